@@ -1,0 +1,99 @@
+#!/bin/bash
+# Gets the machine ready for psiphon-vpn and hands it its arguments: demo, test, status, help and so on.
+# It installs the OS packages that are missing, finds Python 3.11 or later or brings one, and makes a virtual
+# environment from hash-locked requirements. Done once; afterwards it only looks at a stamp.
+# PSIPHON_VPN_VENV names another place for the virtual environment. All messages go to standard error.
+set -euo pipefail
+umask 022 # the service's own user has to read what root makes here
+
+say() { printf 'psiphon-vpn setup: %s\n' "$*" >&2; }
+fail() { say "$1"; exit "${2:-1}"; }
+[ "$EUID" -eq 0 ] || fail "This needs root: run it again with sudo in front." 77
+
+# sudo and cron may leave sbin out, and a user's own directories must not come first.
+PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"
+here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+venv="${PSIPHON_VPN_VENV:-$here/.venv}"
+case " $* " in *" test "*) lock="requirements-dev.lock" ;; *) lock="requirements.lock" ;; esac
+# One line that changes when the lock, the Python or the checkout does.
+stamp_for() { printf '%s %s %s\n' "$(sha256sum <"$here/$1")" "$(readlink -f "$venv/bin/python")" "$here"; }
+is_ready() {
+    [ -x "$venv/bin/python" ] && [ -r "$venv/.stamp-$1" ] && [ "$(<"$venv/.stamp-$1")" = "$(stamp_for "$1")" ]
+}
+
+package_for() { # command, package manager
+    case "$1:$2" in
+        nft:*) echo nftables ;; ip:dnf) echo iproute ;;
+        ip:*) echo iproute2 ;; setpriv:* | nsenter:* | flock:*) echo util-linux ;; openssl:*) echo openssl ;;
+        python:apt-get) echo python3 python3-venv python3-pip ;;
+        python:pacman) echo python python-pip ;; python:*) echo python3 python3-pip ;;
+    esac
+}
+
+install_for() { # commands
+    local manager word packages=""
+    for manager in apt-get dnf pacman zypper none; do command -v "$manager" >/dev/null && break; done
+    [ "$manager" != none ] || fail "These commands are missing: $*. Install them and run this again."
+    for word in "$@"; do packages+=" $(package_for "$word" "$manager")"; done
+    say "installing$packages with $manager"
+    case "$manager" in
+        apt-get)
+            apt-get update -qq >&2 </dev/null || true # old lists may still do
+            set -- env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends ;;
+        dnf) set -- dnf install -q -y ;;
+        pacman) set -- pacman -S --noconfirm --needed ;;
+        zypper) set -- zypper --non-interactive --quiet install ;;
+    esac
+    # shellcheck disable=SC2086  # a list of words
+    "$@" $packages >&2 </dev/null || fail "$manager could not install$packages. Install them and run this again."
+}
+
+find_python() { # prints the first Python that is new enough, can make virtual environments, and is not root's alone
+    local path
+    for path in $(type -ap python3.13 python3.12 python3.11 python3); do
+        if (cd / && setpriv --reuid=65534 --regid=65534 --clear-groups "$path" -I -c \
+            'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))') 2>/dev/null; then
+            echo "$path" && return
+        fi
+    done
+    # The system's own may lack only a package; one that is too old says 0 here, and no package makes it newer.
+    if python3 -I -c 'import sys; sys.exit(sys.version_info >= (3, 11))' 2>/dev/null; then return 1; fi
+    [ "${1:-}" != again ] && install_for python && find_python again
+}
+
+bring_python() { # the same, through uv
+    export UV_PYTHON_INSTALL_DIR="$here/.python"
+    PATH="$PATH:$here/.python/uv/bin"
+    if ! command -v uv >/dev/null; then
+        python3 -I -m pip --version >/dev/null 2>&1 || install_for python
+        python3 -I -m pip install --quiet --no-input --require-hashes --no-deps \
+            --target "$here/.python/uv" -r "$here/requirements-bootstrap.lock" >&2 || return
+    fi
+    uv python install --quiet 3.12 >&2 && uv python find --managed-python 3.12
+}
+
+make_venv() {
+    [ ! -e "$venv" ] || [ -f "$venv/pyvenv.cfg" ] || fail "$venv is in the way and no virtual environment."
+    local python
+    python="$(find_python || bring_python)" || fail "No Python 3.11 or later could be had: install one."
+    say "making $venv from $lock"
+    rm -rf -- "$venv"
+    if ! "$python" -I -m venv "$venv" >&2 || ! "$venv/bin/python" -I -m pip install --quiet --no-input \
+        --disable-pip-version-check --require-hashes --no-deps -r "$here/$lock" >&2 </dev/null; then
+        fail "The Python packages could not be installed. Check the network and run this again."
+    fi
+    echo "$here/src" >"$(echo "$venv"/lib/python3.*/site-packages)/psiphon-vpn.pth"
+    # Last, so that a half-made one is made anew. The tests' packages include all the others.
+    if [ "$lock" != requirements.lock ]; then stamp_for requirements.lock >"$venv/.stamp-requirements.lock"; fi
+    stamp_for "$lock" >"$venv/.stamp-$lock"
+}
+
+missing=()
+for word in nft ip setpriv nsenter openssl flock; do command -v "$word" >/dev/null || missing+=("$word"); done
+if [ "${#missing[@]}" -gt 0 ]; then install_for "${missing[@]}"; fi
+if ! is_ready "$lock"; then
+    exec 9<"$here" && flock 9 # two runs must not make it at once
+    is_ready "$lock" || make_venv
+    exec 9<&-
+fi
+exec "$venv/bin/python" -I -m psiphon_vpn "$@" # isolated: nothing of the current directory or of PYTHON* is loaded

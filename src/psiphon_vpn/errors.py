@@ -1,0 +1,98 @@
+"""Failures that a user can do something about: one line that says what, why, and what to do next.
+
+Codes for the process's exit follow sysexits.h where one fits.
+"""
+
+from pathlib import Path
+
+from psiphon_vpn.i18n import _
+
+EXIT_FAILURE = 1
+EXIT_DAEMON_DOWN = 3
+"""As in the LSB: `status` of a service that is not running."""
+EXIT_NOT_ROOT = 77
+"""sysexits.h EX_NOPERM."""
+EXIT_BAD_CONFIG = 78
+"""sysexits.h EX_CONFIG."""
+
+
+def join_line(text: str) -> str:
+    """Fold a text into one line: other programs' messages are often several."""
+    return " ".join(text.split())
+
+
+class UserError(Exception):
+    """A failure told to the user. Its `str()` is one line, "what: why. next_step".
+
+    Args:
+        what: what could not be done, translated, without a full stop.
+        why: the reason, translated.
+        next_step: what the user can do, a whole sentence, translated.
+        exit_code: of the command that fails with this.
+    """
+
+    default_exit_code = EXIT_FAILURE
+
+    def __init__(self, what: str, why: str, next_step: str, *, exit_code: int | None = None) -> None:
+        super().__init__(what, why, next_step)
+        self.what = join_line(what)
+        self.why = join_line(why)
+        self.next_step = join_line(next_step)
+        self.exit_code = self.default_exit_code if exit_code is None else exit_code
+
+    def __str__(self) -> str:
+        end = "" if self.why.endswith(("?", "!")) else "."
+        return f"{self.what}: {self.why.rstrip('.')}{end} {self.next_step}".rstrip()
+
+
+class ConfigError(UserError):
+    """The configuration file cannot be used.
+
+    Args:
+        path: the file.
+        why: the reason, translated.
+        next_step: what the user can do, translated.
+        line: number of the line at fault, counted from 1; None when it is the whole file.
+    """
+
+    default_exit_code = EXIT_BAD_CONFIG
+
+    def __init__(self, path: Path, why: str, next_step: str, *, line: int | None = None) -> None:
+        place = _("{path}, line {line}").format(path=path, line=line) if line is not None else str(path)
+        super().__init__(_("The configuration is not usable"), f"{place}: {why}", next_step)
+        self.path = path
+        self.line = line
+
+
+class NotRootError(UserError):
+    """The command needs root (R21).
+
+    Args:
+        command: as the user typed it, without sudo.
+    """
+
+    default_exit_code = EXIT_NOT_ROOT
+
+    def __init__(self, command: str) -> None:
+        super().__init__(
+            _("Cannot run '{command}'").format(command=command),
+            _("only root may do this"),
+            _("Run it again with sudo in front."),
+        )
+
+
+class DaemonDownError(UserError):
+    """Nobody answers on the control socket.
+
+    Args:
+        why: the reason, translated.
+    """
+
+    default_exit_code = EXIT_DAEMON_DOWN
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            _("Cannot reach the service"),
+            why,
+            _("Start it with: sudo systemctl start psiphon-vpnd"),
+        )

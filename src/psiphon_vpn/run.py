@@ -1,0 +1,165 @@
+"""The one way in which this program calls another: argv list, clean environment, no stdin, accepted exit codes."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Container, Mapping, Sequence
+from typing import Final
+
+from psiphon_vpn.errors import UserError, join_line
+from psiphon_vpn.i18n import _
+
+log = logging.getLogger(__name__)
+
+# A fixed PATH: sudo and cron give one without sbin, and a caller's PATH must not choose which nft root runs.
+CLEAN_ENV: Final[Mapping[str, str]] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+}
+MAX_STDERR_IN_MESSAGE = 2000
+
+
+class CommandError(UserError):
+    """A command failed, could not be started, or took too long.
+
+    Attributes:
+        argv: the command.
+        returncode: its exit code, negative for a signal; None when it did not start or was ended for time.
+        stdout: what it said before.
+        stderr: what it said on standard error.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], why: str, *, returncode: int | None = None, stdout: str = "", stderr: str = ""
+    ) -> None:
+        self.argv = tuple(argv)
+        self.returncode = returncode
+        self.stdout = stdout
+        self.stderr = stderr
+        super().__init__(
+            _("A command failed"), why, _("To see it again, run: {command}").format(command=shlex.join(argv))
+        )
+
+
+def _check(
+    argv: Sequence[str], returncode: int, stdout: str, stderr: str, ok: Container[int]
+) -> subprocess.CompletedProcess[str]:
+    if returncode in ok:
+        return subprocess.CompletedProcess(list(argv), returncode, stdout, stderr)
+    said = join_line(stderr)[:MAX_STDERR_IN_MESSAGE] or _("it said nothing")
+    why = _("{name} ended with code {code}: {said}").format(name=argv[0], code=returncode, said=said)
+    raise _failed(CommandError(argv, why, returncode=returncode, stdout=stdout, stderr=stderr))
+
+
+def _failed(error: CommandError) -> CommandError:
+    # Logged here and nowhere else, so that a failure appears once, with a command that can be pasted.
+    log.debug("command failed: %s: %s", shlex.join(error.argv), error.why)
+    return error
+
+
+def _not_started(argv: Sequence[str], cause: OSError) -> CommandError:
+    return _failed(
+        CommandError(argv, _("{name} cannot be started: {cause}").format(name=argv[0], cause=cause.strerror or cause))
+    )
+
+
+def _too_slow(argv: Sequence[str], timeout: float, stderr: str) -> CommandError:
+    why = _("{name} did not finish within {seconds:g} seconds").format(name=argv[0], seconds=timeout)
+    return _failed(CommandError(argv, why, stderr=stderr))
+
+
+def _kill_group(pid: int) -> None:
+    # The command leads its own session, so its children go with it and no pipe stays open behind it.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    input: str | None = None,
+    ok: Container[int] = (0,),
+    timeout: float = 10,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end.
+
+    Args:
+        argv: the command and its arguments; never a shell line.
+        input: text for its standard input; without it, standard input is empty.
+        ok: exit codes that are no failure.
+        timeout: seconds, after which it and its children are killed.
+
+    Returns:
+        The finished process with its output as text (bytes that are no UTF-8 become escapes).
+
+    Raises:
+        CommandError: it could not be started, took too long, or ended with a code outside `ok`.
+    """
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(CLEAN_ENV),
+            encoding="utf-8",
+            errors="backslashreplace",
+            start_new_session=True,
+        )
+    except OSError as cause:
+        raise _not_started(argv, cause) from cause
+    with process:
+        try:
+            stdout, stderr = process.communicate(input, timeout=timeout)
+        except subprocess.TimeoutExpired as expired:
+            _kill_group(process.pid)
+            stdout, stderr = process.communicate()
+            raise _too_slow(argv, timeout, stderr) from expired
+        except BaseException:
+            _kill_group(process.pid)
+            raise
+    return _check(argv, process.returncode, stdout, stderr, ok)
+
+
+async def run_async(
+    argv: Sequence[str],
+    *,
+    input: str | None = None,
+    ok: Container[int] = (0,),
+    timeout: float = 10,  # noqa: ASYNC109  the same contract as run()
+) -> subprocess.CompletedProcess[str]:
+    """Do what `run` does without blocking the event loop; cancelling it kills the command."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL if input is None else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(CLEAN_ENV),
+            start_new_session=True,
+        )
+    except OSError as cause:
+        raise _not_started(argv, cause) from cause
+    communication = asyncio.ensure_future(process.communicate(None if input is None else input.encode()))
+    try:
+        out, err = await asyncio.wait_for(asyncio.shield(communication), timeout)
+    except TimeoutError as expired:
+        _kill_group(process.pid)
+        out, err = await communication
+        raise _too_slow(argv, timeout, err.decode(errors="backslashreplace")) from expired
+    except BaseException:
+        _kill_group(process.pid)
+        await asyncio.shield(communication)
+        raise
+    assert process.returncode is not None
+    return _check(
+        argv,
+        process.returncode,
+        out.decode(errors="backslashreplace"),
+        err.decode(errors="backslashreplace"),
+        ok,
+    )
