@@ -1,0 +1,183 @@
+"""The static tables beside the base table: the wire guard (B3), the egress guard (B4) and the ARP table."""
+
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.model import Identity
+from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table, quote_set
+from psiphon_vpn.policy.wire import PRIVATE_IPV4, TCP, UDP, plumbing_rules, tunnel_address_rules
+
+ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6, ETHERTYPE_EAPOL = 0x0800, 0x0806, 0x86DD, 0x888E
+
+
+def build_wire_guard(identity: Identity, dhcp_servers: tuple[str, ...] = ()) -> Table:
+    """The wire guard: the same in every state, so that it needs nobody to manage it.
+
+    Its table is owned by the netlink socket of a holder process (`flags owner`, Linux 5.12): no other program can
+    flush or delete it, and it stands while the daemon is stopped, upgraded or broken.
+    """
+    tun = f'"{names.TUN_NAME}"'
+    core = Rule(
+        text=f"meta skuid {identity.uid} meta l4proto {{ {TCP}, {UDP} }} accept",
+        comment="psiphon-user, TCP and UDP",
+    )
+    local = Rule(text=f'oifname {{ "lo", {tun} }} accept', comment="not a wire")
+    wire = (*tunnel_address_rules(), *plumbing_rules(identity, dhcp_servers), core)
+    tail = Rule(text="counter drop", comment="nothing else on a wire")
+    return Table(
+        family="inet",
+        name=names.GUARD_TABLE,
+        flags="owner",
+        chains=(
+            Chain(
+                name="output",
+                hook=Hook(kind="filter", hook="output", priority=10, policy="drop"),
+                rules=(local, *wire, tail),
+            ),
+            Chain(
+                name="forward",
+                hook=Hook(kind="filter", hook="forward", priority=10, policy="drop"),
+                rules=(
+                    Rule(text=f"oifname {tun} accept", comment="into the tunnel"),
+                    Rule(text=f"iifname {tun} ct direction reply accept", comment="and its answers"),
+                    tail,
+                ),
+            ),
+            Chain(
+                name="postrouting",
+                hook=Hook(kind="filter", hook="postrouting", priority=310, policy="drop"),
+                rules=(
+                    local,
+                    *wire,
+                    Rule(text=f"iifname {tun} ct direction reply accept", comment="answers to containers"),
+                    tail,
+                ),
+            ),
+        ),
+        heading="Psiphon wire guard: owned by the process that loaded it, the same in every state.",
+    )
+
+
+def _frame(ethertype: int, *, header: bool) -> str:
+    """Match a protocol in the socket buffer and, where frames have a header, in the header too.
+
+    The header is matched as raw bytes: nft would take `ether type` for redundant beside `meta protocol` and drop it.
+    """
+    return f"meta protocol {ethertype:#06x}" + (f" @ll,96,16 {ethertype:#06x}" if header else "")
+
+
+def _egress_rules(identity: Identity, dhcp_servers: tuple[str, ...], *, header: bool) -> tuple[Rule, ...]:
+    targets = ("255.255.255.255", *PRIVATE_IPV4, *dhcp_servers)
+    # dhclient and udhcpc send from a packet socket, whose owner is root.
+    uids = quote_set(identity.network_manager_uids)
+    ipv4, ipv6 = _frame(ETHERTYPE_IPV4, header=header), _frame(ETHERTYPE_IPV6, header=header)
+    nd = "meta l4proto 58 icmpv6 type"
+    link = ((ETHERTYPE_ARP, "ARP"), (ETHERTYPE_EAPOL, "EAPOL: the link's own log-in")) if header else ()
+    tunnel = "the tunnel's addresses are never on a wire"
+    return (
+        *(Rule(text=f"{_frame(number, header=header)} accept", comment=comment) for number, comment in link),
+        Rule(text=f"{ipv4} ip saddr {names.TUN_IPV4_SUBNET} drop", comment=tunnel),
+        Rule(text=f"{ipv6} ip6 saddr {names.TUN_IPV6_SUBNET} drop", comment=tunnel),
+        *(
+            Rule(
+                text=f"{protocol} meta skuid {identity.uid} meta l4proto {{ {TCP}, {UDP} }} accept",
+                comment="psiphon-user, TCP and UDP",
+            )
+            for protocol in (ipv4, ipv6)
+        ),
+        Rule(
+            text=f"{ipv6} {nd} {{ 133, 135, 136 }} icmpv6 code 0 ip6 hoplimit 255 accept",
+            comment="IPv6 neighbour discovery",
+        ),
+        Rule(
+            text=f"{ipv6} {nd} {{ 131, 132, 143 }} ip6 hoplimit 1 ip6 daddr {{ ff02::2, ff02::16 }} accept",
+            comment="MLD reports",
+        ),
+        Rule(
+            text=f"{ipv4} meta skuid {uids} udp sport 68 udp dport 67 ip daddr {quote_set(targets)} accept",
+            comment="DHCP",
+        ),
+        Rule(
+            text=f"{ipv6} meta skuid {uids} udp sport 546 udp dport 547 ip6 daddr {{ fe80::/10, ff02::1:2 }} accept",
+            comment="DHCPv6",
+        ),
+        Rule(text="counter drop", comment="no other frame, whoever made it"),
+    )
+
+
+def build_egress_guard(
+    identity: Identity,
+    devices: tuple[str, ...],
+    dhcp_servers: tuple[str, ...] = (),
+    *,
+    headerless: tuple[str, ...] = (),
+) -> Table | None:
+    """The egress guard of the devices that lead out: frames that no inet hook ever sees (AF_PACKET, bridges, macvlan).
+
+    A frame's protocol is asked twice, of the socket buffer and of the frame itself: the sender of a raw frame chooses
+    both, and not necessarily alike (packet(7)).
+
+    Args:
+        identity: who may use the wire.
+        devices: names of interfaces that exist now; nft refuses a chain on one that does not.
+        dhcp_servers: on-link gateways.
+        headerless: those of the devices whose frames have no Ethernet header (PPP, WWAN, tunnels).
+
+    Returns:
+        The table, or None where there is no device to guard.
+    """
+    chains = [
+        Chain(
+            name=name,
+            hook=Hook(kind="filter", hook="egress", priority=0, policy="drop", devices=members),
+            rules=_egress_rules(identity, dhcp_servers, header=header),
+        )
+        for name, header, members in (
+            ("egress", True, tuple(name for name in devices if name not in headerless)),
+            ("egress_headerless", False, tuple(name for name in devices if name in headerless)),
+        )
+        if members
+    ]
+    if not chains:
+        return None
+    return Table(
+        family="netdev",
+        name=names.EGRESS_TABLE,
+        chains=tuple(chains),
+        heading="Psiphon egress guard: raw frames too.",
+    )
+
+
+def build_arp_table() -> Table:
+    """What ARP needs beside the routing wall, the same in every state. Its chains guard the tunnel's address only.
+
+    The kernel answers an ARP request only when its sender passes the reverse-path check (arp.c, arp_process), and with
+    rp_filter=1 that check would find the TUN and stay silent: the gateway would lose this machine as soon as its own
+    entry ran out. So what arrives gets the same mark as the packets of a wire (policy/routing.py). ARP packets pass no
+    inet hook, hence the table of their own.
+    """
+    tunnel = names.TUN_IPV4_SUBNET
+    return Table(
+        family="arp",
+        name=names.ARP_TABLE,
+        chains=(
+            Chain(
+                name="input",
+                hook=Hook(kind="filter", hook="input", priority=0, policy="accept"),
+                rules=(
+                    Rule(text=f"arp daddr ip {tunnel} drop", comment="nobody learns who has the tunnel's address"),
+                    Rule(
+                        text=f"meta mark set {names.CORE_MARK}",
+                        comment="reverse-path check of what arrives by a wire: by the main table",
+                    ),
+                ),
+            ),
+            Chain(
+                name="output",
+                hook=Hook(kind="filter", hook="output", priority=0, policy="accept"),
+                rules=(
+                    Rule(text=f"arp saddr ip {tunnel} drop", comment="the tunnel's address is never on a wire"),
+                    Rule(text=f"arp daddr ip {tunnel} drop", comment="the tunnel's address is never on a wire"),
+                ),
+            ),
+        ),
+        heading="Psiphon: ARP beside the routing wall.",
+    )

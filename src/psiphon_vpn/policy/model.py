@@ -1,0 +1,76 @@
+"""What the policy is computed from: the state, who we are, and which links there are."""
+
+import enum
+from dataclasses import dataclass, field
+
+
+class State(enum.StrEnum):
+    """The states of the service. Only OPEN lets applications out, through the tunnel, and only while leased."""
+
+    LOCKED = "LOCKED"
+    CONNECTING = "CONNECTING"
+    VERIFYING = "VERIFYING"
+    OPEN = "OPEN"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A fixed address and port that the core is confined to (an upstream proxy)."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who may use the wire, by numeric id: names do not resolve when the boot ruleset is loaded."""
+
+    uid: int
+    gid: int
+    network_manager_uids: tuple[int, ...] = (0,)
+    """The uids that may speak DHCP: root and, where it exists, systemd-network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """The links that matter to the policy.
+
+    Attributes:
+        tun_index: interface index of the TUN that this daemon made, None while there is none.
+        uplink: name of the interface that the core is bound to, None while locked.
+        wires: names of the interfaces that lead out of the machine and carry the egress guard.
+        headerless: those of the wires whose frames have no Ethernet header.
+        dhcp_servers: on-link gateways (IPv4), which may be asked to renew a DHCP lease by unicast (RFC 2131 4.4.5).
+    """
+
+    tun_index: int | None = None
+    uplink: str | None = None
+    wires: tuple[str, ...] = ()
+    headerless: tuple[str, ...] = ()
+    dhcp_servers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The whole policy: everything that the renderers need, and nothing else."""
+
+    state: State
+    identity: Identity
+    links: Links = field(default_factory=Links)
+    socks_port: int = 1081
+    ipv6_probe: tuple[str, ...] = ()
+    """Name servers that the daemon itself asks through the tunnel, to learn whether it carries IPv6."""
+    upstream_proxy: Endpoint | None = None
+    bootstrap_dns: tuple[str, ...] = ()
+    """Resolvers that the core itself may ask outside the tunnel. Empty unless the user says otherwise: R11."""
+
+    @property
+    def core_may_connect(self) -> bool:
+        """Whether psiphon-user may use the uplink in this state."""
+        return self.state in {State.CONNECTING, State.VERIFYING, State.OPEN} and self.links.uplink is not None
+
+    @property
+    def tunnel_may_open(self) -> bool:
+        """Whether a lease has any effect in this state."""
+        return self.state is State.OPEN and self.links.tun_index is not None

@@ -1,0 +1,39 @@
+"""The names and numbers of the policy: one place, so that no two parts of the program can disagree on them."""
+
+from typing import Final
+
+TUN_NAME: Final = "PsiphonTUN"
+TUN_MTU: Final = 1500
+"""bytes; psiphon-tunnel-core truncates anything larger."""
+
+TUN_IPV4: Final = "10.200.3.1"
+TUN_IPV4_SUBNET: Final = "10.200.3.0/24"
+TUN_IPV6: Final = "fd42:42:42::1"
+TUN_IPV6_SUBNET: Final = "fd42:42:42::/64"
+RESOLVER_IPV4: Final = "10.200.3.2"
+"""The tunnel core's transparent DNS address: the Psiphon server's own resolver answers there."""
+
+SOCKS_ADDRESS: Final = "127.0.0.1"
+
+BASE_TABLE: Final = "psiphon_filter"
+GUARD_TABLE: Final = "psiphon_guard"
+EGRESS_TABLE: Final = "psiphon_egress"
+ARP_TABLE: Final = "psiphon_arp"
+LEASE_SET: Final = "tunnel_open"
+LEASE_SET_IPV6: Final = "tunnel_open_ipv6"
+
+CORE_MARK: Final = 0x50530000
+"""Connection mark of psiphon-user's own flows, and packet mark that makes the reverse-path check of packets from a
+wire use the main table. Nothing is ever accepted towards a wire because of a mark."""
+
+ROUTE_TABLE: Final = 20595
+"""Number of the private routing table (0x5073, "Ps")."""
+ROUTE_METRIC: Final = 10
+UNREACHABLE_METRIC: Final = 4278198272
+"""The last metric that counts: any other route in the table is better (RFC 1812 has no opinion; ip-route(8))."""
+RULE_PRIORITY: Final = 5071
+"""Priority of the first routing rule; the others follow it."""
+
+LEASE_SECONDS: Final = 5
+"""Time-out of the lease in the kernel: how long a machine can stay open after its daemon died."""
+LEASE_RENEW_SECONDS: Final = 2

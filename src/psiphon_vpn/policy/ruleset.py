@@ -1,0 +1,104 @@
+"""A table of nftables as a value, and its text.
+
+The text is what `nft -f` loads. It uses numbers where names depend on files of the system (protocols, ports), and
+only words that nft 0.9.3 knows, except in the wire guard and the egress guard, which are loaded apart (R22).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule: what it matches and does, and why. The comment is part of the rule in the kernel (R16)."""
+
+    text: str
+    comment: str = ""
+
+    def render(self) -> str:
+        """The rule as one line of nft."""
+        return f'{self.text} comment "{self.comment}"' if self.comment else self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hook:
+    """Where a base chain is attached. Every filter chain of ours has the policy drop."""
+
+    kind: str
+    hook: str
+    priority: int
+    policy: str
+    devices: tuple[str, ...] = ()
+
+    def render(self) -> str:
+        """The chain's type line."""
+        names = ", ".join(f'"{name}"' for name in self.devices)
+        devices = f" devices = {{ {names} }}" if self.devices else ""
+        return f"type {self.kind} hook {self.hook}{devices} priority {self.priority}; policy {self.policy};"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A chain: a base chain when it has a hook."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    hook: Hook | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Set:
+    """A set whose elements come later, each with a time-out of its own."""
+
+    name: str
+    type: str
+    flags: str
+    comment: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A whole table, the unit in which we change anything."""
+
+    family: str
+    name: str
+    chains: tuple[Chain, ...]
+    sets: tuple[Set, ...] = ()
+    flags: str = ""
+    heading: str = ""
+
+    def render(self, *, name: str | None = None, flags: str | None = None) -> str:
+        """The table's definition as nft text.
+
+        Args:
+            name: another name to define it under (the scratch copy that readings are compared with).
+            flags: other table flags ("dormant" for that copy).
+        """
+        lines = [f"# {line}".rstrip() for line in self.heading.splitlines()]
+        lines.append(f"table {self.family} {name or self.name} {{")
+        shown = self.flags if flags is None else flags
+        if shown:
+            lines.append(f"\tflags {shown}")
+        for item in self.sets:
+            lines += [f"\t# {item.comment}", f"\tset {item.name} {{", f"\t\ttype {item.type}"]
+            lines += [f"\t\tflags {item.flags}", "\t}"]
+        for chain in self.chains:
+            lines.append(f"\tchain {chain.name} {{")
+            if chain.hook:
+                lines.append(f"\t\t{chain.hook.render()}")
+            lines += [f"\t\t{rule.render()}" for rule in chain.rules]
+            lines.append("\t}")
+        lines.append("}")
+        return "\n".join(lines) + "\n"
+
+    def render_replacement(self) -> str:
+        """The text that replaces this table, whatever it held, in one transaction, and touches no other table.
+
+        The first line makes sure that there is a table to delete: `delete table` of an absent one would fail, and
+        `destroy table` needs nft 1.0.7.
+        """
+        return f"table {self.family} {self.name}\ndelete table {self.family} {self.name}\n{self.render()}"
+
+
+def quote_set(values: tuple[str, ...] | tuple[int, ...]) -> str:
+    """An anonymous set of nft; strings are interface names or addresses and are given as they are."""
+    return "{ " + ", ".join(str(value) for value in values) + " }"

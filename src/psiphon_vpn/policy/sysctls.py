@@ -1,0 +1,31 @@
+"""Kernel settings that the policy rests on (kernel documentation, Documentation/networking/ip-sysctl.rst)."""
+
+from psiphon_vpn.policy import names
+
+GLOBAL_SYSCTLS: dict[str, str] = {
+    # The reverse-path check must see the mark of what arrives by a wire: policy/routing.py.
+    "net/ipv4/conf/all/src_valid_mark": "1",
+    # A neighbour must not learn by ARP that this machine has the tunnel's address (MLLVD-CR-24-03).
+    "net/ipv4/conf/all/arp_ignore": "1",
+    "net/ipv4/conf/all/arp_announce": "2",
+    # Nobody on a wire tells this machine another way (RFC 1122 3.2.2.2, RFC 4861 8).
+    "net/ipv4/conf/all/accept_redirects": "0",
+    "net/ipv4/conf/default/accept_redirects": "0",
+    "net/ipv6/conf/all/accept_redirects": "0",
+    "net/ipv6/conf/default/accept_redirects": "0",
+    # 127.0.0.0/8 stays inside: the SOCKS proxy and stub resolvers listen there.
+    "net/ipv4/conf/all/route_localnet": "0",
+}
+"""Paths below /proc/sys and their values."""
+
+TUN_SYSCTLS: dict[str, str] = {
+    # No link-local address, no router solicitation, no MLD report: one stray source spoils a tunnel session.
+    f"net/ipv6/conf/{names.TUN_NAME}/addr_gen_mode": "1",
+    f"net/ipv6/conf/{names.TUN_NAME}/accept_ra": "0",
+    f"net/ipv6/conf/{names.TUN_NAME}/accept_dad": "0",
+    f"net/ipv6/conf/{names.TUN_NAME}/router_solicitations": "0",
+    f"net/ipv4/conf/{names.TUN_NAME}/route_localnet": "0",
+    # psiphon-tunnel-core's TUN loses its carrier when the core ends; the routes must stay where they are.
+    f"net/ipv4/conf/{names.TUN_NAME}/ignore_routes_with_linkdown": "0",
+    f"net/ipv6/conf/{names.TUN_NAME}/ignore_routes_with_linkdown": "0",
+}

@@ -1,0 +1,159 @@
+"""The chains of the base table that see packets on their way: forwarded, leaving, arriving, translated."""
+
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.model import Policy
+from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, quote_set
+from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, TCP, UDP, tunnel_address_rules
+
+
+def build_forward(policy: Policy) -> Chain:
+    """Containers and virtual machines: through the tunnel or nowhere. A host on a wire is not one of them."""
+    rules: list[Rule] = []
+    wires = quote_set(tuple(f'"{name}"' for name in policy.links.wires))
+    if policy.links.wires:
+        rules = [
+            Rule(text=f"iifname {wires} counter drop", comment="this machine is no router for the wire's other hosts"),
+            Rule(text=f"oifname {wires} counter drop", comment="nothing is forwarded onto a wire"),
+        ]
+    if policy.tunnel_may_open and policy.links.wires:
+        tun = f'"{names.TUN_NAME}"'
+        into = f"oifname {tun} oif {policy.links.tun_index}"
+        rules += [
+            Rule(
+                text=f"iifname {tun} iif {policy.links.tun_index} ct state established,related "
+                "ct direction reply accept",
+                comment="answers to containers",
+            ),
+            Rule(
+                text=f"meta l4proto != {{ {TCP}, {UDP} }} counter reject with icmpx type admin-prohibited",
+                comment="the tunnel carries TCP and UDP",
+            ),
+            Rule(text=f"{into} ip daddr {names.RESOLVER_IPV4} th dport 53 oifname @{names.LEASE_SET} accept"),
+            Rule(
+                text=f"ip daddr {quote_set(REFUSED_IPV4)} counter reject with icmpx type admin-prohibited",
+                comment="no private or reserved address",
+            ),
+            Rule(
+                text=f"ip6 daddr {quote_set(REFUSED_IPV6)} counter reject with icmpx type admin-prohibited",
+                comment="no private or reserved address",
+            ),
+            Rule(
+                text=f"{into} meta nfproto ipv4 oifname @{names.LEASE_SET} accept",
+                comment="containers into the tunnel, while the lease runs",
+            ),
+            Rule(
+                text=f"{into} meta nfproto ipv6 oifname @{names.LEASE_SET_IPV6} accept",
+                comment="containers into the tunnel, while the lease runs and it carries IPv6",
+            ),
+        ]
+    rules.append(
+        Rule(text="counter reject with icmpx type admin-prohibited", comment="forwarded: only into the tunnel")
+    )
+    return Chain(
+        name="forward", hook=Hook(kind="filter", hook="forward", priority=0, policy="drop"), rules=tuple(rules)
+    )
+
+
+def build_postrouting(policy: Policy) -> Chain:
+    """The second look, after address translation, where the last interface is known.
+
+    A `type route` chain or a DNAT of another program can move a packet to another interface after `output` saw it.
+    """
+    rules = [Rule(text='oifname "lo" accept', comment="this machine to itself")]
+    if policy.links.tun_index is not None:
+        into = f'oifname "{names.TUN_NAME}" oif {policy.links.tun_index}'
+        rules += [
+            Rule(text=f"{into} ip saddr {names.TUN_IPV4} accept", comment="the source that the server has seen first"),
+            Rule(text=f"{into} ip6 saddr {names.TUN_IPV6} accept", comment="the source that the server has seen first"),
+        ]
+    rules.append(
+        Rule(text=f'oifname "{names.TUN_NAME}" counter drop', comment="one stray source would spoil a session")
+    )
+    rules += tunnel_address_rules()
+    if policy.tunnel_may_open and policy.links.wires:
+        wires = quote_set(tuple(f'"{name}"' for name in policy.links.wires))
+        rules.append(
+            Rule(
+                text=f"oifname != {wires} ct direction reply ct status snat accept",
+                comment="answers out of the tunnel to containers",
+            )
+        )
+    rules.append(Rule(text="jump to_wire", comment="everything else is a wire"))
+    rules.append(Rule(text="counter drop"))
+    return Chain(
+        name="postrouting",
+        hook=Hook(kind="filter", hook="postrouting", priority=300, policy="drop"),
+        rules=tuple(rules),
+    )
+
+
+def build_wire_mark() -> Chain:
+    """See `psiphon_vpn.policy.routing`: with this mark the reverse-path check looks into the main table.
+
+    The mark is put on packets that *arrive*, and the routing rule that knows it does not apply to what is forwarded.
+    """
+    return Chain(
+        name="mark_wire",
+        hook=Hook(kind="filter", hook="prerouting", priority=-150, policy="accept"),
+        rules=(
+            Rule(
+                text=f'iifname != {{ "lo", "{names.TUN_NAME}" }} meta mark set {names.CORE_MARK}',
+                comment="reverse-path check of what arrives by a wire: by the main table",
+            ),
+        ),
+    )
+
+
+def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
+    """Address translation and segment size: only while open does anything of an application enter the tunnel."""
+    tun, uid = names.TUN_NAME, policy.identity.uid
+    resolver = f"th dport 53 dnat ip to {names.RESOLVER_IPV4}"
+    protocols = f"meta l4proto {{ {TCP}, {UDP} }}"
+    into = f'oifname "{tun}" oif {policy.links.tun_index}'
+    chains = [
+        Chain(
+            name="dns_output",
+            hook=Hook(kind="nat", hook="output", priority=-100, policy="accept"),
+            rules=(
+                Rule(
+                    text=f'meta nfproto ipv4 oifname != "lo" meta skuid != {uid} {protocols} {resolver}',
+                    comment="every name is asked of the resolver inside the tunnel, whatever resolv.conf says",
+                ),
+            ),
+        ),
+        Chain(
+            name="clamp",
+            hook=Hook(kind="filter", hook="postrouting", priority=-150, policy="accept"),
+            rules=(
+                Rule(
+                    text=f"{into} tcp flags & (syn | rst) == syn tcp option maxseg size set 1360",
+                    comment="the tunnel returns no path MTU errors",
+                ),
+            ),
+        ),
+    ]
+    if policy.links.wires:
+        wires = quote_set(tuple(f'"{name}"' for name in ("lo", tun, *policy.links.wires)))
+        chains += [
+            Chain(
+                name="dns_prerouting",
+                hook=Hook(kind="nat", hook="prerouting", priority=-100, policy="accept"),
+                rules=(
+                    Rule(
+                        text=f"meta nfproto ipv4 iifname != {wires} fib daddr type != local {protocols} {resolver}",
+                        comment="names asked by containers",
+                    ),
+                ),
+            ),
+            Chain(
+                name="source_nat",
+                hook=Hook(kind="nat", hook="postrouting", priority=100, policy="accept"),
+                rules=(
+                    Rule(text=f"{into} ip saddr != {names.TUN_IPV4} snat ip to {names.TUN_IPV4}", comment="containers"),
+                    Rule(
+                        text=f"{into} ip6 saddr != {names.TUN_IPV6} snat ip6 to {names.TUN_IPV6}", comment="containers"
+                    ),
+                ),
+            ),
+        ]
+    return tuple(chains)
