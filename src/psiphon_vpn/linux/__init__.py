@@ -1,0 +1,1 @@
+"""The kernel at the edge: nftables, netlink, the TUN device, sysctls. Decisions live elsewhere."""

@@ -1,0 +1,296 @@
+"""The policy in force: puts it into the kernel, reads it back, and holds the lease.
+
+The lease is taken and renewed with a `Proof`, which only `verify` makes. A proof is good for one generation of the
+ruleset (the kernel itself refuses the renewal otherwise) and until the next `close`: what is closed while something
+is being opened stays closed.
+"""
+
+import asyncio
+import errno
+import logging
+import time
+from dataclasses import dataclass, replace
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from psiphon_vpn.linux.features import Features
+from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
+from psiphon_vpn.linux.nft import RulesetError
+from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules, check_routing
+from psiphon_vpn.linux.sysctl import apply_sysctls, check_sysctls
+from psiphon_vpn.linux.tables import Tables
+from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
+from psiphon_vpn.policy.model import Identity, Policy, State
+from psiphon_vpn.policy.routing import Route, build_routes, build_rules
+from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+
+log = logging.getLogger(__name__)
+
+LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
+
+
+class EnforcementError(Exception):
+    """The kernel does not hold the policy. Whatever it holds instead lets no application out."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What a look at rules, routes and TUN found wrong.
+
+    Attributes:
+        tun_gone: the TUN is not the device that was made; a core that holds the old one is of no use.
+    """
+
+    detail: str
+    tun_gone: bool = False
+
+
+@dataclass(frozen=True)
+class Proof:
+    """That rules, routes and TUN were just found as the policy in force says. Made by `Enforcer.verify` alone."""
+
+    generation: int
+    closings: int
+
+
+def _boot_seconds() -> float:
+    """Seconds since boot, sleep included (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Enforcer:
+    """Holds the kernel's side of the policy in force."""
+
+    def __init__(self, *, identity: Identity, ipr: AsyncIPRoute, netlink: NftSocket, features: Features) -> None:
+        self._identity = identity
+        self._ipr = ipr
+        self._netlink = netlink
+        self._tables = Tables(netlink)
+        self._features = features
+        self._rules = build_rules(identity)
+        self._routes: tuple[Route, ...] = ()
+        self._policy: Policy | None = None
+        self._tun: Tun | None = None
+        self._closings = 0
+        # One change or look at a time: a look must not see a change half-way, and a netlink socket carries one
+        # dump at a time (EBUSY otherwise). `close` does not wait for it.
+        self._lock = asyncio.Lock()
+        self._proof: Proof | None = None
+        self._renewed_at = 0.0
+        self._ipv6 = False
+        self.routing_trouble: str | None = None
+        """What the last look at rules, routes and TUN found wrong."""
+
+    @property
+    def tun(self) -> Tun | None:
+        """The TUN that was made, if any."""
+        return self._tun
+
+    def close(self) -> None:
+        """Close at once: every proof is void, and the lease is taken out of the kernel. Never fails."""
+        self._closings += 1
+        self._proof = None
+        self._ipv6 = False
+        try:
+            self._netlink.flush_sets(names.BASE_TABLE, LEASE_SETS)
+            self._tables.adopt_next()
+        except OSError as error:
+            # Without the table there is no lease either. Anything else: the lease runs out by itself.
+            if error.errno != errno.ENOENT:
+                log.error("the lease could not be withdrawn and will run out by itself: %s", error)
+
+    async def ensure_tun(self) -> Tun:
+        """Make the TUN or put it right.
+
+        Raises:
+            TunError: it cannot be made.
+        """
+        async with self._lock:
+            self._tun = await ensure_tun(self._ipr, uid=self._identity.uid)
+            return self._tun
+
+    async def apply(self, policy: Policy) -> None:
+        """Put a policy into force: rules first, then routes. The tunnel is closed by it, whatever the state.
+
+        Raises:
+            EnforcementError: the rules or routes could not be made so; then everything is dropped.
+        """
+        self.close()
+        async with self._lock:
+            await self._apply(policy)
+
+    async def _apply(self, policy: Policy) -> None:
+        self._policy = policy
+        beside = [build_arp_table()]
+        if self._features.egress_hook:
+            egress = build_egress_guard(
+                policy.identity,
+                policy.links.wires,
+                policy.links.dhcp_servers,
+                headerless=policy.links.headerless,
+            )
+            beside += [egress] if egress is not None else []
+        try:
+            await self._tables.put(build_base_table(policy), *beside)
+            await apply_rules(self._ipr, self._rules)
+            await self._set_routes(open_ipv4=False, open_ipv6=False)
+            self.routing_trouble = None
+        except (RulesetError, RoutingError, NetlinkError, OSError) as error:
+            raise EnforcementError(str(error)) from error
+        for failure in apply_sysctls(GLOBAL_SYSCTLS):
+            log.warning("kernel setting not made: %s", failure)
+
+    async def verify(self) -> Proof:
+        """Read rules, routes and TUN back.
+
+        Raises:
+            EnforcementError: something is not as it should be; why.
+        """
+        async with self._lock:
+            return await self._verify()
+
+    async def _verify(self) -> Proof:
+        closings = self._closings
+        if self._tun is None:
+            raise EnforcementError("there is no TUN")
+        try:
+            generation = await self._tables.check()
+            bad_tun = await check_tun(self._ipr, self._tun, uid=self._identity.uid)
+            wrong = bad_tun.detail if bad_tun else None
+            wrong = wrong or await check_routing(self._ipr, self._rules, self._routes, self._tun.index)
+        except (RulesetError, NetlinkError, OSError) as error:
+            raise EnforcementError(str(error)) from error
+        if wrong is None and (lost := check_sysctls({"net/ipv4/conf/all/src_valid_mark": "1"})):
+            wrong = f"{lost[0]} was changed"
+        if wrong is not None:
+            raise EnforcementError(wrong)
+        return Proof(generation, closings)
+
+    async def open(self) -> None:
+        """Take the lease: the routes into the TUN, one more look at everything, and then the lease.
+
+        Raises:
+            EnforcementError: not everything is as it should be, or it was closed meanwhile. It is closed.
+        """
+        closings = self._closings
+        try:
+            async with self._lock:
+                await self._set_routes(open_ipv4=True, open_ipv6=False)
+                proof = await self._verify()
+                if closings != self._closings:
+                    raise EnforcementError("closed while it was being opened")
+                self._lease(proof)
+        except (RoutingError, EnforcementError, GenerationChanged, OSError) as error:
+            self.close()
+            raise EnforcementError(str(error) or "the ruleset changed while it was being opened") from error
+
+    async def renew(self) -> None:
+        """Renew the lease if nothing changed since the last look; look again if something did.
+
+        Raises:
+            EnforcementError: something is not as it should be, or there is no lease. It is closed.
+        """
+        if self._proof is None:
+            raise EnforcementError("there is no lease to renew")
+        if _boot_seconds() - self._renewed_at > names.LEASE_SECONDS:
+            # We were stopped, starved or asleep: what was verified then says nothing about now.
+            self.close()
+            raise EnforcementError("the lease ran out")
+        try:
+            try:
+                self._lease(self._proof)
+            except GenerationChanged:
+                self._lease(await self.verify())
+        except (EnforcementError, GenerationChanged, OSError) as error:
+            self.close()
+            raise EnforcementError(str(error) or "the ruleset keeps changing") from error
+
+    async def open_ipv6(self) -> None:
+        """IPv6 as well: the tunnel was found to carry it.
+
+        Raises:
+            EnforcementError: as for `renew`.
+        """
+        if self._proof is None:
+            return
+        try:
+            async with self._lock:
+                await self._set_routes(open_ipv4=True, open_ipv6=True)
+        except RoutingError as error:
+            self.close()
+            raise EnforcementError(str(error)) from error
+        if self._proof is not None:
+            self._ipv6 = True
+            await self.renew()
+
+    async def check_routes(self) -> Trouble | None:
+        """Why rules, routes or the TUN are not as they should be; None when all is well."""
+        if self._tun is None:
+            return None
+        found: Trouble | None = None
+        try:
+            async with self._lock:
+                wrong = await check_tun(self._ipr, self._tun, uid=self._identity.uid)
+                if wrong is not None:
+                    found = Trouble(wrong.detail, wrong.gone)
+                elif lost := await check_routing(self._ipr, self._rules, self._routes, self._tun.index):
+                    found = Trouble(lost)
+        except (NetlinkError, OSError) as error:
+            found = Trouble(str(error))
+        self.routing_trouble = found.detail if found else None
+        return found
+
+    async def check_rules(self) -> str | None:
+        """Why the tables are not as they were loaded; None when all is well."""
+        try:
+            async with self._lock:
+                if self._tables.in_force:
+                    await self._tables.check()
+        except RulesetError as error:
+            return str(error)
+        return None
+
+    @property
+    def leased(self) -> bool:
+        """Whether the lease was taken and not given up since."""
+        return self._proof is not None
+
+    @property
+    def ipv6_open(self) -> bool:
+        """Whether the lease covers IPv6."""
+        return self._proof is not None and self._ipv6
+
+    def _lease(self, proof: Proof) -> None:
+        if proof.closings != self._closings:
+            raise EnforcementError("closed meanwhile")
+        if self._policy is None or self._policy.state is not State.OPEN:
+            raise EnforcementError("the policy in force does not open")
+        elements = [
+            Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME),
+            Element(names.BASE_TABLE, names.LEASE_SET, "lo"),
+        ]
+        if self._ipv6:
+            elements.append(Element(names.BASE_TABLE, names.LEASE_SET_IPV6, names.TUN_NAME))
+        generation = self._netlink.renew(tuple(elements), names.LEASE_SECONDS * 1000, generation=proof.generation)
+        self._tables.adopt(generation)
+        self._proof = replace(proof, generation=generation)
+        self._renewed_at = _boot_seconds()
+
+    async def _set_routes(self, *, open_ipv4: bool, open_ipv6: bool) -> None:
+        self._routes = build_routes(
+            tun=self._tun is not None,
+            open_ipv4=open_ipv4,
+            open_ipv6=open_ipv6,
+            ipv6_probe=self._policy.ipv6_probe if self._policy else (),
+        )
+        try:
+            await apply_routes(self._ipr, self._routes, self._tun.index if self._tun else None)
+        except (NetlinkError, OSError) as error:
+            raise RoutingError(str(error)) from error
+
+
+__all__ = ["EnforcementError", "Enforcer", "Proof", "TunError"]

@@ -1,0 +1,80 @@
+"""What this kernel and this nft can do: tried in a scratch table and read back, not guessed from versions."""
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from psiphon_vpn.linux.nft import SCRATCH_TABLE
+from psiphon_vpn.run import CommandError, run_async
+
+TUN_DEVICE = Path("/dev/net/tun")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """The mechanisms that the layers rest on.
+
+    Attributes:
+        nftables: nft works at all; without it nothing can be locked by rules.
+        set_timeout: set elements that the kernel forgets by itself: without them there is no lease, and no opening.
+        type_route: other programs' chains may move packets to another interface, after output saw them.
+        owner_flag: tables that only their holder can change (Linux 5.12): the wire guard.
+        egress_hook: a hook behind everything else (Linux 5.16): the egress guard.
+        tun: /dev/net/tun can be opened.
+    """
+
+    nftables: bool
+    set_timeout: bool
+    type_route: bool
+    owner_flag: bool
+    egress_hook: bool
+    tun: bool
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of what is not there."""
+        return tuple(field.name for field in fields(self) if not getattr(self, field.name))
+
+
+async def _try(family: str, body: str, expected: str) -> bool:
+    """Load a dormant scratch table and look for a text in its reading."""
+    table = f"{family} {SCRATCH_TABLE}"
+    text = f"table {table}\ndelete table {table}\ntable {table} {{\nflags dormant\n{body}\n}}\n"
+    try:
+        await run_async(["nft", "-f", "-"], input=text)
+        try:
+            listing = (await run_async(["nft", "list", "table", *table.split()])).stdout
+        finally:
+            await run_async(["nft", "delete", "table", *table.split()])
+    except CommandError:
+        return False
+    return expected in listing
+
+
+async def _try_owner() -> bool:
+    """An owned table goes with the process that made it, so that process must be asked itself."""
+    table = f"inet {SCRATCH_TABLE}"
+    try:
+        done = await run_async(["nft", "-i"], input=f"add table {table} {{ flags owner; }}\nlist table {table}\n")
+    except CommandError:
+        return False
+    return "flags owner" in done.stdout
+
+
+def _can_open_tun() -> bool:
+    return os.access(TUN_DEVICE, os.R_OK | os.W_OK)
+
+
+async def probe_features() -> Features:
+    """Try each mechanism. Leaves nothing behind."""
+    base = "chain c {{ type {} hook output priority 0; }}".format
+    return Features(
+        nftables=await _try("inet", base("filter"), "hook output"),
+        set_timeout=await _try(
+            "inet", 'set s {\ntype ifname\nflags timeout\nelements = { "lo" timeout 1m }\n}', "timeout 1m"
+        ),
+        type_route=await _try("inet", base("route"), "type route"),
+        owner_flag=await _try_owner(),
+        egress_hook=await _try("netdev", 'chain c { type filter hook egress device "lo" priority 0; }', "hook egress"),
+        tun=_can_open_tun(),
+    )

@@ -1,0 +1,25 @@
+"""Who may use the wire on this machine, by number."""
+
+import os
+import pwd
+
+from psiphon_vpn.policy.model import Identity
+
+NETWORK_MANAGERS = ("root", "systemd-network", "dhcpcd")
+"""Users that speak DHCP; NetworkManager and most others do it as root."""
+
+
+def find_network_managers() -> tuple[int, ...]:
+    """Numbers of the users that speak DHCP, as far as they exist here."""
+    found = {0}
+    for name in NETWORK_MANAGERS:
+        try:
+            found.add(pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            continue
+    return tuple(sorted(found))
+
+
+def find_identity() -> Identity:
+    """Ourselves: the daemon runs as the one user that may use the wire."""
+    return Identity(uid=os.geteuid(), gid=os.getegid(), network_manager_uids=find_network_managers())

@@ -1,0 +1,124 @@
+"""Is this machine locked? Asked of the kernel, without a daemon: `status` rests on nothing but this."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.simulate import application_packets, lets_out
+from psiphon_vpn.run import CommandError, run_async
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockState:
+    """What the kernel's rules say.
+
+    Attributes:
+        locked: whether no packet of an application can leave by a wire; None when we may not look.
+        sentence: the same for people.
+        layers: state ("ok", "missing", "broken") and detail of base, wire_guard, egress_guard and lease.
+        lease_seconds: what remains of the lease, None while there is none.
+    """
+
+    locked: bool | None
+    sentence: str
+    layers: dict[str, dict[str, str]] = field(default_factory=dict)
+    lease_seconds: float | None = None
+
+
+def _layer(state: str, detail: str) -> dict[str, str]:
+    return {"state": state, "detail": detail}
+
+
+async def _list(what: str, *address: str) -> list[Any] | None:
+    """What nft says in JSON about a table, chain or set; None where there is none.
+
+    Raises:
+        CommandError: we may not look, or there is no nft.
+        ValueError: what it said is not JSON.
+    """
+    try:
+        objects: list[Any] = json.loads((await run_async(["nft", "-j", "list", what, *address])).stdout)["nftables"]
+    except CommandError as error:
+        if "No such file" in error.stderr:
+            return None
+        raise
+    return objects
+
+
+async def _read_guard() -> list[Any] | None:
+    """The wire guard chain by chain: nft 1.0.6 prints uninitialised memory for the flags of a table in JSON."""
+    chain = await _list("chain", "inet", names.GUARD_TABLE, "output")
+    if chain is None:
+        return None
+    return [entry for entry in chain if "table" not in entry]
+
+
+def _holds(objects: list[Any] | None) -> bool:
+    """Whether a table alone stops every sample of an application."""
+    if objects is None:
+        return False
+    return not any(lets_out(objects, packet) for packet in application_packets())
+
+
+async def _read_lease() -> float | None:
+    """Seconds that remain of the lease."""
+    remaining = [
+        element["elem"].get("expires", 0)
+        for entry in await _list("set", "inet", names.BASE_TABLE, names.LEASE_SET) or ()
+        for element in entry.get("set", {}).get("elem", ())
+        if isinstance(element, dict)
+    ]
+    return float(max(remaining)) if remaining else None
+
+
+def read_lock_state() -> LockState:
+    """Do what `fetch_lock_state` does where there is no event loop."""
+    return asyncio.run(fetch_lock_state())
+
+
+async def fetch_lock_state() -> LockState:
+    """Read the lock from the kernel. Takes some tens of milliseconds; needs CAP_NET_ADMIN to look.
+
+    Returns:
+        The lock's state; `locked` is None when it could not be read. Never raises.
+    """
+    try:
+        base, guard, egress, lease = await asyncio.gather(
+            _list("table", "inet", names.BASE_TABLE),
+            _read_guard(),
+            _list("table", "netdev", names.EGRESS_TABLE),
+            _read_lease(),
+        )
+        base_holds, guard_holds = _holds(base), _holds(guard)
+    except (CommandError, ValueError, KeyError, TypeError) as error:
+        return LockState(
+            locked=None,
+            sentence=_("the lock cannot be read ({reason}); only root may look").format(
+                reason=error.why if isinstance(error, CommandError) else type(error).__name__
+            ),
+        )
+    layers = {
+        "base": _describe(base, base_holds),
+        "wire_guard": _describe(guard, guard_holds),
+        "egress_guard": _layer("missing", "") if egress is None else _layer("ok", ""),
+        "lease": _layer("missing", "") if lease is None else _layer("ok", f"{lease:g} s"),
+    }
+    locked = base_holds or guard_holds
+    if not locked:
+        sentence = _("OPEN: no rule of the lock stands; traffic leaves this machine unprotected")
+    elif lease is not None:
+        sentence = _("locked: applications reach the internet through the tunnel only, while the lease runs")
+    elif base_holds:
+        sentence = _("locked: the base rules stand, nothing leaves this machine")
+    else:
+        sentence = _("locked: the base rules are gone, the wire guard alone stops everything")
+    return LockState(locked=locked, sentence=sentence, layers=layers, lease_seconds=lease)
+
+
+def _describe(listing: list[Any] | None, holds: bool) -> dict[str, str]:
+    if listing is None:
+        return _layer("missing", "")
+    return _layer("ok", "") if holds else _layer("broken", _("its rules let packets out"))

@@ -1,0 +1,232 @@
+"""The few messages of nfnetlink that the lease needs, in raw netlink.
+
+`nft` has no word for the one thing that makes the lease safe: a batch that the kernel refuses unless the ruleset is
+exactly the generation that was verified (attribute NFNL_BATCH_GENID; include/uapi/linux/netfilter/nfnetlink.h).
+It answers ERESTART then, and nothing is changed. So "renew only what was verified" is the kernel's own check, and
+there is no moment between looking and renewing in which the ruleset could change unnoticed.
+"""
+
+import errno
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+from psiphon_vpn.linux.netlink import HEADER, iterate_messages
+
+NETLINK_NETFILTER = 12
+NFNL_SUBSYS_NFTABLES = 10
+NFNLGRP_NFTABLES = 7
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
+
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
+NFNL_BATCH_GENID = 1
+NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM, NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 12, 14, 15, 16
+NFTA_GEN_ID, NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 1, 2, 3
+NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
+NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_TIMEOUT, NFTA_DATA_VALUE, NFTA_LIST_ELEM = 1, 4, 1, 1
+NLA_F_NESTED = 0x8000
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 0x1, 0x4, 0x400
+NLMSG_ERROR = 2
+NFPROTO_INET = 1
+IFNAMSIZ = 16
+_RECEIVE_TIMEOUT = 1.0  # seconds; the kernel answers a request of ours before send() returns
+
+
+class GenerationChanged(Exception):
+    """The ruleset is not the one that was verified. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element of a set of interface names in a table of family inet."""
+
+    table: str
+    set_name: str
+    interface: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generation of the ruleset, as announced after each commit, and who committed it."""
+
+    number: int
+    pid: int
+    process: str
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    length = 4 + len(payload)
+    return struct.pack("=HH", length, kind) + payload + b"\0" * (-length % 4)
+
+
+def _nested(kind: int, payload: bytes) -> bytes:
+    return _attribute(kind | NLA_F_NESTED, payload)
+
+
+def _message(kind: int, flags: int, sequence: int, body: bytes, *, family: int = 0, resource: int = 0) -> bytes:
+    payload = struct.pack(">BBH", family, 0, resource) + body
+    return HEADER.pack(HEADER.size + len(payload), kind, NLM_F_REQUEST | flags, sequence, 0) + payload
+
+
+def _nftables(kind: int) -> int:
+    return (NFNL_SUBSYS_NFTABLES << 8) | kind
+
+
+def _element_body(element: Element, timeout_ms: int | None) -> bytes:
+    key = element.interface.encode().ljust(IFNAMSIZ, b"\0")
+    inner = _nested(NFTA_SET_ELEM_KEY, _attribute(NFTA_DATA_VALUE, key))
+    if timeout_ms is not None:
+        inner += _attribute(NFTA_SET_ELEM_TIMEOUT, struct.pack(">Q", timeout_ms))
+    return _set_body(element.table, element.set_name) + _nested(
+        NFTA_SET_ELEM_LIST_ELEMENTS, _nested(NFTA_LIST_ELEM, inner)
+    )
+
+
+def _set_body(table: str, set_name: str) -> bytes:
+    return _attribute(NFTA_SET_ELEM_LIST_TABLE, table.encode() + b"\0") + _attribute(
+        NFTA_SET_ELEM_LIST_SET, set_name.encode() + b"\0"
+    )
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4 or offset + length > len(data):
+            break
+        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def parse_generations(data: bytes) -> tuple[Generation, ...]:
+    """The NFT_MSG_NEWGEN messages in what a netlink socket received. Never raises, whatever the bytes."""
+    found = []
+    for kind, body in iterate_messages(data):
+        if kind != _nftables(NFT_MSG_NEWGEN):
+            continue
+        attributes = _attributes(body[4:])  # behind struct nfgenmsg
+        number = attributes.get(NFTA_GEN_ID, b"")
+        pid = attributes.get(NFTA_GEN_PROC_PID, b"")
+        name = attributes.get(NFTA_GEN_PROC_NAME, b"").split(b"\0")[0].decode("ascii", "replace")
+        if len(number) == 4:
+            found.append(
+                Generation(int.from_bytes(number, "big"), int.from_bytes(pid, "big") if len(pid) == 4 else 0, name)
+            )
+    return tuple(found)
+
+
+class NftSocket:
+    """A netlink socket for the generation number and for set elements. Needs CAP_NET_ADMIN to change anything."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        self._socket.bind((0, 0))
+        self._socket.settimeout(_RECEIVE_TIMEOUT)
+        self._sequence = 1
+
+    def close(self) -> None:
+        """Close the socket; what it did stays in the kernel."""
+        self._socket.close()
+
+    def read_generation(self) -> int:
+        """The number of the ruleset's current generation.
+
+        Raises:
+            OSError: the kernel did not answer.
+        """
+        sequence = self._next(1)
+        self._socket.send(_message(_nftables(NFT_MSG_GETGEN), 0, sequence, b""))
+        for _ in range(8):
+            data = self._socket.recv(8192)
+            if HEADER.unpack_from(data)[3] != sequence:
+                continue
+            generations = parse_generations(data)
+            if generations:
+                return generations[0].number
+            self._check(data)
+        raise OSError(errno.EPROTO, "no generation number from the kernel")
+
+    def renew(self, elements: tuple[Element, ...], timeout_ms: int, *, generation: int) -> int:
+        """Put elements into their sets with a fresh time-out, provided that the ruleset is still `generation`.
+
+        Each element is added, deleted and added in one transaction: adding an element that exists does not refresh
+        its time-out on kernels before 6.13, and deleting one that does not exist would fail the transaction.
+
+        Returns:
+            The generation that this very transaction made.
+
+        Raises:
+            GenerationChanged: the ruleset is another one; nothing was changed.
+            OSError: the kernel refused for another reason; nothing was changed.
+        """
+        messages: list[tuple[int, bytes]] = []
+        for element in elements:
+            full, bare = _element_body(element, timeout_ms), _element_body(element, None)
+            messages += [(NFT_MSG_NEWSETELEM, full), (NFT_MSG_DELSETELEM, bare), (NFT_MSG_NEWSETELEM, full)]
+        self._commit(messages, generation=generation)
+        # The kernel counts a commit as one and skips zero (nf_tables_api.c, nf_tables_commit).
+        return (generation + 1) & 0xFFFFFFFF or 1
+
+    def flush_sets(self, table: str, set_names: tuple[str, ...]) -> None:
+        """Empty sets at once, whatever the generation: the quickest way to close.
+
+        Raises:
+            OSError: ENOENT where there is no such table or set (then nothing in it is open either).
+        """
+        self._commit([(NFT_MSG_DELSETELEM, _set_body(table, name)) for name in set_names], generation=None)
+
+    def _commit(self, messages: list[tuple[int, bytes]], *, generation: int | None) -> None:
+        base = self._next(len(messages) + 2)
+        head = b"" if generation is None else _attribute(NFNL_BATCH_GENID, struct.pack(">I", generation))
+        data = _message(NFNL_MSG_BATCH_BEGIN, 0, base, head, resource=NFNL_SUBSYS_NFTABLES)
+        for index, (kind, body) in enumerate(messages, start=1):
+            create = NLM_F_CREATE if kind == NFT_MSG_NEWSETELEM else 0
+            ack = NLM_F_ACK if index == len(messages) else 0
+            data += _message(_nftables(kind), create | ack, base + index, body, family=NFPROTO_INET)
+        data += _message(NFNL_MSG_BATCH_END, 0, base + len(messages) + 1, b"", resource=NFNL_SUBSYS_NFTABLES)
+        self._socket.send(data)
+        self._await_commit(base, base + len(messages))
+
+    def _await_commit(self, first: int, last: int) -> None:
+        for _ in range(64):
+            data = self._socket.recv(65536)
+            offset = 0
+            while offset + HEADER.size <= len(data):
+                length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)
+                if first <= sequence <= last and kind == NLMSG_ERROR:
+                    self._check(data[offset : offset + length])
+                    if sequence == last:
+                        return
+                offset += max((length + 3) & ~3, HEADER.size)
+        raise OSError(errno.EPROTO, "no answer to a transaction from the kernel")
+
+    @staticmethod
+    def _check(data: bytes) -> None:
+        if HEADER.unpack_from(data)[1] != NLMSG_ERROR:
+            return
+        number = -struct.unpack_from("=i", data, HEADER.size)[0]
+        if number == errno.ERESTART:
+            raise GenerationChanged
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    def _next(self, count: int) -> int:
+        sequence = self._sequence
+        self._sequence = (self._sequence + count) % 0x7FFFFF00 or 1
+        return sequence
+
+
+def open_generation_monitor() -> socket.socket:
+    """A non-blocking socket that receives a message for every commit to the ruleset, by anyone.
+
+    An overrun (ENOBUFS) means that commits were missed: read the ruleset again.
+    """
+    monitor = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER
+    )
+    monitor.bind((0, 0))
+    monitor.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+    return monitor

@@ -1,0 +1,59 @@
+"""Does the tunnel carry packets? A DNS question through the TUN, bound to it, tells (ICMP does not pass it)."""
+
+import asyncio
+import secrets
+import socket
+import struct
+
+DNS_PORT = 53
+_ROOT_NS_QUESTION = b"\x00" + struct.pack(">HH", 2, 1)  # ".", type NS, class IN: says nothing about the user
+_RESEND_SECONDS = 0.3
+
+
+def build_question(identifier: int) -> bytes:
+    """A DNS query for the root's name servers, recursion desired (RFC 1035 4.1)."""
+    return struct.pack(">HHHHHH", identifier, 0x0100, 1, 0, 0, 0) + _ROOT_NS_QUESTION
+
+
+def is_answer(data: bytes, identifier: int) -> bool:
+    """Whether this is a response to that query, whatever its answer code: packets went both ways."""
+    return len(data) >= 12 and data[:2] == struct.pack(">H", identifier) and bool(data[2] & 0x80)
+
+
+async def ask(server: str, *, source: str, device: str, seconds: float) -> bool:
+    """Ask a resolver over UDP from one device and address.
+
+    Args:
+        server: the resolver's address.
+        source: our address, of the same family.
+        device: interface that the socket is bound to (SO_BINDTODEVICE, socket(7)).
+        seconds: how long to try; the question is repeated meanwhile.
+
+    Returns:
+        Whether an answer came.
+    """
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    loop = asyncio.get_running_loop()
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as connection:
+        try:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            connection.bind((source, 0))
+            connection.connect((server, DNS_PORT))
+        except OSError:
+            return False
+        deadline = loop.time() + seconds
+        while (left := deadline - loop.time()) > 0:
+            identifier = secrets.randbelow(0x10000)
+            try:
+                connection.send(build_question(identifier))
+                async with asyncio.timeout(min(_RESEND_SECONDS, left)):
+                    while not is_answer(await loop.sock_recv(connection, 4096), identifier):
+                        pass
+            except TimeoutError:
+                continue
+            except OSError:
+                # Refused at once, by the lock or because the TUN is down: no use hurrying.
+                await asyncio.sleep(min(_RESEND_SECONDS, left))
+                continue
+            return True
+    return False
