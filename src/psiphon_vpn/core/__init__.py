@@ -1,0 +1,1 @@
+"""psiphon-tunnel-core as a part: its configuration, its process and its notices."""

@@ -1,0 +1,164 @@
+"""What the tunnel core reports, as typed events. None holds an address, a secret or free text."""
+
+import dataclasses
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+
+@dataclasses.dataclass(frozen=True)
+class Tunnels:
+    """How many tunnels stand; connected means at least one, but not yet that packets flow."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ActiveTunnel:
+    """The protocol in use; empty if it is one that this program does not know."""
+
+    protocol: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ConnectedServerRegion:
+    """Country of the exit, two capital letters; empty if the core did not say."""
+
+    region: str
+
+
+@dataclasses.dataclass(frozen=True)
+class AvailableEgressRegions:
+    """Countries that have usable servers now, sorted; none on a fresh data store."""
+
+    regions: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ListeningSocksProxyPort:
+    """The SOCKS proxy listens on this TCP port."""
+
+    port: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PortInUse:
+    """A proxy's port is taken: the core ends, with exit code 0 and without Exiting."""
+
+    port: int
+    which: Literal["socks", "http"]
+
+
+@dataclasses.dataclass(frozen=True)
+class UpstreamProxyError:
+    """The upstream proxy does not do its work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EstablishTunnelTimeout:
+    """The core gives up and ends, with exit code 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exiting:
+    """Last notice of an orderly end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidateServers:
+    """Servers to choose from; none means that the region or the protocols leave nothing, or there is no list yet."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PacketTunnelEstablished:
+    """The channel for packets is open."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PacketTunnelFailed:
+    """The channel for packets could not be opened; the core does not try again within this tunnel."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigRejected:
+    """The core refuses its configuration and ends with exit code 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TunDeviceFailed:
+    """The core cannot open the TUN device and ends with exit code 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatastoreError:
+    """The core cannot open its data store (locked by another process, or permissions) and ends with exit code 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BytesTransferred:
+    """Bytes since the last notice of this kind, IP headers included."""
+
+    sent: int
+    received: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrafficRateLimits:
+    """The server's limits in bytes per second; 0 means none."""
+
+    upstream: int
+    downstream: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerTimestamp:
+    """The server's clock, UTC."""
+
+    timestamp: datetime
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerAlert:
+    """The server objects to traffic; its subject is free text and stays out."""
+
+    reason: Literal["disallowed-traffic", "unsafe-traffic", "other"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildInfo:
+    """First digits of the core's source revision, hexadecimal; empty if unknown."""
+
+    revision: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Other:
+    """A notice that nothing follows from; `kind` is a known notice type, or "unknown"."""
+
+    kind: str
+
+
+CoreEvent: TypeAlias = (
+    Tunnels
+    | ActiveTunnel
+    | ConnectedServerRegion
+    | AvailableEgressRegions
+    | ListeningSocksProxyPort
+    | PortInUse
+    | UpstreamProxyError
+    | EstablishTunnelTimeout
+    | Exiting
+    | CandidateServers
+    | PacketTunnelEstablished
+    | PacketTunnelFailed
+    | ConfigRejected
+    | TunDeviceFailed
+    | DatastoreError
+    | BytesTransferred
+    | TrafficRateLimits
+    | ServerTimestamp
+    | ServerAlert
+    | BuildInfo
+    | Other
+)

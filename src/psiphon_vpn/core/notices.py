@@ -1,0 +1,203 @@
+"""The tunnel core's notice stream, parsed into typed events.
+
+The core writes one JSON object a line to its standard error: {"noticeType": .., "data": {..}, "timestamp": ..}. Panics
+of its runtime and prints of its libraries land there too, and one notice type is not always valid JSON, so any
+line may be junk. Notices carry secrets (home page URLs), addresses and places. An event keeps only numbers, two-letter
+regions and words of the lists here, so nothing of that kind can reach a log through one.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, TypeAlias
+
+from psiphon_vpn.core.events import (
+    ActiveTunnel,
+    AvailableEgressRegions,
+    BuildInfo,
+    BytesTransferred,
+    CandidateServers,
+    ConfigRejected,
+    ConnectedServerRegion,
+    CoreEvent,
+    DatastoreError,
+    EstablishTunnelTimeout,
+    Exiting,
+    ListeningSocksProxyPort,
+    Other,
+    PacketTunnelEstablished,
+    PacketTunnelFailed,
+    PortInUse,
+    ServerAlert,
+    ServerTimestamp,
+    TrafficRateLimits,
+    TunDeviceFailed,
+    Tunnels,
+    UpstreamProxyError,
+)
+from psiphon_vpn.core.options import TUNNEL_PROTOCOLS
+
+MAX_LINE: Final = 64 * 1024
+"""Bytes. Longer lines are junk: the longest notices of use are a few KiB."""
+
+_MAX_COUNT: Final = 2**63 - 1
+_REGION: Final = re.compile(r"[A-Z]{2}")
+_REVISION: Final = re.compile(r"[0-9a-f]{7,40}")
+_SHOWN_REVISION: Final = 10
+_ALERT_REASONS: Final = ("disallowed-traffic", "unsafe-traffic")
+_OTHER_KINDS: Final = frozenset(
+    """
+    ActiveAuthorizationIDs ApplicationParameters BindToDevice Bursts ClientAddress ClientIsLatestVersion ClientRegion
+    ClientUpgradeAvailable ClientUpgradeDownloaded ClientUpgradeDownloadedBytes ConnectedServer ConnectingServer Error
+    Fragmentor Goroutine HoldOffTunnel Homepage Info InproxyMustUpgrade InproxyProxyActivity InproxyProxyTotalActivity
+    InternalError LightProxyAvailable ListeningHttpProxyPort ListeningHttpProxyUnixPath ListeningSocksProxyUnixPath
+    LivenessTest LocalProxyError NetworkID PruneServerEntry RemoteServerListResourceDownloaded
+    RemoteServerListResourceDownloadedBytes RequestedTactics RequestingTactics SLOKSeeded SessionId SkipServerEntry
+    SplitTunnelRegions TotalBytesTransferred Untunneled UserLog Warning packet_metrics
+    """.split()
+)
+
+
+_Data: TypeAlias = Mapping[str, object]
+
+
+class _Malformed(ValueError):
+    """A field is missing or of the wrong type."""
+
+
+def parse_notice(line: bytes) -> CoreEvent | None:
+    """Parse one line of the core's standard error.
+
+    Args:
+        line: with or without its line feed.
+
+    Returns:
+        The event, or None for a line that is no notice. A notice of a known type whose fields are wrong is Other:
+        nothing is concluded from it. Never raises.
+    """
+    if len(line) > MAX_LINE:
+        return None
+    try:
+        notice = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(notice, dict):
+        return None
+    kind = notice.get("noticeType")
+    if not isinstance(kind, str):
+        return None
+    data = notice.get("data")
+    parser = _PARSERS.get(kind)
+    if parser is None:
+        return Other(kind if kind in _OTHER_KINDS else "unknown")
+    try:
+        return parser(data if isinstance(data, dict) else {})
+    except _Malformed:
+        return Other(kind)
+
+
+def _take_int(data: _Data, name: str, *, high: int = _MAX_COUNT) -> int:
+    value = data.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= high:
+        raise _Malformed
+    return value
+
+
+def _take_port(data: _Data) -> int:
+    return _take_int(data, "port", high=65535)
+
+
+def _take_region(value: object) -> str:
+    return value if isinstance(value, str) and _REGION.fullmatch(value) else ""
+
+
+def _parse_active_tunnel(data: _Data) -> CoreEvent:
+    protocol = data.get("protocol")
+    return ActiveTunnel(protocol if isinstance(protocol, str) and protocol in TUNNEL_PROTOCOLS else "")
+
+
+def _parse_regions(data: _Data) -> CoreEvent:
+    regions = data.get("regions")
+    if not isinstance(regions, list):
+        raise _Malformed
+    return AvailableEgressRegions(tuple(sorted({region for entry in regions if (region := _take_region(entry))})))
+
+
+def _parse_timestamp(data: _Data) -> CoreEvent:
+    text = data.get("timestamp")
+    if not isinstance(text, str):
+        raise _Malformed
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise _Malformed
+        return ServerTimestamp(moment.astimezone(UTC))
+    except (ValueError, OverflowError) as cause:
+        raise _Malformed from cause
+
+
+def _parse_alert(data: _Data) -> CoreEvent:
+    for reason in _ALERT_REASONS:
+        if data.get("reason") == reason:
+            return ServerAlert(reason)
+    return ServerAlert("other")
+
+
+def _parse_build_info(data: _Data) -> CoreEvent:
+    info = data.get("buildInfo")
+    revision = info.get("buildRev") if isinstance(info, dict) else None
+    known = isinstance(revision, str) and _REVISION.fullmatch(revision)
+    return BuildInfo(known[0][:_SHOWN_REVISION] if known else "")
+
+
+def _take_message(data: _Data) -> str:
+    message = data.get("message")
+    return message if isinstance(message, str) else ""
+
+
+def _parse_info(data: _Data) -> CoreEvent:
+    established = _take_message(data) == "DialPacketTunnelChannel: established channel"
+    return PacketTunnelEstablished() if established else Other("Info")
+
+
+def _parse_warning(data: _Data) -> CoreEvent:
+    failed = _take_message(data).startswith("dial packet tunnel channel failed:")
+    return PacketTunnelFailed() if failed else Other("Warning")
+
+
+def _parse_error(data: _Data) -> CoreEvent:
+    message = _take_message(data)
+    if message.startswith(("error loading configuration file:", "error processing configuration file:")):
+        return ConfigRejected()
+    if message.startswith("error configuring packet tunnel:"):
+        return TunDeviceFailed()
+    if message.startswith("error in init:") and "datastore" in message.casefold():
+        return DatastoreError()
+    return Other("Error")
+
+
+_PARSERS: Final[Mapping[str, Callable[[_Data], CoreEvent]]] = {
+    # More than 32 tunnels the core cannot have.
+    "Tunnels": lambda data: Tunnels(_take_int(data, "count", high=32)),
+    "ActiveTunnel": _parse_active_tunnel,
+    "ConnectedServerRegion": lambda data: ConnectedServerRegion(_take_region(data.get("serverRegion"))),
+    "AvailableEgressRegions": _parse_regions,
+    "ListeningSocksProxyPort": lambda data: ListeningSocksProxyPort(_take_port(data)),
+    "SocksProxyPortInUse": lambda data: PortInUse(_take_port(data), "socks"),
+    "HttpProxyPortInUse": lambda data: PortInUse(_take_port(data), "http"),
+    "UpstreamProxyError": lambda _data: UpstreamProxyError(),
+    "EstablishTunnelTimeout": lambda _data: EstablishTunnelTimeout(),
+    "Exiting": lambda _data: Exiting(),
+    "CandidateServers": lambda data: CandidateServers(_take_int(data, "count")),
+    "Info": _parse_info,
+    "Warning": _parse_warning,
+    "Error": _parse_error,
+    "BytesTransferred": lambda data: BytesTransferred(_take_int(data, "sent"), _take_int(data, "received")),
+    "TrafficRateLimits": lambda data: TrafficRateLimits(
+        _take_int(data, "upstreamBytesPerSecond"), _take_int(data, "downstreamBytesPerSecond")
+    ),
+    "ServerTimestamp": _parse_timestamp,
+    "ServerAlert": _parse_alert,
+    "BuildInfo": _parse_build_info,
+}

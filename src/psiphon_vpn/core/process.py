@@ -1,0 +1,224 @@
+"""The core's process: started without any privilege, its standard error drained for ever, its end always seen."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from psiphon_vpn.core.events import CoreEvent
+from psiphon_vpn.core.notices import MAX_LINE, parse_notice
+from psiphon_vpn.policy import names
+from psiphon_vpn.run import CLEAN_ENV
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 3.0
+"""How long an orderly stop may take: the real core waits about a second for its server's last word."""
+_CHUNK = 65536
+
+
+class CoreError(Exception):
+    """The core cannot be started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorePlan:
+    """Everything that a start of the core is made of.
+
+    Attributes:
+        binary: the core's program.
+        data_dir: its data, also its working directory: it moves files that it finds there (psiphon-tunnel-core's
+            migration of old installations).
+        config: its configuration, as render_core_config made it.
+        uplink: interface that all its sockets are bound to.
+        dns_servers: resolvers for its own look-ups outside the tunnel; the firewall says whether they can be reached.
+    """
+
+    binary: Path
+    data_dir: Path
+    config: dict[str, object]
+    uplink: str
+    dns_servers: tuple[str, ...] = ()
+
+
+# A parent that ended before setpriv asked for the signal sends none: then nothing is started.
+_ONLY_UNDER_PARENT = '[ "$PPID" = "$0" ] && unset PWD && exec "$@"'
+
+
+def build_argv(plan: CorePlan, config_path: Path, *, parent: int) -> list[str]:
+    """The command. setpriv(1) takes every capability away, for good, and ties the core's life to ours.
+
+    The kernel kills the core when the daemon ends for whatever reason (PR_SET_PDEATHSIG), so that no core is left
+    that nobody listens to.
+
+    Args:
+        plan: what to start.
+        config_path: its configuration.
+        parent: process id of the daemon.
+    """
+    return [
+        "setpriv",
+        "--no-new-privs",
+        "--inh-caps=-all",
+        "--ambient-caps=-all",
+        "--pdeathsig=KILL",
+        "--",
+        "sh",
+        "-c",
+        _ONLY_UNDER_PARENT,
+        str(parent),
+        str(plan.binary),
+        "-config",
+        str(config_path),
+        "-dataRootDirectory",
+        str(plan.data_dir),
+        "-tunDevice",
+        names.TUN_NAME,
+        "-tunBindInterface",
+        plan.uplink,
+        "-tunDNSServers",
+        # Without the flag the core would ask a public resolver by its own choice.
+        ",".join(plan.dns_servers or (names.RESOLVER_IPV4,)),
+    ]
+
+
+def write_config(path: Path, config: dict[str, object]) -> None:
+    """Write the core's configuration, whole or not at all, readable by its owner alone."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(config, file)
+    temporary.replace(path)
+
+
+class CoreProcess:
+    """One run of the core.
+
+    Args:
+        on_event: called for each notice that says something.
+        on_exit: called once when the process has ended and its output was read, unless `stop` ended it.
+    """
+
+    def __init__(self, *, on_event: Callable[[CoreEvent], None], on_exit: Callable[[int], None]) -> None:
+        self._on_event = on_event
+        self._on_exit = on_exit
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if running and self._process is not None else None
+
+    async def start(self, plan: CorePlan) -> None:
+        """Start the core.
+
+        Raises:
+            CoreError: it cannot be started; why, in English.
+        """
+        config_path = plan.data_dir / "config.json"
+        try:
+            plan.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_config(config_path, plan.config)
+            if not os.access(plan.binary, os.X_OK):
+                raise CoreError(f"{plan.binary} is missing or not executable")
+            self._process = await asyncio.create_subprocess_exec(
+                *build_argv(plan, config_path, parent=os.getpid()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=plan.data_dir,
+                env=dict(CLEAN_ENV),
+                umask=0o077,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise CoreError(str(error)) from error
+        _end_group_with(self._process.pid)
+        self._reader = asyncio.create_task(self._read(self._process))
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        """Read to the end, whatever comes: a full pipe would stall the core, a closed one would kill it."""
+        assert process.stderr is not None
+        pending, skipping = b"", False
+        while chunk := await process.stderr.read(_CHUNK):
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                if not skipping:
+                    self._handle(line)
+                skipping = False
+            if len(pending) > MAX_LINE:
+                # A line without end: its rest is thrown away as it comes.
+                pending, skipping = b"", True
+        code = await process.wait()
+        if not self._stopping:
+            self._on_exit(code)
+
+    def _handle(self, line: bytes) -> None:
+        event = parse_notice(line)
+        if event is not None and not self._stopping:
+            self._on_event(event)
+
+    async def stop(self, *, graceful: bool) -> None:
+        """End the core, in order or at once, and wait until it is gone."""
+        self._stopping = True
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            self._signal(process, signal.SIGTERM if graceful else signal.SIGKILL)
+            if graceful:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_SECONDS):
+                        await process.wait()
+            if process.returncode is None:
+                self._signal(process, signal.SIGKILL)
+            await process.wait()
+        if self._reader is not None:
+            with contextlib.suppress(TimeoutError):
+                # A descendant that keeps the pipe open must not keep us.
+                async with asyncio.timeout(1.0):
+                    await asyncio.shield(self._reader)
+            self._reader.cancel()
+
+    @staticmethod
+    def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+        # The core leads its own session: whatever it started goes with it.
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGKILL:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+
+
+def _end_group_with(leader: int) -> None:
+    """When the leader of a process group ends, end what is left of the group.
+
+    A descendant that keeps the pipe open would keep the core's end from being seen: only its end of file tells that
+    everything was read. A pidfd is readable once its process has ended (pidfd_open(2), Linux 5.3).
+    """
+    loop = asyncio.get_running_loop()
+
+    def kill_group() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)
+
+    def ended() -> None:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+        kill_group()
+
+    try:
+        descriptor = os.pidfd_open(leader)
+    except ProcessLookupError:
+        kill_group()
+        return
+    loop.add_reader(descriptor, ended)

@@ -1,0 +1,72 @@
+"""Renders the tunnel core's JSON configuration: what the user may choose, and around it what is safe.
+
+The core ignores keys that it does not know, so a name wrong here would be silent; the tests hold the names.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from psiphon_vpn.config import Settings
+
+GENERIC_ID: Final = "FFFFFFFFFFFFFFFF"
+TRANSPARENT_DNS: Final = "10.200.3.2"
+
+# Defaults that [core.advanced] may replace.
+_DEFAULTS: Final[Mapping[str, object]] = {
+    "PropagationChannelId": GENERIC_ID,
+    "SponsorId": GENERIC_ID,
+    "ClientVersion": "0",
+}
+
+
+def render_core_config(settings: Settings, *, data_dir: Path, network_id: str) -> dict[str, object]:
+    """Return the core's configuration, ready for json.dump.
+
+    Args:
+        settings: checked settings.
+        data_dir: where the core keeps its data, an absolute path.
+        network_id: of the uplink, as the core wants it: WIFI-, WIRED- or MOBILE- and an opaque hash.
+    """
+    config: dict[str, object] = {
+        **_DEFAULTS,
+        **{name: _thaw(value) for name, value in settings.core_advanced.items()},
+        # From here on nothing can be replaced.
+        "ClientPlatform": "Linux",  # a space in it makes servers refuse the handshake
+        "DataRootDirectory": str(data_dir),
+        "NetworkID": network_id,
+        "EgressRegion": settings.egress_region,
+        "LocalSocksProxyPort": settings.socks_port,
+        "DisableLocalSocksProxy": False,
+        "ListenInterface": "",  # 127.0.0.1
+        # Its /direct/ path fetches outside the tunnel for any local process: a hole through the lock.
+        "DisableLocalHTTPProxy": True,
+        # A packet tunnel refuses any other size.
+        "TunnelPoolSize": 1,
+        # Never: the core would end with code 0. The service has a timer of its own.
+        "EstablishTunnelTimeoutSeconds": 0,
+        # Without these, failures are silent; with network parameters, addresses would be in them.
+        "EmitDiagnosticNotices": True,
+        "EmitDiagnosticNetworkParameters": False,
+        "EmitBytesTransferred": True,
+        "EmitServerAlerts": True,
+        "EmitClientAddress": False,
+        # IPv4 only: the IPv6 form drops silently on servers without an IPv6 resolver.
+        "PacketTunnelTransparentDNSIPv4Address": TRANSPARENT_DNS,
+        "SplitTunnelOwnRegion": False,
+        "SplitTunnelRegions": [],
+        "EnableUpgradeDownload": False,
+        "EnableFeedbackUpload": False,
+    }
+    if settings.upstream_proxy is not None:
+        config["UpstreamProxyURL"] = settings.upstream_proxy
+    return config
+
+
+def _thaw(value: object) -> object:
+    """Turn the frozen values of Settings into what json can write."""
+    if isinstance(value, Mapping):
+        return {name: _thaw(field) for name, field in value.items()}
+    if isinstance(value, tuple):
+        return [_thaw(entry) for entry in value]
+    return value
