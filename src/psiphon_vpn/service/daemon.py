@@ -1,0 +1,297 @@
+"""psiphon-vpnd: puts the parts together. Runs as psiphon-user with CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE."""
+
+import asyncio
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import AsyncIPRoute
+
+from psiphon_vpn.config import Settings, load_settings
+from psiphon_vpn.errors import ConfigError, UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.enforcer import Enforcer
+from psiphon_vpn.linux.features import Features, probe_features
+from psiphon_vpn.linux.identity import find_identity
+from psiphon_vpn.linux.links import read_snapshot
+from psiphon_vpn.linux.monitor import NetworkChange, open_network_monitor
+from psiphon_vpn.linux.nfnetlink import Generation, NftSocket, open_generation_monitor
+from psiphon_vpn.linux.routes import apply_routes, apply_rules
+from psiphon_vpn.policy.routing import build_routes, build_rules
+from psiphon_vpn.service.control import ControlServer
+from psiphon_vpn.service.events import (
+    LinksChanged,
+    LockBroken,
+    SettingsBad,
+    SettingsGood,
+    TunBroken,
+    UplinkSeen,
+    UserRestart,
+    UserStart,
+    UserStop,
+)
+from psiphon_vpn.service.intent import load_intent
+from psiphon_vpn.service.machine import Model
+from psiphon_vpn.service.runner import Runner, Surroundings
+from psiphon_vpn.service.sdnotify import notify
+from psiphon_vpn.service.single import claim_machine
+from psiphon_vpn.service.status import StatusReader
+from psiphon_vpn.service.uplink import choose_uplink, find_headerless, find_wires
+from psiphon_vpn.service.watchers import watch_generations, watch_network
+
+log = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 0.02
+"""Changes that come together are looked at together."""
+TELL_SECONDS = 0.05
+"""Watchers are told so much after a change: reading the kernel for them must not slow the change itself down."""
+MAX_PAUSE_SECONDS, CALM_SECONDS = 1.0, 2.0
+"""Two changes of the lock within CALM_SECONDS are a fight; the pause between repairs doubles then."""
+MIN_WATCHDOG_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Where the daemon finds and keeps its things."""
+
+    config: Path
+    state_dir: Path
+    runtime_dir: Path
+    core_binary: Path
+
+
+class Daemon:
+    """The parts, and the wires between them. Also what the control socket talks to."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._identity = find_identity()
+        self._links: AsyncIPRoute
+        self._runner: Runner
+        self._enforcer: Enforcer
+        self._status: StatusReader
+        self._control: ControlServer
+        self._changed = asyncio.Event()
+        self._network_dirty = asyncio.Event()
+        self._rules_dirty = asyncio.Event()
+        self._routes_dirty = False
+
+    async def run(self) -> None:
+        """Run until a signal says otherwise. Stopping opens nothing.
+
+        Raises:
+            UserError: the machine lacks what not even a lock can do without.
+        """
+        claim = claim_machine(self._paths.runtime_dir / "daemon.lock")
+        netlink = NftSocket()
+        features = await probe_features()
+        if not features.nftables:
+            await self._lock_by_routing_alone()
+            raise UserError(
+                _("The lock cannot be closed"),
+                _("nftables does not work on this machine; only the routes are blocked, which is not enough"),
+                _("Install the package 'nftables', and see that the kernel has nf_tables; until then stay offline."),
+            )
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        # Two sockets: a netlink socket carries one dump at a time.
+        async with AsyncIPRoute() as ipr, AsyncIPRoute() as links:
+            self._links = links
+            self._enforcer = Enforcer(identity=self._identity, ipr=ipr, netlink=netlink, features=features)
+            await self._serve(stopping, netlink, features)
+        netlink.close()
+        if claim is not None:
+            os.close(claim)
+
+    async def _lock_by_routing_alone(self) -> None:
+        """What can be locked without rules: no program finds a route but by asking for an interface itself."""
+        rules = [rule for rule in build_rules(self._identity) if rule.uid_range is None]
+        async with AsyncIPRoute() as ipr:
+            await apply_routes(ipr, build_routes(tun=False, open_ipv4=False, open_ipv6=False), None)
+            await apply_rules(ipr, rules)
+
+    async def _serve(self, stopping: asyncio.Event, netlink: NftSocket, features: Features) -> None:
+        self._runner = Runner(
+            surroundings=Surroundings(
+                identity=self._identity, core_binary=self._paths.core_binary, state_dir=self._paths.state_dir
+            ),
+            enforcer=self._enforcer,
+            model=Model(intent=load_intent(self._paths.state_dir / "intent")),
+            settings=Settings(),
+            on_change=self._changed.set,
+        )
+        self._status = StatusReader(
+            runner=self._runner, enforcer=self._enforcer, features=features, generation=netlink.read_generation
+        )
+        self._control = ControlServer(self._paths.runtime_dir / "control.sock", gid=self._identity.gid, backend=self)
+        tasks = [asyncio.create_task(self._runner.run())]
+        # The settings first: no core is started with any but the user's own.
+        self._reload()
+        # Locked before anything else is looked at, and could fail.
+        await self._runner.settle()
+        watch_generations(open_generation_monitor(), self._on_commit)
+        watch_network(open_network_monitor(), self._on_network)
+        await self._look_at_links()
+        # Locked before anybody is answered.
+        await self._runner.settle()
+        tasks += [
+            asyncio.create_task(self._watch_links()),
+            asyncio.create_task(self._watch_rules()),
+            asyncio.create_task(self._publish_changes()),
+            asyncio.create_task(self._feed_watchdog()),
+        ]
+        await self._control.start()
+        notify("READY=1")
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            done, _pending = await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                # A part of the daemon ended: that is a defect, and the lease must not outlive it.
+                task.result()
+        finally:
+            notify("STOPPING=1")
+            await self._runner.stop()
+            for task in (*tasks, stopped):
+                task.cancel()
+            await self._control.close()
+
+    async def status(self) -> dict[str, object]:
+        """The status object of the control protocol."""
+        return await self._status.read()
+
+    async def command(self, name: str) -> dict[str, object]:
+        """Carry a command out as far as the state machine decides at once.
+
+        Raises:
+            UserError: the configuration is not usable.
+        """
+        match name:
+            case "start":
+                self._runner.post(UserStart())
+            case "stop":
+                self._runner.post(UserStop())
+            case "restart":
+                self._runner.post(UserRestart())
+            case "reload":
+                error = self._reload()
+                if error is not None:
+                    raise error
+        await self._runner.settle()
+        return await self.status()
+
+    def _reload(self) -> ConfigError | None:
+        try:
+            settings = load_settings(self._paths.config)
+        except ConfigError as error:
+            log.error("configuration: line %s: not usable", error.line)
+            self._runner.post(SettingsBad(error.why))
+            return error
+        self._runner.settings = settings
+        logging.getLogger().setLevel(settings.log_level.upper())
+        self._runner.post(SettingsGood(settings.establish_timeout))
+        return None
+
+    async def _publish_changes(self) -> None:
+        """Tell watchers and the service manager; changes that come together are told together."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(TELL_SECONDS)
+            self._changed.clear()
+            self._control.publish(await self.status())
+            notify(f"STATUS={self._runner.shown.state}: {self._runner.shown.reason}")
+
+    def _on_commit(self, generation: Generation | None) -> None:
+        if generation is not None and generation.pid == os.getpid():
+            return
+        self._rules_dirty.set()
+
+    def _on_network(self, change: NetworkChange | None) -> None:
+        uplink = self._runner.model.uplink
+        tun = self._enforcer.tun
+        if change is not None and change.lost and change.index is not None:
+            if uplink is not None and change.index == uplink.index:
+                # Closed in the same breath; what to do next is decided on a fresh look.
+                self._runner.close_now()
+                self._runner.post(UplinkSeen(None))
+            elif tun is not None and change.index == tun.index:
+                self._routes_dirty = True
+        if change is None or change.kind in {"rule", "route"} or (tun is not None and change.index == tun.index):
+            self._routes_dirty = True
+        self._network_dirty.set()
+
+    async def _watch_links(self) -> None:
+        while True:
+            await self._network_dirty.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._network_dirty.clear()
+            await self._look_at_links()
+            if self._routes_dirty:
+                self._routes_dirty = False
+                await self._check_routes()
+
+    async def _look_at_links(self) -> None:
+        snapshot = await read_snapshot(self._links)
+        uplink, wires = choose_uplink(snapshot), find_wires(snapshot)
+        wires_changed = wires != self._runner.wires
+        self._runner.wires, self._runner.headerless = wires, find_headerless(snapshot)
+        # Posted even when it is the one that the model has now: an event that says otherwise may still wait its turn.
+        self._runner.post(UplinkSeen(uplink))
+        if wires_changed:
+            self._runner.post(LinksChanged())
+
+    async def _check_routes(self) -> None:
+        """Look at rules and routes while no change of our own is under way."""
+        await self._runner.settle()
+        wrong = await self._enforcer.check_routes()
+        if self._runner.busy:
+            # A change of our own came between: what was seen may be half of it.
+            self._routes_dirty = True
+            self._network_dirty.set()
+        elif wrong is not None:
+            self._runner.close_now()
+            self._runner.post(TunBroken(wrong.detail) if wrong.tun_gone else LockBroken(wrong.detail))
+
+    async def _watch_rules(self) -> None:
+        """Put back what somebody changed; ever more slowly, up to a second, when it is changed again at once."""
+        pause = SETTLE_SECONDS
+        healed_at = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._rules_dirty.wait()
+            self._rules_dirty.clear()
+            await self._runner.settle()
+            wrong = await self._enforcer.check_rules()
+            if self._runner.busy:
+                self._rules_dirty.set()
+            elif wrong is not None:
+                self._runner.close_now()
+                self._runner.post(LockBroken(wrong))
+                await self._runner.settle()
+                pause = min(MAX_PAUSE_SECONDS, pause * 2) if loop.time() - healed_at < CALM_SECONDS else SETTLE_SECONDS
+                healed_at = loop.time()
+                if pause > SETTLE_SECONDS:
+                    log.warning("another program keeps changing the lock: %s", wrong)
+                    await asyncio.sleep(pause)
+
+    async def _feed_watchdog(self) -> None:
+        """WATCHDOG=1 at half of what the service manager allows (sd_watchdog_enabled(3))."""
+        allowed = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+        if allowed <= 0:
+            await asyncio.Event().wait()
+        while True:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(max(MIN_WATCHDOG_SECONDS, allowed / 2))
+
+
+def read_paths(*, config: Path, core_binary: Path) -> Paths:
+    """The directories as the service manager gives them (systemd.exec(5))."""
+    return Paths(
+        config=config,
+        core_binary=core_binary,
+        state_dir=Path(os.environ.get("STATE_DIRECTORY", "/var/lib/psiphon-vpn")),
+        runtime_dir=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/psiphon-vpn")),
+    )

@@ -1,0 +1,172 @@
+"""What the state machine is told. Events of a core or of a verification carry its number: stale ones are known."""
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psiphon_vpn.service.reasons import Reason
+from psiphon_vpn.service.uplink import Uplink
+
+if TYPE_CHECKING:
+    from psiphon_vpn.service.effects import Timer
+
+
+class Intent(enum.StrEnum):
+    """What the user asked for: stored apart from the state, which is what is true."""
+
+    CONNECTED = "connected"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class UserStart:
+    """The user wants to be connected."""
+
+
+@dataclass(frozen=True)
+class UserStop:
+    """The user wants to be disconnected: locked."""
+
+
+@dataclass(frozen=True)
+class UserRestart:
+    """The user wants it from scratch."""
+
+
+@dataclass(frozen=True)
+class SettingsGood:
+    """The configuration was read."""
+
+    establish_timeout: int
+
+
+@dataclass(frozen=True)
+class SettingsBad:
+    """The configuration is not usable."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class UplinkSeen:
+    """The way out as it is now, None when there is none."""
+
+    uplink: Uplink | None
+
+
+@dataclass(frozen=True)
+class LinksChanged:
+    """Interfaces came or went, the uplink is the same."""
+
+
+@dataclass(frozen=True)
+class LockBroken:
+    """Rules or routes were not what they should be."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class TunBroken:
+    """The TUN is gone, or was replaced, or cannot be made."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class EnforcementFailed:
+    """The kernel did not take the policy. What stands now drops everything, or is what stood before."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class CoreStartFailed:
+    """The core could not be started."""
+
+    core: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class CoreExited:
+    """The core ended by itself."""
+
+    core: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class CoreFault:
+    """The core said what is wrong; it may go on trying."""
+
+    core: int
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class CoreRegion:
+    """The region of the server that the core is connected to."""
+
+    core: int
+    region: str
+
+
+@dataclass(frozen=True)
+class CoreTunnels:
+    """How many tunnels the core says it has."""
+
+    core: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Rules, routes, TUN and tunnel were checked, and all is well."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class VerificationFailed:
+    """Something was not well."""
+
+    number: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class TunnelSilent:
+    """The tunnel did not answer while open."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class TimerFired:
+    """A timer that was armed ran out."""
+
+    timer: "Timer"
+
+
+Event = (
+    UserStart
+    | UserStop
+    | UserRestart
+    | SettingsGood
+    | SettingsBad
+    | UplinkSeen
+    | LinksChanged
+    | LockBroken
+    | TunBroken
+    | EnforcementFailed
+    | CoreStartFailed
+    | CoreExited
+    | CoreFault
+    | CoreRegion
+    | CoreTunnels
+    | Verified
+    | VerificationFailed
+    | TunnelSilent
+    | TimerFired
+)

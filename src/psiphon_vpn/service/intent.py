@@ -1,0 +1,39 @@
+"""What the user asked for, stored apart from what is true, so that it survives a restart and a reboot."""
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+from psiphon_vpn.service.events import Intent
+
+log = logging.getLogger(__name__)
+
+_MAX_BYTES = 64
+
+
+def load_intent(path: Path) -> Intent:
+    """The stored intent. Absent or unreadable means connected: locked, and trying to connect."""
+    try:
+        with path.open("rb") as file:
+            return Intent(file.read(_MAX_BYTES).decode().strip())
+    except FileNotFoundError:
+        return Intent.CONNECTED
+    except (OSError, ValueError) as error:
+        log.warning("the stored intent cannot be read, connecting: %s", error)
+        return Intent.CONNECTED
+
+
+def store_intent(path: Path, intent: Intent) -> None:
+    """Store the intent, whole or not at all. A full disk is logged: the lock does not depend on it."""
+    temporary = path.with_suffix(".new")
+    try:
+        with temporary.open("w") as file:
+            file.write(f"{intent}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        log.error("the intent could not be stored: %s", error)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

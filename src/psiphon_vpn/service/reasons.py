@@ -1,0 +1,107 @@
+"""Why the service is in the state it is in: a code for programs, a sentence and a next step for people."""
+
+import enum
+from dataclasses import dataclass
+
+from psiphon_vpn.i18n import _
+
+
+class Reason(enum.StrEnum):
+    """Every reason there is. The code is part of the status that programs read."""
+
+    STARTING = "starting"
+    STOPPED_BY_USER = "stopped_by_user"
+    NO_UPLINK = "no_uplink"
+    UPLINK_CHANGED = "uplink_changed"
+    CONNECTING = "connecting"
+    TUNNEL_UP = "tunnel_up"
+    VERIFIED = "verified"
+    TUNNEL_LOST = "tunnel_lost"
+    TUNNEL_SILENT = "tunnel_silent"
+    CORE_EXITED = "core_exited"
+    CORE_MISSING = "core_missing"
+    PORT_IN_USE = "port_in_use"
+    UPSTREAM_PROXY = "upstream_proxy"
+    DATASTORE = "datastore"
+    NO_SERVER = "no_server"
+    RULES_CHANGED = "rules_changed"
+    LOCK_FAILED = "lock_failed"
+    TUN_FAILED = "tun_failed"
+    BAD_CONFIG = "bad_config"
+    RESTARTING = "restarting"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is told to the user."""
+
+    sentence: str
+    next_step: str | None = None
+
+
+def explain(reason: Reason, detail: str = "") -> Explanation:
+    """The sentence for a reason, in the user's language.
+
+    Args:
+        reason: the reason.
+        detail: what a program or the kernel said about it; never an address or a name of the user.
+    """
+    text, step = {
+        Reason.STARTING: (_("the service is starting"), None),
+        Reason.STOPPED_BY_USER: (
+            _("the connection was stopped by you; nothing leaves this machine"),
+            _("To connect again: sudo psiphon-vpn start"),
+        ),
+        Reason.NO_UPLINK: (
+            _("this machine has no network connection; the service waits for one"),
+            _("Check the cable or the Wi-Fi connection; the service goes on by itself."),
+        ),
+        Reason.UPLINK_CHANGED: (_("the network changed; connecting over the new one"), None),
+        Reason.CONNECTING: (_("looking for a Psiphon server"), None),
+        Reason.TUNNEL_UP: (
+            _("a server answered; checking the lock and the tunnel before anything is let through"),
+            None,
+        ),
+        Reason.VERIFIED: (_("everything goes through the tunnel; lock, routes and tunnel are checked"), None),
+        Reason.TUNNEL_LOST: (_("the server was lost; connecting again"), None),
+        Reason.TUNNEL_SILENT: (_("the tunnel carried nothing; trying again"), None),
+        Reason.CORE_EXITED: (_("the tunnel program ended; starting it again"), None),
+        Reason.CORE_MISSING: (
+            _("the tunnel program cannot be started"),
+            _("See that its file is there and may be executed, then: sudo psiphon-vpn restart"),
+        ),
+        Reason.PORT_IN_USE: (
+            _("another program uses the port of the SOCKS proxy"),
+            _("End that program, or set another 'socks_port' in the configuration."),
+        ),
+        Reason.UPSTREAM_PROXY: (
+            _("the upstream proxy cannot be reached"),
+            _("Check 'upstream_proxy' in the configuration."),
+        ),
+        Reason.DATASTORE: (
+            _("the tunnel program cannot open its data"),
+            _("See that no other copy of it runs, then: sudo psiphon-vpn restart"),
+        ),
+        Reason.NO_SERVER: (
+            _("no Psiphon server could be reached"),
+            _("Check 'egress_region' in the configuration; the service keeps trying."),
+        ),
+        Reason.RULES_CHANGED: (
+            _("something on this machine changed the lock, the routes or the tunnel; they were put back"),
+            None,
+        ),
+        Reason.LOCK_FAILED: (
+            _("the rules of the lock could not be loaded; everything is dropped"),
+            _("Look at the journal of psiphon-vpn, then: sudo psiphon-vpn restart"),
+        ),
+        Reason.TUN_FAILED: (
+            _("the tunnel's network device cannot be made"),
+            _("Load the kernel module 'tun' and see that /dev/net/tun may be opened by everyone (mode 0666)."),
+        ),
+        Reason.BAD_CONFIG: (
+            _("the configuration is not usable"),
+            _("Correct it, then: sudo psiphon-vpn reload"),
+        ),
+        Reason.RESTARTING: (_("starting again, as you asked"), None),
+    }[reason]
+    return Explanation(f"{text} ({detail})" if detail else text, step)

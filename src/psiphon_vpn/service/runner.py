@@ -1,0 +1,354 @@
+"""Carries the state machine's effects out, one event after the other, and turns what happens into events."""
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from psiphon_vpn.config import Settings
+from psiphon_vpn.core import events as notices
+from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess
+from psiphon_vpn.core.settings import render_core_config
+from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
+from psiphon_vpn.linux.resolver_probe import ask
+from psiphon_vpn.linux.tun import TunError
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.model import Identity, Links, Policy, State
+from psiphon_vpn.service import effects as do
+from psiphon_vpn.service.events import (
+    CoreExited,
+    CoreFault,
+    CoreRegion,
+    CoreStartFailed,
+    CoreTunnels,
+    EnforcementFailed,
+    Event,
+    LockBroken,
+    TimerFired,
+    TunBroken,
+    TunnelSilent,
+    VerificationFailed,
+    Verified,
+)
+from psiphon_vpn.service.intent import store_intent
+from psiphon_vpn.service.machine import Model, step
+from psiphon_vpn.service.reasons import Reason
+from psiphon_vpn.service.upstream import find_proxy_endpoint
+
+log = logging.getLogger(__name__)
+
+VERIFY_SECONDS = 4.0
+IPV6_PROBE_SECONDS = 3.0
+LIVENESS_SECONDS = 15.0
+"""How often the tunnel is asked whether it still carries packets: about 150 bytes each time."""
+
+FAULTS: dict[type[notices.CoreEvent], Reason] = {
+    notices.PortInUse: Reason.PORT_IN_USE,
+    notices.UpstreamProxyError: Reason.UPSTREAM_PROXY,
+    notices.DatastoreError: Reason.DATASTORE,
+    notices.ConfigRejected: Reason.BAD_CONFIG,
+    notices.TunDeviceFailed: Reason.TUN_FAILED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What does not change while the daemon runs."""
+
+    identity: Identity
+    core_binary: Path
+    state_dir: Path
+
+
+class Runner:
+    """The only place where the model changes.
+
+    Args:
+        on_change: called after every event that changed the model.
+    """
+
+    def __init__(
+        self,
+        *,
+        surroundings: Surroundings,
+        enforcer: Enforcer,
+        model: Model,
+        settings: Settings,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.model = model
+        self.shown = model
+        """The model as it is told: open only once the lease is taken, closed as soon as that is decided."""
+        self.settings = settings
+        self.since = datetime.now(UTC)
+        self.wires: tuple[str, ...] = ()
+        self.headerless: tuple[str, ...] = ()
+        self._around = surroundings
+        self._enforcer = enforcer
+        self._on_change = on_change
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._core: CoreProcess | None = None
+        self._timers: dict[do.Timer, asyncio.TimerHandle] = {}
+        self._verification: asyncio.Task[None] | None = None
+        self._lease: asyncio.Task[None] | None = None
+        self._answered = 0
+        self._handling = False
+        self._ended = asyncio.Event()
+
+    @property
+    def core_pid(self) -> int | None:
+        """Process id of the core, while it runs."""
+        return self._core.pid if self._core else None
+
+    def post(self, event: Event) -> None:
+        """Hand an event in; it is handled in its turn."""
+        self._events.put_nowait(event)
+
+    def close_now(self) -> None:
+        """Close before anything else is looked at. The event that says why follows by `post`."""
+        if self._enforcer.leased:
+            self._enforcer.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an event is being handled or waits: then the kernel may be half-way through a change of ours."""
+        return self._handling or not self._events.empty()
+
+    async def run(self) -> None:
+        """Handle events for ever."""
+        try:
+            while True:
+                event = await self._events.get()
+                self._handling = True
+                try:
+                    await self._handle(event)
+                finally:
+                    self._handling = False
+                    self._events.task_done()
+        finally:
+            self._ended.set()
+
+    async def settle(self) -> None:
+        """Wait until every event handed in so far was handled.
+
+        Raises:
+            RuntimeError: nobody handles events any more, so waiting would never end.
+        """
+        waiting = {asyncio.create_task(self._events.join()), asyncio.create_task(self._ended.wait())}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        if self._ended.is_set():
+            raise RuntimeError("the service handles no events any more")
+
+    async def stop(self) -> None:
+        """End the core and what runs beside it. The rules stay."""
+        self._enforcer.close()
+        for task in (self._verification, self._lease):
+            if task is not None:
+                task.cancel()
+        self._cancel_timers()
+        if self._core is not None:
+            await self._core.stop(graceful=True)
+
+    async def _handle(self, event: Event) -> None:
+        before = self.model
+        self.model, effects = step(before, event)
+        if self.model.state is not State.OPEN:
+            self.shown = self.model
+        if self.model.state is not before.state or self.model.reason is not before.reason:
+            log.info("%s -> %s: %s %s", before.state, self.model.state, self.model.reason, self.model.detail)
+            if self.model.state is not before.state:
+                self.since = datetime.now(UTC)
+        try:
+            for effect in effects:
+                log.debug("effect: %s", effect)
+                await self._carry_out(effect)
+        except EnforcementError as error:
+            self._enforcer.close()
+            self.post(EnforcementFailed(str(error)))
+        except TunError as error:
+            self._enforcer.close()
+            self.post(TunBroken(str(error)))
+        self.shown = self.model
+        if self.model != before:
+            self._on_change()
+
+    async def _carry_out(self, effect: do.Effect) -> None:
+        match effect:
+            case do.CloseLease():
+                self._enforcer.close()
+                self._stop_lease()
+            case do.ApplyPolicy(state):
+                await self._apply(state)
+            case do.StopCore(graceful):
+                if self._core is not None:
+                    await self._core.stop(graceful=graceful)
+                    self._core = None
+            case do.StartCore(number):
+                await self._start_core(number)
+            case do.Verify(number):
+                self._cancel(self._verification)
+                self._verification = asyncio.create_task(self._verify(number))
+            case do.OpenTunnel(number):
+                await self._open(number)
+            case do.ArmTimer(timer, seconds):
+                # Up to a fifth more, so that many machines do not come back in step.
+                delay = seconds * (1 + random.random() / 5)  # noqa: S311
+                handle = asyncio.get_running_loop().call_later(delay, self.post, TimerFired(timer))
+                self._timers[timer] = handle
+            case do.CancelTimers():
+                self._cancel_timers()
+            case do.StoreIntent(intent):
+                store_intent(self._around.state_dir / "intent", intent)
+
+    def _policy(self, state: State, tun_index: int) -> Policy:
+        uplink = self.model.uplink
+        return Policy(
+            state=state,
+            identity=self._around.identity,
+            links=Links(
+                tun_index=tun_index,
+                uplink=uplink.name if uplink else None,
+                wires=tuple(sorted({*self.wires, *((uplink.name,) if uplink else ())})),
+                headerless=self.headerless,
+                dhcp_servers=uplink.gateways if uplink else (),
+            ),
+            socks_port=self.settings.socks_port,
+            ipv6_probe=self.settings.ipv6_probe,
+            upstream_proxy=find_proxy_endpoint(self.settings.upstream_proxy),
+            bootstrap_dns=self.settings.bootstrap_dns,
+        )
+
+    async def _apply(self, state: State) -> None:
+        self._stop_lease()
+        index_before = self._enforcer.tun.index if self._enforcer.tun else None
+        try:
+            tun = await self._enforcer.ensure_tun()
+        except TunError as error:
+            # Without a TUN there is still a lock, and it comes first.
+            await self._enforcer.apply(
+                replace(self._policy(State.LOCKED, 0), links=Links(wires=self.wires, headerless=self.headerless))
+            )
+            if state in {State.LOCKED, State.FAILED}:
+                log.error("no TUN: %s", error)
+                return
+            raise
+        await self._enforcer.apply(self._policy(state, tun.index))
+        if index_before not in {None, tun.index} and self.model.core_running:
+            # The core still holds the old device and would spin on it.
+            raise TunError("the TUN was replaced")
+
+    async def _start_core(self, number: int) -> None:
+        uplink = self.model.uplink
+        assert uplink is not None, "the machine starts no core without an uplink"
+        network = hashlib.sha256(repr(uplink.paths).encode()).hexdigest()[:16]
+        plan = CorePlan(
+            binary=self._around.core_binary,
+            data_dir=self._around.state_dir / "core",
+            config=render_core_config(
+                self.settings, data_dir=self._around.state_dir / "core", network_id=f"WIRED-{network}"
+            ),
+            uplink=uplink.name,
+            dns_servers=self.settings.bootstrap_dns,
+        )
+        core = CoreProcess(
+            on_event=lambda notice: self._hear(number, notice),
+            on_exit=lambda code: self.post(CoreExited(number, f"code {code}" if code >= 0 else f"signal {-code}")),
+        )
+        self._core = core
+        try:
+            await core.start(plan)
+        except CoreError as error:
+            self.post(CoreStartFailed(number, str(error)))
+
+    def _hear(self, number: int, notice: notices.CoreEvent) -> None:
+        match notice:
+            case notices.Tunnels(count):
+                if count < 1:
+                    self.close_now()
+                self.post(CoreTunnels(number, count))
+            case notices.ConnectedServerRegion(region):
+                self.post(CoreRegion(number, region))
+            case _ if type(notice) in FAULTS:
+                self.post(CoreFault(number, FAULTS[type(notice)]))
+            case _:
+                log.debug("core: %s", type(notice).__name__)
+
+    async def _verify(self, number: int) -> None:
+        """Rules, routes and TUN, and then the tunnel itself; the opening looks at the former once more."""
+        try:
+            await self._enforcer.verify()
+        except EnforcementError as error:
+            self.post(VerificationFailed(number, str(error)))
+            return
+        if await self._ask_resolver(VERIFY_SECONDS):
+            self._answered = number
+            self.post(Verified(number))
+        else:
+            self.post(VerificationFailed(number, "the resolver in the tunnel does not answer"))
+
+    @staticmethod
+    async def _ask_resolver(seconds: float) -> bool:
+        return await ask(names.RESOLVER_IPV4, source=names.TUN_IPV4, device=names.TUN_NAME, seconds=seconds)
+
+    async def _open(self, number: int) -> None:
+        if number != self._answered:
+            raise EnforcementError("no answer came through the tunnel in this verification")
+        await self._enforcer.open()
+        self._lease = asyncio.create_task(self._keep_open())
+
+    async def _keep_open(self) -> None:
+        """Renew the lease; beside it, ask the tunnel now and then, and find out about IPv6."""
+        beside = [asyncio.create_task(self._stay_sure()), asyncio.create_task(self._find_ipv6())]
+        try:
+            while True:
+                await asyncio.sleep(names.LEASE_RENEW_SECONDS)
+                await self._enforcer.renew()
+        except EnforcementError as error:
+            self.post(LockBroken(str(error)))
+        finally:
+            for task in beside:
+                task.cancel()
+
+    async def _stay_sure(self) -> None:
+        """Close as soon as the tunnel does not answer any more."""
+        while True:
+            await asyncio.sleep(LIVENESS_SECONDS)
+            if not await self._ask_resolver(VERIFY_SECONDS):
+                self.close_now()
+                self.post(TunnelSilent("the resolver in the tunnel stopped answering"))
+                return
+
+    async def _find_ipv6(self) -> None:
+        """A server without IPv6 swallows it silently, so applications get it only once it was seen to work."""
+        for pause in (0.0, 2.0, 10.0, 60.0, 600.0):
+            await asyncio.sleep(pause)
+            for server in self.settings.ipv6_probe:
+                if await ask(server, source=names.TUN_IPV6, device=names.TUN_NAME, seconds=IPV6_PROBE_SECONDS):
+                    try:
+                        await self._enforcer.open_ipv6()
+                    except EnforcementError as error:
+                        self.post(LockBroken(str(error)))
+                    self._on_change()
+                    return
+
+    def _stop_lease(self) -> None:
+        self._cancel(self._lease)
+        self._lease = None
+
+    @staticmethod
+    def _cancel(task: asyncio.Task[None] | None) -> None:
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    def _cancel_timers(self) -> None:
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()

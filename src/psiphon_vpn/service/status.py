@@ -1,0 +1,88 @@
+"""The status object of the control protocol: what the machine decided, beside what the kernel holds."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC
+
+from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.enforcer import Enforcer
+from psiphon_vpn.linux.features import Features
+from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
+from psiphon_vpn.linux.sysctl import check_sysctls
+from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.service.reasons import explain
+from psiphon_vpn.service.runner import Runner
+
+Layers = dict[str, dict[str, str]]
+
+
+def _layer(state: str, detail: str = "") -> dict[str, str]:
+    return {"state": state, "detail": detail}
+
+
+class StatusReader:
+    """Reads the status; the kernel's rules are read again only when their generation is another.
+
+    Args:
+        generation: the number of the ruleset's current generation, from the kernel.
+    """
+
+    def __init__(
+        self, *, runner: Runner, enforcer: Enforcer, features: Features, generation: Callable[[], int]
+    ) -> None:
+        self._runner = runner
+        self._enforcer = enforcer
+        self._features = features
+        self._generation = generation
+        self._reading = asyncio.Lock()
+        self._seen: tuple[int, LockState] | None = None
+
+    async def read(self) -> dict[str, object]:
+        """The status now. Reading the kernel takes some tens of milliseconds when the rules changed.
+
+        What the machine decided is read last, after everything that has to be waited for.
+        """
+        lock = await self._read_lock()
+        model = self._runner.shown
+        explanation = explain(model.reason, model.detail)
+        uplink = model.uplink
+        return {
+            "state": str(model.state),
+            "reason": explanation.sentence,
+            "reason_code": str(model.reason),
+            "next_step": explanation.next_step,
+            "since": self._runner.since.astimezone(UTC).isoformat(timespec="milliseconds"),
+            "locked": lock.locked is True,
+            "intent": str(model.intent),
+            "region": model.region,
+            "uplink": {"interface": uplink.name, "ipv4": uplink.ipv4, "ipv6": uplink.ipv6} if uplink else None,
+            "ipv6": self._enforcer.ipv6_open,
+            "layers": self._layers(lock),
+            "missing_features": list(self._features.missing),
+            "core_pid": self._runner.core_pid,
+        }
+
+    async def _read_lock(self) -> LockState:
+        # One reader at a time; those who waited find its answer, if nobody changed the rules meanwhile.
+        async with self._reading:
+            try:
+                generation = self._generation()
+            except OSError:
+                return await fetch_lock_state()
+            if self._seen is None or self._seen[0] != generation:
+                self._seen = (generation, await fetch_lock_state())
+            return self._seen[1]
+
+    def _layers(self, lock: LockState) -> Layers:
+        layers: Layers = dict(lock.layers)
+        if not self._features.owner_flag and layers.get("wire_guard", {}).get("state") == "missing":
+            layers["wire_guard"] = _layer("unsupported", _("this kernel or nft has no owned tables"))
+        if not self._features.egress_hook:
+            layers["egress_guard"] = _layer("unsupported", _("this kernel or nft has no egress hook"))
+        wrong = check_sysctls(GLOBAL_SYSCTLS)
+        layers["sysctls"] = _layer("broken", ", ".join(wrong)) if wrong else _layer("ok")
+        layers["tun"] = _layer("ok") if self._enforcer.tun else _layer("missing")
+        trouble = self._enforcer.routing_trouble
+        layers["routing"] = _layer("broken", trouble) if trouble else _layer("ok")
+        layers["lease"] = _layer("ok") if self._enforcer.leased else _layer("missing")
+        return layers

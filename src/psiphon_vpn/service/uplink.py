@@ -1,0 +1,123 @@
+"""Which way the core goes out: the uplink, and its egress identity. Pure decisions on a snapshot of the links."""
+
+from dataclasses import dataclass, field
+
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.routing import IPV4, IPV6
+
+# Kinds of interface that lead to something on this machine itself, unless a default route says otherwise.
+INNER_KINDS = frozenset({"veth", "bridge", "dummy", "ifb", "tun", "vcan", "nlmon", "netkit"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """One interface as netlink describes it.
+
+    Attributes:
+        up: administratively up, and with a carrier.
+        kind: IFLA_INFO_KIND, None for hardware.
+        headerless: its frames have no Ethernet header.
+    """
+
+    index: int
+    name: str
+    up: bool
+    kind: str | None = None
+    headerless: bool = False
+    addresses: tuple[tuple[int, str], ...] = ()
+    """(IP version, what identifies our place on this link: an IPv4 address, or the /64 of an IPv6 one)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefaultRoute:
+    """A default route of the main table."""
+
+    version: int
+    index: int
+    gateway: str | None
+    metric: int
+    source: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The links, addresses and default routes of a moment."""
+
+    interfaces: tuple[Interface, ...] = ()
+    defaults: tuple[DefaultRoute, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uplink:
+    """The interface that the core is bound to, with its egress identity: when it changes, that is a transition.
+
+    A DHCP renewal, or a new temporary IPv6 address of the same prefix, changes nothing of it.
+    """
+
+    index: int
+    name: str
+    paths: tuple[tuple[int, str | None, tuple[str, ...]], ...]
+    """Per IP version: gateway, and the places that our addresses give us there."""
+    ipv4: bool = field(compare=False, default=False)
+    ipv6: bool = field(compare=False, default=False)
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """IPv4 gateways: where a DHCP lease may be renewed by unicast."""
+        return tuple(gateway for version, gateway, _ in self.paths if version == IPV4 and gateway is not None)
+
+
+def choose_uplink(snapshot: Snapshot) -> Uplink | None:
+    """The best interface with a default route, a carrier and an address; the lowest metric wins, IPv4 before IPv6."""
+    by_index = {interface.index: interface for interface in snapshot.interfaces}
+    usable = [
+        route
+        for route in snapshot.defaults
+        if (interface := by_index.get(route.index)) is not None
+        and interface.up
+        and interface.name not in {"lo", names.TUN_NAME}
+        and any(version == route.version for version, _ in interface.addresses)
+    ]
+    if not usable:
+        return None
+    best = min(usable, key=lambda route: (route.version, route.metric, route.index))
+    interface = by_index[best.index]
+    paths = []
+    for version in (IPV4, IPV6):
+        routes = sorted(
+            (route for route in usable if route.index == best.index and route.version == version),
+            key=lambda route: (route.metric, route.gateway or ""),
+        )
+        if routes:
+            places = tuple(sorted({place for kind, place in interface.addresses if kind == version}))
+            paths.append((version, routes[0].gateway, places))
+    versions = {version for version, _, _ in paths}
+    return Uplink(
+        index=interface.index,
+        name=interface.name,
+        paths=tuple(paths),
+        ipv4=IPV4 in versions,
+        ipv6=IPV6 in versions,
+    )
+
+
+def find_wires(snapshot: Snapshot) -> tuple[str, ...]:
+    """Names of the interfaces that lead out of the machine: these carry the egress guard.
+
+    Hardware, and what stands for it (VLAN, bond, PPP, WWAN, macvlan...); an inner kind only with a default route.
+    """
+    leading = {route.index for route in snapshot.defaults}
+    return tuple(
+        sorted(
+            interface.name
+            for interface in snapshot.interfaces
+            if interface.name not in {"lo", names.TUN_NAME}
+            and (interface.kind not in INNER_KINDS or interface.index in leading)
+        )
+    )
+
+
+def find_headerless(snapshot: Snapshot) -> tuple[str, ...]:
+    """Names of the wires whose frames have no Ethernet header."""
+    wires = set(find_wires(snapshot))
+    return tuple(sorted(link.name for link in snapshot.interfaces if link.headerless and link.name in wires))

@@ -1,0 +1,21 @@
+"""The upstream proxy as an endpoint that the firewall can confine the core to. Pure."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from psiphon_vpn.policy.model import Endpoint
+
+DEFAULT_PORTS = {"http": 80, "socks5": 1080, "socks4a": 1080}
+
+
+def find_proxy_endpoint(url: str | None) -> Endpoint | None:
+    """Address and port of a proxy that is given by address; None for one given by name, or none at all."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    try:
+        address = ipaddress.ip_address(parts.hostname or "")
+        port = parts.port or DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    return Endpoint(address=str(address), port=port) if port else None
