@@ -1,0 +1,84 @@
+"""The laboratory's address plan: one place that every part of the lab reads. Pure constants, no imports of the lab.
+
+Addresses are the documentation ranges of RFC 5737 (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24) and RFC 3849
+(2001:db8::/32). Every world uses the same addresses: worlds are kept apart by their namespaces, not by numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lan:
+    """One provider's local network as the client meets it.
+
+    `interface` is the client's end of the cable; `port` the provider's end, where the capture listens.
+    """
+
+    name: str
+    interface: str
+    port: str
+    mac: str
+    network4: str
+    network6: str
+    client4: str
+    client6: str
+    router4: str
+    router6: str
+    prefix4: int
+    prefix6: int
+
+
+LAN_A = Lan(
+    name="provider_a", interface="eth0", port="client", mac="02:50:53:00:0a:10",
+    network4="192.0.2.0/25", network6="2001:db8:a::/64",
+    client4="192.0.2.10", client6="2001:db8:a::10", router4="192.0.2.1", router6="2001:db8:a::1",
+    prefix4=25, prefix6=64,
+)  # fmt: skip
+LAN_B = Lan(
+    name="provider_b", interface="eth1", port="client", mac="02:50:53:00:0b:10",
+    network4="192.0.2.128/25", network6="2001:db8:b::/64",
+    client4="192.0.2.138", client6="2001:db8:b::10", router4="192.0.2.129", router6="2001:db8:b::1",
+    prefix4=25, prefix6=64,
+)  # fmt: skip
+
+NEIGHBOUR4 = "192.0.2.20"
+NEIGHBOUR6 = "2001:db8:a::20"
+
+BACKBONE4 = "203.0.113.1"
+BACKBONE6 = "2001:db8:ffff::1"
+BACKBONE_A4 = "203.0.113.2"
+BACKBONE_A6 = "2001:db8:ffff::2"
+BACKBONE_B4 = "203.0.113.3"
+BACKBONE_B6 = "2001:db8:ffff::3"
+INTERNET4 = "203.0.113.80"
+INTERNET6 = "2001:db8:ffff::80"
+
+SERVER4 = "198.51.100.10"
+SERVER6 = "2001:db8:5::10"
+SERVER_GATEWAY4 = "198.51.100.1"
+SERVER_GATEWAY6 = "2001:db8:5::1"
+SERVER_PORT = 4443
+# The tunnel server's own resolver, on the server: what transparent DNS reaches.
+SERVER_RESOLVER4 = "198.51.100.53"
+SERVER_RESOLVER6 = "2001:db8:5::53"
+
+CONTAINER4 = "10.88.0.2"
+CONTAINER6 = "fd00:88::2"
+CONTAINER_GATEWAY4 = "10.88.0.1"
+CONTAINER_GATEWAY6 = "fd00:88::1"
+
+# The tunnel's own addresses (mission.md R10). The judge needs them: no frame on a wire may name them.
+TUNNEL_NETWORKS = ("10.200.3.0/24", "fd42:42:42::/64")
+RESOLVER4 = "10.200.3.2"
+
+ZONE = "lab.example"
+ECHO_NAME = f"echo.{ZONE}"
+WHOAMI_NAME = f"whoami.{ZONE}"
+RESOLVER_NAME = f"resolver.{ZONE}"
+
+# Each resolver's own mark: its TXT answer for RESOLVER_NAME and every name below it.
+MARK_LAN = "lan"
+MARK_INTERNET = "internet"
+MARK_TUNNEL = "in-tunnel"

@@ -1,0 +1,193 @@
+"""The process that holds one lab host's namespaces. Run as a script by `namespace.py` with `python -I -S`.
+
+It lives for exactly as long as the lab does: it reads standard input, which is a pipe whose other end the lab's
+process holds. When the lab's process ends for any reason, SIGKILL included, the kernel closes that end, the anchor
+kills what still runs in its namespaces and exits, and with the last process the kernel removes the namespaces and every
+interface in them. So nothing has a name and nothing is left over. (PR_SET_PDEATHSIG would not do: it
+follows the *thread* that forked, and it reaches children only, not what they started.)
+
+Only the standard library, and little of it: start-up time is paid once for every host of every world.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from typing import Any
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWNET = 0x40000000
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+SWEEP_ROUNDS = 50
+SWEEP_PAUSE = 0.01
+
+# A resolver that answers on a Unix socket is shared by the whole machine: inside the lab it must not exist.
+MASKED = ("/run/systemd/resolve", "/run/nscd", "/run/dbus")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+
+
+def mount(source: str, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
+    """Make a mount. Raises OSError with the target's name."""
+    encoded = [None if text is None else text.encode() for text in (source, target, kind, data)]
+    _check(_libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
+
+
+def _provide_tun_device() -> None:
+    """Make /dev/net/tun usable for ordinary users (mode 0666), as every distribution's udev does."""
+    try:
+        status = os.stat("/dev/net/tun")
+    except FileNotFoundError:
+        return
+    if stat.S_IMODE(status.st_mode) == 0o666:
+        return
+    mount("tmpfs", "/dev/net", "tmpfs", 0, "mode=755")
+    os.mknod("/dev/net/tun", 0o666 | stat.S_IFCHR, status.st_rdev)
+    os.chmod("/dev/net/tun", 0o666)  # noqa: S103 - every distribution has it so
+
+
+def _overlay(directory: str, scratch: str) -> None:
+    """Put a writable layer over a directory so that a missing file can be made in it without touching the machine."""
+    upper, work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
+    os.makedirs(scratch, exist_ok=True)
+    mount("tmpfs", scratch, "tmpfs", 0, "mode=755")
+    os.makedirs(upper)
+    os.makedirs(work)
+    mount("overlay", directory, "overlay", 0, f"lowerdir={directory},upperdir={upper},workdir={work}")
+
+
+def _bind_resolv_conf(source: str, scratch: str) -> None:
+    target = os.path.realpath("/etc/resolv.conf")
+    if not os.path.exists(target):
+        parent = os.path.dirname(target)
+        while not os.path.isdir(parent):
+            parent = os.path.dirname(parent)
+        if parent not in MASKED:
+            _overlay(parent, scratch)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "w", encoding="ascii"):
+            pass
+    mount(source, target, None, MS_BIND)
+
+
+def _blocking_ancestor(path: str) -> str | None:
+    """The topmost directory above `path` that other users may not search, or None."""
+    parts = os.path.realpath(path).split("/")
+    for end in range(2, len(parts)):
+        directory = "/".join(parts[:end])
+        if not os.stat(directory).st_mode & stat.S_IXOTH:
+            return directory
+    return None
+
+
+def _expose(paths: list[str]) -> None:
+    """Let every user reach `paths` though a directory above them is private (Python under /root, for example).
+
+    In this mount namespace only: the private directory is covered by an empty one that holds nothing but the wanted
+    paths, at their old names, so neither file modes nor the rest of the directory change.
+    """
+    wanted: dict[str, dict[str, int]] = {}
+    for path in paths:
+        blocker = _blocking_ancestor(path)
+        if blocker is not None:
+            real = os.path.realpath(path)
+            wanted.setdefault(blocker, {})[real] = os.open(real, os.O_PATH)
+    for blocker, found in wanted.items():
+        mount("tmpfs", blocker, "tmpfs", 0, "mode=755")
+        for path, fd in sorted(found.items()):
+            if os.path.exists(path):
+                os.close(fd)  # lies inside a path that is already there
+                continue
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                os.makedirs(path, exist_ok=True)
+            else:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+            mount(f"/proc/self/fd/{fd}", path, None, MS_BIND | MS_REC)
+            os.close(fd)
+
+
+def enter_namespaces(settings: dict[str, Any]) -> None:
+    """Leave the machine's namespaces for new ones and furnish them."""
+    _check(_libc.unshare(CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWUTS), "unshare")
+    socket.sethostname(settings["name"])
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("sysfs", "/sys", "sysfs")
+    for directory in MASKED:
+        if os.path.isdir(directory) and not os.path.islink(directory):
+            mount("tmpfs", directory, "tmpfs", 0, "mode=755")
+    _provide_tun_device()
+    _bind_resolv_conf(settings["resolv_conf"], settings["scratch"])
+    _expose(settings["expose"])
+
+
+def sweep() -> None:
+    """Kill every other process in this network or mount namespace."""
+    own = (os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/mnt"))
+    for _ in range(SWEEP_ROUNDS):
+        alive = False
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit() or int(entry) == os.getpid():
+                continue
+            try:
+                found = (os.readlink(f"/proc/{entry}/ns/net"), os.readlink(f"/proc/{entry}/ns/mnt"))
+                if found[0] == own[0] or found[1] == own[1]:
+                    os.kill(int(entry), signal.SIGKILL)
+                    alive = True
+            except OSError:
+                continue  # a kernel thread, or gone meanwhile
+        if not alive:
+            return
+        time.sleep(SWEEP_PAUSE)
+
+
+def _end(*_: object) -> None:
+    sweep()
+    os._exit(0)
+
+
+def main(argv: list[str]) -> int:
+    """Hold the namespaces until standard input ends (or, after the word "keep", until SIGTERM)."""
+    settings = json.loads(argv[1])
+    # A terminal's Ctrl-C goes to the whole foreground group; the lab decides when its hosts end, not the terminal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        enter_namespaces(settings)
+    except OSError as error:
+        os.write(1, f"error {error}\n".encode())
+        return 1
+    os.write(1, b"ready\n")
+    os.close(1)
+    told = b""
+    while chunk := os.read(0, 64):
+        told += chunk
+    if told == b"keep\n":
+        while True:
+            signal.pause()
+    sweep()
+    if settings.get("remove"):
+        import shutil
+
+        shutil.rmtree(settings["remove"], ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

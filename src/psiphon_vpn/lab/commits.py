@@ -1,0 +1,76 @@
+"""When the client's ruleset and links changed: the kernel's own announcements, with the time they came."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from types import TracebackType
+
+from psiphon_vpn.lab.namespace import Host
+from psiphon_vpn.linux.monitor import parse_changes
+from psiphon_vpn.linux.nfnetlink import Generation, open_generation_monitor, parse_generations
+
+_POLL_SECONDS = 0.2
+RTMGRP_LINK = 1
+
+
+def _open_link_monitor() -> socket.socket:
+    monitor = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    monitor.bind((0, RTMGRP_LINK))
+    return monitor
+
+
+class CommitWatch:
+    """Collects announcements while the block runs. Times are of time.monotonic(), seconds."""
+
+    def __init__(self, host: Host) -> None:
+        # A socket stays in the namespace that it was made in.
+        self._rules: socket.socket = host.call(open_generation_monitor)
+        self._links: socket.socket = host.call(_open_link_monitor)
+        self._commits: list[tuple[float, Generation]] = []
+        self._lost: list[float] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="commits")
+
+    def __enter__(self) -> CommitWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._rules.close()
+        self._links.close()
+
+    def _read(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._rules, selectors.EVENT_READ)
+            selector.register(self._links, selectors.EVENT_READ)
+            while not self._ended.is_set():
+                ready = selector.select(_POLL_SECONDS)
+                now = time.monotonic()  # one moment for all that came together
+                for key, _ in ready:
+                    if key.fileobj is self._rules:
+                        self._commits += [(now, item) for item in parse_generations(self._rules.recv(65536))]
+                    elif any(change.lost for change in parse_changes(self._links.recv(65536))):
+                        self._lost.append(now)
+
+    def first_loss(self) -> float | None:
+        """Time of the first lost carrier."""
+        return next(iter(list(self._lost)), None)
+
+    def first_by(self, process: str) -> float | None:
+        """Time of the first commit of a program of this name."""
+        return next((when for when, commit in list(self._commits) if commit.process == process), None)
+
+    def first_after(self, begin: float, *, pid: int) -> float | None:
+        """Time of the first commit of a process after a moment."""
+        return next((when for when, commit in list(self._commits) if when >= begin and commit.pid == pid), None)
+
+    def next_after(self, begin: float) -> float | None:
+        """Time of the first commit after a moment, by anyone."""
+        return next((when for when, _ in list(self._commits) if when > begin), None)

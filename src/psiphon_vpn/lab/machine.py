@@ -1,0 +1,261 @@
+"""The machine under test: the real service on the world's client, started as an installation starts it.
+
+Boot lock by plain `nft -f`, wire guard by an `nft -i` that is kept open, the daemon as psiphon-user with exactly the
+three capabilities of R8. Only the core may be a stand-in: which one is the caller's choice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.namespace import Host, LabError
+from psiphon_vpn.lab.world import World
+from psiphon_vpn.linux.identity import find_network_managers
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_wire_guard
+from psiphon_vpn.policy.model import Identity, Policy, State
+
+LAB_UID = 64190
+"""psiphon-user on lab machines: a uid that no distribution gives to anybody."""
+CAPABILITIES = ("net_admin", "net_raw", "net_bind_service")
+WAIT_SECONDS = 15.0
+
+
+class Machine:
+    """The service on the client. A context manager: what it started ends with it.
+
+    Args:
+        world: where the client stands.
+        core: the core's program.
+        entry: server entry for TargetServerEntry, read when the configuration is written.
+        settings: further lines of the configuration file, at its top level.
+    """
+
+    def __init__(
+        self, world: World, *, core: Path, entry: Callable[[], str], settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self.world = world
+        self.client: Host = world.client
+        self.identity = Identity(uid=LAB_UID, gid=LAB_UID, network_manager_uids=find_network_managers())
+        self._core = core
+        self._entry = entry
+        self._settings = {"ipv6_probe": [plan.INTERNET6], **(settings or {})}
+        self._kept = False
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._holder: subprocess.Popen[bytes] | None = None
+        self._directory = world.directory / "machine"
+        self.program = ["-m", "psiphon_vpn.service"]
+        """What Python runs as the daemon; a test may put its own launcher around it."""
+        self.log_path = self._directory / "daemon.log"
+        self.config_path = self._directory / "config.toml"
+        self.state_dir = self._directory / "state"
+        self.runtime_dir = self._directory / "run"
+
+    def __enter__(self) -> Machine:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for directory in (self.state_dir, self.runtime_dir):
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o755)
+            _chown(directory, LAB_UID)
+        self.write_config()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._kept:
+            return
+        self.stop_daemon()
+        self.release_guard()
+
+    def keep(self) -> None:
+        """Leave daemon and wire guard running when the block ends."""
+        self._kept = True
+
+    # -- the parts of an installation ------------------------------------------------------------------------------
+
+    def write_config(self, text: str | None = None) -> None:
+        """Write the configuration file: the lab's own, or any text."""
+        if text is None:
+            lines = [f"{name} = {json.dumps(value)}" for name, value in self._settings.items()]
+            lines += ["[core.advanced]", f"TargetServerEntry = {json.dumps(self._entry())}"]
+            lines += ["DisableRemoteServerListFetcher = true"]
+            text = "\n".join(lines) + "\n"
+        self.config_path.write_text(text, encoding="utf-8")
+        self.config_path.chmod(0o600)
+        _chown(self.config_path, LAB_UID)
+
+    def boot_lock(self) -> None:
+        """What psiphon-killswitch.service does: plain nft, no Python."""
+        boot = self._directory / "boot.nft"
+        boot.write_text(build_base_table(Policy(state=State.LOCKED, identity=self.identity)).render_replacement())
+        self.client.run(["nft", "-f", boot])
+
+    def hold_guard(self) -> None:
+        """What the holder unit does: an nft that loads the wire guard, owns its table and stays."""
+        guard = self._directory / "guard.nft"
+        guard.write_text(build_wire_guard(self.identity).render())
+        guard.chmod(0o644)
+        # Opened for reading and writing by the holder itself, the pipe never ends, whoever else goes away.
+        pipe = self._directory / "guard.pipe"
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe, 0o600)
+        descriptor = os.open(pipe, os.O_RDWR)
+        try:
+            os.write(descriptor, f'include "{guard}"\n'.encode())
+            self._holder = self.client.spawn(
+                ["nft", "-i"], stdin=descriptor, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        finally:
+            os.close(descriptor)
+        self.wait_for(
+            lambda: self.client.run(["nft", "list", "table", "inet", "psiphon_guard"], check=False).returncode == 0,
+            "the wire guard",
+        )
+
+    def release_guard(self) -> None:
+        """End the holder: the kernel removes its table."""
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.wait(timeout=5)
+            self._holder = None
+
+    def start_daemon(self) -> None:
+        """Start psiphon-vpnd as its unit does; returns once its control socket answers."""
+        environment = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "STATE_DIRECTORY": str(self.state_dir),
+            "RUNTIME_DIRECTORY": str(self.runtime_dir),
+            "LC_ALL": "C.UTF-8",
+        }
+        with self.log_path.open("ab") as log:
+            self._daemon = self.client.spawn(
+                [
+                    sys.executable,
+                    *self.program,
+                    "--config",
+                    self.config_path,
+                    "--core",
+                    self._core,
+                ],
+                uid=LAB_UID,
+                gid=LAB_UID,
+                ambient=CAPABILITIES,
+                bounding=CAPABILITIES,
+                no_new_privs=True,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+            )
+        self.wait_for(self._answers, "the control socket")
+
+    def _answers(self) -> bool:
+        return self.read_status() is not None
+
+    def _check_alive(self) -> None:
+        if self._daemon is not None and self._daemon.poll() is not None:
+            raise LabError(f"the daemon ended with code {self._daemon.returncode}: {self.read_log()[-2000:]}")
+
+    def stop_daemon(self) -> None:
+        """SIGTERM, as the service manager does; the rules stay."""
+        self._end_daemon(signal.SIGTERM)
+
+    def kill_daemon(self) -> None:
+        """SIGKILL."""
+        self._end_daemon(signal.SIGKILL)
+
+    def signal_daemon(self, number: signal.Signals) -> None:
+        """Any other signal: SIGSTOP, SIGCONT."""
+        if self._daemon is not None:
+            self._daemon.send_signal(number)
+
+    def _end_daemon(self, number: signal.Signals) -> None:
+        if self._daemon is None:
+            return
+        self._daemon.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._daemon.wait(timeout=8)
+        if self._daemon.poll() is None:
+            self._daemon.kill()
+            self._daemon.wait()
+        self._daemon = None
+
+    # -- what a user does and sees ----------------------------------------------------------------------------------
+
+    @property
+    def daemon_pid(self) -> int:
+        """The daemon's process. Raises LabError if it does not run."""
+        if self._daemon is None or self._daemon.poll() is not None:
+            raise LabError(f"the daemon does not run: {self.read_log()[-2000:]}")
+        return self._daemon.pid
+
+    def read_log(self) -> str:
+        """What the daemon has logged."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
+
+    def read_status(self) -> dict[str, Any] | None:
+        """The daemon's status by its control socket, None when it does not answer."""
+        from psiphon_vpn.cli.client import request_status
+        from psiphon_vpn.errors import UserError
+
+        try:
+            return dict(request_status(self.runtime_dir))
+        except UserError:
+            return None
+
+    def command(self, name: str) -> dict[str, Any]:
+        """start, stop, restart or reload, as root."""
+        from psiphon_vpn.cli.client import send_command
+
+        return dict(send_command(self.runtime_dir, name))
+
+    def wait_state(self, state: str, *, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
+        """Wait for a state; returns the status. Raises LabError with the log when it does not come."""
+        last: dict[str, Any] | None = None
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            last = self.read_status()
+            if last is not None and last["state"] == state:
+                return last
+            self._check_alive()
+            time.sleep(0.02)
+        raise LabError(f"not {state} within {seconds:g} s, but {last}\n{self.read_log()[-4000:]}")
+
+    def wait_for(self, condition: Callable[[], bool], what: str, *, seconds: float = WAIT_SECONDS) -> float:
+        """Wait for something; returns how long it took, in seconds."""
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            if condition():
+                return time.monotonic() - begin
+            self._check_alive()
+            time.sleep(0.005)
+        raise LabError(f"{what} did not come within {seconds:g} s\n{self.read_log()[-4000:]}")
+
+    def read_resident_kib(self) -> int:
+        """Resident memory of the daemon, KiB (VmRSS of proc(5))."""
+        for line in Path(f"/proc/{self.daemon_pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+        raise LabError("no VmRSS")
+
+    def lease_remains(self) -> bool:
+        """Whether the kernel holds a lease now."""
+        listing = self.client.run(["nft", "list", "set", "inet", "psiphon_filter", "tunnel_open"], check=False)
+        return "PsiphonTUN" in listing.stdout
+
+
+def _chown(path: Path, uid: int) -> None:
+    os.chown(path, uid, uid)

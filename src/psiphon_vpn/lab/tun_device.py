@@ -1,0 +1,38 @@
+"""Attaching to a TUN interface. Standard library only. See the kernel's Documentation/networking/tuntap.rst."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+TUNSETIFF = 0x400454CA
+TUNSETPERSIST = 0x400454CB
+TUNSETOWNER = 0x400454CC
+IFF_TUN = 0x0001
+IFF_NO_PI = 0x1000
+
+
+def attach_tun(name: str) -> int:
+    """A non-blocking descriptor of TUN interface `name`: single queue, no packet information header.
+
+    Attaches to the interface if it exists and belongs to this uid; makes it otherwise (needs CAP_NET_ADMIN).
+    Raises OSError.
+    """
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def make_persistent_tun(name: str, *, owner: int) -> None:
+    """Make a TUN interface that stays when nobody holds it and that uid `owner` may attach to."""
+    fd = attach_tun(name)
+    try:
+        fcntl.ioctl(fd, TUNSETOWNER, owner)
+        fcntl.ioctl(fd, TUNSETPERSIST, 1)
+    finally:
+        os.close(fd)
