@@ -1,0 +1,148 @@
+"""Talks to the daemon over the control socket. Blocking and small: asyncio would double the start-up time."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NoReturn
+
+from psiphon_vpn.errors import DaemonDownError, NotRootError, UserError
+from psiphon_vpn.i18n import _
+
+SOCKET_NAME: Final = "control.sock"
+STATUS_SECONDS: Final = 3.0
+COMMAND_SECONDS: Final = 60.0
+MAX_ANSWER: Final = 1024 * 1024
+_PERMISSION_DENIED: Final = -32001
+_REQUEST_ID: Final = 1
+
+Status = dict[str, object]
+
+
+def request_status(runtime_dir: Path, *, timeout: float = STATUS_SECONDS) -> Status:
+    """Ask for the status.
+
+    Args:
+        runtime_dir: the daemon's runtime directory.
+        timeout: seconds to wait for the answer.
+
+    Raises:
+        DaemonDownError: nobody answers.
+        UserError: the answer is a refusal.
+    """
+    with _Connection(runtime_dir, timeout=timeout) as connection:
+        return connection.call("status")
+
+
+def send_command(runtime_dir: Path, name: str, *, timeout: float = COMMAND_SECONDS) -> Status:
+    """Send start, stop, restart or reload and return the status after it; raises as request_status does."""
+    with _Connection(runtime_dir, timeout=timeout) as connection:
+        return connection.call(name)
+
+
+def watch_status(runtime_dir: Path, *, timeout: float = STATUS_SECONDS) -> Iterator[Status]:
+    """Yield the status now and at each change; raises DaemonDownError when the daemon goes away."""
+    with _Connection(runtime_dir, timeout=timeout) as connection:
+        yield connection.call("watch")
+        connection.wait_forever()
+        while True:
+            message = connection.read()
+            status = message.get("params")
+            if message.get("method") == "status" and isinstance(status, dict):
+                yield status
+
+
+class _Connection:
+    def __init__(self, runtime_dir: Path, *, timeout: float) -> None:
+        self._timeout = timeout
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(timeout)
+        self._buffer = b""
+        try:
+            self._socket.connect(str(runtime_dir / SOCKET_NAME))
+        except OSError as cause:
+            self._socket.close()
+            self._fail(cause)
+
+    def __enter__(self) -> "_Connection":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._socket.close()
+
+    def wait_forever(self) -> None:
+        self._socket.settimeout(None)
+
+    def call(self, method: str) -> Status:
+        request = json.dumps({"jsonrpc": "2.0", "id": _REQUEST_ID, "method": method})
+        try:
+            self._socket.sendall(request.encode() + b"\n")
+        except OSError as cause:
+            # The daemon may have refused before it was asked: its reason is worth more than a broken pipe.
+            if not isinstance(cause, BrokenPipeError | ConnectionResetError):
+                self._fail(cause)
+        answer = self.read()
+        if isinstance(error := answer.get("error"), dict):
+            _raise_refusal(method, error)
+        result = answer.get("result")
+        if not isinstance(result, dict):
+            raise _nonsense()
+        return result
+
+    def read(self) -> dict[str, object]:
+        while b"\n" not in self._buffer:
+            try:
+                received = self._socket.recv(65536)
+            except OSError as cause:
+                self._fail(cause)
+            if not received:
+                raise DaemonDownError(_("it ended the conversation"))
+            self._buffer += received
+            if len(self._buffer) > MAX_ANSWER:
+                raise _nonsense()
+        line, _newline, self._buffer = self._buffer.partition(b"\n")
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            raise _nonsense()
+        return message
+
+    def _fail(self, cause: OSError) -> NoReturn:
+        if isinstance(cause, PermissionError):
+            raise UserError(
+                _("Cannot ask the service"),
+                _("only root and members of the group psiphon-group may"),
+                _("Run it again with sudo in front."),
+                exit_code=NotRootError.default_exit_code,
+            ) from cause
+        if isinstance(cause, TimeoutError):
+            why = _("it did not answer within {seconds:g} seconds").format(seconds=self._timeout)
+        elif isinstance(cause, FileNotFoundError | ConnectionRefusedError):
+            why = _("it is not running")
+        else:
+            why = cause.strerror or str(cause)
+        raise DaemonDownError(why) from cause
+
+
+def _nonsense() -> DaemonDownError:
+    return DaemonDownError(_("what answers there is not the service"))
+
+
+def _raise_refusal(method: str, error: dict[str, object]) -> NoReturn:
+    if error.get("code") == _PERMISSION_DENIED:
+        raise NotRootError(f"psiphon-vpn {method}")
+    data = error.get("data")
+    if isinstance(data, dict) and all(isinstance(data.get(key), str) for key in ("what", "why", "next_step")):
+        raise UserError(clean_text(data["what"]), clean_text(data["why"]), clean_text(data["next_step"]))
+    raise UserError(
+        _("The service refused"),
+        clean_text(error.get("message")),
+        _("Look for the reason with: journalctl -u psiphon-vpnd"),
+    )
+
+
+def clean_text(value: object) -> str:
+    """Return text that is safe to show in a terminal: the daemon has fewer rights than who may be reading."""
+    return "".join(char if char.isprintable() else " " for char in str(value))
