@@ -1,0 +1,16 @@
+"""The daemon, with one thing broken: it cannot look at the links. Run as `python blind_daemon.py ARGS`."""
+
+from __future__ import annotations
+
+import sys
+
+from psiphon_vpn.service import __main__, daemon
+
+
+async def fail(_ipr: object) -> None:
+    raise OSError("blind")
+
+
+if __name__ == "__main__":
+    vars(daemon)["read_snapshot"] = fail
+    sys.exit(__main__.main())

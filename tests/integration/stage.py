@@ -1,0 +1,82 @@
+"""A world with the real service on its client, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psiphon_vpn.lab.addresses import LAN_A, Lan
+from psiphon_vpn.lab.battery import NOBODY, run_probes, unseen_probes
+from psiphon_vpn.lab.judge import find_leaks, world_evidence
+from psiphon_vpn.lab.machine import Machine
+from psiphon_vpn.lab.probe import ProbeResult, probe_specs
+from psiphon_vpn.lab.server_process import ServerProcess, run_server
+from psiphon_vpn.lab.standin_core import write_core_wrapper
+from psiphon_vpn.lab.standin_faults import write_faults
+from psiphon_vpn.lab.world import World
+
+
+@dataclass
+class Stage:
+    """World, server and machine; `faults` is what the stand-in core reads."""
+
+    world: World
+    server: ServerProcess
+    machine: Machine
+    faults: Path
+    salt: int = 0
+
+    def set_faults(self, *faults: dict[str, Any]) -> None:
+        """Tell the stand-in core how to misbehave; nothing means well."""
+        write_faults(self.faults, *faults)
+
+    def probe(self, lan: Lan = LAN_A) -> dict[str, ProbeResult]:
+        """Run the battery as root and as a user; fail unless none of it is seen and nothing leaked."""
+        mark = self.world.mark()
+        results: dict[str, ProbeResult] = {}
+        specs = []
+        for label, uid in (("root", 0), ("user", NOBODY)):
+            self.salt += 1
+            own = probe_specs(salt=self.salt, interface=lan.interface, label=label)
+            specs += list(own)
+            results |= run_probes(self.world.client, own, uid=uid)
+        frames = self.world.frames_since(mark)
+        assert len(unseen_probes(specs, frames)) == len(specs)
+        self.assert_no_leak(mark)
+        return results
+
+    def assert_no_leak(self, mark: dict[str, int]) -> None:
+        """Judge everything that came out of the client since `mark`."""
+        leaks = find_leaks(self.world.frames_since(mark), world_evidence(self.server.read_flows()))
+        assert not leaks, [leak.text for leak in leaks[:10]]
+
+    def page(self, family: int = 4) -> str:
+        """What a page on the internet sees of the client, or the outcome when there is no answer."""
+        self.salt += 1
+        wanted = f"root-tcp-ipv{family}-internet-plain"
+        specs = tuple(spec for spec in probe_specs(salt=self.salt, label="root") if spec.id == wanted)
+        result = run_probes(self.world.client, specs)[wanted]
+        return result.answer or result.outcome
+
+
+@contextlib.contextmanager
+def open_stage(*, start: bool = True, settings: dict[str, Any] | None = None) -> Iterator[Stage]:
+    """A stage, locked as at boot; with `start` the daemon runs and the tunnel is open."""
+    with World() as world, run_server(world) as server:
+        directory = world.directory / "core"
+        directory.mkdir()
+        directory.chmod(0o755)
+        faults = directory / "faults.json"
+        write_faults(faults)
+        core = write_core_wrapper(directory, faults)
+        with Machine(world, core=core, entry=lambda: server.entry, settings=settings) as machine:
+            machine.boot_lock()
+            machine.hold_guard()
+            stage = Stage(world, server, machine, faults)
+            if start:
+                machine.start_daemon()
+                machine.wait_state("OPEN")
+            yield stage

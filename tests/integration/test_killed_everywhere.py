@@ -1,0 +1,68 @@
+"""The daemon is killed before each of its effects in turn: locked each time, and a fresh daemon opens again."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A, LAN_B
+from psiphon_vpn.lab.namespace import LabError
+from psiphon_vpn.linux.lockstate import read_lock_state
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+LAUNCHER = Path(__file__).with_name("killed_daemon.py")
+LAST_EFFECT = 60
+"""More than a start, an opening and a move to another provider take; the run ends where nothing is left to kill."""
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with open_stage(start=False) as made:
+        yield made
+
+
+@pytest.mark.requirement("R2", "R3", "R6", "B2")
+def test_killed_before_any_effect_the_machine_is_locked_and_a_fresh_daemon_opens(stage: Stage) -> None:
+    """From the start to open, and on by a move to the other provider and back."""
+    machine, world = stage.machine, stage.world
+    plain = list(machine.program)
+    here, there = LAN_A, LAN_B
+    mark = world.mark()
+    killed: list[str] = []
+    for number in range(1, LAST_EFFECT):
+        machine.program = [str(LAUNCHER), str(number)]
+        before = len(machine.read_log())
+        try:
+            machine.start_daemon()
+            machine.wait_state("OPEN", seconds=6)
+            machine.wait_for(machine.lease_remains, "the lease", seconds=3)
+            world.disconnect_uplink(here)
+            world.connect_uplink(there)
+            here, there = there, here
+            machine.wait_state("OPEN", seconds=6)
+            machine.wait_for(machine.lease_remains, "the lease", seconds=3)
+        except LabError:
+            pass
+        found = re.findall(r"KILLED BEFORE (.+)", machine.read_log()[before:])
+        machine.kill_daemon()
+        lock = world.client.call(read_lock_state)
+        assert lock.locked is True, (found, lock)
+        if not found:
+            break
+        killed += found
+    else:
+        pytest.fail("the daemon never got through")
+    names = {name.split(" in ")[0] for name in killed}
+    assert {"ApplyPolicy", "StartCore", "Verify", "OpenTunnel", "CloseLease", "StopCore"} <= names
+    machine.program = plain
+    machine.start_daemon()
+    machine.wait_state("OPEN")
+    assert stage.page() == plan.SERVER4
+    stage.assert_no_leak(mark)

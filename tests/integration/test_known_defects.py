@@ -1,0 +1,562 @@
+"""Defects of a comparable service that only the wire and the running service can show (tests/unit has the list)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+import psiphon_vpn
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A, LAN_B
+from psiphon_vpn.lab.battery import NOBODY, run_probes, seen_on_wire
+from psiphon_vpn.lab.frames import Frame, decode_ip
+from psiphon_vpn.lab.machine import CAPABILITIES, LAB_UID
+from psiphon_vpn.lab.namespace import Host
+from psiphon_vpn.lab.probe import DNS_TCP, DNS_UDP, ICMP, TCP, UDP, probe_specs
+from psiphon_vpn.lab.waiting import wait_until
+from psiphon_vpn.policy import names
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+SECRET = "home-page-secret-4711"
+HOMEPAGE = (
+    f'{{"data":{{"url":"https://home.lab.example/?key={SECRET}"}},"noticeType":"Homepage",'
+    '"timestamp":"2026-01-01T00:00:00.000Z"}'
+)
+SENDER = """
+import socket, sys, time
+flows = []
+for number, (address, device) in enumerate([
+    (sys.argv[2], b""), (sys.argv[3], b""), (sys.argv[2], sys.argv[4].encode()), (sys.argv[3], sys.argv[4].encode()),
+]):
+    flow = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    if device:
+        flow.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+    flow.setblocking(False)
+    flows.append((flow, address, f"{sys.argv[1]}-{number}".encode()))
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    for flow, address, token in flows:
+        try:
+            flow.sendto(token, (address, 7))
+        except OSError:
+            pass
+    time.sleep(0.005)
+"""
+"""Four flows of root, 200 datagrams a second each: both families, plain and bound to an interface."""
+
+
+class Sender:
+    """A program of root that sends all the time, from before the block until its end."""
+
+    def __init__(self, client: Host) -> None:
+        self.token = f"sender{time.monotonic_ns()}"
+        self._client = client
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Sender:
+        argv = [sys.executable, "-c", SENDER, self.token, plan.INTERNET4, plan.INTERNET6, LAN_A.interface]
+        self._child = self._client.spawn(argv)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._child is not None
+        assert self._child.poll() is None, "the sender ended by itself: nothing can be concluded"
+        self._child.kill()
+        self._child.wait()
+
+    def flows_in(self, frames: list[Frame]) -> set[int]:
+        """The numbers of the flows that came out of the client."""
+        found = (re.search(rf"{self.token}-(\d)".encode(), frame.data) for frame in frames)
+        return {int(match[1]) for match in found if match}
+
+
+@pytest.fixture(scope="module")
+def _stage() -> Iterator[Stage]:
+    with open_stage(start=False, settings={"log_level": "debug"}) as made:
+        # Each run of the core leaves a note of who it is, and says what the real one says: a secret.
+        note = _core_path(made).with_name("executions")
+        note.touch()
+        note.chmod(0o666)
+        lines = _core_path(made).read_text().splitlines(keepends=True)
+        lines.insert(2, f"grep -E '^(Uid|Cap[A-Z].*|NoNewPrivs):' /proc/self/status >>{note}\necho '{HOMEPAGE}' >&2\n")
+        _core_path(made).write_text("".join(lines))
+        made.machine.start_daemon()
+        made.machine.wait_state("OPEN")
+        yield made
+
+
+@pytest.fixture
+def stage(_stage: Stage) -> Stage:
+    """The module's stage, open again."""
+    _stage.set_faults()
+    if _stage.machine.read_status() is None:
+        _stage.machine.start_daemon()
+    _stage.machine.command("start")
+    _stage.machine.wait_state("OPEN")
+    _stage.machine.wait_for(_stage.machine.lease_remains, "the lease")
+    return _stage
+
+
+def _core_path(stage: Stage) -> Path:
+    return stage.world.directory / "core" / "psiphon-tunnel-core"
+
+
+@contextlib.contextmanager
+def _without_core(stage: Stage) -> Iterator[None]:
+    away = _core_path(stage).with_name("away")
+    _core_path(stage).rename(away)
+    try:
+        yield
+    finally:
+        away.rename(_core_path(stage))
+
+
+@pytest.mark.defect(1)
+def test_no_command_no_failed_start_and_no_end_of_the_daemon_lets_anything_out(stage: Stage) -> None:
+    """Without the wire guard, which would hide it. The sender's positive control is the next test."""
+    machine = stage.machine
+    machine.release_guard()
+    mark = stage.world.mark()
+    with Sender(stage.world.client) as sender:
+        for command, state in (
+            ("stop", "LOCKED"), ("start", "OPEN"), ("restart", "OPEN"), ("reload", "OPEN"), ("stop", "LOCKED"),
+            ("restart", "OPEN"),
+        ):  # fmt: skip
+            machine.command(command)
+            machine.wait_state(state)
+        with _without_core(stage):
+            machine.command("restart")
+            machine.wait_for(
+                lambda: (machine.read_status() or {}).get("reason_code") == "core_missing", "the failed start"
+            )
+            time.sleep(0.1)
+        machine.stop_daemon()
+        time.sleep(0.1)
+        machine.start_daemon()
+        machine.wait_state("OPEN")
+        machine.kill_daemon()
+        time.sleep(0.1)
+        frames = stage.world.frames_since(mark)
+        assert sender.flows_in(frames) == set()
+    stage.assert_no_leak(mark)
+    machine.hold_guard()
+
+
+@pytest.mark.defect(4, 6)
+def test_on_an_open_machine_the_lock_comes_before_anything_else_that_the_service_does() -> None:
+    with open_stage(start=False) as stage:
+        stage.machine.release_guard()
+        stage.world.client.run(["nft", "flush", "ruleset"])
+        mark = stage.world.mark()
+        with Sender(stage.world.client) as sender:
+            wait_until(
+                lambda: sender.flows_in(stage.world.frames_since(mark)) == {0, 1, 2, 3}, "every flow on the wire"
+            )
+            stage.machine.start_daemon()
+            stage.machine.wait_state("OPEN")
+            time.sleep(0.3)
+            frames = stage.world.frames_since(mark)
+        to_server = [frame.time for frame in frames if _leads_to(frame, plan.SERVER4, plan.SERVER6)]
+        sent = [frame.time for frame in frames if sender.token.encode() in frame.data]
+        assert to_server, "the core's own frames"
+        assert max(sent) < min(to_server)
+
+
+def _was_seen_from_the_server(stage: Stage) -> bool:
+    """Whether a datagram of anybody came out of the tunnel server to the internet's echo service."""
+    return any(
+        (entry["service"], entry.get("transport"), entry["caller"]) == ("echo", "udp", plan.SERVER4)
+        for entry in stage.world.read_record("internet")
+    )
+
+
+def _leads_to(frame: Frame, *addresses: str) -> bool:
+    packet = decode_ip(frame.data)
+    return packet is not None and packet.destination in addresses
+
+
+@pytest.mark.defect(5)
+def test_another_program_of_psiphon_user_has_no_resolver_no_ping_and_no_wire_but_the_uplink(stage: Stage) -> None:
+    world, machine = stage.world, stage.machine
+
+    def seen(interface: str) -> set[tuple[str, str]]:
+        """Kinds of the probes of psiphon-user that came out, and how they were sent."""
+        stage.salt += 1
+        specs = probe_specs(salt=stage.salt, interface=interface)
+        mark = world.mark()
+        run_probes(world.client, specs, uid=LAB_UID, limit=0.6)
+        frames = world.frames_since(mark)
+        return {(spec.kind, spec.interface) for spec in specs if seen_on_wire(spec, frames)}
+
+    assert seen(LAN_A.interface) == {(TCP, ""), (UDP, ""), (TCP, LAN_A.interface), (UDP, LAN_A.interface)}
+    world.connect_uplink(LAN_B, metric=500)
+    try:
+        machine.wait_state("OPEN")
+        assert (machine.read_status() or {})["uplink"]["interface"] == LAN_A.interface
+        assert seen(LAN_B.interface) == {(TCP, ""), (UDP, "")}, "the second wire is not the uplink"
+        world.disconnect_uplink(LAN_A)
+        machine.wait_for(
+            lambda: ((machine.read_status() or {}).get("uplink") or {}).get("interface") == LAN_B.interface, "the move"
+        )
+        machine.wait_state("OPEN")
+        found = seen(LAN_B.interface)
+        assert found >= {(TCP, LAN_B.interface), (UDP, LAN_B.interface)}, "the positive control"
+        assert not {kind for kind, _ in found} & {DNS_UDP, DNS_TCP, ICMP}
+    finally:
+        world.connect_uplink(LAN_A)
+        world.disconnect_uplink(LAN_B)
+    machine.wait_state("OPEN")
+    machine.command("stop")
+    assert seen(LAN_A.interface) == set(), "while locked it may do no more than anybody"
+
+
+@pytest.mark.defect(5)
+def test_the_core_is_told_to_serve_no_proxy_that_goes_around_the_tunnel(stage: Stage) -> None:
+    config = json.loads((stage.machine.state_dir / "core" / "config.json").read_text())
+    assert (config["DisableLocalHTTPProxy"], config["ListenInterface"]) == (True, "")
+    assert (config["SplitTunnelOwnRegion"], config["SplitTunnelRegions"]) == (False, [])
+    listening = stage.world.client.run(["ss", "-Hltnu"]).stdout.splitlines()
+    assert [line.split()[4] for line in listening] == ["127.0.0.1:1081"]
+
+
+LISTENER = """
+import selectors, socket
+ready, listening = selectors.DefaultSelector(), []
+for family in (socket.AF_INET, socket.AF_INET6):
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        s = socket.socket(family, kind)
+        if family == socket.AF_INET6:
+            s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        s.bind(("", 8080))
+        if kind == socket.SOCK_STREAM:
+            s.listen()
+            listening.append(s)
+        else:
+            ready.register(s, selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in ready.select():
+        print(key.fileobj.recv(100).decode(), flush=True)
+"""
+"""A program that is open to everybody: TCP and UDP, both families. It tells the datagrams that reach it."""
+KNOCK = """
+import socket, sys
+for address in sys.argv[2:]:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    socket.socket(family, socket.SOCK_DGRAM).sendto(f"{sys.argv[1]} {address}".encode(), (address, 8080))
+    try:
+        socket.create_connection((address, 8080), 0.5)
+        print("connected", address)
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.defect(7)
+def test_a_host_of_the_lan_reaches_no_program_of_this_machine() -> None:
+    with open_stage(start=False) as stage:
+        heard = stage.world.directory / "heard"
+        with heard.open("wb") as file:
+            stage.world.client.spawn([sys.executable, "-c", LISTENER], stdout=file)
+        wait_until(lambda: heard.read_text() == "ready\n", "the listening program")
+        targets = (LAN_A.client4, LAN_A.client6)
+
+        def knock(when: str) -> tuple[list[str], list[str]]:
+            """What the neighbour connected to, and which of its datagrams arrived."""
+            argv = [sys.executable, "-c", KNOCK, when, *targets]
+            connected = stage.world.neighbour.run(argv).stdout.splitlines()
+            return connected, [line for line in heard.read_text().splitlines() if line.startswith(when)]
+
+        assert knock("locked") == ([], [])
+        stage.machine.start_daemon()
+        stage.machine.wait_state("OPEN")
+        assert knock("open") == ([], [])
+        stage.machine.kill_daemon()
+        stage.world.client.run(["nft", "flush", "ruleset"])
+        stage.machine.release_guard()
+        for family in ("-4", "-6"):
+            for priority in range(5070, 5077):
+                stage.world.client.run(["ip", family, "rule", "del", "priority", str(priority)], check=False)
+        control = ([f"connected {address}" for address in targets], [f"control {address}" for address in targets])
+        assert knock("control") == control, "the positive control"
+
+
+@pytest.mark.defect(7, 8)
+def test_a_container_does_not_come_out_on_a_wire_when_the_tun_is_taken_away(stage: Stage) -> None:
+    """While open its packets are seen at the server's address: that they are sent at all."""
+    container, client = stage.world.container, stage.world.client
+    mark = stage.world.mark()
+    argv = [sys.executable, "-c", SENDER, "container", plan.INTERNET4, plan.INTERNET6, "eth0"]
+    child = container.spawn(argv)
+    try:
+        wait_until(lambda: _was_seen_from_the_server(stage), "the container's packets, out of the tunnel")
+        for _ in range(3):
+            client.run(["ip", "link", "del", "PsiphonTUN"])
+            stage.machine.wait_for(lambda: not stage.machine.lease_remains(), "the end of the lease", seconds=2)
+            stage.machine.wait_state("OPEN")
+            stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+    finally:
+        child.kill()
+        child.wait()
+    assert not [frame for frame in stage.world.frames_since(mark) if b"container-" in frame.data]
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.defect(8)
+@pytest.mark.parametrize(
+    "routes",
+    [("default",), ("0.0.0.0/1", "128.0.0.0/1"), (f"{plan.INTERNET4}/32",)],
+    ids=["a default route without a metric", "two halves of everything", "a route to the target itself"],
+)
+def test_no_route_of_dhcp_or_of_another_program_leads_around_the_tunnel(stage: Stage, routes: tuple[str, ...]) -> None:
+    """A route of option 121 is all that TunnelVision (CVE-2024-3661) takes."""
+    mark = stage.world.mark()
+    for route in routes:
+        stage.world.client.run(["ip", "route", "add", route, "via", LAN_A.router4, "metric", "0"])
+    try:
+        time.sleep(0.1)
+        stage.machine.wait_state("OPEN")
+        stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+        assert stage.page() == plan.SERVER4
+    finally:
+        for route in routes:
+            stage.world.client.run(["ip", "route", "del", route, "via", LAN_A.router4, "metric", "0"])
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.defect(8)
+def test_a_stray_source_never_reaches_the_server_that_answers_to_the_first_one_only(stage: Stage) -> None:
+    """That the stand-in server does answer to the first source only has a test of its own (tests/lab)."""
+    stray = (
+        "import socket, time\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.setsockopt(socket.SOL_IP, 15, 1)\n"  # IP_FREEBIND of ip(7)
+        "s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'PsiphonTUN')\n"
+        f"s.bind(('{LAN_A.client4}', 0))\n"
+        "end = time.monotonic() + 60\n"
+        "while time.monotonic() < end:\n"
+        "    try: s.sendto(b'stray', ('203.0.113.80', 7))\n"
+        "    except OSError: pass\n"
+        "    time.sleep(0.001)\n"
+    )
+    with stage.world.client.call(_listen_on_tun) as listener:
+        child = stage.world.client.spawn([sys.executable, "-c", stray])
+        try:
+            time.sleep(0.2)
+            stage.machine.command("restart")
+            stage.machine.wait_state("OPEN")
+            stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+            time.sleep(0.2)
+            assert child.poll() is None
+            assert stage.page() == plan.SERVER4
+        finally:
+            child.kill()
+            child.wait()
+        packets = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packets.append(listener.recv(65536))
+    sources = {socket.inet_ntoa(packet[12:16]) for packet in packets if packet[0] >> 4 == 4}
+    assert sources == {names.TUN_IPV4, names.RESOLVER_IPV4, plan.INTERNET4}, "ours out, and the answers in"
+    assert not [packet for packet in packets if b"stray" in packet]
+
+
+def _listen_on_tun() -> socket.socket:
+    listener = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.htons(3))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    listener.bind((names.TUN_NAME, 3))  # ETH_P_ALL: what goes out as well
+    return listener
+
+
+@pytest.mark.defect(9, 18)
+def test_resolv_conf_is_the_same_file_after_a_whole_life_of_the_service(stage: Stage) -> None:
+    def look() -> str:
+        return stage.world.client.run(
+            ["sh", "-c", "stat -Lc '%i %s %y %a %u' /etc/resolv.conf; ls -ld /etc/resolv.conf; cat /etc/resolv.conf"]
+        ).stdout
+
+    before = look()
+    assert f"nameserver {LAN_A.router4}" in before
+    for command, state in (("stop", "LOCKED"), ("start", "OPEN"), ("restart", "OPEN")):
+        stage.machine.command(command)
+        stage.machine.wait_state(state)
+        assert look() == before
+    stage.machine.stop_daemon()
+    assert look() == before
+
+
+@pytest.mark.defect(10, 12)
+def test_the_core_is_run_by_psiphon_user_alone_and_every_time_without_a_capability(stage: Stage) -> None:
+    stage.machine.command("restart")
+    stage.machine.wait_state("OPEN")
+    noted = _core_path(stage).with_name("executions").read_text().splitlines()
+    values: dict[str, set[str]] = {}
+    for line in noted:
+        name, _, value = line.partition(":")
+        values.setdefault(name, set()).add(value.strip())
+    assert values["Uid"] == {"\t".join([str(LAB_UID)] * 4)}
+    assert values["NoNewPrivs"] == {"1"}
+    for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert {int(value, 16) for value in values[name]} == {0}
+
+
+@pytest.mark.defect(12)
+def test_psiphon_user_itself_can_take_nothing_of_the_lock_away(stage: Stage) -> None:
+    """What a core that was taken over can try. That root can do each of these, other tests show."""
+    attacks = (
+        "nft flush ruleset", "nft delete table inet psiphon_filter",
+        "nft add element inet psiphon_filter tunnel_open { eth0 }", "ip rule flush", "ip route flush table 20595",
+        "ip link del PsiphonTUN", "ip route replace default via 192.0.2.1 table 20595",
+    )  # fmt: skip
+    since = stage.machine.wait_state("OPEN")["since"]
+    for attack in attacks:
+        done = stage.world.client.run(attack.split(" "), check=False, uid=LAB_UID, gid=LAB_UID, no_new_privs=True)
+        assert done.returncode != 0, attack
+        assert "not permitted" in done.stderr, attack
+    time.sleep(0.2)
+    assert stage.machine.wait_state("OPEN")["since"] == since
+    assert stage.page() == plan.SERVER4
+
+
+@pytest.mark.defect(11)
+def test_psiphon_user_can_write_its_own_directories_and_nothing_that_root_runs_or_loads(stage: Stage) -> None:
+    own = {stage.machine.state_dir, stage.machine.runtime_dir, stage.machine.config_path}
+    own |= {_core_path(stage).with_name("executions"), stage.faults}
+    places: list[str | Path] = [
+        stage.world.directory,
+        Path(psiphon_vpn.__file__).parent,
+        Path(sys.prefix),
+        Path("/usr/sbin"),
+    ]
+    argv: list[str | Path] = ["find", *places, "-writable", "-not", "-type", "l", "-print"]
+    done = stage.world.client.run(argv, check=False, uid=LAB_UID, gid=LAB_UID, timeout=30)
+    found = {Path(line) for line in done.stdout.splitlines()}
+    assert found >= {stage.machine.state_dir, stage.machine.runtime_dir}, "the positive control"
+    assert [path for path in found if not own & {path, *path.parents}] == []
+
+
+@pytest.mark.defect(13, 17)
+def test_other_users_can_read_nothing_of_the_cores_and_no_log_is_written_beside_the_journal(stage: Stage) -> None:
+    stage.machine.command("stop")
+    stage.machine.wait_state("LOCKED")
+    directories = (stage.machine.state_dir, stage.machine.runtime_dir)
+    listed = [path for directory in directories for path in directory.rglob("*")]
+    assert {path.name for path in listed} >= {"core", "config.json", "intent", "control.sock"}
+    assert [path for path in listed if "log" in path.name or "notices" in path.name] == []
+    argv: list[str | Path] = ["find", *directories, "-mindepth", "1", "-readable", "-type", "f"]
+    done = stage.world.client.run(argv, check=False, uid=NOBODY, gid=NOBODY)
+    assert "core" in done.stderr, "it may not even look into the core's directory"
+    assert {Path(line).name for line in done.stdout.splitlines()} <= {"intent"}
+    for path in listed:
+        if path.is_file() and path.name != "config.json":
+            assert SECRET.encode() not in path.read_bytes()
+
+
+@pytest.mark.defect(15)
+def test_a_second_daemon_gives_way_and_the_first_does_not_even_notice() -> None:
+    with open_stage() as stage:
+        machine = stage.machine
+        since = machine.wait_state("OPEN")["since"]
+        first, mark = machine.daemon_pid, stage.world.mark()
+        process = Path(f"/proc/{first}")
+        argv = process.joinpath("cmdline").read_text().split("\0")[:-1]
+        environment = dict(entry.split("=", 1) for entry in process.joinpath("environ").read_text().split("\0")[:-1])
+        second = stage.world.client.spawn(
+            argv, uid=LAB_UID, gid=LAB_UID, ambient=CAPABILITIES, bounding=CAPABILITIES, no_new_privs=True,
+            env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            said = second.communicate(timeout=3)[0].decode()
+        finally:
+            second.kill()
+            second.wait()
+        assert second.returncode == 1
+        assert said.count("\n") == 1
+        assert "it is running already" in said
+        time.sleep(0.3)
+        assert (machine.wait_state("OPEN")["since"], machine.daemon_pid) == (since, first)
+        assert stage.page() == plan.SERVER4
+        stage.assert_no_leak(mark)
+        machine.kill_daemon()
+        machine.start_daemon()
+        machine.wait_state("OPEN")
+
+
+@pytest.mark.defect(16)
+def test_a_start_is_answered_at_once_and_words_that_look_like_readiness_open_nothing(stage: Stage) -> None:
+    """A core that claims everything, in the right words, and carries nothing."""
+    stage.set_faults({"kind": "liar"}, {"kind": "junk"})
+    begin = time.monotonic()
+    stage.machine.command("restart")
+    assert time.monotonic() - begin < 5
+    reasons, end = set(), time.monotonic() + 1.5
+    while time.monotonic() < end:
+        status = stage.machine.read_status()
+        assert status is not None
+        assert (status["state"] == "OPEN", stage.machine.lease_remains()) == (False, False)
+        reasons.add(status["reason_code"])
+        time.sleep(0.02)
+    assert "tunnel_up" in reasons, "the claim was heard"
+    stage.set_faults()
+    stage.machine.command("restart")
+    stage.machine.wait_state("OPEN")
+
+
+@pytest.mark.defect(17)
+def test_not_even_the_most_talkative_log_has_a_home_page_an_address_or_a_secret(stage: Stage) -> None:
+    stage.machine.command("restart")
+    stage.machine.wait_state("OPEN")
+    log = stage.machine.read_log()
+    assert "DEBUG" in log
+    assert "core: Other" in log, "the home page's notice came"
+    secrets = [
+        SECRET, "home.lab.example", plan.SERVER4, plan.SERVER6, plan.INTERNET4, LAN_A.client4, LAN_A.client6,
+        LAN_A.router4, stage.server.entry[:40],
+    ]  # fmt: skip
+    assert {secret: line for secret in secrets for line in log.splitlines() if secret in line} == {}
+
+
+@pytest.mark.defect(17)
+def test_asking_for_the_status_sends_nothing_open_or_locked(stage: Stage) -> None:
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "status"]
+    for command, state in (("start", "OPEN"), ("stop", "LOCKED")):
+        stage.machine.command(command)
+        stage.machine.wait_state(state)
+        mark = stage.world.mark()
+        told = [stage.world.client.run([*argv, *more], check=False).returncode for more in ((), ("--json",))]
+        frames = stage.world.frames_since(mark)
+        assert told[0] == told[1] != 77
+        core_only = [frame for frame in frames if not _leads_to(frame, plan.SERVER4, plan.SERVER6)]
+        assert not [frame for frame in core_only if (packet := decode_ip(frame.data)) and packet.protocol in (6, 17)]
+        stage.assert_no_leak(mark)
+
+
+@pytest.mark.defect(20)
+def test_no_file_of_the_service_holds_a_process_number(stage: Stage) -> None:
+    status = stage.machine.wait_state("OPEN")
+    numbers = [str(stage.machine.daemon_pid).encode(), str(status["core_pid"]).encode()]
+    files = [
+        path
+        for directory in (stage.machine.state_dir, stage.machine.runtime_dir)
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != "config.json"
+    ]
+    assert files
+    for path in files:
+        content = path.read_bytes()
+        assert not [number for number in numbers if re.search(rb"(?<!\d)" + number + rb"(?!\d)", content)], path

@@ -1,0 +1,308 @@
+"""The real service in the laboratory: what users, faults and other programs do to it, judged by frames outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_vpn.lab.machine import CAPABILITIES
+from psiphon_vpn.lab.socks_client import fetch_by_socks
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+CAPABILITY_BITS = {"net_bind_service": 10, "net_admin": 12, "net_raw": 13}
+
+
+@pytest.fixture(scope="module")
+def _stage() -> Iterator[Stage]:
+    with open_stage() as made:
+        yield made
+
+
+@pytest.fixture
+def stage(_stage: Stage) -> Stage:
+    """The module's stage, open again after whatever the test before did."""
+    _stage.set_faults()
+    _stage.machine.write_config()
+    if _stage.machine.read_status() is None:
+        _stage.machine.start_daemon()
+    _stage.machine.command("start")
+    _stage.machine.command("reload")
+    _stage.machine.wait_state("OPEN")
+    _stage.machine.wait_for(_stage.machine.lease_remains, "the lease")
+    return _stage
+
+
+def _capabilities(pid: int) -> dict[str, int]:
+    fields = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    return {name: int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} | {
+        "NoNewPrivs": int(fields["NoNewPrivs"]),
+        "Uid": int(fields["Uid"].split()[0]),
+    }
+
+
+@pytest.mark.defect(10, 12)
+@pytest.mark.requirement("R8", "B1")
+def test_the_daemon_has_exactly_three_capabilities_and_the_core_has_none(stage: Stage) -> None:
+    three = sum(1 << CAPABILITY_BITS[name] for name in CAPABILITIES)
+    daemon = _capabilities(stage.machine.daemon_pid)
+    assert (daemon["CapBnd"], daemon["CapEff"], daemon["Uid"]) == (three, three, stage.machine.identity.uid)
+    status = stage.machine.wait_state("OPEN")
+    core = _capabilities(status["core_pid"])
+    assert [core[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0, 0, 0, 0]
+    assert core["NoNewPrivs"] == 1
+    assert core["Uid"] == stage.machine.identity.uid
+
+
+@pytest.mark.defect(5, 9)
+@pytest.mark.requirement("R5", "R9", "R10", "R11", "R18", "R19")
+def test_while_open_everything_goes_through_the_tunnel_and_nothing_else_goes_anywhere(stage: Stage) -> None:
+    stage.machine.wait_for(lambda: bool((stage.machine.read_status() or {})["ipv6"]), "IPv6")
+    found = stage.probe()
+    assert found["user-tcp-ipv4-internet-plain"].answer == plan.SERVER4
+    assert found["user-tcp-ipv6-internet-plain"].answer == plan.SERVER6
+    assert found["user-dns-udp-ipv4-lan-resolver-plain"].answer == plan.MARK_TUNNEL
+    assert found["user-dns-tcp-ipv4-lan-resolver-plain"].answer == plan.MARK_TUNNEL
+    assert not [item.id for item in found.values() if "-via-eth0" in item.id and item.outcome == "answered"]
+    assert not [item.id for item in found.values() if item.outcome == "timeout"]
+
+
+@pytest.mark.defect(5, 7)
+@pytest.mark.requirement("R19")
+def test_the_socks_proxy_serves_this_machine_while_open_and_nobody_else_ever(stage: Stage) -> None:
+    assert fetch_by_socks(stage.world.client, "127.0.0.1", plan.INTERNET4) == plan.SERVER4
+    assert fetch_by_socks(stage.world.neighbour, LAN_A.client4, plan.INTERNET4) is None
+    stage.machine.command("stop")
+    assert fetch_by_socks(stage.world.client, "127.0.0.1", plan.INTERNET4) is None
+
+
+@pytest.mark.defect(1, 6)
+@pytest.mark.requirement("R1", "R3", "R17")
+def test_stopping_leaves_the_machine_locked_and_the_intent_outlives_the_daemon(stage: Stage) -> None:
+    stage.machine.command("stop")
+    assert stage.machine.wait_state("LOCKED")["locked"] is True
+    stage.probe()
+    stage.machine.stop_daemon()
+    stage.probe()
+    stage.machine.start_daemon()
+    time.sleep(0.5)
+    status = stage.machine.wait_state("LOCKED")
+    assert (status["intent"], status["reason_code"]) == ("stopped", "stopped_by_user")
+
+
+def test_an_unreadable_intent_means_locked_and_connecting(stage: Stage) -> None:
+    stage.machine.stop_daemon()
+    (stage.machine.state_dir / "intent").write_bytes(b"\xff\x00 nonsense")
+    stage.machine.start_daemon()
+    assert stage.machine.wait_state("OPEN")["intent"] == "connected"
+
+
+@pytest.mark.requirement("B2")
+def test_a_daemon_that_hangs_locks_the_machine_and_checks_everything_before_it_opens_again(stage: Stage) -> None:
+    before = stage.machine.wait_state("OPEN")["since"]
+    stage.machine.signal_daemon(signal.SIGSTOP)
+    try:
+        took = stage.machine.wait_for(lambda: not stage.machine.lease_remains(), "the end of the lease", seconds=7)
+        assert took < 5.5
+        stage.probe()
+        assert fetch_by_socks(stage.world.client, "127.0.0.1", plan.INTERNET4) is None
+    finally:
+        stage.machine.signal_daemon(signal.SIGCONT)
+    stage.machine.wait_for(stage.machine.lease_remains, "another lease")
+    assert stage.machine.wait_state("OPEN")["since"] != before
+
+
+@pytest.mark.defect(15, 20)
+@pytest.mark.requirement("B2", "R2")
+def test_a_killed_daemon_takes_its_core_with_it(stage: Stage) -> None:
+    core = stage.machine.wait_state("OPEN")["core_pid"]
+    stage.machine.kill_daemon()
+    stage.machine.wait_for(lambda: not Path(f"/proc/{core}").exists(), "the end of the core", seconds=2)
+
+
+@pytest.mark.defect(1)
+@pytest.mark.requirement("R3")
+def test_a_bad_configuration_is_named_with_its_line_and_the_machine_stays_locked(stage: Stage) -> None:
+    stage.machine.write_config("socks_prot = 1\n")
+    with pytest.raises(Exception, match="socks_port"):
+        stage.machine.command("reload")
+    status = stage.machine.wait_state("FAILED")
+    assert status["reason_code"] == "bad_config"
+    assert status["locked"] is True
+    stage.probe()
+    stage.machine.write_config()
+    stage.machine.command("reload")
+    stage.machine.wait_state("OPEN")
+
+
+def _commands() -> dict[str, list[str]]:
+    return {
+        "nft flush ruleset": ["nft", "flush", "ruleset"],
+        "the base table is deleted": ["nft", "delete", "table", "inet", "psiphon_filter"],
+        "the egress guard is deleted": ["nft", "delete", "table", "netdev", "psiphon_egress"],
+        "an accept rule is put in front": ["nft", "insert", "rule", "inet", "psiphon_filter", "output", "accept"],
+        "the policy is changed": ["nft", "chain", "inet", "psiphon_filter", "output", "{ policy accept; }"],
+        "the routing rules are flushed": ["ip", "rule", "flush"],
+        "the private table is flushed": ["ip", "route", "flush", "table", "20595"],
+        "the TUN is deleted": ["ip", "link", "del", "PsiphonTUN"],
+        "the TUN is set down": ["ip", "link", "set", "PsiphonTUN", "down"],
+        "the TUN loses its address": ["ip", "addr", "flush", "dev", "PsiphonTUN"],
+    }
+
+
+@pytest.mark.defect(8)
+@pytest.mark.requirement("B3", "R2", "R9")
+@pytest.mark.parametrize("what", _commands())
+def test_what_others_take_away_is_put_back_without_a_leaked_frame(stage: Stage, what: str) -> None:
+    mark = stage.world.mark()
+    stage.world.client.run(_commands()[what])
+    if what == "the routing rules are flushed":
+        # `ip rule flush` takes the kernel's own rules too, except `local`.
+        for table, priority in (("main", "32766"), ("default", "32767")):
+            for family in ("-4", "-6") if table == "main" else ("-4",):
+                stage.world.client.run(
+                    ["ip", family, "rule", "add", "lookup", table, "priority", priority], check=False
+                )
+    time.sleep(0.05)
+    stage.probe()
+
+    def healed() -> bool:
+        return (
+            (stage.machine.read_status() or {}).get("state") == "OPEN"
+            and stage.machine.lease_remains()
+            and stage.page() == plan.SERVER4
+        )
+
+    stage.machine.wait_for(healed, f"an open tunnel after: {what}")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.defect(2)
+@pytest.mark.requirement("B3")
+def test_other_programs_tables_are_left_alone_and_do_not_disturb(stage: Stage) -> None:
+    before = stage.machine.wait_state("OPEN")["since"]
+    other = "table inet other {\n\tchain c {\n\t\ttype filter hook input priority 5; policy accept;\n\t}\n}\n"
+    stage.world.client.run(["nft", "-f", "-"], input=other)
+    loaded = stage.world.client.run(["nft", "list", "table", "inet", "other"]).stdout
+    time.sleep(0.3)
+    assert stage.machine.wait_state("OPEN")["since"] == before
+    stage.machine.command("restart")
+    stage.machine.wait_state("OPEN")
+    assert stage.world.client.run(["nft", "list", "table", "inet", "other"]).stdout == loaded
+    stage.world.client.run(["nft", "delete", "table", "inet", "other"])
+
+
+@pytest.mark.requirement("B4")
+def test_raw_frames_are_dropped_while_open_and_were_seen_without_the_guard(stage: Stage) -> None:
+    payload = b"raw-frame-of-root-%d" % time.monotonic_ns()
+    frame = bytes.fromhex("02ffffffffff020000000001") + b"\x08\x00" + b"E\x00\x00\x30" + bytes(16) + payload
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind(("eth0", 0))
+            # As what it is, and passed off as ARP.
+            for protocol in (0x0800, 0x0806):
+                try:
+                    raw.sendto(frame, ("eth0", protocol, 0, 0, b"\x02\xff\xff\xff\xff\xff"))
+                except OSError:
+                    continue
+
+    mark = stage.world.mark()
+    stage.world.client.call(send)
+    assert not [found for found in stage.world.frames_since(mark) if payload in found.data]
+    stage.machine.kill_daemon()
+    stage.world.client.run(["nft", "delete", "table", "netdev", "psiphon_egress"])
+    mark = stage.world.mark()
+    stage.world.client.call(send)
+    assert [found for found in stage.world.frames_since(mark) if payload in found.data], "the positive control"
+
+
+@pytest.mark.defect(7)
+@pytest.mark.requirement("R19")
+def test_a_container_goes_through_the_tunnel_or_nowhere(stage: Stage) -> None:
+    script = (
+        "import json,sys,urllib.request as u\n"
+        "try: print(json.load(u.urlopen(sys.argv[1], timeout=2))['address'])\n"
+        "except OSError as e: print('no:', e)"
+    )
+
+    def fetch(url: str) -> str:
+        return stage.world.container.run([sys.executable, "-c", script, url]).stdout.strip()
+
+    mark = stage.world.mark()
+    assert fetch(f"http://{plan.INTERNET4}/") == plan.SERVER4
+    stage.machine.wait_for(lambda: fetch(f"http://[{plan.INTERNET6}]/") == plan.SERVER6, "IPv6 of the container")
+    stage.machine.command("stop")
+    assert fetch(f"http://{plan.INTERNET4}/").startswith("no:")
+    assert fetch(f"http://[{plan.INTERNET6}]/").startswith("no:")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.defect(7)
+@pytest.mark.requirement("R19")
+def test_a_host_of_the_lan_cannot_use_this_machine_as_a_router(stage: Stage) -> None:
+    stage.world.neighbour.run(["ip", "route", "add", f"{plan.INTERNET4}/32", "via", LAN_A.client4])
+    try:
+        mark = stage.world.mark()
+        assert fetch_by_socks(stage.world.neighbour, plan.INTERNET4, plan.INTERNET4) is None
+        stage.assert_no_leak(mark)
+    finally:
+        stage.world.neighbour.run(["ip", "route", "del", f"{plan.INTERNET4}/32"])
+
+
+@pytest.mark.defect(17)
+def test_no_address_and_no_secret_is_ever_logged(stage: Stage) -> None:
+    stage.machine.command("restart")
+    stage.machine.wait_state("OPEN")
+    log = stage.machine.read_log()
+    secrets = [plan.SERVER4, plan.SERVER6, plan.INTERNET4, LAN_A.client4, LAN_A.router4, stage.server.entry[:40]]
+    assert [secret for secret in secrets if secret in log] == []
+    assert "OPEN" in log
+
+
+@pytest.mark.defect(18)
+@pytest.mark.requirement("R2", "B3")
+def test_without_a_daemon_the_status_is_the_kernels_own_word(stage: Stage) -> None:
+    stage.machine.kill_daemon()
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "status", "--json"]
+    told = stage.world.client.run(argv, check=False)
+    assert told.returncode == 3
+    assert json.loads(told.stdout)["locked"] is True
+    stage.world.client.run(["nft", "flush", "ruleset"])
+    assert json.loads(stage.world.client.run(argv, check=False).stdout)["locked"] is True, "the wire guard alone"
+    stage.probe()
+    stage.machine.release_guard()
+    try:
+        assert json.loads(stage.world.client.run(argv, check=False).stdout)["locked"] is False
+        mark = stage.world.mark()
+        assert stage.page() in {"unreachable", "timeout"}, "the routing wall alone"
+        stage.assert_no_leak(mark)
+    finally:
+        stage.machine.boot_lock()
+        stage.machine.hold_guard()
+
+
+def test_an_ordinary_user_is_not_told_what_cannot_be_seen(stage: Stage) -> None:
+    stage.machine.kill_daemon()
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "status", "--json"]
+    told = stage.world.client.run(argv, check=False, uid=65534, gid=65534)
+    assert (told.returncode, told.stdout) == (77, "")
+    assert len(told.stderr.splitlines()) == 1
+
+
+@pytest.mark.requirement("R24")
+def test_the_daemon_stays_small(stage: Stage) -> None:
+    assert stage.machine.read_resident_kib() < 48 * 1024

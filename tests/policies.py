@@ -1,0 +1,122 @@
+"""Policies that the tests share: the ones of the golden files, and any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from psiphon_vpn.linux.nft import build_drop_only
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
+from psiphon_vpn.policy.model import Endpoint, Identity, Links, Policy, State
+from psiphon_vpn.policy.routing import Route, RoutingRule, build_routes, build_rules
+from psiphon_vpn.policy.ruleset import Chain, Rule, Table
+from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
+
+IDENTITY = Identity(uid=64190, gid=64190, network_manager_uids=(0, 998))
+# Index 1 is lo in every namespace, so the golden files load anywhere: nft refuses the index of no interface.
+LINKS = Links(tun_index=1, uplink="eth0", wires=("eth0",), dhcp_servers=("192.0.2.1",))
+PROBE = ("2001:500:ba3e::2:30", "2001:7fd::1")
+
+
+def make_policy(state: State, **changes: object) -> Policy:
+    """The policy of a usual machine: an uplink, a TUN, IPv6 to be probed."""
+    return replace(Policy(state=state, identity=IDENTITY, links=LINKS, ipv6_probe=PROBE), **changes)  # type: ignore[arg-type]
+
+
+def golden_rulesets() -> dict[str, str]:
+    """The text of every golden ruleset, as it is loaded."""
+    boot = Policy(state=State.LOCKED, identity=Identity(uid=64190, gid=64190))
+    texts = {"boot": build_base_table(boot).render_replacement()}
+    for state in State:
+        texts[state.lower()] = build_base_table(make_policy(state)).render_replacement()
+    egress = build_egress_guard(IDENTITY, ("lo",), LINKS.dhcp_servers)
+    assert egress is not None
+    texts["wire_guard"] = build_wire_guard(IDENTITY).render()
+    texts["egress_guard"] = egress.render_replacement()
+    texts["arp"] = build_arp_table().render_replacement()
+    texts["drop_only"] = build_drop_only(build_base_table(boot)).render_replacement()
+    return texts
+
+
+def golden_tables() -> dict[str, Table]:
+    """The same as values."""
+    boot = Policy(state=State.LOCKED, identity=Identity(uid=64190, gid=64190))
+    tables = {"boot": build_base_table(boot), "drop_only": build_drop_only(build_base_table(boot))}
+    tables |= {state.lower(): build_base_table(make_policy(state)) for state in State}
+    return tables
+
+
+def _show_rule(rule: RoutingRule) -> str:
+    parts = [f"ipv{rule.version}", f"priority {rule.priority}"]
+    for word, value in (
+        ("to", rule.destination),
+        ("iif", rule.input_interface),
+        ("oif", rule.output_interface),
+        ("fwmark", rule.fwmark and f"{rule.fwmark:#x}"),
+        ("uidrange", rule.uid_range and "-".join(map(str, rule.uid_range))),
+        ("ipproto", rule.protocol),
+        ("dport", rule.destination_port),
+    ):
+        if value is not None:
+            parts.append(f"{word} {value}")
+    return " ".join([*parts, f"table {rule.table}"])
+
+
+def _show_route(route: Route) -> str:
+    kind = "unreachable" if route.unreachable else "PsiphonTUN"
+    source = f" source {route.source}" if route.source else ""
+    return f"ipv{route.version} {route.destination} {kind} metric {route.metric}{source}"
+
+
+def golden_texts() -> dict[str, str]:
+    """Routing and kernel settings, one line each."""
+    lines = ["# rules, the same in every state", *map(_show_rule, build_rules(IDENTITY))]
+    for heading, tun, open_ipv4, open_ipv6 in (
+        ("no TUN", False, False, False),
+        ("closed", True, False, False),
+        ("open", True, True, False),
+        ("open, and the tunnel carries IPv6", True, True, True),
+    ):
+        routes = build_routes(tun=tun, open_ipv4=open_ipv4, open_ipv6=open_ipv6, ipv6_probe=PROBE)
+        lines += ["", f"# private table: {heading}", *map(_show_route, routes)]
+    settings = [f"{name} = {value}" for name, value in sorted({**GLOBAL_SYSCTLS, **TUN_SYSCTLS}.items())]
+    return {"routing": "\n".join(lines) + "\n", "sysctls": "\n".join(settings) + "\n"}
+
+
+def accepting_rules(table: Table) -> Iterator[tuple[Chain, Rule]]:
+    """Every rule that ends in accept, with its chain."""
+    for chain in table.chains:
+        for rule in chain.rules:
+            if rule.text.endswith(" accept"):
+                yield chain, rule
+
+
+_names = st.sampled_from(["eth0", "wlan0", "enp0s31f6", "wwan0", "br-lan", "eth0.100"])
+_ipv4 = st.ip_addresses(v=4).map(str)
+_ipv6 = st.ip_addresses(v=6).map(str)
+_links = st.builds(
+    Links,
+    tun_index=st.none() | st.integers(1, 2**31 - 1),
+    uplink=st.none() | _names,
+    wires=st.lists(_names, unique=True, max_size=3).map(tuple),
+    dhcp_servers=st.lists(_ipv4, unique=True, max_size=2).map(tuple),
+)
+policies = st.builds(
+    Policy,
+    state=st.sampled_from(State),
+    identity=st.builds(
+        Identity,
+        uid=st.integers(1, 2**32 - 2),
+        gid=st.integers(1, 2**32 - 2),
+        network_manager_uids=st.lists(st.integers(0, 999), min_size=1, max_size=3, unique=True).map(tuple),
+    ),
+    links=_links,
+    socks_port=st.integers(1, 65535),
+    ipv6_probe=st.lists(_ipv6, unique=True, max_size=2).map(tuple),
+    upstream_proxy=st.none() | st.builds(Endpoint, address=_ipv4 | _ipv6, port=st.integers(1, 65535)),
+    bootstrap_dns=st.lists(_ipv4 | _ipv6, unique=True, max_size=2).map(tuple),
+)
+"""Any policy at all."""

@@ -1,0 +1,175 @@
+"""A watcher of the state machine: keeps its own books on the effects, and complains when they break a promise."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.routing import IPV4
+from psiphon_vpn.service import events as ev
+from psiphon_vpn.service.effects import (
+    ApplyPolicy,
+    ArmTimer,
+    CancelTimers,
+    CloseLease,
+    Effect,
+    OpenTunnel,
+    StartCore,
+    StopCore,
+    StoreIntent,
+    Timer,
+    Verify,
+)
+from psiphon_vpn.service.events import Event, Intent
+from psiphon_vpn.service.machine import LEGAL_MOVES, Model, step
+from psiphon_vpn.service.uplink import Uplink
+
+UPLINK_A = Uplink(index=2, name="eth0", paths=((IPV4, "192.0.2.1", ("192.0.2.10",)),), ipv4=True)
+UPLINK_B = Uplink(index=3, name="eth1", paths=((IPV4, "192.0.2.129", ("192.0.2.138",)),), ipv4=True)
+CHECKED = {State.VERIFYING, State.OPEN}
+CONNECTED = {State.CONNECTING, State.VERIFYING, State.OPEN}
+
+
+@dataclass
+class Watch:
+    """The machine, and what would be true of the system if its effects were carried out."""
+
+    model: Model = field(default_factory=Model)
+    running: int | None = None
+    lease: bool = False
+    fresh: int | None = None
+    """Number of the Verify effect that an opening may rest on: issued since VERIFYING and OPEN were last left."""
+    policy: State | None = None
+    timers: dict[Timer, float] = field(default_factory=dict)
+    stored: list[Intent] = field(default_factory=list)
+    effects: tuple[Effect, ...] = ()
+    opened: int = 0
+
+    def tell(self, event: Event) -> tuple[Effect, ...]:
+        """Hand an event in, look at what comes of it, and return the effects."""
+        before = self.model
+        if isinstance(event, ev.TimerFired):
+            self.timers.pop(event.timer, None)
+        if isinstance(event, ev.CoreExited | ev.CoreStartFailed) and event.core == self.running:
+            self.running = None
+        self.model, self.effects = step(before, event)
+        self._look_at_the_move(before, event)
+        for effect in self.effects:
+            self._carry_out(effect, event)
+        self._look_at_what_stands(event)
+        return self.effects
+
+    def _look_at_the_move(self, before: Model, event: Event) -> None:
+        applied = (effect.state for effect in self.effects if isinstance(effect, ApplyPolicy))
+        path = [before.state, *applied, self.model.state]
+        for here, there in itertools.pairwise(path):
+            assert there is here or there in LEGAL_MOVES[here], path
+        if before.state is State.OPEN and self.model.state is not State.OPEN:
+            assert isinstance(self.effects[0], CloseLease), "something happens before the lease is closed"
+        if before.state is not State.OPEN and self.model.state is State.OPEN:
+            assert isinstance(event, ev.Verified)
+            assert isinstance(self.effects[-1], OpenTunnel), "nothing may follow the opening"
+        opens = [effect for effect in self.effects if isinstance(effect, OpenTunnel)]
+        assert len(opens) == (self.model.state is State.OPEN and before.state is not State.OPEN)
+
+    def _carry_out(self, effect: Effect, event: Event) -> None:
+        match effect:
+            case CloseLease():
+                self.lease = False
+            case ApplyPolicy(state):
+                assert not self.lease, "rules are changed under an open tunnel"
+                self.policy = state
+            case StopCore():
+                assert self.running is not None, "there is no core to stop"
+                self.running = None
+            case StartCore(number):
+                assert self.running is None, "a second core"
+                assert number == self.model.core
+                assert not self.lease
+                assert self.policy is State.CONNECTING, "the core starts under another policy than CONNECTING"
+                assert self.model.settings_good
+                assert self.model.intent is Intent.CONNECTED
+                assert self.model.uplink is not None
+                self.running = number
+            case Verify(number):
+                assert self.fresh is None or number > self.fresh, "a number is used twice"
+                self.fresh = number
+            case OpenTunnel(number):
+                assert isinstance(event, ev.Verified)
+                assert event.number == number == self.fresh, "opened without a fresh verification"
+                assert self.policy is State.OPEN
+                self.fresh = None
+                self.lease = True
+                self.opened += 1
+            case CancelTimers():
+                self.timers.clear()
+            case ArmTimer(timer, seconds):
+                assert seconds > 0
+                self.timers[timer] = seconds
+            case StoreIntent(intent):
+                self.stored.append(intent)
+
+    def _look_at_what_stands(self, event: Event) -> None:
+        model = self.model
+        if model.state not in CHECKED:
+            self.fresh = None
+        assert self.lease == (model.state is State.OPEN)
+        assert model.core_running == (self.running is not None)
+        # OPEN and VERIFYING rest on a core; LOCKED and FAILED have none.
+        assert (self.running is not None) == (model.state in CONNECTED)
+        if isinstance(event, ev.EnforcementFailed):
+            self.policy = State.LOCKED  # what the kernel holds then drops everything: linux/tables.py
+        if self.policy is not None:
+            # CONNECTING and VERIFYING have the same rules: tests/unit/test_policy.py.
+            allowed = {State.VERIFYING, State.CONNECTING} if model.state is State.VERIFYING else {model.state}
+            assert self.policy in allowed, "the policy in force is another state's"
+        if model.state in CONNECTED:
+            assert model.intent is Intent.CONNECTED
+            assert model.settings_good
+            assert model.uplink is not None
+        self._look_for_dead_ends()
+
+    def _look_for_dead_ends(self) -> None:
+        """Whatever happens, something is under way that gets it connected, or only the user can do that."""
+        model = self.model
+        if model.state is State.LOCKED and self.could_connect():
+            assert Timer.RETRY in self.timers, "locked for ever"
+        if model.state is State.CONNECTING and model.establish_timeout:
+            assert Timer.ESTABLISH in self.timers, "connecting for ever"
+        if model.state is State.VERIFYING:
+            assert self.fresh == model.verification, "verifying for ever"
+
+    def could_connect(self) -> bool:
+        """Whether all that a connection needs is there: uplink, settings, and the wish."""
+        return self.model.uplink is not None and self.model.settings_good and self.model.intent is Intent.CONNECTED
+
+    def expect(self, state: State) -> None:
+        """Fail unless the machine is in this state."""
+        assert self.model.state is state, (self.model.state, self.model.reason)
+
+    # -- the way to each state ------------------------------------------------------------------------------------
+
+    def to_connecting(self) -> Watch:
+        """Settings, uplink, start."""
+        for event in (ev.SettingsGood(300), ev.UplinkSeen(UPLINK_A), ev.UserStart()):
+            self.tell(event)
+        assert self.model.state is State.CONNECTING
+        return self
+
+    def to_verifying(self) -> Watch:
+        """And the core has a tunnel."""
+        self.to_connecting().tell(ev.CoreTunnels(self.model.core, 1))
+        assert self.model.state is State.VERIFYING
+        return self
+
+    def to_open(self) -> Watch:
+        """And all was found well."""
+        self.to_verifying().tell(ev.Verified(self.model.verification))
+        assert self.model.state is State.OPEN
+        return self
+
+
+def kinds(effects: tuple[Effect, ...]) -> list[str]:
+    """The effects' names, in order."""
+    return [type(effect).__name__ for effect in effects]

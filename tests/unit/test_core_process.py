@@ -1,0 +1,373 @@
+"""The core as a process: without any privilege, heard out to the end, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from psiphon_vpn.core import process as product
+from psiphon_vpn.core.events import CoreEvent, Tunnels
+from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess, build_argv
+from psiphon_vpn.lab.machine import CAPABILITIES
+from psiphon_vpn.lab.namespace import open_host
+from psiphon_vpn.lab.waiting import wait_until
+from psiphon_vpn.run import CLEAN_ENV
+
+SOURCE = Path(product.__file__).resolve().parents[2]
+USER = 65534
+PATIENCE = 20.0
+TUNNEL = '{"data":{"count":1},"noticeType":"Tunnels","timestamp":"2026-01-01T00:00:00.000Z"}'
+
+REPORT = """
+import json, os, sys
+status = dict(line.rstrip("\\n").split(":\\t", 1) for line in open("/proc/self/status") if ":\\t" in line)
+mask = os.umask(0)
+report = {"argv": sys.argv, "environ": dict(os.environ), "umask": mask, "cwd": os.getcwd(), "status": status,
+          "stdin": os.readlink("/proc/self/fd/0"), "stdout": os.readlink("/proc/self/fd/1"),
+          "session": os.getsid(0) == os.getpid(), "descriptors": sorted(os.listdir("/proc/self/fd"))}
+open(os.path.join(os.path.dirname(sys.argv[2]), "report.json"), "w").write(json.dumps(report))
+"""
+
+
+@dataclass
+class Heard:
+    """What a core said, and how it ended."""
+
+    events: list[CoreEvent] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+
+    def core(self) -> CoreProcess:
+        return CoreProcess(on_event=self.events.append, on_exit=self.codes.append)
+
+
+class Desk:
+    """A directory with a script for a core."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.data = directory / "data"
+
+    def plan(self, script: str, *, dns_servers: tuple[str, ...] = ()) -> CorePlan:
+        binary = self.directory / "core"
+        binary.write_text(f"#!{sys.executable} -IS\n{script}")
+        binary.chmod(0o755)
+        return CorePlan(
+            binary=binary, data_dir=self.data, config={"SponsorId": "F"}, uplink="eth0", dns_servers=dns_servers
+        )
+
+    def run(self, script: str) -> Heard:
+        """Run a script as the core to its own end."""
+        heard = Heard()
+
+        async def work() -> None:
+            await heard.core().start(self.plan(script))
+            await until(lambda: bool(heard.codes))
+
+        asyncio.run(work())
+        return heard
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_it_is_not_started_under_another_parent_than_the_daemon_that_asked(desk: Desk) -> None:
+    """The daemon may have ended before the core asked to be killed with it: then the core must not begin."""
+    plan = desk.plan(f"open({str(desk.directory / 'began')!r}, 'w')")
+    for parent, begins in ((1, False), (os.getpid(), True)):
+        subprocess.run(build_argv(plan, desk.directory / "c.json", parent=parent), check=False, timeout=10)
+        assert (desk.directory / "began").exists() is begins
+
+
+@pytest.mark.defect(9, 17)
+def test_the_command_names_the_tun_the_uplink_and_no_public_resolver(desk: Desk) -> None:
+    argv = build_argv(desk.plan(""), Path("/c.json"), parent=1)
+    core = argv[argv.index(str(desk.directory / "core")) :]
+    assert core == [
+        str(desk.directory / "core"), "-config", "/c.json", "-dataRootDirectory", str(desk.data),
+        "-tunDevice", "PsiphonTUN", "-tunBindInterface", "eth0", "-tunDNSServers", "10.200.3.2",
+    ]  # fmt: skip
+    allowed = build_argv(desk.plan("", dns_servers=("192.0.2.53", "2001:db8::53")), Path("/c.json"), parent=1)
+    assert allowed[-1] == "192.0.2.53,2001:db8::53"
+
+
+@pytest.mark.requirement("R12", "R24")
+def test_it_starts_in_its_own_directory_with_a_clean_environment_and_nothing_open(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD_SECRET", "not for the core")
+    heard = desk.run(REPORT)
+    assert heard.codes == [0]
+    report = json.loads((desk.data / "report.json").read_text())
+    assert report["cwd"] == str(desk.data)
+    environment = {name: value for name, value in report["environ"].items() if name != "LC_CTYPE"}
+    assert environment == dict(CLEAN_ENV)
+    assert report["umask"] == 0o077
+    assert (report["stdin"], report["stdout"]) == ("/dev/null", "/dev/null")
+    assert report["session"]
+    assert set(report["descriptors"]) <= {"0", "1", "2", "3"}, "3 is the listing itself"
+    assert report["argv"][1:3] == ["-config", str(desk.data / "config.json")]
+
+
+@pytest.mark.defect(13)
+@pytest.mark.requirement("R12")
+def test_its_configuration_is_for_its_owners_eyes_only(desk: Desk) -> None:
+    desk.run("")
+    config = desk.data / "config.json"
+    assert json.loads(config.read_text()) == {"SponsorId": "F"}
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    assert stat.S_IMODE(desk.data.stat().st_mode) == 0o700
+    assert [path.name for path in desk.data.iterdir()] == ["config.json"]
+
+
+RUNNER = """
+import asyncio, sys
+from pathlib import Path
+from psiphon_vpn.core.process import CorePlan, CoreProcess
+async def main():
+    ended = asyncio.Event()
+    core = CoreProcess(on_event=print, on_exit=lambda code: ended.set())
+    plan = CorePlan(binary=Path(sys.argv[1]), data_dir=Path(sys.argv[2]), config={}, uplink="eth0")
+    await core.start(plan)
+    print(core.pid, flush=True)
+    await ended.wait()
+asyncio.run(main())
+"""
+
+
+@contextlib.contextmanager
+def run_as_daemon(desk: Desk, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process like the daemon, of an ordinary uid with the three capabilities, that has started a core."""
+    desk.plan(script)
+    desk.directory.chmod(0o777)
+    with open_host("daemon", directory=desk.directory / "host", expose=[desk.directory]) as host:
+        yield host.spawn(
+            [sys.executable, "-c", RUNNER, desk.directory / "core", desk.data],
+            uid=USER,
+            gid=USER,
+            ambient=CAPABILITIES,
+            bounding=CAPABILITIES,
+            no_new_privs=True,
+            env={**CLEAN_ENV, "PYTHONPATH": str(SOURCE)},
+            stdout=subprocess.PIPE,
+            cwd="/",
+        )
+
+
+@pytest.mark.defect(12)
+@pytest.mark.lab
+@pytest.mark.requirement("R8", "B1")
+def test_it_has_no_capability_and_can_get_none(desk: Desk) -> None:
+    with run_as_daemon(desk, REPORT) as daemon:
+        assert daemon.wait(timeout=PATIENCE) == 0
+    status = json.loads((desk.data / "report.json").read_text())["status"]
+    assert status["Uid"].split() == [str(USER)] * 4
+    assert {status[name] for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {"0" * 16}
+    assert status["NoNewPrivs"] == "1"
+
+
+@pytest.mark.defect(15, 20)
+@pytest.mark.lab
+@pytest.mark.requirement("B1", "R24")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_it_dies_with_the_daemon_however_that_ends(desk: Desk, number: signal.Signals) -> None:
+    script = "import time\nopen('ready', 'w').close()\ntime.sleep(60)"
+    with run_as_daemon(desk, script) as daemon:
+        assert daemon.stdout is not None
+        core = int(daemon.stdout.readline())
+        # Not before setpriv has made way for the core: only then is its life tied to the daemon's.
+        wait_until((desk.data / "ready").exists, "the start of the core", timeout=PATIENCE)
+        assert is_running(core)
+        daemon.send_signal(number)
+        daemon.wait(timeout=PATIENCE)
+        wait_until(lambda: not is_running(core), "the end of the core")
+
+
+def test_a_flood_is_drained_without_a_stall_and_the_next_notice_is_heard(desk: Desk) -> None:
+    """A full pipe would stall the real core as a whole (psiphon-core, answer 9)."""
+    begin = time.monotonic()
+    heard = desk.run(
+        f"""
+import os
+line = b'{{"data":{{"message":"' + b"x" * 1000 + b'"}},"noticeType":"Info","timestamp":"2026-01-01T00:00:00.000Z"}}\\n'
+block = line * 1000
+for _ in range(50):
+    view = memoryview(block)
+    while view:
+        view = view[os.write(2, view):]
+os.write(2, b'{TUNNEL}\\n')
+"""
+    )
+    assert heard.codes == [0]
+    assert heard.events[-1] == Tunnels(1)
+    assert time.monotonic() - begin < PATIENCE
+
+
+def test_a_line_without_end_is_thrown_away_and_costs_no_memory(desk: Desk) -> None:
+    heard = desk.run(
+        f"""
+import os
+for _ in range(500):
+    os.write(2, b"y" * 65536)
+os.write(2, b'{TUNNEL}\\n')
+os.write(2, b'{TUNNEL}\\n')
+"""
+    )
+    assert heard.codes == [0]
+    assert heard.events == [Tunnels(1)], "what ends the long line belongs to it"
+
+
+def test_junk_between_notices_changes_nothing(desk: Desk) -> None:
+    heard = desk.run(
+        f"""
+import os
+for junk in (b"", b"panic: error", b"[" * 5000, b"\\xff\\x00\\xfe", b"[]", b"{{", b'{{"noticeType":7}}', b"9" * 5000):
+    os.write(2, junk + b"\\n")
+    os.write(2, b'{TUNNEL}\\n')
+"""
+    )
+    assert [event for event in heard.events if isinstance(event, Tunnels)] == [Tunnels(1)] * 8
+
+
+def test_a_notice_in_pieces_is_put_together(desk: Desk) -> None:
+    heard = desk.run(f"import os, time\nfor byte in b'{TUNNEL}\\n':\n    os.write(2, bytes([byte]))")
+    assert heard.events == [Tunnels(1)]
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("", 0), ("raise SystemExit(2)", 2), ("import os\nos.kill(os.getpid(), 9)", -9)]
+)
+def test_its_end_is_told_once_with_its_code(desk: Desk, script: str, code: int) -> None:
+    assert desk.run(script).codes == [code]
+
+
+def test_its_end_is_told_though_something_that_it_started_goes_on_and_keeps_its_pipe(desk: Desk) -> None:
+    begin = time.monotonic()
+    heard = desk.run(WITH_CHILD.replace("time.sleep(60)", "time.sleep(0 if child else 60)"))
+    assert heard.codes == [0]
+    assert time.monotonic() - begin < 5
+    child = int((desk.data / "child").read_text())
+    wait_until(lambda: not is_running(child), "the end of the core's child")
+
+
+def test_what_it_said_last_is_heard_before_its_end(desk: Desk) -> None:
+    heard = Heard()
+    order: list[object] = []
+
+    async def work() -> None:
+        core = CoreProcess(on_event=order.append, on_exit=order.append)
+        await core.start(desk.plan(f"import os\nos.write(2, b'{TUNNEL}\\n')\nos._exit(3)"))
+        await until(lambda: 3 in order)
+
+    asyncio.run(work())
+    assert order == [Tunnels(1), 3]
+    assert heard.codes == []
+
+
+def stopped_after(desk: Desk, script: str, *, graceful: bool) -> tuple[float, Heard, int]:
+    heard = Heard()
+
+    async def work() -> tuple[float, int]:
+        core = heard.core()
+        await core.start(desk.plan(script))
+        pid = core.pid
+        assert pid is not None
+        await until((desk.data / "ready").exists)
+        begin = time.monotonic()
+        await core.stop(graceful=graceful)
+        assert core.pid is None
+        return time.monotonic() - begin, pid
+
+    seconds, pid = asyncio.run(work())
+    return seconds, heard, pid
+
+
+ORDERLY = """
+import os, signal, sys, time
+def end(*_):
+    open("stopped", "w").close()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+open("ready", "w").close()
+while True:
+    time.sleep(60)
+"""
+DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nopen('ready', 'w').close()\ntime.sleep(60)"
+WITH_CHILD = """
+import os, time
+child = os.fork()
+if child:
+    open("child", "w").write(str(child))
+    open("ready", "w").close()
+time.sleep(60)
+"""
+
+
+def test_a_graceful_stop_lets_it_end_in_order_and_is_not_told_as_its_own_end(desk: Desk) -> None:
+    seconds, heard, pid = stopped_after(desk, ORDERLY, graceful=True)
+    assert (desk.data / "stopped").exists()
+    assert heard.codes == []
+    assert seconds < 2
+    assert not is_running(pid)
+
+
+def test_a_core_that_ignores_sigterm_is_killed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "STOP_SECONDS", 0.3)
+    seconds, heard, pid = stopped_after(desk, DEAF, graceful=True)
+    assert 0.3 <= seconds < 3
+    assert heard.codes == []
+    assert not is_running(pid)
+
+
+@pytest.mark.parametrize("graceful", [False, True])
+def test_what_it_started_goes_with_it(desk: Desk, graceful: bool) -> None:
+    stopped_after(desk, WITH_CHILD, graceful=graceful)
+    child = int((desk.data / "child").read_text())
+    wait_until(lambda: not is_running(child), "the end of the core's child")
+
+
+def test_a_missing_or_unusable_program_is_an_error_that_says_so(desk: Desk) -> None:
+    plan = desk.plan("")
+
+    async def start() -> None:
+        with pytest.raises(CoreError, match="missing or not executable"):
+            await Heard().core().start(plan)
+
+    plan.binary.chmod(0o644)
+    asyncio.run(start())
+    plan.binary.unlink()
+    asyncio.run(start())
+
+
+def test_stopping_what_never_started_is_no_error() -> None:
+    asyncio.run(as_coroutine(Heard().core().stop(graceful=True)))
+
+
+async def as_coroutine(work: Awaitable[None]) -> None:
+    await work

@@ -1,0 +1,116 @@
+"""The documents say nothing that the code or the file tree contradicts, as far as a program can tell."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from psiphon_vpn.cli.main import cli
+from psiphon_vpn.config import parse_settings
+from psiphon_vpn.policy.model import Identity
+from psiphon_vpn.policy.routing import MAIN_TABLE, build_rules
+from psiphon_vpn.service.machine import LEGAL_MOVES
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(?:\bpsiphon-vpn|Setup\.sh)((?: --?[a-z][a-z-]*)*) ([a-z]+)((?: --[a-z][a-z-]*)*)")
+
+
+def strip_code(text: str) -> str:
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def list_anchors(text: str) -> set[str]:
+    """The anchors that a hosting site makes of headings: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def list_code(text: str) -> Iterator[str]:
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        yield from block.splitlines()
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
+    broken = []
+    for link in LINK.findall(strip_code(document.read_text(encoding="utf-8"))):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        if not target.exists() or (anchor and anchor not in list_anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    assert not broken
+
+
+@pytest.mark.defect(18)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_a_document_names_exists(document: Path) -> None:
+    context = click.Context(cli)
+    unknown = []
+    for line in list_code(document.read_text(encoding="utf-8")):
+        for _before, name, options in COMMAND.findall(line):
+            command = cli.get_command(context, name)
+            known = {option for parameter in command.params for option in parameter.opts} if command else set()
+            unknown += [f"{name} {option}" for option in options.split() if option not in known]
+            unknown += [] if command else [name]
+    assert not unknown
+
+
+def test_the_configuration_in_the_readme_is_accepted() -> None:
+    blocks = re.findall(
+        r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert blocks
+    for block in blocks:
+        parse_settings(block.encode())
+
+
+def test_the_moves_in_the_architecture_are_the_legal_ones() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z]+)` \| ((?:`[A-Z]+`(?:, )?)+) \|", text, re.MULTILINE)
+    told = {state: set(re.findall(r"[A-Z]+", moves)) for state, moves in rows}
+    assert told == {str(state): {str(move) for move in moves} for state, moves in LEGAL_MOVES.items()}
+
+
+def test_the_routing_rules_in_the_architecture_are_the_real_ones() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| (\d{4}) \| [^|]+ \| (main|private) \|", text, re.MULTILINE)
+    rules = [rule for rule in build_rules(Identity(uid=1, gid=1)) if rule.version == 4]
+    assert told == [(str(rule.priority), "main" if rule.table == MAIN_TABLE else "private") for rule in rules]
+
+
+def read_sections(name: str, level: str = "##") -> dict[str, str]:
+    parts = re.split(rf"^{level} (.*)$", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.requirement("R20")
+def test_every_version_in_the_changelog_has_a_section_for_security() -> None:
+    versions = read_sections("CHANGELOG.md")
+    assert "Unreleased" in versions
+    assert [name for name, text in versions.items() if "### Security" not in text] == []
+
+
+@pytest.mark.requirement("R23")
+@pytest.mark.parametrize("limit", ["The kernel", "An attacker who is root", "Before the lock", "The other end"])
+def test_the_security_document_says_what_is_out_of_reach(limit: str) -> None:
+    assert f"- **{limit}" in read_sections("SECURITY.md")["What is out of reach"]
+
+
+@pytest.mark.requirement("R25")
+def test_the_security_document_says_how_to_report_in_private_and_what() -> None:
+    text = " ".join(read_sections("SECURITY.md")["Reporting a vulnerability"].split())
+    for words in (
+        "private vulnerability reporting",
+        "not in a public issue",
+        "step by step",
+        "uname -r",
+        "would mend it",
+    ):
+        assert words in text

@@ -1,0 +1,384 @@
+"""The state machine, move by move. Random sequences are in test_machine_properties.py."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.machine_watch import UPLINK_A, UPLINK_B, Watch, kinds
+
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.service import events as ev
+from psiphon_vpn.service.effects import (
+    ApplyPolicy,
+    ArmTimer,
+    CloseLease,
+    OpenTunnel,
+    StartCore,
+    StopCore,
+    StoreIntent,
+    Timer,
+    Verify,
+)
+from psiphon_vpn.service.events import Event, Intent
+from psiphon_vpn.service.machine import (
+    FIRST_RETRY_SECONDS,
+    LAST_RETRY_SECONDS,
+    LEGAL_MOVES,
+    VERIFICATIONS_PER_CORE,
+    IllegalMove,
+    Model,
+    _move,
+)
+from psiphon_vpn.service.reasons import Reason
+
+FAILURES_OF_NOW = [
+    ev.TunBroken("gone"),
+    ev.EnforcementFailed("refused"),
+    ev.LockBroken("flushed"),
+    ev.TunnelSilent("silent"),
+    ev.SettingsBad("line 3"),
+    ev.CoreExited(1, "code 0"),
+    ev.CoreTunnels(1, 0),
+    ev.UplinkSeen(None),
+    ev.UplinkSeen(UPLINK_B),
+    ev.LinksChanged(),
+    ev.UserStop(),
+    ev.UserRestart(),
+    ev.SettingsGood(300),
+]
+
+
+def name_event(event: Event) -> str:
+    return type(event).__name__
+
+
+def retry_delay(watch: Watch) -> float:
+    (delay,) = (effect.seconds for effect in watch.effects if isinstance(effect, ArmTimer))
+    return delay
+
+
+def fail_to_connect(watch: Watch) -> float:
+    """The core ends while connecting; returns the delay until the next attempt, which is then begun."""
+    watch.tell(ev.CoreExited(watch.model.core, "code 1"))
+    delay = retry_delay(watch)
+    watch.tell(ev.TimerFired(Timer.RETRY))
+    watch.expect(State.CONNECTING)
+    return delay
+
+
+def test_it_begins_locked_and_waits_for_an_uplink() -> None:
+    watch = Watch()
+    watch.tell(ev.SettingsGood(300))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.NO_UPLINK)
+    assert ApplyPolicy(State.LOCKED) in watch.effects
+
+
+@pytest.mark.requirement("R2", "R6")
+def test_an_uplink_starts_the_core_under_the_connecting_policy_with_the_lease_closed() -> None:
+    watch = Watch()
+    watch.tell(ev.SettingsGood(300))
+    watch.tell(ev.UplinkSeen(UPLINK_A))
+    watch.expect(State.CONNECTING)
+    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "StartCore", "ArmTimer"]
+    assert ArmTimer(Timer.ESTABLISH, 300.0) in watch.effects
+
+
+def test_an_establish_timeout_of_zero_means_no_timer() -> None:
+    watch = Watch()
+    watch.tell(ev.SettingsGood(0))
+    watch.tell(ev.UplinkSeen(UPLINK_A))
+    assert "ArmTimer" not in kinds(watch.effects)
+
+
+@pytest.mark.defect(16)
+def test_a_tunnel_is_verified_before_anything_is_opened() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreTunnels(watch.model.core, 1))
+    assert (watch.model.state, watch.model.reason) == (State.VERIFYING, Reason.TUNNEL_UP)
+    assert watch.effects[-1] == Verify(watch.model.verification)
+    assert "ApplyPolicy" not in kinds(watch.effects)  # the same rules: tests/unit/test_policy.py
+
+
+def test_a_good_verification_opens_and_the_opening_comes_last() -> None:
+    watch = Watch().to_verifying()
+    watch.tell(ev.Verified(watch.model.verification))
+    assert (watch.model.state, watch.model.reason) == (State.OPEN, Reason.VERIFIED)
+    assert watch.effects[-2:] == (ApplyPolicy(State.OPEN), OpenTunnel(watch.model.verification))
+
+
+def test_a_good_verification_is_worth_nothing_once_the_core_has_lost_its_tunnel() -> None:
+    watch = Watch().to_verifying()
+    number = watch.model.verification
+    watch.tell(ev.CoreTunnels(watch.model.core, 0))
+    watch.tell(ev.Verified(number))
+    assert (watch.model.state, watch.effects) == (State.CONNECTING, ())
+
+
+def test_an_old_verification_does_not_open() -> None:
+    watch = Watch().to_open()
+    old = watch.model.verification
+    watch.tell(ev.LinksChanged())
+    watch.expect(State.VERIFYING)
+    watch.tell(ev.Verified(old))
+    assert (watch.model.state, watch.effects) == (State.VERIFYING, ())
+
+
+@pytest.mark.requirement("R1", "R3", "R6", "B2")
+@pytest.mark.parametrize("event", FAILURES_OF_NOW, ids=name_event)
+def test_whatever_takes_it_out_of_open_closes_the_lease_first(event: Event) -> None:
+    watch = Watch().to_open()
+    watch.tell(event)
+    assert watch.model.state is not State.OPEN
+    assert watch.effects[0] == CloseLease()
+
+
+@pytest.mark.defect(1)
+@pytest.mark.requirement("R1", "R24")
+@pytest.mark.parametrize("event", FAILURES_OF_NOW, ids=name_event)
+@pytest.mark.parametrize("way", ["to_connecting", "to_verifying", "to_open"])
+def test_no_failure_in_any_state_ends_open(event: Event, way: str) -> None:
+    watch: Watch = getattr(Watch(), way)()
+    watch.tell(event)
+    assert watch.model.state is not State.OPEN
+
+
+def test_a_core_that_ends_while_open_is_started_again_at_once() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.CoreExited(watch.model.core, "signal 9"))
+    assert (watch.model.state, watch.model.reason) == (State.CONNECTING, Reason.CORE_EXITED)
+    assert watch.effects[0] == CloseLease()
+    assert StartCore(2) in watch.effects
+    assert "StopCore" not in kinds(watch.effects)
+
+
+def test_a_core_that_ends_before_it_was_of_use_waits_locked_for_its_next_try() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreExited(watch.model.core, "code 1"))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.CORE_EXITED)
+    assert retry_delay(watch) == FIRST_RETRY_SECONDS
+
+
+def test_repeated_failures_wait_twice_as_long_each_time_up_to_a_minute() -> None:
+    watch = Watch().to_connecting()
+    delays = [fail_to_connect(watch) for _ in range(40)]
+    assert delays[:8] == [0.5, 1, 2, 4, 8, 16, 32, LAST_RETRY_SECONDS]
+    assert set(delays[7:]) == {60.0}
+
+
+def test_a_success_makes_the_first_wait_short_again() -> None:
+    watch = Watch().to_connecting()
+    for _ in range(5):
+        fail_to_connect(watch)
+    watch.tell(ev.CoreTunnels(watch.model.core, 1))
+    watch.tell(ev.Verified(watch.model.verification))
+    watch.tell(ev.CoreExited(watch.model.core, "code 1"))
+    assert fail_to_connect(watch) == FIRST_RETRY_SECONDS
+
+
+def test_what_the_core_said_is_wrong_is_the_reason_when_it_ends() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreFault(watch.model.core, Reason.PORT_IN_USE))
+    watch.tell(ev.CoreExited(watch.model.core, "code 0"))
+    assert watch.model.reason is Reason.PORT_IN_USE
+
+
+def test_a_fault_of_the_last_core_is_not_the_reason_of_the_next_ones_end() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreFault(watch.model.core, Reason.PORT_IN_USE))
+    fail_to_connect(watch)
+    watch.tell(ev.CoreExited(watch.model.core, "code 1"))
+    assert watch.model.reason is Reason.CORE_EXITED
+
+
+def test_exit_code_zero_is_no_success() -> None:
+    """psiphon-tunnel-core ends with 0 when it gives up or its port is taken (psiphon-core, answer 5)."""
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreExited(watch.model.core, "code 0"))
+    watch.expect(State.LOCKED)
+    assert Timer.RETRY in watch.timers
+
+
+def test_a_core_that_cannot_be_started_is_tried_again_later() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreStartFailed(watch.model.core, "missing"))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.CORE_MISSING)
+    assert "StopCore" not in kinds(watch.effects)
+    assert retry_delay(watch) == FIRST_RETRY_SECONDS
+
+
+@pytest.mark.parametrize("way", ["to_verifying", "to_open"])
+def test_no_tunnels_leads_back_to_connecting_with_the_same_core(way: str) -> None:
+    watch: Watch = getattr(Watch(), way)()
+    watch.tell(ev.CoreTunnels(watch.model.core, 0))
+    assert (watch.model.state, watch.model.reason) == (State.CONNECTING, Reason.TUNNEL_LOST)
+    assert not {"StartCore", "StopCore"} & set(kinds(watch.effects))
+    assert Timer.ESTABLISH in watch.timers
+    watch.tell(ev.CoreTunnels(watch.model.core, 1))
+    watch.expect(State.VERIFYING)
+
+
+def test_no_server_within_the_timeout_ends_the_core_and_says_so() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.TimerFired(Timer.ESTABLISH))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.NO_SERVER)
+    assert "StopCore" in kinds(watch.effects)
+    assert Timer.RETRY in watch.timers
+
+
+@pytest.mark.defect(8)
+@pytest.mark.requirement("R6")
+@pytest.mark.parametrize("way", ["to_connecting", "to_verifying", "to_open"])
+def test_another_uplink_ends_the_core_before_a_new_one_is_started(way: str) -> None:
+    watch: Watch = getattr(Watch(), way)()
+    watch.tell(ev.UplinkSeen(UPLINK_B))
+    assert (watch.model.state, watch.model.reason) == (State.CONNECTING, Reason.UPLINK_CHANGED)
+    done = kinds(watch.effects)
+    assert done[0] == "CloseLease"
+    assert done.index("StopCore") < done.index("ApplyPolicy") < done.index("StartCore")
+    assert StopCore(graceful=False) in watch.effects
+
+
+@pytest.mark.requirement("R6")
+def test_the_same_uplink_seen_again_is_no_transition() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.UplinkSeen(UPLINK_A))
+    assert (watch.model.state, watch.effects) == (State.OPEN, ())
+
+
+@pytest.mark.requirement("R6")
+def test_no_uplink_locks_and_the_next_one_connects() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.UplinkSeen(None))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.NO_UPLINK)
+    watch.tell(ev.UplinkSeen(UPLINK_A))
+    watch.expect(State.CONNECTING)
+
+
+@pytest.mark.requirement("R3", "R17")
+def test_the_users_stop_locks_and_is_remembered() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.UserStop())
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.STOPPED_BY_USER)
+    assert watch.effects[0] == CloseLease()
+    assert StopCore(graceful=True) in watch.effects
+    assert watch.stored == [Intent.STOPPED]
+
+
+@pytest.mark.defect(1)
+def test_stopped_stays_stopped_whatever_else_happens() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.UserStop())
+    for event in (
+        ev.UplinkSeen(None),
+        ev.UplinkSeen(UPLINK_B),
+        ev.SettingsGood(300),
+        ev.TimerFired(Timer.RETRY),
+        ev.LockBroken("flushed"),
+        ev.EnforcementFailed("refused"),
+        ev.TimerFired(Timer.RETRY),
+        ev.TunBroken("gone"),
+    ):
+        watch.tell(event)
+        watch.expect(State.LOCKED)
+        assert "StartCore" not in kinds(watch.effects)
+
+
+def test_start_after_a_stop_connects_and_is_remembered() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.UserStop())
+    watch.tell(ev.UserStart())
+    watch.expect(State.CONNECTING)
+    assert watch.effects[:2] == (CloseLease(), StoreIntent(Intent.CONNECTED))
+
+
+def test_start_while_it_is_connected_changes_nothing() -> None:
+    watch = Watch().to_open()
+    assert watch.tell(ev.UserStart()) == ()
+    watch.expect(State.OPEN)
+
+
+def test_start_while_it_waits_does_not_wait_any_longer() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreExited(watch.model.core, "code 1"))
+    watch.tell(ev.UserStart())
+    watch.expect(State.CONNECTING)
+
+
+def test_a_restart_takes_a_new_core() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.UserRestart())
+    assert (watch.model.state, watch.model.reason) == (State.CONNECTING, Reason.RESTARTING)
+    assert watch.effects[0] == CloseLease()
+    assert StartCore(2) in watch.effects
+
+
+@pytest.mark.requirement("R1")
+@pytest.mark.parametrize("way", ["to_connecting", "to_verifying", "to_open"])
+def test_a_bad_configuration_locks_until_there_is_a_good_one(way: str) -> None:
+    watch: Watch = getattr(Watch(), way)()
+    watch.tell(ev.SettingsBad("line 3"))
+    assert (watch.model.state, watch.model.reason, watch.model.detail) == (State.FAILED, Reason.BAD_CONFIG, "line 3")
+    for event in (ev.UserStart(), ev.UserRestart(), ev.UplinkSeen(UPLINK_B), ev.TimerFired(Timer.RETRY)):
+        watch.tell(event)
+        watch.expect(State.FAILED)
+        assert watch.model.detail == "line 3"
+    watch.tell(ev.SettingsGood(300))
+    watch.expect(State.CONNECTING)
+
+
+@pytest.mark.requirement("B3")
+@pytest.mark.parametrize("event", [ev.LockBroken("flushed"), ev.LinksChanged()], ids=name_event)
+def test_a_broken_lock_while_open_is_put_right_and_verified_before_it_opens_again(event: Event) -> None:
+    watch = Watch().to_open()
+    watch.tell(event)
+    watch.expect(State.VERIFYING)
+    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "Verify"]
+    watch.tell(ev.Verified(watch.model.verification))
+    watch.expect(State.OPEN)
+
+
+@pytest.mark.requirement("B3")
+@pytest.mark.parametrize("event", [ev.LockBroken("flushed"), ev.LinksChanged()], ids=name_event)
+def test_a_broken_lock_while_locked_or_connecting_is_put_right_in_place(event: Event) -> None:
+    for watch, state in ((Watch(), State.LOCKED), (Watch().to_connecting(), State.CONNECTING)):
+        assert watch.tell(event) == (ApplyPolicy(state),)
+        assert watch.model.state is state
+
+
+def test_a_silent_tunnel_is_verified_again_and_given_up_after_some_failures() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.TunnelSilent("no answer"))
+    for _ in range(VERIFICATIONS_PER_CORE - 1):
+        watch.tell(ev.VerificationFailed(watch.model.verification, "no answer"))
+        watch.expect(State.VERIFYING)
+    watch.tell(ev.VerificationFailed(watch.model.verification, "no answer"))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.TUNNEL_SILENT)
+    assert "StopCore" in kinds(watch.effects)
+
+
+@pytest.mark.requirement("R1")
+def test_rules_that_did_not_load_are_not_tried_again_at_once() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.EnforcementFailed("refused"))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.LOCK_FAILED)
+    assert watch.effects[0] == CloseLease()
+    assert "ApplyPolicy" not in kinds(watch.effects)
+    assert retry_delay(watch) == FIRST_RETRY_SECONDS
+
+
+def test_a_tun_that_is_gone_while_open_takes_a_new_core_with_it() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.TunBroken("deleted"))
+    done = kinds(watch.effects)
+    watch.expect(State.CONNECTING)
+    assert done.index("StopCore") < done.index("ApplyPolicy") < done.index("StartCore")
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_move_that_the_table_does_not_allow_is_a_defect_and_not_made(state: State) -> None:
+    for target in set(State) - LEGAL_MOVES[state]:
+        with pytest.raises(IllegalMove):
+            _move(Model(state=state), target, Reason.STARTING)
+
+
+def test_only_verifying_leads_to_open() -> None:
+    assert {state for state, targets in LEGAL_MOVES.items() if State.OPEN in targets} == {State.VERIFYING}

@@ -1,0 +1,163 @@
+"""The state machine under random sequences of every event there is, stale ones included."""
+
+from __future__ import annotations
+
+import typing
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from tests.unit.machine_watch import UPLINK_A, UPLINK_B, Watch
+
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.service import events as ev
+from psiphon_vpn.service.effects import StartCore, Timer
+from psiphon_vpn.service.events import Event, Intent
+from psiphon_vpn.service.machine import Model
+from psiphon_vpn.service.reasons import Reason
+
+OFFSETS = st.sampled_from([0, 0, 0, -1, -2, 1])
+"""How far a number that an event carries is from the one that is current."""
+
+
+class AnyEvents(RuleBasedStateMachine):
+    """Every event, at any time, with right and wrong numbers. `Watch` looks at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watch = Watch()
+
+    def tell(self, event: Event) -> None:
+        self.watch.tell(event)
+
+    @initialize(
+        intent=st.sampled_from(Intent), head_start=st.sampled_from(["", "", "to_connecting", "to_verifying", "to_open"])
+    )
+    def begin(self, intent: Intent, head_start: str) -> None:
+        self.watch = Watch(Model(intent=intent))
+        if head_start:
+            getattr(self.watch, head_start)()
+
+    @rule(kind=st.sampled_from([ev.UserStart, ev.UserStop, ev.UserRestart, ev.LinksChanged]))
+    def user_or_links(self, kind: type[ev.UserStart | ev.UserStop | ev.UserRestart | ev.LinksChanged]) -> None:
+        self.tell(kind())
+
+    @rule(timeout=st.sampled_from([0, 1, 300]))
+    def settings_good(self, timeout: int) -> None:
+        self.tell(ev.SettingsGood(timeout))
+
+    @rule(uplink=st.sampled_from([UPLINK_A, UPLINK_A, UPLINK_B, None]))
+    def uplink_seen(self, uplink: typing.Any) -> None:
+        self.tell(ev.UplinkSeen(uplink))
+
+    @rule(offset=OFFSETS, count=st.sampled_from([0, 1, 1, 2, -1]))
+    def core_tunnels(self, offset: int, count: int) -> None:
+        self.tell(ev.CoreTunnels(self.watch.model.core + offset, count))
+
+    @rule(offset=OFFSETS)
+    def verified(self, offset: int) -> None:
+        self.tell(ev.Verified(self.watch.model.verification + offset))
+
+    @rule(offset=OFFSETS)
+    def verification_failed(self, offset: int) -> None:
+        self.tell_failure(ev.VerificationFailed(self.watch.model.verification + offset, "no answer"))
+
+    @rule(offset=OFFSETS, kind=st.sampled_from([ev.CoreExited, ev.CoreStartFailed]))
+    def core_gone(self, offset: int, kind: type[ev.CoreExited | ev.CoreStartFailed]) -> None:
+        event = kind(self.watch.model.core + offset, "code 0")
+        if offset == 0 and self.watch.running is not None:
+            self.tell_failure(event)
+        else:
+            before = self.watch.model
+            self.tell(event)
+            assert self.watch.model == before, "the end of another core changes nothing"
+
+    @rule(offset=OFFSETS, reason=st.sampled_from(Reason))
+    def core_fault(self, offset: int, reason: Reason) -> None:
+        self.tell(ev.CoreFault(self.watch.model.core + offset, reason))
+
+    @rule(offset=OFFSETS)
+    def core_region(self, offset: int) -> None:
+        self.tell(ev.CoreRegion(self.watch.model.core + offset, "CA"))
+
+    @rule(
+        kind=st.sampled_from([ev.LockBroken, ev.TunBroken, ev.EnforcementFailed, ev.TunnelSilent, ev.SettingsBad]),
+    )
+    def failure(
+        self,
+        kind: type[ev.LockBroken | ev.TunBroken | ev.EnforcementFailed | ev.TunnelSilent | ev.SettingsBad],
+    ) -> None:
+        self.tell_failure(kind("reason"))
+
+    @rule(timer=st.sampled_from(Timer))
+    def timer_fired(self, timer: Timer) -> None:
+        self.tell(ev.TimerFired(timer))
+
+    @precondition(lambda self: self.watch.model.state is State.VERIFYING)
+    @rule()
+    def right_answer(self) -> None:
+        self.tell(ev.Verified(self.watch.model.verification))
+        self.watch.expect(State.OPEN)
+
+    def tell_failure(self, event: Event) -> None:
+        """A failure that concerns the present ends closed."""
+        stale = isinstance(event, ev.VerificationFailed) and event.number != self.watch.model.verification
+        was_open = self.watch.model.state is State.OPEN
+        self.tell(event)
+        # A verification that is answered late concerns nothing that is open now.
+        assert (
+            self.watch.model.state is not State.OPEN or stale or (isinstance(event, ev.VerificationFailed) and was_open)
+        )
+        if isinstance(event, ev.SettingsBad):
+            self.watch.expect(State.FAILED)
+            assert not any(isinstance(effect, StartCore) for effect in self.watch.effects)
+
+    def teardown(self) -> None:
+        """Wherever it is now, it can get to OPEN, and only in the right order."""
+        self.watch.tell(ev.SettingsGood(300))
+        self.watch.tell(ev.UplinkSeen(UPLINK_B))
+        self.watch.tell(ev.UserRestart())
+        self.watch.expect(State.CONNECTING)
+        self.watch.tell(ev.CoreTunnels(self.watch.model.core, 1))
+        self.watch.tell(ev.Verified(self.watch.model.verification - 1))
+        self.watch.expect(State.VERIFYING)
+        self.watch.tell(ev.Verified(self.watch.model.verification))
+        self.watch.expect(State.OPEN)
+
+
+def run(machine: type[AnyEvents], *, examples: int, steps: int) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=True,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.defect(1, 16)
+@pytest.mark.requirement("R1", "R2", "R3", "R6", "R24", "B2")
+def test_no_sequence_of_events_opens_without_a_fresh_verification() -> None:
+    run(AnyEvents, examples=250, steps=40)
+
+
+@pytest.mark.requirement("R1", "R3")
+def test_long_sequences_of_events_keep_every_promise_too() -> None:
+    run(AnyEvents, examples=15, steps=400)
+
+
+def test_the_random_events_are_all_the_events_there_are() -> None:
+    seen: set[type] = set()
+
+    class Counting(AnyEvents):
+        def tell(self, event: Event) -> None:
+            seen.add(type(event))
+            super().tell(event)
+
+    run(Counting, examples=60, steps=60)
+    assert seen == set(typing.get_args(Event))

@@ -1,0 +1,160 @@
+"""The tunnel core's notices."""
+
+import ipaddress
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psiphon_vpn.core import events as ev
+from psiphon_vpn.core.notices import _OTHER_KINDS, _PARSERS, MAX_LINE, parse_notice
+
+
+def notice(kind: str, **data: object) -> bytes:
+    return json.dumps({"data": data, "noticeType": kind, "timestamp": "2026-01-02T03:04:05.678Z"}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        (notice("Tunnels", count=1), ev.Tunnels(1)),
+        (notice("Tunnels", count=0), ev.Tunnels(0)),
+        (notice("ActiveTunnel", diagnosticID="Xy", protocol="QUIC-OSSH"), ev.ActiveTunnel("QUIC-OSSH")),
+        (notice("ActiveTunnel", protocol="SOMETHING-NEW"), ev.ActiveTunnel("")),
+        (notice("ConnectedServerRegion", serverRegion="CA"), ev.ConnectedServerRegion("CA")),
+        (notice("ConnectedServerRegion", serverRegion="Canada"), ev.ConnectedServerRegion("")),
+        (notice("AvailableEgressRegions", regions=["US", "CA", "x", 5]), ev.AvailableEgressRegions(("CA", "US"))),
+        (notice("AvailableEgressRegions", regions=[]), ev.AvailableEgressRegions(())),
+        (notice("ListeningSocksProxyPort", port=1081), ev.ListeningSocksProxyPort(1081)),
+        (notice("SocksProxyPortInUse", port=1081), ev.PortInUse(1081, "socks")),
+        (notice("HttpProxyPortInUse", port=8081), ev.PortInUse(8081, "http")),
+        (notice("UpstreamProxyError", message="dial 192.0.2.1"), ev.UpstreamProxyError()),
+        (notice("EstablishTunnelTimeout", timeout="5m0s"), ev.EstablishTunnelTimeout()),
+        (notice("Exiting"), ev.Exiting()),
+        (notice("CandidateServers", region="CA", count=0), ev.CandidateServers(0)),
+        (notice("Info", message="DialPacketTunnelChannel: established channel"), ev.PacketTunnelEstablished()),
+        (notice("Warning", message="dial packet tunnel channel failed: EOF"), ev.PacketTunnelFailed()),
+        (notice("Error", message="error in init: psiphon.OpenDataStore#105: timeout"), ev.DatastoreError()),
+        (notice("Error", message="error loading configuration file: x"), ev.ConfigRejected()),
+        (notice("Error", message="error processing configuration file: x"), ev.ConfigRejected()),
+        (notice("Error", message="error configuring packet tunnel: x"), ev.TunDeviceFailed()),
+        (notice("BytesTransferred", diagnosticID="x", sent=5, received=7), ev.BytesTransferred(5, 7)),
+        (
+            notice("TrafficRateLimits", upstreamBytesPerSecond=0, downstreamBytesPerSecond=9),
+            ev.TrafficRateLimits(0, 9),
+        ),
+        (
+            notice("ServerTimestamp", timestamp="2026-01-02T03:04:05+01:00"),
+            ev.ServerTimestamp(datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)),
+        ),
+        (notice("ServerAlert", reason="unsafe-traffic", subject="x", actionURLs=[]), ev.ServerAlert("unsafe-traffic")),
+        (notice("ServerAlert", reason="new", subject="x"), ev.ServerAlert("other")),
+        (notice("BuildInfo", buildInfo={"buildRev": "a70e0b58"}), ev.BuildInfo("a70e0b58")),
+        (notice("BuildInfo", buildInfo=None), ev.BuildInfo("")),
+        (notice("Homepage", url="https://example.com/?secret=hunter2"), ev.Other("Homepage")),
+        (notice("SomethingNew", x=1), ev.Other("unknown")),
+    ],
+)
+def test_a_notice_becomes_its_event(line: bytes, event: ev.CoreEvent) -> None:
+    assert parse_notice(line) == event
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        notice("Tunnels", count="1"),
+        notice("Tunnels", count=True),
+        notice("Tunnels", count=1.0),
+        notice("Tunnels", count=-1),
+        notice("Tunnels", count=10**30),
+        notice("Tunnels"),
+        b'{"noticeType":"Tunnels","data":[1]}',
+        b'{"noticeType":"Tunnels"}',
+        notice("Info", message="he said: DialPacketTunnelChannel: established channel"),
+        notice("Warning", message="DialPacketTunnelChannel: established channel"),
+        notice("Error", message="DialPacketTunnelChannel: established channel"),
+        notice("UserLog", message="DialPacketTunnelChannel: established channel"),
+        notice("Info", message=["DialPacketTunnelChannel: established channel"]),
+        notice("SocksProxyPortInUse", port=70000),
+        notice("ServerTimestamp", timestamp="2026-01-02T03:04:05"),
+        notice("ServerTimestamp", timestamp="0001-01-01T00:00:00+14:00"),
+        notice("ServerTimestamp", timestamp=5),
+        notice("AvailableEgressRegions", regions="CA"),
+    ],
+)
+def test_nothing_is_concluded_from_a_notice_with_wrong_fields(line: bytes) -> None:
+    assert isinstance(parse_notice(line), ev.Other)
+
+
+@pytest.mark.defect(16)
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"panic: runtime error: invalid memory address or nil pointer dereference\n",
+        b"goroutine 1 [running]:\n",
+        b'{"data":{"message":"a "quoted" word"},"noticeType":"InternalError"}\n',
+        b'{"noticeType":"Tunnels","data":{"count":1}',
+        b'["Tunnels"]',
+        b"5",
+        b"null",
+        b'{"noticeType":5}',
+        b'{"noticeType":"Tunnels\xff","data":{"count":1}}',
+        b"[" * 60000,
+        b'{"noticeType":"Tunnels","data":{"count":' + b"9" * 5000 + b"}}",
+        b" " * MAX_LINE + notice("Tunnels", count=1),
+        '{"noticeType":"Tunnels","data":{"count":1}}'.encode("utf-16"),
+    ],
+)
+def test_a_line_that_is_no_notice_is_none(line: bytes) -> None:
+    assert parse_notice(line) is None
+
+
+KNOWN_KINDS = sorted({*_PARSERS, *_OTHER_KINDS})
+FIELDS = [
+    "count", "protocol", "serverRegion", "regions", "port", "message", "sent", "received", "upstreamBytesPerSecond",
+    "downstreamBytesPerSecond", "timestamp", "reason", "subject", "buildInfo", "buildRev", "url", "address", "ID",
+]  # fmt: skip
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_survived(line: bytes) -> None:
+    assert not isinstance(parse_notice(line), ev.Tunnels)
+
+
+@given(st.sampled_from(KNOWN_KINDS), st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=5))
+def test_any_fields_of_any_known_notice_are_survived(kind: str, data: dict[str, object]) -> None:
+    assert parse_notice(notice(kind, **data)) is not None
+
+
+secrets = st.one_of(
+    st.ip_addresses().map(str),
+    st.ip_addresses(v=6).map(lambda address: ipaddress.IPv6Address(address).exploded),
+    st.from_regex(r"[A-Za-z0-9]{12,24}", fullmatch=True).filter(lambda word: not word.isdigit()),
+    st.from_regex(r"[0-9a-f]{32,40}", fullmatch=True).filter(lambda word: not word.isdigit()),
+    st.just("example.com"),
+).filter(lambda secret: len(secret) > 6)
+PREFIXES = ["", "dial packet tunnel channel failed: ", "error in init: datastore ", "2026-01-02T03:04:05Z "]
+
+
+@pytest.mark.defect(17)
+@given(st.sampled_from([*KNOWN_KINDS, ""]), st.sampled_from(FIELDS), st.sampled_from(PREFIXES), secrets)
+def test_no_address_or_secret_in_any_field_reaches_an_event(kind: str, field: str, prefix: str, secret: str) -> None:
+    text = prefix + secret
+    for value in (text, [text], {"buildRev": text, field: text}):
+        assert secret not in repr(parse_notice(notice(kind or secret, **{field: value, secret: value})))
+
+
+@given(st.ip_addresses(v=4), st.sampled_from(KNOWN_KINDS), st.sampled_from(FIELDS))
+def test_a_numeric_field_takes_no_address_in_dotted_form(address: ipaddress.IPv4Address, kind: str, field: str) -> None:
+    # Positive control: a number does come through, so the absence above is not the parser's silence.
+    assert "7" in repr(parse_notice(notice("CandidateServers", count=7)))
+    assert str(address) not in repr(parse_notice(notice(kind, **{field: str(address)})))

@@ -1,0 +1,191 @@
+"""Which interface the core is bound to, and when that is another one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psiphon_vpn.linux.links import _place
+from psiphon_vpn.policy import names
+from psiphon_vpn.service.uplink import (
+    INNER_KINDS,
+    DefaultRoute,
+    Interface,
+    Snapshot,
+    Uplink,
+    choose_uplink,
+    find_wires,
+)
+
+ETH = Interface(index=2, name="eth0", up=True, addresses=((4, "192.0.2.10"), (6, "2001:db8:a::/64")))
+WLAN = Interface(index=3, name="wlan0", up=True, addresses=((4, "192.0.2.138"), (6, "2001:db8:b::/64")))
+TUN = Interface(index=9, name=names.TUN_NAME, up=True, kind="tun", addresses=((4, "10.200.3.1"),))
+LO = Interface(index=1, name="lo", up=True, addresses=((4, "127.0.0.1"),))
+
+
+def route(interface: Interface, *, version: int = 4, metric: int = 100, gateway: str | None = None) -> DefaultRoute:
+    default = "192.0.2.1" if version == 4 else "fe80::1"
+    return DefaultRoute(version=version, index=interface.index, gateway=gateway or default, metric=metric)
+
+
+def choose(*defaults: DefaultRoute, interfaces: tuple[Interface, ...] = (LO, ETH, WLAN, TUN)) -> Uplink | None:
+    return choose_uplink(Snapshot(interfaces=interfaces, defaults=defaults))
+
+
+def name_of(uplink: Uplink | None) -> str | None:
+    return uplink.name if uplink else None
+
+
+def test_without_a_default_route_there_is_no_uplink() -> None:
+    assert choose() is None
+
+
+def test_the_lowest_metric_wins() -> None:
+    assert name_of(choose(route(ETH, metric=600), route(WLAN, metric=100))) == "wlan0"
+    assert name_of(choose(route(ETH, metric=100), route(WLAN, metric=600))) == "eth0"
+
+
+def test_ipv4_comes_before_ipv6_whatever_the_metric() -> None:
+    assert name_of(choose(route(ETH, metric=600), route(WLAN, version=6, metric=1))) == "eth0"
+
+
+def test_ipv6_alone_is_an_uplink_too() -> None:
+    uplink = choose(route(WLAN, version=6))
+    assert uplink is not None
+    assert (uplink.name, uplink.ipv4, uplink.ipv6, uplink.gateways) == ("wlan0", False, True, ())
+
+
+def test_an_interface_without_carrier_or_address_is_no_uplink() -> None:
+    down, bare = replace(ETH, up=False), replace(ETH, addresses=())
+    for interface in (down, bare):
+        assert choose(route(ETH), interfaces=(interface,)) is None
+        assert name_of(choose(route(ETH, metric=1), route(WLAN), interfaces=(interface, WLAN))) == "wlan0"
+
+
+@pytest.mark.requirement("R9")
+@pytest.mark.parametrize("interface", [TUN, LO], ids=["tun", "lo"])
+def test_the_tunnel_and_loopback_are_never_the_uplink(interface: Interface) -> None:
+    assert choose(route(interface, metric=0)) is None
+    assert name_of(choose(route(interface, metric=0), route(ETH))) == "eth0"
+
+
+def test_a_route_of_an_interface_that_is_gone_is_passed_over() -> None:
+    assert name_of(choose(route(ETH), route(WLAN, metric=600), interfaces=(WLAN,))) == "wlan0"
+
+
+@pytest.mark.requirement("R6")
+def test_another_temporary_ipv6_address_of_the_same_prefix_is_no_change() -> None:
+    places = [
+        _place({"family": 10, "address": address, "local": None})
+        for address in ("2001:db8:a::1234", "2001:db8:a::ffff:8")
+    ]
+    assert places[0] == places[1] == (6, "2001:db8:a::/64")
+    assert _place({"family": 10, "address": "2001:db8:a:1::1", "local": None}) != places[0]
+
+
+@pytest.mark.requirement("R6")
+def test_another_ipv4_address_gateway_prefix_or_interface_is_a_change() -> None:
+    before = choose(route(ETH), route(ETH, version=6))
+    moved = replace(ETH, addresses=((4, "192.0.2.11"), (6, "2001:db8:a::/64")))
+    other_prefix = replace(ETH, addresses=((4, "192.0.2.10"), (6, "2001:db8:c::/64")))
+    both = (route(ETH), route(ETH, version=6))
+    changed = [
+        choose(*both, interfaces=(moved,)),
+        choose(*both, interfaces=(other_prefix,)),
+        choose(route(ETH, gateway="192.0.2.2"), route(ETH, version=6)),
+        choose(route(ETH), route(ETH, version=6, gateway="fe80::2")),
+        choose(*both, interfaces=(replace(ETH, index=7),)),
+        choose(route(ETH)),
+        choose(route(WLAN)),
+    ]
+    assert before is not None
+    assert before not in changed
+    assert choose(*both) == before
+
+
+def test_a_metric_that_changes_nothing_is_no_change() -> None:
+    """A DHCP client that writes its route anew may give it another metric."""
+    assert choose(route(ETH, metric=100)) == choose(route(ETH, metric=1024))
+
+
+def test_the_gateways_are_those_of_ipv4() -> None:
+    uplink = choose(route(ETH, gateway="192.0.2.1"), route(ETH, version=6))
+    assert uplink is not None
+    assert uplink.gateways == ("192.0.2.1",)
+
+
+@pytest.mark.requirement("B4")
+def test_wires_are_hardware_and_what_stands_for_it_and_inner_kinds_only_with_a_default_route() -> None:
+    interfaces = (
+        LO,
+        TUN,
+        ETH,
+        Interface(index=4, name="vlan5", up=False, kind="vlan"),
+        Interface(index=5, name="docker0", up=True, kind="bridge"),
+        Interface(index=6, name="br-lan", up=True, kind="bridge"),
+        Interface(index=7, name="veth1", up=True, kind="veth"),
+        Interface(index=8, name="ppp0", up=True, kind="ppp"),
+    )
+    lan = DefaultRoute(version=4, index=6, gateway="192.0.2.1", metric=100)
+    assert find_wires(Snapshot(interfaces=interfaces, defaults=(lan,))) == ("br-lan", "eth0", "ppp0", "vlan5")
+
+
+_addresses = st.sampled_from([(4, "192.0.2.10"), (4, "192.0.2.138"), (6, "2001:db8:a::/64"), (6, "2001:db8:b::/64")])
+_interfaces = st.lists(
+    st.builds(
+        Interface,
+        index=st.integers(1, 8),
+        name=st.sampled_from(["lo", names.TUN_NAME, "eth0", "eth1", "docker0"]),
+        up=st.booleans(),
+        kind=st.sampled_from([None, "vlan", *sorted(INNER_KINDS)]),
+        addresses=st.lists(_addresses, unique=True, max_size=3).map(tuple),
+    ),
+    unique_by=(lambda interface: interface.index, lambda interface: interface.name),
+    max_size=5,
+)
+_defaults = st.lists(
+    st.builds(
+        DefaultRoute,
+        version=st.sampled_from([4, 6]),
+        index=st.integers(1, 9),
+        gateway=st.sampled_from([None, "192.0.2.1", "fe80::1"]),
+        metric=st.sampled_from([0, 100, 600]),
+    ),
+    max_size=5,
+)
+snapshots = st.builds(Snapshot, interfaces=_interfaces.map(tuple), defaults=_defaults.map(tuple))
+
+
+@pytest.mark.requirement("R6", "R9")
+@given(snapshots)
+def test_an_uplink_is_always_up_addressed_led_to_by_a_default_route_and_a_wire(snapshot: Snapshot) -> None:
+    uplink = choose_uplink(snapshot)
+    if uplink is None:
+        return
+    interface = next(interface for interface in snapshot.interfaces if interface.index == uplink.index)
+    assert interface.up
+    assert interface.name == uplink.name
+    assert uplink.name not in {"lo", names.TUN_NAME}
+    assert uplink.index in {default.index for default in snapshot.defaults}
+    assert uplink.ipv4 or uplink.ipv6
+    assert uplink.name in find_wires(snapshot), "the egress guard stands on every uplink"
+
+
+@given(snapshots)
+def test_the_order_in_which_the_kernel_lists_things_decides_nothing(snapshot: Snapshot) -> None:
+    shuffled = replace(
+        snapshot, interfaces=tuple(reversed(snapshot.interfaces)), defaults=tuple(reversed(snapshot.defaults))
+    )
+    assert choose_uplink(shuffled) == choose_uplink(snapshot)
+    assert find_wires(shuffled) == find_wires(snapshot)
+
+
+@pytest.mark.requirement("B4")
+@given(snapshots)
+def test_the_tunnel_and_loopback_are_never_wires(snapshot: Snapshot) -> None:
+    wires = find_wires(snapshot)
+    assert not {"lo", names.TUN_NAME} & set(wires)
+    assert list(wires) == sorted(set(wires))
