@@ -132,6 +132,59 @@ def test_a_kept_host_outlives_its_block_and_ends_by_sigterm(directory: Path) -> 
     made._anchor.wait(timeout=5)
 
 
+REMEMBERED = """
+import os, signal
+from psiphon_vpn.lab.anchor import wait_for_end, watch_sigterm
+sigterm = watch_sigterm()
+os.kill(os.getpid(), signal.SIGTERM)
+wait_for_end(0, sigterm)
+print("ended")
+"""
+
+
+def test_a_sigterm_that_comes_before_the_anchor_waits_is_not_lost() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    reading, writing = os.pipe()  # its other end stays open: only the signal can end the wait
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", REMEMBERED],
+            stdin=reading,
+            capture_output=True,
+            timeout=10,
+            env=environment,
+            check=False,
+        )
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert done.stdout == b"ended\n"
+
+
+KEEPER = """
+import os
+from psiphon_vpn.lab.world import World
+with World() as world:
+    print(world.directory, *[host.pid for host in world.hosts.values()], flush=True)
+    world.keep()
+os._exit(0)
+"""
+
+
+def test_a_kept_world_leaves_no_files_when_it_is_ended() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER], stdout=subprocess.PIPE, env=environment)
+    assert keeper.stdout is not None
+    directory, *pids = keeper.stdout.readline().decode().split()
+    keeper.stdout.close()
+    assert keeper.wait(timeout=30) == 0
+    namespaces = [os.readlink(f"/proc/{pid}/ns/net") for pid in pids]
+    assert Path(directory).exists()
+    for pid in pids:
+        os.kill(int(pid), signal.SIGTERM)
+    wait_until(lambda: not any(members(netns) for netns in namespaces), "every process of the world ends")
+    wait_until(lambda: not Path(directory).exists(), "the world's files are gone")
+
+
 OWNER = """
 import sys, time
 from pathlib import Path

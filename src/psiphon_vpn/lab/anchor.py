@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import stat
@@ -156,9 +157,33 @@ def sweep() -> None:
         time.sleep(SWEEP_PAUSE)
 
 
-def _end(*_: object) -> None:
-    sweep()
-    os._exit(0)
+def watch_sigterm() -> int:
+    """Let SIGTERM be remembered in a pipe; returns the end to read.
+
+    A handler that acts, and signal.pause(), would lose the signal that comes between the interpreter's last look and
+    the system call: Python's handlers run in between byte codes, not in system calls that have not begun.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    return reading
+
+
+def wait_for_end(owner: int, sigterm: int) -> None:
+    """Return on SIGTERM, or when the owner's pipe ends; after the word "keep" on it, on SIGTERM alone."""
+    told = b""
+    waiting = [owner, sigterm]
+    while True:
+        readable, _, _ = select.select(waiting, [], [])
+        if sigterm in readable:
+            return
+        chunk = os.read(owner, 64)
+        told += chunk
+        if not chunk:
+            if told != b"keep\n":
+                return
+            waiting = [sigterm]
 
 
 def main(argv: list[str]) -> int:
@@ -167,7 +192,7 @@ def main(argv: list[str]) -> int:
     # A terminal's Ctrl-C goes to the whole foreground group; the lab decides when its hosts end, not the terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end)
+    sigterm = watch_sigterm()
     try:
         enter_namespaces(settings)
     except OSError as error:
@@ -175,12 +200,7 @@ def main(argv: list[str]) -> int:
         return 1
     os.write(1, b"ready\n")
     os.close(1)
-    told = b""
-    while chunk := os.read(0, 64):
-        told += chunk
-    if told == b"keep\n":
-        while True:
-            signal.pause()
+    wait_for_end(0, sigterm)
     sweep()
     if settings.get("remove"):
         import shutil
