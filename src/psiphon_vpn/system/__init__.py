@@ -1,0 +1,1 @@
+"""Installing, updating, releasing, uninstalling: changes to a system, journaled before they are made."""
