@@ -73,6 +73,8 @@ class Computer:
             stack.callback(self._close_disk)
             prepare_disk(self.disk, self._tree, self._directory / "mount")
             stack.callback(self.power_cut)
+            # Users may ping without further rights, as on other distributions: so that one more attempt can be made.
+            (self.files / "etc/sysctl.d/90-ping.conf").write_text("net.ipv4.ping_group_range = 0 2147483647\n")
             self.world.disconnect_uplink(LAN_A)
             for lan in (LAN_A, LAN_B):
                 start_provider(self.world.hosts[lan.name], lan, directory=self._directory)

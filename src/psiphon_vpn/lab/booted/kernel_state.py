@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from psiphon_vpn.lab.namespace import Host
@@ -13,8 +13,8 @@ _FIRST_RULES = (
     "32766:\tfrom all lookup main",
     "32767:\tfrom all lookup default",
 )
-# Counters and hashes that change by themselves; settings of one interface go and come with it.
-_RESTLESS = ("ipv4/route/", "ipv6/route/", "netfilter/nf_conntrack_count", "neigh/", "/conf/")
+# Counters, keys and the like, which change by themselves; settings of one interface go and come with it.
+_RESTLESS = ("ipv4/route/", "ipv6/route/", "ipv4/tcp_fastopen_key", "netfilter/nf_conntrack_count", "neigh/", "/conf/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,17 @@ class KernelState:
         addresses = [line for line in self.addresses if len(line.split()) > 2 and not line.startswith("lo ")]
         virtual = [link for link in self.links if link not in {"lo", "eth0", "eth1"}]
         return not self.ruleset and set(self.rules) <= set(_FIRST_RULES) and not own and not addresses and not virtual
+
+    def list_differences(self, other: KernelState) -> list[str]:
+        """What the other has otherwise, a line each; "-" is ours, "+" the other's."""
+        lines: list[str] = []
+        for field in fields(self):
+            ours, theirs = getattr(self, field.name), getattr(other, field.name)
+            if field.name == "ruleset":
+                ours, theirs = ours.splitlines(), theirs.splitlines()
+            lines += [f"- {field.name}: {item}" for item in ours if item not in theirs]
+            lines += [f"+ {field.name}: {item}" for item in theirs if item not in ours]
+        return lines
 
 
 def read_kernel_state(host: Host) -> KernelState:
