@@ -85,6 +85,11 @@ class Layout:
         return self.rules_dir / "drop.nft"
 
     @property
+    def config_template(self) -> Path:
+        """What config.toml begins as: comments only."""
+        return self.program_dir / "config.toml"
+
+    @property
     def command(self) -> Path:
         """`psiphon-vpn`."""
         return self._at("/usr/bin/psiphon-vpn")
@@ -103,6 +108,21 @@ class Layout:
     def user_unit_dir(self) -> Path:
         """Units of users' sessions."""
         return self._at("/usr/lib/systemd/user")
+
+    @property
+    def sysusers(self) -> Path:
+        """Declares the user and the group, sysusers.d(5)."""
+        return self._at("/usr/lib/sysusers.d/psiphon-vpn.conf")
+
+    @property
+    def tmpfiles(self) -> Path:
+        """Declares the directories, tmpfiles.d(5)."""
+        return self._at("/usr/lib/tmpfiles.d/psiphon-vpn.conf")
+
+    @property
+    def resolved_dropin(self) -> Path:
+        """systemd-resolved asks the resolver in the tunnel (resolved.conf.d(5)); the last file's scalars count."""
+        return self._at("/usr/lib/systemd/resolved.conf.d/zz-psiphon-vpn.conf")
 
     # -- what the user configures, and what the service keeps -----------------------------------------------------
 
@@ -135,6 +155,11 @@ class Layout:
     def runtime_dir(self) -> Path:
         """The daemon's RuntimeDirectory: the control socket. psiphon-user's, 755."""
         return self._at("/run/psiphon-vpn")
+
+    @property
+    def release_record(self) -> Path:
+        """Root's: who ran `release`, and when. Gone at boot. Says nothing about being locked: only the kernel does."""
+        return self._at("/run/psiphon-vpn-released.json")
 
     # -- the tunnel core ------------------------------------------------------------------------------------------
 
