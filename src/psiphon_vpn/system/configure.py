@@ -54,7 +54,7 @@ def render_rules(account: Account, network_managers: tuple[int, ...]) -> Rules:
     base = build_base_table(Policy(state=State.LOCKED, identity=identity))
     return Rules(
         boot=base.render_replacement(),
-        guard=build_wire_guard(identity).render(),
+        guard=build_wire_guard(identity).render_replacement(),
         drop=build_drop_only(base).render_replacement(),
     )
 
@@ -108,7 +108,6 @@ def _list_directories(layout: Layout, account: Account) -> tuple[Change, ...]:
         return DirectoryMade(path=path, mode=mode, uid=uid, gid=gid)
 
     return (
-        make(_target(layout, layout.program_dir)),
         make(_target(layout, layout.rules_dir)),
         make(_target(layout, layout.config_dir)),
         make(_target(layout, layout.core_dir)),
@@ -141,8 +140,12 @@ def _check(edges: Edges, text: str) -> None:
         )
 
 
-def close_lock(ledger: Ledger) -> None:
+def close_lock(ledger: Ledger, *, undisturbed: bool = False) -> None:
     """Close the lock now and at every boot. From here on nothing but `release` and the removal opens.
+
+    Args:
+        ledger: the operation.
+        undisturbed: leave a lock that the kernel says is closed as it is, and a tunnel that is open with it.
 
     Raises:
         UserError: it could not be closed; says what holds.
@@ -151,7 +154,7 @@ def close_lock(ledger: Ledger) -> None:
     ledger.act("systemctl daemon-reload", edges.manager.reread)
     ledger.do(UnitStarted(unit=KILLSWITCH_UNIT, stays=True))
     ledger.do(UnitStarted(unit=GUARD_UNIT))
-    if not ledger.dry_run:
+    if not ledger.dry_run and not (undisturbed and edges.kernel.is_locked() is True):
         # A oneshot that did its work once says nothing about now: the rules are loaded again, in one transaction.
         relock(edges)
 
@@ -185,17 +188,25 @@ def relock(edges: Edges) -> None:
         )
 
 
-def start_service(ledger: Ledger, *, renew: bool) -> None:
-    """Set the kernel up for the service and start it; with `renew`, replace a guard and a daemon that run already."""
+def find_running(edges: Edges) -> frozenset[str]:
+    """Which of guard and service run now, and have to be replaced by new ones when their files are."""
+    return frozenset(unit for unit in (GUARD_UNIT, SERVICE_UNIT) if edges.manager.is_active(unit))
+
+
+def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset()) -> None:
+    """Set the kernel up for the service and start it.
+
+    Args:
+        ledger: the operation.
+        renew: of guard and service, what ran before and has to take over new files.
+    """
     manager = ledger.edges.manager
-    guarded = renew and manager.is_active(GUARD_UNIT)
-    served = renew and manager.is_active(SERVICE_UNIT)
     ledger.do(*(SettingWritten(name=name, value=value) for name, value in GLOBAL_SYSCTLS.items()))
     # One after the other, while the base table stands: it alone stops everything.
-    if guarded:
+    if GUARD_UNIT in renew:
         ledger.act(f"systemctl reload {GUARD_UNIT}", lambda: manager.reload(GUARD_UNIT))
     ledger.do(UnitStarted(unit=SERVICE_UNIT))
-    if served:
+    if SERVICE_UNIT in renew:
         ledger.act(f"systemctl restart {SERVICE_UNIT}", lambda: manager.restart(SERVICE_UNIT))
     reread_resolver(ledger)
 

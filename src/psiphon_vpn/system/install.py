@@ -19,6 +19,7 @@ from psiphon_vpn.system.changes import Change, DirectoryMade, FileWritten
 from psiphon_vpn.system.configure import (
     close_lock,
     enable_for_boot,
+    find_running,
     is_lock_recorded,
     prepare,
     record_lock,
@@ -95,8 +96,9 @@ def install_clone(
             ledger.act(_("install the tunnel core"), install_core)
         ledger.do(*_list_changes(edges, units))
         _remove_unwanted(ledger, payload)
-        renew = ledger.done > 0 or not repeated
-        close_lock(ledger)
+        # Nothing new, nothing to take over: an installation that is as it should be goes on undisturbed.
+        renew = find_running(edges) if ledger.done else frozenset()
+        close_lock(ledger, undisturbed=ledger.done == 0)
         start_service(ledger, renew=renew)
         ledger.finish()
     return Outcome(changes=ledger.done, repeated=repeated, closed=True)
@@ -122,8 +124,9 @@ def configure_package(edges: Edges, *, say: Say, close: bool) -> Outcome:
         record_lock(ledger)
         prepare(ledger)
         if close:
+            renew = find_running(edges)
             close_lock(ledger)
-            start_service(ledger, renew=True)
+            start_service(ledger, renew=renew)
         else:
             enable_for_boot(ledger)
         ledger.finish()
