@@ -150,12 +150,12 @@ def _explain_install(edges: Edges) -> None:
 
 def _choose_core(
     layout: Layout, core_file: Path | None, sha256: str | None, core_url: str | None
-) -> Callable[[], object] | None:
-    """What brings the core, None if nothing was asked for."""
+) -> Callable[[], bool] | None:
+    """What brings the core and says whether it is another one; None if nothing was asked for."""
     if core_file is not None:
         from psiphon_vpn.core.store import CoreStore
 
-        return functools.partial(CoreStore(layout).install_file, core_file, sha256=sha256)
+        return lambda: CoreStore(layout).install_file(core_file, sha256=sha256).changed
     if core_url is not None:
         from psiphon_vpn.cli.update import install_from_url
 
@@ -210,10 +210,8 @@ def release(_runtime_dir: Path) -> int:
     need_root("release")
     edges = open_machine()
     need_systemd(edges)
-    say(
-        _("This opens the network: everything on this computer, and on your local network, can then be reached without")
-    )
-    say(_("the tunnel, and whoever watches your connection sees it. It lasts until 'start' or until the next boot."))
+    say(_("This opens the network: programs on this computer then send in the open, past the tunnel, and whoever"))
+    say(_("watches your connection sees it. It lasts until 'start' or until the next boot."))
     word = click.prompt(
         _("Type the word {word} to open it").format(word=releasing.WORD), default="", show_default=False, err=True
     )

@@ -482,10 +482,12 @@ class UnitsRead(_Standing):
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceReread(_Standing):
-    """A service of others that has read a drop-in of ours (systemd-resolved, systemd-networkd)."""
+    """A service of others that reads files of ours: systemd-resolved, systemd-networkd, NetworkManager."""
 
     kind: ClassVar[str] = "reread"
     unit: str
+    verb: str
+    """"restart" or "reload": what makes it read them."""
 
     @property
     def key(self) -> str:
@@ -494,12 +496,17 @@ class ServiceReread(_Standing):
 
     def describe_undo(self) -> str:
         """systemctl(1)."""
-        return f"systemctl try-restart {self.unit}"
+        return f"systemctl try-{self.verb} {self.unit}".replace("try-reload", "reload")
 
     def undo(self, edges: Edges) -> None:
         """Let it forget, if it runs."""
-        if edges.manager.is_running() and edges.manager.is_active(self.unit):
-            edges.manager.restart(self.unit)
+        reread(edges, self)
+
+
+def reread(edges: Edges, service: ServiceReread) -> None:
+    """Let a service of others read its files again, if it runs."""
+    if edges.manager.is_running() and edges.manager.is_active(service.unit):
+        (edges.manager.reload if service.verb == "reload" else edges.manager.restart)(service.unit)
 
 
 KINDS: Mapping[str, type[Change]] = {

@@ -29,12 +29,19 @@ from psiphon_vpn.system.changes import (
     UnitsRead,
     UnitStarted,
     WaysMade,
+    reread,
 )
 from psiphon_vpn.system.edges import Account, Edges
 from psiphon_vpn.system.journal import Ledger, Record
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
 
 RESOLVED_UNIT: Final = "systemd-resolved.service"
+READERS: Final = (
+    ServiceReread(unit="systemd-networkd.service", verb="restart"),
+    ServiceReread(unit="NetworkManager.service", verb="reload"),
+    ServiceReread(unit=RESOLVED_UNIT, verb="restart"),
+)
+"""Who reads files of ours. NetworkManager is not restarted: it would take Wi-Fi down with it."""
 UNKNOWN_ACCOUNT: Final = Account(uid=0, gid=0)
 """Stands for psiphon-user in a dry run on a machine that does not know it yet; nothing is rendered with it."""
 
@@ -61,7 +68,7 @@ def render_rules(account: Account, network_managers: tuple[int, ...]) -> Rules:
 
 def record_lock(ledger: Ledger) -> None:
     """Record what is undone last, before anything is changed: the tables, the ways, what others have read of ours."""
-    ledger.record_only(TablesLoaded(), WaysMade(), ServiceReread(unit=RESOLVED_UNIT), UnitsRead())
+    ledger.record_only(TablesLoaded(), WaysMade(), *READERS, UnitsRead())
 
 
 def is_lock_recorded(record: Record) -> bool:
@@ -193,22 +200,24 @@ def find_running(edges: Edges) -> frozenset[str]:
     return frozenset(unit for unit in (GUARD_UNIT, SERVICE_UNIT) if edges.manager.is_active(unit))
 
 
-def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset()) -> None:
+def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset(), undisturbed: bool = False) -> None:
     """Set the kernel up for the service and start it.
 
     Args:
         ledger: the operation.
         renew: of guard and service, what ran before and has to take over new files.
+        undisturbed: nothing is new, so that nobody has to read it.
     """
     manager = ledger.edges.manager
     ledger.do(*(SettingWritten(name=name, value=value) for name, value in GLOBAL_SYSCTLS.items()))
+    if not undisturbed:
+        _tell_readers(ledger)
     # One after the other, while the base table stands: it alone stops everything.
     if GUARD_UNIT in renew:
         ledger.act(f"systemctl reload {GUARD_UNIT}", lambda: manager.reload(GUARD_UNIT))
     ledger.do(UnitStarted(unit=SERVICE_UNIT))
     if SERVICE_UNIT in renew:
         ledger.act(f"systemctl restart {SERVICE_UNIT}", lambda: manager.restart(SERVICE_UNIT))
-    reread_resolver(ledger)
 
 
 def enable_for_boot(ledger: Ledger) -> None:
@@ -216,11 +225,11 @@ def enable_for_boot(ledger: Ledger) -> None:
     ledger.act("systemctl daemon-reload", ledger.edges.manager.reread)
 
 
-def reread_resolver(ledger: Ledger) -> None:
-    """Restart systemd-resolved if it runs, so that the drop-in counts."""
-    manager = ledger.edges.manager
-    if manager.is_active(RESOLVED_UNIT):
-        ledger.act(f"systemctl restart {RESOLVED_UNIT}", lambda: manager.restart(RESOLVED_UNIT))
+def _tell_readers(ledger: Ledger) -> None:
+    """Let others read our files, now that they cannot open anything by it."""
+    for reader in READERS:
+        if ledger.edges.manager.is_active(reader.unit):
+            ledger.act(f"systemctl {reader.verb} {reader.unit}", functools.partial(reread, ledger.edges, reader))
 
 
 def _target(layout: Layout, path: object) -> str:

@@ -69,7 +69,7 @@ def install_clone(
     payload: Sequence[Payload],
     *,
     say: Say,
-    install_core: Callable[[], object] | None = None,
+    install_core: Callable[[], bool] | None = None,
     dry_run: bool = False,
 ) -> Outcome:
     """Put the program on this machine, lock it and start the service.
@@ -78,7 +78,7 @@ def install_clone(
         edges: the machine.
         payload: the program's files.
         say: shown each change before it is made.
-        install_core: brings the tunnel core; called before the lock closes.
+        install_core: brings the tunnel core and says whether it is another one; called before the lock closes.
         dry_run: only say.
 
     Raises:
@@ -93,13 +93,14 @@ def install_clone(
         ledger.do(*_list_changes(edges, first))
         prepare(ledger)
         if install_core is not None:
-            ledger.act(_("install the tunnel core"), install_core)
+            ledger.act(_("install the tunnel core"), lambda: ledger.count(install_core()))
         ledger.do(*_list_changes(edges, units))
         _remove_unwanted(ledger, payload)
         # Nothing new, nothing to take over: an installation that is as it should be goes on undisturbed.
-        renew = find_running(edges) if ledger.done else frozenset()
-        close_lock(ledger, undisturbed=ledger.done == 0)
-        start_service(ledger, renew=renew)
+        undisturbed = ledger.done == 0
+        renew = frozenset() if undisturbed else find_running(edges)
+        close_lock(ledger, undisturbed=undisturbed)
+        start_service(ledger, renew=renew, undisturbed=undisturbed)
         ledger.finish()
     return Outcome(changes=ledger.done, repeated=repeated, closed=True)
 

@@ -203,6 +203,10 @@ class Ledger:
         if not self.dry_run:
             action()
 
+    def count(self, changed: bool) -> None:
+        """Count a change that somebody else made, in a directory of ours."""
+        self.done += changed
+
     def undo(self, changes: Iterable[Change]) -> None:
         """Undo recorded changes, the last one first, and forget them. They may have been undone before.
 

@@ -98,7 +98,7 @@ class Systemctl:
 
     def _online(self, *words: str, ok: Iterable[int] = (0,)) -> None:
         if self.is_running():
-            run(["systemctl", "--quiet", *words], ok=tuple(ok), timeout=UNIT_SECONDS)
+            run(["systemctl", *words], ok=tuple(ok), timeout=UNIT_SECONDS)
 
 
 class MachineKernel:
@@ -175,7 +175,8 @@ def find_own_rule(rule: dict[str, Any]) -> list[str] | None:
         words += ["to", f"{rule['dst']}/{rule['dstlen']}" if rule.get("dstlen") else str(rule["dst"])]
     for key, word in (("iif", "iif"), ("oif", "oif"), ("fwmark", "fwmark"), ("ipproto", "ipproto"), ("dport", "dport")):
         if rule.get(key) is not None:
-            words += [word, str(rule[key])]
+            # Without /etc/protocols, ip prints "ipproto-17" and does not take it back.
+            words += [word, str(rule[key]).removeprefix("ipproto-")]
     if rule.get("uid_start") is not None:
         words += ["uidrange", f"{rule['uid_start']}-{rule['uid_end']}"]
     # A rule of ours that leads to the main table says for whom; one that does not is somebody else's.
