@@ -56,7 +56,7 @@ class Inside(Host):
     ) -> list[str]:
         """The whole command line that runs `argv` inside; see `Host.command`. Popen's pid is nsenter's."""
         full = ["nsenter", f"--target={self._leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
-        full += ["--", "env", f"--chdir={cwd or '/'}", f"PYTHONPATH={SOURCE}", "HOME=/root"]
+        full += ["--", "env", f"--chdir={cwd or '/'}", "--unset=PYTHONPATH", "HOME=/root"]
         identity = setpriv_argv(
             uid=uid, gid=gid, groups=groups, ambient=ambient, bounding=bounding, no_new_privs=no_new_privs
         )
@@ -64,4 +64,4 @@ class Inside(Host):
 
     def spawn_module(self, module: str, *args: str | Path, **options: Any) -> subprocess.Popen[bytes]:
         """`spawn` for a Python module of this project, with the system's own interpreter."""
-        return self.spawn([PYTHON, "-B", "-m", module, *args], **options)
+        return self.spawn(["env", f"PYTHONPATH={SOURCE}", PYTHON, "-B", "-m", module, *args], **options)
