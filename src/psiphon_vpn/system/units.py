@@ -124,7 +124,7 @@ def render_killswitch_failed(layout: Layout) -> str:
         f"{NFT} -f {layout.drop_rules} && now='All traffic is dropped instead.' || {{ "
         # Not even that: without rules no interface may be up, whoever brought it up (an initrd, for instance).
         "now='All network interfaces were taken down instead.'; "
-        "for link in /sys/class/net/*; do link=$${link##*/}; [ \"$$link\" = lo ] || ip link set dev \"$$link\" down || "
+        'for link in /sys/class/net/*; do link=$${link##*/}; [ "$$link" = lo ] || ip link set dev "$$link" down || '
         "now='Network interfaces may be up: PULL THE CABLE.'; done; }; "
         'echo "psiphon-vpn: the kill switch could not be loaded, so this machine stays offline. $$now"; '
         f'echo "psiphon-vpn: the reason: journalctl -b -u {KILLSWITCH_UNIT}"; '
