@@ -21,10 +21,10 @@ _BEGIN: Final = bytes.fromhex(
     "488d54c608"  # lea rdx, [rsi+rax*8+8]    envp
     "488d3d"  # lea rdi, [rip+...]        the path, which follows the code
 )
-_END: Final = bytes.fromhex("b83b0000000f05") + (  # mov eax, 59; syscall  (execve)
-    b"\xbf"
-    + struct.pack("<I", _EXIT_CODE)
-    + bytes.fromhex("b83c0000000f05")  # mov edi, 127; mov eax, 60 (exit); syscall
+_END: Final = bytes.fromhex(
+    "b83b0000000f05"  # mov eax, 59; syscall   execve
+    "bf7f000000"  # mov edi, 127
+    "b83c0000000f05"  # mov eax, 60; syscall   exit
 )
 
 
