@@ -147,6 +147,8 @@ def uninstall(edges: Edges, *, say: Say, dry_run: bool = False) -> bool:
     journal = Journal(edges)
     record = journal.read()
     if record is None:
+        if not dry_run:
+            journal.tidy()
         return False
     Ledger(edges, journal, record, say=say, dry_run=dry_run).remove_all()
     edges.layout.release_record.unlink(missing_ok=True) if not dry_run else None
@@ -247,6 +249,6 @@ def _without_files(record: Record, edges: Edges) -> Record:
     def stays(change: Change) -> bool:
         if isinstance(change, FileWritten):
             return any(Path(change.path).is_relative_to(path) for path in kept_below)
-        return not (isinstance(change, DirectoryMade) and change.shared)
+        return not (isinstance(change, DirectoryMade) and (change.shared or change.path in OWN_DIRECTORIES))
 
     return replace(record, changes=tuple(change for change in record.changes if stays(change)))
