@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from tests import scratch_machine
 from tests.scratch_machine import PAYLOAD, ScratchFile, ScratchMachine, make_machine
 from tests.unit.test_install import say_nothing, unpack
 
+from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.system import configure
 from psiphon_vpn.system.install import configure_package, find_interruption, install_clone, uninstall
 from psiphon_vpn.system.journal import Journal, Stage
 
@@ -37,6 +40,15 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is not what is tested: a process that is killed loses nothing that it wrote."""
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
     monkeypatch.setattr(os, "sync", lambda: None)
+    # One setting is as good as eight.
+    monkeypatch.setattr(configure, "GLOBAL_SYSCTLS", dict(list(GLOBAL_SYSCTLS.items())[:1]))
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory: some hundred machines are made here."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
 
 
 def do_install(machine: ScratchMachine) -> None:
