@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from psiphon_vpn import __version__
 from psiphon_vpn.errors import UserError, join_line
 from psiphon_vpn.i18n import _
+from psiphon_vpn.system import released
 from psiphon_vpn.system.changes import Change, DirectoryMade, FileWritten
 from psiphon_vpn.system.configure import (
     close_lock,
@@ -151,7 +152,8 @@ def uninstall(edges: Edges, *, say: Say, dry_run: bool = False) -> bool:
             journal.tidy()
         return False
     Ledger(edges, journal, record, say=say, dry_run=dry_run).remove_all()
-    edges.layout.release_record.unlink(missing_ok=True) if not dry_run else None
+    if not dry_run:
+        released.clear(edges)
     return True
 
 
