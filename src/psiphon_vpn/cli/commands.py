@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from psiphon_vpn.cli import client, rules, view
+from psiphon_vpn.cli.update import update
 from psiphon_vpn.errors import NotRootError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system.layout import Layout
@@ -68,6 +69,7 @@ COMMANDS: Final = (
     status,
     rules.ruleset,
     start,
+    update,
     _make_command(
         "stop",
         _("Disconnect; the machine stays locked until the next start."),

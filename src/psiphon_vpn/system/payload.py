@@ -7,6 +7,7 @@ runs this, which is hash-locked, and checked once more against what was installe
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def collect_payload(*, python: str | None = None) -> tuple[PayloadFile, ...]:
         *_collect_system_files(layout),
     ]
     found.sort(key=lambda file: file.path)
-    twice = [one.path for one, other in zip(found, found[1:], strict=False) if one.path == other.path]
+    twice = [one.path for one, other in itertools.pairwise(found) if one.path == other.path]
     if twice:
         raise UserError(
             _("The program cannot be put together"),
@@ -121,8 +122,8 @@ def _collect_program(layout: Layout) -> Iterator[PayloadFile]:
 
 
 def _render_launcher(layout: Layout, python: str, module: str) -> str:
-    # -I: nothing of the current directory, of PYTHON* or of a user's own packages. -S: nothing of the system's packages.
-    # -B: no byte code is left beside files that the manifest lists.
+    # -I: nothing of the current directory, of PYTHON* or of a user's own packages. -S: nothing of the system's
+    # packages. -B: no byte code is left beside files that the manifest lists.
     return f"""\
 #!{python} -ISB
 import sys

@@ -4,6 +4,11 @@ They load with systemd 245; what an older one does not know it warns about and l
 all of them: nothing that stops a unit runs a command (so stopping opens nothing), nothing but nft is needed for the
 lock, and there is nothing to enable or to disable: targets want the units by drop-ins of ours, so no
 `systemctl disable` leaves the next boot open.
+
+The kill switch refuses `systemctl stop`: nothing would open, but systemd would stop the network managers with it, since
+they require it. The guard refuses it because a layer would be gone until the next boot. Both can be reloaded, without a
+moment in which their rules are not there. Both can be stopped once their files are gone and systemd was told
+(daemon-reload), which is how an uninstallation does it.
 """
 
 from __future__ import annotations
@@ -116,12 +121,12 @@ def render_killswitch_failed(layout: Layout) -> str:
     Hardly confined, on purpose: what may have failed before is the confinement.
     """
     script = (
-        f"{NFT} -f {layout.drop_rules} && locked='All traffic is dropped instead.' || {{ "
+        f"{NFT} -f {layout.drop_rules} && now='All traffic is dropped instead.' || {{ "
         # Not even that: without rules no interface may be up, whoever brought it up (an initrd, for instance).
-        "for link in /sys/class/net/*; do link=$${link##*/}; "
-        '[ "$$link" = lo ] || ip link set dev "$$link" down; done; '
-        "locked='All network interfaces were taken down instead.'; }; "
-        'echo "psiphon-vpn: the kill switch could not be loaded, so this machine stays offline. $$locked"; '
+        "now='All network interfaces were taken down instead.'; "
+        'for link in /sys/class/net/*; do link=$${link##*/}; [ "$$link" = lo ] || ip link set dev "$$link" down || '
+        "now='Network interfaces may be up: PULL THE CABLE.'; done; }; "
+        'echo "psiphon-vpn: the kill switch could not be loaded, so this machine stays offline. $$now"; '
         f'echo "psiphon-vpn: the reason: journalctl -b -u {KILLSWITCH_UNIT}"; '
         'echo "psiphon-vpn: what to do: psiphon-vpn help stranded"'
     )
@@ -130,6 +135,7 @@ def render_killswitch_failed(layout: Layout) -> str:
 Description=Psiphon kill switch could not be loaded: this machine stays offline
 Documentation=man:psiphon-vpn(8)
 DefaultDependencies=no
+Before=network-pre.target {SERVICE_UNIT}
 IgnoreOnIsolate=yes
 
 [Service]
@@ -203,6 +209,18 @@ await() {{ # a command; five seconds
         [ "$tries" -lt 100 ] || return 1
         sleep 0.05
     done
+}}
+
+# One file is one transaction: the table of before is gone when the new one is there, and not earlier.
+load() {{
+    cat >"$RUNTIME_DIRECTORY/load.nft" <<EOF
+table {table} {{
+    flags owner
+}}
+delete table {table}
+include "$1"
+EOF
+    printf 'include "%s"\n' "$RUNTIME_DIRECTORY/load.nft"
 }}
 
 is_replaced() {{ [ -n "$(handle)" ] && [ "$(handle)" != "$before" ]; }}
