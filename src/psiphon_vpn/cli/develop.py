@@ -61,6 +61,25 @@ def _need_checkout(what: str) -> None:
         raise UserError(what, _("this is an installed copy"), _("Run it from a checkout of the project."))
 
 
+@click.command(help=_("Build the packages for dpkg and rpm."))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help=_("Directory for the packages; it is made if it is not there."),
+)
+def package(*, output: Path) -> int:
+    """Build the packages, and say where they are and what they are known by."""
+    import hashlib
+
+    _need_checkout(_("The packages cannot be built"))
+    from psiphon_vpn.system.packages import build_packages
+
+    for path in build_packages(output):
+        click.echo(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}")
+    return 0
+
+
 @click.command("pin-core", help=_("Maintainers: write size and SHA-256 of a core that the manifest names into it."))
 @click.argument("path", type=_BINARY)
 def pin_core(*, path: Path) -> int:
@@ -103,4 +122,4 @@ def _run_module(title: str, argv: list[str]) -> bool:
     return subprocess.call(command, cwd=_PROJECT_ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL) == 0
 
 
-COMMANDS: Final = (demo, run_tests, pin_core)
+COMMANDS: Final = (demo, run_tests, package, pin_core)

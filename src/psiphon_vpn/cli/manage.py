@@ -24,7 +24,7 @@ from psiphon_vpn.system.journal import Journal, JournalError, Method
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.machine import open_machine
 from psiphon_vpn.system.neighbours import find_neighbours
-from psiphon_vpn.system.packages import find_removal
+from psiphon_vpn.system.distribution import find_removal
 from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
 
 _CUT_REMOTE: Final = click.option(
@@ -217,7 +217,7 @@ def release(_runtime_dir: Path) -> int:
     )
     if word.strip() != releasing.WORD:
         raise UserError(_("Nothing was opened"), _("that was not the word"), _("The machine is as it was."))
-    releasing.release(edges, by=os.environ.get("SUDO_UID", str(os.getuid())), say=lambda _line: None)
+    releasing.release(edges, by=os.environ.get("SUDO_UID", str(os.getuid())))
     click.echo(
         click.style(_("RELEASED. Everything can leave this computer in the open."), fg="red", bold=True), err=True
     )
@@ -241,7 +241,7 @@ def start_if_stopped(edges: Edges, *, cut_remote: bool) -> bool:
     if edges.manager.is_active(SERVICE_UNIT) and edges.kernel.is_locked() is True:
         return False
     survive_hangup()
-    releasing.start(edges, say=lambda _line: None)
+    releasing.start(edges)
     return True
 
 

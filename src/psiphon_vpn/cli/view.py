@@ -42,7 +42,7 @@ def find_status(runtime_dir: Path) -> Status:
 def _read_from_kernel(error: DaemonDownError) -> Status:
     from psiphon_vpn.linux.lockstate import read_lock_state
     from psiphon_vpn.system.layout import Layout
-    from psiphon_vpn.system.release import read_record
+    from psiphon_vpn.system.released import read_record
 
     lock = read_lock_state()
     state = {True: "LOCKED", False: "UNLOCKED", None: "UNKNOWN"}[lock.locked]

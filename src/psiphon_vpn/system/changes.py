@@ -56,13 +56,18 @@ def look_at(path: Path) -> Previous | None:
     return Previous(mode=mode, uid=found.st_uid, gid=found.st_gid, content=content)
 
 
+def name_temporary(path: Path) -> Path:
+    """Under which name a file is written before it gets its own."""
+    return path.with_name(f".{path.name}.psiphon-new")
+
+
 def write_file(path: Path, content: bytes, *, mode: int, uid: int, gid: int) -> None:
     """Write a file, whole or not at all, with its owner and mode from the first moment at which it has its name.
 
     Raises:
         OSError: it cannot be written; what stood there stands there still.
     """
-    temporary = path.with_name(f".{path.name}.psiphon-new")
+    temporary = name_temporary(path)
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -182,7 +187,7 @@ class FileWritten(Change):
             found = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(found.st_mode) or name_temporary(path).exists():
             return False
         if self.kept:
             return True
@@ -191,13 +196,17 @@ class FileWritten(Change):
 
     def apply(self, edges: Edges) -> None:
         """Replace the file."""
+        if self.kept and look_at(_at(edges, self.path)) is not None:
+            name_temporary(_at(edges, self.path)).unlink(missing_ok=True)
+            return
         write_file(_at(edges, self.path), self.content, mode=self.mode, uid=self.uid, gid=self.gid)
 
     def undo(self, edges: Edges) -> None:
         """Put the old file or link back, or remove ours."""
         path = _at(edges, self.path)
         before = self.previous
-        path.with_name(f".{path.name}.psiphon-new").unlink(missing_ok=True) if path.parent.is_dir() else None
+        if path.parent.is_dir():
+            name_temporary(path).unlink(missing_ok=True)
         if before is None:
             remove_path(path)
         elif before.target is not None:

@@ -18,6 +18,7 @@ from psiphon_vpn.policy.guards import build_wire_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.run import CommandError
+from psiphon_vpn.system import released
 from psiphon_vpn.system.changes import (
     AccountMade,
     Change,
@@ -35,11 +36,10 @@ from psiphon_vpn.system.edges import Account, Edges
 from psiphon_vpn.system.journal import Ledger, Record
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
 
-RESOLVED_UNIT: Final = "systemd-resolved.service"
 READERS: Final = (
     ServiceReread(unit="systemd-networkd.service", verb="restart"),
     ServiceReread(unit="NetworkManager.service", verb="reload"),
-    ServiceReread(unit=RESOLVED_UNIT, verb="restart"),
+    ServiceReread(unit=released.RESOLVED_UNIT, verb="restart"),
 )
 """Who reads files of ours. NetworkManager is not restarted: it would take Wi-Fi down with it."""
 UNKNOWN_ACCOUNT: Final = Account(uid=0, gid=0)
@@ -188,6 +188,7 @@ def relock(edges: Edges) -> None:
     for unit in (KILLSWITCH_UNIT, GUARD_UNIT):
         if not edges.manager.is_active(unit):
             edges.manager.start(unit)
+    released.clear(edges)
     if edges.kernel.is_locked() is not True:
         raise _failed(
             _("the rules were loaded, but the kernel does not hold them"),

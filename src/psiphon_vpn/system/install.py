@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from psiphon_vpn import __version__
 from psiphon_vpn.errors import UserError, join_line
 from psiphon_vpn.i18n import _
+from psiphon_vpn.system import released
 from psiphon_vpn.system.changes import Change, DirectoryMade, FileWritten
 from psiphon_vpn.system.configure import (
     close_lock,
@@ -147,9 +148,12 @@ def uninstall(edges: Edges, *, say: Say, dry_run: bool = False) -> bool:
     journal = Journal(edges)
     record = journal.read()
     if record is None:
+        if not dry_run:
+            journal.tidy()
         return False
     Ledger(edges, journal, record, say=say, dry_run=dry_run).remove_all()
-    edges.layout.release_record.unlink(missing_ok=True) if not dry_run else None
+    if not dry_run:
+        released.clear(edges)
     return True
 
 
@@ -247,6 +251,6 @@ def _without_files(record: Record, edges: Edges) -> Record:
     def stays(change: Change) -> bool:
         if isinstance(change, FileWritten):
             return any(Path(change.path).is_relative_to(path) for path in kept_below)
-        return not (isinstance(change, DirectoryMade) and change.shared)
+        return not (isinstance(change, DirectoryMade) and (change.shared or change.path in OWN_DIRECTORIES))
 
     return replace(record, changes=tuple(change for change in record.changes if stays(change)))

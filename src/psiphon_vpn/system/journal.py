@@ -7,6 +7,7 @@ not say `installed` finds an operation that did not end, and every step of it ma
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import os
@@ -17,7 +18,14 @@ from typing import Final
 
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.system.changes import Change, UnitStarted, remove_path, restore_change, write_file
+from psiphon_vpn.system.changes import (
+    Change,
+    UnitStarted,
+    name_temporary,
+    remove_path,
+    restore_change,
+    write_file,
+)
 from psiphon_vpn.system.edges import Edges
 
 FORMAT: Final = 1
@@ -138,8 +146,16 @@ class Journal:
         remove_path(self.path)
         if not record.had_directory:
             remove_path(self.path.parent)
+        self.tidy()
         if self.path.parent.parent.is_dir():
             _sync_directory(self.path.parent.parent)
+
+    def tidy(self) -> None:
+        """Remove what a crash right before the first record, or right after the last, leaves."""
+        if self.path.parent.is_dir():
+            name_temporary(self.path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or not empty and so not ours
+            self.path.parent.rmdir()
 
 
 class Ledger:
@@ -282,16 +298,17 @@ def open_ledger(
             method=method,
             version=version,
             stage=Stage.INSTALLING,
-            had_directory=_has_content(journal.path.parent),
+            had_directory=_has_content(journal.path),
         )
     else:
         record = replace(found, method=method, version=version, stage=Stage.INSTALLING)
     return Ledger(edges, journal, record, say=say, dry_run=dry_run)
 
 
-def _has_content(directory: Path) -> bool:
-    """Whether a directory was there before us. An empty one is what a crash before the first record leaves."""
-    return directory.is_dir() and any(entry.name != ".journal.json.psiphon-new" for entry in directory.iterdir())
+def _has_content(path: Path) -> bool:
+    """Whether the journal's directory was there before us. A crash before the first record leaves an empty one."""
+    directory, temporary = path.parent, name_temporary(path).name
+    return directory.is_dir() and any(entry.name != temporary for entry in directory.iterdir())
 
 
 def _sync_directory(path: Path) -> None:
