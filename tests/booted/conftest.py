@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +13,20 @@ from pathlib import Path
 import pytest
 
 from psiphon_vpn.lab.booted.ability import find_obstacle
+from psiphon_vpn.lab.booted.clone import fetch_wheels
 from psiphon_vpn.lab.booted.computer import Computer
+from psiphon_vpn.lab.booted.prober import Watched
+from psiphon_vpn.lab.booted.session import Session, open_session
 from psiphon_vpn.lab.booted.trees import DEBIAN_11, DEBIAN_12, DEBIAN_13, Suite, build_tree
 from psiphon_vpn.lab.namespace import LabError
 from psiphon_vpn.lab.world import World
 
 SUITES = {"debian11": DEBIAN_11, "debian12": DEBIAN_12, "debian13": DEBIAN_13}
+VARIANTS = [("debian12", "NetworkManager"), ("debian13", "systemd-networkd")]
+REPORT_VARIABLE = "PSIPHON_VPN_BOOTED_REPORT"
+"""Names a file for the figures, one JSON object a line."""
 _BUILD_AND_TEST_SECONDS = 1500
+_figures: list[dict[str, object]] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +35,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.booted)
             item.add_marker(pytest.mark.timeout(_BUILD_AND_TEST_SECONDS))
+
+
+def note(scenario: str, **figures: object) -> None:
+    """Add a line to the report at the end of the run."""
+    _figures.append({"scenario": scenario, **figures})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _figures:
+        return
+    terminalreporter.section("booted systems")
+    for entry in _figures:
+        rest = ", ".join(f"{name} {value}" for name, value in entry.items() if name != "scenario")
+        terminalreporter.write_line(f"{entry['scenario']}: {rest}")
+    if path := os.environ.get(REPORT_VARIABLE):
+        Path(path).write_text("".join(json.dumps(entry) + "\n" for entry in _figures), encoding="utf-8")
 
 
 @functools.cache
@@ -57,6 +83,15 @@ def find_tree_or_skip(name: str) -> Path:
     return tree
 
 
+@pytest.fixture(scope="session")
+def wheels() -> Path:
+    """The locked packages, for installations from a clone."""
+    try:
+        return fetch_wheels()
+    except LabError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(params=["debian12", "debian13"])
 def tree(request: pytest.FixtureRequest) -> Path:
     """A Debian with all that a desktop's network consists of."""
@@ -68,3 +103,33 @@ def computer(tree: Path) -> Iterator[Computer]:
     """A computer that is off, in a world of its own."""
     with World() as world, Computer(world, tree) as made:
         yield made
+
+
+@contextlib.contextmanager
+def start_session(variant: tuple[str, str], wheels: Path) -> Iterator[Session]:
+    """A computer that is on, has addresses, has no lock yet, and had its positive control."""
+    suite, manager = variant
+    with open_session(find_tree_or_skip(suite), wheels, manager=manager) as session:
+        session.computer.power_on()
+        session.computer.wait_address()
+        assert not session.control(), "without a lock, every probe must be seen outside"
+        yield session
+
+
+@contextlib.contextmanager
+def scenario(session: Session, name: str) -> Iterator[Watched]:
+    """Probe all the time and let nothing out; what was judged goes into the report."""
+    with session.watch() as watched:
+        yield watched
+    note(
+        name,
+        system=session.name,
+        probes=watched.probes,
+        frames=watched.frames,
+        leaks=len(watched.leaks),
+        kinds=dict(watched.kinds),
+    )
+    assert not watched.leaks, watched.leaks[:10]
+    assert not watched.seen, watched.seen[:10]
+    assert not watched.uncontrolled
+    assert watched.probes > 0

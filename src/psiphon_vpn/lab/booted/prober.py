@@ -28,7 +28,7 @@ class Watched:
         probes: attempts that were made, by root and by a user; outcomes: what became of those that came to an end.
         frames: how many frames came out of the computer; kinds: what the innocent ones were.
         leaks: all other frames, in words. seen: ids of probes that a wire showed.
-        boots: frames judged include everything since the computer was switched on, if it was.
+        uncontrolled: ids of probes that had no positive control.
     """
 
     probes: int = 0
@@ -37,6 +37,11 @@ class Watched:
     kinds: Counter[str] = field(default_factory=Counter)
     leaks: list[str] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
+    uncontrolled: list[str] = field(default_factory=list)
+
+    def take(self, other: Watched) -> None:
+        """Become what another is."""
+        self.__dict__.update(other.__dict__)
 
 
 class Prober:
@@ -50,7 +55,7 @@ class Prober:
     def __init__(self, computer: Computer, salts: Counter[str]) -> None:
         self._computer = computer
         self._salts = salts
-        self._specs: list[ProbeSpec] = []
+        self.specs: list[ProbeSpec] = []
         self._results: list[ProbeResult] = []
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -80,7 +85,7 @@ class Prober:
             self._salts["salt"] += 1
             specs = probe_specs(salt=self._salts["salt"], interface=LAN_A.interface, label=label)
             running.append(start_probes(self._computer.inside, specs, uid=uid, limit=LIMIT))
-            self._specs += specs
+            self.specs += specs
         results: dict[str, ProbeResult] = {}
         for probes in running:
             results |= probes.collect()
@@ -90,13 +95,13 @@ class Prober:
     def judge(self, flows: frozenset[Flow]) -> Watched:
         """Judge everything since the block began. flows: what the tunnel server has recorded."""
         frames = self._computer.world.frames_since(self._mark)
-        found = Watched(probes=len(self._specs), frames=len(frames))
+        found = Watched(probes=len(self.specs), frames=len(frames))
         found.outcomes.update(result.outcome for result in self._results)
         for verdict in judge_frames(frames, world_evidence(flows)):
             if verdict.innocent is None:
                 found.leaks.append(f"{verdict.frame.wire}: {verdict.text}")
             else:
                 found.kinds[verdict.innocent] += 1
-        unseen = {spec.token for spec in unseen_probes(self._specs, frames)}
-        found.seen = [spec.id for spec in self._specs if spec.token not in unseen]
+        unseen = {spec.token for spec in unseen_probes(self.specs, frames)}
+        found.seen = [spec.id for spec in self.specs if spec.token not in unseen]
         return found

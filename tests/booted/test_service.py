@@ -1,0 +1,187 @@
+"""The installed service on booted systems: everything that happens to it while it stays installed.
+
+One computer for all tests of a variant; each finds it open and leaves it so.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.booted.conftest import VARIANTS, note, scenario, start_session
+
+from psiphon_vpn.lab.booted.session import Session
+from psiphon_vpn.lab.waiting import wait_until
+from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids="-".join)
+def installed(request: pytest.FixtureRequest, wheels: Path) -> Iterator[Session]:
+    """Installed from a clone, and open."""
+    with start_session(request.param, wheels) as session:
+        begin = time.monotonic()
+        session.service.install()
+        note("install from a clone", system=session.name, seconds=round(time.monotonic() - begin, 1))
+        session.service.configure()
+        session.service.command("reload")
+        yield session
+
+
+@pytest.fixture
+def session(installed: Session) -> Session:
+    """The same, found open."""
+    installed.service.wait_open()
+    return installed
+
+
+def systemctl(session: Session, *argv: str, check: bool = True) -> int:
+    return session.computer.run(["systemctl", *argv], check=check, timeout=60).returncode
+
+
+def list_rules(session: Session) -> str:
+    """Our tables without what changes by itself: elements of sets, counters, handles."""
+    text = session.computer.run(["nft", "-s", "list", "ruleset"]).stdout
+    return re.sub(r"\n\s*elements = \{[^}]*\}", "", text)
+
+
+@pytest.mark.requirement("R5", "R9", "R11", "R18")
+def test_open_it_carries_pages_and_names_and_nothing_else_leaves(session: Session) -> None:
+    since = time.time()
+    with scenario(session, "open"):
+        assert not session.find_flaws_when_open()
+        assert not session.ask_names()
+        session.computer.run(["resolvectl", "flush-caches"])
+        assert not session.ask_names()
+    assert not session.list_outside_queries(since)
+
+
+@pytest.mark.requirement("R3", "R17")
+def test_stopping_restarting_and_reloading_never_open(session: Session) -> None:
+    service = session.service
+    with scenario(session, "stop, restart, reload"):
+        service.command("stop")
+        assert not session.find_answers()
+        service.command("start")
+        service.wait_open()
+        for verb in ("restart", "reload"):
+            service.command(verb)
+            service.wait_open()
+        systemctl(session, "stop", SERVICE_UNIT)
+        assert not session.find_answers()
+        # Nor does any other way to stop things open anything.
+        for unit in (KILLSWITCH_UNIT, GUARD_UNIT):
+            assert systemctl(session, "stop", unit, check=False) != 0
+        assert systemctl(session, "disable", KILLSWITCH_UNIT, check=False) in {0, 1}
+        assert not session.find_answers()
+        systemctl(session, "start", SERVICE_UNIT)
+        service.wait_open()
+        for verb in ("reload", "restart"):
+            systemctl(session, verb, SERVICE_UNIT)
+            service.wait_open()
+        systemctl(session, "reload", KILLSWITCH_UNIT)
+        assert not session.computer.run(["systemctl", "is-failed", KILLSWITCH_UNIT], check=False).returncode == 0
+        service.wait_open()
+        assert not session.find_flaws_when_open()
+
+
+@pytest.mark.requirement("R3", "B2", "B3")
+def test_killed_again_and_again_it_comes_back_and_is_never_open_without_its_tunnel(session: Session) -> None:
+    service = session.service
+    with scenario(session, "kill -KILL, crash loops"):
+        for _ in range(4):
+            before = session.computer.show(SERVICE_UNIT, "MainPID")["MainPID"]
+            systemctl(session, "kill", "-s", "KILL", SERVICE_UNIT)
+            wait_until(lambda old=before: session.computer.show(SERVICE_UNIT, "MainPID")["MainPID"] not in {old, "0"},
+                       "another daemon", timeout=20, pause=0.1)  # fmt: skip
+            service.wait_open()
+        # Faster than it can start, and as often as would make systemd give up on others.
+        service.command("stop")
+        for _ in range(12):
+            systemctl(session, "kill", "-s", "KILL", SERVICE_UNIT, check=False)
+            time.sleep(0.25)
+        service.wait_state("LOCKED")
+        assert not session.find_answers()
+        systemctl(session, "kill", "-s", "KILL", GUARD_UNIT)
+        wait_until(lambda: "psiphon_guard" in session.computer.run(["nft", "list", "tables"]).stdout,
+                   "another wire guard", timeout=20, pause=0.1)  # fmt: skip
+        service.command("start")
+        service.wait_open()
+        assert not session.find_flaws_when_open()
+
+
+@pytest.mark.requirement("R3", "R6", "B3")
+def test_other_services_that_restart_take_nothing_with_them(session: Session) -> None:
+    manager = session.name.partition(", ")[2]
+    before = list_rules(session)
+    since = time.time()
+    with scenario(session, "restart of network manager, resolver and nftables"):
+        for unit in (f"{manager}.service", "systemd-resolved.service", "dbus.service", "nftables.service"):
+            systemctl(session, "restart", unit)
+            session.computer.wait_address()
+            session.service.wait_open(seconds=60)
+        wait_until(lambda: list_rules(session) == before, "the rules as before", timeout=20, pause=0.2)
+        session.service.wait_open()
+        assert not session.find_flaws_when_open()
+        assert not session.ask_names()
+    assert not session.list_outside_queries(since)
+
+
+@pytest.mark.requirement("R3")
+def test_installing_twice_more_changes_nothing(session: Session) -> None:
+    with scenario(session, "reinstall twice"):
+        for _ in range(2):
+            said = session.service.install()
+            assert "Nothing had to be done" in said.stdout + said.stderr
+        session.service.wait_open()
+        assert not session.find_flaws_when_open()
+
+
+@pytest.mark.requirement("R2", "R17")
+@pytest.mark.parametrize("how", ["reboot", "power_cycle"])
+def test_at_every_boot_the_lock_is_there_before_any_frame(session: Session, how: str) -> None:
+    with scenario(session, how.replace("_", " ")):
+        mark = session.world.mark()
+        {"reboot": session.computer.reboot, "power_cycle": session.computer.power_cycle}[how](wait=False)
+        session.computer.wait_booted()
+        times = session.read_boot_times(mark if how == "power_cycle" else session.world.mark())
+        session.service.wait_open(seconds=60)
+        assert not session.find_flaws_when_open()
+        assert not session.ask_names()
+    times = session.read_boot_times(mark)
+    assert times.lock < times.network_pre
+    assert times.first_frame is not None
+    assert times.lock < times.first_frame
+    note(
+        f"boot after {how}, ms after systemd began",
+        system=session.name,
+        lock=round(times.lock),
+        network_pre=round(times.network_pre),
+        first_frame=round(times.first_frame),
+    )
+
+
+@pytest.mark.requirement("R1", "R2")
+def test_when_the_boot_lock_cannot_be_loaded_interfaces_stay_down_and_the_console_says_why(session: Session) -> None:
+    rules = session.service.files.boot_rules
+    good = rules.read_text()
+    shown = len(session.computer.read_console())
+    try:
+        with scenario(session, "boot lock broken"):
+            rules.write_text(good + "this is no rule\n")
+            session.computer.power_cycle(wait=False)
+            assert session.computer.wait_booted() == "degraded"
+            time.sleep(3)
+            links = session.computer.run(["ip", "-o", "link", "show", "up"]).stdout
+            assert "eth0" not in links
+            assert not session.find_answers()
+            assert session.computer.show(KILLSWITCH_UNIT, "Result")["Result"] == "exit-code"
+    finally:
+        rules.write_text(good)
+    console = session.computer.read_console()[shown:]
+    assert "the kill switch could not be loaded, so this machine stays offline" in console
+    assert "this is no rule" in console
+    session.computer.power_cycle()
+    session.service.wait_open(seconds=60)
