@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from psiphon_vpn.lab.frames import Frame, decode_ip
 from psiphon_vpn.lab.namespace import Host, LabError
-from psiphon_vpn.lab.probe import DNS_TCP, ICMP, LIMIT, TCP, ProbeResult, ProbeSpec
+from psiphon_vpn.lab.probe import DNS_TCP, ICMP, LIMIT, PATTERN, TCP, ProbeResult, ProbeSpec
 
 NOBODY = 65534
 _GRACE = 10.0
+_TOKEN = re.compile(PATTERN.encode())
 
 
 class RunningProbes:
@@ -56,19 +58,25 @@ def run_probes(host: Host, specs: Sequence[ProbeSpec], *, uid: int = 0, limit: f
 
 def seen_on_wire(spec: ProbeSpec, frames: Iterable[Frame]) -> bool:
     """Whether anything of this probe came out of the client. A rewritten target still counts."""
-    return any(_belongs(spec, frame) for frame in frames if frame.from_client)
+    return not unseen_probes([spec], frames)
 
 
-def unseen_probes(specs: Iterable[ProbeSpec], frames: Sequence[Frame]) -> list[ProbeSpec]:
+def unseen_probes(specs: Iterable[ProbeSpec], frames: Iterable[Frame]) -> list[ProbeSpec]:
     """The probes of which no frame came out: with the lock all of them, without it (positive control) none."""
-    return [spec for spec in specs if not seen_on_wire(spec, frames)]
+    tokens: set[bytes] = set()
+    ports: set[tuple[int, int, int]] = set()
+    for frame in frames:
+        if not frame.from_client:
+            continue
+        tokens.update(_TOKEN.findall(frame.data))
+        packet = decode_ip(frame.data)
+        if packet is not None:
+            ports.add((packet.version, packet.protocol, packet.source_port))
 
+    def is_seen(spec: ProbeSpec) -> bool:
+        if spec.token.encode() in tokens:
+            return True
+        protocol = 6 if spec.kind in (TCP, DNS_TCP) else 17
+        return spec.kind != ICMP and (spec.family, protocol, spec.source_port) in ports
 
-def _belongs(spec: ProbeSpec, frame: Frame) -> bool:
-    if spec.token.encode() in frame.data:
-        return True
-    packet = decode_ip(frame.data)
-    if packet is None or spec.kind == ICMP:
-        return False
-    protocol = 6 if spec.kind in (TCP, DNS_TCP) else 17
-    return packet.version == spec.family and packet.protocol == protocol and packet.source_port == spec.source_port
+    return [spec for spec in specs if not is_seen(spec)]

@@ -23,6 +23,7 @@ from psiphon_vpn.lab.dns_message import TXT, encode_query, read_answers
 
 LIMIT = 1.2
 SO_BINDTODEVICE = 25
+PATTERN = r"probe\d{7}"  # of tokens
 FIRST_PORT, PORTS = 10_000, 20_000  # below the ephemeral range, so that nothing else uses them
 TCP, UDP, ICMP, DNS_UDP, DNS_TCP = "tcp", "udp", "icmp", "dns-udp", "dns-tcp"
 

@@ -179,9 +179,14 @@ class Computer:
             ended = self._nspawn.wait(timeout=SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise LabError(f"no end of the shutdown: {self.read_console()[-2000:]}") from error
-        self._nspawn = self._inside = None
+        self._forget()
         if ended != code:
             raise LabError(f"{verb} ended with {ended}: {self.read_console()[-1000:]}")
+
+    def _forget(self) -> None:
+        if self._inside is not None:
+            self._inside.end()
+        self._nspawn = self._inside = None
 
     def power_cut(self) -> None:
         """The plug is pulled."""
@@ -195,7 +200,7 @@ class Computer:
         except subprocess.TimeoutExpired:
             self._nspawn.kill()
             self._nspawn.wait()
-        self._nspawn = self._inside = None
+        self._forget()
 
     def power_cycle(self, *, wait: bool = True) -> None:
         """The plug is pulled and put back: nothing is shut down in order, and the kernel forgets everything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,16 @@ class Inside(Host):
             uid=uid, gid=gid, groups=groups, ambient=ambient, bounding=bounding, no_new_privs=no_new_privs
         )
         return [*full, *identity, *map(str, argv)]
+
+    def end(self) -> None:
+        """Let go of what was started inside; called when the container has ended, and everything with it."""
+        for child in self._children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=2)
+            for stream in (child.stdin, child.stdout, child.stderr):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
 
     def spawn_module(self, module: str, *args: str | Path, **options: Any) -> subprocess.Popen[bytes]:
         """`spawn` for a Python module of this project, with the system's own interpreter."""

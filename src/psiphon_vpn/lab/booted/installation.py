@@ -93,7 +93,7 @@ class Installation:
             status = self.read_status()
             if status.get("state") == state:
                 return status
-            time.sleep(0.1)
+            time.sleep(0.25)
         raise LabError(f"not {state} within {seconds:g} s, but {status}\n{self.read_journal()}")
 
     def wait_open(self, *, seconds: float = WAIT_SECONDS) -> Mapping[str, Any]:
@@ -101,7 +101,7 @@ class Installation:
         deadline = time.monotonic() + seconds
         status = self.wait_state("OPEN", seconds=seconds)
         while not status.get("ipv6") and time.monotonic() < deadline:
-            time.sleep(0.1)
+            time.sleep(0.25)
             status = self.read_status()
         if not status.get("ipv6"):
             raise LabError(f"no IPv6 through the tunnel: {status}")

@@ -31,6 +31,8 @@ def prepare_disk(disk: Host, tree: Path, mount: Path) -> Path:
     """Put a writable layer in memory above a tree, in the disk's mount namespace; returns its root directory there."""
     mount.mkdir()
     disk.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", mount])
+    # The supervisor keeps files there by the container's name, which all of the laboratory's share.
+    disk.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])
     root = mount / "root"
     disk.run(["mkdir", mount / "upper", mount / "work", root])
     layers = f"lowerdir={tree},upperdir={mount / 'upper'},workdir={mount / 'work'}"
@@ -63,7 +65,7 @@ def start_nspawn(
     """
     argv = ["sh", "-c", _ENTER_GROUP, str(_group_path(group))]
     argv += ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit"]
-    argv += ["--machine=client", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"]
+    argv += ["--machine=client", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only"]
     # Given a namespace of its own only by path, it would not get the capability to change it.
     argv += ["--capability=CAP_NET_ADMIN", f"--network-namespace-path={network}"]
     argv += [f"--bind-ro={outside}:{inside}" for outside, inside in binds]

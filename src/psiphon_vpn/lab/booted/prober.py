@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ from psiphon_vpn.lab.probe import ProbeResult, ProbeSpec, probe_specs
 
 USERS = (("root", 0), ("user", NOBODY))
 LIMIT = 0.8
-_PAUSE = 0.1
+_PAUSE = 0.3
 
 
 @dataclass
@@ -76,7 +75,8 @@ class Prober:
         while not self._stopping.is_set():
             with contextlib.suppress(LabError, OSError):
                 self.probe()
-            time.sleep(_PAUSE)
+            # A pause, so that the computer is not busy with nothing else.
+            self._stopping.wait(_PAUSE + LIMIT)
 
     def probe(self) -> dict[str, ProbeResult]:
         """One battery as root and as a user, side by side. Raises LabError if the computer is off, or goes off."""
@@ -87,8 +87,14 @@ class Prober:
             running.append(start_probes(self._computer.inside, specs, uid=uid, limit=LIMIT))
             self.specs += specs
         results: dict[str, ProbeResult] = {}
+        failed: list[LabError] = []
         for probes in running:
-            results |= probes.collect()
+            try:
+                results |= probes.collect()
+            except LabError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
         self._results += results.values()
         return results
 
