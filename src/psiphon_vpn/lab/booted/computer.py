@@ -231,11 +231,13 @@ class Computer:
         return {name: value for name, equals, value in (line.partition("=") for line in lines) if equals}
 
     def wait_address(self, *, interface: str = LAN_A.interface, seconds: float = 40.0) -> None:
-        """Wait for addresses of both families that the provider gave. Raises LabError."""
+        """Wait until addresses of both families that the provider gave can be used. Raises LabError."""
 
         def both() -> bool:
-            shown = self.run(["ip", "-br", "address", "show", "scope", "global", "dev", interface], check=False).stdout
-            return "." in shown and "2001:db8:" in shown
+            shown = self.run(["ip", "-o", "address", "show", "dev", interface, "scope", "global"], check=False).stdout
+            routes = self.run(["ip", "-6", "route", "show", "default"], check=False).stdout
+            ready = [line for line in shown.splitlines() if "tentative" not in line]
+            return all(any(word in line for line in ready) for word in (" inet ", " inet6 ")) and interface in routes
 
         wait_until(both, f"addresses on {interface}", timeout=seconds, pause=0.1)
 

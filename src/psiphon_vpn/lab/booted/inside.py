@@ -43,6 +43,14 @@ class Inside(Host):
         """The container's files as the lab reaches them."""
         return Path(f"/proc/{self._leader}/root")
 
+    @property
+    def can_run_modules(self) -> bool:
+        """Whether the checkout is still there: near the end of a shutdown it is unmounted.
+
+        What would be started then could only make systemd wait for it.
+        """
+        return (self.root / SOURCE.relative_to("/") / "psiphon_vpn").is_dir()
+
     def command(
         self,
         argv: Sequence[str | Path],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -15,6 +16,8 @@ _FIRST_RULES = (
 )
 # Counters, keys and the like, which change by themselves; settings of one interface go and come with it.
 _RESTLESS = ("ipv4/route/", "ipv6/route/", "ipv4/tcp_fastopen_key", "netfilter/nf_conntrack_count", "neigh/", "/conf/")
+# What a network manager and advertisements set differently from time to time for the same route.
+_RENEWED = re.compile(r" (?:expires|metric|mtu|pref|hoplimit) \S+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,10 @@ class KernelState:
 def read_kernel_state(host: Host) -> KernelState:
     """Read it from a host's network namespace. Raises LabError if that is not possible."""
 
+    def routes(family: str) -> tuple[str, ...]:
+        listed = lines("ip", family, "route", "show", "table", "all")
+        return tuple(sorted({_RENEWED.sub("", route) for route in listed}))
+
     def lines(*argv: str) -> tuple[str, ...]:
         return tuple(sorted(line.strip() for line in host.run(argv).stdout.splitlines() if line.strip()))
 
@@ -58,7 +65,7 @@ def read_kernel_state(host: Host) -> KernelState:
     return KernelState(
         ruleset=host.run(["nft", "-s", "list", "ruleset"]).stdout.strip(),
         rules=lines("ip", "-4", "rule") + lines("ip", "-6", "rule"),
-        routes=lines("ip", "-4", "route", "show", "table", "all") + lines("ip", "-6", "route", "show", "table", "all"),
+        routes=routes("-4") + routes("-6"),
         links=tuple(line.split()[0].partition("@")[0] for line in links),
         addresses=lines("ip", "-br", "address", "show", "scope", "global"),
         settings=host.call(_read_settings),

@@ -80,6 +80,8 @@ class Prober:
 
     def probe(self) -> dict[str, ProbeResult]:
         """One battery as root and as a user, side by side. Raises LabError if the computer is off, or goes off."""
+        if not self._computer.inside.can_run_modules:
+            raise LabError("the computer is too far down to run anything")
         running: list[RunningProbes] = []
         for label, uid in USERS:
             self._salts["salt"] += 1

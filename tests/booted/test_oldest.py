@@ -1,0 +1,78 @@
+"""Debian 11 stands in for the oldest tools that the service has to load with: nft 0.9.8, systemd 247 (R22)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.booted.conftest import find_tree_or_skip, note
+
+from psiphon_vpn.lab.booted.computer import Computer
+from psiphon_vpn.lab.judge import judge_frames, world_evidence
+from psiphon_vpn.lab.machine import LAB_UID
+from psiphon_vpn.lab.world import World
+from psiphon_vpn.system.configure import render_rules
+from psiphon_vpn.system.edges import Account
+from psiphon_vpn.system.layout import GROUP, KILLSWITCH_UNIT, UNITS, USER, Layout
+from psiphon_vpn.system.payload import collect_payload
+
+NETWORK_MANAGERS = (0, 101)
+
+
+@pytest.fixture(scope="module")
+def computer() -> Iterator[Computer]:
+    """All files of an installation on a Debian 11. Its Python is too old for the program, but nothing else is."""
+    with World() as world, Computer(world, find_tree_or_skip("debian11")) as made:
+        layout = Layout(root=made.files)
+        for file in collect_payload(python="/usr/bin/python3"):
+            path = made.files / file.path.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.content)
+            path.chmod(file.mode)
+        rules = render_rules(Account(uid=LAB_UID, gid=LAB_UID), NETWORK_MANAGERS)
+        layout.rules_dir.mkdir(parents=True, exist_ok=True)
+        layout.boot_rules.write_text(rules.boot)
+        layout.guard_rules.write_text(rules.guard)
+        layout.drop_rules.write_text(rules.drop)
+        made.choose_manager("systemd-networkd")
+        made.power_on()
+        yield made
+
+
+@pytest.mark.requirement("R22")
+def test_the_boot_lock_stands_before_the_network_with_the_oldest_tools(computer: Computer) -> None:
+    assert computer.run(["nft", "--version"]).stdout.startswith("nftables v0.9.8")
+    assert computer.show("", "Version")["Version"].startswith("247")
+    assert computer.show(KILLSWITCH_UNIT, "ActiveState", "Result") == {"ActiveState": "active", "Result": "success"}
+    chain = computer.run(["nft", "list", "chain", "inet", "psiphon_filter", "output"]).stdout
+    assert "policy drop" in chain
+    assert computer.run(["ping", "-c1", "-W1", "192.0.2.1"], check=False).returncode != 0
+    computer.wait_address()
+    verdicts = judge_frames(computer.world.frames_since(), world_evidence())
+    assert {verdict.innocent for verdict in verdicts} >= {"dhcp"}
+    # Only what came after the computer was on: before, the laboratory itself had used the cable.
+    leaks = [verdict.text for verdict in verdicts if verdict.is_leak]
+    assert not leaks, leaks
+    note("Debian 11: boot lock with nft 0.9.8 and systemd 247", frames=len(verdicts), leaks=len(leaks))
+
+
+@pytest.mark.requirement("R22")
+def test_every_ruleset_loads_with_the_oldest_nft(computer: Computer) -> None:
+    layout = Layout()
+    for path in (layout.drop_rules, layout.boot_rules):
+        computer.run(["nft", "-f", path])
+    assert "policy drop" in computer.run(["nft", "list", "chain", "inet", "psiphon_filter", "output"]).stdout
+
+
+@pytest.mark.requirement("R22")
+def test_every_unit_and_file_is_understood_by_the_oldest_systemd(computer: Computer) -> None:
+    layout = Layout()
+    # The account that the service's unit names, as sysusers.d declares it.
+    computer.run(["systemd-sysusers", layout.sysusers])
+    assert computer.run(["id", "-gn", USER]).stdout.strip() == GROUP
+    for unit in UNITS:
+        said = computer.run(["systemd-analyze", "--man=no", "verify", layout.unit_dir / unit], check=False)
+        ours = [line for line in said.stderr.splitlines() if "psiphon" in line and "Unknown" not in line]
+        assert said.returncode == 0, said.stderr
+        assert not ours, ours
+    computer.run(["systemd-tmpfiles", "--create", layout.tmpfiles])
