@@ -16,12 +16,15 @@ _BINARY: Final = click.Path(path_type=Path, exists=True, dir_okay=False, resolve
 
 
 @click.command(help=_("Show in a laboratory, on real packets, that nothing leaks."))
+@click.option("--system", is_flag=True, help=_("Install it on a whole Debian system that is booted for it."))
 @click.option("--json", "as_json", is_flag=True, help=_("Print one JSON object and nothing else."))
 @click.option("--keep", is_flag=True, help=_("Leave the laboratory standing and say how to look around in it."))
 @click.option("--core", type=_BINARY, help=_("A real psiphon-tunnel-core; needs --server too."))
 @click.option("--server", type=_BINARY, help=_("A real psiphond; needs --core too."))
-def demo(*, as_json: bool, keep: bool, core: Path | None, server: Path | None) -> int:
+def demo(*, system: bool, as_json: bool, keep: bool, core: Path | None, server: Path | None) -> int:
     """Run the demonstration."""
+    if system and (keep or core is not None or server is not None):
+        raise click.UsageError(_("--system goes together with --json only."))
     if (core is None) != (server is None):
         raise UserError(
             _("The demonstration cannot start"),
@@ -29,6 +32,10 @@ def demo(*, as_json: bool, keep: bool, core: Path | None, server: Path | None) -
             _("Give --core and --server together."),
         )
     _need_checkout(_("There is no laboratory here"))
+    if system:
+        from psiphon_vpn.lab.booted.demo import run_system_demo
+
+        return run_system_demo(json_output=as_json)
     from psiphon_vpn.lab.demo import run_demo
 
     return run_demo(json_output=as_json, keep=keep, core=core, server=server)
@@ -39,8 +46,9 @@ def demo(*, as_json: bool, keep: bool, core: Path | None, server: Path | None) -
     help=_("Run every linter, the type checker and every test."),
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
+@click.option("--fast", is_flag=True, help=_("Leave out the tests that boot whole systems."))
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
-def run_tests(pytest_args: tuple[str, ...]) -> int:
+def run_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> int:
     """Run the checks one after the other, pytest last so that its summary is the last thing seen."""
     _need_checkout(_("There are no tests here"))
     checks = {
@@ -51,7 +59,8 @@ def run_tests(pytest_args: tuple[str, ...]) -> int:
     failed = [name for name, argv in checks.items() if not _run_module(name, argv)]
     if failed:
         click.echo(click.style(_("Failed so far: {names}").format(names=", ".join(failed)), fg="red"), err=True)
-    if not _run_module("pytest", ["pytest", *pytest_args]):
+    left_out = ["--ignore=tests/booted"] if fast else []
+    if not _run_module("pytest", ["pytest", *left_out, *pytest_args]):
         failed.append("pytest")
     return 1 if failed else 0
 

@@ -44,13 +44,16 @@ def run_demo(*, json_output: bool, keep: bool, core: Path | None, server: Path |
     begin = time.monotonic()
     results: list[StepResult] = []
     with _open_stage(core, server) as (world, machine, tunnel_server):
-        say(click.wrap_text(_introduce(core), _width()))
+        say(click.wrap_text(_introduce(core), find_width()))
         story = Story(
-            world, machine, tunnel_server, announce=lambda text: say("\n" + click.wrap_text(text, _width(), "  ", "  "))
+            world,
+            machine,
+            tunnel_server,
+            announce=lambda text: say("\n" + click.wrap_text(text, find_width(), "  ", "  ")),
         )
         for number, result in enumerate(story.tell(), start=1):
             results.append(result)
-            _tell(number, result, say)
+            tell_step(number, result, say)
         took = time.monotonic() - begin
         if keep:
             world.keep()
@@ -59,9 +62,9 @@ def run_demo(*, json_output: bool, keep: bool, core: Path | None, server: Path |
     # A story that broke off has fewer steps, and its last one did not hold.
     held = bool(results) and all(result.held for result in results)
     if json_output:
-        click.echo(json.dumps(_summarize(results, held=held, took=took, real=core is not None)))
+        click.echo(json.dumps(summarize(results, held=held, took=took, real=core is not None)))
     else:
-        _show_table(results, held=held, took=took)
+        show_table(results, held=held, took=took)
     if keep:
         _tell_how_to_look(world, machine, say)
     return 0 if held else 1
@@ -96,12 +99,19 @@ def _introduce(core: Path | None) -> str:
     )
 
 
-def _width() -> int:
+def find_width() -> int:
+    """How wide texts may be: as the terminal, within reason."""
     return max(40, min(shutil.get_terminal_size().columns, 100))
 
 
-def _tell(number: int, result: StepResult, say: Say) -> None:
-    width = _width()
+def announce(text: str, say: Say) -> None:
+    """Show what is about to be done."""
+    say("\n" + click.wrap_text(text, find_width(), "  ", "  "))
+
+
+def tell_step(number: int, result: StepResult, say: Say) -> None:
+    """Show a step that has been judged."""
+    width = find_width()
 
     def wrapped(text: str, *, indent: int, sign: str = "", color: str | None = None, bold: bool = False) -> None:
         first, *rest = textwrap.wrap(text, width - indent) or [""]
@@ -153,7 +163,8 @@ def _tell_how_to_look(world: World, machine: Machine, say: Say) -> None:
     say(f"  {shells['end']}")
 
 
-def _show_table(results: list[StepResult], *, held: bool, took: float) -> None:
+def show_table(results: list[StepResult], *, held: bool, took: float) -> None:
+    """Show all steps as a table, and what they come to."""
     from rich.console import Console
     from rich.table import Table
 
@@ -184,7 +195,8 @@ def _show_table(results: list[StepResult], *, held: bool, took: float) -> None:
     )
 
 
-def _summarize(results: list[StepResult], *, held: bool, took: float, real: bool) -> dict[str, object]:
+def summarize(results: list[StepResult], *, held: bool, took: float, real: bool) -> dict[str, object]:
+    """The same for programs. real: whether the tunnel core was no stand-in."""
     return {
         "held": held,
         "seconds": round(took, 1),

@@ -16,7 +16,7 @@ _FIRST_RULES = (
 )
 # Counters, keys and the like, which change by themselves; settings of one interface go and come with it.
 _RESTLESS = ("ipv4/route/", "ipv6/route/", "ipv4/tcp_fastopen_key", "netfilter/nf_conntrack_count", "neigh/", "/conf/")
-# What a network manager and advertisements set differently from time to time for the same route.
+# What a network manager and advertisements set differently from time to time for the same route or address.
 _RENEWED = re.compile(r" (?:expires|metric|mtu|pref|hoplimit) \S+")
 
 
@@ -67,7 +67,7 @@ def read_kernel_state(host: Host) -> KernelState:
         rules=lines("ip", "-4", "rule") + lines("ip", "-6", "rule"),
         routes=routes("-4") + routes("-6"),
         links=tuple(line.split()[0].partition("@")[0] for line in links),
-        addresses=lines("ip", "-br", "address", "show", "scope", "global"),
+        addresses=tuple(_RENEWED.sub("", line) for line in lines("ip", "-br", "address", "show", "scope", "global")),
         settings=host.call(_read_settings),
     )
 

@@ -35,7 +35,8 @@ class BootTimes:
 class Session:
     """A computer with a tunnel server somewhere in its world.
 
-    name: of the system, for reports. controls: ids of the probes that were seen without a lock.
+    name: of the system, for reports. controls: ids of the probes that were seen without a lock; control_outcomes: what became
+    of those.
     """
 
     name: str
@@ -45,12 +46,13 @@ class Session:
     service: Installation
     salts: Counter[str] = field(default_factory=Counter)
     controls: set[str] = field(default_factory=set)
+    control_outcomes: Counter[str] = field(default_factory=Counter)
 
     def control(self) -> list[str]:
         """The positive control: without a lock, every probe must be seen outside. Returns the ids that were not."""
         prober = Prober(self.computer, self.salts)
         mark = self.world.mark()
-        prober.probe()
+        self.control_outcomes.update(result.outcome for result in prober.probe().values())
         unseen = {spec.id for spec in unseen_probes(prober.specs, self.world.frames_since(mark))}
         self.controls |= {spec.id for spec in prober.specs} - unseen
         return sorted(unseen)
