@@ -1,6 +1,7 @@
 """Carries the state machine's effects out, one event after the other, and turns what happens into events."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import random
@@ -14,6 +15,7 @@ from psiphon_vpn.core import events as notices
 from psiphon_vpn.core.flaws import CoreFlaw
 from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess
+from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.core.settings import render_core_config
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
 from psiphon_vpn.linux.resolver_probe import ask
@@ -101,6 +103,7 @@ class Runner:
         self._on_change = on_change
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._core: CoreProcess | None = None
+        self._sealing: Sealing | None = None
         self._timers: dict[do.Timer, asyncio.TimerHandle] = {}
         self._verification: asyncio.Task[None] | None = None
         self._lease: asyncio.Task[None] | None = None
@@ -176,9 +179,12 @@ class Runner:
             if self.model.state is not before.state:
                 self.since = datetime.now(UTC)
         try:
-            for effect in effects:
-                log.debug("effect: %s", effect)
-                await self._carry_out(effect)
+            with contextlib.ExitStack() as stack:
+                if any(isinstance(effect, do.StartCore) for effect in effects):
+                    self._sealing = stack.enter_context(Sealing(self._around.core))
+                for effect in effects:
+                    log.debug("effect: %s", effect)
+                    await self._carry_out(effect)
         except EnforcementError as error:
             self._enforcer.close()
             self.post(EnforcementFailed(str(error)))
@@ -257,9 +263,9 @@ class Runner:
     async def _start_core(self, number: int) -> None:
         uplink = self.model.uplink
         assert uplink is not None, "the machine starts no core without an uplink"
+        assert self._sealing is not None, "begun with the effects of the same event"
         network = hashlib.sha256(repr(uplink.paths).encode()).hexdigest()[:16]
         plan = CorePlan(
-            core=self._around.core,
             data_dir=self._around.state_dir / "core",
             config=render_core_config(
                 self.settings, data_dir=self._around.state_dir / "core", network_id=f"WIRED-{network}"
@@ -273,7 +279,7 @@ class Runner:
         )
         self._core = core
         try:
-            await core.start(plan)
+            await core.start(plan, self._sealing)
         except CoreError as error:
             reason = FLAWS.get(error.flaw, Reason.CORE_MISSING) if error.flaw else Reason.CORE_MISSING
             self.post(CoreStartFailed(number, str(error), reason))
