@@ -16,8 +16,10 @@ from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.identity import find_identity
 from psiphon_vpn.linux.links import read_snapshot
+from psiphon_vpn.linux.logind import LogindSleep
 from psiphon_vpn.linux.monitor import NetworkChange, open_network_monitor
 from psiphon_vpn.linux.nfnetlink import Generation, NftSocket, open_generation_monitor
+from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.service.control import ControlServer
@@ -33,10 +35,11 @@ from psiphon_vpn.service.events import (
     UserStop,
 )
 from psiphon_vpn.service.intent import load_intent
-from psiphon_vpn.service.machine import Model
+from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single import claim_machine
+from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
 from psiphon_vpn.service.uplink import choose_uplink, find_headerless, find_wires
 from psiphon_vpn.service.watchers import watch_generations, watch_network
@@ -73,6 +76,7 @@ class Daemon:
         self._enforcer: Enforcer
         self._status: StatusReader
         self._control: ControlServer
+        self._sleep: SleepGuard
         self._changed = asyncio.Event()
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
@@ -123,7 +127,9 @@ class Daemon:
             model=Model(intent=load_intent(self._paths.state_dir / "intent")),
             settings=Settings(),
             on_change=self._changed.set,
+            has_slept=self._check_clock,
         )
+        self._sleep = SleepGuard(runner=self._runner, lease_remains=lease_remains, look_at_links=self._look_at_links)
         self._status = StatusReader(
             runner=self._runner, enforcer=self._enforcer, features=features, generation=netlink.read_generation
         )
@@ -143,7 +149,9 @@ class Daemon:
             asyncio.create_task(self._watch_rules()),
             asyncio.create_task(self._publish_changes()),
             asyncio.create_task(self._feed_watchdog()),
+            asyncio.create_task(LogindSleep(self._sleep).run()),
         ]
+        self._sleep.watch_jumps()
         await self._control.start()
         notify("READY=1")
         stopped = asyncio.create_task(stopping.wait())
@@ -182,6 +190,9 @@ class Daemon:
                     raise error
         await self._runner.settle()
         return await self.status()
+
+    def _check_clock(self) -> bool:
+        return self._sleep.check_clock()
 
     def _reload(self) -> ConfigError | None:
         try:
