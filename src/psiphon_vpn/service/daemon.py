@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import AsyncIPRoute
 
@@ -53,6 +54,8 @@ TELL_SECONDS = 0.05
 MAX_PAUSE_SECONDS, CALM_SECONDS = 1.0, 2.0
 """Two changes of the lock within CALM_SECONDS are a fight; the pause between repairs doubles then."""
 MIN_WATCHDOG_SECONDS = 1.0
+EXIT_NO_MEMORY = 71
+"""sysexits.h EX_OSERR."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,7 @@ class Daemon:
                 _("Install the package 'nftables', and see that the kernel has nf_tables; until then stay offline."),
             )
         stopping = asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(self._end_without_memory)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
@@ -110,6 +114,18 @@ class Daemon:
         netlink.close()
         if claim is not None:
             os.close(claim)
+
+    @staticmethod
+    def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Without memory nothing here can be relied on, and the event loop would fail for ever in the same place.
+
+        So the end, at once: the core goes with us and the lease runs out, which takes no memory, and the service
+        manager starts a fresh daemon.
+        """
+        if isinstance(context.get("exception"), MemoryError):
+            os.write(2, b"no memory: the daemon ends, locked\n")
+            os._exit(EXIT_NO_MEMORY)
+        loop.default_exception_handler(context)
 
     async def _lock_by_routing_alone(self) -> None:
         """What can be locked without rules: no program finds a route but by asking for an interface itself."""
