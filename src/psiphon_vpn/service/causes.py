@@ -1,10 +1,13 @@
 """Why the core gets no tunnel, from what it says and from what is known without sending anything."""
 
+import errno
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from psiphon_vpn.core import events as notices
+from psiphon_vpn.core.flaws import CoreFlaw
+from psiphon_vpn.core.process import CoreError
 from psiphon_vpn.service.reasons import Reason
 
 FAULTS: Final[dict[type[notices.CoreEvent], Reason]] = {
@@ -13,6 +16,12 @@ FAULTS: Final[dict[type[notices.CoreEvent], Reason]] = {
     notices.DatastoreError: Reason.DATASTORE,
     notices.ConfigRejected: Reason.BAD_CONFIG,
     notices.TunDeviceFailed: Reason.TUN_FAILED,
+}
+FLAWS: Final[dict[CoreFlaw, Reason]] = {
+    CoreFlaw.NOT_INSTALLED: Reason.CORE_NOT_INSTALLED,
+    CoreFlaw.MISMATCH: Reason.CORE_MISMATCH,
+    CoreFlaw.BAD_RECORD: Reason.CORE_RECORD,
+    CoreFlaw.SEALING: Reason.CORE_SEALING,
 }
 NO_CANDIDATES: Final = frozenset({Reason.NO_SERVER_LIST, Reason.REGION, Reason.PROTOCOLS})
 MAX_SKEW_SECONDS: Final = 600.0
@@ -65,6 +74,16 @@ class CauseFinder:
         if self._region and self._region not in self._regions:
             return Reason.REGION
         return Reason.PROTOCOLS
+
+
+def explain_failed_start(error: CoreError) -> Reason:
+    """Why a core could not be started."""
+    if error.flaw is not None:
+        return FLAWS.get(error.flaw, Reason.CORE_MISSING)
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EROFS, errno.EDQUOT}:
+        return Reason.DISK
+    return Reason.CORE_MISSING
 
 
 def measure_skew(notice: notices.ServerTimestamp, now: datetime) -> float:

@@ -92,7 +92,7 @@ class Woke:
 
 @dataclass(frozen=True)
 class CoreStartFailed:
-    """The core could not be started."""
+    """The core could not be started, or was not, since it is not what it has to be."""
 
     core: int
     detail: str

@@ -1,7 +1,6 @@
 """Carries the state machine's effects out, one event after the other, and turns what happens into events."""
 
 import asyncio
-import errno
 import hashlib
 import logging
 from collections.abc import Callable
@@ -11,13 +10,14 @@ from pathlib import Path
 
 from psiphon_vpn.config import Settings
 from psiphon_vpn.core import events as notices
+from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess
 from psiphon_vpn.core.settings import render_core_config
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
 from psiphon_vpn.linux.tun import TunError
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.service import effects as do
-from psiphon_vpn.service.causes import CauseFinder, find_cause, find_portal, measure_skew
+from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal, measure_skew
 from psiphon_vpn.service.events import (
     CoreExited,
     CoreFault,
@@ -34,7 +34,6 @@ from psiphon_vpn.service.intent import store_intent
 from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver
 from psiphon_vpn.service.machine import step
 from psiphon_vpn.service.model import Model
-from psiphon_vpn.service.reasons import Reason
 from psiphon_vpn.service.timers import NextTry, Timers
 from psiphon_vpn.service.upstream import find_proxy_endpoint
 
@@ -46,7 +45,7 @@ class Surroundings:
     """What does not change while the daemon runs."""
 
     identity: Identity
-    core_binary: Path
+    core: CoreSource
     state_dir: Path
 
 
@@ -256,7 +255,7 @@ class Runner:
         assert uplink is not None, "the machine starts no core without an uplink"
         network = hashlib.sha256(repr(uplink.paths).encode()).hexdigest()[:16]
         plan = CorePlan(
-            binary=self._around.core_binary,
+            core=self._around.core,
             data_dir=self._around.state_dir / "core",
             config=render_core_config(
                 self.settings, data_dir=self._around.state_dir / "core", network_id=f"WIRED-{network}"
@@ -273,7 +272,7 @@ class Runner:
         try:
             await core.start(plan)
         except CoreError as error:
-            self.post(CoreStartFailed(number, str(error), error_reason(error)))
+            self.post(CoreStartFailed(number, str(error), explain_failed_start(error)))
 
     def _hear(self, number: int, notice: notices.CoreEvent) -> None:
         self._timers.heard()
@@ -330,11 +329,3 @@ class Runner:
     def _cancel(task: asyncio.Task[None] | None) -> None:
         if task is not None and task is not asyncio.current_task():
             task.cancel()
-
-
-def error_reason(error: CoreError) -> Reason:
-    """Why a core could not be started, as a reason."""
-    cause = error.__cause__
-    if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EROFS, errno.EDQUOT}:
-        return Reason.DISK
-    return Reason.CORE_MISSING
