@@ -10,7 +10,7 @@ from psiphon_vpn.config import DEFAULT_PATH
 from psiphon_vpn.core.image import CoreSource, GivenCore, RecordedCore
 from psiphon_vpn.core.manifest import SHA256
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.service.daemon import Daemon, read_paths
+from psiphon_vpn.service.lean import load_netlink_alone
 from psiphon_vpn.service.logging_limit import LogLimit
 from psiphon_vpn.system.layout import Layout
 
@@ -47,6 +47,9 @@ def main() -> int:
         handler.addFilter(LogLimit())
     # pyroute2 tells every message at debug level, addresses included.
     logging.getLogger("pyroute2").setLevel(logging.WARNING)
+    load_netlink_alone()
+    from psiphon_vpn.service.daemon import Daemon, read_paths
+
     _wait_for_children_without_threads()
     try:
         asyncio.run(Daemon(read_paths(config=options.config, core=_find_core(options, parser))).run())
