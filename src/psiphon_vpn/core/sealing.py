@@ -7,10 +7,8 @@ What is taken was copied for this very start, and cannot have changed since.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 
-from psiphon_vpn.core.flaws import CoreFlawError
 from psiphon_vpn.core.image import CoreSource, seal_core
 
 
@@ -41,5 +39,5 @@ class Sealing:
 
 
 def _give_back(task: asyncio.Task[int]) -> None:
-    with contextlib.suppress(CoreFlawError, OSError, asyncio.CancelledError):
+    if not task.cancelled() and task.exception() is None:
         os.close(task.result())
