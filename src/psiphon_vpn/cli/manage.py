@@ -6,12 +6,11 @@ Everything that `uninstall` needs is imported here and not when it is needed: by
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -19,13 +18,17 @@ from psiphon_vpn.errors import NotRootError, UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import install as installation
 from psiphon_vpn.system import release as releasing
+from psiphon_vpn.system.distribution import find_removal
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.journal import Journal, JournalError, Method
-from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.machine import open_machine
 from psiphon_vpn.system.neighbours import find_neighbours
-from psiphon_vpn.system.distribution import find_removal
 from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
+
+if TYPE_CHECKING:
+    from psiphon_vpn.core.obtain import Wish
+    from psiphon_vpn.core.record import CoreRecord
+    from psiphon_vpn.core.store import CoreStore
 
 _CUT_REMOTE: Final = click.option(
     OPTION,
@@ -88,6 +91,9 @@ def need_systemd(edges: Edges) -> None:
 )
 @click.option("--sha256", help=_("The SHA-256 that the core's file must have, from a source that you trust."))
 @click.option("--core-url", help=_("Where to download the core from; checked as --core-file is."))
+@click.option(
+    "--download-core", is_flag=True, help=_("Download the core that this version knows, before the lock closes.")
+)
 @_YES
 @_CUT_REMOTE
 @_DRY_RUN
@@ -96,6 +102,7 @@ def install(
     core_file: Path | None,
     sha256: str | None,
     core_url: str | None,
+    download_core: bool,
     yes: bool,
     cut_remote: bool,
     dry_run: bool,
@@ -110,21 +117,27 @@ def install(
             _("To install from here instead, remove it first: sudo {command}").format(command=removal),
         )
     need_systemd(edges)
-    if core_file is not None and core_url is not None:
-        raise click.UsageError(_("Give --core-file or --core-url, not both."))
     from psiphon_vpn.system.payload import collect_payload
 
     _explain_install(edges)
     if not dry_run:
         check_sessions(edges, cut_remote=cut_remote)
-        if not yes and not click.confirm(_("Go on?"), default=False):
+        if not yes and not click.confirm(_("Go on?"), default=False, err=True):
             raise click.Abort
+    wish = _find_wish(
+        edges,
+        core_file=core_file,
+        core_url=core_url,
+        sha256=sha256,
+        download=download_core,
+        ask=not yes and not dry_run,
+    )
     survive_hangup()
     outcome = installation.install_clone(
         edges,
         collect_payload(),
         say=say if dry_run else lambda _line: None,
-        install_core=_choose_core(edges.layout, core_file, sha256, core_url),
+        install_core=_choose_core(edges, wish),
         dry_run=dry_run,
     )
     if dry_run:
@@ -148,19 +161,50 @@ def _explain_install(edges: Edges) -> None:
         say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
 
 
-def _choose_core(
-    layout: Layout, core_file: Path | None, sha256: str | None, core_url: str | None
-) -> Callable[[], bool] | None:
-    """What brings the core and says whether it is another one; None if nothing was asked for."""
-    if core_file is not None:
+def _choose_core(edges: Edges, wish: Wish | None) -> Callable[[], bool] | None:
+    """What brings the core and says whether it is another one; None if none is wanted."""
+    if wish is None:
+        return None
+
+    def bring() -> bool:
+        from psiphon_vpn.cli.update import Conversation, bring_core
         from psiphon_vpn.core.store import CoreStore
 
-        return lambda: CoreStore(layout).install_file(core_file, sha256=sha256).changed
-    if core_url is not None:
-        from psiphon_vpn.cli.update import install_from_url
+        store = CoreStore(edges.layout)
+        before = _read_core(store)
+        bring_core(store, wish, Conversation(runtime_dir=edges.layout.runtime_dir, assume_yes=True))
+        return _read_core(store) != before
 
-        return functools.partial(install_from_url, layout, core_url, sha256=sha256)
+    return bring
+
+
+def _read_core(store: CoreStore) -> CoreRecord | None:
+    with contextlib.suppress(UserError):  # a record that cannot be read is replaced
+        return store.read_current()
     return None
+
+
+def _find_wish(
+    edges: Edges, *, core_file: Path | None, core_url: str | None, sha256: str | None, download: bool, ask: bool
+) -> Wish | None:
+    """Which core is wanted. Once the lock is closed nothing can be downloaded, so it is asked for before."""
+    from psiphon_vpn.core.obtain import Wish
+
+    if sum((core_file is not None, core_url is not None, download)) > 1:
+        raise click.UsageError(_("Give one of --core-file, --core-url and --download-core."))
+    if core_file is not None or core_url is not None:
+        return Wish(file=core_file, url=core_url, sha256=sha256)
+    if sha256 is not None and not download:
+        raise click.UsageError(_("--sha256 goes with --core-file, --core-url or --download-core."))
+    if not download and ask and not edges.layout.core_record.exists() and edges.kernel.is_locked() is not True:
+        say(
+            _(
+                "The tunnel needs psiphon-tunnel-core, which is not here yet. It can be downloaded now, in the open, from"
+            )
+        )
+        say(_("Psiphon's own distribution. After the lock has closed it can only be brought as a file."))
+        download = click.confirm(_("Download it now?"), default=True, err=True)
+    return Wish(sha256=sha256) if download else None
 
 
 def _tell_outcome(edges: Edges, outcome: installation.Outcome) -> None:
@@ -171,7 +215,8 @@ def _tell_outcome(edges: Edges, outcome: installation.Outcome) -> None:
     else:
         say(_("Installed, and locked: from now on nothing leaves this computer but through the tunnel."))
     if not edges.layout.core_record.exists():
-        say(_("There is no tunnel core yet, so it stays offline. To get one: sudo psiphon-vpn update"))
+        say(_("There is no tunnel core yet, so it stays offline. Bring one as a file:"))
+        say("    sudo psiphon-vpn update --core-file FILE --sha256 HEX")
     say(_("To see how it is: psiphon-vpn status"))
 
 
@@ -195,7 +240,7 @@ def uninstall(*, yes: bool, dry_run: bool) -> int:
         return 0
     say(_("This removes the service, its configuration, its data and its tunnel core, and then opens the network:"))
     say(_("everything on this computer can then reach the internet in the open, as before."))
-    if not dry_run and not yes and not click.confirm(_("Go on?"), default=False):
+    if not dry_run and not yes and not click.confirm(_("Go on?"), default=False, err=True):
         raise click.Abort
     survive_hangup()
     installation.uninstall(edges, say=say if dry_run else lambda _line: None, dry_run=dry_run)
