@@ -197,18 +197,16 @@ def _find_wish(
     if sha256 is not None and not download:
         raise click.UsageError(_("--sha256 goes with --core-file, --core-url or --download-core."))
     if not download and ask and not edges.layout.core_record.exists() and edges.kernel.is_locked() is not True:
-        say(
-            _(
-                "The tunnel needs psiphon-tunnel-core, which is not here yet. It can be downloaded now, in the open, from"
-            )
-        )
-        say(_("Psiphon's own distribution. After the lock has closed it can only be brought as a file."))
+        say(_("The tunnel needs psiphon-tunnel-core, which is not here yet. It can be downloaded now, in the open,"))
+        say(_("from Psiphon's own distribution. After the lock has closed it can only be brought as a file."))
         download = click.confirm(_("Download it now?"), default=True, err=True)
     return Wish(sha256=sha256) if download else None
 
 
-def _tell_outcome(edges: Edges, outcome: installation.Outcome) -> None:
-    if outcome.repeated and not outcome.changes:
+def _tell_outcome(edges: Edges, outcome: installation.Outcome, *, updated: bool = False) -> None:
+    if updated:
+        say(_("This version is in place, and took over; the lock was closed all the while."))
+    elif outcome.repeated and not outcome.changes:
         say(_("Nothing had to be done: everything is installed as it should be."))
     elif outcome.repeated:
         say(_("Installed. Changes that had to be made: {count}.").format(count=outcome.changes))
@@ -297,6 +295,7 @@ def system_configure(*, cut_remote: bool) -> int:
     need_root("system-configure")
     edges = open_machine()
     close = edges.manager.is_running()
+    was_locked = close and edges.kernel.is_locked() is True
     if close:
         try:
             check_sessions(edges, cut_remote=cut_remote)
@@ -309,7 +308,7 @@ def system_configure(*, cut_remote: bool) -> int:
     for neighbour in find_neighbours(edges.manager):
         say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
     if outcome.closed:
-        _tell_outcome(edges, outcome)
+        _tell_outcome(edges, outcome, updated=outcome.repeated and was_locked)
     return 0
 
 
