@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tests.scratch_machine import PAYLOAD, ScratchMachine, make_machine
 from tests.unit.test_install import say_nothing
 
-from psiphon_vpn.cli import manage, view
+from psiphon_vpn.cli import managing, view
 from psiphon_vpn.cli.main import cli, run_cli
 from psiphon_vpn.cli.stranded import render_stranded
 from psiphon_vpn.errors import EXIT_FAILURE, EXIT_NOT_ROOT, DaemonDownError, UserError
@@ -155,11 +155,11 @@ def test_a_record_that_is_not_roots_is_none(installed: ScratchMachine) -> None:
 @pytest.fixture
 def commands(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> ScratchMachine:
     """The commands, on the scratch machine."""
-    monkeypatch.setattr(manage, "open_machine", lambda: installed.edges)
-    monkeypatch.setattr(manage, "find_removal", lambda: None)
-    monkeypatch.setattr(manage, "find_sessions", lambda: ())
-    monkeypatch.setattr(manage, "find_neighbours", lambda _manager: ())
-    monkeypatch.setattr(manage, "survive_hangup", lambda: None)
+    monkeypatch.setattr(managing, "open_machine", lambda: installed.edges)
+    monkeypatch.setattr(managing, "find_removal", lambda: None)
+    monkeypatch.setattr(managing, "find_sessions", lambda: ())
+    monkeypatch.setattr(managing, "find_neighbours", lambda _manager: ())
+    monkeypatch.setattr(managing, "survive_hangup", lambda: None)
     return installed
 
 
@@ -188,7 +188,7 @@ def test_uninstall_asks_and_no_is_no(commands: ScratchMachine) -> None:
 def test_a_packages_files_are_the_package_managers_to_remove(
     commands: ScratchMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manage, "find_removal", lambda: "apt remove psiphon-vpn")
+    monkeypatch.setattr(managing, "find_removal", lambda: "apt remove psiphon-vpn")
     for command in (["install", "--yes"], ["uninstall", "--yes"]):
         error = CliRunner().invoke(cli, command).exception
         assert isinstance(error, UserError)
@@ -197,7 +197,7 @@ def test_a_packages_files_are_the_package_managers_to_remove(
 
 
 def connect_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manage, "find_sessions", lambda: (RemoteSession(peer="203.0.113.9", how="SSH"),))
+    monkeypatch.setattr(managing, "find_sessions", lambda: (RemoteSession(peer="203.0.113.9", how="SSH"),))
 
 
 def test_a_start_that_would_cut_a_remote_session_wants_to_hear_that_it_may(
@@ -206,12 +206,12 @@ def test_a_start_that_would_cut_a_remote_session_wants_to_hear_that_it_may(
     release(commands.edges, by="0")
     connect_from_outside(monkeypatch)
     with pytest.raises(RemoteSessionsError):
-        manage.start_if_stopped(commands.edges, cut_remote=False)
+        managing.start_if_stopped(commands.edges, cut_remote=False)
     assert commands.edges.kernel.is_locked() is False
-    assert manage.start_if_stopped(commands.edges, cut_remote=True)
+    assert managing.start_if_stopped(commands.edges, cut_remote=True)
     assert commands.edges.kernel.is_locked() is True
     # Locked already: nobody is cut off by anything.
-    assert not manage.start_if_stopped(commands.edges, cut_remote=False)
+    assert not managing.start_if_stopped(commands.edges, cut_remote=False)
 
 
 def test_an_installation_over_a_remote_session_changes_nothing_until_it_hears_that_it_may(
