@@ -9,6 +9,7 @@ from pathlib import Path
 
 from psiphon_vpn.core.elf import _MACHINES
 from psiphon_vpn.core.manifest import Manifest, PinnedCore, compute_blob_id
+from psiphon_vpn.core.record import CoreRecord, render_record
 from psiphon_vpn.core.store import CoreStore, Owner
 from psiphon_vpn.system.layout import Layout
 
@@ -54,6 +55,28 @@ def make_store(root: Path, *cores: PinnedCore, machine: str = MACHINE) -> CoreSt
         machine=machine,
         manifest=make_manifest(*cores),
     )
+
+
+def install_script(root: Path, script: bytes, *, owner: int) -> Path:
+    """Put a script where the store would put a core, which takes only programs; returns its record's path."""
+    layout, name = Layout(root=root), sha256(script)
+    directory = layout.core_dir / name
+    directory.mkdir(parents=True)
+    binary = directory / "psiphon-tunnel-core"
+    binary.write_bytes(script)
+    binary.chmod(0o755)
+    os.chown(binary, owner, owner)
+    record = CoreRecord(
+        sha256=name,
+        size=len(script),
+        blob=compute_blob_id([script], len(script)),
+        architecture=MACHINE,
+        source="the laboratory",
+        installed_at="2026-01-01T00:00:00+00:00",
+    )
+    (directory / "record.json").write_bytes(render_record(record))
+    layout.core_current.symlink_to(name)
+    return layout.core_record
 
 
 def list_tree(root: Path) -> dict[str, bytes | str]:
