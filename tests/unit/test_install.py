@@ -17,7 +17,7 @@ from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT
 from psiphon_vpn.system.system_changes import UnitStarted
 from psiphon_vpn.system.tree_changes import FileWritten, write_file
 
-pytestmark = pytest.mark.lab  # needs root: owners are real
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: owners are real
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from psiphon_vpn.system.release import WORD, release, start
 from psiphon_vpn.system.sessions import RemoteSession, RemoteSessionsError
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.lab  # needs root: owners are real
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: owners are real
 
 
 @pytest.fixture
