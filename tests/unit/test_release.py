@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -284,7 +285,7 @@ def test_without_its_packages_the_program_still_knows_how_to_remove_itself() -> 
 def test_the_last_resort_removes_everything(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(last_resort, "open_machine", lambda: installed.edges)
     monkeypatch.setattr(last_resort, "find_removal", lambda: None)
-    monkeypatch.setattr(last_resort.signal, "signal", lambda *_arguments: None)
+    monkeypatch.setattr(signal, "signal", lambda *_arguments: None)
     assert last_resort.run(["uninstall", "--yes"], cause="no click") == 0
     assert installed.edges.kernel.is_locked() is False
     assert not installed.edges.layout.data_dir.exists()
