@@ -15,7 +15,7 @@ PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
 needed=(nft ip setpriv nsenter openssl flock) lock="requirements.lock"
-case " $* " in *" test "*) lock="requirements-dev.lock" ;; *" --server"*) needed+=(iptables ip6tables) ;; esac
+case " $* " in *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" --server"*) needed+=(iptables ip6tables) ;; esac
 # One line that changes when the lock, the Python or the checkout does.
 stamp_for() { printf '%s %s %s\n' "$(sha256sum <"$here/$1")" "$(readlink -f "$venv/bin/python")" "$here"; }
 is_ready() {

@@ -28,6 +28,7 @@ def demo(*, as_json: bool, keep: bool, core: Path | None, server: Path | None) -
             _("it needs both a psiphon-tunnel-core and a psiphond, or neither"),
             _("Give --core and --server together."),
         )
+    _need_checkout(_("There is no laboratory here"))
     from psiphon_vpn.lab.demo import run_demo
 
     return run_demo(json_output=as_json, keep=keep, core=core, server=server)
@@ -41,12 +42,7 @@ def demo(*, as_json: bool, keep: bool, core: Path | None, server: Path | None) -
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def run_tests(pytest_args: tuple[str, ...]) -> int:
     """Run the checks one after the other, pytest last so that its summary is the last thing seen."""
-    if not (_PROJECT_ROOT / "pyproject.toml").is_file():
-        raise UserError(
-            _("There are no tests here"),
-            _("this is an installed copy"),
-            _("Run it from a checkout of the project."),
-        )
+    _need_checkout(_("There are no tests here"))
     checks = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
@@ -58,6 +54,30 @@ def run_tests(pytest_args: tuple[str, ...]) -> int:
     if not _run_module("pytest", ["pytest", *pytest_args]):
         failed.append("pytest")
     return 1 if failed else 0
+
+
+def _need_checkout(what: str) -> None:
+    if not (_PROJECT_ROOT / "pyproject.toml").is_file():
+        raise UserError(what, _("this is an installed copy"), _("Run it from a checkout of the project."))
+
+
+@click.command(help=_("Build the packages for dpkg and rpm."))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help=_("Directory for the packages; it is made if it is not there."),
+)
+def package(*, output: Path) -> int:
+    """Build the packages, and say where they are and what they are known by."""
+    import hashlib
+
+    _need_checkout(_("The packages cannot be built"))
+    from psiphon_vpn.system.packages import build_packages
+
+    for path in build_packages(output):
+        click.echo(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}")
+    return 0
 
 
 @click.command("pin-core", help=_("Maintainers: write size and SHA-256 of a core that the manifest names into it."))
@@ -76,8 +96,7 @@ def pin_core(*, path: Path) -> int:
     )
 
     what = _("The core was not pinned")
-    if not (_PROJECT_ROOT / "pyproject.toml").is_file():
-        raise UserError(what, _("this is an installed copy"), _("Run it from a checkout of the project."))
+    _need_checkout(what)
     if path.stat().st_size > MAX_CORE_SIZE:
         raise UserError(what, _("the file is larger than a core can be"), _("Give the path of the program itself."))
     content = path.read_bytes()
@@ -103,4 +122,4 @@ def _run_module(title: str, argv: list[str]) -> bool:
     return subprocess.call(command, cwd=_PROJECT_ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL) == 0
 
 
-COMMANDS: Final = (demo, run_tests, pin_core)
+COMMANDS: Final = (demo, run_tests, package, pin_core)
