@@ -11,12 +11,12 @@ from psiphon_vpn.cli.main import cli
 from psiphon_vpn.config import parse_settings
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.routing import MAIN_TABLE, build_rules
-from psiphon_vpn.service.machine import LEGAL_MOVES
+from psiphon_vpn.service.model import LEGAL_MOVES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(?:\bpsiphon-vpn|Setup\.sh)((?: --?[a-z][a-z-]*)*) ([a-z]+)((?: --[a-z][a-z-]*)*)")
+COMMAND = re.compile(r"(?:\bpsiphon-vpn|Setup\.sh)((?: --?[a-z][a-z-]*)*) ([a-z]+(?:-[a-z]+)*)((?: --[a-z][a-z-]*)*)")
 
 
 def strip_code(text: str) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import AsyncIPRoute
 
@@ -17,8 +18,10 @@ from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.identity import find_identity
 from psiphon_vpn.linux.links import read_snapshot
+from psiphon_vpn.linux.logind import LogindSleep
 from psiphon_vpn.linux.monitor import NetworkChange, open_network_monitor
 from psiphon_vpn.linux.nfnetlink import Generation, NftSocket, open_generation_monitor
+from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.service.control import ControlServer
@@ -34,10 +37,11 @@ from psiphon_vpn.service.events import (
     UserStop,
 )
 from psiphon_vpn.service.intent import load_intent
-from psiphon_vpn.service.machine import Model
+from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single import claim_machine
+from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
 from psiphon_vpn.service.uplink import choose_uplink, find_headerless, find_wires
 from psiphon_vpn.service.watchers import watch_generations, watch_network
@@ -51,6 +55,8 @@ TELL_SECONDS = 0.05
 MAX_PAUSE_SECONDS, CALM_SECONDS = 1.0, 2.0
 """Two changes of the lock within CALM_SECONDS are a fight; the pause between repairs doubles then."""
 MIN_WATCHDOG_SECONDS = 1.0
+EXIT_NO_MEMORY = 71
+"""sysexits.h EX_OSERR."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,7 @@ class Daemon:
         self._enforcer: Enforcer
         self._status: StatusReader
         self._control: ControlServer
+        self._sleep: SleepGuard
         self._changed = asyncio.Event()
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
@@ -96,6 +103,7 @@ class Daemon:
                 _("Install the package 'nftables', and see that the kernel has nf_tables; until then stay offline."),
             )
         stopping = asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(self._end_without_memory)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
@@ -107,6 +115,18 @@ class Daemon:
         netlink.close()
         if claim is not None:
             os.close(claim)
+
+    @staticmethod
+    def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Without memory nothing here can be relied on, and the event loop would fail for ever in the same place.
+
+        So the end, at once: the core goes with us and the lease runs out, which takes no memory, and the service
+        manager starts a fresh daemon.
+        """
+        if isinstance(context.get("exception"), MemoryError):
+            os.write(2, b"no memory: the daemon ends, locked\n")
+            os._exit(EXIT_NO_MEMORY)
+        loop.default_exception_handler(context)
 
     async def _lock_by_routing_alone(self) -> None:
         """What can be locked without rules: no program finds a route but by asking for an interface itself."""
@@ -122,7 +142,9 @@ class Daemon:
             model=Model(intent=load_intent(self._paths.state_dir / "intent")),
             settings=Settings(),
             on_change=self._changed.set,
+            has_slept=self._check_clock,
         )
+        self._sleep = SleepGuard(runner=self._runner, lease_remains=lease_remains, look_at_links=self._look_at_links)
         self._status = StatusReader(
             runner=self._runner, enforcer=self._enforcer, features=features, generation=netlink.read_generation
         )
@@ -142,7 +164,9 @@ class Daemon:
             asyncio.create_task(self._watch_rules()),
             asyncio.create_task(self._publish_changes()),
             asyncio.create_task(self._feed_watchdog()),
+            asyncio.create_task(LogindSleep(self._sleep).run()),
         ]
+        self._sleep.watch_jumps()
         await self._control.start()
         notify("READY=1")
         stopped = asyncio.create_task(stopping.wait())
@@ -181,6 +205,9 @@ class Daemon:
                     raise error
         await self._runner.settle()
         return await self.status()
+
+    def _check_clock(self) -> bool:
+        return self._sleep.check_clock()
 
     def _reload(self) -> ConfigError | None:
         try:
