@@ -177,7 +177,9 @@ ExecCondition={layout.guard_script} probe
 ExecStart={layout.guard_script} hold {layout.guard_rules}
 ExecStartPost={layout.guard_script} ready
 ExecReload={layout.guard_script} reload {layout.guard_rules}
-Restart=always
+# However it ends. Not "always", which systemd 247 takes for a reason to try a skipped unit again, for ever.
+Restart=on-failure
+RestartForceExitStatus=0 SIGHUP SIGINT SIGTERM SIGPIPE
 RestartSec=200ms
 TimeoutStartSec=20
 OOMScoreAdjust=-900
