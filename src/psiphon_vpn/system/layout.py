@@ -136,6 +136,11 @@ class Layout:
         """The daemon's RuntimeDirectory: the control socket. psiphon-user's, 755."""
         return self._at("/run/psiphon-vpn")
 
+    @property
+    def release_record(self) -> Path:
+        """Root's: who ran `release`, and when. Gone at boot. Says nothing about being locked: only the kernel does."""
+        return self._at("/run/psiphon-vpn-released.json")
+
     # -- the tunnel core ------------------------------------------------------------------------------------------
 
     @property
