@@ -85,6 +85,8 @@ class KernelRules:
         return self._facts.once(" ".join(("nft", *arguments)), lambda: self._ask(*arguments))
 
     def _ask(self, *arguments: str) -> str | None:
+        if not self.has_program:
+            raise Skip(_("nft is not installed"))
         answer = self._facts.system.run(["nft", *arguments])
         if answer.good:
             return answer.out
@@ -191,7 +193,7 @@ class KernelRules:
         links = candidates[-1][1].links
         # With the gateways of the uplink, and without where the service knows none yet.
         uplink = self._facts.uplink
-        for servers in {uplink.gateways if uplink else (), ()}:
+        for servers in (uplink.gateways if uplink else (), ()):
             egress = build_egress_guard(identity, links.wires, servers, headerless=links.headerless)
             tables += [("egress", egress)] if egress is not None else []
         return tables

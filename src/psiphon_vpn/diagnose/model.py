@@ -157,6 +157,7 @@ def find_exit_code(results: tuple[Result, ...]) -> int:
 
     That the lock could not be read is no reason to call the machine locked: 2 as well.
     """
-    if any(result.open or (result.check.decides and result.verdict is Verdict.UNKNOWN) for result in results):
+    blind = {Verdict.UNKNOWN, Verdict.SKIPPED}
+    if any(result.open or (result.check.decides and result.verdict in blind) for result in results):
         return EXIT_OPEN
     return EXIT_WRONG if any(result.wrong for result in results) else EXIT_GOOD

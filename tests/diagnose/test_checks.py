@@ -1,0 +1,82 @@
+"""Every check sees the one thing broken that it looks for, and no other check does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.diagnose.breaks import BREAKS, Break
+from tests.diagnose.scene import (
+    CORE_PID,
+    Recording,
+    Scene,
+    SceneSystem,
+    find_troubles,
+    make_installation,
+    open_healthy_kernel,
+)
+
+from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
+from psiphon_vpn.diagnose.registry import CHECKS
+from psiphon_vpn.system.layout import Layout
+
+pytestmark = [pytest.mark.lab, pytest.mark.requirement("R15")]
+
+
+@pytest.fixture(scope="module")
+def recording() -> Recording:
+    """What a healthy kernel says; the machine on which it is recorded must be found healthy."""
+    return Recording()
+
+
+@pytest.fixture
+def scene(tmp_path: Path, recording: Recording) -> Scene:
+    """A healthy machine with a recorded kernel."""
+    layout = make_installation(tmp_path / "root")
+    if not recording.answers:
+        with open_healthy_kernel() as kernel:
+            Scene(layout=layout, system=SceneSystem(recording), kernel=kernel).diagnose()
+    return make_scene(tmp_path, recording, make=False)
+
+
+def make_scene(tmp_path: Path, recording: Recording | None, *, make: bool = True) -> Scene:
+    root = tmp_path / "root"
+    layout = make_installation(root) if make else Layout(root=root)
+    system = SceneSystem(recording)
+    system.links[f"/proc/{CORE_PID}/exe"] = layout.core_binary
+    return Scene(layout=layout, system=system)
+
+
+def test_a_healthy_machine_passes_every_check(scene: Scene) -> None:
+    results = scene.diagnose()
+    assert {name: result.reason for name, result in results.items() if result.verdict is not Verdict.OK} == {}
+    assert find_exit_code(tuple(results.values())) == 0
+
+
+def test_every_check_has_a_test_that_breaks_what_it_looks_at() -> None:
+    assert set(BREAKS) == {check.id for check in CHECKS}
+    assert len(CHECKS) >= 30
+
+
+def judge(name: str, broken: Break, scene: Scene) -> None:
+    broken.act(scene)
+    results = scene.diagnose()
+    told = {trouble: results[trouble].reason for trouble in find_troubles(results)}
+    assert set(told) == {name, *broken.also}, told
+    assert results[name].reason
+    assert results[name].next_step
+    assert results[name].verdict in {Verdict.FAILED, Verdict.WARNING}
+    assert (find_exit_code(tuple(results.values())) == EXIT_OPEN) == broken.opens
+
+
+@pytest.mark.parametrize("name", [name for name, broken in BREAKS.items() if not broken.kernel])
+def test_a_check_sees_what_is_broken_and_no_other_does(name: str, scene: Scene) -> None:
+    judge(name, BREAKS[name], scene)
+
+
+@pytest.mark.parametrize("name", [name for name, broken in BREAKS.items() if broken.kernel])
+def test_a_check_sees_what_is_broken_in_a_real_kernel_and_no_other_does(name: str, tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, None)
+    with open_healthy_kernel() as kernel:
+        scene.kernel = kernel
+        judge(name, BREAKS[name], scene)
