@@ -118,9 +118,7 @@ def test_what_belongs_to_every_installation_stays() -> None:
 
 def test_a_report_of_usual_lines_keeps_its_sense() -> None:
     redactor = Redactor({"user": ["ann"], "host": ["ann-laptop"], "interface": ["wlp3s0"]})
-    shown = redactor.redact(
-        "ann-laptop: /home/ann on wlp3s0 joined 192.168.1.7 via fe80::1%wlp3s0 gw aa:bb:cc:dd:ee:ff"
-    )
+    shown = redactor.redact("ann-laptop: /home/ann on wlp3s0 at 192.168.1.7 via fe80::1%wlp3s0 (aa:bb:cc:dd:ee:ff)")
     assert shown == (
-        "<host-1>: /home/<user-1> on <interface-1> joined <address-1> via <address-2>%<interface-1> gw <address-3>"
+        "<host-1>: /home/<user-1> on <interface-1> at <address-3> via <address-1>%<interface-1> (<address-2>)"
     )

@@ -30,6 +30,7 @@ class Group(enum.StrEnum):
     FIREWALLS = "firewalls"
     CLOCK = "clock"
     DISK = "disk"
+    LIVE = "live"
 
 
 GROUP_TITLES: Final = {
@@ -44,6 +45,7 @@ GROUP_TITLES: Final = {
     Group.FIREWALLS: mark("Other firewalls and VPNs"),
     Group.CLOCK: mark("The clock"),
     Group.DISK: mark("Disk"),
+    Group.LIVE: mark("Live probes"),
 }
 
 

@@ -2,8 +2,8 @@
 
 Two ways at once. What is *known* of this machine (its name, its users, its interfaces, networks it knows, values of its
 configuration) is replaced wherever it stands as a word of its own. And whatever has the *form* of an address, a name
-with dots or a secret is replaced unless this program itself uses that very text: a list of what may stay, not of what must
-go. The same value gets the same placeholder, so that a reader still sees what belongs together.
+with dots or a secret is replaced unless this program itself uses that very text: a list of what may stay, not of what
+must go. The same value gets the same placeholder, so that a reader still sees what belongs together.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ WIRELESS: Final = (
 
 
 def find_known(facts: Facts) -> dict[str, set[str]]:
-    """What is known of this machine's user, by kind. What cannot be read is left out: the forms are looked for anyhow."""
+    """What is known of this machine's user, by kind. What cannot be read is left out: forms are looked for anyhow."""
     known: dict[str, set[str]] = {"host": set(), "user": set(), "network": set(), "interface": set(), "setting": set()}
     known["host"] |= set(_read_hosts(facts))
     for line in _read(facts, facts.at("/etc/passwd")).splitlines():
