@@ -14,7 +14,7 @@ fail() { say "$1"; exit "${2:-1}"; }
 PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
-case " $* " in *" test "*) lock="requirements-dev.lock" ;; *) lock="requirements.lock" ;; esac
+case " $* " in *" test "* | *" package "*) lock="requirements-dev.lock" ;; *) lock="requirements.lock" ;; esac
 # One line that changes when the lock, the Python or the checkout does.
 stamp_for() { printf '%s %s %s\n' "$(sha256sum <"$here/$1")" "$(readlink -f "$venv/bin/python")" "$here"; }
 is_ready() {

@@ -7,6 +7,7 @@ three capabilities of R8. Only the core may be a stand-in: which one is the call
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from psiphon_vpn.core.record import RECORD_NAME
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.namespace import Host, LabError
 from psiphon_vpn.lab.world import World
@@ -37,7 +39,7 @@ class Machine:
 
     Args:
         world: where the client stands.
-        core: the core's program.
+        core: the core's program, or the record of an installed one.
         entry: server entry for TargetServerEntry, read when the configuration is written.
         settings: further lines of the configuration file, at its top level.
     """
@@ -147,8 +149,7 @@ class Machine:
                     *self.program,
                     "--config",
                     self.config_path,
-                    "--core",
-                    self._core,
+                    *self._core_options(),
                 ],
                 uid=LAB_UID,
                 gid=LAB_UID,
@@ -161,6 +162,12 @@ class Machine:
                 cwd="/",
             )
         self.wait_for(self._answers, "the control socket")
+
+    def _core_options(self) -> list[str | Path]:
+        """The core and what it has to be; a record says both as on an installed machine."""
+        if self._core.name == RECORD_NAME:
+            return ["--core-record", self._core]
+        return ["--core", self._core, "--core-sha256", hashlib.sha256(self._core.read_bytes()).hexdigest()]
 
     def _answers(self) -> bool:
         return self.read_status() is not None

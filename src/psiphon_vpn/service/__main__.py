@@ -7,23 +7,36 @@ import sys
 from pathlib import Path
 
 from psiphon_vpn.config import DEFAULT_PATH
+from psiphon_vpn.core.image import CoreSource, GivenCore, RecordedCore
+from psiphon_vpn.core.manifest import SHA256
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.service.daemon import Daemon, read_paths
+from psiphon_vpn.system.layout import Layout
 
-DEFAULT_CORE = Path("/usr/lib/psiphon-vpn/psiphon-tunnel-core")
+
+def _find_core(options: argparse.Namespace, parser: argparse.ArgumentParser) -> CoreSource:
+    if options.core is None and options.core_sha256 is None:
+        return RecordedCore(record=options.core_record)
+    if options.core is None or not SHA256.fullmatch(options.core_sha256 or ""):
+        parser.error("--core and --core-sha256, 64 hexadecimal digits in small letters, go together")
+    return GivenCore(binary=options.core, sha256=options.core_sha256)
 
 
 def main() -> int:
     """Run the daemon; returns the process's exit code."""
     parser = argparse.ArgumentParser(prog="psiphon-vpnd")
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH)
-    parser.add_argument("--core", type=Path, default=DEFAULT_CORE)
+    parser.add_argument(
+        "--core-record", type=Path, default=Layout().core_record, help="what the core beside it is checked against"
+    )
+    parser.add_argument("--core", type=Path, help="for the laboratory: a core that no record tells of")
+    parser.add_argument("--core-sha256", help="what it has to be")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # pyroute2 tells every message at debug level, addresses included.
     logging.getLogger("pyroute2").setLevel(logging.WARNING)
     try:
-        asyncio.run(Daemon(read_paths(config=options.config, core_binary=options.core)).run())
+        asyncio.run(Daemon(read_paths(config=options.config, core=_find_core(options, parser))).run())
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

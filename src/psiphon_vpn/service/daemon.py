@@ -10,6 +10,7 @@ from pathlib import Path
 from pyroute2 import AsyncIPRoute
 
 from psiphon_vpn.config import Settings, load_settings
+from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.errors import ConfigError, UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.enforcer import Enforcer
@@ -59,7 +60,7 @@ class Paths:
     config: Path
     state_dir: Path
     runtime_dir: Path
-    core_binary: Path
+    core: CoreSource
 
 
 class Daemon:
@@ -116,9 +117,7 @@ class Daemon:
 
     async def _serve(self, stopping: asyncio.Event, netlink: NftSocket, features: Features) -> None:
         self._runner = Runner(
-            surroundings=Surroundings(
-                identity=self._identity, core_binary=self._paths.core_binary, state_dir=self._paths.state_dir
-            ),
+            surroundings=Surroundings(identity=self._identity, core=self._paths.core, state_dir=self._paths.state_dir),
             enforcer=self._enforcer,
             model=Model(intent=load_intent(self._paths.state_dir / "intent")),
             settings=Settings(),
@@ -287,11 +286,11 @@ class Daemon:
             await asyncio.sleep(max(MIN_WATCHDOG_SECONDS, allowed / 2))
 
 
-def read_paths(*, config: Path, core_binary: Path) -> Paths:
+def read_paths(*, config: Path, core: CoreSource) -> Paths:
     """The directories as the service manager gives them (systemd.exec(5))."""
     return Paths(
         config=config,
-        core_binary=core_binary,
+        core=core,
         state_dir=Path(os.environ.get("STATE_DIRECTORY", "/var/lib/psiphon-vpn")),
         runtime_dir=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/psiphon-vpn")),
     )

@@ -82,10 +82,11 @@ class EnforcementFailed:
 
 @dataclass(frozen=True)
 class CoreStartFailed:
-    """The core could not be started."""
+    """The core could not be started, or was not, since it is not what it has to be."""
 
     core: int
     detail: str
+    reason: Reason = Reason.CORE_MISSING
 
 
 @dataclass(frozen=True)

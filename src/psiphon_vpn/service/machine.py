@@ -250,8 +250,8 @@ def _see_uplink(model: Model, uplink: Uplink | None) -> Step:
 def _step_core(model: Model, event: Event) -> Step:
     """Events of the core and of the verification; those of an earlier one are stale."""
     match event:
-        case CoreStartFailed(core, detail) if core == model.core and model.core_running:
-            return _retry_later(replace(model, core_running=False), Reason.CORE_MISSING, detail)
+        case CoreStartFailed(core, detail, reason) if core == model.core and model.core_running:
+            return _retry_later(replace(model, core_running=False), reason, detail)
         case CoreExited(core, detail) if core == model.core and model.core_running:
             gone = replace(model, core_running=False)
             return _retry_later(gone, model.fault or Reason.CORE_EXITED, detail)

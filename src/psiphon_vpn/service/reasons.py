@@ -20,6 +20,10 @@ class Reason(enum.StrEnum):
     TUNNEL_SILENT = "tunnel_silent"
     CORE_EXITED = "core_exited"
     CORE_MISSING = "core_missing"
+    CORE_NOT_INSTALLED = "core_not_installed"
+    CORE_MISMATCH = "core_mismatch"
+    CORE_RECORD = "core_record"
+    CORE_SEALING = "core_sealing"
     PORT_IN_USE = "port_in_use"
     UPSTREAM_PROXY = "upstream_proxy"
     DATASTORE = "datastore"
@@ -69,6 +73,22 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.CORE_MISSING: (
             _("the tunnel program cannot be started"),
             _("See that its file is there and may be executed, then: sudo psiphon-vpn restart"),
+        ),
+        Reason.CORE_NOT_INSTALLED: (
+            _("no tunnel program is installed"),
+            _("Install it with: sudo psiphon-vpn update"),
+        ),
+        Reason.CORE_MISMATCH: (
+            _("the tunnel program is not the one that was installed, so it is not started"),
+            _("A broken disk or an attacker changed it. Install it anew: sudo psiphon-vpn update"),
+        ),
+        Reason.CORE_RECORD: (
+            _("what the tunnel program is checked against cannot be trusted, so it is not started"),
+            _("Install it anew: sudo psiphon-vpn update"),
+        ),
+        Reason.CORE_SEALING: (
+            _("this kernel does not let the checked copy of the tunnel program be started"),
+            _("Set vm.memfd_noexec to 0 or 1 (sysctl), then: sudo psiphon-vpn restart"),
         ),
         Reason.PORT_IN_USE: (
             _("another program uses the port of the SOCKS proxy"),

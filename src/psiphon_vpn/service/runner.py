@@ -11,6 +11,8 @@ from pathlib import Path
 
 from psiphon_vpn.config import Settings
 from psiphon_vpn.core import events as notices
+from psiphon_vpn.core.flaws import CoreFlaw
+from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess
 from psiphon_vpn.core.settings import render_core_config
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
@@ -54,13 +56,20 @@ FAULTS: dict[type[notices.CoreEvent], Reason] = {
     notices.TunDeviceFailed: Reason.TUN_FAILED,
 }
 
+FLAWS: dict[CoreFlaw, Reason] = {
+    CoreFlaw.NOT_INSTALLED: Reason.CORE_NOT_INSTALLED,
+    CoreFlaw.MISMATCH: Reason.CORE_MISMATCH,
+    CoreFlaw.BAD_RECORD: Reason.CORE_RECORD,
+    CoreFlaw.SEALING: Reason.CORE_SEALING,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """What does not change while the daemon runs."""
 
     identity: Identity
-    core_binary: Path
+    core: CoreSource
     state_dir: Path
 
 
@@ -250,7 +259,7 @@ class Runner:
         assert uplink is not None, "the machine starts no core without an uplink"
         network = hashlib.sha256(repr(uplink.paths).encode()).hexdigest()[:16]
         plan = CorePlan(
-            binary=self._around.core_binary,
+            core=self._around.core,
             data_dir=self._around.state_dir / "core",
             config=render_core_config(
                 self.settings, data_dir=self._around.state_dir / "core", network_id=f"WIRED-{network}"
@@ -266,7 +275,8 @@ class Runner:
         try:
             await core.start(plan)
         except CoreError as error:
-            self.post(CoreStartFailed(number, str(error)))
+            reason = FLAWS.get(error.flaw, Reason.CORE_MISSING) if error.flaw else Reason.CORE_MISSING
+            self.post(CoreStartFailed(number, str(error), reason))
 
     def _hear(self, number: int, notice: notices.CoreEvent) -> None:
         match notice:
