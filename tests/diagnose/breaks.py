@@ -169,6 +169,10 @@ def _uninstall(scene: Scene) -> None:
         shutil.rmtree(path)
 
 
+def _forget_revision(it: Any) -> None:
+    it.core_record.write_text(it.core_record.read_text().replace('"24b8381cc3"', "null"))
+
+
 def _move_core(scene: Scene) -> None:
     other = write(scene.layout.root / "tmp/other-core", "another")
     scene.system.links[f"/proc/{CORE_PID}/exe"] = other
@@ -259,6 +263,7 @@ BREAKS: dict[str, Break] = {
     "core.architecture": system(lambda it: setattr(it, "machine", "aarch64")),
     "core.owner": files(lambda it: _chmod(it.core_binary, 0o777)),
     "core.running": Break(act=_move_core),
+    "core.known": files(_forget_revision),
     "files.installed": Break(act=_uninstall),
     "files.owners": files(lambda it: _chmod(it.state_dir, 0o755)),
     "files.trust": files(lambda it: _chmod(it.root / "usr/lib", 0o777)),
@@ -266,6 +271,7 @@ BREAKS: dict[str, Break] = {
     "files.config": files(lambda it: it.config.write_text("socks_port = nonsense\n")),
     "files.config-mode": files(lambda it: _chmod(it.config, 0o644)),
     "files.boot-rules": files(lambda it: _edit_rules(it.boot_rules)),
+    "files.drop-rules": files(lambda it: _edit_rules(it.drop_rules)),
     "files.guard-rules": files(lambda it: _edit_rules(it.guard_rules)),
     "files.user": system(lambda it: setattr(it, "shell", "/bin/bash")),
     "units.killswitch": unit(KILLSWITCH, ActiveState="failed", SubState="failed", Result="exit-code"),

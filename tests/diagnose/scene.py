@@ -28,6 +28,7 @@ from psiphon_vpn.diagnose.registry import CHECKS
 from psiphon_vpn.diagnose.system import Answer, RealSystem, Service
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.linux.features import Features
+from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.linux.reading import Reading
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.sysctl import apply_sysctls
@@ -150,6 +151,9 @@ class SceneSystem(RealSystem):
             return data
         return super().read(path)
 
+    def hash(self, path: Path) -> str:
+        return super().hash(self.links.get(str(path), path))
+
     def stat(self, path: Path, *, follow: bool = False) -> os.stat_result:
         return super().stat(self.links.get(str(path), path), follow=follow)
 
@@ -218,7 +222,12 @@ def make_installation(root: Path) -> Layout:
     layout = Layout(root=root)
     boot = build_base_table(Policy(state=State.LOCKED, identity=IDENTITY))
     guard = build_wire_guard(IDENTITY).render()
-    rules = ((layout.boot_rules, boot.render_replacement()), (layout.guard_rules, guard), (layout.drop_rules, "#\n"))
+    drop = build_drop_only(boot).render_replacement()
+    rules = (
+        (layout.boot_rules, boot.render_replacement()),
+        (layout.guard_rules, guard),
+        (layout.drop_rules, drop),
+    )
     for path, text in rules:
         write(path, text)
     payload = [

@@ -8,12 +8,14 @@ import pytest
 from tests.diagnose.breaks import BREAKS, Break
 from tests.diagnose.scene import (
     CORE_PID,
+    ELF,
     Recording,
     Scene,
     SceneSystem,
     find_troubles,
     make_installation,
     open_healthy_kernel,
+    write,
 )
 
 from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
@@ -43,7 +45,7 @@ def make_scene(tmp_path: Path, recording: Recording | None, *, make: bool = True
     root = tmp_path / "root"
     layout = make_installation(root) if make else Layout(root=root)
     system = SceneSystem(recording)
-    system.links[f"/proc/{CORE_PID}/exe"] = layout.core_binary
+    system.links[f"/proc/{CORE_PID}/exe"] = write(root / "memory" / "core", ELF)
     return Scene(layout=layout, system=system)
 
 

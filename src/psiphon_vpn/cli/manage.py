@@ -19,12 +19,12 @@ from psiphon_vpn.errors import NotRootError, UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import install as installation
 from psiphon_vpn.system import release as releasing
+from psiphon_vpn.system.distribution import find_removal
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.journal import Journal, JournalError, Method
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.machine import open_machine
 from psiphon_vpn.system.neighbours import find_neighbours
-from psiphon_vpn.system.distribution import find_removal
 from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
 
 _CUT_REMOTE: Final = click.option(

@@ -151,7 +151,7 @@ LEAK: Final = Check(
     id="live.leaks",
     group=Group.LIVE,
     title=mark("No probe leaves by a network interface"),
-    next_step=mark("Take the machine off the network, then: sudo systemctl reload-or-restart psiphon-killswitch"),
+    next_step=mark("Take the machine off the network, then: sudo psiphon-vpn start"),
     run=lambda _facts: Outcome(verdict=Verdict.SKIPPED, reason=""),
 )
 

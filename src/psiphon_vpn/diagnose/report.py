@@ -41,6 +41,7 @@ COMMANDS: Final = (
     ("journalctl", "--no-pager", "--boot", "--output=short-iso", f"--lines={JOURNAL_LINES}",
      *(f"--unit={name}" for name in places.UNITS)),
 )  # fmt: skip
+SCHEMES: Final = frozenset({"http", "https", "socks4a", "socks5"})
 OWN_LINKS: Final = ("lo", names.TUN_NAME)
 WIRELESS: Final = (
     ("/etc/NetworkManager/system-connections", re.compile(r"^(?:ssid|id)=(.+)$", re.MULTILINE)),
@@ -114,8 +115,11 @@ def _read_settings(settings: Settings) -> Iterator[str]:
             values += [*value.values()]
         elif isinstance(value, list | tuple):
             values += value
-        elif isinstance(value, str) and len(value) > 2:
-            yield value
+        elif isinstance(value, str):
+            # Whole, and in parts: an error may name the password of a proxy without the rest of its URL.
+            for text in (value, unquote(value)):
+                parts = re.split(r"[^\w\-]+", text)
+                yield from (part for part in (text, *parts) if len(part) > 2 and part.lower() not in SCHEMES)
 
 
 def render_report(facts: Facts, results: Sequence[Result]) -> str:

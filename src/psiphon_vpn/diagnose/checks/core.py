@@ -125,16 +125,28 @@ def owner(facts: Facts) -> Outcome:
     mark("Start it anew: sudo psiphon-vpn restart"),
 )
 def running(facts: Facts) -> Outcome:
-    """/proc/PID/exe, against the installed program."""
-    _need_core(facts)
+    """What runs is a sealed copy in memory (core/image.py): its SHA-256, against the record."""
+    wanted, pid = read_record(facts)["sha256"], facts.core_pid
     try:
-        there = facts.system.stat(PROC / str(facts.core_pid) / "exe", follow=True)
-        installed = facts.system.stat(facts.layout.core_binary, follow=True)
+        found = facts.system.hash(PROC / str(pid) / "exe")
     except OSError as error:
         raise Unknowable(error.strerror or str(error)) from error
-    if (there.st_dev, there.st_ino) != (installed.st_dev, installed.st_ino):
+    if found != wanted:
         return warn(_("another one runs, of before the last update or from another place"))
-    return ok(_("process {pid}").format(pid=facts.core_pid))
+    return ok(_("process {pid}").format(pid=pid))
 
 
-CHECKS: Final = (present, record, checksum, architecture, owner, running)
+@check(
+    "core.known",
+    mark("The core is one that this version of the service knows"),
+    mark("If you did not give it yourself: sudo psiphon-vpn update"),
+)
+def known(facts: Facts) -> Outcome:
+    """Has the manifest of the package a line for it?"""
+    revision = read_record(facts).get("revision")
+    if not revision:
+        return warn(_("its checksum is only what was recorded when it was installed"))
+    return ok(_("revision {revision}").format(revision=revision))
+
+
+CHECKS: Final = (present, record, checksum, architecture, owner, running, known)

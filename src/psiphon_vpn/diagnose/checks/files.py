@@ -190,6 +190,17 @@ def boot_rules(facts: Facts) -> Outcome:
     return _compare_rules(facts, facts.layout.boot_rules, table)
 
 
+@check("files.drop-rules", mark("The emergency rules drop everything"), INSTALL)
+def drop_rules(facts: Facts) -> Outcome:
+    """What is loaded when the boot lock's file cannot be."""
+    from psiphon_vpn.linux.nft import build_drop_only
+    from psiphon_vpn.policy.base import build_base_table
+    from psiphon_vpn.policy.model import Policy, State
+
+    table = build_drop_only(build_base_table(Policy(state=State.LOCKED, identity=facts.identity)))
+    return _compare_rules(facts, facts.layout.drop_rules, table)
+
+
 @check("files.guard-rules", mark("The wire guard's file says what the policy says"), INSTALL)
 def guard_rules(facts: Facts) -> Outcome:
     """With the numbers that users have here now."""
@@ -232,4 +243,4 @@ def _find_password(shadow: str) -> str:
     return "!"
 
 
-CHECKS: Final = (installed, owners, trust, manifest, config, config_mode, boot_rules, guard_rules, user)
+CHECKS: Final = (installed, owners, trust, manifest, config, config_mode, boot_rules, drop_rules, guard_rules, user)

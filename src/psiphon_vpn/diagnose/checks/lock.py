@@ -14,9 +14,7 @@ from psiphon_vpn.policy.simulate import Packet, application_packets, lets_out
 from psiphon_vpn.service.uplink import find_wires
 from psiphon_vpn.system import layout as places
 
-RESTART: Final = mark(
-    "Load it again: sudo systemctl reload-or-restart psiphon-killswitch; sudo systemctl restart psiphon-vpn"
-)
+RESTART: Final = mark("Close it again: sudo psiphon-vpn start")
 GUARD: Final = mark("Start its holder: sudo systemctl reload-or-restart psiphon-guard")
 LOCKED_STATES: Final = ("LOCKED", "FAILED")
 HOOKS: Final = ("output", "input", "forward", "postrouting")
@@ -53,7 +51,7 @@ def readable(facts: Facts) -> Outcome:
 @check(
     "lock.samples",
     mark("No packet of an application can leave past the tunnel"),
-    mark("Close it: sudo systemctl reload-or-restart psiphon-killswitch; then look at what follows here."),
+    mark("Close it at once: sudo psiphon-vpn start. Then look at what follows here."),
     decides=True,
 )
 def samples(facts: Facts) -> Outcome:
