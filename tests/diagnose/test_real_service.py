@@ -16,6 +16,7 @@ from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.model import Group, Result, Verdict, find_exit_code
 from psiphon_vpn.diagnose.registry import CHECKS
 from psiphon_vpn.diagnose.system import RealSystem
+from psiphon_vpn.lab.addresses import LAN_A
 from psiphon_vpn.lab.machine import LAB_UID
 from psiphon_vpn.system.layout import Layout
 
@@ -130,3 +131,24 @@ def test_a_machine_on_which_nothing_is_installed_is_open_and_says_so() -> None:
     assert results["files.installed"].verdict is Verdict.FAILED
     assert not [result.reason for result in results.values() if "fault in check" in result.reason]
     assert find_exit_code(tuple(results.values())) == 2
+
+
+def test_the_command_itself_tells_a_locked_machine_with_live_probes_and_a_report(stage: Stage, tmp_path: Path) -> None:
+    import json
+    import sys
+
+    stage.machine.wait_state("OPEN")
+    report = tmp_path / "report.txt"
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", stage.machine.runtime_dir, "diagnose"]
+    argv += ["--json", "--live", "--report", report, "--root", stage.world.directory]
+    done = stage.world.client.run(argv, check=False, timeout=60)
+    document = json.loads(done.stdout)
+    # 1 and not 0: in the laboratory the service runs without being installed.
+    assert (done.returncode, document["exit_code"], document["open"]) == (1, 1, False)
+    assert [one["id"] for one in document["checks"] if one["verdict"] in {"failed", "unknown"}] == ["files.installed"]
+    assert len(document["checks"]) == len(CHECKS) + 1
+    assert document["live"]["wires"] == [{"interface": "eth0", "seen": [], "control": True, "lost": 0}]
+    text = report.read_text()
+    assert "table inet psiphon_filter" in text
+    assert LAN_A.router4 not in text
+    assert LAN_A.mac not in text

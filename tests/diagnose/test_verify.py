@@ -99,3 +99,14 @@ def test_without_root_the_commands_say_so_in_one_line(
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
     assert "sudo" in told
+
+
+def test_the_real_payload_of_an_installation_verifies(tmp_path: Path) -> None:
+    from psiphon_vpn.system.payload import collect_payload
+
+    for file in collect_payload():
+        write(tmp_path / file.path.lstrip("/"), file.content, mode=file.mode)
+    report = verify(RealSystem(), Layout(root=tmp_path))
+    assert report.troubles == ()
+    assert report.count > 100
+    assert report.version

@@ -19,6 +19,8 @@ _EDGE_BEFORE, _EDGE_AFTER = r"(?<![^\W_])", r"(?![^\W_])"
 # Hexadecimal with two colons or more: IPv6, MAC and InfiniBand addresses, also when they are glued to a word.
 _COLONS: Final = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:]*(?:\d{1,3}(?:\.\d{1,3}){3})?")
 _TIME: Final = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\Z")
+_VERSION: Final = re.compile(r"v?\d{1,4}(?:\.\d{1,4}){1,2}\Z")
+"""Two or three numbers: too few for an address, and no name ends in a number."""
 _QUAD: Final = re.compile(r"\d{1,3}(?:[.-]\d{1,3}){3}")
 _MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(?:\.[0-9A-Fa-f]{4}){2}")
 _DOTTED: Final = re.compile(r"[^\W_](?:[\w\-]*)(?:\.[\w\-]+)+")
@@ -77,6 +79,7 @@ def list_own_texts() -> tuple[str, ...]:
         *PROPERTIES,
         *(f"{check.id} {check.title} {check.next_step}" for check in CHECKS),
         "skuid l4proto hook postrouting type filter priority mangle conntrack admin-prohibited 10.200.3.1/24",
+        "mld2-listener-report",
     )
 
 
@@ -129,7 +132,7 @@ class Redactor:
         return "".join(parts)
 
     def _judge(self, match: str, kind: str) -> str | None:
-        if match.rstrip(".") in self._keep or _TIME.match(match) or match in {"::", ":::"}:
+        if match.rstrip(".") in self._keep or _TIME.match(match) or _VERSION.match(match) or match in {"::", ":::"}:
             return None
         return kind
 

@@ -55,7 +55,7 @@ def render_text(results: Sequence[Result], *, width: int = 80, quiet: bool = Fal
             lines.append(
                 click.style(f"  {symbol.ljust(MARGIN - 3)} ", fg=color) + text.format(count=count, reason=reason)
             )
-    lines += ["", *_render_summary(results, width)]
+    lines += ["", *_render_summary(results, width, quiet=quiet)]
     return "\n".join(lines)
 
 
@@ -98,7 +98,7 @@ def _count(results: Sequence[Result]) -> dict[Verdict, int]:
     return {verdict: sum(result.verdict is verdict for result in results) for verdict in Verdict}
 
 
-def _render_summary(results: Sequence[Result], width: int) -> Iterator[str]:
+def _render_summary(results: Sequence[Result], width: int, *, quiet: bool) -> Iterator[str]:
     counts, code = _count(results), find_exit_code(tuple(results))
     names = {
         Verdict.OK: _("ok"),
@@ -110,6 +110,8 @@ def _render_summary(results: Sequence[Result], width: int) -> Iterator[str]:
     told = ", ".join(f"{counts[verdict]} {name}" for verdict, name in names.items() if counts[verdict])
     total = ngettext("{count} check", "{count} checks", len(results)).format(count=len(results))
     yield from textwrap.wrap(f"{total}: {told}.", width)
+    if not quiet and any(result.wrong for result in results):
+        yield from textwrap.wrap(_("To see only what is wrong or worth knowing: psiphon-vpn diagnose --quiet"), width)
     if code == EXIT_OPEN:
         text, color = _("OPEN, or not known to be locked: traffic may leave this machine past the tunnel."), "red"
     elif code == EXIT_GOOD:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 import click
 
@@ -147,10 +148,10 @@ def _render_versions(facts: Facts) -> str:
         for line in _read(facts, facts.at("/etc/os-release")).splitlines()
         if line.startswith("PRETTY_NAME=")
     ]
-    # The kernel's version has dots and would be taken for a name.
-    kernel = re.sub(r"[^0-9.].*", "", release).replace(".", " . ")
+    # What stands behind the numbers names who built it, and sometimes where.
+    kernel = re.sub(r"[^0-9.].*", "", release)
     lines = [
-        f"psiphon-vpn {__version__.replace('.', ' . ')}",
+        f"psiphon-vpn {__version__}",
         f"Linux {kernel}",
         *distribution,
         str(facts.rules.version),
