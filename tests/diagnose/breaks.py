@@ -148,6 +148,12 @@ def _drop_in(scene: Scene) -> None:
     scene.system.units[places.SERVICE_UNIT]["DropInPaths"] = path
 
 
+def _drop_in_sandbox(scene: Scene) -> None:
+    path = scene.layout.unit_dir / "psiphon-guard.service.d/extra.conf"
+    write(path, "# harmless?\n[Service]\nTimeoutStartSec=5\nReadWritePaths=/\n")
+    scene.system.units[places.GUARD_UNIT]["DropInPaths"] = "/" + str(path.relative_to(scene.layout.root))
+
+
 def _flush_at_boot(scene: Scene) -> None:
     scene.system.units["nftables.service"] = {
         "LoadState": "loaded",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.diagnose.breaks import BREAKS, Break
+from tests.diagnose.breaks import BREAKS, Break, _drop_in_sandbox
 from tests.diagnose.scene import (
     CORE_PID,
     ELF,
@@ -20,6 +20,7 @@ from tests.diagnose.scene import (
 
 from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
 from psiphon_vpn.diagnose.registry import CHECKS
+from psiphon_vpn.system import layout as places
 from psiphon_vpn.system.layout import Layout
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R15")]
@@ -82,3 +83,31 @@ def test_a_check_sees_what_is_broken_in_a_real_kernel_and_no_other_does(name: st
     with open_healthy_kernel() as kernel:
         scene.kernel = kernel
         judge(name, BREAKS[name], scene)
+
+
+def test_a_drop_in_beside_our_own_units_is_read_too(scene: Scene) -> None:
+    judge("units.dropins", Break(act=_drop_in_sandbox), scene)
+
+
+def test_what_a_distribution_sets_for_every_service_is_no_trouble(scene: Scene) -> None:
+    path = write(scene.layout.unit_dir / "service.d/10-timeout.conf", "[Service]\nTimeoutStopFailureMode=abort\n")
+    shown = "/" + str(path.relative_to(scene.layout.root))
+    for name in places.UNITS:
+        scene.system.units[name]["DropInPaths"] = shown
+    assert find_troubles(scene.diagnose()) == set()
+
+
+def test_a_link_to_a_device_in_the_place_of_a_file_is_not_opened(scene: Scene) -> None:
+    intent = scene.layout.state_dir / "intent"
+    intent.unlink()
+    intent.symlink_to("/dev/null")
+    results = scene.diagnose()
+    assert results["tunnel.intent"].verdict is Verdict.UNKNOWN
+    assert "ordinary" in results["tunnel.intent"].reason
+
+
+def test_without_nft_nothing_is_called_locked(scene: Scene) -> None:
+    BREAKS["lock.readable"].act(scene)
+    results = scene.diagnose()
+    assert results["lock.samples"].verdict is Verdict.SKIPPED
+    assert find_exit_code(tuple(results.values())) == EXIT_OPEN

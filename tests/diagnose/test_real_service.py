@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pwd
+import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.diagnose.scene import find_troubles
+from tests.diagnose.scene import find_troubles, write
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_vpn.diagnose.engine import run_checks
@@ -134,13 +138,13 @@ def test_a_machine_on_which_nothing_is_installed_is_open_and_says_so() -> None:
 
 
 def test_the_command_itself_tells_a_locked_machine_with_live_probes_and_a_report(stage: Stage, tmp_path: Path) -> None:
-    import json
-    import sys
-
     stage.machine.wait_state("OPEN")
-    report = tmp_path / "report.txt"
-    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", stage.machine.runtime_dir, "diagnose"]
-    argv += ["--json", "--live", "--report", report, "--root", stage.world.directory]
+    report, root = tmp_path / "report.txt", tmp_path / "root"
+    write(root / "etc/psiphon-vpn/config.toml", stage.machine.config_path.read_bytes(), mode=0o600)
+    (root / "dev/net").mkdir(parents=True)
+    os.mknod(root / "dev/net/tun", stat.S_IFCHR | 0o666, os.makedev(10, 200))
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "diagnose"]
+    argv += ["--json", "--live", "--report", str(report), "--root", str(root)]
     done = stage.world.client.run(argv, check=False, timeout=60)
     document = json.loads(done.stdout)
     # 1 and not 0: in the laboratory the service runs without being installed.

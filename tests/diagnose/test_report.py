@@ -37,6 +37,7 @@ SECRETS = {
     "proxy host": "proxy.hosseini.example.ir",
     "machine id": "0123456789abcdef0123456789abcdef",
     "entry": "7468697320697320612073657276657220656e747279",
+    "terminal": "\x1b[2J",
     "token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJwYXJpc2EifQ.dozjgNryP4J3jVmNHl0w5N",
 }
 

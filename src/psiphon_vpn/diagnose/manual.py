@@ -39,7 +39,7 @@ answer in time, or that has a defect, is *unknown* and counts as wrong.
 | Exit code | Means |
 | --- | --- |
 | 0 | Nothing is wrong |
-| 1 | Something is wrong, and the machine is locked: nothing leaves past the tunnel |
+| 1 | Something is wrong, and the machine is locked: no program gets past the tunnel |
 | 2 | Something is open, or whether the machine is locked could not be read |
 | 77 | Not root |
 

@@ -117,7 +117,7 @@ def _render_summary(results: Sequence[Result], width: int, *, quiet: bool) -> It
     elif code == EXIT_GOOD:
         text, color = _("All is well, and this machine is locked."), "green"
     else:
-        text, color = _("Something is wrong, and this machine is locked: nothing leaves past the tunnel."), "yellow"
+        text, color = _("Something is wrong, and this machine is locked: no program gets past the tunnel."), "yellow"
     for line in textwrap.wrap(text, width):
         yield click.style(line, fg=color, bold=True)
 

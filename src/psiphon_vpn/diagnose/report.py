@@ -31,7 +31,12 @@ JOURNAL_LINES: Final = 200
 FIRST_USER: Final = 1000
 """uid of the first person on Linux systems (login.defs(5), UID_MIN)."""
 COMMANDS: Final = (
-    ("nft", "-s", "list", "ruleset"),
+    # Our own tables only: comments in others' are their users' own words.
+    ("nft", "list", "tables"),
+    ("nft", "-s", "list", "table", "inet", names.BASE_TABLE),
+    ("nft", "list", "table", "inet", names.GUARD_TABLE),
+    ("nft", "-s", "list", "table", "netdev", names.EGRESS_TABLE),
+    ("nft", "-s", "list", "table", "arp", names.ARP_TABLE),
     ("ip", "-br", "link"),
     ("ip", "rule"),
     ("ip", "-6", "rule"),
@@ -137,8 +142,15 @@ def render_report(facts: Facts, results: Sequence[Result]) -> str:
     )
     redactor = Redactor(find_known(facts))
     # Section by section: a command's own words (a table called "filter") are not the user's.
-    body = "".join(f"\n== {title}\n{redactor.redact(text)}\n" for title, text in sections)
+    body = "".join(f"\n== {title}\n{_clean(redactor.redact(text))}\n" for title, text in sections)
     return f"{heading}\n{body}"
+
+
+def _clean(text: str) -> str:
+    """Without what a terminal would obey: a log may hold what others said."""
+    return "\n".join(
+        "".join(char if char.isprintable() or char == "\t" else "?" for char in line) for line in text.split("\n")
+    )
 
 
 def _render_versions(facts: Facts) -> str:

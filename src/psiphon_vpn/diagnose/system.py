@@ -247,11 +247,12 @@ class RealSystem:
 
 
 def _open_ordinary(path: Path) -> Any:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    # Looked at before it is opened, by a descriptor that opens nothing (O_PATH, open(2)): psiphon-user can put a link
+    # to a device in the place of one of its files, and to open a watchdog, for instance, restarts the machine.
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if not stat.S_ISREG(os.fstat(place).st_mode):
             raise OSError(22, "Not an ordinary file", str(path))
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+        return os.fdopen(os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC), "rb")
+    finally:
+        os.close(place)

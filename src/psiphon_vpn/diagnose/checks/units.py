@@ -19,11 +19,13 @@ WANTED_BY: Final = {
     places.GUARD_UNIT: "sysinit.target",
     places.SERVICE_UNIT: "multi-user.target",
 }
-WEAKENING: Final = re.compile(
-    r"(Exec\w*|User|Group|\w*Capabilit\w*|NoNewPrivileges|Restart|WatchdogSec|Type|Condition\w*|Assert\w*|Conflicts"
-    r"|DefaultDependencies|Environment\w*|RootDirectory|RootImage|PrivateNetwork|NetworkNamespacePath)\s*="
+SETTING: Final = re.compile(r"([A-Za-z]\w*)\s*=")
+HARMLESS: Final = re.compile(
+    r"(Description|Documentation|Timeout\w*|Log\w*|CPU\w*|Memory\w*|Tasks\w*|IO\w*|Nice|OOMScoreAdjust|After|Wants)\Z"
 )
-"""Settings that decide what a unit does, as whom, and whether: a drop-in of somebody else has no business with them."""
+"""What somebody else may set for a unit of ours; everything else decides what it does, as whom, and what it may."""
+VENDOR: Final = "service.d"
+"""Where a distribution sets something for every service."""
 
 
 def _is_there(facts: Facts, name: str) -> dict[str, str] | Outcome:
@@ -138,11 +140,10 @@ def managers(facts: Facts) -> Outcome:
 
 
 def _list_dropins(facts: Facts) -> Iterator[tuple[str, Path]]:
+    """Every drop-in of a unit of ours: we have none for them ourselves."""
     for name in places.UNITS:
         for text in facts.units.need_installed(name).get("DropInPaths", "").split():
-            path = facts.at(text)
-            if not path.is_relative_to(facts.layout.unit_dir):
-                yield name, path
+            yield name, facts.at(text)
 
 
 @check(
@@ -151,15 +152,16 @@ def _list_dropins(facts: Facts) -> Iterator[tuple[str, Path]]:
     mark("Look at what was added: systemctl cat psiphon-vpn psiphon-killswitch psiphon-guard"),
 )
 def dropins(facts: Facts) -> Outcome:
-    """Read each drop-in that is not ours."""
-    others = list(_list_dropins(facts))
-    for name, path in others:
+    """Read each drop-in."""
+    others = []
+    for name, path in _list_dropins(facts):
         for line in facts.read_text(path).splitlines():
-            if found := WEAKENING.match(line.strip()):
+            found = SETTING.match(line.strip())
+            if found and not HARMLESS.match(found[1]):
                 return fail(_("{path} changes {key} of {name}").format(path=path, key=found[1], name=name))
-    if others:
-        return warn(_("others added: {names}").format(names=", ".join(str(path) for _name, path in others)))
-    return ok(_("none but our own"))
+        if path.parent != facts.layout.unit_dir / VENDOR:
+            others.append(str(path))
+    return warn(_("others added: {names}").format(names=", ".join(others))) if others else ok(_("there is none"))
 
 
 @check(
