@@ -38,7 +38,7 @@ DEPENDS: Final = {
     "rpm": ("python3 >= 3.11", "nftables >= 0.9.3", "iproute", "util-linux", "systemd >= 245"),
 }
 _TIMEOUT_SECONDS: Final = 300
-_OTHERS_DIRECTORIES: Final = frozenset(
+OTHERS_DIRECTORIES: Final = frozenset(
     "/ /usr /usr/bin /usr/sbin /usr/lib /usr/lib/systemd /usr/lib/systemd/system /usr/lib/systemd/network "
     "/usr/lib/sysusers.d /usr/lib/tmpfiles.d /usr/lib/sysctl.d /usr/lib/modules-load.d /usr/share /usr/share/man "
     "/usr/share/man/man5 /usr/share/man/man8".split()
@@ -130,4 +130,4 @@ def _info(mode: int, mtime: str) -> dict[str, Any]:
 def find_directories(payload: Iterable[PayloadFile]) -> list[PurePosixPath]:
     """The directories that the package brings, so that rpm removes them with it."""
     found = {parent for file in payload for parent in PurePosixPath(file.path).parents}
-    return sorted(path for path in found if str(path) not in _OTHERS_DIRECTORIES)
+    return sorted(path for path in found if str(path) not in OTHERS_DIRECTORIES)
