@@ -102,6 +102,7 @@ class SceneSystem(RealSystem):
             f"/proc/{DAEMON_PID}/status": _process(CAPS, CAPS),
             f"/proc/{CORE_PID}/status": _process(EMPTY, CAPS),
             "/sys/class/rtc/rtc0/since_epoch": b"%d\n" % NOW,
+            "/proc/uptime": b"3600.00 7200.00\n",
             "/proc/thread-self/net/ip_tables_names": b"",
             "/proc/thread-self/net/ip6_tables_names": b"",
         }
@@ -245,6 +246,7 @@ def make_installation(root: Path) -> Layout:
         os.chown(directory, UID, UID)
     write(layout.state_dir / "intent", "connected\n", mode=0o600, uid=UID)
     write(layout.install_journal, "{}\n", mode=0o600)
+    os.utime(layout.install_journal, (NOW - 86400, NOW - 86400))
     make_core(layout)
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(str(layout.runtime_dir / "control.sock"))

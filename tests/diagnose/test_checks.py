@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ from tests.diagnose.scene import (
 
 from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
 from psiphon_vpn.diagnose.registry import CHECKS
+from psiphon_vpn.diagnose.system import RealSystem
 from psiphon_vpn.system import layout as places
 from psiphon_vpn.system.layout import Layout
 
@@ -111,3 +116,24 @@ def test_without_nft_nothing_is_called_locked(scene: Scene) -> None:
     results = scene.diagnose()
     assert results["lock.samples"].verdict is Verdict.SKIPPED
     assert find_exit_code(tuple(results.values())) == EXIT_OPEN
+
+
+def test_the_order_of_a_boot_before_the_installation_says_nothing(scene: Scene) -> None:
+    BREAKS["units.boot"].act(scene)
+    os.utime(scene.layout.install_journal, (scene.system.now - 60, scene.system.now - 60))
+    assert scene.diagnose()["units.boot"].verdict is Verdict.SKIPPED
+
+
+def test_a_program_that_runs_from_sealed_memory_can_be_compared() -> None:
+    """As the tunnel core runs: /proc/PID/exe leads to no path, and is still its content."""
+    content = Path("/bin/sleep").read_bytes()
+    descriptor = os.memfd_create("core", os.MFD_ALLOW_SEALING)
+    try:
+        os.write(descriptor, content)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        with subprocess.Popen([f"/proc/self/fd/{descriptor}", "20"], pass_fds=(descriptor,)) as running:
+            found = RealSystem().hash(Path(f"/proc/{running.pid}/exe"))
+            running.kill()
+    finally:
+        os.close(descriptor)
+    assert found == hashlib.sha256(content).hexdigest()

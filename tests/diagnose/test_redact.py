@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psiphon_vpn.diagnose.redact import PLACEHOLDER, Redactor, harvest, list_own_texts
+from psiphon_vpn.diagnose.redact import PLACEHOLDER, Redactor, harvest, is_punctuation, list_own_texts
 
 pytestmark = pytest.mark.requirement("R15")
 
@@ -85,10 +85,27 @@ def test_no_known_word_comes_out_whatever_its_case(start: str, word: str, end: s
 
 @given(networks, st.sampled_from(["ssid {}", 'ESSID:"{}"', "joined {}, good", "{}"]))
 def test_no_name_of_a_wireless_network_comes_out(name: str, form: str) -> None:
+    if is_punctuation(name):
+        return
     text = form.format(name)
     frame = form.format("")
     shown = bare(Redactor({"network": [name]}).redact(text))
     assert shown.count(name) <= frame.count(name)
+
+
+@given(st.one_of(ipv4, ipv6, macs), st.text("abcdef0123456789.:-/", min_size=1, max_size=4), before, after)
+def test_a_known_word_within_an_address_does_not_let_the_rest_out(
+    address: str, word: str, start: str, end: str
+) -> None:
+    if address in KEEP or str(address).lower() in KEEP:
+        return
+    shown = bare(Redactor({"host": [word]}).redact(f"{start}{address}{end}"))
+    assert not re.search(r"[0-9A-Fa-f]+[.:-][0-9A-Fa-f]+[.:-]", shown)
+
+
+def test_a_known_name_of_several_words_goes_whole_though_a_part_has_a_form_of_its_own() -> None:
+    shown = Redactor({"network": ["Café Azadi 5G.home net"]}).redact("joined Café Azadi 5G.home net now")
+    assert shown == "joined <network-1> now"
 
 
 @given(st.lists(st.one_of(ipv4, ipv6, macs, domains, tokens, words), max_size=6), st.sampled_from(' \n,;="/'))
@@ -120,5 +137,5 @@ def test_a_report_of_usual_lines_keeps_its_sense() -> None:
     redactor = Redactor({"user": ["ann"], "host": ["ann-laptop"], "interface": ["wlp3s0"]})
     shown = redactor.redact("ann-laptop: /home/ann on wlp3s0 at 192.168.1.7 via fe80::1%wlp3s0 (aa:bb:cc:dd:ee:ff)")
     assert shown == (
-        "<host-1>: /home/<user-1> on <interface-1> at <address-3> via <address-1>%<interface-1> (<address-2>)"
+        "<host-1>: /home/<user-1> on <interface-1> at <address-1> via <address-2>%<interface-1> (<address-3>)"
     )

@@ -9,7 +9,8 @@ must go. The same value gets the same placeholder, so that a reader still sees w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import string
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Final
 
@@ -32,13 +33,31 @@ _DIGITS: Final = re.compile(r"\d{9,}")
 PLACEHOLDER: Final = re.compile(r"<(?:address|name|secret|[a-z]+)-\d+>")
 
 
+FORMS: Final = (
+    (_URL, NAME),
+    (_MAIL, NAME),
+    (_MAC, ADDRESS),
+    (_COLONS, ADDRESS),
+    (_QUAD, ADDRESS),
+    (_DOTTED, NAME),
+    (_RUN, SECRET),
+    (_HEX, SECRET),
+    (_DIGITS, SECRET),
+)
+
+
 def harvest(texts: Iterable[str]) -> frozenset[str]:
     """Everything of a suspicious form in texts that hold nothing of any user: it may stay."""
     found: set[str] = set()
     for text in texts:
-        for pattern in (_COLONS, _QUAD, _MAC, _DOTTED, _MAIL, _URL, _HEX, _RUN, _DIGITS):
+        for pattern, _kind in FORMS:
             found.update(match[0].rstrip(".") for match in pattern.finditer(text))
     return frozenset(found)
+
+
+def is_punctuation(value: str) -> bool:
+    """Whether a value, such as the search domain ".", says nothing of anybody and stands in every line."""
+    return len(value) < 3 and all(char in string.punctuation for char in value)
 
 
 @cache
@@ -52,6 +71,7 @@ def list_own_texts() -> tuple[str, ...]:
     from psiphon_vpn.policy.model import Identity, Links, Policy, State
     from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
     from psiphon_vpn.system import layout as places
+    from psiphon_vpn.system import units
 
     identity = Identity(uid=1, gid=1)
     links = Links(tun_index=2, uplink="eth0", wires=("eth0",))
@@ -73,6 +93,10 @@ def list_own_texts() -> tuple[str, ...]:
         *(name.split("/", 1)[1].replace("/", ".") for name in settings),
         *addresses,
         *targets,
+        *units.render_units(layout).values(),
+        *units.render_dropins().values(),
+        units.render_guard_script(),
+        "Type=notify Type=oneshot psiphon_vpn.service.runner psiphon_vpn.service.control psiphon_vpn.linux.enforcer",
         *places.UNITS,
         *MANAGERS,
         *OTHER_UNITS,
@@ -103,7 +127,9 @@ class Redactor:
         self._kinds: dict[str, str] = {}
         spellings: set[str] = set()
         for kind, values in (known or {}).items():
-            for value in filter(None, map(str.strip, values)):
+            for value in map(str.strip, values):
+                if is_punctuation(value):
+                    continue
                 self._kinds.setdefault(value.casefold(), kind)
                 # Each by itself: to fold a letter and to ignore its case are not the same for every letter.
                 spellings |= {value, value.lower(), value.upper(), value.casefold()}
@@ -113,45 +139,37 @@ class Redactor:
 
     def redact(self, text: str) -> str:
         """The text without what identifies."""
-        # What was replaced already is cut out, so that no later step reads a placeholder as a word.
-        parts = [text]
+        # All are looked for in the text as it was, and what overlaps goes together: to replace one after the other
+        # would leave halves that the next no longer knows (a search domain "." once cut every address in four).
+        spans = sorted(self._find(text))
+        pieces, position, number = [], 0, 0
+        while number < len(spans):
+            start, end, kind = spans[number]
+            while number < len(spans) and spans[number][0] < end:
+                if spans[number][1] > end:
+                    end, kind = spans[number][1], spans[number][2]
+                number += 1
+            pieces += [text[position:start], self._name(text[start:end], kind)]
+            position = end
+        return "".join([*pieces, text[position:]])
+
+    def _find(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Where something has to go, and of which kind it is."""
         if self._known is not None:
-            parts = self._split(parts, self._known, lambda match: self._kinds.get(match.casefold(), NAME))
-        for pattern, kind in (
-            (_URL, NAME),
-            (_MAIL, NAME),
-            (_MAC, ADDRESS),
-            (_COLONS, ADDRESS),
-            (_QUAD, ADDRESS),
-            (_DOTTED, NAME),
-            (_RUN, SECRET),
-            (_HEX, SECRET),
-            (_DIGITS, SECRET),
-        ):
-            parts = self._split(parts, pattern, lambda match, kind=kind: self._judge(match, kind))
-        return "".join(parts)
+            for match in self._known.finditer(text):
+                yield match.start(), match.end(), self._kinds.get(match[0].casefold(), NAME)
+        for pattern, kind in FORMS:
+            for match in pattern.finditer(text):
+                if match.end() > match.start() and not self._may_stay(match[0]):
+                    yield match.start(), match.end(), kind
 
-    def _judge(self, match: str, kind: str) -> str | None:
-        if match.rstrip(".") in self._keep or _TIME.match(match) or _VERSION.match(match) or match in {"::", ":::"}:
-            return None
-        return kind
-
-    def _split(self, parts: list[str], pattern: re.Pattern[str], judge: object) -> list[str]:
-        """Cut what matches out of every part that is text still: those at even places."""
-        result: list[str] = []
-        for number, part in enumerate(parts):
-            if number % 2:
-                result.append(part)
-                continue
-            pieces, position = [], 0
-            for match in pattern.finditer(part):
-                kind = judge(match[0])  # type: ignore[operator]
-                if kind is None:
-                    continue
-                pieces += [part[position : match.start()], self._name(match[0], kind)]
-                position = match.end()
-            result += [*pieces, part[position:]]
-        return result
+    def _may_stay(self, match: str) -> bool:
+        return (
+            match.rstrip(".") in self._keep
+            or _TIME.match(match) is not None
+            or _VERSION.match(match) is not None
+            or match in {"::", ":::"}
+        )
 
     def _name(self, value: str, kind: str) -> str:
         key = value.casefold()

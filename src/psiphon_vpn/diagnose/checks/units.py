@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from psiphon_vpn.diagnose.facts import Facts
+from psiphon_vpn.diagnose.facts import PROC, Facts
 from psiphon_vpn.diagnose.model import Check, Outcome, Skip, check, fail, mark, ok, warn
 from psiphon_vpn.diagnose.unit_facts import MANAGERS
 from psiphon_vpn.i18n import _
@@ -113,6 +113,8 @@ def boot(facts: Facts) -> Outcome:
     loaded = int(unit.get("ActiveEnterTimestampMonotonic") or 0)
     if not loaded:
         raise Skip(_("the boot lock is not loaded"))
+    if _was_installed_since_boot(facts):
+        raise Skip(_("it was installed after the machine started"))
     earlier = []
     for name in MANAGERS:
         started = int(facts.units.read(name).get("ExecMainStartTimestampMonotonic") or 0)
@@ -121,6 +123,15 @@ def boot(facts: Facts) -> Outcome:
     if earlier:
         return warn(_("started before it: {names}").format(names=", ".join(earlier)))
     return ok(_("loaded {seconds:.1f} s after the kernel started").format(seconds=loaded / 1e6))
+
+
+def _was_installed_since_boot(facts: Facts) -> bool:
+    """Every installation and upgrade writes its journal."""
+    uptime = facts.find_text(PROC / "uptime")
+    if uptime is None or not facts.exists(facts.layout.install_journal):
+        return False
+    started = facts.system.read_time() - float(uptime.split()[0])
+    return facts.system.stat(facts.layout.install_journal).st_mtime > started
 
 
 @check("units.managers", mark("Without the lock no interface comes up at boot"), INSTALL)
