@@ -32,7 +32,7 @@ from psiphon_vpn.policy import names
 
 ROUNDS = 5
 IDLE_SECONDS = 20.0
-_TICKS = os.sysconf("SC_CLK_TCK")
+WAKE_UPS = "wake-ups"
 
 
 @dataclass
@@ -173,24 +173,20 @@ def measure_idle(machine: Machine, figures: Figures, seconds: float) -> None:
     _core(machine)
     machine.wait_for(lambda: bool((machine.read_status() or {}).get("ipv6")), "IPv6")
     time.sleep(2.0)
-    process = Path(f"/proc/{machine.daemon_pid}")
+    tasks = Path(f"/proc/{machine.daemon_pid}/task")
+    counter = machine.state_dir / WAKE_UPS
 
     def read() -> tuple[int, int]:
-        # proc(5): utime and stime are fields 14 and 15; the name in field 2 has no spaces here.
-        fields = (process / "stat").read_text().split()
-        switches = 0
-        for task in (process / "task").iterdir():
-            for line in (task / "status").read_text().splitlines():
-                if line.startswith("voluntary_ctxt_switches:"):
-                    switches += int(line.split()[1])
-        return int(fields[13]) + int(fields[14]), switches
+        # First field: nanoseconds on a processor (sched-stats.rst of the kernel documentation).
+        spent = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
+        return spent, int(counter.read_text())
 
     before = read()
     begin = time.monotonic()
     time.sleep(seconds)
     took = time.monotonic() - begin
     after = read()
-    figures.idle_cpu = (after[0] - before[0]) / _TICKS / took
+    figures.idle_cpu = (after[0] - before[0]) / 1e9 / took
     figures.idle_wakeups = (after[1] - before[1]) / took
     figures.resident_kib = machine.read_resident_kib()
 
@@ -212,6 +208,7 @@ def open_machine(
             core = write_core_wrapper(directory)
         figures.bare_connect = measure_bare_core(world, core, entry, rounds)
         machine = stack.enter_context(Machine(world, core=core, entry=lambda: entry))
+        machine.program = ["-m", "psiphon_vpn.lab.counted_daemon", str(machine.state_dir / WAKE_UPS)]
         machine.boot_lock()
         machine.hold_guard()
         machine.start_daemon()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from psiphon_vpn.config import Settings, load_settings
 from psiphon_vpn.core.image import CoreSource
@@ -43,13 +44,14 @@ from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single import claim_machine
 from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
-from psiphon_vpn.service.uplink import choose_uplink, find_headerless, find_wires
+from psiphon_vpn.service.uplink import Snapshot, choose_uplink, find_headerless, find_wires
 from psiphon_vpn.service.watchers import watch_generations, watch_network
 
 log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.02
 """Changes that come together are looked at together."""
+LOOK_AGAIN_SECONDS = (0.02, 0.1, 0.5)
 TELL_SECONDS = 0.05
 """Watchers are told so much after a change: reading the kernel for them must not slow the change itself down."""
 MAX_PAUSE_SECONDS, CALM_SECONDS = 1.0, 2.0
@@ -85,6 +87,8 @@ class Daemon:
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
         self._routes_dirty = False
+        self._looking = asyncio.Lock()
+        """A netlink socket carries one dump at a time, and not only one of us looks."""
 
     async def run(self) -> None:
         """Run until a signal says otherwise. Stopping opens nothing.
@@ -260,7 +264,8 @@ class Daemon:
                 await self._check_routes()
 
     async def _look_at_links(self) -> None:
-        snapshot = await read_snapshot(self._links)
+        async with self._looking:
+            snapshot = await self._read_links()
         uplink, wires = choose_uplink(snapshot), find_wires(snapshot)
         wires_changed = wires != self._runner.wires
         self._runner.wires, self._runner.headerless = wires, find_headerless(snapshot)
@@ -268,6 +273,16 @@ class Daemon:
         self._runner.post(UplinkSeen(uplink))
         if wires_changed:
             self._runner.post(LinksChanged())
+
+    async def _read_links(self) -> Snapshot:
+        """Read the links; once more where the kernel says that they changed while it listed them."""
+        for pause in LOOK_AGAIN_SECONDS:
+            try:
+                return await read_snapshot(self._links)
+            except (NetlinkError, OSError) as error:
+                log.warning("the links could not be read, once more: %s", error)
+                await asyncio.sleep(pause)
+        return await read_snapshot(self._links)
 
     async def _check_routes(self) -> None:
         """Look at rules and routes while no change of our own is under way."""

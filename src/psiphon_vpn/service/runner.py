@@ -183,7 +183,7 @@ class Runner:
             self._enforcer.close()
             self.post(TunBroken(str(error)))
         self.shown = self.model
-        if self.model != before:
+        if replace(self.model, unrest=before.unrest) != before:
             self._log_what_is_next(before)
             self._on_change()
 
