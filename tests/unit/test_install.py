@@ -10,12 +10,14 @@ from tests import scratch_machine
 from tests.scratch_machine import PAYLOAD, ScratchFile, ScratchMachine, make_machine
 
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.system.changes import FileWritten, UnitStarted, restore_change, write_file
+from psiphon_vpn.system.change_kinds import restore_change
 from psiphon_vpn.system.install import configure_package, find_interruption, install_clone, uninstall
 from psiphon_vpn.system.journal import Journal, JournalError, Method, Stage, UndoError
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT
+from psiphon_vpn.system.system_changes import UnitStarted
+from psiphon_vpn.system.tree_changes import FileWritten, write_file
 
-pytestmark = pytest.mark.lab  # needs root: owners are real
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: owners are real
 
 
 @pytest.fixture

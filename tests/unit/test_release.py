@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from psiphon_vpn.errors import EXIT_FAILURE, EXIT_NOT_ROOT, DaemonDownError, Use
 from psiphon_vpn.linux import lockstate
 from psiphon_vpn.linux.lockstate import LockState
 from psiphon_vpn.run import CommandError
-from psiphon_vpn.system import released
+from psiphon_vpn.system import last_resort, released
 from psiphon_vpn.system.install import configure_package, install_clone, uninstall
 from psiphon_vpn.system.layout import GUARD_UNIT, SERVICE_UNIT, Layout
 from psiphon_vpn.system.neighbours import match_neighbours
@@ -28,7 +31,7 @@ from psiphon_vpn.system.release import WORD, release, start
 from psiphon_vpn.system.sessions import RemoteSession, RemoteSessionsError
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.lab  # needs root: owners are real
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: owners are real
 
 
 @pytest.fixture
@@ -251,6 +254,41 @@ def test_whoever_is_not_root_gets_a_sentence_and_code_77(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert run_cli(argv) == EXIT_NOT_ROOT
     assert "sudo" in capsys.readouterr().err
+
+
+# -- when the program is damaged ---------------------------------------------------------------------------------------
+
+_WITHOUT = """
+import sys
+for name in ("click", "rich", "pyroute2", "httpx"):
+    sys.modules[name] = None
+sys.argv = ["psiphon-vpn", *sys.argv[1:]]
+from psiphon_vpn.__main__ import main
+main()
+"""
+
+
+def test_without_its_packages_the_program_still_knows_how_to_remove_itself() -> None:
+    argv = [sys.executable, "-c", _WITHOUT]
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"]}
+    done = subprocess.run([*argv, "status"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 70
+    assert "psiphon-vpn uninstall" in done.stderr
+    # Asked, and answered with nothing: it comes as far as asking, and does nothing.
+    asked = subprocess.run(
+        [*argv, "uninstall"], capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL
+    )
+    assert asked.returncode == 1
+    assert "Go on?" in asked.stderr
+
+
+def test_the_last_resort_removes_everything(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(last_resort, "open_machine", lambda: installed.edges)
+    monkeypatch.setattr(last_resort, "find_removal", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_arguments: None)
+    assert last_resort.run(["uninstall", "--yes"], cause="no click") == 0
+    assert installed.edges.kernel.is_locked() is False
+    assert not installed.edges.layout.data_dir.exists()
 
 
 # -- words ------------------------------------------------------------------------------------------------------------
