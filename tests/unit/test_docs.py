@@ -16,7 +16,7 @@ from psiphon_vpn.service.model import LEGAL_MOVES
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(?:\bpsiphon-vpn|Setup\.sh)((?: --?[a-z][a-z-]*)*) ([a-z]+)((?: --[a-z][a-z-]*)*)")
+COMMAND = re.compile(r"(?:\bpsiphon-vpn|Setup\.sh)((?: --?[a-z][a-z-]*)*) ([a-z]+(?:-[a-z]+)*)((?: --[a-z][a-z-]*)*)")
 
 
 def strip_code(text: str) -> str:
