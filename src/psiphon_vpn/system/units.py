@@ -230,7 +230,7 @@ is_replaced() {{ [ -n "$(handle)" ] && [ "$(handle)" != "$before" ]; }}
 case "$1" in
     probe)
         # Three times: one answer "no" for another reason must not switch the guard off.
-        for try in 1 2 3; do
+        for _ in 1 2 3; do
             echo 'add table inet psiphon_owner_probe {{ flags owner; }}' | nft -c -f - 2>/dev/null && exit 0
             sleep 0.1
         done
