@@ -101,7 +101,6 @@ class UnitStarted(Change):
     unit: str
     stays: bool = False
     """Undoing does not stop it: the network managers, which require it, would be stopped with it."""
-    was_active: bool = False
 
     @property
     def key(self) -> str:
@@ -114,11 +113,11 @@ class UnitStarted(Change):
 
     def describe_undo(self) -> str | None:
         """systemctl(1)."""
-        return None if self.was_active or self.stays else f"systemctl stop {self.unit}"
+        return None if self.stays else f"systemctl stop {self.unit}"
 
     def observe(self, edges: Edges) -> Self:
-        """Keep whether it ran."""
-        return replace(self, was_active=edges.manager.is_active(self.unit))
+        """There is nothing to keep: a unit of ours that runs already is ours, from an installation without a record."""
+        return self
 
     def is_applied(self, edges: Edges) -> bool:
         """Whether it runs."""
@@ -130,7 +129,7 @@ class UnitStarted(Change):
 
     def undo(self, edges: Edges) -> None:
         """Stop it."""
-        if not self.was_active and not self.stays:
+        if not self.stays:
             edges.manager.stop(self.unit)
 
 

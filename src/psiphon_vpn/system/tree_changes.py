@@ -97,12 +97,11 @@ class FileWritten(Change):
         return f"rm -f {path}" if self.previous is None else f"install /dev/stdin {path} # as it was before"
 
     def observe(self, edges: Edges) -> Self:
-        """Keep what stands there."""
-        return replace(
-            self,
-            previous=look_at(locate(edges, self.path)),
-            sha256=hashlib.sha256(self.content).hexdigest(),
-        )
+        """Keep what stands there, but not this very file: that is ours, from an installation without a record."""
+        sha256 = hashlib.sha256(self.content).hexdigest()
+        found = look_at(locate(edges, self.path))
+        is_ours = found is not None and found.content == base64.b64encode(self.content).decode("ascii")
+        return replace(self, previous=None if is_ours else found, sha256=sha256)
 
     def is_applied(self, edges: Edges) -> bool:
         """Whether the file is there with this content, mode and owner."""
