@@ -193,11 +193,12 @@ async def _read_references(tables: Sequence[Table], links: Sequence[tuple[str, i
     if not await _load("".join(table.render(name=name, flags="") for table, name in named)):
         for table, name in named:
             await _load(table.render(name=name, flags=""))
-    with contextlib.suppress(CommandError):
+    try:
         listing = (await run_async(["nft", "-s", "list", "ruleset"])).stdout
-        found = split_listing(listing)
-        return tuple(found.get((table.family, name)) for table, name in named)
-    return tuple(None for _ in tables)
+    except CommandError:
+        return tuple(None for _ in tables)
+    found = split_listing(listing)
+    return tuple(found.get((table.family, name)) for table, name in named)
 
 
 async def _load(text: str) -> bool:

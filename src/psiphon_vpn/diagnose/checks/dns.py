@@ -23,8 +23,8 @@ def query_packets(uid: int, wires: tuple[str, ...]) -> tuple[Packet, ...]:
     """Samples of what asks for a name, as psiphon-user itself would send it."""
     samples = []
     for family, word, absent, source, target in (
-        (2, "ip", "ip6", "192.0.2.100", "9.9.9.9"),
-        (10, "ip6", "ip", "2001:db8:100::1", "2620:fe::fe"),
+        (2, "ip", "ip6", "192.0.2.100", "192.0.2.53"),
+        (10, "ip6", "ip", "2001:db8:100::1", "2001:db8:200::53"),
     ):
         for wire in wires:
             for protocol, name in ((6, "tcp"), (17, "udp")):
