@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from psiphon_vpn.cli import client, rules, view
+from psiphon_vpn.cli import client, notify, rules, view
 from psiphon_vpn.cli.update import update
 from psiphon_vpn.errors import NotRootError
 from psiphon_vpn.i18n import _
@@ -43,6 +43,7 @@ def _make_command(name: str, help_text: str, done: Callable[[], str]) -> click.C
 COMMANDS: Final = (
     status,
     rules.ruleset,
+    notify.notify,
     update,
     _make_command(
         "start",
