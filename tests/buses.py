@@ -83,14 +83,17 @@ def _name_user(client: Host, directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def run_mock(address: str, template: str, *parameters: str) -> Iterator[subprocess.Popen[bytes]]:
-    """python-dbusmock with one of its templates, as the system bus of that address knows it."""
+def run_mock(
+    address: str, template: str, *parameters: str, log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """python-dbusmock with one of its templates, on the bus of that address; what it is asked for is in `log`."""
     environment = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": address, "DBUS_SESSION_BUS_ADDRESS": address}
     have = subprocess.run([MOCK_PYTHON, "-c", "import dbusmock"], check=False, capture_output=True)
     if have.returncode:
         pytest.fail("python-dbusmock is missing: install the package 'python3-dbusmock' ('python3-dbusmock' on Fedora)")
+    written = [] if log is None else ["--logfile", str(log)]
     process = subprocess.Popen(
-        [MOCK_PYTHON, "-m", "dbusmock", "--system", "--template", template, *parameters],
+        [MOCK_PYTHON, "-m", "dbusmock", "--system", *written, "--template", template, *parameters],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

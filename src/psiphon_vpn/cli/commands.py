@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from psiphon_vpn.cli import client, rules, view
+from psiphon_vpn.cli import client, notify, rules, view
 from psiphon_vpn.cli.update import update
 from psiphon_vpn.errors import NotRootError
 from psiphon_vpn.i18n import _
@@ -69,6 +69,7 @@ COMMANDS: Final = (
     status,
     rules.ruleset,
     start,
+    notify.notify,
     update,
     _make_command(
         "stop",

@@ -32,6 +32,8 @@ from psiphon_vpn.policy import names
 
 ROUNDS = 5
 IDLE_SECONDS = 20.0
+SETTLE_SECONDS = 6.0
+"""What an opening has for an aftermath: status told, IPv6 looked for."""
 WAKE_UPS = "wake-ups"
 
 
@@ -172,7 +174,7 @@ def measure_idle(machine: Machine, figures: Figures, seconds: float) -> None:
     """What the daemon costs while it is open and nobody does anything."""
     _core(machine)
     machine.wait_for(lambda: bool((machine.read_status() or {}).get("ipv6")), "IPv6")
-    time.sleep(2.0)
+    time.sleep(SETTLE_SECONDS)
     tasks = Path(f"/proc/{machine.daemon_pid}/task")
     counter = machine.state_dir / WAKE_UPS
 
