@@ -14,7 +14,8 @@ fail() { say "$1"; exit "${2:-1}"; }
 PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
-case " $* " in *" test "* | *" package "*) lock="requirements-dev.lock" ;; *) lock="requirements.lock" ;; esac
+needed=(nft ip setpriv nsenter openssl flock) lock="requirements.lock"
+case " $* " in *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" --server"*) needed+=(iptables ip6tables) ;; esac
 # One line that changes when the lock, the Python or the checkout does.
 stamp_for() { printf '%s %s %s\n' "$(sha256sum <"$here/$1")" "$(readlink -f "$venv/bin/python")" "$here"; }
 is_ready() {
@@ -23,7 +24,8 @@ is_ready() {
 
 package_for() { # command, package manager
     case "$1:$2" in
-        nft:*) echo nftables ;; ip:dnf) echo iproute ;;
+        nft:*) echo nftables ;; ip*tables:*) echo iptables ;; ip:dnf) echo iproute ;;
+        rpm:pacman) echo rpm-tools ;; rpm:*) echo rpm ;;
         ip:*) echo iproute2 ;; setpriv:* | nsenter:* | flock:*) echo util-linux ;; openssl:*) echo openssl ;;
         python:apt-get) echo python3 python3-venv python3-pip ;;
         python:pacman) echo python python-pip ;; python:*) echo python3 python3-pip ;;
@@ -37,8 +39,7 @@ install_for() { # commands
     for word in "$@"; do packages+=" $(package_for "$word" "$manager")"; done
     say "installing$packages with $manager"
     case "$manager" in
-        apt-get)
-            apt-get update -qq >&2 </dev/null || true # old lists may still do
+        apt-get) apt-get update -qq >&2 </dev/null || true # old lists may still do
             set -- env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends ;;
         dnf) set -- dnf install -q -y ;;
         pacman) set -- pacman -S --noconfirm --needed ;;
@@ -52,9 +53,7 @@ find_python() { # prints the first Python that is new enough, can make virtual e
     local path
     for path in $(type -ap python3.13 python3.12 python3.11 python3); do
         if (cd / && setpriv --reuid=65534 --regid=65534 --clear-groups "$path" -I -c \
-            'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))') 2>/dev/null; then
-            echo "$path" && return
-        fi
+            'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))') 2>/dev/null; then echo "$path" && return; fi
     done
     # The system's own may lack only a package; one that is too old says 0 here, and no package makes it newer.
     if python3 -I -c 'import sys; sys.exit(sys.version_info >= (3, 11))' 2>/dev/null; then return 1; fi
@@ -78,19 +77,18 @@ make_venv() {
     python="$(find_python || bring_python)" || fail "No Python 3.11 or later could be had: install one."
     say "making $venv from $lock"
     rm -rf -- "$venv"
-    if ! "$python" -I -m venv "$venv" >&2 || ! "$venv/bin/python" -I -m pip install --quiet --no-input \
-        --disable-pip-version-check --require-hashes --no-deps -r "$here/$lock" >&2 </dev/null; then
+    { "$python" -I -m venv "$venv" && "$venv/bin/python" -I -m pip install --quiet --no-input \
+        --disable-pip-version-check --require-hashes --no-deps -r "$here/$lock"; } >&2 </dev/null ||
         fail "The Python packages could not be installed. Check the network and run this again."
-    fi
     echo "$here/src" >"$(echo "$venv"/lib/python3.*/site-packages)/psiphon-vpn.pth"
     # Last, so that a half-made one is made anew. The tests' packages include all the others.
-    if [ "$lock" != requirements.lock ]; then stamp_for requirements.lock >"$venv/.stamp-requirements.lock"; fi
+    [ "$lock" = requirements.lock ] || stamp_for requirements.lock >"$venv/.stamp-requirements.lock"
     stamp_for "$lock" >"$venv/.stamp-$lock"
 }
 
-missing=()
-for word in nft ip setpriv nsenter openssl flock; do command -v "$word" >/dev/null || missing+=("$word"); done
-if [ "${#missing[@]}" -gt 0 ]; then install_for "${missing[@]}"; fi
+missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
+[ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
+[ "${1:-}" != test ] || command -v rpm >/dev/null || (install_for rpm) || true # without it some tests are skipped
 if ! is_ready "$lock"; then
     exec 9<"$here" && flock 9 # two runs must not make it at once
     is_ready "$lock" || make_venv

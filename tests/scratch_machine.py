@@ -251,7 +251,14 @@ def layout_dropin(layout: Layout, unit: str) -> Path:
 def make_machine(directory: Path) -> ScratchMachine:
     """A machine with something of its own in the places that we write to."""
     root = directory / "root"
-    for path in ("etc", "usr/bin", "usr/lib/systemd/system/sysinit.target.d", "var/lib", "run", "usr/lib/sysusers.d"):
+    for path in (
+        "etc",
+        "usr/bin",
+        "usr/lib/systemd/system/sysinit.target.d",
+        "var/lib",
+        "run/systemd",
+        "usr/lib/sysusers.d",
+    ):
         (root / path).mkdir(parents=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\n")

@@ -22,6 +22,7 @@ from psiphon_vpn.core.fetch_errors import FetchError, FetchProblem
 from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
 from psiphon_vpn.core.obtain import Wish, obtain
 from psiphon_vpn.core.store import CoreStore
+from psiphon_vpn.errors import UserError
 from psiphon_vpn.lab.standin_socks import serve_socks
 from psiphon_vpn.system.layout import Layout
 
@@ -490,4 +491,12 @@ def test_where_the_manifest_has_nothing_for_this_processor_nothing_is_fetched_an
         pytest.fail("it was accepted")
     assert caught.value.flaw is CoreFlaw.UNSUPPORTED
     assert "--core-file PATH --sha256 HEX" in caught.value.next_step
+    assert site.requests == []
+
+
+def test_without_the_service_user_nothing_is_fetched(site: Site, tls: ssl.SSLContext, tmp_path: Path) -> None:
+    store = CoreStore(Layout(root=tmp_path), root_uid=os.geteuid())
+    wish = Wish(url=site.url, sha256=sha256(NEW))
+    with pytest.raises(UserError, match="no user psiphon-user"), obtain(store, wish, tls=tls, limits=QUICK):
+        pytest.fail("it was accepted")
     assert site.requests == []

@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 
 from psiphon_vpn.core import process as product
+from psiphon_vpn.core import sealing as sealing_module
 from psiphon_vpn.core.events import CoreEvent, Tunnels
 from psiphon_vpn.core.flaws import CoreFlaw
 from psiphon_vpn.core.image import CoreSource, GivenCore, seal_core
 from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess, build_argv
+from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.lab.machine import CAPABILITIES
 from psiphon_vpn.lab.namespace import open_host
 from psiphon_vpn.lab.waiting import wait_until
@@ -68,17 +70,19 @@ class Desk:
         binary = self.directory / "core"
         binary.write_text(f"#!{sys.executable} -IS\n{script}")
         binary.chmod(0o755)
-        core = GivenCore(binary=binary, sha256=hashlib.sha256(binary.read_bytes()).hexdigest())
-        return CorePlan(
-            core=core, data_dir=self.data, config={"SponsorId": "F"}, uplink="eth0", dns_servers=dns_servers
-        )
+        self.source = GivenCore(binary=binary, sha256=hashlib.sha256(binary.read_bytes()).hexdigest())
+        return CorePlan(data_dir=self.data, config={"SponsorId": "F"}, uplink="eth0", dns_servers=dns_servers)
+
+    async def start(self, core: CoreProcess, plan: CorePlan) -> None:
+        with Sealing(self.source) as sealing:
+            await core.start(plan, sealing)
 
     def run(self, script: str) -> Heard:
         """Run a script as the core to its own end."""
         heard = Heard()
 
         async def work() -> None:
-            await heard.core().start(self.plan(script))
+            await self.start(heard.core(), self.plan(script))
             await until(lambda: bool(heard.codes))
 
         asyncio.run(work())
@@ -165,13 +169,15 @@ from pathlib import Path
 from psiphon_vpn.core.image import GivenCore
 from psiphon_vpn.core.image import GivenCore
 from psiphon_vpn.core.process import CorePlan, CoreProcess
+from psiphon_vpn.core.sealing import Sealing
 async def main():
     ended = asyncio.Event()
     core = CoreProcess(on_event=print, on_exit=lambda code: ended.set())
     binary = Path(sys.argv[1])
     program = GivenCore(binary=binary, sha256=hashlib.sha256(binary.read_bytes()).hexdigest())
-    plan = CorePlan(core=program, data_dir=Path(sys.argv[2]), config={}, uplink="eth0")
-    await core.start(plan)
+    plan = CorePlan(data_dir=Path(sys.argv[2]), config={}, uplink="eth0")
+    with Sealing(program) as sealing:
+        await core.start(plan, sealing)
     print(core.pid, flush=True)
     await ended.wait()
 asyncio.run(main())
@@ -299,7 +305,7 @@ def test_what_it_said_last_is_heard_before_its_end(desk: Desk) -> None:
 
     async def work() -> None:
         core = CoreProcess(on_event=order.append, on_exit=order.append)
-        await core.start(desk.plan(f"import os\nos.write(2, b'{TUNNEL}\\n')\nos._exit(3)"))
+        await desk.start(core, desk.plan(f"import os\nos.write(2, b'{TUNNEL}\\n')\nos._exit(3)"))
         await until(lambda: 3 in order)
 
     asyncio.run(work())
@@ -312,7 +318,7 @@ def stopped_after(desk: Desk, script: str, *, graceful: bool) -> tuple[float, He
 
     async def work() -> tuple[float, int]:
         core = heard.core()
-        await core.start(desk.plan(script))
+        await desk.start(core, desk.plan(script))
         pid = core.pid
         assert pid is not None
         await until((desk.data / "ready").exists)
@@ -373,8 +379,8 @@ def test_a_missing_or_unusable_program_is_an_error_that_says_so(desk: Desk) -> N
     plan = desk.plan("")
 
     async def start(words: str) -> None:
-        with pytest.raises(CoreError, match=words) as caught:
-            await Heard().core().start(plan)
+        with Sealing(desk.source) as sealing, pytest.raises(CoreError, match=words) as caught:
+            await Heard().core().start(plan, sealing)
         assert caught.value.flaw is CoreFlaw.UNREADABLE
 
     (desk.directory / "core").chmod(0o644)
@@ -390,12 +396,30 @@ def test_a_program_that_is_not_what_it_has_to_be_is_not_started(desk: Desk) -> N
         program.write("#")
 
     async def start() -> None:
-        with pytest.raises(CoreError, match="its file was changed: the SHA-256 is") as caught:
-            await Heard().core().start(plan)
+        with Sealing(desk.source) as sealing, pytest.raises(CoreError, match="its file was changed") as caught:
+            await Heard().core().start(plan, sealing)
         assert caught.value.flaw is CoreFlaw.MISMATCH
 
     asyncio.run(start())
     assert not (desk.data / "began").exists()
+
+
+def test_a_check_whose_start_did_not_come_leaves_nothing_open(desk: Desk) -> None:
+    desk.plan("")
+
+    async def work() -> None:
+        before = os.listdir("/proc/self/fd")
+        for _time in range(3):
+            with Sealing(desk.source):
+                pass
+        await until(lambda: os.listdir("/proc/self/fd") == before)
+        (desk.directory / "core").unlink()
+        with Sealing(desk.source):
+            pass
+        await asyncio.sleep(0.05)
+        assert os.listdir("/proc/self/fd") == before
+
+    asyncio.run(work())
 
 
 @pytest.mark.requirement("R13")
@@ -411,8 +435,8 @@ def test_what_is_changed_after_the_check_is_not_what_runs(desk: Desk, monkeypatc
             (desk.directory / "core").write_text(f"#!{sys.executable} -IS\nopen('bad', 'w')")
             return image
 
-        monkeypatch.setattr(product, "seal_core", seal_then_change)
-        await heard.core().start(plan)
+        monkeypatch.setattr(sealing_module, "seal_core", seal_then_change)
+        await desk.start(heard.core(), plan)
         await until(lambda: bool(heard.codes))
 
     asyncio.run(work())

@@ -92,7 +92,7 @@ def test_only_the_binary_is_given_to_the_service_user(tmp_path: Path) -> None:
 
 def test_without_the_service_user_nothing_is_installed_and_that_is_said(tmp_path: Path) -> None:
     made = CoreStore(Layout(root=tmp_path), root_uid=os.geteuid())
-    with pytest.raises(Exception, match=r"no user psiphon-user|BAD|root") as caught:
+    with pytest.raises(Exception, match="no user psiphon-user") as caught:
         made.install_file(put(tmp_path / "f", OLD), sha256=sha256(OLD))
     assert "Install psiphon-vpn first" in str(caught.value)
     assert made.read_current() is None

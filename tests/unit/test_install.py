@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from tests import scratch_machine
 from tests.scratch_machine import PAYLOAD, ScratchFile, ScratchMachine, make_machine
 
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.system.changes import FileWritten, UnitStarted, restore_change, write_file
+from psiphon_vpn.system.change_kinds import restore_change
 from psiphon_vpn.system.install import configure_package, find_interruption, install_clone, uninstall
 from psiphon_vpn.system.journal import Journal, JournalError, Method, Stage, UndoError
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT
+from psiphon_vpn.system.system_changes import UnitStarted
+from psiphon_vpn.system.tree_changes import FileWritten, write_file
 
-pytestmark = pytest.mark.lab  # needs root: owners are real
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: owners are real
 
 
 @pytest.fixture
@@ -269,6 +272,16 @@ def test_a_damaged_journal_is_refused_and_nothing_is_touched(machine: ScratchMac
     assert machine.read_all() == before
 
 
+def test_after_a_lost_journal_an_installation_knows_its_own_files(machine: ScratchMachine) -> None:
+    install(machine)
+    machine.edges.layout.install_journal.unlink()
+    install(machine)
+    uninstall(machine.edges, say=say_nothing)
+    assert machine.edges.kernel.is_locked() is False
+    assert not machine.boots_locked
+    assert [file.path for file in PAYLOAD if os.path.lexists(machine.root / file.path.lstrip("/"))] == []
+
+
 def test_without_an_installation_there_is_nothing_to_remove(machine: ScratchMachine) -> None:
     before = machine.read_all()
     assert not uninstall(machine.edges, say=say_nothing)
@@ -295,7 +308,7 @@ def test_a_change_comes_back_from_the_journal_as_it_was(machine: ScratchMachine)
     assert change.previous is not None
     assert change.previous.target == "/opt/other/psiphon"
     assert restore_change(change.store()) == change
-    unit = UnitStarted(unit=GUARD_UNIT, was_active=True)
+    unit = UnitStarted(unit=GUARD_UNIT, stays=True)
     assert restore_change(unit.store()) == unit
     with pytest.raises(ValueError, match="unknown kind"):
         restore_change({"kind": "format-disk"})

@@ -171,8 +171,25 @@ def test_scriptlets_call_the_hidden_commands_and_nothing_that_opens() -> None:
     for name in SCRIPTS:
         text = (ROOT / "packaging" / f"{name}.sh").read_text()
         code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-        assert not re.search(r"\bnft\b|\brelease\b|systemctl (?!daemon-reload)", code)
+        assert not re.search(r"\bnft\b|\brelease\b|\bip\b", code)
         assert set(re.findall(r"psiphon-vpn (\S+)", code)) <= {CONFIGURE, DECONFIGURE}
+
+
+@needs_root
+@pytest.mark.requirement("R3")
+@pytest.mark.parametrize("there", [True, False], ids=["upgraded", "removed"])
+def test_the_lock_is_forgotten_only_after_its_files_have_gone(scratch: Path, *, there: bool) -> None:
+    (scratch / "run/systemd/system").mkdir(parents=True)
+    systemctl = scratch / "usr/bin/systemctl"
+    systemctl.write_text('#!/bin/sh\necho "$*" >>/systemctl-calls\n')
+    systemctl.chmod(0o755)
+    if there:
+        (scratch / "usr/lib/systemd/system/psiphon-killswitch.service").touch()
+    assert run_script(scratch, "postremove", "1" if there else "0") == []
+    # The drop-ins that require the lock are forgotten first, or network managers would be stopped with it.
+    first, *rest = (scratch / "systemctl-calls").read_text().splitlines()
+    assert first == "daemon-reload"
+    assert bool(rest) != there
 
 
 @needs_root

@@ -87,6 +87,29 @@ def test_the_script_makes_the_environment_once_and_hands_over_arguments_and_exit
 
 
 @needs_root
+@pytest.mark.parametrize(("argv", "wanted"), [(["demo"], False), (["demo", "--core", "c", "--server", "s"], True)])
+def test_the_real_servers_own_needs_are_installed_only_for_it(tmp_path: Path, argv: list[str], wanted: bool) -> None:
+    script = make_checkout(tmp_path / "checkout")
+    # The commands that are there, without iptables, and a package manager that only says what it is asked for.
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for directory in ("/usr/bin", "/usr/sbin"):
+        for program in Path(directory).iterdir():
+            link = programs / program.name
+            if "tables" not in program.name and not program.name.startswith("apt") and not link.exists():
+                link.symlink_to(program)
+    (programs / "apt-get").write_text('#!/bin/bash\necho "asked $*" >&2\n')
+    (programs / "apt-get").chmod(0o755)
+    text = script.read_text()
+    place = 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"'
+    assert place in text
+    script.write_text(text.replace(place, f'PATH="{programs}"'))
+    done = call(script, *argv, venv=tmp_path / "venv")
+    assert done.returncode == 7
+    assert ("asked install -qq -y --no-install-recommends iptables iptables" in done.stderr) is wanted
+
+
+@needs_root
 def test_the_script_removes_nothing_that_is_no_virtual_environment(tmp_path: Path) -> None:
     script = make_checkout(tmp_path / "checkout")
     (tmp_path / "venv").mkdir()

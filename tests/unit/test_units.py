@@ -201,8 +201,11 @@ def test_a_unit_is_left_out_only_where_no_trace_of_an_installation_is_left(unit:
 
 @pytest.mark.requirement("R2")
 def test_the_daemon_is_started_again_for_ever_and_wants_the_lock_without_needing_it() -> None:
+    assert lines(SERVICE_UNIT, "Restart") == ["always"]
+    # What systemd takes for a clean end (systemd.service(5), SuccessExitStatus=) is none for the holder of a guard.
+    assert lines(GUARD_UNIT, "Restart") == ["on-failure"]
+    assert set(words(GUARD_UNIT, "RestartForceExitStatus")) == {"0", "SIGHUP", "SIGINT", "SIGTERM", "SIGPIPE"}
     for unit in (SERVICE_UNIT, GUARD_UNIT):
-        assert lines(unit, "Restart") == ["always"]
         assert lines(unit, "StartLimitIntervalSec") == ["0"]
     assert {KILLSWITCH_UNIT, GUARD_UNIT} <= set(words(SERVICE_UNIT, "Wants"))
     assert {KILLSWITCH_UNIT, GUARD_UNIT} <= set(words(SERVICE_UNIT, "After"))

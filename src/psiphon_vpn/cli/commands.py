@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from psiphon_vpn.cli import client, rules, view
+from psiphon_vpn.cli import client, notify, rules, view
 from psiphon_vpn.cli.update import update
 from psiphon_vpn.errors import NotRootError
 from psiphon_vpn.i18n import _
@@ -55,7 +55,7 @@ def start(runtime_dir: Path, *, cut_remote: bool) -> int:
         raise NotRootError("psiphon-vpn start")
     # Another runtime directory is another service, of a laboratory; the installed one is none of its business.
     if runtime_dir == Layout().runtime_dir:
-        from psiphon_vpn.cli.manage import start_if_stopped
+        from psiphon_vpn.cli.managing import start_if_stopped
         from psiphon_vpn.system.machine import open_machine
 
         start_if_stopped(open_machine(), cut_remote=cut_remote)
@@ -69,6 +69,7 @@ COMMANDS: Final = (
     status,
     rules.ruleset,
     start,
+    notify.notify,
     update,
     _make_command(
         "stop",

@@ -1,83 +1,25 @@
 """Commands that change the system: install, uninstall, release, and the two that packages call.
 
-Everything that `uninstall` needs is imported here and not when it is needed: by then the files may be gone.
+Only how they are called: what they do is in `managing`, which is imported when one of them is.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from psiphon_vpn.errors import NotRootError, UserError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.system import install as installation
-from psiphon_vpn.system import release as releasing
-from psiphon_vpn.system.edges import Edges
-from psiphon_vpn.system.journal import Journal, JournalError, Method
-from psiphon_vpn.system.layout import Layout
-from psiphon_vpn.system.machine import open_machine
-from psiphon_vpn.system.neighbours import find_neighbours
-from psiphon_vpn.system.distribution import find_removal
-from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
 
 _CUT_REMOTE: Final = click.option(
-    OPTION,
+    "--yes-cut-remote-sessions",
     "cut_remote",
     is_flag=True,
     help=_("Agree that connections from outside end, also yours."),
 )
 _YES: Final = click.option("--yes", is_flag=True, help=_("Do not ask."))
 _DRY_RUN: Final = click.option("--dry-run", is_flag=True, help=_("Only show every change, as a command that makes it."))
-
-
-def say(line: str) -> None:
-    """Print a line. The terminal may have gone: closing the lock ends the SSH session that it belongs to."""
-    with contextlib.suppress(OSError):
-        click.echo(line, err=True)
-
-
-def need_root(command: str) -> None:
-    """Raise NotRootError for anybody else."""
-    if os.geteuid() != 0:
-        raise NotRootError(f"psiphon-vpn {command}")
-
-
-def check_sessions(edges: Edges, *, cut_remote: bool) -> None:
-    """Refuse to cut anybody off who did not agree; a machine that is locked has nobody left to cut off.
-
-    Raises:
-        RemoteSessionsError: there are connections from outside.
-    """
-    if edges.kernel.is_locked() is True:
-        return
-    sessions = find_sessions()
-    if not sessions:
-        return
-    if not cut_remote:
-        raise RemoteSessionsError(sessions)
-    say(describe_sessions(sessions)[:1].upper() + describe_sessions(sessions)[1:] + ".")
-
-
-def survive_hangup() -> None:
-    """The SSH session that this runs in may end by what it does; it is brought to its end all the same."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-def need_systemd(edges: Edges) -> None:
-    """Raise UserError where no systemd runs."""
-    if not edges.manager.is_running():
-        raise UserError(
-            _("The service cannot be managed here"),
-            _("this system was not started by systemd"),
-            _("A computer or a virtual machine with systemd is needed."),
-        )
 
 
 @click.command(help=_("Install the service on this machine, lock it, and connect."))
@@ -88,198 +30,52 @@ def need_systemd(edges: Edges) -> None:
 )
 @click.option("--sha256", help=_("The SHA-256 that the core's file must have, from a source that you trust."))
 @click.option("--core-url", help=_("Where to download the core from; checked as --core-file is."))
+@click.option(
+    "--download-core", is_flag=True, help=_("Download the core that this version knows, before the lock closes.")
+)
 @_YES
 @_CUT_REMOTE
 @_DRY_RUN
-def install(
-    *,
-    core_file: Path | None,
-    sha256: str | None,
-    core_url: str | None,
-    yes: bool,
-    cut_remote: bool,
-    dry_run: bool,
-) -> int:
+def install(**options: Any) -> int:
     """Install from a clone."""
-    need_root("install")
-    edges = open_machine()
-    if (removal := find_removal()) is not None:
-        raise UserError(
-            _("Nothing was installed"),
-            _("this program was installed by this system's package manager, which keeps it up to date"),
-            _("To install from here instead, remove it first: sudo {command}").format(command=removal),
-        )
-    need_systemd(edges)
-    if core_file is not None and core_url is not None:
-        raise click.UsageError(_("Give --core-file or --core-url, not both."))
-    from psiphon_vpn.system.payload import collect_payload
+    from psiphon_vpn.cli import managing
 
-    _explain_install(edges)
-    if not dry_run:
-        check_sessions(edges, cut_remote=cut_remote)
-        if not yes and not click.confirm(_("Go on?"), default=False):
-            raise click.Abort
-    survive_hangup()
-    outcome = installation.install_clone(
-        edges,
-        collect_payload(),
-        say=say if dry_run else lambda _line: None,
-        install_core=_choose_core(edges.layout, core_file, sha256, core_url),
-        dry_run=dry_run,
-    )
-    if dry_run:
-        say(_("Nothing was changed."))
-        return 0
-    _tell_outcome(edges, outcome)
-    return 0
-
-
-def _explain_install(edges: Edges) -> None:
-    for line in (
-        _("This installs the Psiphon VPN service on this computer:"),
-        _("- From now on nothing leaves this computer but through Psiphon's tunnel, also when the service is stopped,"),
-        _("  broken or updated, and from the first moment of every start of the computer."),
-        _("- Printers, network disks and everything else on the local network are out of reach. Ping does not work."),
-        _("- Nobody reaches this computer from outside, not by SSH either."),
-        _("- Every change is written down first; 'sudo psiphon-vpn uninstall' undoes them all."),
-    ):
-        say(line)
-    for neighbour in find_neighbours(edges.manager):
-        say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
-
-
-def _choose_core(
-    layout: Layout, core_file: Path | None, sha256: str | None, core_url: str | None
-) -> Callable[[], bool] | None:
-    """What brings the core and says whether it is another one; None if nothing was asked for."""
-    if core_file is not None:
-        from psiphon_vpn.core.store import CoreStore
-
-        return lambda: CoreStore(layout).install_file(core_file, sha256=sha256).changed
-    if core_url is not None:
-        from psiphon_vpn.cli.update import install_from_url
-
-        return functools.partial(install_from_url, layout, core_url, sha256=sha256)
-    return None
-
-
-def _tell_outcome(edges: Edges, outcome: installation.Outcome) -> None:
-    if outcome.repeated and not outcome.changes:
-        say(_("Nothing had to be done: everything is installed as it should be."))
-    elif outcome.repeated:
-        say(_("Installed. Changes that had to be made: {count}.").format(count=outcome.changes))
-    else:
-        say(_("Installed, and locked: from now on nothing leaves this computer but through the tunnel."))
-    if not edges.layout.core_record.exists():
-        say(_("There is no tunnel core yet, so it stays offline. To get one: sudo psiphon-vpn update"))
-    say(_("To see how it is: psiphon-vpn status"))
+    return managing.install(**options)
 
 
 @click.command(help=_("Remove the service and undo every change that it made; this opens the network."))
 @_YES
 @_DRY_RUN
-def uninstall(*, yes: bool, dry_run: bool) -> int:
+def uninstall(**options: Any) -> int:
     """Undo the journal."""
-    need_root("uninstall")
-    edges = open_machine()
-    record = Journal(edges).read()
-    removal = find_removal()
-    if removal is not None or (record is not None and record.method is Method.PACKAGE):
-        raise UserError(
-            _("Nothing was removed"),
-            _("this program was installed by this system's package manager"),
-            _("Remove it with: sudo {command}").format(command=removal or "apt remove psiphon-vpn"),
-        )
-    if record is None:
-        say(_("Nothing is installed here."))
-        return 0
-    say(_("This removes the service, its configuration, its data and its tunnel core, and then opens the network:"))
-    say(_("everything on this computer can then reach the internet in the open, as before."))
-    if not dry_run and not yes and not click.confirm(_("Go on?"), default=False):
-        raise click.Abort
-    survive_hangup()
-    installation.uninstall(edges, say=say if dry_run else lambda _line: None, dry_run=dry_run)
-    say(_("Nothing was changed.") if dry_run else _("Removed. The network is open, as it was before."))
-    return 0
+    from psiphon_vpn.cli import managing
+
+    return managing.uninstall(**options)
 
 
 @click.command(help=_("Open the network until the next start or boot, without uninstalling."))
-@click.pass_obj
-def release(_runtime_dir: Path) -> int:
+def release() -> int:
     """Open, after a word was typed."""
-    need_root("release")
-    edges = open_machine()
-    need_systemd(edges)
-    say(_("This opens the network: programs on this computer then send in the open, past the tunnel, and whoever"))
-    say(_("watches your connection sees it. It lasts until 'start' or until the next boot."))
-    word = click.prompt(
-        _("Type the word {word} to open it").format(word=releasing.WORD), default="", show_default=False, err=True
-    )
-    if word.strip() != releasing.WORD:
-        raise UserError(_("Nothing was opened"), _("that was not the word"), _("The machine is as it was."))
-    releasing.release(edges, by=os.environ.get("SUDO_UID", str(os.getuid())))
-    click.echo(
-        click.style(_("RELEASED. Everything can leave this computer in the open."), fg="red", bold=True), err=True
-    )
-    say(_("To lock it again: sudo psiphon-vpn start"))
-    return 0
+    from psiphon_vpn.cli import managing
 
-
-def start_if_stopped(edges: Edges, *, cut_remote: bool) -> bool:
-    """Lock and start the service if it does not run; whether that was done.
-
-    Raises:
-        UserError: it cannot be started, or would cut somebody off.
-    """
-    from psiphon_vpn.system.layout import SERVICE_UNIT
-
-    if not edges.manager.is_running() or not (edges.layout.unit_dir / SERVICE_UNIT).exists():
-        return False
-    if (sentence := installation.find_interruption(edges)) is not None:
-        say(sentence)
-    check_sessions(edges, cut_remote=cut_remote)
-    if edges.manager.is_active(SERVICE_UNIT) and edges.kernel.is_locked() is True:
-        return False
-    survive_hangup()
-    releasing.start(edges)
-    return True
+    return managing.release()
 
 
 @click.command("system-configure", hidden=True)
 @_CUT_REMOTE
-def system_configure(*, cut_remote: bool) -> int:
+def system_configure(**options: Any) -> int:
     """What a package calls when its files are there; asks nothing."""
-    need_root("system-configure")
-    edges = open_machine()
-    close = edges.manager.is_running()
-    if close:
-        try:
-            check_sessions(edges, cut_remote=cut_remote)
-        except RemoteSessionsError as error:
-            close = False
-            say(f"psiphon-vpn: {_('Not locked yet')}: {error.why}.")
-            say(_("It closes at the next boot, or now with: sudo psiphon-vpn start {option}").format(option=OPTION))
-    survive_hangup()
-    outcome = installation.configure_package(edges, say=lambda _line: None, close=close)
-    for neighbour in find_neighbours(edges.manager):
-        say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
-    if outcome.closed:
-        _tell_outcome(edges, outcome)
-    return 0
+    from psiphon_vpn.cli import managing
+
+    return managing.system_configure(**options)
 
 
 @click.command("system-deconfigure", hidden=True)
 def system_deconfigure() -> int:
     """What a package calls before its files go. Opens the network last."""
-    need_root("system-deconfigure")
-    edges = open_machine()
-    survive_hangup()
-    try:
-        installation.uninstall(edges, say=lambda _line: None)
-    except JournalError as error:
-        say(str(error))
-        return error.exit_code
-    return 0
+    from psiphon_vpn.cli import managing
+
+    return managing.system_deconfigure()
 
 
 COMMANDS: Final = (install, uninstall, release, system_configure, system_deconfigure)

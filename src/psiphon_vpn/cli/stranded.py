@@ -45,8 +45,10 @@ Install it again, from the checkout or the package that you installed from. That
     sudo ./Psiphon-Linux-VPN-Service-Setup.sh install
     sudo apt install --reinstall ./psiphon-vpn_VERSION_ARCH.deb
 
-**The record is damaged** (/var/lib/psiphon-vpn/journal.json cannot be read): move it away and install again; the new
-record knows what has to be removed, but no longer what stood there before.
+**The record is damaged** (/var/lib/psiphon-vpn/journal.json cannot be read): move it away and install again, from the
+same version. The new record knows which files have to be removed. It no longer knows what stood there before, and takes
+the user psiphon-user, the kernel settings and the directories /etc/psiphon-vpn, /usr/lib/psiphon-vpn and
+/var/lib/psiphon-vpn for yours: they stay after step 5, locked in nothing.
 
 ## 4. Open the network for a while
 

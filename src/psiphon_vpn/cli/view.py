@@ -60,6 +60,8 @@ def _read_from_kernel(error: DaemonDownError) -> Status:
         "reason_code": DAEMON_DOWN,
         "next_step": next_step,
         "since": since,
+        "next_try": None,
+        "next_try_what": None,
         "locked": lock.locked,
         "intent": None,
         "region": None,
@@ -133,6 +135,9 @@ def _list_facts(status: Status) -> Iterator[tuple[str, str]]:
         yield _("What to do:"), str(next_step)
     if since := status.get("since"):
         yield _("Since:"), _("{date} {time} UTC").format(date=str(since)[:10], time=str(since)[11:19])
+    if at := status.get("next_try"):
+        what = status.get("next_try_what") or _("trying again")
+        yield _("Next:"), _("{what}, at {time} UTC").format(what=what, time=str(at)[11:19])
     if region := status.get("region"):
         yield _("Exit:"), _("you appear on the internet in {region}").format(region=region)
     if uplink := _describe_uplink(status.get("uplink")):

@@ -98,6 +98,8 @@ def obtain(
     Raises:
         UserError: FetchError or CoreFlawError. Nothing has changed.
     """
+    # Before minutes are spent on a download that could not be put into use.
+    store.find_owner()
     with contextlib.ExitStack() as stack:
         stack.enter_context(store.locked())
         pinned = None

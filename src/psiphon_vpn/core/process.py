@@ -12,8 +12,8 @@ from pathlib import Path
 
 from psiphon_vpn.core.events import CoreEvent
 from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
-from psiphon_vpn.core.image import CoreSource, seal_core
 from psiphon_vpn.core.notices import MAX_LINE, parse_notice
+from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.policy import names
 from psiphon_vpn.run import CLEAN_ENV
 
@@ -41,7 +41,6 @@ class CorePlan:
     """Everything that a start of the core is made of.
 
     Attributes:
-        core: the core's program, and what it has to be.
         data_dir: its data, also its working directory: it moves files that it finds there (psiphon-tunnel-core's
             migration of old installations).
         config: its configuration, as render_core_config made it.
@@ -49,7 +48,6 @@ class CorePlan:
         dns_servers: resolvers for its own look-ups outside the tunnel; the firewall says whether they can be reached.
     """
 
-    core: CoreSource
     data_dir: Path
     config: dict[str, object]
     uplink: str
@@ -129,8 +127,12 @@ class CoreProcess:
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process is not None else None
 
-    async def start(self, plan: CorePlan) -> None:
-        """Start the core: a sealed copy of its program, and only if that is what it has to be.
+    async def start(self, plan: CorePlan, sealing: Sealing) -> None:
+        """Start the core: the sealed copy of its program, and only if that is what it has to be.
+
+        Args:
+            plan: how.
+            sealing: the check under way.
 
         Raises:
             CoreError: it cannot be started; why.
@@ -139,8 +141,7 @@ class CoreProcess:
         try:
             plan.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_config(config_path, plan.config)
-            # In a thread: the lease must be renewed and the kernel heard meanwhile.
-            image = await asyncio.to_thread(seal_core, plan.core)
+            image = await sealing.take()
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     *build_argv(plan, config_path, program=f"/proc/self/fd/{image}", parent=os.getpid()),

@@ -250,7 +250,7 @@ class CoreStore:
         assert self._locked, "only while other installations are kept out"
         staging, name = self._directory / _STAGING, staged.record.sha256
         target = self._directory / name
-        owner = self._find_owner()
+        owner = self.find_owner()
         with self._disk_errors():
             give_away(staging / BINARY_NAME, uid=owner.uid, gid=owner.gid)
             if not target.exists():
@@ -318,7 +318,12 @@ class CoreStore:
             return check_recorded(self._recorded(directory / RECORD_NAME)).sha256 == directory.name
         return False
 
-    def _find_owner(self) -> Owner:
+    def find_owner(self) -> Owner:
+        """To whom binaries are given.
+
+        Raises:
+            UserError: psiphon-user or psiphon-group is not there.
+        """
         if self._owner is not None:
             return self._owner
         try:

@@ -63,6 +63,7 @@ class Machine:
         self.config_path = self._directory / "config.toml"
         self.state_dir = self._directory / "state"
         self.runtime_dir = self._directory / "run"
+        self.bus_path = self._directory / "bus" / "socket"
 
     def __enter__(self) -> Machine:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -141,6 +142,8 @@ class Machine:
             "STATE_DIRECTORY": str(self.state_dir),
             "RUNTIME_DIRECTORY": str(self.runtime_dir),
             "LC_ALL": "C.UTF-8",
+            # Never the bus of the machine that the laboratory is on; a test may have one there.
+            "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self.bus_path}",
         }
         with self.log_path.open("ab") as log:
             self._daemon = self.client.spawn(

@@ -27,7 +27,18 @@ class Reason(enum.StrEnum):
     PORT_IN_USE = "port_in_use"
     UPSTREAM_PROXY = "upstream_proxy"
     DATASTORE = "datastore"
+    DISK = "disk"
     NO_SERVER = "no_server"
+    SLOW = "slow"
+    NO_SERVER_LIST = "no_server_list"
+    REGION = "region"
+    PROTOCOLS = "protocols"
+    CLOCK = "clock"
+    CAPTIVE_PORTAL = "captive_portal"
+    CORE_HANGS = "core_hangs"
+    UNSTABLE = "unstable"
+    SLEEPING = "sleeping"
+    WOKE = "woke"
     RULES_CHANGED = "rules_changed"
     LOCK_FAILED = "lock_failed"
     TUN_FAILED = "tun_failed"
@@ -106,6 +117,50 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("no Psiphon server could be reached"),
             _("Check 'egress_region' in the configuration; the service keeps trying."),
         ),
+        Reason.SLOW: (
+            _("no Psiphon server has answered yet; the service keeps trying"),
+            _(
+                "If it goes on: try another network. A network that wants you to sign in on a web page (hotel, train, "
+                "café) lets nothing through before, and nothing is opened here for it."
+            ),
+        ),
+        Reason.NO_SERVER_LIST: (
+            _("the tunnel program knows no Psiphon server yet"),
+            _(
+                "If it stays so: name a server or a list of servers under [core.advanced] in the configuration, then: "
+                "sudo psiphon-vpn reload"
+            ),
+        ),
+        Reason.REGION: (
+            _("no Psiphon server is known in the country that was asked for"),
+            _("Set another 'egress_region' in the configuration, or \"\" for the best, then: sudo psiphon-vpn reload"),
+        ),
+        Reason.PROTOCOLS: (
+            _("no known Psiphon server can be used with the options in the configuration"),
+            _("Allow more in LimitTunnelProtocols under [core.advanced], then: sudo psiphon-vpn reload"),
+        ),
+        Reason.CLOCK: (
+            _("this machine's clock is wrong, and servers may refuse it for that"),
+            _("Set it, with: sudo timedatectl set-time 'YYYY-MM-DD HH:MM:SS'"),
+        ),
+        Reason.CAPTIVE_PORTAL: (
+            _("this network wants you to sign in on a web page before it lets anything through"),
+            _(
+                "Nothing is opened for that. Use another network, or sign in with another device that shares its "
+                "connection with this one."
+            ),
+        ),
+        Reason.CORE_HANGS: (_("the tunnel program has stopped working; starting it again"), None),
+        Reason.DISK: (
+            _("the service's directory cannot be written: the disk is full or read-only"),
+            _("Make room below /var/lib/psiphon-vpn; the service goes on by itself."),
+        ),
+        Reason.UNSTABLE: (_("the network keeps coming and going; waiting for it to settle"), None),
+        Reason.SLEEPING: (
+            _("this machine is going to sleep; nothing passes until it has woken and all is checked"),
+            None,
+        ),
+        Reason.WOKE: (_("this machine has slept; connecting anew"), None),
         Reason.RULES_CHANGED: (
             _("something on this machine changed the lock, the routes or the tunnel; they were put back"),
             None,

@@ -19,11 +19,12 @@ from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import released
-from psiphon_vpn.system.changes import (
+from psiphon_vpn.system.change import Change
+from psiphon_vpn.system.edges import Account, Edges
+from psiphon_vpn.system.journal import Ledger, Record
+from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
+from psiphon_vpn.system.system_changes import (
     AccountMade,
-    Change,
-    DirectoryMade,
-    FileWritten,
     ServiceReread,
     SettingWritten,
     TablesLoaded,
@@ -32,9 +33,7 @@ from psiphon_vpn.system.changes import (
     WaysMade,
     reread,
 )
-from psiphon_vpn.system.edges import Account, Edges
-from psiphon_vpn.system.journal import Ledger, Record
-from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
+from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
 
 READERS: Final = (
     ServiceReread(unit="systemd-networkd.service", verb="restart"),

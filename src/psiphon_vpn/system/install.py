@@ -16,7 +16,7 @@ from psiphon_vpn import __version__
 from psiphon_vpn.errors import UserError, join_line
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import released
-from psiphon_vpn.system.changes import Change, DirectoryMade, FileWritten
+from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.configure import (
     close_lock,
     enable_for_boot,
@@ -28,6 +28,7 @@ from psiphon_vpn.system.configure import (
 )
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.journal import Journal, Ledger, Method, Record, Stage, open_ledger
+from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
 
 Say = Callable[[str], None]
 OWN_DIRECTORIES: Final = ("/usr/lib/psiphon-vpn",)

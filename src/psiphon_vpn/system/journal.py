@@ -18,15 +18,11 @@ from typing import Final
 
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.system.changes import (
-    Change,
-    UnitStarted,
-    name_temporary,
-    remove_path,
-    restore_change,
-    write_file,
-)
+from psiphon_vpn.system.change import Change
+from psiphon_vpn.system.change_kinds import restore_change
 from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.system_changes import UnitStarted
+from psiphon_vpn.system.tree_changes import name_temporary, remove_path, write_file
 
 FORMAT: Final = 1
 DIRECTORY_MODE: Final = 0o755

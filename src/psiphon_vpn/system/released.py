@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from psiphon_vpn.system.changes import write_file
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.tree_changes import write_file
 
 RESOLVED_UNIT: Final = "systemd-resolved.service"
 MAX_RECORD: Final = 4096

@@ -131,8 +131,7 @@ def parse_who(lines: Iterable[str]) -> set[RemoteSession]:
     """The remote ones of who(1)'s lines."""
     found = set()
     for line in lines:
-        _head, opened, host = line.rstrip().rpartition("(")
-        host = host.rstrip(")")
+        _head, opened, host = line.rstrip().removesuffix(")").partition(" (")
         if opened and host and not host.startswith((":", "tmux", "screen", "login screen")):
             found.add(RemoteSession(peer=_clean(host.encode()), how=_("logged in")))
     return found

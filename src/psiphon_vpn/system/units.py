@@ -177,7 +177,9 @@ ExecCondition={layout.guard_script} probe
 ExecStart={layout.guard_script} hold {layout.guard_rules}
 ExecStartPost={layout.guard_script} ready
 ExecReload={layout.guard_script} reload {layout.guard_rules}
-Restart=always
+# However it ends. Not "always", which systemd 247 takes for a reason to try a skipped unit again, for ever.
+Restart=on-failure
+RestartForceExitStatus=0 SIGHUP SIGINT SIGTERM SIGPIPE
 RestartSec=200ms
 TimeoutStartSec=20
 OOMScoreAdjust=-900
@@ -228,7 +230,7 @@ is_replaced() {{ [ -n "$(handle)" ] && [ "$(handle)" != "$before" ]; }}
 case "$1" in
     probe)
         # Three times: one answer "no" for another reason must not switch the guard off.
-        for try in 1 2 3; do
+        for _ in 1 2 3; do
             echo 'add table inet psiphon_owner_probe {{ flags owner; }}' | nft -c -f - 2>/dev/null && exit 0
             sleep 0.1
         done
