@@ -24,11 +24,11 @@ is_ready() {
 
 package_for() { # command, package manager
     case "$1:$2" in
-        nft:*) echo nftables ;; ip*tables:*) echo iptables ;; ip:dnf) echo iproute ;;
-        rpm:pacman) echo rpm-tools ;; rpm:*) echo rpm ;;
-        ip:*) echo iproute2 ;; setpriv:* | nsenter:* | flock:*) echo util-linux ;; openssl:*) echo openssl ;;
-        python:apt-get) echo python3 python3-venv python3-pip ;;
-        python:pacman) echo python python-pip ;; python:*) echo python3 python3-pip ;;
+        nft:*) echo nftables ;; ip*tables:*) echo iptables ;; ip:dnf) echo iproute ;; ip:*) echo iproute2 ;;
+        setpriv:* | nsenter:* | flock:*) echo util-linux ;; rpm:pacman) echo rpm-tools ;;
+        dnsmasq:apt-get) echo dnsmasq-base ;; systemd-nspawn:pacman) echo systemd ;;
+        systemd-nspawn:*) echo systemd-container ;; python:apt-get) echo python3 python3-venv python3-pip ;;
+        python:pacman) echo python python-pip ;; python:*) echo python3 python3-pip ;; *) echo "$1" ;;
     esac
 }
 
@@ -41,8 +41,7 @@ install_for() { # commands
     case "$manager" in
         apt-get) apt-get update -qq >&2 </dev/null || true # old lists may still do
             set -- env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends ;;
-        dnf) set -- dnf install -q -y ;;
-        pacman) set -- pacman -S --noconfirm --needed ;;
+        dnf) set -- dnf install -q -y ;; pacman) set -- pacman -S --noconfirm --needed ;;
         zypper) set -- zypper --non-interactive --quiet install ;;
     esac
     # shellcheck disable=SC2086  # a list of words
@@ -88,7 +87,11 @@ make_venv() {
 
 missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
-[ "${1:-}" != test ] || command -v rpm >/dev/null || (install_for rpm) || true # without it some tests are skipped
+wanted=() # what only tests need, and the demonstration with a whole system: they do without it, and say so
+case " $* " in " test --fast "*) wanted=(rpm) ;;
+    " test "* | *" --system "*) wanted=(rpm debootstrap systemd-nspawn dnsmasq) ;; esac
+missing=(); for word in "${wanted[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
+[ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || true
 if ! is_ready "$lock"; then
     exec 9<"$here" && flock 9 # two runs must not make it at once
     is_ready "$lock" || make_venv

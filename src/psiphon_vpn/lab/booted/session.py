@@ -35,8 +35,9 @@ class BootTimes:
 class Session:
     """A computer with a tunnel server somewhere in its world.
 
-    name: of the system, for reports. controls: ids of the probes that were seen without a lock; control_outcomes: what became
-    of those.
+    Attributes:
+        name: of the system, for reports.
+        controls: ids of the probes that were seen without a lock; control_outcomes: what became of those.
     """
 
     name: str
