@@ -72,8 +72,7 @@ bring_python() { # the same, through uv
 
 make_venv() {
     [ ! -e "$venv" ] || [ -f "$venv/pyvenv.cfg" ] || fail "$venv is in the way and no virtual environment."
-    local python
-    python="$(find_python || bring_python)" || fail "No Python 3.11 or later could be had: install one."
+    local python; python="$(find_python || bring_python)" || fail "No Python 3.11 or later could be had: install one."
     say "making $venv from $lock"
     rm -rf -- "$venv"
     { "$python" -I -m venv "$venv" && "$venv/bin/python" -I -m pip install --quiet --no-input \
