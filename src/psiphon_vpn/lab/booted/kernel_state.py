@@ -34,7 +34,7 @@ class KernelState:
     @property
     def is_pristine(self) -> bool:
         """Whether it is as a kernel has it at power-on: no table, route, address or connection that anybody made."""
-        own = [route for route in self.routes if " dev lo" not in f" {route}"]
+        own = [route for route in self.routes if " dev lo table local " not in f"{route} "]
         addresses = [line for line in self.addresses if len(line.split()) > 2 and not line.startswith("lo ")]
         virtual = [link for link in self.links if link not in {"lo", "eth0", "eth1"}]
         return not self.ruleset and set(self.rules) <= set(_FIRST_RULES) and not own and not addresses and not virtual
