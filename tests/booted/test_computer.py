@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.booted.conftest import find_tree_or_skip
+from tests.booted.conftest import find_tree_or_skip, start_session
 
 from psiphon_vpn.lab.addresses import LAN_A
 from psiphon_vpn.lab.battery import NOBODY, run_probes, unseen_probes
@@ -66,6 +66,18 @@ def test_no_frame_between_two_boots_is_missed(computer: Computer) -> None:
     # The very first frame that a system sends when its link comes up.
     assert kinds[0] in {"dhcp", "nd", "mld"} or "dhcp" in kinds
     assert computer.run(["uptime", "--since"], check=False).returncode == 0
+
+
+def test_without_a_lock_a_watch_through_a_reboot_finds_leaks(wheels: Path) -> None:
+    with start_session(("debian13", "NetworkManager"), wheels) as session:
+        with session.watch() as watched:
+            session.computer.reboot()
+            session.computer.wait_address()
+            session.probe()
+        assert watched.leaks
+        assert watched.seen
+        assert watched.kinds["dhcp"]
+        assert not watched.uncontrolled
 
 
 _BOOT_AND_WAIT = """
