@@ -30,8 +30,8 @@ PASSES = {
 }
 TIMERS = {
     Timer.RETRY: (
-        f"{FIRST_RETRY_SECONDS:g} s, doubled each time up to {LAST_RETRY_SECONDS:g} s; for troubles without a calm"
-        f" between them {TROUBLES_AT_ONCE} times at once, then after {FIRST_RETRY_SECONDS:g} to {LAST_CALM_SECONDS:g} s",
+        f"{FIRST_RETRY_SECONDS:g} s, doubled each time up to {LAST_RETRY_SECONDS:g} s; for trouble without a calm"
+        f" between {TROUBLES_AT_ONCE} times at once, then after {FIRST_RETRY_SECONDS:g} to {LAST_CALM_SECONDS:g} s",
         "`LOCKED`: connects again",
     ),
     Timer.ESTABLISH: ("`establish_timeout`", "`CONNECTING` without a tunnel: gives this core up"),
