@@ -9,12 +9,12 @@ umask 022 # the service's own user has to read what root makes here
 say() { printf 'psiphon-vpn setup: %s\n' "$*" >&2; }
 fail() { say "$1"; exit "${2:-1}"; }
 [ "$EUID" -eq 0 ] || fail "This needs root: run it again with sudo in front." 77
-
 # sudo and cron may leave sbin out, and a user's own directories must not come first.
 PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
-case " $* " in *" test "*) lock="requirements-dev.lock" ;; *) lock="requirements.lock" ;; esac
+lock="requirements.lock" words="nft ip setpriv nsenter openssl flock"
+case " $* " in *" test "*) lock="requirements-dev.lock" words+=" dbus-daemon dnsmasq dhclient" ;; esac
 # One line that changes when the lock, the Python or the checkout does.
 stamp_for() { printf '%s %s %s\n' "$(sha256sum <"$here/$1")" "$(readlink -f "$venv/bin/python")" "$here"; }
 is_ready() {
@@ -23,9 +23,10 @@ is_ready() {
 
 package_for() { # command, package manager
     case "$1:$2" in
-        nft:*) echo nftables ;; ip:dnf) echo iproute ;;
-        ip:*) echo iproute2 ;; setpriv:* | nsenter:* | flock:*) echo util-linux ;; openssl:*) echo openssl ;;
-        python:apt-get) echo python3 python3-venv python3-pip ;;
+        nft:*) echo nftables ;; ip:dnf) echo iproute ;; ip:*) echo iproute2 ;; openssl:*) echo openssl ;;
+        setpriv:* | nsenter:* | flock:*) echo util-linux ;; python:apt-get) echo python3 python3-venv python3-pip ;;
+        d*:apt-get) echo dbus python3-dbusmock dnsmasq-base isc-dhcp-client ;; # what the tests set up beside the service
+        d*:*) echo dbus-daemon python3-dbusmock dnsmasq dhcp-client ;;
         python:pacman) echo python python-pip ;; python:*) echo python3 python3-pip ;;
     esac
 }
@@ -88,8 +89,7 @@ make_venv() {
     stamp_for "$lock" >"$venv/.stamp-$lock"
 }
 
-missing=()
-for word in nft ip setpriv nsenter openssl flock; do command -v "$word" >/dev/null || missing+=("$word"); done
+missing=(); for word in $words; do command -v "$word" >/dev/null || missing+=("$word"); done
 if [ "${#missing[@]}" -gt 0 ]; then install_for "${missing[@]}"; fi
 if ! is_ready "$lock"; then
     exec 9<"$here" && flock 9 # two runs must not make it at once
