@@ -31,9 +31,11 @@ NOW = EARLIEST + timedelta(days=200)
 
 def test_a_tunnel_without_traffic_is_asked_now_and_then() -> None:
     liveness = Liveness(0.0)
-    asked = [
-        second for second in range(0, 61, 2) if liveness.look(Traffic(5, 5), second) and not liveness.asked(second)
-    ]
+    asked = []
+    for second in range(0, 61, 2):
+        if liveness.look(Traffic(5, 5), second):
+            asked.append(second)
+            liveness.asked(second)
     assert asked == [16, 32, 48]
     assert LIVENESS_SECONDS == 15
 
@@ -210,5 +212,5 @@ def test_the_timer_that_tells_of_jumps_is_silent_while_there_is_none() -> None:
         timer.close()
         return told.is_set()
 
-    assert read_slept() >= 0
+    assert abs(read_slept() - read_slept()) < 0.1
     assert not asyncio.run(scenario())
