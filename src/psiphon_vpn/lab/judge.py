@@ -71,10 +71,16 @@ class Verdict:
         return self.innocent is None
 
 
-def world_evidence(flows: Iterable[Flow] = (), *, core_ports: range = range(0)) -> Evidence:
-    """The evidence for the address plan of `world.World`, with the server's record."""
+def world_evidence(
+    flows: Iterable[Flow] = (), *, core_ports: range = range(0), claimed: Iterable[str] = ()
+) -> Evidence:
+    """The evidence for the address plan of `world.World`, with the server's record.
+
+    claimed: further networks that the providers say are on their links.
+    """
+    more = tuple(ipaddress.ip_network(text) for text in claimed)
     on_link = {
-        lan.name: (ipaddress.ip_network(lan.network4), ipaddress.ip_network(lan.network6))
+        lan.name: (ipaddress.ip_network(lan.network4), ipaddress.ip_network(lan.network6), *more)
         for lan in (plan.LAN_A, plan.LAN_B)
     }
     return Evidence(on_link=on_link, flows=frozenset(flows), core_ports=core_ports)

@@ -83,7 +83,9 @@ class Tables:
 
     async def _put_beside(self, wanted: tuple[Table, ...]) -> None:
         standing, self._beside = self._beside, ()
-        if not any(table.name == names.EGRESS_TABLE for table in wanted):
+        # Only one of our own: what a daemon before us put up stands until we know the devices and put up another.
+        guarded = any(table.name == names.EGRESS_TABLE for table in standing)
+        if guarded and not any(table.name == names.EGRESS_TABLE for table in wanted):
             await self._nft.remove("netdev", names.EGRESS_TABLE)
         for table in wanted:
             try:

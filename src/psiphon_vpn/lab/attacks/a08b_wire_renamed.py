@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.attacks._send import fire_frame, volley
+from psiphon_vpn.lab.attacks._send import volley
 from psiphon_vpn.lab.leaktest.arena import Arena
 from psiphon_vpn.lab.leaktest.attack import Actor, Attack, Mode
 
@@ -11,7 +11,8 @@ OTHER = "wan77"
 SECONDS = 0.6
 
 
-def _rename(arena: Arena, old: str, new: str) -> None:
+def rename(arena: Arena, old: str, new: str) -> None:
+    """Give a card another name, and what it had under the old one."""
     for argv in (["set", old, "down"], ["set", old, "name", new], ["set", new, "up"]):
         arena.run("ip", "link", *argv)
     arena.run("ip", "-6", "addr", "add", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", new, "nodad")
@@ -20,14 +21,12 @@ def _rename(arena: Arena, old: str, new: str) -> None:
 
 
 def run(arena: Arena) -> None:
-    """Renamed while programs talk and write raw frames; then back."""
+    """Renamed while programs talk; then back."""
     volley(arena, "meanwhile", seconds=SECONDS, bound=False)
     arena.wait(0.05)
-    _rename(arena, LAN_A.interface, OTHER)
-    for family in (4, 6):
-        fire_frame(arena, f"frame ipv{family}", family, OTHER, seconds=0.25)
+    rename(arena, LAN_A.interface, OTHER)
     arena.settle()
-    _rename(arena, OTHER, LAN_A.interface)
+    rename(arena, OTHER, LAN_A.interface)
 
 
 ATTACK = Attack(

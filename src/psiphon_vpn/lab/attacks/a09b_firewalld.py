@@ -43,7 +43,7 @@ def run(arena: Arena) -> None:
     except LabError:
         arena.say("firewalld did not answer")
         raise
-    arena.run(*environment, "firewall-cmd", "--complete-reload", check=True)
+    arena.run(*environment, "firewall-cmd", "--complete-reload", check=not arena.churn)
     arena.wait(0.2)
     firewalld.terminate()
     arena.say("firewalld stopped")

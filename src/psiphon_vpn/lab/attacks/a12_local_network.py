@@ -17,6 +17,8 @@ SPANNING = (("-4", "203.0.113.99/24"), ("-4", "198.51.100.99/24"), ("-6", "2001:
 def run(arena: Arena) -> None:
     """The card gets addresses of spanning networks, as DHCP would give them; programs talk to what is "local" then."""
     wire = LAN_A.interface
+    # The core calls its server, and asks for it as for a neighbour there; nobody else may ask for anything.
+    arena.claimed += ["198.51.100.99/32", f"{plan.SERVER4}/32"]
     for version, cidr in SPANNING:
         dad = ["nodad"] if version == "-6" else []
         arena.run("ip", version, "addr", "add", cidr, "dev", wire, *dad)

@@ -62,10 +62,16 @@ def passed_socket(shot: Shot, *, target: str, uid: int) -> None:
     with left, right, _open(shot) as sock:
         socket.send_fds(left, [b"x"], [sock.fileno()])
         _, descriptors, _, _ = socket.recv_fds(right, 1, 1)
-        with socket.socket(fileno=descriptors[0]) as received:
-            with contextlib.suppress(OSError):
-                os.setresuid(uid, uid, -1) if os.geteuid() == 0 else None
-            _send(shot, received, target)
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptors[0])) as received:
+                if os.geteuid() == 0:
+                    os.setresuid(uid, uid, uid)  # psiphon-user itself uses the socket that root made
+                _send(shot, received, target)
+            os._exit(0)
+        os.close(descriptors[0])
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
 
 
 def claimed_credentials(shot: Shot, *, target: str, uid: int) -> None:

@@ -47,6 +47,7 @@ class Arena:
         locked: False in the positive control.
         did: what was done, one line each, for the report.
         attempts: the shots so far.
+        claimed: networks that the provider claims to be on its link; the core may ask for its server's neighbour there.
         begun: what the attack itself began before the lock.
     """
 
@@ -57,6 +58,7 @@ class Arena:
     numbers: Iterator[int]
     did: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    claimed: list[str] = field(default_factory=list)
     cleanups: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _waiting: list[tuple[Attempt, int, float]] = field(default_factory=list)
 

@@ -82,6 +82,7 @@ def play_cell(
     state_lost = error = ""
     layers: dict[str, int] = {}
     try:
+        held.repair_network()
         held.mend()
         before = read_counters(stage.world.client)
         try:
@@ -118,7 +119,7 @@ def play_cell(
     routed = sum(count for item in tried for met, count in item.met.items() if met.startswith("unreachable"))
     if routed and mode is not Mode.CONTROL:
         layers[ROUTING] = routed
-    evidence = world_evidence(stage.server.read_flows(), core_ports=CORE_PORTS)
+    evidence = world_evidence(stage.server.read_flows(), core_ports=CORE_PORTS, claimed=arena.claimed)
     return (
         Cell(
             attack=attack.id,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from psiphon_vpn.lab.addresses import LAN_A, LAN_B
+from psiphon_vpn.lab.addresses import LAN_A, LAN_B, Lan
 from psiphon_vpn.lab.leaktest.attack import Mode
 from psiphon_vpn.lab.leaktest.stage import Stage
 from psiphon_vpn.lab.namespace import LabError
@@ -24,6 +24,7 @@ LOOK = (
     "nft list tables; ip -o link show PsiphonTUN 2>&1 | cut -d: -f2; "
     "for v in -4 -6; do ip $v rule; ip $v route show table 20595; done"
 )
+NETWORK = "for v in -4 -6; do ip $v route show default dev {wire}; ip $v addr show dev {wire}; done"
 TURN_PAUSE = 0.05
 
 
@@ -60,6 +61,24 @@ class Held:
 
     heals = False
     """Whether the service itself brings the state back."""
+
+    def repair_network(self) -> None:
+        """What a network manager does: addresses and default routes as they were, whatever an attack left of them."""
+        for lan, metric in self.uplinks:
+            shown = self.world.client.run(["sh", "-c", NETWORK.format(wire=lan.interface)], check=False).stdout
+            wanted = (f"via {lan.router4} ", f"via {lan.router6} ", f" {lan.client6}/", f" {lan.client4}/")
+            if all(text in shown for text in wanted):
+                continue
+            for argv in (
+                ["link", "set", lan.interface, "up"],
+                ["addr", "replace", f"{lan.client4}/{lan.prefix4}", "dev", lan.interface],
+                ["-6", "addr", "replace", f"{lan.client6}/{lan.prefix6}", "dev", lan.interface, "nodad"],
+                ["route", "replace", "default", "via", lan.router4, "dev", lan.interface, "metric", metric],
+                ["-6", "route", "replace", "default", "via", lan.router6, "dev", lan.interface, "metric", metric],
+            ):
+                self.world.client.run(["ip", *argv], check=False)
+
+    uplinks: tuple[tuple[Lan, str], ...] = ((LAN_A, "100"),)
 
     # -- for the states ---------------------------------------------------------------------------------------------
 
@@ -111,6 +130,8 @@ class _Frozen(Held):
 
 class Control(Held):
     """No lock: the positive control."""
+
+    uplinks = ((LAN_A, "100"), (LAN_B, "50"))
 
     plain = "no lock; both providers are plugged in"
 
@@ -357,12 +378,11 @@ class Restarting(_Looping):
 class Upgrading(_Looping):
     """What a package upgrade does: boot rules loaded over the running ones, the holder and the daemon replaced."""
 
-    plain = "a package is upgraded again and again: boot rules loaded anew, holder and daemon replaced"
+    plain = "a package is upgraded again and again: boot rules and guards loaded anew, the daemon replaced"
 
     def turn(self) -> None:
         self.machine.boot_lock()
-        self.machine.release_guard()
-        self.machine.hold_guard()
+        self.machine.reload_guard()
         self.machine.stop_daemon()
         self.machine.start_daemon()
         with contextlib.suppress(LabError):
@@ -382,6 +402,7 @@ class Transition(_Looping):
     """The uplink moves to the other provider and back, with and without a moment in which both are there."""
 
     plain = "the uplink moves to another provider and back, again and again"
+    uplinks = ()
 
     def turn(self) -> None:
         for step in (

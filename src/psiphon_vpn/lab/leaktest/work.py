@@ -58,6 +58,8 @@ def run_task(task: Task, hands: Hands, tell: Callable[[Cell], None]) -> None:
             numbers = itertools.count(1)
             held = STATES[task.mode](stage)
             _begin(stage, hands, attacks, task.mode, numbers)
+            # What was sent before the lock must not arrive after the mark.
+            stage.record_since(stage.world.mark())
             mark = stage.world.mark()
             if task.mode is not Mode.CONTROL:
                 stage.lock()
