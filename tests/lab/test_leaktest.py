@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.lab.test_judge import INNOCENT, LEAKS
+from tests.leaks_page import PAGE
+from tests.leaks_page import render as render_leaks
 
 from psiphon_vpn.lab import craft
 from psiphon_vpn.lab.attacks import load_attacks
@@ -283,3 +285,7 @@ def test_an_attack_or_state_that_does_not_exist_is_named_with_those_that_do() ->
         choose_modes(["opened"])
     assert [attack.id for attack in choose_attacks(["a09"])] == ["A09", "A09b", "A09c"]
     assert [attack.id for attack in choose_attacks(["A09b"])] == ["A09b"]
+
+
+def test_the_page_about_known_leaks_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == render_leaks(), "run: python -m tests.leaks_page"

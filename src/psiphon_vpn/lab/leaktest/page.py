@@ -54,6 +54,9 @@ code, pre { font: .82rem/1.4 ui-monospace, monospace } pre { white-space: pre-wr
  .tag { color: #fff; padding: .05rem .45rem;
  border-radius: .25rem } .legend span.tag { margin-right: .35rem } .legend li { list-style: none; margin: .15rem 0 }
 ul.legend { padding: 0 } .hint { opacity: .75 } dt { font-weight: 600; margin-top: .6rem } dd { margin: 0 }
+/* A part of the square, so that it closes what the square opened. */
+td details[open] summary::after { content: "\\2715  close"; position: fixed; z-index: 10; top: .9rem; right: 1.6rem;
+ font-size: .85rem; color: var(--ink); background: var(--soft); padding: .15rem .6rem; border-radius: .3rem }
 @media print { .panel { position: static; width: auto; height: auto; box-shadow: none } }
 """
 
@@ -85,7 +88,7 @@ def render_page(result: Result) -> str:
 <div class="big {verdict[0]}">{escape(verdict[1])}</div>
 <p>{told}. {result.frames} frames judged outside the machine under test, in {result.seconds:.0f} s, {when}.
 <span class=hint>Each square is an attack in a state: IPv4 on the left, IPv6 on the right. Click one to see what was
-done, what the control showed, every frame that leaked, and which layer stopped the rest; click it again to close.
+done, what the control showed, every frame that leaked, and which layer stopped the rest.
 </span></p>
 <ul class=legend>{legend}</ul>
 <div class=scroll><table class=matrix><thead><tr><td></td>{head}</tr></thead>
