@@ -15,7 +15,7 @@ PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
 needed=(nft ip setpriv nsenter openssl flock) lock="requirements.lock"
-case " $* " in *" test "*) lock="requirements-dev.lock" ;; *" --server"*) needed+=(iptables ip6tables) ;; esac
+case " $* " in *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" --server"*) needed+=(iptables ip6tables) ;; esac
 # One line that changes when the lock, the Python or the checkout does.
 stamp_for() { printf '%s %s %s\n' "$(sha256sum <"$here/$1")" "$(readlink -f "$venv/bin/python")" "$here"; }
 is_ready() {
@@ -25,6 +25,7 @@ is_ready() {
 package_for() { # command, package manager
     case "$1:$2" in
         nft:*) echo nftables ;; ip*tables:*) echo iptables ;; ip:dnf) echo iproute ;;
+        rpm:pacman) echo rpm-tools ;; rpm:*) echo rpm ;;
         ip:*) echo iproute2 ;; setpriv:* | nsenter:* | flock:*) echo util-linux ;; openssl:*) echo openssl ;;
         python:apt-get) echo python3 python3-venv python3-pip ;;
         python:pacman) echo python python-pip ;; python:*) echo python3 python3-pip ;;
@@ -85,9 +86,9 @@ make_venv() {
     stamp_for "$lock" >"$venv/.stamp-$lock"
 }
 
-missing=()
-for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
+missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
+[ "${1:-}" != test ] || command -v rpm >/dev/null || (install_for rpm) || true # without it some tests are skipped
 if ! is_ready "$lock"; then
     exec 9<"$here" && flock 9 # two runs must not make it at once
     is_ready "$lock" || make_venv

@@ -57,7 +57,7 @@ CLAIMS: Mapping[str, str] = {
 
 NOT_YET: Mapping[str, str] = {
     "R2": "units that load the lock at boot of an installed machine.",
-    "R3": "update, reinstall, suspend; there is no installer yet, and no `release` command either.",
+    "R3": "reinstall, suspend; there is no installer yet, and no `release` command either.",
     "R8": "the systemd unit that sets the bounding set; in the laboratory setpriv(1) does what it will do.",
     "R11": "a machine whose systemd-resolved binds its queries to a link: they are blocked, but names do not resolve.",
     "R12": "the installed files: there is no installer yet.",

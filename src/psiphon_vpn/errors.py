@@ -94,5 +94,5 @@ class DaemonDownError(UserError):
         super().__init__(
             _("Cannot reach the service"),
             why,
-            _("Start it with: sudo systemctl start psiphon-vpnd"),
+            _("Start it with: sudo systemctl start psiphon-vpn"),
         )

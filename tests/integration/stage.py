@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.cores import install_script
+
 from psiphon_vpn.lab.addresses import LAN_A, Lan
 from psiphon_vpn.lab.battery import NOBODY, run_probes, unseen_probes
 from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.machine import Machine
+from psiphon_vpn.lab.machine import LAB_UID, Machine
 from psiphon_vpn.lab.probe import ProbeResult, probe_specs
 from psiphon_vpn.lab.server_process import ServerProcess, run_server
 from psiphon_vpn.lab.standin_core import write_core_wrapper
@@ -63,8 +65,13 @@ class Stage:
 
 
 @contextlib.contextmanager
-def open_stage(*, start: bool = True, settings: dict[str, Any] | None = None) -> Iterator[Stage]:
-    """A stage, locked as at boot; with `start` the daemon runs and the tunnel is open."""
+def open_stage(
+    *, start: bool = True, settings: dict[str, Any] | None = None, installed: bool = False
+) -> Iterator[Stage]:
+    """A stage, locked as at boot; with `start` the daemon runs and the tunnel is open.
+
+    With `installed` the core lies where an installation puts it, below "root" in the world's directory, with a record.
+    """
     with World() as world, run_server(world) as server:
         directory = world.directory / "core"
         directory.mkdir()
@@ -72,6 +79,8 @@ def open_stage(*, start: bool = True, settings: dict[str, Any] | None = None) ->
         faults = directory / "faults.json"
         write_faults(faults)
         core = write_core_wrapper(directory, faults)
+        if installed:
+            core = install_script(world.directory / "root", core.read_bytes(), owner=LAB_UID)
         with Machine(world, core=core, entry=lambda: server.entry, settings=settings) as machine:
             machine.boot_lock()
             machine.hold_guard()

@@ -36,8 +36,9 @@ NEVER_OPENS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "its packet channel is not opened": ({"kind": "no_packet_channel"}, {"tunnel_up", "tunnel_silent"}),
     "its data store is locked": ({"kind": "datastore"}, {"datastore"}),
     "its port is in use": ({"kind": "port_in_use"}, {"port_in_use"}),
-    "its region has no server": ({"kind": "no_region"}, {"connecting", "restarting"}),
-    "its upstream proxy is dead": ({"kind": "upstream_error"}, {"connecting", "restarting"}),
+    "its servers do not fit its options": ({"kind": "no_region"}, {"protocols"}),
+    "it knows no server": ({"kind": "empty_list"}, {"no_server_list"}),
+    "its upstream proxy is dead": ({"kind": "upstream_error"}, {"upstream_proxy"}),
     "it gives up": ({"kind": "establish_timeout"}, {"core_exited"}),
 }
 OPENS_ALL_THE_SAME: dict[str, dict[str, Any]] = {

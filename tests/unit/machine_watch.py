@@ -14,6 +14,7 @@ from psiphon_vpn.service.effects import (
     CancelTimers,
     CloseLease,
     Effect,
+    FindCause,
     OpenTunnel,
     StartCore,
     StopCore,
@@ -22,7 +23,8 @@ from psiphon_vpn.service.effects import (
     Verify,
 )
 from psiphon_vpn.service.events import Event, Intent
-from psiphon_vpn.service.machine import LEGAL_MOVES, Model, step
+from psiphon_vpn.service.machine import step
+from psiphon_vpn.service.model import LEGAL_MOVES, Model
 from psiphon_vpn.service.uplink import Uplink
 
 UPLINK_A = Uplink(index=2, name="eth0", paths=((IPV4, "192.0.2.1", ("192.0.2.10",)),), ipv4=True)
@@ -109,6 +111,8 @@ class Watch:
                 self.timers[timer] = seconds
             case StoreIntent(intent):
                 self.stored.append(intent)
+            case FindCause(core):
+                assert core == self.running, "the cause of another core's trouble"
 
     def _look_at_what_stands(self, event: Event) -> None:
         model = self.model
@@ -128,15 +132,22 @@ class Watch:
             assert model.intent is Intent.CONNECTED
             assert model.settings_good
             assert model.uplink is not None
-        self._look_for_dead_ends()
+        if model.asleep:
+            assert model.state in {State.LOCKED, State.FAILED}, "something is under way while the machine sleeps"
+        self._look_for_dead_ends(event)
 
-    def _look_for_dead_ends(self) -> None:
+    def _look_for_dead_ends(self, event: Event) -> None:
         """Whatever happens, something is under way that gets it connected, or only the user can do that."""
         model = self.model
         if model.state is State.LOCKED and self.could_connect():
-            assert Timer.RETRY in self.timers, "locked for ever"
+            assert Timer.RETRY in self.timers or (model.asleep and Timer.WAKE in self.timers), "locked for ever"
+        if model.state is State.CONNECTING:
+            assert Timer.QUIET in self.timers or isinstance(event, ev.TimerFired), "a core that hangs hangs for ever"
         if model.state is State.CONNECTING and model.establish_timeout:
             assert Timer.ESTABLISH in self.timers, "connecting for ever"
+        if model.unrest and model.state in {State.OPEN, State.LOCKED} and not model.asleep:
+            waits = {Timer.CALM, Timer.RETRY} & set(self.timers)
+            assert waits or not self.could_connect() or isinstance(event, ev.TimerFired), "never calm again"
         if model.state is State.VERIFYING:
             assert self.fresh == model.verification, "verifying for ever"
 

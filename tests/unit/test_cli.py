@@ -22,6 +22,8 @@ STATUS: dict[str, object] = {
     "reason_code": "open",
     "next_step": None,
     "since": "2026-01-02T03:04:05+00:00",
+    "next_try": None,
+    "next_try_what": None,
     "locked": True,
     "intent": "connected",
     "region": "CA",
@@ -56,6 +58,15 @@ def test_status_of_an_open_tunnel_is_told_in_sentences(
     assert "eth0 (IPv4)" in shown
     assert "2026-01-02 03:04:05 UTC" in shown
     assert "2 of 2 layers in place" in shown
+
+
+def test_status_says_what_is_tried_next_and_when(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = {"state": "LOCKED", "next_try": "2026-01-02T03:05:06.789+00:00", "next_try_what": "connecting again"}
+    fake_daemon(monkeypatch, STATUS | change)
+    assert run_cli(["status"]) == 0
+    assert re.search(r"^Next: +connecting again, at 03:05:06 UTC$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_status_as_json_is_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

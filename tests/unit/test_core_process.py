@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -18,8 +19,12 @@ from pathlib import Path
 import pytest
 
 from psiphon_vpn.core import process as product
+from psiphon_vpn.core import sealing as sealing_module
 from psiphon_vpn.core.events import CoreEvent, Tunnels
+from psiphon_vpn.core.flaws import CoreFlaw
+from psiphon_vpn.core.image import CoreSource, GivenCore, seal_core
 from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess, build_argv
+from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.lab.machine import CAPABILITIES
 from psiphon_vpn.lab.namespace import open_host
 from psiphon_vpn.lab.waiting import wait_until
@@ -34,9 +39,11 @@ REPORT = """
 import json, os, sys
 status = dict(line.rstrip("\\n").split(":\\t", 1) for line in open("/proc/self/status") if ":\\t" in line)
 mask = os.umask(0)
+links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+descriptors = [os.readlink(link) for link in links if os.path.exists(link)]
 report = {"argv": sys.argv, "environ": dict(os.environ), "umask": mask, "cwd": os.getcwd(), "status": status,
           "stdin": os.readlink("/proc/self/fd/0"), "stdout": os.readlink("/proc/self/fd/1"),
-          "session": os.getsid(0) == os.getpid(), "descriptors": sorted(os.listdir("/proc/self/fd"))}
+          "session": os.getsid(0) == os.getpid(), "descriptors": descriptors}
 open(os.path.join(os.path.dirname(sys.argv[2]), "report.json"), "w").write(json.dumps(report))
 """
 
@@ -63,16 +70,19 @@ class Desk:
         binary = self.directory / "core"
         binary.write_text(f"#!{sys.executable} -IS\n{script}")
         binary.chmod(0o755)
-        return CorePlan(
-            binary=binary, data_dir=self.data, config={"SponsorId": "F"}, uplink="eth0", dns_servers=dns_servers
-        )
+        self.source = GivenCore(binary=binary, sha256=hashlib.sha256(binary.read_bytes()).hexdigest())
+        return CorePlan(data_dir=self.data, config={"SponsorId": "F"}, uplink="eth0", dns_servers=dns_servers)
+
+    async def start(self, core: CoreProcess, plan: CorePlan) -> None:
+        with Sealing(self.source) as sealing:
+            await core.start(plan, sealing)
 
     def run(self, script: str) -> Heard:
         """Run a script as the core to its own end."""
         heard = Heard()
 
         async def work() -> None:
-            await heard.core().start(self.plan(script))
+            await self.start(heard.core(), self.plan(script))
             await until(lambda: bool(heard.codes))
 
         asyncio.run(work())
@@ -101,19 +111,25 @@ def test_it_is_not_started_under_another_parent_than_the_daemon_that_asked(desk:
     """The daemon may have ended before the core asked to be killed with it: then the core must not begin."""
     plan = desk.plan(f"open({str(desk.directory / 'began')!r}, 'w')")
     for parent, begins in ((1, False), (os.getpid(), True)):
-        subprocess.run(build_argv(plan, desk.directory / "c.json", parent=parent), check=False, timeout=10)
+        subprocess.run(
+            build_argv(plan, desk.directory / "c.json", program=str(desk.directory / "core"), parent=parent),
+            check=False,
+            timeout=10,
+        )
         assert (desk.directory / "began").exists() is begins
 
 
 @pytest.mark.defect(9, 17)
 def test_the_command_names_the_tun_the_uplink_and_no_public_resolver(desk: Desk) -> None:
-    argv = build_argv(desk.plan(""), Path("/c.json"), parent=1)
-    core = argv[argv.index(str(desk.directory / "core")) :]
+    argv = build_argv(desk.plan(""), Path("/c.json"), program="/proc/self/fd/7", parent=1)
+    core = argv[argv.index("/proc/self/fd/7") :]
     assert core == [
-        str(desk.directory / "core"), "-config", "/c.json", "-dataRootDirectory", str(desk.data),
+        "/proc/self/fd/7", "-config", "/c.json", "-dataRootDirectory", str(desk.data),
         "-tunDevice", "PsiphonTUN", "-tunBindInterface", "eth0", "-tunDNSServers", "10.200.3.2",
     ]  # fmt: skip
-    allowed = build_argv(desk.plan("", dns_servers=("192.0.2.53", "2001:db8::53")), Path("/c.json"), parent=1)
+    allowed = build_argv(
+        desk.plan("", dns_servers=("192.0.2.53", "2001:db8::53")), Path("/c.json"), program="/core", parent=1
+    )
     assert allowed[-1] == "192.0.2.53,2001:db8::53"
 
 
@@ -131,7 +147,8 @@ def test_it_starts_in_its_own_directory_with_a_clean_environment_and_nothing_ope
     assert report["umask"] == 0o077
     assert (report["stdin"], report["stdout"]) == ("/dev/null", "/dev/null")
     assert report["session"]
-    assert set(report["descriptors"]) <= {"0", "1", "2", "3"}, "3 is the listing itself"
+    descriptors = [name for name in report["descriptors"] if not name.startswith("/proc/")]
+    assert [name.split(":")[0] for name in sorted(descriptors)] == ["/dev/null", "/dev/null", "/memfd", "pipe"]
     assert report["argv"][1:3] == ["-config", str(desk.data / "config.json")]
 
 
@@ -147,14 +164,20 @@ def test_its_configuration_is_for_its_owners_eyes_only(desk: Desk) -> None:
 
 
 RUNNER = """
-import asyncio, sys
+import asyncio, hashlib, sys
 from pathlib import Path
+from psiphon_vpn.core.image import GivenCore
+from psiphon_vpn.core.image import GivenCore
 from psiphon_vpn.core.process import CorePlan, CoreProcess
+from psiphon_vpn.core.sealing import Sealing
 async def main():
     ended = asyncio.Event()
     core = CoreProcess(on_event=print, on_exit=lambda code: ended.set())
-    plan = CorePlan(binary=Path(sys.argv[1]), data_dir=Path(sys.argv[2]), config={}, uplink="eth0")
-    await core.start(plan)
+    binary = Path(sys.argv[1])
+    program = GivenCore(binary=binary, sha256=hashlib.sha256(binary.read_bytes()).hexdigest())
+    plan = CorePlan(data_dir=Path(sys.argv[2]), config={}, uplink="eth0")
+    with Sealing(program) as sealing:
+        await core.start(plan, sealing)
     print(core.pid, flush=True)
     await ended.wait()
 asyncio.run(main())
@@ -282,7 +305,7 @@ def test_what_it_said_last_is_heard_before_its_end(desk: Desk) -> None:
 
     async def work() -> None:
         core = CoreProcess(on_event=order.append, on_exit=order.append)
-        await core.start(desk.plan(f"import os\nos.write(2, b'{TUNNEL}\\n')\nos._exit(3)"))
+        await desk.start(core, desk.plan(f"import os\nos.write(2, b'{TUNNEL}\\n')\nos._exit(3)"))
         await until(lambda: 3 in order)
 
     asyncio.run(work())
@@ -295,7 +318,7 @@ def stopped_after(desk: Desk, script: str, *, graceful: bool) -> tuple[float, He
 
     async def work() -> tuple[float, int]:
         core = heard.core()
-        await core.start(desk.plan(script))
+        await desk.start(core, desk.plan(script))
         pid = core.pid
         assert pid is not None
         await until((desk.data / "ready").exists)
@@ -355,14 +378,70 @@ def test_what_it_started_goes_with_it(desk: Desk, graceful: bool) -> None:
 def test_a_missing_or_unusable_program_is_an_error_that_says_so(desk: Desk) -> None:
     plan = desk.plan("")
 
-    async def start() -> None:
-        with pytest.raises(CoreError, match="missing or not executable"):
-            await Heard().core().start(plan)
+    async def start(words: str) -> None:
+        with Sealing(desk.source) as sealing, pytest.raises(CoreError, match=words) as caught:
+            await Heard().core().start(plan, sealing)
+        assert caught.value.flaw is CoreFlaw.UNREADABLE
 
-    plan.binary.chmod(0o644)
+    (desk.directory / "core").chmod(0o644)
+    asyncio.run(start("its file is no program"))
+    (desk.directory / "core").unlink()
+    asyncio.run(start("its file cannot be read: No such file"))
+
+
+@pytest.mark.requirement("R13")
+def test_a_program_that_is_not_what_it_has_to_be_is_not_started(desk: Desk) -> None:
+    plan = desk.plan("open('began', 'w')")
+    with (desk.directory / "core").open("a") as program:
+        program.write("#")
+
+    async def start() -> None:
+        with Sealing(desk.source) as sealing, pytest.raises(CoreError, match="its file was changed") as caught:
+            await Heard().core().start(plan, sealing)
+        assert caught.value.flaw is CoreFlaw.MISMATCH
+
     asyncio.run(start())
-    plan.binary.unlink()
-    asyncio.run(start())
+    assert not (desk.data / "began").exists()
+
+
+def test_a_check_whose_start_did_not_come_leaves_nothing_open(desk: Desk) -> None:
+    desk.plan("")
+
+    async def work() -> None:
+        before = os.listdir("/proc/self/fd")
+        for _time in range(3):
+            with Sealing(desk.source):
+                pass
+        await until(lambda: os.listdir("/proc/self/fd") == before)
+        (desk.directory / "core").unlink()
+        with Sealing(desk.source):
+            pass
+        await asyncio.sleep(0.05)
+        assert os.listdir("/proc/self/fd") == before
+
+    asyncio.run(work())
+
+
+@pytest.mark.requirement("R13")
+def test_what_is_changed_after_the_check_is_not_what_runs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's owner is the very user that must not be trusted: it writes in between, and to the open file."""
+    heard = Heard()
+
+    async def work() -> None:
+        plan = desk.plan("open('good', 'w')")
+
+        def seal_then_change(source: CoreSource) -> int:
+            image = seal_core(source)
+            (desk.directory / "core").write_text(f"#!{sys.executable} -IS\nopen('bad', 'w')")
+            return image
+
+        monkeypatch.setattr(sealing_module, "seal_core", seal_then_change)
+        await desk.start(heard.core(), plan)
+        await until(lambda: bool(heard.codes))
+
+    asyncio.run(work())
+    assert (desk.data / "good").exists()
+    assert not (desk.data / "bad").exists()
 
 
 def test_stopping_what_never_started_is_no_error() -> None:

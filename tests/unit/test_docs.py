@@ -6,17 +6,18 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.states_picture import PATH, render
 
 from psiphon_vpn.cli.main import cli
 from psiphon_vpn.config import parse_settings
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.routing import MAIN_TABLE, build_rules
-from psiphon_vpn.service.machine import LEGAL_MOVES
+from psiphon_vpn.service.model import LEGAL_MOVES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(?:\bpsiphon-vpn|Setup\.sh)((?: --?[a-z][a-z-]*)*) ([a-z]+)((?: --[a-z][a-z-]*)*)")
+COMMAND = re.compile(r"(?:\bpsiphon-vpn|Setup\.sh)((?: --?[a-z][a-z-]*)*) ([a-z]+(?:-[a-z]+)*)((?: --[a-z][a-z-]*)*)")
 
 
 def strip_code(text: str) -> str:
@@ -76,6 +77,16 @@ def test_the_moves_in_the_architecture_are_the_legal_ones() -> None:
     rows = re.findall(r"^\| `([A-Z]+)` \| ((?:`[A-Z]+`(?:, )?)+) \|", text, re.MULTILINE)
     told = {state: set(re.findall(r"[A-Z]+", moves)) for state, moves in rows}
     assert told == {str(state): {str(move) for move in moves} for state, moves in LEGAL_MOVES.items()}
+
+
+def test_the_picture_of_the_states_is_current() -> None:
+    assert PATH.read_text(encoding="utf-8") == render(), "write it anew: python -m tests.states_picture"
+
+
+def test_the_picture_has_every_move_that_is_legal_and_no_other() -> None:
+    drawn = set(re.findall(r"^    ([A-Z]+) --> ([A-Z]+)", PATH.read_text(encoding="utf-8"), re.MULTILINE))
+    legal = {(str(here), str(there)) for here, moves in LEGAL_MOVES.items() for there in moves if here is not there}
+    assert drawn == legal
 
 
 def test_the_routing_rules_in_the_architecture_are_the_real_ones() -> None:

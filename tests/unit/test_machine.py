@@ -19,14 +19,17 @@ from psiphon_vpn.service.effects import (
     Verify,
 )
 from psiphon_vpn.service.events import Event, Intent
-from psiphon_vpn.service.machine import (
+from psiphon_vpn.service.machine import IllegalMove, _move
+from psiphon_vpn.service.model import (
+    CALM_SECONDS,
     FIRST_RETRY_SECONDS,
+    LAST_CALM_SECONDS,
     LAST_RETRY_SECONDS,
     LEGAL_MOVES,
+    TROUBLES_AT_ONCE,
     VERIFICATIONS_PER_CORE,
-    IllegalMove,
+    WAKE_SECONDS,
     Model,
-    _move,
 )
 from psiphon_vpn.service.reasons import Reason
 
@@ -44,6 +47,8 @@ FAILURES_OF_NOW = [
     ev.UserStop(),
     ev.UserRestart(),
     ev.SettingsGood(300),
+    ev.SleepComing(),
+    ev.Woke(),
 ]
 
 
@@ -52,8 +57,9 @@ def name_event(event: Event) -> str:
 
 
 def retry_delay(watch: Watch) -> float:
-    (delay,) = (effect.seconds for effect in watch.effects if isinstance(effect, ArmTimer))
-    return delay
+    (effect,) = (effect for effect in watch.effects if isinstance(effect, ArmTimer))
+    assert effect.timer is Timer.RETRY
+    return effect.seconds
 
 
 def fail_to_connect(watch: Watch) -> float:
@@ -78,7 +84,7 @@ def test_an_uplink_starts_the_core_under_the_connecting_policy_with_the_lease_cl
     watch.tell(ev.SettingsGood(300))
     watch.tell(ev.UplinkSeen(UPLINK_A))
     watch.expect(State.CONNECTING)
-    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "StartCore", "ArmTimer"]
+    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "StartCore", *["ArmTimer"] * 3]
     assert ArmTimer(Timer.ESTABLISH, 300.0) in watch.effects
 
 
@@ -86,7 +92,7 @@ def test_an_establish_timeout_of_zero_means_no_timer() -> None:
     watch = Watch()
     watch.tell(ev.SettingsGood(0))
     watch.tell(ev.UplinkSeen(UPLINK_A))
-    assert "ArmTimer" not in kinds(watch.effects)
+    assert Timer.ESTABLISH not in watch.timers
 
 
 @pytest.mark.defect(16)
@@ -102,7 +108,11 @@ def test_a_good_verification_opens_and_the_opening_comes_last() -> None:
     watch = Watch().to_verifying()
     watch.tell(ev.Verified(watch.model.verification))
     assert (watch.model.state, watch.model.reason) == (State.OPEN, Reason.VERIFIED)
-    assert watch.effects[-2:] == (ApplyPolicy(State.OPEN), OpenTunnel(watch.model.verification))
+    assert watch.effects[-3:] == (
+        ApplyPolicy(State.OPEN),
+        ArmTimer(Timer.CALM, CALM_SECONDS),
+        OpenTunnel(watch.model.verification),
+    )
 
 
 def test_a_good_verification_is_worth_nothing_once_the_core_has_lost_its_tunnel() -> None:
@@ -382,3 +392,208 @@ def test_a_move_that_the_table_does_not_allow_is_a_defect_and_not_made(state: St
 
 def test_only_verifying_leads_to_open() -> None:
     assert {state for state, targets in LEGAL_MOVES.items() if State.OPEN in targets} == {State.VERIFYING}
+
+
+# -- sleep ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("R3", "R6", "R17")
+@pytest.mark.parametrize("way", ["to_connecting", "to_verifying", "to_open"])
+def test_before_sleep_it_is_locked_and_the_core_is_ended(way: str) -> None:
+    watch: Watch = getattr(Watch(), way)()
+    watch.tell(ev.SleepComing())
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.SLEEPING)
+    assert StopCore(graceful=False) in watch.effects
+    assert watch.timers == {Timer.WAKE: WAKE_SECONDS}
+
+
+@pytest.mark.requirement("R6", "R17")
+@pytest.mark.parametrize(
+    "event",
+    [
+        ev.UplinkSeen(UPLINK_B),
+        ev.UserStart(),
+        ev.UserRestart(),
+        ev.SettingsGood(300),
+        ev.LinksChanged(),
+        ev.LockBroken("flushed"),
+        ev.TimerFired(Timer.RETRY),
+        ev.CoreTunnels(1, 1),
+    ],
+    ids=name_event,
+)
+def test_whatever_happens_between_the_word_of_sleep_and_the_waking_starts_no_core(event: Event) -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.SleepComing())
+    watch.tell(event)
+    watch.expect(State.LOCKED)
+    assert "StartCore" not in kinds(watch.effects)
+
+
+@pytest.mark.requirement("R6", "R17")
+def test_after_sleep_a_new_core_connects_on_whatever_network_is_there_now() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.SleepComing())
+    watch.tell(ev.UplinkSeen(UPLINK_B))
+    watch.tell(ev.Woke())
+    assert (watch.model.state, watch.model.reason, watch.model.uplink) == (State.CONNECTING, Reason.WOKE, UPLINK_B)
+    assert StartCore(2) in watch.effects
+
+
+def test_after_sleep_without_a_network_it_waits_for_one() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.SleepComing())
+    watch.tell(ev.UplinkSeen(None))
+    watch.tell(ev.Woke())
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.NO_UPLINK)
+    watch.tell(ev.UplinkSeen(UPLINK_A))
+    watch.expect(State.CONNECTING)
+
+
+@pytest.mark.requirement("R6")
+def test_a_sleep_that_nobody_announced_ends_what_was_open_before_it() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.Woke())
+    assert watch.effects[0] == CloseLease()
+    assert (watch.model.state, watch.model.reason) == (State.CONNECTING, Reason.WOKE)
+    assert watch.running == 2
+
+
+def test_a_sleep_that_was_announced_and_never_came_is_given_up_for() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.SleepComing())
+    watch.tell(ev.TimerFired(Timer.WAKE))
+    watch.expect(State.CONNECTING)
+
+
+def test_waking_does_not_wait_for_a_retry_that_was_due_an_age_ago() -> None:
+    watch = Watch().to_connecting()
+    for _ in range(8):
+        fail_to_connect(watch)
+    watch.tell(ev.CoreExited(watch.model.core, "code 1"))
+    watch.tell(ev.Woke())
+    watch.expect(State.CONNECTING)
+    assert fail_to_connect(watch) == FIRST_RETRY_SECONDS
+
+
+def test_stopped_by_the_user_stays_stopped_over_a_sleep() -> None:
+    watch = Watch().to_open()
+    for event in (ev.UserStop(), ev.SleepComing(), ev.Woke()):
+        watch.tell(event)
+        assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.STOPPED_BY_USER)
+
+
+# -- nothing in a tight loop ------------------------------------------------------------------------------------------
+
+
+def reopen(watch: Watch) -> None:
+    watch.tell(ev.CoreTunnels(watch.model.core, 1))
+    watch.tell(ev.Verified(watch.model.verification))
+    watch.expect(State.OPEN)
+
+
+def pauses(watch: Watch, event: str, times: int) -> list[float]:
+    """Open again each time that trouble comes, and return how long each new beginning had to wait."""
+    found = []
+    for _ in range(times):
+        if event == "the core ends":
+            watch.tell(ev.CoreExited(watch.model.core, "code 0"))
+        elif event == "the tunnel flaps":
+            watch.tell(ev.CoreTunnels(watch.model.core, 0))
+        elif event == "the TUN is deleted":
+            watch.tell(ev.TunBroken("gone"))
+        else:
+            watch.tell(ev.UplinkSeen(None))
+            watch.tell(ev.UplinkSeen(UPLINK_A))
+        found.append(watch.timers.get(Timer.RETRY, 0.0))
+        if found[-1]:
+            watch.expect(State.LOCKED)
+            watch.tell(ev.TimerFired(Timer.RETRY))
+        watch.expect(State.CONNECTING)
+        reopen(watch)
+    return found
+
+
+TROUBLES = ["the core ends", "the tunnel flaps", "the TUN is deleted", "the uplink flaps"]
+
+
+@pytest.mark.requirement("R1", "R6")
+@pytest.mark.parametrize("what", TROUBLES)
+def test_trouble_right_after_each_opening_is_answered_ever_more_slowly(what: str) -> None:
+    found = pauses(Watch().to_open(), what, 20)
+    at_once = found.count(0.0)
+    assert TROUBLES_AT_ONCE - 1 <= at_once <= TROUBLES_AT_ONCE
+    assert found[:at_once] == [0.0] * at_once
+    assert found[at_once : at_once + 5] == [0.5, 1, 2, 4, 8]
+    assert set(found[at_once + 5 :]) == {LAST_CALM_SECONDS}
+
+
+@pytest.mark.parametrize("what", TROUBLES)
+def test_after_a_calm_while_trouble_is_answered_at_once_again(what: str) -> None:
+    watch = Watch().to_open()
+    pauses(watch, what, 9)
+    assert watch.timers[Timer.CALM] == CALM_SECONDS
+    watch.tell(ev.TimerFired(Timer.CALM))
+    assert pauses(watch, what, 1) == [0.0]
+
+
+@pytest.mark.requirement("R6")
+def test_an_uplink_that_flaps_faster_than_the_pause_starts_no_core_at_all() -> None:
+    watch = Watch().to_open()
+    for _ in range(TROUBLES_AT_ONCE):
+        watch.tell(ev.UplinkSeen(None))
+        watch.tell(ev.UplinkSeen(UPLINK_A))
+    cores = watch.model.core
+    for _ in range(100):
+        watch.tell(ev.UplinkSeen(UPLINK_A))
+        watch.tell(ev.UplinkSeen(None))
+        watch.tell(ev.UplinkSeen(UPLINK_A))
+        assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.UNSTABLE)
+    assert watch.model.core == cores
+
+
+def test_the_users_restart_does_not_wait_for_calm() -> None:
+    watch = Watch().to_open()
+    pauses(watch, "the core ends", 9)
+    watch.tell(ev.CoreExited(watch.model.core, "code 0"))
+    watch.expect(State.LOCKED)
+    watch.tell(ev.UserRestart())
+    watch.expect(State.CONNECTING)
+
+
+# -- what is wrong, told while it is ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", [Reason.UPSTREAM_PROXY, Reason.REGION, Reason.NO_SERVER_LIST, Reason.CAPTIVE_PORTAL])
+def test_what_is_wrong_while_connecting_is_told_at_once_and_taken_back_when_it_is_over(reason: Reason) -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreFault(watch.model.core, reason))
+    assert (watch.model.state, watch.model.reason, watch.effects) == (State.CONNECTING, reason, ())
+    watch.tell(ev.CoreFault(watch.model.core, None))
+    assert (watch.model.reason, watch.model.fault) == (Reason.CONNECTING, None)
+
+
+def test_a_core_that_gets_nowhere_is_looked_into_once_unless_the_cause_is_known() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.TimerFired(Timer.SLOW))
+    assert kinds(watch.effects) == ["FindCause"]
+    watch.tell(ev.CoreFault(watch.model.core, Reason.SLOW))
+    watch.tell(ev.TimerFired(Timer.SLOW))
+    assert watch.effects == ()
+    watch.tell(ev.TimerFired(Timer.ESTABLISH))
+    assert watch.model.reason is Reason.NO_SERVER
+
+
+def test_a_core_that_says_nothing_any_more_while_connecting_is_replaced() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.TimerFired(Timer.QUIET))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.CORE_HANGS)
+    assert "StopCore" in kinds(watch.effects)
+    assert Timer.RETRY in watch.timers
+
+
+def test_a_start_that_failed_has_its_own_reason() -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreStartFailed(watch.model.core, "No space left on device", Reason.DISK))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.DISK)
+    assert Timer.RETRY in watch.timers

@@ -14,7 +14,7 @@ from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.effects import StartCore, Timer
 from psiphon_vpn.service.events import Event, Intent
-from psiphon_vpn.service.machine import Model
+from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.reasons import Reason
 
 OFFSETS = st.sampled_from([0, 0, 0, -1, -2, 1])
@@ -42,6 +42,19 @@ class AnyEvents(RuleBasedStateMachine):
     @rule(kind=st.sampled_from([ev.UserStart, ev.UserStop, ev.UserRestart, ev.LinksChanged]))
     def user_or_links(self, kind: type[ev.UserStart | ev.UserStop | ev.UserRestart | ev.LinksChanged]) -> None:
         self.tell(kind())
+
+    @rule()
+    def sleep_coming(self) -> None:
+        self.tell(ev.SleepComing())
+        assert self.watch.model.state in {State.LOCKED, State.FAILED}
+        assert self.watch.running is None
+
+    @rule()
+    def woke(self) -> None:
+        core = self.watch.running
+        self.tell(ev.Woke())
+        assert self.watch.model.state is not State.OPEN, "what was checked before a sleep says nothing about now"
+        assert self.watch.running is None or self.watch.running != core, "a core outlived a sleep"
 
     @rule(timeout=st.sampled_from([0, 1, 300]))
     def settings_good(self, timeout: int) -> None:
@@ -73,8 +86,8 @@ class AnyEvents(RuleBasedStateMachine):
             self.tell(event)
             assert self.watch.model == before, "the end of another core changes nothing"
 
-    @rule(offset=OFFSETS, reason=st.sampled_from(Reason))
-    def core_fault(self, offset: int, reason: Reason) -> None:
+    @rule(offset=OFFSETS, reason=st.sampled_from([None, *Reason]))
+    def core_fault(self, offset: int, reason: Reason | None) -> None:
         self.tell(ev.CoreFault(self.watch.model.core + offset, reason))
 
     @rule(offset=OFFSETS)
@@ -117,6 +130,7 @@ class AnyEvents(RuleBasedStateMachine):
         """Wherever it is now, it can get to OPEN, and only in the right order."""
         self.watch.tell(ev.SettingsGood(300))
         self.watch.tell(ev.UplinkSeen(UPLINK_B))
+        self.watch.tell(ev.Woke())
         self.watch.tell(ev.UserRestart())
         self.watch.expect(State.CONNECTING)
         self.watch.tell(ev.CoreTunnels(self.watch.model.core, 1))

@@ -72,6 +72,53 @@ def test_the_tunnel_and_loopback_are_never_the_uplink(interface: Interface) -> N
     assert name_of(choose(route(interface, metric=0), route(ETH))) == "eth0"
 
 
+PPP = Interface(index=8, name="ppp0", up=True, kind="ppp", headerless=True)
+
+
+def test_a_point_to_point_link_without_an_address_of_its_own_borrows_one() -> None:
+    ppp = DefaultRoute(version=4, index=PPP.index, gateway=None, metric=0)
+    uplink = choose(ppp, interfaces=(LO, ETH, TUN, PPP))
+    assert uplink is not None
+    assert (uplink.name, uplink.paths) == ("ppp0", ((4, None, ("192.0.2.10",)),))
+    assert choose(ppp, interfaces=(LO, TUN, PPP)) is None, "neither lo's nor the tunnel's own"
+    moved = replace(ETH, addresses=((4, "192.0.2.11"),))
+    assert choose(ppp, interfaces=(LO, moved, TUN, PPP)) != uplink, "another place in the world"
+
+
+def test_a_point_to_point_link_with_its_own_address_does_not_care_for_others() -> None:
+    ppp = DefaultRoute(version=4, index=PPP.index, gateway=None, metric=0)
+    own = replace(PPP, addresses=((4, "198.51.100.99"),))
+    assert choose(ppp, interfaces=(ETH, own)) == choose(ppp, interfaces=(WLAN, own))
+
+
+def test_a_link_with_neighbours_borrows_no_address() -> None:
+    assert choose(route(ETH), interfaces=(replace(ETH, addresses=()), WLAN)) is None
+
+
+def test_ethernet_wifi_and_mobile_are_taken_in_the_order_of_the_network_managers_metrics() -> None:
+    """100, 600 and 700: NetworkManager's own for wired, wireless and mobile."""
+    wwan = Interface(index=6, name="wwan0", up=True, headerless=True, addresses=((4, "10.64.64.64"),))
+    everything = (route(WLAN, metric=600), route(wwan, metric=700), route(ETH, metric=100))
+    links = (LO, ETH, WLAN, wwan, TUN)
+    assert name_of(choose(*everything, interfaces=links)) == "eth0"
+    unplugged = (LO, replace(ETH, up=False), WLAN, wwan, TUN)
+    assert name_of(choose(*everything, interfaces=unplugged)) == "wlan0"
+    assert name_of(choose(*everything, interfaces=(LO, wwan, TUN))) == "wwan0"
+
+
+@pytest.mark.requirement("R6")
+def test_interfaces_of_containers_bridges_and_other_vpns_that_come_and_go_are_no_change() -> None:
+    before = choose(route(ETH))
+    for kind in ("veth", "bridge", "dummy", "wireguard", "tun", "vlan", "ipip", "macvlan"):
+        other = Interface(index=50, name="other0", up=True, kind=kind, addresses=((4, "10.9.8.7"), (6, "fd00:1::/64")))
+        assert choose(route(ETH), interfaces=(LO, ETH, WLAN, TUN, other)) == before
+
+
+@pytest.mark.requirement("R6")
+def test_a_renamed_interface_is_a_change_since_rules_and_core_know_it_by_name() -> None:
+    assert choose(route(ETH)) != choose(route(ETH), interfaces=(replace(ETH, name="lan0"),))
+
+
 def test_a_route_of_an_interface_that_is_gone_is_passed_over() -> None:
     assert name_of(choose(route(ETH), route(WLAN, metric=600), interfaces=(WLAN,))) == "wlan0"
 

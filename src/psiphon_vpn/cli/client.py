@@ -139,7 +139,7 @@ def _raise_refusal(method: str, error: dict[str, object]) -> NoReturn:
     raise UserError(
         _("The service refused"),
         clean_text(error.get("message")),
-        _("Look for the reason with: journalctl -u psiphon-vpnd"),
+        _("Look for the reason with: journalctl -u psiphon-vpn"),
     )
 
 

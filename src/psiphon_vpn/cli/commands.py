@@ -7,9 +7,11 @@ from typing import Final
 
 import click
 
-from psiphon_vpn.cli import client, rules, view
+from psiphon_vpn.cli import client, notify, rules, view
+from psiphon_vpn.cli.update import update
 from psiphon_vpn.errors import NotRootError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.system.layout import Layout
 
 
 @click.command(help=_("Say whether this machine is locked and connected, and why."))
@@ -39,14 +41,36 @@ def _make_command(name: str, help_text: str, done: Callable[[], str]) -> click.C
     return click.Command(name, callback=command, help=help_text)
 
 
+@click.command(help=_("Lock this machine if it is not, start the service if it does not run, and connect."))
+@click.option(
+    "--yes-cut-remote-sessions",
+    "cut_remote",
+    is_flag=True,
+    help=_("Agree that connections from outside end, if this machine is open now."),
+)
+@click.pass_obj
+def start(runtime_dir: Path, *, cut_remote: bool) -> int:
+    """Connect. On an installed machine this also ends `release`."""
+    if os.geteuid() != 0:
+        raise NotRootError("psiphon-vpn start")
+    # Another runtime directory is another service, of a laboratory; the installed one is none of its business.
+    if runtime_dir == Layout().runtime_dir:
+        from psiphon_vpn.cli.managing import start_if_stopped
+        from psiphon_vpn.system.machine import open_machine
+
+        start_if_stopped(open_machine(), cut_remote=cut_remote)
+    found = client.send_command(runtime_dir, "start")
+    click.echo(_("The service is connecting."))
+    click.echo(view.render_text(found))
+    return 0
+
+
 COMMANDS: Final = (
     status,
     rules.ruleset,
-    _make_command(
-        "start",
-        _("Connect; the machine stays locked until the tunnel is checked."),
-        lambda: _("The service is connecting."),
-    ),
+    start,
+    notify.notify,
+    update,
     _make_command(
         "stop",
         _("Disconnect; the machine stays locked until the next start."),

@@ -28,6 +28,7 @@ def demo(*, as_json: bool, keep: bool, core: Path | None, server: Path | None) -
             _("it needs both a psiphon-tunnel-core and a psiphond, or neither"),
             _("Give --core and --server together."),
         )
+    _need_checkout(_("There is no laboratory here"))
     from psiphon_vpn.lab.demo import run_demo
 
     return run_demo(json_output=as_json, keep=keep, core=core, server=server)
@@ -60,12 +61,7 @@ def leaktest(
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def run_tests(pytest_args: tuple[str, ...]) -> int:
     """Run the checks one after the other, pytest last so that its summary is the last thing seen."""
-    if not (_PROJECT_ROOT / "pyproject.toml").is_file():
-        raise UserError(
-            _("There are no tests here"),
-            _("this is an installed copy"),
-            _("Run it from a checkout of the project."),
-        )
+    _need_checkout(_("There are no tests here"))
     checks = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
@@ -79,6 +75,65 @@ def run_tests(pytest_args: tuple[str, ...]) -> int:
     return 1 if failed else 0
 
 
+def _need_checkout(what: str) -> None:
+    if not (_PROJECT_ROOT / "pyproject.toml").is_file():
+        raise UserError(what, _("this is an installed copy"), _("Run it from a checkout of the project."))
+
+
+@click.command(help=_("Build the packages for dpkg and rpm."))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help=_("Directory for the packages; it is made if it is not there."),
+)
+def package(*, output: Path) -> int:
+    """Build the packages, and say where they are and what they are known by."""
+    import hashlib
+
+    _need_checkout(_("The packages cannot be built"))
+    from psiphon_vpn.system.packages import build_packages
+
+    for path in build_packages(output):
+        click.echo(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}")
+    return 0
+
+
+@click.command("pin-core", help=_("Maintainers: write size and SHA-256 of a core that the manifest names into it."))
+@click.argument("path", type=_BINARY)
+def pin_core(*, path: Path) -> int:
+    """Pin a core by content, after its git blob id was found to be the one that the manifest has."""
+    import hashlib
+    from dataclasses import replace
+
+    from psiphon_vpn.core.manifest import (
+        MANIFEST_PATH,
+        MAX_CORE_SIZE,
+        compute_blob_id,
+        parse_manifest,
+        render_pinned,
+    )
+
+    what = _("The core was not pinned")
+    _need_checkout(what)
+    if path.stat().st_size > MAX_CORE_SIZE:
+        raise UserError(what, _("the file is larger than a core can be"), _("Give the path of the program itself."))
+    content = path.read_bytes()
+    blob = compute_blob_id([content], len(content))
+    text = MANIFEST_PATH.read_text(encoding="utf-8")
+    known = next((core for core in parse_manifest(text).cores if core.blob == blob), None)
+    if known is None:
+        raise UserError(
+            what,
+            _("no entry of the manifest has its git blob id, {blob}").format(blob=blob),
+            _("Take the file from the commit that the manifest names, or add an entry for this one."),
+        )
+    pinned = replace(known, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    MANIFEST_PATH.write_text(render_pinned(text, pinned), encoding="utf-8")
+    click.echo(_("Pinned {revision}: {size} bytes, SHA-256 {sha256}").format(**vars(pinned)))
+    return 0
+
+
 def _run_module(title: str, argv: list[str]) -> bool:
     click.echo(click.style(f"== {title}", bold=True), err=True)
     # Not run(): its output is to be seen as it comes.
@@ -86,4 +141,4 @@ def _run_module(title: str, argv: list[str]) -> bool:
     return subprocess.call(command, cwd=_PROJECT_ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL) == 0
 
 
-COMMANDS: Final = (demo, leaktest, run_tests)
+COMMANDS: Final = (demo, leaktest, run_tests, package, pin_core)

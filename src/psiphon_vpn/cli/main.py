@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from psiphon_vpn import __version__
-from psiphon_vpn.cli import commands, develop
+from psiphon_vpn.cli import commands, develop, diagnose, manage
 from psiphon_vpn.errors import UserError, join_line
 from psiphon_vpn.i18n import _
 
@@ -43,7 +43,7 @@ def cli(context: click.Context, *, runtime_dir: Path, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-@cli.command("help", help=_("Show this help, or the help of one command."))
+@cli.command("help", help=_("Show this help, the help of one command, or 'stranded': what to do when offline."))
 @click.argument("command", required=False)
 @click.pass_context
 def show_help(context: click.Context, *, command: str | None) -> None:
@@ -53,13 +53,18 @@ def show_help(context: click.Context, *, command: str | None) -> None:
     if command is None:
         click.echo(parent.get_help())
         return
+    if command == "stranded":
+        from psiphon_vpn.cli.stranded import render_stranded
+
+        click.echo(render_stranded(), nl=False)
+        return
     found = cli.get_command(parent, command)
     if found is None:
         raise click.UsageError(_("There is no command '{command}'.").format(command=command))
     click.echo(found.get_help(click.Context(found, info_name=command, parent=parent)))
 
 
-for _command in (*commands.COMMANDS, *develop.COMMANDS):
+for _command in (*commands.COMMANDS, *manage.COMMANDS, *diagnose.COMMANDS, *develop.COMMANDS):
     cli.add_command(_command)
 
 

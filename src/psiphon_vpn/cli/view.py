@@ -18,6 +18,8 @@ from psiphon_vpn.errors import EXIT_DAEMON_DOWN, EXIT_FAILURE, DaemonDownError
 from psiphon_vpn.i18n import _, ngettext
 
 DAEMON_DOWN: Final = "daemon-down"
+RELEASED: Final = "RELEASED"
+"""The state of a machine that `release` opened: never a state of the daemon, which does not run then."""
 RETRY_SECONDS: Final = 1.0
 _LABEL_WIDTH: Final = 12
 # Parts of the opening, not of the lock: that they are absent while locked is no news.
@@ -39,15 +41,27 @@ def find_status(runtime_dir: Path) -> Status:
 
 def _read_from_kernel(error: DaemonDownError) -> Status:
     from psiphon_vpn.linux.lockstate import read_lock_state
+    from psiphon_vpn.system.layout import Layout
+    from psiphon_vpn.system.released import read_record
 
     lock = read_lock_state()
     state = {True: "LOCKED", False: "UNLOCKED", None: "UNKNOWN"}[lock.locked]
+    reason, next_step, since = lock.sentence, error.next_step, None
+    # The kernel says whether the machine is open; the record only why. Locked is locked, whatever is recorded.
+    if lock.locked is False and (released := read_record(Layout())) is not None:
+        state, since = RELEASED, released.since
+        reason = _("somebody ran 'release' (user number {uid}); it lasts until 'start' or the next boot").format(
+            uid=released.by
+        )
+        next_step = _("To lock it again: sudo psiphon-vpn start")
     return {
         "state": state,
-        "reason": lock.sentence,
+        "reason": reason,
         "reason_code": DAEMON_DOWN,
-        "next_step": error.next_step,
-        "since": None,
+        "next_step": next_step,
+        "since": since,
+        "next_try": None,
+        "next_try_what": None,
         "locked": lock.locked,
         "intent": None,
         "region": None,
@@ -60,6 +74,8 @@ def _read_from_kernel(error: DaemonDownError) -> Status:
 
 def find_exit_code(status: Status) -> int:
     """Return 0 for a daemon that says the machine is locked, 3 without a daemon, 1 for a machine that is not locked."""
+    if status.get("state") == RELEASED:
+        return EXIT_FAILURE
     if status.get("reason_code") == DAEMON_DOWN:
         return EXIT_DAEMON_DOWN
     return 0 if status.get("locked") is True else EXIT_FAILURE
@@ -92,6 +108,8 @@ def render_text(status: Status, *, width: int | None = None) -> str:
 def _find_headline(status: Status) -> tuple[str, str]:
     locked, state = status.get("locked"), status.get("state")
     if status.get("reason_code") == DAEMON_DOWN:
+        if state == RELEASED and locked is False:
+            return _("RELEASED. The lock was opened on purpose: traffic leaves this machine in the open."), "red"
         if locked is True:
             return _("LOCKED, and the service is not running. Nothing can leave this machine."), "yellow"
         if locked is False:
@@ -117,6 +135,9 @@ def _list_facts(status: Status) -> Iterator[tuple[str, str]]:
         yield _("What to do:"), str(next_step)
     if since := status.get("since"):
         yield _("Since:"), _("{date} {time} UTC").format(date=str(since)[:10], time=str(since)[11:19])
+    if at := status.get("next_try"):
+        what = status.get("next_try_what") or _("trying again")
+        yield _("Next:"), _("{what}, at {time} UTC").format(what=what, time=str(at)[11:19])
     if region := status.get("region"):
         yield _("Exit:"), _("you appear on the internet in {region}").format(region=region)
     if uplink := _describe_uplink(status.get("uplink")):

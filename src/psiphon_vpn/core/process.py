@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psiphon_vpn.core.events import CoreEvent
+from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
 from psiphon_vpn.core.notices import MAX_LINE, parse_notice
+from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.policy import names
 from psiphon_vpn.run import CLEAN_ENV
 
@@ -23,7 +25,15 @@ _CHUNK = 65536
 
 
 class CoreError(Exception):
-    """The core cannot be started."""
+    """The core cannot be started.
+
+    Attributes:
+        flaw: what is wrong with its program, None if it is something else.
+    """
+
+    def __init__(self, detail: str, *, flaw: CoreFlaw | None = None) -> None:
+        super().__init__(detail)
+        self.flaw = flaw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +41,6 @@ class CorePlan:
     """Everything that a start of the core is made of.
 
     Attributes:
-        binary: the core's program.
         data_dir: its data, also its working directory: it moves files that it finds there (psiphon-tunnel-core's
             migration of old installations).
         config: its configuration, as render_core_config made it.
@@ -39,7 +48,6 @@ class CorePlan:
         dns_servers: resolvers for its own look-ups outside the tunnel; the firewall says whether they can be reached.
     """
 
-    binary: Path
     data_dir: Path
     config: dict[str, object]
     uplink: str
@@ -50,7 +58,7 @@ class CorePlan:
 _ONLY_UNDER_PARENT = '[ "$PPID" = "$0" ] && unset PWD && exec "$@"'
 
 
-def build_argv(plan: CorePlan, config_path: Path, *, parent: int) -> list[str]:
+def build_argv(plan: CorePlan, config_path: Path, *, program: str, parent: int) -> list[str]:
     """The command. setpriv(1) takes every capability away, for good, and ties the core's life to ours.
 
     The kernel kills the core when the daemon ends for whatever reason (PR_SET_PDEATHSIG), so that no core is left
@@ -59,6 +67,7 @@ def build_argv(plan: CorePlan, config_path: Path, *, parent: int) -> list[str]:
     Args:
         plan: what to start.
         config_path: its configuration.
+        program: path of the sealed copy, as the new process sees it.
         parent: process id of the daemon.
     """
     return [
@@ -72,7 +81,7 @@ def build_argv(plan: CorePlan, config_path: Path, *, parent: int) -> list[str]:
         "-c",
         _ONLY_UNDER_PARENT,
         str(parent),
-        str(plan.binary),
+        program,
         "-config",
         str(config_path),
         "-dataRootDirectory",
@@ -118,28 +127,37 @@ class CoreProcess:
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process is not None else None
 
-    async def start(self, plan: CorePlan) -> None:
-        """Start the core.
+    async def start(self, plan: CorePlan, sealing: Sealing) -> None:
+        """Start the core: the sealed copy of its program, and only if that is what it has to be.
+
+        Args:
+            plan: how.
+            sealing: the check under way.
 
         Raises:
-            CoreError: it cannot be started; why, in English.
+            CoreError: it cannot be started; why.
         """
         config_path = plan.data_dir / "config.json"
         try:
             plan.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_config(config_path, plan.config)
-            if not os.access(plan.binary, os.X_OK):
-                raise CoreError(f"{plan.binary} is missing or not executable")
-            self._process = await asyncio.create_subprocess_exec(
-                *build_argv(plan, config_path, parent=os.getpid()),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                cwd=plan.data_dir,
-                env=dict(CLEAN_ENV),
-                umask=0o077,
-                start_new_session=True,
-            )
+            image = await sealing.take()
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *build_argv(plan, config_path, program=f"/proc/self/fd/{image}", parent=os.getpid()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    cwd=plan.data_dir,
+                    env=dict(CLEAN_ENV),
+                    umask=0o077,
+                    start_new_session=True,
+                    pass_fds=(image,),
+                )
+            finally:
+                os.close(image)
+        except CoreFlawError as error:
+            raise CoreError(error.why, flaw=error.flaw) from error
         except OSError as error:
             raise CoreError(str(error)) from error
         _end_group_with(self._process.pid)

@@ -72,6 +72,14 @@ class CommitWatch:
         """Time of the first commit of a process after a moment."""
         return next((when for when, commit in list(self._commits) if when >= begin and commit.pid == pid), None)
 
+    def opened_after(self, begin: float, *, pid: int) -> float | None:
+        """Time at which a daemon took the lease: its first commit behind the last load of rules after a moment."""
+        commits = [(when, commit.pid) for when, commit in list(self._commits) if when >= begin]
+        loads = [index for index, (_, by) in enumerate(commits) if by != pid]
+        if not loads:
+            return None
+        return next((when for when, by in commits[loads[-1] + 1 :] if by == pid), None)
+
     def next_after(self, begin: float) -> float | None:
         """Time of the first commit after a moment, by anyone."""
         return next((when for when, _ in list(self._commits) if when > begin), None)

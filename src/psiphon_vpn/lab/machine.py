@@ -7,6 +7,7 @@ three capabilities of R8. Only the core may be a stand-in: which one is the call
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from psiphon_vpn.core.record import RECORD_NAME
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.addresses import LAN_A, LAN_B
 from psiphon_vpn.lab.namespace import Host, LabError
@@ -39,7 +41,7 @@ class Machine:
 
     Args:
         world: where the client stands.
-        core: the core's program.
+        core: the core's program, or the record of an installed one.
         entry: server entry for TargetServerEntry, read when the configuration is written.
         settings: further lines of the configuration file, at its top level.
     """
@@ -64,6 +66,7 @@ class Machine:
         self._pipe = self._directory / "guard.pipe"
         self.state_dir = self._directory / "state"
         self.runtime_dir = self._directory / "run"
+        self.bus_path = self._directory / "bus" / "socket"
 
     def __enter__(self) -> Machine:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -169,6 +172,8 @@ class Machine:
             "STATE_DIRECTORY": str(self.state_dir),
             "RUNTIME_DIRECTORY": str(self.runtime_dir),
             "LC_ALL": "C.UTF-8",
+            # Never the bus of the machine that the laboratory is on; a test may have one there.
+            "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self.bus_path}",
         }
         with self.log_path.open("ab") as log:
             self._daemon = self.client.spawn(
@@ -177,8 +182,7 @@ class Machine:
                     *self.program,
                     "--config",
                     self.config_path,
-                    "--core",
-                    self._core,
+                    *self._core_options(),
                 ],
                 uid=LAB_UID,
                 gid=LAB_UID,
@@ -191,6 +195,12 @@ class Machine:
                 cwd="/",
             )
         self.wait_for(self._answers, "the control socket")
+
+    def _core_options(self) -> list[str | Path]:
+        """The core and what it has to be; a record says both as on an installed machine."""
+        if self._core.name == RECORD_NAME:
+            return ["--core-record", self._core]
+        return ["--core", self._core, "--core-sha256", hashlib.sha256(self._core.read_bytes()).hexdigest()]
 
     def _answers(self) -> bool:
         return self.read_status() is not None

@@ -18,7 +18,9 @@ flap (period)           report Tunnels 0, 1, 0, ... every period/2 seconds (defa
 disconnect              drop the tunnel's connection and make no new one
 datastore               "error in init", code 1
 port_in_use             SocksProxyPortInUse, code 0, no farewell
-no_region               no candidate server, for ever
+no_region               no candidate server, for ever, though servers are known
+empty_list              no server is known at all, for ever
+wrong_clock (seconds)   the server's clock is so far from ours (default an hour ahead)
 upstream_error          UpstreamProxyError, never connects
 establish_timeout       EstablishTunnelTimeout, code 0
 """
@@ -37,7 +39,8 @@ from psiphon_vpn.lab.standin_notices import JUNK, Notices
 
 KINDS = frozenset(
     "exit signal hang silent close_stderr flood junk oversize liar blackhole no_packet_channel flap disconnect"
-    " datastore port_in_use no_region upstream_error establish_timeout".split()
+    " datastore port_in_use no_region"
+    " empty_list wrong_clock upstream_error establish_timeout".split()
 )
 
 

@@ -150,7 +150,8 @@ class Core:
 
     async def _keep_connected(self) -> None:
         config = self._config
-        regions = [config.entry.region] if config.entry else []
+        empty = self._plan.find("empty_list") is not None
+        regions = [config.entry.region] if config.entry and not empty else []
         self._notices.emit("AvailableEgressRegions", regions=regions)
         told_upstream = False
         while True:
@@ -158,7 +159,8 @@ class Core:
                 self._announce(config.entry.region if config.entry else "XX", channel=True)
                 await asyncio.sleep(3600)
             fits = config.entry is not None and config.egress_region in ("", config.entry.region)
-            count = 1 if fits and self._plan.find("no_region") is None else 0
+            none = self._plan.find("no_region") or self._plan.find("empty_list")
+            count = 1 if fits and none is None else 0
             self._notices.emit("CandidateServers", region=config.egress_region, initialCount=count, count=count,
                                limitTunnelProtocols=[], duration="1ms")  # fmt: skip
             if count == 0:
@@ -205,7 +207,9 @@ class Core:
         self._report_tunnels(1)
         self._notices.emit("ActiveTunnel", diagnosticID=self._diagnostic_id, protocol=PROTOCOL)
         self._notices.emit("ConnectedServerRegion", serverRegion=region)
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        wrong = self._plan.find("wrong_clock")
+        ahead = wrong.number("seconds", 3600.0) if wrong is not None else 0.0
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + ahead))
         self._notices.emit("ServerTimestamp", diagnosticID=self._diagnostic_id, timestamp=now)
         if self._tun is not None:
             if channel:

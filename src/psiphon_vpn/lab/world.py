@@ -33,6 +33,8 @@ from psiphon_vpn.lab.waiting import wait_ready, wait_until
 __all__ = ["World", "add_address", "add_cable", "add_route", "find_link", "wait_ready", "wait_until"]
 
 HOST_NAMES = ("client", "provider_a", "provider_b", "backbone", "server", "internet", "neighbour", "container")
+# The host whose anchor removes the world's files: one that lives as long as the world, as the client may not.
+_KEEPER = "backbone"
 RT_PROTO_DHCP = 16
 RT_PROTO_RA = 9
 UPLINK_METRIC = 100
@@ -129,7 +131,7 @@ class World:
     def _open_hosts(self) -> None:
         expose = (self.directory, *self._expose)
         for name in HOST_NAMES:
-            remove = self._remove if name == HOST_NAMES[0] else None
+            remove = self._remove if name == _KEEPER else None
             own = self.directory / "hosts" / name
             self.hosts[name] = begin_host(name, directory=own, expose=expose, remove=remove)
         for name, host in self.hosts.items():
@@ -228,6 +230,27 @@ class World:
         """The uplink moves back."""
         self.disconnect_uplink(LAN_B)
         self.connect_uplink(LAN_A)
+
+    def renew_client(self, *, directory: Path) -> None:
+        """Give the client new, empty namespaces and move its cables there, as power-off and power-on do to a kernel.
+
+        Everything on the old client ends. Cables are unplugged on the way, and have no addresses. The cable to the
+        container stays behind. directory: for the new client's files.
+        """
+        old = self.client
+        new = finish_host(begin_host("client", directory=directory, expose=(self.directory, *self._expose)))
+
+        def move(ipr: Any) -> None:
+            for lan in (LAN_A, LAN_B):
+                ipr.link("set", index=find_link(ipr, lan.interface), net_ns_fd=new.netns_path)
+
+        try:
+            old.netlink(move)
+        except BaseException:
+            new.close()
+            raise
+        self.client = self.hosts["client"] = new
+        old.close()
 
     # -- evidence ---------------------------------------------------------------------------------------------------
 

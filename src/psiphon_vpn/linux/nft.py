@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.reading import Reading, parse_listing
+from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
 from psiphon_vpn.run import CommandError, WaitingCommand, run_async, start_waiting
 
@@ -157,3 +158,20 @@ class Nft:
         while len(self._references) > _CACHED_REFERENCES:
             self._references.popitem(last=False)
         return reading
+
+
+async def lease_remains() -> bool:
+    """Whether the kernel holds a lease now, or does not say.
+
+    Not by what this program remembers, but by what the sets hold.
+    """
+    for name in (names.LEASE_SET, names.LEASE_SET_IPV6):
+        try:
+            listing = await run_async(["nft", "list", "set", "inet", names.BASE_TABLE, name])
+        except CommandError as error:
+            if "No such file or directory" in error.stderr:
+                continue  # without the set there is no lease
+            return True
+        if "elements" in listing.stdout:
+            return True
+    return False

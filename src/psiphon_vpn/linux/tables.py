@@ -25,14 +25,19 @@ class Tables:
         """The generation in which all were found right; None when that is not known."""
 
     def adopt_next(self) -> None:
-        """A commit of our own that only took elements away was made: if it was the only one, all is as it was."""
+        """A commit of our own that only took elements away was made: if it was the only one, all is as it was.
+
+        One that found nothing to take away is none: the kernel does not count it.
+        """
         if self._generation is None:
             return
         following = (self._generation + 1) & 0xFFFFFFFF or 1
         try:
-            self._generation = following if self._netlink.read_generation() == following else None
+            now = self._netlink.read_generation()
         except OSError:
             self._generation = None
+        else:
+            self._generation = now if now in {self._generation, following} else None
 
     @property
     def in_force(self) -> bool:

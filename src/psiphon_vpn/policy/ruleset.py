@@ -94,9 +94,11 @@ class Table:
         """The text that replaces this table, whatever it held, in one transaction, and touches no other table.
 
         The first line makes sure that there is a table to delete: `delete table` of an absent one would fail, and
-        `destroy table` needs nft 1.0.7.
+        `destroy table` needs nft 1.0.7. Its flags are named there too: the kernel refuses an owned table and one
+        without an owner for each other, so that only the owner can replace an owned table.
         """
-        return f"table {self.family} {self.name}\ndelete table {self.family} {self.name}\n{self.render()}"
+        flags = f" {{\n\tflags {self.flags}\n}}" if self.flags else ""
+        return f"table {self.family} {self.name}{flags}\ndelete table {self.family} {self.name}\n{self.render()}"
 
 
 def quote_set(values: tuple[str, ...] | tuple[int, ...]) -> str:

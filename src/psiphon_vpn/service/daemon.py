@@ -6,18 +6,23 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from psiphon_vpn.config import Settings, load_settings
+from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.errors import ConfigError, UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.identity import find_identity
 from psiphon_vpn.linux.links import read_snapshot
+from psiphon_vpn.linux.logind import LogindSleep
 from psiphon_vpn.linux.monitor import NetworkChange, open_network_monitor
 from psiphon_vpn.linux.nfnetlink import Generation, NftSocket, open_generation_monitor
+from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import build_routes, build_rules
@@ -34,24 +39,28 @@ from psiphon_vpn.service.events import (
     UserStop,
 )
 from psiphon_vpn.service.intent import load_intent
-from psiphon_vpn.service.machine import Model
+from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single import claim_machine
+from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
-from psiphon_vpn.service.uplink import choose_uplink, find_headerless, find_wires
+from psiphon_vpn.service.uplink import Snapshot, choose_uplink, find_headerless, find_wires
 from psiphon_vpn.service.watchers import watch_generations, watch_network
 
 log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.02
 """Changes that come together are looked at together."""
+LOOK_AGAIN_SECONDS = (0.02, 0.1, 0.5)
 TELL_SECONDS = 0.05
 """Watchers are told so much after a change: reading the kernel for them must not slow the change itself down."""
 MAX_PAUSE_SECONDS, CALM_SECONDS = 1.0, 2.0
 """Two changes of the lock within CALM_SECONDS are a fight; the pause between repairs doubles then."""
 MIN_WATCHDOG_SECONDS = 1.0
 OWN_TABLES = frozenset({names.BASE_TABLE, names.EGRESS_TABLE, names.ARP_TABLE})
+EXIT_NO_MEMORY = 71
+"""sysexits.h EX_OSERR."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +70,7 @@ class Paths:
     config: Path
     state_dir: Path
     runtime_dir: Path
-    core_binary: Path
+    core: CoreSource
 
 
 class Daemon:
@@ -75,6 +84,7 @@ class Daemon:
         self._enforcer: Enforcer
         self._status: StatusReader
         self._control: ControlServer
+        self._sleep: SleepGuard
         self._changed = asyncio.Event()
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
@@ -83,6 +93,8 @@ class Daemon:
         """Whether the commit that is being announced touches a table of ours."""
         self._culprit: str | None = None
         """Who touched our tables last."""
+        self._looking = asyncio.Lock()
+        """A netlink socket carries one dump at a time, and not only one of us looks."""
 
     async def run(self) -> None:
         """Run until a signal says otherwise. Stopping opens nothing.
@@ -101,6 +113,7 @@ class Daemon:
                 _("Install the package 'nftables', and see that the kernel has nf_tables; until then stay offline."),
             )
         stopping = asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(self._end_without_memory)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
@@ -113,6 +126,18 @@ class Daemon:
         if claim is not None:
             os.close(claim)
 
+    @staticmethod
+    def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Without memory nothing here can be relied on, and the event loop would fail for ever in the same place.
+
+        So the end, at once: the core goes with us and the lease runs out, which takes no memory, and the service
+        manager starts a fresh daemon.
+        """
+        if isinstance(context.get("exception"), MemoryError):
+            os.write(2, b"no memory: the daemon ends, locked\n")
+            os._exit(EXIT_NO_MEMORY)
+        loop.default_exception_handler(context)
+
     async def _lock_by_routing_alone(self) -> None:
         """What can be locked without rules: no program finds a route but by asking for an interface itself."""
         rules = [rule for rule in build_rules(self._identity) if rule.uid_range is None]
@@ -122,14 +147,14 @@ class Daemon:
 
     async def _serve(self, stopping: asyncio.Event, netlink: NftSocket, features: Features) -> None:
         self._runner = Runner(
-            surroundings=Surroundings(
-                identity=self._identity, core_binary=self._paths.core_binary, state_dir=self._paths.state_dir
-            ),
+            surroundings=Surroundings(identity=self._identity, core=self._paths.core, state_dir=self._paths.state_dir),
             enforcer=self._enforcer,
             model=Model(intent=load_intent(self._paths.state_dir / "intent")),
             settings=Settings(),
             on_change=self._changed.set,
+            has_slept=self._check_clock,
         )
+        self._sleep = SleepGuard(runner=self._runner, lease_remains=lease_remains, look_at_links=self._look_at_links)
         self._status = StatusReader(
             runner=self._runner, enforcer=self._enforcer, features=features, generation=netlink.read_generation
         )
@@ -149,8 +174,10 @@ class Daemon:
             asyncio.create_task(self._watch_rules()),
             asyncio.create_task(self._publish_changes()),
             asyncio.create_task(self._feed_watchdog()),
+            asyncio.create_task(LogindSleep(self._sleep).run()),
         ]
         await self._enforcer.get_ready()
+        self._sleep.watch_jumps()
         await self._control.start()
         notify("READY=1")
         stopped = asyncio.create_task(stopping.wait())
@@ -190,6 +217,9 @@ class Daemon:
                     raise error
         await self._runner.settle()
         return await self.status()
+
+    def _check_clock(self) -> bool:
+        return self._sleep.check_clock()
 
     def _reload(self) -> ConfigError | None:
         try:
@@ -250,7 +280,8 @@ class Daemon:
                 await self._check_routes()
 
     async def _look_at_links(self) -> None:
-        snapshot = await read_snapshot(self._links)
+        async with self._looking:
+            snapshot = await self._read_links()
         uplink, wires = choose_uplink(snapshot), find_wires(snapshot)
         wires_changed = wires != self._runner.wires
         self._runner.wires, self._runner.headerless = wires, find_headerless(snapshot)
@@ -258,6 +289,16 @@ class Daemon:
         self._runner.post(UplinkSeen(uplink))
         if wires_changed:
             self._runner.post(LinksChanged())
+
+    async def _read_links(self) -> Snapshot:
+        """Read the links; once more where the kernel says that they changed while it listed them."""
+        for pause in LOOK_AGAIN_SECONDS:
+            try:
+                return await read_snapshot(self._links)
+            except (NetlinkError, OSError) as error:
+                log.warning("the links could not be read, once more: %s", error)
+                await asyncio.sleep(pause)
+        return await read_snapshot(self._links)
 
     async def _check_routes(self) -> None:
         """Look at rules and routes while no change of our own is under way."""
@@ -311,11 +352,11 @@ class Daemon:
             await asyncio.sleep(max(MIN_WATCHDOG_SECONDS, allowed / 2))
 
 
-def read_paths(*, config: Path, core_binary: Path) -> Paths:
+def read_paths(*, config: Path, core: CoreSource) -> Paths:
     """The directories as the service manager gives them (systemd.exec(5))."""
     return Paths(
         config=config,
-        core_binary=core_binary,
+        core=core,
         state_dir=Path(os.environ.get("STATE_DIRECTORY", "/var/lib/psiphon-vpn")),
         runtime_dir=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/psiphon-vpn")),
     )

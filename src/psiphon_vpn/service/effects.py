@@ -11,7 +11,17 @@ class Timer(enum.StrEnum):
     """The timers. All of them are cancelled by every move."""
 
     RETRY = "retry"
+    """Locked, and tries again."""
     ESTABLISH = "establish"
+    """A core that never gets a tunnel is given up."""
+    SLOW = "slow"
+    """A core that has no tunnel yet: time to say what may be the cause."""
+    QUIET = "quiet"
+    """A core that has no tunnel and says nothing any more is given up. Starts anew with everything that it says."""
+    CALM = "calm"
+    """Nothing has gone wrong for a while: troubles are counted from zero again."""
+    WAKE = "wake"
+    """The machine said that it would sleep, and still runs: nobody told of its waking. Counts waking time only."""
 
 
 @dataclass(frozen=True)
@@ -74,4 +84,22 @@ class StoreIntent:
     intent: Intent
 
 
-Effect = CloseLease | ApplyPolicy | StartCore | StopCore | Verify | OpenTunnel | ArmTimer | CancelTimers | StoreIntent
+@dataclass(frozen=True)
+class FindCause:
+    """Look, without sending anything, why the core with this number gets no tunnel; answer by `CoreFault`."""
+
+    core: int
+
+
+Effect = (
+    CloseLease
+    | ApplyPolicy
+    | StartCore
+    | StopCore
+    | Verify
+    | OpenTunnel
+    | ArmTimer
+    | CancelTimers
+    | StoreIntent
+    | FindCause
+)

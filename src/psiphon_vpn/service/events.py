@@ -81,11 +81,22 @@ class EnforcementFailed:
 
 
 @dataclass(frozen=True)
+class SleepComing:
+    """The machine is about to sleep."""
+
+
+@dataclass(frozen=True)
+class Woke:
+    """The machine slept, and runs again: what was checked before says nothing about now. The links were read anew."""
+
+
+@dataclass(frozen=True)
 class CoreStartFailed:
-    """The core could not be started."""
+    """The core could not be started, or was not, since it is not what it has to be."""
 
     core: int
     detail: str
+    reason: Reason = Reason.CORE_MISSING
 
 
 @dataclass(frozen=True)
@@ -98,10 +109,10 @@ class CoreExited:
 
 @dataclass(frozen=True)
 class CoreFault:
-    """The core said what is wrong; it may go on trying."""
+    """What is wrong with the core's attempts, None when it no longer is; it may go on trying."""
 
     core: int
-    reason: Reason
+    reason: Reason | None
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,8 @@ Event = (
     | LockBroken
     | TunBroken
     | EnforcementFailed
+    | SleepComing
+    | Woke
     | CoreStartFailed
     | CoreExited
     | CoreFault

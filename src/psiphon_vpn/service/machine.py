@@ -8,7 +8,7 @@ What holds by construction, and is tested with random sequences of events:
 * whatever fails leads to a state that is locked.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service.effects import (
@@ -17,6 +17,7 @@ from psiphon_vpn.service.effects import (
     CancelTimers,
     CloseLease,
     Effect,
+    FindCause,
     OpenTunnel,
     StartCore,
     StopCore,
@@ -37,6 +38,7 @@ from psiphon_vpn.service.events import (
     LockBroken,
     SettingsBad,
     SettingsGood,
+    SleepComing,
     TimerFired,
     TunBroken,
     TunnelSilent,
@@ -46,51 +48,21 @@ from psiphon_vpn.service.events import (
     UserStop,
     VerificationFailed,
     Verified,
+    Woke,
+)
+from psiphon_vpn.service.model import (
+    CALM_SECONDS,
+    LEGAL_MOVES,
+    QUIET_SECONDS,
+    SLOW_SECONDS,
+    VERIFICATIONS_PER_CORE,
+    WAKE_SECONDS,
+    Model,
+    calm_delay,
+    retry_delay,
 )
 from psiphon_vpn.service.reasons import Reason
 from psiphon_vpn.service.uplink import Uplink
-
-LEGAL_MOVES: dict[State, frozenset[State]] = {
-    State.LOCKED: frozenset({State.LOCKED, State.CONNECTING, State.FAILED}),
-    State.CONNECTING: frozenset({State.LOCKED, State.CONNECTING, State.VERIFYING, State.FAILED}),
-    State.VERIFYING: frozenset({State.LOCKED, State.CONNECTING, State.VERIFYING, State.OPEN, State.FAILED}),
-    State.OPEN: frozenset({State.LOCKED, State.CONNECTING, State.VERIFYING, State.FAILED}),
-    State.FAILED: frozenset({State.LOCKED, State.FAILED}),
-}
-
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 60.0
-VERIFICATIONS_PER_CORE = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """Everything that decisions rest on.
-
-    Attributes:
-        core: number of the core that was started last; events carry it.
-        core_running: that core has not ended yet.
-        tunnels: what that core said last.
-        verification: number of the verification under way or done last.
-        failures: starts in a row that led to nothing.
-        doubts: verifications in a row of this core that failed.
-    """
-
-    state: State = State.LOCKED
-    reason: Reason = Reason.STARTING
-    detail: str = ""
-    intent: Intent = Intent.CONNECTED
-    settings_good: bool = True
-    uplink: Uplink | None = None
-    core: int = 0
-    core_running: bool = False
-    tunnels: int = 0
-    verification: int = 0
-    failures: int = 0
-    doubts: int = 0
-    establish_timeout: int = 300
-    region: str | None = None
-    fault: Reason | None = None
-
 
 Step = tuple[Model, tuple[Effect, ...]]
 
@@ -118,9 +90,14 @@ def _stop_core(model: Model, effects: list[Effect], *, graceful: bool = False) -
 def _start_core(model: Model, effects: list[Effect]) -> Model:
     number = model.core + 1
     effects.append(StartCore(number))
+    _await_tunnel(model, effects)
+    return replace(model, core=number, core_running=True, tunnels=0, doubts=0, region=None, fault=None)
+
+
+def _await_tunnel(model: Model, effects: list[Effect]) -> None:
+    effects += [ArmTimer(Timer.SLOW, SLOW_SECONDS), ArmTimer(Timer.QUIET, QUIET_SECONDS)]
     if model.establish_timeout:
         effects.append(ArmTimer(Timer.ESTABLISH, float(model.establish_timeout)))
-    return replace(model, core=number, core_running=True, tunnels=0, doubts=0, region=None, fault=None)
 
 
 def _lock(model: Model, reason: Reason, detail: str = "", *, graceful: bool = False) -> tuple[Model, list[Effect]]:
@@ -135,9 +112,12 @@ def _begin(model: Model, reason: Reason, detail: str = "") -> Step:
     if model.intent is Intent.STOPPED:
         model, effects = _lock(model, Reason.STOPPED_BY_USER, graceful=True)
         return model, tuple(effects)
+    if model.asleep:
+        model, effects = _lock(model, Reason.SLEEPING)
+        return model, (*effects, ArmTimer(Timer.WAKE, WAKE_SECONDS))
     if model.uplink is None:
         model, effects = _lock(model, Reason.NO_UPLINK)
-        return model, tuple(effects)
+        return model, (*effects, ArmTimer(Timer.CALM, CALM_SECONDS))
     return _connect(model, reason, detail)
 
 
@@ -164,13 +144,21 @@ def _retry_later(model: Model, reason: Reason, detail: str = "") -> Step:
     """The core is of no use: at once a new one if it had been of use, else locked until a timer says otherwise."""
     wanted = model.intent is Intent.CONNECTED and model.uplink is not None and model.settings_good
     if wanted and model.state is State.OPEN:
-        return _connect(replace(model, failures=0), reason, detail)
+        model = replace(model, failures=0, unrest=model.unrest + 1)
+        if not (delay := calm_delay(model.unrest)):
+            return _connect(model, reason, detail)
+        return _pause(model, reason, detail, delay)
     model, effects = _lock(model, reason, detail)
     if not wanted:
         return model, tuple(effects)
-    delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(model.failures, 10))
+    delay = retry_delay(model.failures)
     effects.append(ArmTimer(Timer.RETRY, delay))
     return replace(model, failures=model.failures + 1), tuple(effects)
+
+
+def _pause(model: Model, reason: Reason, detail: str, delay: float) -> Step:
+    model, effects = _lock(model, reason, detail)
+    return model, (*effects, ArmTimer(Timer.RETRY, delay))
 
 
 def _verify(model: Model, reason: Reason, detail: str = "") -> Step:
@@ -193,7 +181,7 @@ def step(model: Model, event: Event) -> Step:
     """What an event leads to. An event that does not concern the present leads to nothing."""
     match event:
         case UserStart():
-            stored = replace(model, intent=Intent.CONNECTED, failures=0)
+            stored = replace(model, intent=Intent.CONNECTED, failures=0, unrest=0)
             if model.intent is Intent.CONNECTED and model.state in {State.CONNECTING, State.VERIFYING, State.OPEN}:
                 return stored, ()
             after, effects = _begin(stored, Reason.CONNECTING)
@@ -202,7 +190,7 @@ def step(model: Model, event: Event) -> Step:
             after, effects = _begin(replace(model, intent=Intent.STOPPED), Reason.STOPPED_BY_USER)
             return after, _remember(Intent.STOPPED, effects)
         case UserRestart():
-            after, effects = _begin(replace(model, intent=Intent.CONNECTED, failures=0), Reason.RESTARTING)
+            after, effects = _begin(replace(model, intent=Intent.CONNECTED, failures=0, unrest=0), Reason.RESTARTING)
             return after, _remember(Intent.CONNECTED, effects)
         case SettingsBad(detail):
             return _fail(replace(model, settings_good=False, detail=detail), Reason.BAD_CONFIG, detail)
@@ -220,7 +208,7 @@ def step(model: Model, event: Event) -> Step:
             # The rules that failed are not tried again at once: what stands now drops everything.
             effects_list = [effect for effect in effects_list if not isinstance(effect, ApplyPolicy)]
             model = _stop_core(model, effects_list)
-            delay = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(model.failures, 10))
+            delay = retry_delay(model.failures)
             effects_list.append(ArmTimer(Timer.RETRY, delay))
             return replace(model, failures=model.failures + 1), tuple(effects_list)
         case TunBroken(detail) if model.state is not State.FAILED:
@@ -230,9 +218,24 @@ def step(model: Model, event: Event) -> Step:
         case LockBroken():
             return model, (ApplyPolicy(model.state),)
         case TimerFired(Timer.RETRY) if model.state in {State.LOCKED, State.CONNECTING}:
-            return _begin(model, model.reason, model.detail)
+            why = Reason.CONNECTING if model.reason in {Reason.UNSTABLE, Reason.SLEEPING} else model.reason
+            return _begin(model, why, model.detail)
         case TimerFired(Timer.ESTABLISH) if model.state is State.CONNECTING:
-            return _retry_later(model, model.fault or Reason.NO_SERVER)
+            known = model.fault if model.fault is not Reason.SLOW else None
+            return _retry_later(model, known or Reason.NO_SERVER)
+        case TimerFired(Timer.QUIET) if model.state is State.CONNECTING:
+            return _retry_later(model, Reason.CORE_HANGS)
+        case TimerFired(Timer.SLOW) if model.state is State.CONNECTING and model.fault is None:
+            return model, (FindCause(model.core),)
+        case TimerFired(Timer.CALM):
+            return replace(model, unrest=0), ()
+        case SleepComing():
+            asleep = replace(model, asleep=True)
+            return (asleep, ()) if model.state is State.FAILED else _begin(asleep, Reason.SLEEPING)
+        case Woke():
+            return _wake(model)
+        case TimerFired(Timer.WAKE) if model.asleep:
+            return _wake(model)
         case _:
             return _step_core(model, event)
 
@@ -240,23 +243,44 @@ def step(model: Model, event: Event) -> Step:
 def _see_uplink(model: Model, uplink: Uplink | None) -> Step:
     if uplink == model.uplink:
         return model, ()
-    changed = replace(model, uplink=uplink)
+    changed = replace(model, uplink=uplink, unrest=model.unrest + (uplink is not None))
     if model.state is State.FAILED or model.intent is Intent.STOPPED:
         return changed, (ApplyPolicy(model.state),)
+    changed = replace(changed, failures=0)
+    delay = calm_delay(changed.unrest)
+    if delay and uplink is not None and not model.asleep and model.settings_good:
+        return _pause(changed, Reason.UNSTABLE, "", delay)
     first = model.uplink is None
-    return _begin(replace(changed, failures=0), Reason.CONNECTING if first else Reason.UPLINK_CHANGED)
+    return _begin(changed, Reason.CONNECTING if first else Reason.UPLINK_CHANGED)
+
+
+def _wake(model: Model) -> Step:
+    """Everything anew: connections do not outlive a sleep, and a core takes minutes to notice."""
+    woken = replace(model, asleep=False, failures=0, unrest=0)
+    return (woken, ()) if model.state is State.FAILED else _begin(woken, Reason.WOKE)
+
+
+def _show_fault(model: Model, fault: Reason | None) -> Model:
+    """What is wrong is told while it is, not only in the end."""
+    if model.state is State.CONNECTING:
+        if fault is not None:
+            return replace(model, fault=fault, reason=fault, detail="")
+        if model.fault is not None and model.reason is model.fault:
+            return replace(model, fault=None, reason=Reason.CONNECTING, detail="")
+    return replace(model, fault=fault)
 
 
 def _step_core(model: Model, event: Event) -> Step:
     """Events of the core and of the verification; those of an earlier one are stale."""
     match event:
-        case CoreStartFailed(core, detail) if core == model.core and model.core_running:
-            return _retry_later(replace(model, core_running=False), Reason.CORE_MISSING, detail)
+        case CoreStartFailed(core, detail, reason) if core == model.core and model.core_running:
+            return _retry_later(replace(model, core_running=False), reason, detail)
         case CoreExited(core, detail) if core == model.core and model.core_running:
             gone = replace(model, core_running=False)
-            return _retry_later(gone, model.fault or Reason.CORE_EXITED, detail)
+            known = model.fault if model.fault is not Reason.SLOW else None
+            return _retry_later(gone, known or Reason.CORE_EXITED, detail)
         case CoreFault(core, reason) if core == model.core and model.core_running:
-            return replace(model, fault=reason), ()
+            return _show_fault(model, reason), ()
         case CoreRegion(core, region) if core == model.core and model.core_running:
             return replace(model, region=region), ()
         case CoreTunnels(core, count) if core == model.core and model.core_running:
@@ -264,10 +288,12 @@ def _step_core(model: Model, event: Event) -> Step:
             if count >= 1 and model.state is State.CONNECTING:
                 return _verify(model, Reason.TUNNEL_UP)
             if count < 1 and model.state in {State.VERIFYING, State.OPEN}:
+                model = replace(model, unrest=model.unrest + 1)
+                if delay := calm_delay(model.unrest):
+                    return _pause(model, Reason.TUNNEL_LOST, "", delay)
                 model, effects = _move(model, State.CONNECTING, Reason.TUNNEL_LOST)
-                if model.establish_timeout:
-                    effects.append(ArmTimer(Timer.ESTABLISH, float(model.establish_timeout)))
-                return model, tuple(effects)
+                _await_tunnel(model, effects)
+                return replace(model, fault=None), tuple(effects)
             return model, ()
         case Verified(number) if (
             number == model.verification
@@ -276,6 +302,7 @@ def _step_core(model: Model, event: Event) -> Step:
             and model.tunnels >= 1
         ):
             model, effects = _move(model, State.OPEN, Reason.VERIFIED)
+            effects.append(ArmTimer(Timer.CALM, CALM_SECONDS))
             return replace(model, failures=0, doubts=0), (*effects, OpenTunnel(number))
         case VerificationFailed(number, detail) if number == model.verification and model.state is State.VERIFYING:
             if model.doubts + 1 < VERIFICATIONS_PER_CORE:

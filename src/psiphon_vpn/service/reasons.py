@@ -20,10 +20,25 @@ class Reason(enum.StrEnum):
     TUNNEL_SILENT = "tunnel_silent"
     CORE_EXITED = "core_exited"
     CORE_MISSING = "core_missing"
+    CORE_NOT_INSTALLED = "core_not_installed"
+    CORE_MISMATCH = "core_mismatch"
+    CORE_RECORD = "core_record"
+    CORE_SEALING = "core_sealing"
     PORT_IN_USE = "port_in_use"
     UPSTREAM_PROXY = "upstream_proxy"
     DATASTORE = "datastore"
+    DISK = "disk"
     NO_SERVER = "no_server"
+    SLOW = "slow"
+    NO_SERVER_LIST = "no_server_list"
+    REGION = "region"
+    PROTOCOLS = "protocols"
+    CLOCK = "clock"
+    CAPTIVE_PORTAL = "captive_portal"
+    CORE_HANGS = "core_hangs"
+    UNSTABLE = "unstable"
+    SLEEPING = "sleeping"
+    WOKE = "woke"
     RULES_CHANGED = "rules_changed"
     LOCK_FAILED = "lock_failed"
     TUN_FAILED = "tun_failed"
@@ -70,6 +85,22 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("the tunnel program cannot be started"),
             _("See that its file is there and may be executed, then: sudo psiphon-vpn restart"),
         ),
+        Reason.CORE_NOT_INSTALLED: (
+            _("no tunnel program is installed"),
+            _("Install it with: sudo psiphon-vpn update"),
+        ),
+        Reason.CORE_MISMATCH: (
+            _("the tunnel program is not the one that was installed, so it is not started"),
+            _("A broken disk or an attacker changed it. Install it anew: sudo psiphon-vpn update"),
+        ),
+        Reason.CORE_RECORD: (
+            _("what the tunnel program is checked against cannot be trusted, so it is not started"),
+            _("Install it anew: sudo psiphon-vpn update"),
+        ),
+        Reason.CORE_SEALING: (
+            _("this kernel does not let the checked copy of the tunnel program be started"),
+            _("Set vm.memfd_noexec to 0 or 1 (sysctl), then: sudo psiphon-vpn restart"),
+        ),
         Reason.PORT_IN_USE: (
             _("another program uses the port of the SOCKS proxy"),
             _("End that program, or set another 'socks_port' in the configuration."),
@@ -86,6 +117,50 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("no Psiphon server could be reached"),
             _("Check 'egress_region' in the configuration; the service keeps trying."),
         ),
+        Reason.SLOW: (
+            _("no Psiphon server has answered yet; the service keeps trying"),
+            _(
+                "If it goes on: try another network. A network that wants you to sign in on a web page (hotel, train, "
+                "café) lets nothing through before, and nothing is opened here for it."
+            ),
+        ),
+        Reason.NO_SERVER_LIST: (
+            _("the tunnel program knows no Psiphon server yet"),
+            _(
+                "If it stays so: name a server or a list of servers under [core.advanced] in the configuration, then: "
+                "sudo psiphon-vpn reload"
+            ),
+        ),
+        Reason.REGION: (
+            _("no Psiphon server is known in the country that was asked for"),
+            _("Set another 'egress_region' in the configuration, or \"\" for the best, then: sudo psiphon-vpn reload"),
+        ),
+        Reason.PROTOCOLS: (
+            _("no known Psiphon server can be used with the options in the configuration"),
+            _("Allow more in LimitTunnelProtocols under [core.advanced], then: sudo psiphon-vpn reload"),
+        ),
+        Reason.CLOCK: (
+            _("this machine's clock is wrong, and servers may refuse it for that"),
+            _("Set it, with: sudo timedatectl set-time 'YYYY-MM-DD HH:MM:SS'"),
+        ),
+        Reason.CAPTIVE_PORTAL: (
+            _("this network wants you to sign in on a web page before it lets anything through"),
+            _(
+                "Nothing is opened for that. Use another network, or sign in with another device that shares its "
+                "connection with this one."
+            ),
+        ),
+        Reason.CORE_HANGS: (_("the tunnel program has stopped working; starting it again"), None),
+        Reason.DISK: (
+            _("the service's directory cannot be written: the disk is full or read-only"),
+            _("Make room below /var/lib/psiphon-vpn; the service goes on by itself."),
+        ),
+        Reason.UNSTABLE: (_("the network keeps coming and going; waiting for it to settle"), None),
+        Reason.SLEEPING: (
+            _("this machine is going to sleep; nothing passes until it has woken and all is checked"),
+            None,
+        ),
+        Reason.WOKE: (_("this machine has slept; connecting anew"), None),
         Reason.RULES_CHANGED: (
             _("something on this machine changed the lock, the routes or the tunnel; they were put back"),
             None,

@@ -1,9 +1,9 @@
 """Carries the state machine's effects out, one event after the other, and turns what happens into events."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,14 +11,15 @@ from pathlib import Path
 
 from psiphon_vpn.config import Settings
 from psiphon_vpn.core import events as notices
+from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess
+from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.core.settings import render_core_config
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
-from psiphon_vpn.linux.resolver_probe import ask
 from psiphon_vpn.linux.tun import TunError
-from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.service import effects as do
+from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal, measure_skew
 from psiphon_vpn.service.events import (
     CoreExited,
     CoreFault,
@@ -27,32 +28,18 @@ from psiphon_vpn.service.events import (
     CoreTunnels,
     EnforcementFailed,
     Event,
-    LockBroken,
-    TimerFired,
     TunBroken,
-    TunnelSilent,
     VerificationFailed,
     Verified,
 )
 from psiphon_vpn.service.intent import store_intent
-from psiphon_vpn.service.machine import Model, step
-from psiphon_vpn.service.reasons import Reason
+from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver
+from psiphon_vpn.service.machine import step
+from psiphon_vpn.service.model import Model
+from psiphon_vpn.service.timers import NextTry, Timers
 from psiphon_vpn.service.upstream import find_proxy_endpoint
 
 log = logging.getLogger(__name__)
-
-VERIFY_SECONDS = 4.0
-IPV6_PROBE_SECONDS = 3.0
-LIVENESS_SECONDS = 15.0
-"""How often the tunnel is asked whether it still carries packets: about 150 bytes each time."""
-
-FAULTS: dict[type[notices.CoreEvent], Reason] = {
-    notices.PortInUse: Reason.PORT_IN_USE,
-    notices.UpstreamProxyError: Reason.UPSTREAM_PROXY,
-    notices.DatastoreError: Reason.DATASTORE,
-    notices.ConfigRejected: Reason.BAD_CONFIG,
-    notices.TunDeviceFailed: Reason.TUN_FAILED,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +47,7 @@ class Surroundings:
     """What does not change while the daemon runs."""
 
     identity: Identity
-    core_binary: Path
+    core: CoreSource
     state_dir: Path
 
 
@@ -69,6 +56,7 @@ class Runner:
 
     Args:
         on_change: called after every event that changed the model.
+        has_slept: whether the machine slept since this was last asked; who answers sees to what follows.
     """
 
     def __init__(
@@ -79,6 +67,7 @@ class Runner:
         model: Model,
         settings: Settings,
         on_change: Callable[[], None],
+        has_slept: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
         self.shown = model
@@ -90,9 +79,13 @@ class Runner:
         self._around = surroundings
         self._enforcer = enforcer
         self._on_change = on_change
+        self._has_slept = has_slept
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._core: CoreProcess | None = None
-        self._timers: dict[do.Timer, asyncio.TimerHandle] = {}
+        self._sealing: Sealing | None = None
+        self._timers = Timers(self.post)
+        self._causes = CauseFinder("")
+        self._skew: float | None = None
         self._verification: asyncio.Task[None] | None = None
         self._lease: asyncio.Task[None] | None = None
         self._answered = 0
@@ -103,6 +96,16 @@ class Runner:
     def core_pid(self) -> int | None:
         """Process id of the core, while it runs."""
         return self._core.pid if self._core else None
+
+    @property
+    def next_try(self) -> NextTry | None:
+        """What happens next by itself, and when."""
+        return self._timers.find_next()
+
+    @property
+    def clock_skew(self) -> float | None:
+        """Seconds that this machine's clock is ahead of the last server's; None as long as none has told."""
+        return self._skew
 
     def post(self, event: Event) -> None:
         """Hand an event in; it is handled in its turn."""
@@ -153,7 +156,7 @@ class Runner:
         for task in (self._verification, self._lease):
             if task is not None:
                 task.cancel()
-        self._cancel_timers()
+        self._timers.cancel()
         if self._core is not None:
             await self._core.stop(graceful=True)
 
@@ -167,9 +170,12 @@ class Runner:
             if self.model.state is not before.state:
                 self.since = datetime.now(UTC)
         try:
-            for effect in effects:
-                log.debug("effect: %s", effect)
-                await self._carry_out(effect)
+            with contextlib.ExitStack() as stack:
+                if any(isinstance(effect, do.StartCore) for effect in effects):
+                    self._sealing = stack.enter_context(Sealing(self._around.core))
+                for effect in effects:
+                    log.debug("effect: %s", effect)
+                    await self._carry_out(effect)
         except EnforcementError as error:
             self._enforcer.close()
             self.post(EnforcementFailed(str(error)))
@@ -177,8 +183,14 @@ class Runner:
             self._enforcer.close()
             self.post(TunBroken(str(error)))
         self.shown = self.model
-        if self.model != before:
+        if replace(self.model, unrest=before.unrest) != before:
+            self._log_what_is_next(before)
             self._on_change()
+
+    def _log_what_is_next(self, before: Model) -> None:
+        following = self.next_try
+        if following is not None and self.model.reason is not before.reason:
+            log.info("next: %s, at %s", following.what, following.at.isoformat(timespec="seconds"))
 
     async def _carry_out(self, effect: do.Effect) -> None:
         match effect:
@@ -199,12 +211,11 @@ class Runner:
             case do.OpenTunnel(number):
                 await self._open(number)
             case do.ArmTimer(timer, seconds):
-                # Up to a fifth more, so that many machines do not come back in step.
-                delay = seconds * (1 + random.random() / 5)  # noqa: S311
-                handle = asyncio.get_running_loop().call_later(delay, self.post, TimerFired(timer))
-                self._timers[timer] = handle
+                self._timers.arm(timer, seconds)
             case do.CancelTimers():
-                self._cancel_timers()
+                self._timers.cancel()
+            case do.FindCause(core):
+                self._find_cause(core)
             case do.StoreIntent(intent):
                 store_intent(self._around.state_dir / "intent", intent)
 
@@ -250,9 +261,9 @@ class Runner:
     async def _start_core(self, number: int) -> None:
         uplink = self.model.uplink
         assert uplink is not None, "the machine starts no core without an uplink"
+        assert self._sealing is not None, "begun with the effects of the same event"
         network = hashlib.sha256(repr(uplink.paths).encode()).hexdigest()[:16]
         plan = CorePlan(
-            binary=self._around.core_binary,
             data_dir=self._around.state_dir / "core",
             config=render_core_config(
                 self.settings, data_dir=self._around.state_dir / "core", network_id=f"WIRED-{network}"
@@ -260,17 +271,21 @@ class Runner:
             uplink=uplink.name,
             dns_servers=self.settings.bootstrap_dns,
         )
+        self._causes = CauseFinder(self.settings.egress_region)
         core = CoreProcess(
             on_event=lambda notice: self._hear(number, notice),
             on_exit=lambda code: self.post(CoreExited(number, f"code {code}" if code >= 0 else f"signal {-code}")),
         )
         self._core = core
         try:
-            await core.start(plan)
+            await core.start(plan, self._sealing)
         except CoreError as error:
-            self.post(CoreStartFailed(number, str(error)))
+            self.post(CoreStartFailed(number, str(error), explain_failed_start(error)))
 
     def _hear(self, number: int, notice: notices.CoreEvent) -> None:
+        self._timers.heard()
+        if self._causes.hear(notice):
+            self.post(CoreFault(number, self._causes.fault))
         match notice:
             case notices.Tunnels(count):
                 if count < 1:
@@ -278,10 +293,15 @@ class Runner:
                 self.post(CoreTunnels(number, count))
             case notices.ConnectedServerRegion(region):
                 self.post(CoreRegion(number, region))
-            case _ if type(notice) in FAULTS:
-                self.post(CoreFault(number, FAULTS[type(notice)]))
+            case notices.ServerTimestamp():
+                self._skew = measure_skew(notice, datetime.now(UTC))
             case _:
                 log.debug("core: %s", type(notice).__name__)
+
+    def _find_cause(self, core: int) -> None:
+        uplink = self.model.uplink
+        portal = uplink is not None and find_portal(uplink.index)
+        self.post(CoreFault(core, find_cause(now=datetime.now(UTC), skew=self._skew, portal=portal)))
 
     async def _verify(self, number: int) -> None:
         """Rules, routes and TUN, and then the tunnel itself; the opening looks at the former once more."""
@@ -290,56 +310,24 @@ class Runner:
         except EnforcementError as error:
             self.post(VerificationFailed(number, str(error)))
             return
-        if await self._ask_resolver(VERIFY_SECONDS):
+        if await ask_resolver(VERIFY_SECONDS):
             self._answered = number
             self.post(Verified(number))
         else:
             self.post(VerificationFailed(number, "the resolver in the tunnel does not answer"))
 
-    @staticmethod
-    async def _ask_resolver(seconds: float) -> bool:
-        return await ask(names.RESOLVER_IPV4, source=names.TUN_IPV4, device=names.TUN_NAME, seconds=seconds)
-
     async def _open(self, number: int) -> None:
         if number != self._answered:
             raise EnforcementError("no answer came through the tunnel in this verification")
         await self._enforcer.open()
-        self._lease = asyncio.create_task(self._keep_open())
-
-    async def _keep_open(self) -> None:
-        """Renew the lease; beside it, ask the tunnel now and then, and find out about IPv6."""
-        beside = [asyncio.create_task(self._stay_sure()), asyncio.create_task(self._find_ipv6())]
-        try:
-            while True:
-                await asyncio.sleep(names.LEASE_RENEW_SECONDS)
-                await self._enforcer.renew()
-        except EnforcementError as error:
-            self.post(LockBroken(str(error)))
-        finally:
-            for task in beside:
-                task.cancel()
-
-    async def _stay_sure(self) -> None:
-        """Close as soon as the tunnel does not answer any more."""
-        while True:
-            await asyncio.sleep(LIVENESS_SECONDS)
-            if not await self._ask_resolver(VERIFY_SECONDS):
-                self.close_now()
-                self.post(TunnelSilent("the resolver in the tunnel stopped answering"))
-                return
-
-    async def _find_ipv6(self) -> None:
-        """A server without IPv6 swallows it silently, so applications get it only once it was seen to work."""
-        for pause in (0.0, 2.0, 10.0, 60.0, 600.0):
-            await asyncio.sleep(pause)
-            for server in self.settings.ipv6_probe:
-                if await ask(server, source=names.TUN_IPV6, device=names.TUN_NAME, seconds=IPV6_PROBE_SECONDS):
-                    try:
-                        await self._enforcer.open_ipv6()
-                    except EnforcementError as error:
-                        self.post(LockBroken(str(error)))
-                    self._on_change()
-                    return
+        keeper = LeaseKeeper(
+            enforcer=self._enforcer,
+            post=self.post,
+            on_change=self._on_change,
+            has_slept=self._has_slept,
+            ipv6_probe=self.settings.ipv6_probe,
+        )
+        self._lease = asyncio.create_task(keeper.run())
 
     def _stop_lease(self) -> None:
         self._cancel(self._lease)
@@ -349,8 +337,3 @@ class Runner:
     def _cancel(task: asyncio.Task[None] | None) -> None:
         if task is not None and task is not asyncio.current_task():
             task.cancel()
-
-    def _cancel_timers(self) -> None:
-        for handle in self._timers.values():
-            handle.cancel()
-        self._timers.clear()

@@ -46,12 +46,15 @@ class StatusReader:
         model = self._runner.shown
         explanation = explain(model.reason, model.detail)
         uplink = model.uplink
+        following = self._runner.next_try
         return {
             "state": str(model.state),
             "reason": explanation.sentence,
             "reason_code": str(model.reason),
             "next_step": explanation.next_step,
             "since": self._runner.since.astimezone(UTC).isoformat(timespec="milliseconds"),
+            "next_try": following.at.isoformat(timespec="milliseconds") if following else None,
+            "next_try_what": following.what if following else None,
             "locked": lock.locked is True,
             "intent": str(model.intent),
             "region": model.region,
@@ -60,6 +63,7 @@ class StatusReader:
             "layers": self._layers(lock),
             "missing_features": list(self._features.missing),
             "core_pid": self._runner.core_pid,
+            "clock_skew_seconds": self._runner.clock_skew,
         }
 
     async def _read_lock(self) -> LockState:

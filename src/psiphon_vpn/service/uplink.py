@@ -69,6 +69,19 @@ class Uplink:
         return tuple(gateway for version, gateway, _ in self.paths if version == IPV4 and gateway is not None)
 
 
+def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tuple[str, ...]:
+    """Where our addresses put us on this link.
+
+    A point-to-point link may have no address of its own: the kernel then takes one of another interface
+    (inet_select_addr(), ipv6_dev_get_saddr()). On a link with neighbours that would lead nowhere.
+    """
+    own = tuple(sorted({place for kind, place in interface.addresses if kind == version}))
+    if own or not interface.headerless:
+        return own
+    others = (link for link in snapshot.interfaces if link.up and link.name not in {"lo", names.TUN_NAME})
+    return tuple(sorted({place for link in others for kind, place in link.addresses if kind == version}))
+
+
 def choose_uplink(snapshot: Snapshot) -> Uplink | None:
     """The best interface with a default route, a carrier and an address; the lowest metric wins, IPv4 before IPv6."""
     by_index = {interface.index: interface for interface in snapshot.interfaces}
@@ -78,7 +91,7 @@ def choose_uplink(snapshot: Snapshot) -> Uplink | None:
         if (interface := by_index.get(route.index)) is not None
         and interface.up
         and interface.name not in {"lo", names.TUN_NAME}
-        and any(version == route.version for version, _ in interface.addresses)
+        and _find_places(snapshot, interface, route.version)
     ]
     if not usable:
         return None
@@ -91,8 +104,7 @@ def choose_uplink(snapshot: Snapshot) -> Uplink | None:
             key=lambda route: (route.metric, route.gateway or ""),
         )
         if routes:
-            places = tuple(sorted({place for kind, place in interface.addresses if kind == version}))
-            paths.append((version, routes[0].gateway, places))
+            paths.append((version, routes[0].gateway, _find_places(snapshot, interface, version)))
     versions = {version for version, _, _ in paths}
     return Uplink(
         index=interface.index,

@@ -30,8 +30,12 @@ NETWORK_MANAGER_UNITS: Final = (
     "NetworkManager.service",
     "networking.service",
     "ifup@.service",
+    "network.service",
+    "wicked.service",
     "dhcpcd.service",
+    "dhcpcd@.service",
     "wpa_supplicant.service",
+    "wpa_supplicant@.service",
     "iwd.service",
     "connman.service",
 )
@@ -85,6 +89,16 @@ class Layout:
         return self.rules_dir / "drop.nft"
 
     @property
+    def guard_script(self) -> Path:
+        """What psiphon-guard.service runs: a few lines of sh around nft."""
+        return self.program_dir / "guard"
+
+    @property
+    def config_template(self) -> Path:
+        """What config.toml begins as: comments only."""
+        return self.program_dir / "config.toml"
+
+    @property
     def command(self) -> Path:
         """`psiphon-vpn`."""
         return self._at("/usr/bin/psiphon-vpn")
@@ -136,6 +150,11 @@ class Layout:
         """The daemon's RuntimeDirectory: the control socket. psiphon-user's, 755."""
         return self._at("/run/psiphon-vpn")
 
+    @property
+    def release_record(self) -> Path:
+        """Root's: who ran `release`, and when. Gone at boot. Says nothing about being locked: only the kernel does."""
+        return self._at("/run/psiphon-vpn-released.json")
+
     # -- the tunnel core ------------------------------------------------------------------------------------------
 
     @property
@@ -162,3 +181,66 @@ class Layout:
     def core_record(self) -> Path:
         """What was verified about the core in use, JSON; root's, 644."""
         return self.core_current / "record.json"
+
+    # -- what other programs of the system read: root's -----------------------------------------------------------
+
+    @property
+    def sysusers(self) -> Path:
+        """The service's user and group (sysusers.d(5))."""
+        return self._at("/usr/lib/sysusers.d/psiphon-vpn.conf")
+
+    @property
+    def tmpfiles(self) -> Path:
+        """Its directories, with owners and modes (tmpfiles.d(5))."""
+        return self._at("/usr/lib/tmpfiles.d/psiphon-vpn.conf")
+
+    @property
+    def sysctls(self) -> Path:
+        """Kernel settings from boot on (sysctl.d(5)). The name sorts behind everybody else's: the last one counts."""
+        return self._at("/usr/lib/sysctl.d/zz-psiphon-vpn.conf")
+
+    @property
+    def modules(self) -> Path:
+        """Kernel modules to load at boot (modules-load.d(5))."""
+        return self._at("/usr/lib/modules-load.d/psiphon-vpn.conf")
+
+    @property
+    def resolved_dropin(self) -> Path:
+        """systemd-resolved asks the resolver in the tunnel (resolved.conf.d(5)); the last file's scalars count."""
+        return self._at("/usr/lib/systemd/resolved.conf.d/zz-psiphon-vpn.conf")
+
+    @property
+    def networkd_dropin(self) -> Path:
+        """systemd-networkd leaves routes and rules of others alone (networkd.conf.d(5))."""
+        return self._at("/usr/lib/systemd/networkd.conf.d/zz-psiphon-vpn.conf")
+
+    @property
+    def networkd_tun(self) -> Path:
+        """systemd-networkd leaves the TUN alone; the first matching .network counts (systemd.network(5))."""
+        return self._at("/usr/lib/systemd/network/00-psiphon-vpn.network")
+
+    @property
+    def networkmanager_conf(self) -> Path:
+        """NetworkManager leaves the TUN alone (NetworkManager.conf(5))."""
+        return self._at("/usr/lib/NetworkManager/conf.d/psiphon-vpn.conf")
+
+    def dropin(self, unit: str) -> Path:
+        """Our drop-in for a unit that is not ours."""
+        return self.unit_dir / f"{unit}.d" / "psiphon-vpn.conf"
+
+    @property
+    def man_dir(self) -> Path:
+        """Manual pages."""
+        return self._at("/usr/share/man")
+
+    @property
+    def completions(self) -> dict[str, tuple[Path, ...]]:
+        """Where the shells look for completions; zsh in different places by distribution."""
+        return {
+            "bash": (self._at("/usr/share/bash-completion/completions/psiphon-vpn"),),
+            "zsh": (
+                self._at("/usr/share/zsh/site-functions/_psiphon-vpn"),
+                self._at("/usr/share/zsh/vendor-completions/_psiphon-vpn"),
+            ),
+            "fish": (self._at("/usr/share/fish/vendor_completions.d/psiphon-vpn.fish"),),
+        }

@@ -1,0 +1,295 @@
+"""What the commands of `manage` do.
+
+Everything that `uninstall` needs is imported here and not when it is needed: by then the files may be gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from psiphon_vpn.errors import NotRootError, UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.system import install as installation
+from psiphon_vpn.system import release as releasing
+from psiphon_vpn.system.distribution import find_removal
+from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.journal import Journal, JournalError, Method
+from psiphon_vpn.system.machine import open_machine
+from psiphon_vpn.system.neighbours import find_neighbours
+from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
+
+if TYPE_CHECKING:
+    from psiphon_vpn.core.obtain import Wish
+    from psiphon_vpn.core.record import CoreRecord
+    from psiphon_vpn.core.store import CoreStore
+
+
+def say(line: str) -> None:
+    """Print a line. The terminal may have gone: closing the lock ends the SSH session that it belongs to."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
+
+
+def need_root(command: str) -> None:
+    """Raise NotRootError for anybody else."""
+    if os.geteuid() != 0:
+        raise NotRootError(f"psiphon-vpn {command}")
+
+
+def check_sessions(edges: Edges, *, cut_remote: bool) -> None:
+    """Refuse to cut anybody off who did not agree; a machine that is locked has nobody left to cut off.
+
+    Raises:
+        RemoteSessionsError: there are connections from outside.
+    """
+    if edges.kernel.is_locked() is True:
+        return
+    sessions = find_sessions()
+    if not sessions:
+        return
+    if not cut_remote:
+        raise RemoteSessionsError(sessions)
+    say(describe_sessions(sessions)[:1].upper() + describe_sessions(sessions)[1:] + ".")
+
+
+def survive_hangup() -> None:
+    """The SSH session that this runs in may end by what it does; it is brought to its end all the same."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def need_systemd(edges: Edges) -> None:
+    """Raise UserError where no systemd runs."""
+    if not edges.manager.is_running():
+        raise UserError(
+            _("The service cannot be managed here"),
+            _("this system was not started by systemd"),
+            _("A computer or a virtual machine with systemd is needed."),
+        )
+
+
+def install(
+    *,
+    core_file: Path | None,
+    sha256: str | None,
+    core_url: str | None,
+    download_core: bool,
+    yes: bool,
+    cut_remote: bool,
+    dry_run: bool,
+) -> int:
+    """Install from a clone."""
+    need_root("install")
+    edges = open_machine()
+    if (removal := find_removal()) is not None:
+        raise UserError(
+            _("Nothing was installed"),
+            _("this program was installed by this system's package manager, which keeps it up to date"),
+            _("To install from here instead, remove it first: sudo {command}").format(command=removal),
+        )
+    need_systemd(edges)
+    from psiphon_vpn.system.payload import collect_payload
+
+    _explain_install(edges)
+    if not dry_run:
+        check_sessions(edges, cut_remote=cut_remote)
+        if not yes and not click.confirm(_("Go on?"), default=False, err=True):
+            raise click.Abort
+    wish = _find_wish(
+        edges,
+        core_file=core_file,
+        core_url=core_url,
+        sha256=sha256,
+        download=download_core,
+        ask=not yes and not dry_run,
+    )
+    survive_hangup()
+    outcome = installation.install_clone(
+        edges,
+        collect_payload(),
+        say=say if dry_run else lambda _line: None,
+        install_core=_choose_core(edges, wish),
+        dry_run=dry_run,
+    )
+    if dry_run:
+        say(_("Nothing was changed."))
+        return 0
+    _tell_outcome(edges, outcome)
+    return 0
+
+
+def _explain_install(edges: Edges) -> None:
+    for line in (
+        _("This installs the Psiphon VPN service on this computer:"),
+        _("- From now on nothing leaves this computer but through Psiphon's tunnel, also when the service is stopped,"),
+        _("  broken or updated, and from the first moment of every start of the computer."),
+        _("- Printers, network disks and everything else on the local network are out of reach. Ping does not work."),
+        _("- Nobody reaches this computer from outside, not by SSH either."),
+        _("- Every change is written down first; 'sudo psiphon-vpn uninstall' undoes them all."),
+    ):
+        say(line)
+    for neighbour in find_neighbours(edges.manager):
+        say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
+
+
+def _choose_core(edges: Edges, wish: Wish | None) -> Callable[[], bool] | None:
+    """What brings the core and says whether it is another one; None if none is wanted."""
+    if wish is None:
+        return None
+
+    def bring() -> bool:
+        from psiphon_vpn.cli.update import Conversation, bring_core
+        from psiphon_vpn.core.store import CoreStore
+
+        store = CoreStore(edges.layout)
+        before = _read_core(store)
+        bring_core(store, wish, Conversation(runtime_dir=edges.layout.runtime_dir, assume_yes=True))
+        return _read_core(store) != before
+
+    return bring
+
+
+def _read_core(store: CoreStore) -> CoreRecord | None:
+    with contextlib.suppress(UserError):  # a record that cannot be read is replaced
+        return store.read_current()
+    return None
+
+
+def _find_wish(
+    edges: Edges, *, core_file: Path | None, core_url: str | None, sha256: str | None, download: bool, ask: bool
+) -> Wish | None:
+    """Which core is wanted. Once the lock is closed nothing can be downloaded, so it is asked for before."""
+    from psiphon_vpn.core.obtain import Wish
+
+    if sum((core_file is not None, core_url is not None, download)) > 1:
+        raise click.UsageError(_("Give one of --core-file, --core-url and --download-core."))
+    if core_file is not None or core_url is not None:
+        return Wish(file=core_file, url=core_url, sha256=sha256)
+    if sha256 is not None and not download:
+        raise click.UsageError(_("--sha256 goes with --core-file, --core-url or --download-core."))
+    if not download and ask and not edges.layout.core_record.exists() and edges.kernel.is_locked() is not True:
+        say(_("The tunnel needs psiphon-tunnel-core, which is not here yet. It can be downloaded now, in the open,"))
+        say(_("from Psiphon's own distribution. After the lock has closed it can only be brought as a file."))
+        download = click.confirm(_("Download it now?"), default=True, err=True)
+    return Wish(sha256=sha256) if download else None
+
+
+def _tell_outcome(edges: Edges, outcome: installation.Outcome, *, updated: bool = False) -> None:
+    if updated:
+        say(_("This version is in place, and took over; the lock was closed all the while."))
+    elif outcome.repeated and not outcome.changes:
+        say(_("Nothing had to be done: everything is installed as it should be."))
+    elif outcome.repeated:
+        say(_("Installed. Changes that had to be made: {count}.").format(count=outcome.changes))
+    else:
+        say(_("Installed, and locked: from now on nothing leaves this computer but through the tunnel."))
+    if not edges.layout.core_record.exists():
+        say(_("There is no tunnel core yet, so it stays offline. Bring one as a file:"))
+        say("    sudo psiphon-vpn update --core-file FILE --sha256 HEX")
+    say(_("To see how it is: psiphon-vpn status"))
+
+
+def uninstall(*, yes: bool, dry_run: bool) -> int:
+    """Undo the journal."""
+    need_root("uninstall")
+    edges = open_machine()
+    record = Journal(edges).read()
+    removal = find_removal()
+    if removal is not None or (record is not None and record.method is Method.PACKAGE):
+        raise UserError(
+            _("Nothing was removed"),
+            _("this program was installed by this system's package manager"),
+            _("Remove it with: sudo {command}").format(command=removal or "apt remove psiphon-vpn"),
+        )
+    if record is None:
+        say(_("Nothing is installed here."))
+        return 0
+    say(_("This removes the service, its configuration, its data and its tunnel core, and then opens the network:"))
+    say(_("everything on this computer can then reach the internet in the open, as before."))
+    if not dry_run and not yes and not click.confirm(_("Go on?"), default=False, err=True):
+        raise click.Abort
+    survive_hangup()
+    installation.uninstall(edges, say=say if dry_run else lambda _line: None, dry_run=dry_run)
+    say(_("Nothing was changed.") if dry_run else _("Removed. The network is open, as it was before."))
+    return 0
+
+
+def release() -> int:
+    """Open, after a word was typed."""
+    need_root("release")
+    edges = open_machine()
+    need_systemd(edges)
+    say(_("This opens the network: programs on this computer then send in the open, past the tunnel, and whoever"))
+    say(_("watches your connection sees it. It lasts until 'start' or until the next boot."))
+    word = click.prompt(
+        _("Type the word {word} to open it").format(word=releasing.WORD), default="", show_default=False, err=True
+    )
+    if word.strip() != releasing.WORD:
+        raise UserError(_("Nothing was opened"), _("that was not the word"), _("The machine is as it was."))
+    releasing.release(edges, by=os.environ.get("SUDO_UID", str(os.getuid())))
+    click.echo(
+        click.style(_("RELEASED. Everything can leave this computer in the open."), fg="red", bold=True), err=True
+    )
+    say(_("To lock it again: sudo psiphon-vpn start"))
+    return 0
+
+
+def start_if_stopped(edges: Edges, *, cut_remote: bool) -> bool:
+    """Lock and start the service if it does not run; whether that was done.
+
+    Raises:
+        UserError: it cannot be started, or would cut somebody off.
+    """
+    from psiphon_vpn.system.layout import SERVICE_UNIT
+
+    if not edges.manager.is_running() or not (edges.layout.unit_dir / SERVICE_UNIT).exists():
+        return False
+    if (sentence := installation.find_interruption(edges)) is not None:
+        say(sentence)
+    check_sessions(edges, cut_remote=cut_remote)
+    if edges.manager.is_active(SERVICE_UNIT) and edges.kernel.is_locked() is True:
+        return False
+    survive_hangup()
+    releasing.start(edges)
+    return True
+
+
+def system_configure(*, cut_remote: bool) -> int:
+    """What a package calls when its files are there; asks nothing."""
+    need_root("system-configure")
+    edges = open_machine()
+    close = edges.manager.is_running()
+    was_locked = close and edges.kernel.is_locked() is True
+    if close:
+        try:
+            check_sessions(edges, cut_remote=cut_remote)
+        except RemoteSessionsError as error:
+            close = False
+            say(f"psiphon-vpn: {_('Not locked yet')}: {error.why}.")
+            say(_("It closes at the next boot, or now with: sudo psiphon-vpn start {option}").format(option=OPTION))
+    survive_hangup()
+    outcome = installation.configure_package(edges, say=lambda _line: None, close=close)
+    for neighbour in find_neighbours(edges.manager):
+        say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
+    if outcome.closed:
+        _tell_outcome(edges, outcome, updated=outcome.repeated and was_locked)
+    return 0
+
+
+def system_deconfigure() -> int:
+    """What a package calls before its files go. Opens the network last."""
+    need_root("system-deconfigure")
+    edges = open_machine()
+    survive_hangup()
+    try:
+        installation.uninstall(edges, say=lambda _line: None)
+    except JournalError as error:
+        say(str(error))
+        return error.exit_code
+    return 0

@@ -1,0 +1,127 @@
+"""Desktop notifications: run in a user's own session, watches the control socket, never the daemon's work.
+
+The daemon has no business with anybody's desktop. This runs as the user, with nothing but the right to read the status,
+and tells the session's notification service (org.freedesktop.Notifications, Desktop Notifications Specification 1.2).
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from psiphon_vpn.cli import client
+from psiphon_vpn.cli.client import Status, clean_text
+from psiphon_vpn.errors import DaemonDownError, UserError
+from psiphon_vpn.i18n import _
+
+NOTIFICATIONS: Final = ("org.freedesktop.Notifications", "/org/freedesktop/Notifications")
+INTERFACE: Final = "org.freedesktop.Notifications"
+SIGNATURE: Final = "susssasa{sv}i"
+RETRY_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 3.0
+"""What lasts no longer is not told: a reconnection takes less."""
+DAEMON_DOWN: Final = "daemon-down"
+
+
+def find_message(status: Status) -> tuple[str, str, bool]:
+    """What is told of a status: title, text, and whether it is urgent. Equal ones are told once."""
+    reason = clean_text(status.get("reason") or "")
+    step = clean_text(status.get("next_step") or "")
+    text = "\n".join(part for part in (reason[:1].upper() + reason[1:], step) if part)
+    if status.get("reason_code") == DAEMON_DOWN:
+        return _("Psiphon VPN: the service does not run"), text, True
+    if status.get("locked") is not True:
+        return _("Psiphon VPN: NOT LOCKED"), text, True
+    if status.get("state") == "OPEN":
+        return _("Psiphon VPN: connected"), _("Everything leaves this computer through the tunnel."), False
+    if status.get("state") == "FAILED":
+        return _("Psiphon VPN: offline, your help is needed"), text, True
+    if status.get("intent") == "stopped":
+        return _("Psiphon VPN: stopped and locked"), _("Nothing can leave this computer."), False
+    return _("Psiphon VPN: locked, not connected"), text, False
+
+
+async def send(address: str, message: tuple[str, str, bool], replaces: int) -> int:
+    """Show a notification in the place of the one before; returns its number, for the next.
+
+    Raises:
+        BusError: there is no bus, or nobody shows notifications.
+    """
+    title, text, urgent = message
+    from psiphon_vpn.linux.dbus import open_bus
+
+    bus = await open_bus(address, lambda _message: None)
+    try:
+        hints = {"urgency": ("y", 2 if urgent else 1)}
+        icon = "network-vpn"
+        (number,) = await bus.call(
+            *NOTIFICATIONS, INTERFACE, "Notify", SIGNATURE, "psiphon-vpn", replaces, icon, title, text, [], hints, -1
+        )
+        return int(number)
+    finally:
+        bus.close()
+
+
+class Teller:
+    """Tells what changed, once, in the place of what was told before.
+
+    Args:
+        address: of the session's bus.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._told: tuple[str, str, bool] | None = None
+        self._number = 0
+
+    def tell(self, status: Status) -> bool:
+        """Show a status, unless it is shown already or nobody shows anything; returns whether it did."""
+        import asyncio
+
+        from psiphon_vpn.linux.dbus import BusError
+
+        message = find_message(status)
+        if message == self._told:
+            return False
+        try:
+            self._number = asyncio.run(send(self._address, message, self._number))
+        except BusError:
+            return False
+        self._told = message
+        return True
+
+
+def watch(runtime_dir: Path, address: str) -> None:
+    """Tell of changes for ever; the daemon may come and go."""
+    teller = Teller(address)
+    while True:
+        try:
+            for status in client.watch_status(runtime_dir):
+                if status.get("state") != "OPEN":
+                    # It may be over in a moment: what is told is what is then.
+                    time.sleep(SETTLE_SECONDS)
+                    teller.tell(client.request_status(runtime_dir))
+                else:
+                    teller.tell(status)
+        except DaemonDownError as error:
+            down: Status = {"reason_code": DAEMON_DOWN, "reason": error.why, "next_step": error.next_step}
+            time.sleep(SETTLE_SECONDS)
+            teller.tell(down)
+        time.sleep(RETRY_SECONDS)
+
+
+@click.command(help=_("Show desktop notifications; a unit of the user's session runs this."))
+@click.pass_obj
+def notify(runtime_dir: Path) -> int:
+    """Run until the session ends."""
+    address = os.environ.get("DBUS_SESSION_BUS_ADDRESS")
+    if not address:
+        raise UserError(
+            _("No notification can be shown"),
+            _("this is no desktop session: it has no message bus"),
+            _("Start it in your session: systemctl --user start psiphon-vpn-notify"),
+        )
+    watch(runtime_dir, address)
+    return 0

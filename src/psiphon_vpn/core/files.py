@@ -1,0 +1,95 @@
+"""Files on the way into the store: copied, written and given away so that no crash and no other user gets between."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
+from psiphon_vpn.core.manifest import MAX_CORE_SIZE
+from psiphon_vpn.i18n import _
+
+_CHUNK: Final = 1 << 20
+
+
+def _unreadable(path: Path, why: str) -> CoreFlawError:
+    text = _("{path}: {why}").format(path=path, why=why)
+    return CoreFlawError(
+        CoreFlaw.UNREADABLE, _("The tunnel core is not installed"), text, _("Give the path of the program itself.")
+    )
+
+
+def _open_source(path: Path) -> int:
+    """Open a regular file. Looked at first, since opening a device can do something to it."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _unreadable(path, _("it is no regular file"))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _unreadable(path, _("it is no regular file"))
+    return descriptor
+
+
+def copy_in(path: Path, target: Path) -> None:
+    """Copy into a new file of root's alone. Only the copy is ever looked at.
+
+    Raises:
+        CoreFlawError: UNREADABLE or TOO_LARGE.
+        OSError: the copy cannot be written.
+    """
+    with os.fdopen(_open_source(path), "rb") as source:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as copy:
+            total = 0
+            while True:
+                try:
+                    chunk = source.read(_CHUNK)
+                except OSError as error:
+                    raise _unreadable(path, error.strerror or str(error)) from error
+                if not chunk:
+                    break
+                total += len(chunk)
+                if total > MAX_CORE_SIZE:
+                    raise CoreFlawError(
+                        CoreFlaw.TOO_LARGE,
+                        _("The tunnel core is not installed"),
+                        _("{path} is larger than a core can be").format(path=path),
+                        _("Give the path of the program itself."),
+                    )
+                copy.write(chunk)
+            copy.flush()
+            os.fsync(copy.fileno())
+
+
+def write_synced(path: Path, content: bytes, *, mode: int) -> None:
+    """Write a new file, durable when this returns."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+
+
+def give_away(path: Path, *, uid: int, gid: int) -> None:
+    """Make a verified program its user's; from here on that user could change it, and every start checks it anew."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, 0o755)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and new names durable (fsync(2): a file's own fsync does not)."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""A download that may be gone on with, also by another run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+
+@dataclass(kw_only=True)
+class Partial:
+    """The bytes so far, and by what the server knows that they are the same."""
+
+    path: Path
+    url: str
+    validator: str | None = None
+
+    @property
+    def note(self) -> Path:
+        """Where the validator is kept."""
+        return self.path.with_suffix(".json")
+
+    @classmethod
+    def find(cls, directory: Path, url: str) -> Partial:
+        """The partial download of this address; those of others are removed."""
+        path = directory / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.part"
+        found = cls(path=path, url=url)
+        for other in directory.iterdir():
+            if other not in {path, found.note}:
+                other.unlink()
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            validator = json.loads(found.note.read_text()).get("validator")
+            found.validator = validator if isinstance(validator, str) else None
+        if found.validator is None:
+            path.unlink(missing_ok=True)
+        return found
+
+    @property
+    def size(self) -> int:
+        """Bytes that are there."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def begin(self, response: httpx.Response) -> None:
+        """From the first byte. Only a strong validator says that bytes are the same (RFC 9110, 13.1.5)."""
+        tag = response.headers.get("etag", "")
+        strong = tag if tag.startswith('"') else response.headers.get("last-modified")
+        self.validator = strong
+        self.path.write_bytes(b"")
+        self.path.chmod(0o600)
+        self.note.write_text(json.dumps({"validator": strong}))
+
+    def discard(self) -> None:
+        """From the first byte the next time."""
+        self.path.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+        self.validator = None

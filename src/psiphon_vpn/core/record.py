@@ -1,0 +1,106 @@
+"""What was verified about an installed core: record.json beside it, root's, so that psiphon-user cannot change it."""
+
+import json
+import os
+import stat
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from psiphon_vpn.core.manifest import SHA256
+
+RECORD_NAME: Final = "record.json"
+BINARY_NAME: Final = "psiphon-tunnel-core"
+MAX_RECORD_SIZE: Final = 64 * 1024
+_WRITABLE_BY_OTHERS: Final = 0o022
+
+
+class RecordError(ValueError):
+    """The record cannot be used: why, in English."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreRecord:
+    """What is known of one installed core.
+
+    Attributes:
+        sha256: of the binary, computed from the copy that was verified; checked before every start.
+        size: bytes.
+        blob: git's id of the content.
+        architecture: as uname(2) says it.
+        revision: of the core's source, None for a core that the manifest does not know.
+        commit: of the distribution's repository, None likewise.
+        order: its place in the manifest, larger is newer; None likewise.
+        source: where it came from: an address without credentials, or a path.
+        installed_at: UTC, ISO 8601.
+    """
+
+    sha256: str
+    size: int
+    blob: str
+    architecture: str
+    revision: str | None = None
+    commit: str | None = None
+    order: int | None = None
+    source: str
+    installed_at: str
+
+
+def render_record(record: CoreRecord) -> bytes:
+    """The record as JSON, for people too."""
+    return (json.dumps(asdict(record), indent=2) + "\n").encode()
+
+
+def parse_record(content: bytes) -> CoreRecord:
+    """Read a record; raises RecordError if it is not exactly one. Fields of a later version are passed over."""
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RecordError("it is not JSON") from error
+    if not isinstance(fields, dict):
+        raise RecordError("it is no object")
+    types: dict[str, tuple[type, ...]] = {
+        **dict.fromkeys(("sha256", "blob", "architecture", "source", "installed_at"), (str,)),
+        **dict.fromkeys(("revision", "commit"), (str, type(None))),
+        "size": (int,),
+        "order": (int, type(None)),
+    }
+    for name, allowed in types.items():
+        if not isinstance(fields.get(name), allowed) or isinstance(fields.get(name), bool):
+            raise RecordError(f"{name} is missing or of the wrong kind")
+    if not SHA256.fullmatch(fields["sha256"]):
+        raise RecordError("sha256 is malformed")
+    return CoreRecord(**{name: fields[name] for name in types})
+
+
+def check_owner(status: os.stat_result, *, owner: int, name: str) -> None:
+    """Accept what belongs to `owner` and nobody else can write to; raises RecordError."""
+    if status.st_uid != owner:
+        raise RecordError(f"{name} does not belong to root")
+    if stat.S_IMODE(status.st_mode) & _WRITABLE_BY_OTHERS:
+        raise RecordError(f"{name} can be written by others than root")
+
+
+def read_record(directory: int, *, owner: int = 0) -> CoreRecord:
+    """Read the record in an open directory, if nobody but `owner` can have written it.
+
+    Args:
+        directory: descriptor of the core's own directory.
+        owner: uid that both must belong to; root's but in tests without root.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RecordError: it cannot be trusted or read.
+    """
+    check_owner(os.fstat(directory), owner=owner, name="its directory")
+    try:
+        descriptor = os.open(RECORD_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RecordError(error.strerror or str(error)) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise RecordError("it is no regular file")
+        check_owner(status, owner=owner, name="the record")
+        return parse_record(file.read(MAX_RECORD_SIZE))

@@ -1,0 +1,171 @@
+"""Names: isolation is the firewall's, function is the tunnel's."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+from psiphon_vpn.diagnose.facts import OPEN, Facts
+from psiphon_vpn.diagnose.model import Outcome, Skip, Unknowable, check, fail, mark, ok, warn
+from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.simulate import Packet, lets_out
+from psiphon_vpn.service.uplink import find_wires
+
+RESOLVED: Final = "systemd-resolved.service"
+INSTALL: Final = mark("Put it back: sudo psiphon-vpn install (it may be run again at any time)")
+QUERY_PORTS: Final = (53, 853, 5353, 5355, 137)
+RESOLVED_DIRECTORIES: Final = ("etc", "run", "usr/local/lib", "usr/lib")
+"""Where resolved.conf.d is looked for, the first wins (resolved.conf(5))."""
+
+
+def query_packets(uid: int, wires: tuple[str, ...]) -> tuple[Packet, ...]:
+    """Samples of what asks for a name, as psiphon-user itself would send it."""
+    samples = []
+    for family, word, absent, source, target in (
+        (2, "ip", "ip6", "192.0.2.100", "192.0.2.53"),
+        (10, "ip6", "ip", "2001:db8:100::1", "2001:db8:200::53"),
+    ):
+        for wire in wires:
+            for protocol, name in ((6, "tcp"), (17, "udp")):
+                for port in QUERY_PORTS:
+                    ports = {f"{prefix} {side}": number for prefix in (name, "th") for side, number in
+                             (("sport", 40000), ("dport", port))}  # fmt: skip
+                    values: dict[str, int | str] = {
+                        "meta skuid": uid,
+                        "meta l4proto": protocol,
+                        "meta nfproto": family,
+                        "meta oifname": wire,
+                        f"{word} saddr": source,
+                        f"{word} daddr": target,
+                        **ports,
+                    }
+                    gone = frozenset({absent, *({"tcp", "udp", "icmp", "icmpv6"} - {name})})
+                    samples.append(Packet(values=values, absent=gone, never={"meta oif": frozenset({"lo"})}))
+    return tuple(samples)
+
+
+@check(
+    "dns.wire",
+    mark("No name is asked for in clear, not even by the service"),
+    mark("Load the rules again: sudo systemctl restart psiphon-vpn"),
+)
+def wire(facts: Facts) -> Outcome:
+    """Ask the kernel's own rules with queries of psiphon-user."""
+    base = facts.rules.read_base()
+    if base is None:
+        raise Skip(_("there is no table {name}").format(name=names.BASE_TABLE))
+    wires = find_wires(facts.network.snapshot)
+    packets = query_packets(facts.identity.uid, wires)
+    if any(lets_out(base, packet) for packet in packets):
+        return fail(_("OPEN: the rules let psiphon-user ask for names in clear"), is_open=True)
+    return ok(_("{count} sample queries, refused").format(count=len(packets)))
+
+
+@check(
+    "dns.bootstrap",
+    mark("The configuration lets no resolver be asked in clear"),
+    mark(
+        "If you do not need it, empty bootstrap_dns in config.toml: whoever watches your network sees these questions."
+    ),
+)
+def bootstrap(facts: Facts) -> Outcome:
+    """Is bootstrap_dns empty?"""
+    count = len(facts.settings_or_default.bootstrap_dns)
+    if count:
+        return warn(_("the tunnel core may ask {count} resolvers outside the tunnel").format(count=count))
+    return ok(_("none"))
+
+
+@check(
+    "dns.answers",
+    mark("Names resolve inside the tunnel"),
+    mark("Connect anew: sudo psiphon-vpn restart"),
+)
+def answers(facts: Facts) -> Outcome:
+    """The question that the service itself asks, through the TUN. Only while open."""
+    if facts.state != OPEN:
+        raise Skip(_("the tunnel is not open"))
+    try:
+        answered = facts.system.ask_resolver()
+    except OSError as error:
+        raise Unknowable(str(error)) from error
+    return ok(_("the resolver in the tunnel answers")) if answered else fail(_("no answer comes through the tunnel"))
+
+
+@check(
+    "dns.resolv-conf",
+    mark("Programs can ask an IPv4 resolver"),
+    mark("Put any IPv4 'nameserver' line into /etc/resolv.conf; which one does not matter, the tunnel answers."),
+)
+def resolv_conf(facts: Facts) -> Outcome:
+    """IPv6 resolvers are refused, so a resolv.conf with none but those resolves nothing."""
+    text = facts.find_text(facts.at("/etc/resolv.conf"))
+    if text is None:
+        return warn(_("there is no /etc/resolv.conf"))
+    families = set()
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver":
+            try:
+                families.add(ipaddress.ip_address(words[1].partition("%")[0]).version)
+            except ValueError:
+                continue
+    if families == {6}:
+        return warn(_("all resolvers in it are IPv6, which are refused: no name resolves"))
+    return ok(_("IPv4") if 4 in families else _("none is named: programs ask 127.0.0.1"))
+
+
+def _need_resolved(facts: Facts) -> None:
+    facts.need_installed()
+    if not facts.units.is_active(RESOLVED):
+        raise Skip(_("systemd-resolved does not run"))
+
+
+@check("dns.resolved-file", mark("systemd-resolved is told to ask the tunnel's resolver"), INSTALL)
+def resolved_file(facts: Facts) -> Outcome:
+    """Is the drop-in there?"""
+    _need_resolved(facts)
+    for place in RESOLVED_DIRECTORIES:
+        directory = facts.at(place) / "systemd" / "resolved.conf.d"
+        for name in facts.list_names(directory):
+            if name.endswith(".conf") and names.RESOLVER_IPV4 in (facts.find_text(directory / name) or ""):
+                return ok(f"/{place}/systemd/resolved.conf.d/{name}")
+    return fail(_("there is no drop-in that names {address}").format(address=names.RESOLVER_IPV4))
+
+
+def _ask_resolved(facts: Facts, what: str) -> str:
+    """What resolvectl says for the whole machine, without its links."""
+    _need_resolved(facts)
+    answer = facts.once(f"resolvectl {what}", lambda: facts.system.run(["resolvectl", "--no-pager", what]))
+    if not answer.good:
+        raise Unknowable(_("resolvectl does not say ({reason})").format(reason=answer.trouble or answer.err))
+    return next((line.partition(":")[2].strip() for line in answer.out.splitlines() if line.startswith("Global:")), "")
+
+
+@check(
+    "dns.resolved",
+    mark("systemd-resolved asks the tunnel's resolver"),
+    mark("Let it read its configuration: sudo systemctl restart systemd-resolved"),
+)
+def resolved(facts: Facts) -> Outcome:
+    """What is in force, not what a file says."""
+    servers, domains = _ask_resolved(facts, "dns"), _ask_resolved(facts, "domain")
+    if names.RESOLVER_IPV4 not in servers.split():
+        return fail(_("it asks other resolvers, which are refused"))
+    return ok(f"{names.RESOLVER_IPV4} ~.") if "~." in domains.split() else fail(_("it does not ask it for every name"))
+
+
+@check(
+    "dns.multicast",
+    mark("systemd-resolved asks nobody on the local network"),
+    mark("Let it read its configuration: sudo systemctl restart systemd-resolved. The lock refuses such questions."),
+)
+def multicast(facts: Facts) -> Outcome:
+    """LLMNR and mDNS off?"""
+    found = {what: _ask_resolved(facts, what) for what in ("llmnr", "mdns")}
+    on = [what for what, value in found.items() if value != "no"]
+    return fail(_("on: {names}").format(names=", ".join(on))) if on else ok(_("LLMNR and mDNS are off"))
+
+
+CHECKS: Final = (wire, bootstrap, answers, resolv_conf, resolved_file, resolved, multicast)

@@ -1,0 +1,246 @@
+"""Files: owners, modes, and that root trusts nothing that others can write (R12)."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from psiphon_vpn.diagnose import verify
+from psiphon_vpn.diagnose.facts import Facts, describe_mode
+from psiphon_vpn.diagnose.model import Outcome, Skip, Unknowable, check, fail, mark, ok
+from psiphon_vpn.errors import ConfigError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.system import layout as places
+
+INSTALL: Final = mark("Put it right: sudo psiphon-vpn install (it may be run again at any time)")
+NO_LOGIN: Final = ("nologin", "false")
+ROOT: Final = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """How a path must be. service: whether it is psiphon-user's; else root's."""
+
+    path: Path
+    mode: int
+    service: bool = False
+    optional: bool = False
+
+
+def list_expected(facts: Facts) -> Iterator[Expected]:
+    """The paths of an installation but for the core's (its own group) and config.toml's (a check of its own)."""
+    at = facts.layout
+    for path in (at.program_dir, at.rules_dir, at.config_dir, at.data_dir, at.core_dir):
+        yield Expected(path=path, mode=0o755)
+    for path in (at.program_manifest, at.boot_rules, at.guard_rules, at.drop_rules):
+        yield Expected(path=path, mode=0o644)
+    for path in (at.command, at.daemon):
+        yield Expected(path=path, mode=0o755)
+    for name in places.UNITS:
+        yield Expected(path=at.unit_dir / name, mode=0o644)
+    yield Expected(path=at.state_dir, mode=0o700, service=True)
+    yield Expected(path=at.runtime_dir, mode=0o755, service=True, optional=True)
+    yield Expected(path=at.install_journal, mode=0o600, optional=True)
+
+
+@check(
+    "files.installed",
+    mark("The service is installed"),
+    mark("Install it: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install"),
+)
+def installed(facts: Facts) -> Outcome:
+    """Is there anything of an installation?"""
+    if facts.installed:
+        return ok(str(facts.layout.program_dir))
+    return fail(_("nothing is installed: at the next boot nothing will lock this machine"))
+
+
+@check("files.owners", mark("Every file has its owner and mode"), INSTALL)
+def owners(facts: Facts) -> Outcome:
+    """Go through the layout."""
+    facts.need_installed()
+    wrong, count = [], 0
+    for entry in list_expected(facts):
+        if not facts.exists(entry.path):
+            if not entry.optional:
+                wrong.append(_("{path} is missing").format(path=entry.path))
+            continue
+        status, count = facts.system.stat(entry.path), count + 1
+        owner = facts.identity.uid if entry.service else ROOT
+        if stat.S_ISLNK(status.st_mode):
+            wrong.append(_("{path} is a link").format(path=entry.path))
+        elif status.st_uid != owner:
+            wrong.append(_("{path} belongs to user {owner}").format(path=entry.path, owner=status.st_uid))
+        # A rule file may be closer than it must be; nothing may be wider.
+        elif stat.S_IMODE(status.st_mode) & ~entry.mode:
+            wrong.append(_("{path} has mode {mode}").format(path=entry.path, mode=describe_mode(status)))
+    return fail("; ".join(wrong[:4])) if wrong else ok(_("{count} paths").format(count=count))
+
+
+@check(
+    "files.trust",
+    mark("Root trusts no file that others can write"),
+    mark("Take the right to write away: sudo chmod go-w PATH; sudo chown root PATH. Then see who used it."),
+)
+def trust(facts: Facts) -> Outcome:
+    """Walk what root executes or loads, and every directory above: who can write one can put another file there."""
+    facts.need_installed()
+    seen: set[Path] = set()
+    for path in _list_trusted(facts):
+        for place in (path, *path.parents):
+            if place in seen or not place.is_relative_to(facts.layout.root):
+                continue
+            seen.add(place)
+            if not facts.exists(place):
+                continue
+            status = facts.system.stat(place)
+            if stat.S_ISLNK(status.st_mode):
+                # Its own mode says nothing; what it leads to is trusted too.
+                status = facts.system.stat(place, follow=True)
+            sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+            loose = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != ROOT)
+            if status.st_uid != ROOT or (loose and not sticky):
+                text = _("{path} can be written by others (user {owner}, mode {mode})")
+                return fail(text.format(path=place, owner=status.st_uid, mode=describe_mode(status)))
+    return ok(_("{count} paths").format(count=len(seen)))
+
+
+def _list_trusted(facts: Facts) -> Iterator[Path]:
+    at = facts.layout
+    yield from (at.boot_rules, at.guard_rules, at.drop_rules, at.command, at.daemon, at.program_manifest)
+    yield from (at.core_record, at.install_journal)
+    yield from (at.unit_dir / name for name in places.UNITS)
+    yield from verify.walk(facts.system, at.program_dir)
+
+
+@check(
+    "files.manifest",
+    mark("Every installed file is as it was installed"),
+    mark("See which: sudo psiphon-vpn verify. Then install again."),
+)
+def manifest(facts: Facts) -> Outcome:
+    """What `verify` does."""
+    facts.need_installed()
+    if not facts.exists(facts.layout.program_manifest):
+        return fail(_("there is no manifest"))
+    report = verify.verify(facts.system, facts.layout)
+    if report.troubles:
+        return fail(_("{count} files are not: {path}").format(count=len(report.troubles), path=report.troubles[0].path))
+    return ok(_("{count} files").format(count=report.count))
+
+
+@check("files.config", mark("The configuration is usable"), mark("Correct it; until then the machine stays locked."))
+def config(facts: Facts) -> Outcome:
+    """Parse it as the service does."""
+    if not facts.exists(facts.layout.config):
+        facts.need_installed()
+        return ok(_("there is none: the defaults hold"))
+    try:
+        facts.settings  # noqa: B018  raises
+    except ConfigError as error:
+        return fail(error.why, error.next_step)
+    return ok(str(facts.layout.config))
+
+
+@check(
+    "files.config-mode",
+    mark("Nobody else reads or writes the configuration"),
+    mark("Close it: sudo chmod 600 /etc/psiphon-vpn/config.toml"),
+)
+def config_mode(facts: Facts) -> Outcome:
+    """psiphon-user's or root's, mode 600."""
+    path = facts.layout.config
+    if not facts.exists(path):
+        raise Skip(_("there is none"))
+    status = facts.system.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return fail(_("{path} is not an ordinary file").format(path=path))
+    if status.st_uid not in {ROOT, facts.identity.uid}:
+        return fail(_("{path} belongs to user {owner}").format(path=path, owner=status.st_uid))
+    if stat.S_IMODE(status.st_mode) & ~0o600:
+        return fail(_("{path} has mode {mode}").format(path=path, mode=describe_mode(status)))
+    return ok(describe_mode(status))
+
+
+def _compare_rules(facts: Facts, path: Path, table: Table) -> Outcome:
+    facts.need_installed()
+    text = facts.find_text(path)
+    if text is None:
+        raise Skip(_("{path} is missing").format(path=path))
+    if _strip(text) not in {_strip(table.render()), _strip(table.render_replacement())}:
+        return fail(_("{path} does not say what the policy says on this machine").format(path=path))
+    return ok(str(path))
+
+
+def _strip(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#"))
+
+
+@check("files.boot-rules", mark("The boot lock's file says what the policy says"), INSTALL)
+def boot_rules(facts: Facts) -> Outcome:
+    """With the numbers that users have here now."""
+    from psiphon_vpn.policy.base import build_base_table
+    from psiphon_vpn.policy.model import Policy, State
+
+    table = build_base_table(Policy(state=State.LOCKED, identity=facts.identity))
+    return _compare_rules(facts, facts.layout.boot_rules, table)
+
+
+@check("files.drop-rules", mark("The emergency rules drop everything"), INSTALL)
+def drop_rules(facts: Facts) -> Outcome:
+    """What is loaded when the boot lock's file cannot be."""
+    from psiphon_vpn.linux.nft import build_drop_only
+    from psiphon_vpn.policy.base import build_base_table
+    from psiphon_vpn.policy.model import Policy, State
+
+    table = build_drop_only(build_base_table(Policy(state=State.LOCKED, identity=facts.identity)))
+    return _compare_rules(facts, facts.layout.drop_rules, table)
+
+
+@check("files.guard-rules", mark("The wire guard's file says what the policy says"), INSTALL)
+def guard_rules(facts: Facts) -> Outcome:
+    """With the numbers that users have here now."""
+    from psiphon_vpn.policy.guards import build_wire_guard
+
+    return _compare_rules(facts, facts.layout.guard_rules, build_wire_guard(facts.identity))
+
+
+@check(
+    "files.user",
+    mark("Nobody can log in as psiphon-user"),
+    mark("Close it: sudo usermod --lock --shell /usr/sbin/nologin psiphon-user"),
+)
+def user(facts: Facts) -> Outcome:
+    """The account that may use the wire."""
+    facts.need_installed()
+    found = facts.system.find_user(places.USER)
+    if found is None:
+        return fail(_("there is no user {name}").format(name=places.USER), _(INSTALL))
+    if found.pw_uid == ROOT:
+        return fail(_("it is root"))
+    if Path(found.pw_shell).name not in NO_LOGIN:
+        return fail(_("its shell is {shell}").format(shell=found.pw_shell))
+    try:
+        password = _find_password(facts.system.read(facts.at("/etc/shadow")).decode("utf-8", "replace"))
+    except FileNotFoundError:
+        password = "!"  # noqa: S105  what "no password" looks like
+    except OSError as error:
+        raise Unknowable(f"/etc/shadow: {error.strerror}") from error
+    if not password.startswith(("!", "*")):
+        return fail(_("it has a password"))
+    return ok(_("user {uid}").format(uid=found.pw_uid))
+
+
+def _find_password(shadow: str) -> str:
+    for line in shadow.splitlines():
+        name, _colon, rest = line.partition(":")
+        if name == places.USER:
+            return rest.partition(":")[0]
+    return "!"
+
+
+CHECKS: Final = (installed, owners, trust, manifest, config, config_mode, boot_rules, drop_rules, guard_rules, user)

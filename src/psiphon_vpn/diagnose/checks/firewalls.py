@@ -1,0 +1,129 @@
+"""Other firewalls and VPNs beside ours. None of them opens the lock; some can break the tunnel."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psiphon_vpn.diagnose.facts import PROC, Facts
+from psiphon_vpn.diagnose.kernel_rules import BaseChain
+from psiphon_vpn.diagnose.model import Outcome, Skip, check, mark, ok, warn
+from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
+
+OURS: Final = frozenset({names.BASE_TABLE, names.GUARD_TABLE, names.EGRESS_TABLE, names.ARP_TABLE})
+PROGRAMS: Final = ("firewalld.service", "ufw.service", "docker.service", "libvirtd.service")
+VPN_KINDS: Final = frozenset({"wireguard", "tun", "ppp", "ipip", "sit", "gre", "gretap", "vti", "xfrm", "l2tp", "ovpn"})
+
+
+def _foreign(facts: Facts) -> list[BaseChain]:
+    return [chain for chain in facts.rules.read_chains() if chain.table not in OURS]
+
+
+def _name(chains: list[BaseChain]) -> str:
+    tables = sorted({f"{chain.family} {chain.table}" for chain in chains})
+    return ", ".join(tables[:6])
+
+
+@check(
+    "firewalls.programs",
+    mark("No other program manages the firewall"),
+    mark("They may stay: both firewalls are asked, and what ours refuses stays refused. Containers use the tunnel."),
+)
+def programs(facts: Facts) -> Outcome:
+    """firewalld, ufw, docker, libvirt."""
+    found = [name.removesuffix(".service") for name in PROGRAMS if facts.units.is_active(name)]
+    return warn(_("running beside us: {names}").format(names=", ".join(found))) if found else ok(_("none runs"))
+
+
+@check(
+    "firewalls.flush",
+    mark("No service flushes all rules"),
+    mark("If you have no rules of your own in /etc/nftables.conf: sudo systemctl disable nftables"),
+)
+def flush(facts: Facts) -> Outcome:
+    """nftables.service: its usual file begins with `flush ruleset`."""
+    unit = facts.units.read("nftables.service")
+    if unit.get("LoadState") != "loaded" or not (
+        unit.get("ActiveState") == "active" or unit.get("UnitFileState") == "enabled"
+    ):
+        return ok(_("nftables.service is not in use"))
+    for name in ("/etc/nftables.conf", "/etc/sysconfig/nftables.conf"):
+        if "flush ruleset" in (facts.find_text(facts.at(name)) or ""):
+            return warn(_("nftables.service flushes all rules when it starts; the wire guard outlives it"))
+    return ok(_("nftables.service flushes nothing"))
+
+
+@check(
+    "firewalls.rerouting",
+    mark("No other table sends packets another way"),
+    mark("See what it does: sudo nft list ruleset. The last hooks are ours, so nothing leaves by it."),
+)
+def rerouting(facts: Facts) -> Outcome:
+    """Chains of type route or nat at output: they may change a packet's way after our output chain saw it."""
+    found = [chain for chain in _foreign(facts) if chain.hook == "output" and chain.kind in {"route", "nat"}]
+    return warn(_("at output: {names}").format(names=_name(found))) if found else ok(_("none"))
+
+
+@check(
+    "firewalls.filters",
+    mark("No other table may refuse what the tunnel needs"),
+    mark("If there is no connection, see what it refuses: sudo nft list ruleset"),
+)
+def filters(facts: Facts) -> Outcome:
+    """Base chains of filters of others with a policy of drop."""
+    found = [
+        chain
+        for chain in _foreign(facts)
+        if chain.kind == "filter" and chain.hook in {"output", "input", "egress"} and chain.policy == "drop"
+    ]
+    return warn(_("they drop what they do not know: {names}").format(names=_name(found))) if found else ok(_("none"))
+
+
+@check(
+    "firewalls.legacy",
+    mark("No rules of the old iptables"),
+    mark("See them: sudo iptables-legacy-save. They cannot open the lock; they can refuse what the tunnel needs."),
+)
+def legacy(facts: Facts) -> Outcome:
+    """Tables of x_tables that are in use; nft does not show them."""
+    found = []
+    for name in ("ip_tables_names", "ip6_tables_names"):
+        found += (facts.find_text(PROC / "thread-self" / "net" / name) or "").split()
+    return warn(_("in use: {names}").format(names=", ".join(sorted(set(found))))) if found else ok(_("none"))
+
+
+@check(
+    "firewalls.vpns",
+    mark("No other VPN is up"),
+    mark("Switch it off: what it sends is refused by the lock, and its routes may take the tunnel's way away."),
+)
+def vpns(facts: Facts) -> Outcome:
+    """Interfaces of other tunnels."""
+    found = [
+        link.name
+        for link in facts.network.snapshot.interfaces
+        if link.kind in VPN_KINDS and link.name not in {names.TUN_NAME, "sit0", "gre0", "tunl0", "gretap0", "ip_vti0"}
+    ]
+    return warn(_("interfaces: {names}").format(names=", ".join(found))) if found else ok(_("none"))
+
+
+@check(
+    "firewalls.containers",
+    mark("Containers use the tunnel or nothing"),
+    mark("Nothing to do: what they send is refused while the tunnel is closed."),
+)
+def containers(facts: Facts) -> Outcome:
+    """Whether this machine forwards at all."""
+    ipv4 = facts.read_sysctl("net/ipv4/ip_forward")
+    ipv6 = facts.read_sysctl("net/ipv6/conf/all/forwarding")
+    if ipv4 is None and ipv6 is None:
+        raise Skip(_("this kernel does not forward"))
+    shown = ", ".join(name for name, value in (("IPv4", ipv4), ("IPv6", ipv6)) if value == "1")
+    if shown and names.BASE_TABLE not in {
+        chain.table for chain in facts.rules.read_chains() if chain.hook == "forward"
+    }:
+        return warn(_("this machine forwards {names}, and no forward chain of ours is there").format(names=shown))
+    return ok(_("forwarding for {names}").format(names=shown) if shown else _("nothing is forwarded"))
+
+
+CHECKS: Final = (programs, flush, rerouting, filters, legacy, vpns, containers)

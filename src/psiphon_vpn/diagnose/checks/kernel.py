@@ -1,0 +1,100 @@
+"""What kernel and tools can do: tried in a scratch namespace and read back, not guessed from versions."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import Final
+
+from psiphon_vpn.diagnose.facts import PROC, Facts
+from psiphon_vpn.diagnose.model import Check, Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.i18n import _
+
+OLDEST_KERNEL: Final = (5, 4)
+OLDEST_NFT: Final = (0, 9, 3)
+UPGRADE: Final = mark("A newer kernel or nftables has it; the other layers hold meanwhile.")
+
+
+def _make(id: str, title: str, step: str, feature: str, missing: str, *, needed: bool) -> Check:
+    @check(id, title, step)
+    def feature_check(facts: Facts) -> Outcome:
+        if getattr(facts.features, feature):
+            return ok(_("it does"))
+        return fail(_(missing)) if needed else warn(_(missing))
+
+    return feature_check
+
+
+nftables = _make(
+    "kernel.nftables",
+    mark("The kernel loads nftables' rules"),
+    mark("Load the module: sudo modprobe nf_tables. Without it nothing can be locked."),
+    "nftables",
+    mark("rules cannot be loaded"),
+    needed=True,
+)
+timeouts = _make(
+    "kernel.timeouts",
+    mark("The kernel forgets a permission by itself"),
+    mark("It takes a newer kernel or nftables. Without it the service never opens."),
+    "set_timeout",
+    mark("set elements have no time-out: there is no lease"),
+    needed=True,
+)
+route_chains = _make(
+    "kernel.route-chains",
+    mark("The kernel knows chains of type route"),
+    UPGRADE,
+    "type_route",
+    mark("it does not know them"),
+    needed=False,
+)
+owned_tables = _make(
+    "kernel.owned-tables",
+    mark("The kernel protects the wire guard from being flushed"),
+    UPGRADE,
+    "owner_flag",
+    mark("there are no owned tables (Linux 5.12): a flush of all rules opens until the service repairs it"),
+    needed=False,
+)
+egress_hook = _make(
+    "kernel.egress-hook",
+    mark("The kernel can stop raw frames"),
+    UPGRADE,
+    "egress_hook",
+    mark("there is no egress hook (Linux 5.16): raw frames of root are not stopped"),
+    needed=False,
+)
+
+
+@check("kernel.tun", mark("The kernel makes TUN devices"), mark("Load the module: sudo modprobe tun"))
+def tun(facts: Facts) -> Outcome:
+    """/dev/net/tun, which udev makes and everybody may open."""
+    path = facts.at("/dev/net/tun")
+    if not facts.exists(path):
+        return fail(_("there is no /dev/net/tun"))
+    status = facts.system.stat(path, follow=True)
+    if not stat.S_ISCHR(status.st_mode) or (os.major(status.st_rdev), os.minor(status.st_rdev)) != (10, 200):
+        return fail(_("/dev/net/tun is something else"))
+    return ok("/dev/net/tun")
+
+
+def _read_version(text: str) -> tuple[int, ...]:
+    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part) for part in found.groups() if part) if found else ()
+
+
+@check(
+    "kernel.versions", mark("Kernel and nft are new enough"), mark("Upgrade the system: older ones were never tried.")
+)
+def versions(facts: Facts) -> Outcome:
+    """What R22 promises."""
+    release = facts.read_text(PROC / "sys" / "kernel" / "osrelease").strip()
+    nft = facts.rules.version or _("no nft")
+    old = [name for name, oldest in ((release, OLDEST_KERNEL), (nft, OLDEST_NFT)) if _read_version(name) < oldest]
+    text = f"Linux {release}, {nft}"
+    return warn(_("older than what is supported: {names}").format(names=", ".join(old))) if old else ok(text)
+
+
+CHECKS: Final = (nftables, timeouts, route_chains, owned_tables, egress_hook, tun, versions)

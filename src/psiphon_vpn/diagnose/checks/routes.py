@@ -1,0 +1,185 @@
+"""The second wall: rules, the private table, and the kernel settings that they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from psiphon_vpn.diagnose.facts import OPEN, SYSCTLS, Facts
+from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
+from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.routing import build_rules
+from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+
+RESTART: Final = mark("Put them back: sudo systemctl restart psiphon-vpn")
+SYSCTL: Final = mark("Put it back: sudo systemctl restart psiphon-vpn, and look for what sets it in /etc/sysctl.d")
+FIRST: Final = names.RULE_PRIORITY - 1
+LAST: Final = names.RULE_PRIORITY + 5
+RTN_UNREACHABLE: Final = 7
+
+
+@check("routes.rules", mark("The routing rules stand"), RESTART)
+def rules(facts: Facts) -> Outcome:
+    """Is each rule of the policy there?"""
+    wanted = build_rules(facts.identity)
+    missing = [rule for rule in wanted if rule not in facts.network.rules]
+    if missing:
+        places = ", ".join(f"IPv{rule.version} {rule.priority}" for rule in missing[:6])
+        return fail(_("missing: {names}").format(names=places))
+    return ok(_("{count} rules from priority {first}").format(count=len(wanted), first=FIRST))
+
+
+@check(
+    "routes.strangers",
+    mark("No other rule stands before ours"),
+    mark("Find out which program made it: ip rule; ip -6 rule. The firewall holds meanwhile."),
+)
+def strangers(facts: Facts) -> Outcome:
+    """Is there a rule of others in our range, or before it?"""
+    wanted = set(build_rules(facts.identity))
+    others = [rule for rule in facts.network.rules if 0 < rule.priority <= LAST and rule not in wanted]
+    inside = [rule for rule in others if rule.priority >= FIRST]
+    shown = ", ".join(f"IPv{rule.version} {rule.priority}" for rule in inside or others)
+    if inside:
+        return fail(_("among ours: {names}").format(names=shown))
+    return warn(_("before ours: {names}").format(names=shown)) if others else ok(_("none"))
+
+
+@check("routes.private-table", mark("The private table leads into the tunnel or nowhere"), RESTART)
+def private_table(facts: Facts) -> Outcome:
+    """Is every route in it ours, and does the unreachable one stand below them?"""
+    tun = facts.network.tun
+    routes = [route for route in facts.network.routes if route.table == names.ROUTE_TABLE]
+    for route in routes:
+        closed = route.type == RTN_UNREACHABLE
+        if not closed and (route.gateway or route.type != 1 or tun is None or route.device != tun.index):
+            return fail(_("a route in it leads elsewhere: {name}").format(name=route.destination))
+    floor = {route.version for route in routes if route.type == RTN_UNREACHABLE and route.destination.endswith("/0")}
+    wanted = {version for version, path in ((4, "net/ipv4"), (6, "net/ipv6/conf")) if facts.exists(SYSCTLS / path)}
+    if missing := sorted(wanted - floor):
+        return fail(_("no 'unreachable' below: IPv{names}").format(names=", IPv".join(map(str, missing))))
+    return ok(_("table {number}, {count} routes").format(number=names.ROUTE_TABLE, count=len(routes)))
+
+
+@check("routes.default", mark("The way into the tunnel is there only while it is open"), RESTART)
+def default(facts: Facts) -> Outcome:
+    """Does the default route through the TUN match the state?"""
+    versions = {
+        route.version
+        for route in facts.network.routes
+        if route.table == names.ROUTE_TABLE and route.type != RTN_UNREACHABLE and route.destination.endswith("/0")
+    }
+    if facts.state == OPEN and 4 not in versions:
+        return fail(_("the service is open and there is no IPv4 route into the tunnel"))
+    if facts.state not in {OPEN, None} and versions:
+        return fail(_("the service is not open and there is a route into the tunnel"))
+    shown = ", ".join(f"IPv{version}" for version in sorted(versions))
+    return ok(_("open for {names}").format(names=shown) if versions else _("closed"))
+
+
+@check(
+    "routes.main-table",
+    mark("No other table leads into the tunnel"),
+    mark("Remove the route, and find out which program made it: ip route show table all"),
+)
+def main_table(facts: Facts) -> Outcome:
+    """A default route through the TUN in the main table would cut the core off its own server."""
+    tun = facts.tun
+    found = [
+        f"{route.destination} (table {route.table})"
+        for route in facts.network.routes
+        if route.device == tun.index and route.table != names.ROUTE_TABLE and not route.destination.startswith("ff00::")
+    ]
+    return fail(_("found: {names}").format(names=", ".join(found[:4]))) if found else ok(_("none"))
+
+
+def _compare(facts: Facts, wanted: Mapping[str, str]) -> Outcome:
+    found = {name: facts.read_sysctl(name) for name in wanted}
+    wrong = [f"{name.replace('/', '.')}={found[name]}" for name in wanted if found[name] not in {None, wanted[name]}]
+    if wrong:
+        return fail(_("set by somebody else: {names}").format(names=", ".join(wrong)))
+    if all(value is None for value in found.values()):
+        raise Skip(_("this kernel has no such setting"))
+    return ok(", ".join(f"{name.split('/', 1)[1].replace('/', '.')}={value}" for name, value in wanted.items()))
+
+
+def _matching(word: str) -> dict[str, str]:
+    return {name: value for name, value in GLOBAL_SYSCTLS.items() if word in name}
+
+
+@check("routes.reverse-path", mark("The reverse-path check lets answers to the core in"), SYSCTL)
+def reverse_path(facts: Facts) -> Outcome:
+    """Without src_valid_mark=1, rp_filter drops what the tunnel's server answers."""
+    outcome = _compare(facts, _matching("src_valid_mark"))
+    strict = facts.read_sysctl("net/ipv4/conf/all/rp_filter")
+    return ok(f"{outcome.reason}, rp_filter={strict}") if outcome.verdict == "ok" else outcome
+
+
+@check("routes.arp", mark("The kernel answers ARP for the right interface only"), SYSCTL)
+def arp(facts: Facts) -> Outcome:
+    """Kernel settings arp_ignore and arp_announce."""
+    return _compare(facts, _matching("arp_"))
+
+
+@check("routes.redirects", mark("Nobody on the network can redirect this machine"), SYSCTL)
+def redirects(facts: Facts) -> Outcome:
+    """Kernel settings accept_redirects."""
+    return _compare(facts, _matching("accept_redirects"))
+
+
+@check("routes.loopback", mark("The loopback network stays inside"), SYSCTL)
+def loopback(facts: Facts) -> Outcome:
+    """Kernel setting route_localnet."""
+    return _compare(facts, _matching("route_localnet"))
+
+
+@check(
+    "routes.uplink",
+    mark("There is a network to connect by"),
+    mark("Connect a network: nothing can be reached until there is one. The lock holds."),
+)
+def uplink(facts: Facts) -> Outcome:
+    """Is there an interface with a default route, an address and a carrier?"""
+    found = facts.uplink
+    if found is None:
+        return warn(_("no interface has a carrier, an address and a default route"))
+    versions = ", ".join(name for name, there in (("IPv4", found.ipv4), ("IPv6", found.ipv6)) if there)
+    return ok(f"{found.name} ({versions})")
+
+
+@check(
+    "routes.ipv6",
+    mark("IPv6 goes through the tunnel or nowhere"),
+    mark("Close and check again: sudo psiphon-vpn restart"),
+)
+def ipv6(facts: Facts) -> Outcome:
+    """Does what the service says about IPv6 match the routes? Without a look by the service it must be closed."""
+    says = bool(facts.service.status.get("ipv6"))
+    there = any(
+        route.version == 6
+        and route.table == names.ROUTE_TABLE
+        and route.type != RTN_UNREACHABLE
+        and route.destination == "::/0"
+        for route in facts.network.routes
+    )
+    if there and not says:
+        return fail(_("there is an IPv6 route into the tunnel although the server was not seen to carry IPv6"))
+    if says and not there:
+        return fail(_("the server carries IPv6, and the route is missing"))
+    return ok(_("through the tunnel") if says else _("refused: the server does not carry it, or it is not known yet"))
+
+
+CHECKS: Final = (
+    rules,
+    strangers,
+    private_table,
+    default,
+    main_table,
+    reverse_path,
+    arp,
+    redirects,
+    loopback,
+    uplink,
+    ipv6,
+)

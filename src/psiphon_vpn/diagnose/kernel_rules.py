@@ -1,0 +1,227 @@
+"""What nft says about the rules in the kernel, and what the policy would have there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from psiphon_vpn.diagnose.model import Skip, Unknowable
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
+
+if TYPE_CHECKING:
+    from psiphon_vpn.diagnose.facts import Facts
+    from psiphon_vpn.linux.reading import Reading
+    from psiphon_vpn.policy.model import Policy
+    from psiphon_vpn.policy.ruleset import Table
+
+NFT_CHAIN = re.compile(
+    r"type (?P<kind>\S+) hook (?P<hook>\S+)(?: devices? =? ?(?P<devices>\{[^}]*\}|\"[^\"]*\"|\S+))? "
+    r"priority (?P<priority>[^;]+); policy (?P<policy>\w+);"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseChain:
+    """A chain that is attached to a hook, of any table."""
+
+    family: str
+    table: str
+    name: str
+    kind: str
+    hook: str
+    policy: str
+    devices: tuple[str, ...] = ()
+
+
+def parse_chains(text: str) -> tuple[BaseChain, ...]:
+    """The base chains in what `nft list chains` or `nft list table` says."""
+    chains, family, table, chain = [], "", "", ""
+    for line in map(str.strip, text.splitlines()):
+        words = line.split()
+        if len(words) > 2 and words[0] == "table":
+            family, table = words[1], words[2]
+        elif len(words) > 1 and words[0] == "chain":
+            chain = words[1]
+        elif found := NFT_CHAIN.match(line):
+            devices = tuple(re.findall(r"[^\s{},\"]+", found["devices"] or ""))
+            chains.append(
+                BaseChain(
+                    family=family,
+                    table=table,
+                    name=chain,
+                    kind=found["kind"],
+                    hook=found["hook"],
+                    policy=found["policy"],
+                    devices=devices,
+                )
+            )
+    return tuple(chains)
+
+
+class KernelRules:
+    """Readings of nft, each made once. Every one raises Unknowable when nft cannot be asked."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    @property
+    def version(self) -> str | None:
+        """What `nft --version` says, None when there is no nft."""
+        answer = self._facts.once("nft --version", lambda: self._facts.system.run(["nft", "--version"]))
+        return answer.out.strip() if answer.good else None
+
+    @property
+    def has_program(self) -> bool:
+        """Whether there is an nft to ask."""
+        return self.version is not None
+
+    def ask(self, *arguments: str) -> str | None:
+        """What nft says to a question; None when what was asked for is not there."""
+        return self._facts.once(" ".join(("nft", *arguments)), lambda: self._ask(*arguments))
+
+    def _ask(self, *arguments: str) -> str | None:
+        if not self.has_program:
+            raise Skip(_("nft is not installed"))
+        answer = self._facts.system.run(["nft", *arguments])
+        if answer.good:
+            return answer.out
+        if answer.code is not None and "No such file" in answer.err:
+            return None
+        raise Unknowable(
+            _("nft does not say ({reason})").format(reason=" ".join((answer.trouble or answer.err).split())[:200])
+        )
+
+    def read_table(self, family: str, name: str) -> str | None:
+        """The text of a table, counters without values."""
+        return self.ask("-s", "list", "table", family, name)
+
+    def need_table(self, family: str, name: str) -> str:
+        """The same; skips when there is none."""
+        text = self.read_table(family, name)
+        if text is None:
+            raise Skip(_("there is no table {name}").format(name=name))
+        return text
+
+    def read_objects(self, *what: str) -> list[Any] | None:
+        """What nft says in JSON."""
+        text = self.ask("-j", "list", *what)
+        if text is None:
+            return None
+        try:
+            objects: list[Any] = json.loads(text)["nftables"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Unknowable(_("what nft says is not understood")) from error
+        return objects
+
+    def read_base(self) -> list[Any] | None:
+        """The base table in JSON."""
+        return self.read_objects("table", "inet", names.BASE_TABLE)
+
+    def read_guard(self, chain: str) -> list[Any] | None:
+        """A chain of the wire guard: nft 1.0.6 prints uninitialised memory for the flags of a table in JSON."""
+        objects = self.read_objects("chain", "inet", names.GUARD_TABLE, chain)
+        return None if objects is None else [entry for entry in objects if "table" not in entry]
+
+    def read_chains(self) -> tuple[BaseChain, ...]:
+        """All base chains of all tables."""
+        return parse_chains(self.ask("list", "chains") or "")
+
+    def read_lease(self, name: str = names.LEASE_SET) -> list[tuple[str, float | None]]:
+        """The elements of a lease set: the interface, and the seconds that remain; None for one without an end."""
+        found: list[tuple[str, float | None]] = []
+        for entry in self.read_objects("set", "inet", names.BASE_TABLE, name) or ():
+            for element in entry.get("set", {}).get("elem", ()):
+                if isinstance(element, dict) and isinstance(element.get("elem"), dict):
+                    inner = element["elem"]
+                    found.append((str(inner.get("val")), inner.get("expires")))
+                else:
+                    found.append((str(element), None))
+        return found
+
+    # -- what the policy says ---------------------------------------------------------------------------------------
+
+    def list_candidates(self) -> list[tuple[str, Policy]]:
+        """Every policy that the base table may rightly follow now, and how to call it."""
+        from psiphon_vpn.policy.model import Links, Policy, State
+        from psiphon_vpn.service.uplink import find_headerless, find_wires
+        from psiphon_vpn.service.upstream import find_proxy_endpoint
+
+        facts = self._facts
+        snapshot, uplink, tun = facts.network.snapshot, facts.uplink, facts.network.tun
+        settings = facts.settings_or_default
+        wires = tuple(sorted({*find_wires(snapshot), *((uplink.name,) if uplink else ())}))
+        links = Links(
+            tun_index=tun.index if tun else None,
+            uplink=uplink.name if uplink else None,
+            wires=wires,
+            headerless=find_headerless(snapshot),
+            dhcp_servers=uplink.gateways if uplink else (),
+        )
+        whole = Policy(
+            state=State.LOCKED,
+            identity=facts.identity,
+            links=links,
+            socks_port=settings.socks_port,
+            ipv6_probe=settings.ipv6_probe,
+            upstream_proxy=find_proxy_endpoint(settings.upstream_proxy),
+            bootstrap_dns=settings.bootstrap_dns,
+        )
+        found = [("boot", Policy(state=State.LOCKED, identity=facts.identity))]
+        if tun is not None:
+            found += [(str(state), replace(whole, state=state)) for state in State if state is not State.FAILED]
+            found.append(("LOCKED", replace(whole, links=replace(links, uplink=None, dhcp_servers=()))))
+        bare = Links(wires=wires, headerless=links.headerless)
+        found.append(("LOCKED", replace(whole, links=bare)))
+        return found
+
+    def list_expected(self) -> list[tuple[str, Table]]:
+        """The tables that may rightly stand, by what they are for: "base:OPEN", "guard", "egress", "arp"."""
+        from psiphon_vpn.linux.nft import build_drop_only
+        from psiphon_vpn.policy.base import build_base_table
+        from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
+
+        candidates = self.list_candidates()
+        tables = [(f"base:{name}", build_base_table(policy)) for name, policy in candidates]
+        tables.append(("drop", build_drop_only(tables[0][1])))
+        identity = self._facts.identity
+        tables += [("guard", build_wire_guard(identity)), ("arp", build_arp_table())]
+        links = candidates[-1][1].links
+        # With the gateways of the uplink, and without where the service knows none yet.
+        uplink = self._facts.uplink
+        for servers in (uplink.gateways if uplink else (), ()):
+            egress = build_egress_guard(identity, links.wires, servers, headerless=links.headerless)
+            tables += [("egress", egress)] if egress is not None else []
+        return tables
+
+    def _read_references(self) -> list[tuple[str, Reading | None]]:
+        expected = self.list_expected()
+        network = self._facts.network
+        links = [(link.name, link.index) for link in network.snapshot.interfaces if link.name != "lo"]
+        try:
+            readings = self._facts.system.read_references([table for _, table in expected], links)
+        except (OSError, UserError) as error:
+            raise Unknowable(str(error)) from error
+        return list(zip((name for name, _ in expected), readings, strict=True))
+
+    def list_references(self, prefix: str) -> list[tuple[str, Reading]]:
+        """How the kernel would print what may rightly stand. Raises Unknowable when nothing of it can be loaded."""
+        references = self._facts.once("references", self._read_references)
+        found = [(name, reading) for name, reading in references if name.startswith(prefix) and reading is not None]
+        if not found:
+            raise Unknowable(_("this nft does not load the policy's own text, so nothing can be compared"))
+        return found
+
+    def compare(self, text: str, references: Sequence[tuple[str, Reading]]) -> str | None:
+        """The name of the reference that a table's text is equal to, None when it is none of them."""
+        from psiphon_vpn.linux.reading import parse_listing
+
+        try:
+            reading = parse_listing(text)
+        except ValueError as error:
+            raise Unknowable(_("what nft says is not understood")) from error
+        return next((name for name, reference in references if reference == reading), None)

@@ -1,0 +1,22 @@
+"""The one table of all checks, in the order in which they are shown."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psiphon_vpn.diagnose.checks import clock, core, disk, dns, files, firewalls, kernel, lock, routes, tunnel, units
+from psiphon_vpn.diagnose.model import Check
+
+CHECKS: Final[tuple[Check, ...]] = (
+    *lock.CHECKS,
+    *routes.CHECKS,
+    *tunnel.CHECKS,
+    *dns.CHECKS,
+    *core.CHECKS,
+    *files.CHECKS,
+    *units.CHECKS,
+    *kernel.CHECKS,
+    *firewalls.CHECKS,
+    *clock.CHECKS,
+    *disk.CHECKS,
+)

@@ -1,0 +1,171 @@
+"""`verify`: every installed file against the manifest of the installation, and nothing beside them."""
+
+from __future__ import annotations
+
+import grp
+import json
+import pwd
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from psiphon_vpn.diagnose.system import System
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.system.layout import Layout
+
+MAX_DEPTH: Final = 24
+
+
+class ManifestError(UserError):
+    """The manifest cannot be read: what is right cannot be told."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            _("The installation cannot be verified"),
+            why,
+            _("Install it again: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """A file that is not as it was installed.
+
+    Attributes:
+        path: absolute, on the target.
+        kind: "missing", "changed", "mode", "owner", "type", "unreadable" or "unexpected".
+        detail: for people, translated.
+    """
+
+    path: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What `verify` found. count: files that the manifest names."""
+
+    version: str
+    count: int
+    troubles: tuple[Trouble, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    path: str
+    sha256: str
+    mode: int
+    uid: int
+    gid: int
+
+
+def _number(value: Any, kind: str) -> int:
+    if isinstance(value, int):
+        return value
+    if value == "root":
+        return 0
+    try:
+        return pwd.getpwnam(str(value)).pw_uid if kind == "owner" else grp.getgrnam(str(value)).gr_gid
+    except KeyError:
+        raise ManifestError(_("it names an {kind} that does not exist: {name}").format(kind=kind, name=value)) from None
+
+
+def read_manifest(system: System, layout: Layout) -> tuple[str, tuple[_Entry, ...]]:
+    """The manifest's version and entries.
+
+    Raises:
+        ManifestError: it is missing or unreadable.
+    """
+    path = layout.program_manifest
+    try:
+        document = json.loads(system.read(path))
+        entries = tuple(
+            _Entry(
+                path=str(item["path"]),
+                sha256=str(item["sha256"]).lower(),
+                # As chmod(1) takes it, or as a number.
+                mode=int(item["mode"], 8) if isinstance(item["mode"], str) else int(item["mode"]),
+                uid=_number(item.get("owner", "root"), "owner"),
+                gid=_number(item.get("group", "root"), "group"),
+            )
+            for item in document["files"]
+        )
+        version = str(document.get("version", ""))
+    except FileNotFoundError:
+        raise ManifestError(_("nothing is installed: there is no {path}").format(path=path)) from None
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ManifestError(_("{path} is not a manifest").format(path=path)) from None
+    if not entries or any(not entry.path.startswith("/") or "/../" in entry.path for entry in entries):
+        raise ManifestError(_("{path} is not a manifest").format(path=path))
+    return version, entries
+
+
+def walk(system: System, directory: Path, *, depth: int = 0) -> Iterator[Path]:
+    """Everything below a directory, links not followed."""
+    if depth > MAX_DEPTH:
+        return
+    try:
+        names = system.list_directory(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        path = directory / name
+        yield path
+        try:
+            is_directory = stat.S_ISDIR(system.stat(path).st_mode)
+        except OSError:
+            continue
+        if is_directory:
+            yield from walk(system, path, depth=depth + 1)
+
+
+def verify(system: System, layout: Layout) -> VerifyReport:
+    """Compare what is installed with the manifest.
+
+    Raises:
+        ManifestError: the manifest is missing or unreadable.
+    """
+    version, entries = read_manifest(system, layout)
+    troubles: list[Trouble] = []
+    for entry in entries:
+        found = _compare(system, layout.root / entry.path.lstrip("/"), entry)
+        if found is not None:
+            troubles.append(found)
+    named = {layout.root / entry.path.lstrip("/") for entry in entries}
+    # Written at install, with the numbers of this machine's users: compared by `diagnose` with the policy.
+    known = named | {layout.program_manifest, layout.boot_rules, layout.guard_rules, layout.drop_rules}
+    above = {parent for path in known for parent in path.parents}
+    for path in walk(system, layout.program_dir):
+        if path not in known and path not in above:
+            shown = "/" + str(path.relative_to(layout.root))
+            troubles.append(Trouble(path=shown, kind="unexpected", detail=_("nobody installed it")))
+    return VerifyReport(version=version, count=len(entries), troubles=tuple(troubles))
+
+
+def _compare(system: System, path: Path, entry: _Entry) -> Trouble | None:
+    def trouble(kind: str, detail: str) -> Trouble:
+        return Trouble(path=entry.path, kind=kind, detail=detail)
+
+    try:
+        status = system.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return trouble("type", _("it is not an ordinary file"))
+        if system.hash(path) != entry.sha256:
+            return trouble("changed", _("its content is not what was installed"))
+    except (FileNotFoundError, NotADirectoryError):
+        return trouble("missing", _("it is missing"))
+    except OSError as error:
+        return trouble("unreadable", error.strerror or str(error))
+    if stat.S_IMODE(status.st_mode) != entry.mode:
+        mode = stat.S_IMODE(status.st_mode)
+        return trouble("mode", _("its mode is {mode:o}, not {wanted:o}").format(mode=mode, wanted=entry.mode))
+    if (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+        owner = f"{status.st_uid}:{status.st_gid}"
+        return trouble("owner", _("it belongs to {owner}").format(owner=owner))
+    return None

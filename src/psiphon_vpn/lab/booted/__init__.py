@@ -1,0 +1,1 @@
+"""Real Debian systems, booted with real systemd inside the laboratory's client."""

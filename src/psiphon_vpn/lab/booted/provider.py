@@ -1,0 +1,37 @@
+"""What a provider gives to a machine that asks: an address by DHCP, a prefix by router advertisements."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from psiphon_vpn.lab.addresses import Lan
+from psiphon_vpn.lab.namespace import Host, LabError
+from psiphon_vpn.lab.waiting import wait_until
+
+LEASE_SECONDS = 3600
+_BRIDGE = "lan"
+
+
+def start_provider(host: Host, lan: Lan, *, directory: Path) -> subprocess.Popen[bytes]:
+    """Start a real DHCP server and router advertiser (dnsmasq) on a provider; it ends with the host.
+
+    It names the provider's router as gateway and as resolver, for both families. Names are the lab's own services'
+    work, so that they can tell who asked.
+    """
+    argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file="]
+    argv += [f"--interface={_BRIDGE}", "--bind-interfaces", "--no-resolv", "--no-hosts", "--dhcp-authoritative"]
+    # It would ping an address before it gives it away, which takes three seconds.
+    argv += ["--no-ping", f"--dhcp-leasefile={directory / (lan.name + '.leases')}", "--log-facility=-", "--log-dhcp"]
+    argv += [f"--dhcp-range={lan.client4},{lan.client4},{LEASE_SECONDS}", f"--dhcp-host={lan.mac},{lan.client4}"]
+    argv += [f"--dhcp-option=option:router,{lan.router4}", f"--dhcp-option=option:dns-server,{lan.router4}"]
+    network6 = lan.network6.partition("/")[0]
+    argv += ["--enable-ra", f"--dhcp-range={network6},ra-stateless,{lan.prefix6},{LEASE_SECONDS}"]
+    argv += [f"--dhcp-option=option6:dns-server,[{lan.router6}]", f"--ra-param={_BRIDGE},10"]
+    path = directory / f"{lan.name}.dnsmasq.log"
+    with path.open("wb") as log:
+        child = host.spawn(argv, stdout=log, stderr=log)
+    wait_until(lambda: b"started" in path.read_bytes() or child.poll() is not None, "dnsmasq")
+    if child.poll() is not None:
+        raise LabError(f"dnsmasq ended: {path.read_text(errors='replace')[-500:]}")
+    return child

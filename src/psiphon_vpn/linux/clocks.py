@@ -1,0 +1,83 @@
+"""Whether the machine has slept, from its own clocks: no service has to tell.
+
+CLOCK_BOOTTIME counts while the machine sleeps, CLOCK_MONOTONIC does not (clock_gettime(2)). That something happened to
+the clock, a timer tells that expires in the far future and is cancelled by every jump, resuming included
+(TFD_TIMER_CANCEL_ON_SET, timerfd_create(2)). It costs nothing until then.
+"""
+
+import contextlib
+import ctypes
+import os
+import time
+from typing import Final
+
+LEAST_SLEEP_SECONDS: Final = 0.3
+"""Less is not told from the time that passes between reading two clocks."""
+_TFD_NONBLOCK, _TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
+_TFD_TIMER_ABSTIME, _TFD_TIMER_CANCEL_ON_SET = 1, 2
+_FAR_FUTURE: Final = 1 << 33
+"""Seconds since 1970: the year 2242."""
+
+
+def read_slept() -> float:
+    """Seconds that the machine has slept since it was started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+class SleepClock:
+    """Tells once of each sleep."""
+
+    def __init__(self) -> None:
+        self._known = read_slept()
+
+    def take(self) -> bool:
+        """Whether the machine has slept since the last call."""
+        now = read_slept()
+        slept = now - self._known > LEAST_SLEEP_SECONDS
+        self._known = now
+        return slept
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = [("tv_sec", ctypes.c_int64), ("tv_nsec", ctypes.c_long)]
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = [("it_interval", _Timespec), ("it_value", _Timespec)]
+
+
+class JumpTimer:
+    """A descriptor that is readable after the wall clock jumped, or the machine woke.
+
+    Raises:
+        OSError: the C library or the kernel has no such timer.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(self._libc, "timerfd_create"):
+            raise OSError("this C library has no timerfd_create")
+        self._fd = self._libc.timerfd_create(time.CLOCK_REALTIME, _TFD_NONBLOCK | _TFD_CLOEXEC)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._arm()
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return int(self._fd)
+
+    def _arm(self) -> None:
+        when = _Itimerspec(_Timespec(0, 0), _Timespec(_FAR_FUTURE, 0))
+        flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
+        # ECANCELED: the clock jumped since; it is armed all the same.
+        self._libc.timerfd_settime(self._fd, flags, ctypes.byref(when), None)
+
+    def acknowledge(self) -> None:
+        """Take note of the jump, and be ready for the next."""
+        with contextlib.suppress(OSError):  # ECANCELED: that is the news
+            os.read(self._fd, 8)
+        self._arm()
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._fd)

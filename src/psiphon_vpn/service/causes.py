@@ -1,0 +1,125 @@
+"""Why the core gets no tunnel, from what it says and from what is known without sending anything."""
+
+import errno
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from psiphon_vpn.core import events as notices
+from psiphon_vpn.core.flaws import CoreFlaw
+from psiphon_vpn.core.process import CoreError
+from psiphon_vpn.service.reasons import Reason
+
+FAULTS: Final[dict[type[notices.CoreEvent], Reason]] = {
+    notices.PortInUse: Reason.PORT_IN_USE,
+    notices.UpstreamProxyError: Reason.UPSTREAM_PROXY,
+    notices.DatastoreError: Reason.DATASTORE,
+    notices.ConfigRejected: Reason.BAD_CONFIG,
+    notices.TunDeviceFailed: Reason.TUN_FAILED,
+}
+FLAWS: Final[dict[CoreFlaw, Reason]] = {
+    CoreFlaw.NOT_INSTALLED: Reason.CORE_NOT_INSTALLED,
+    CoreFlaw.MISMATCH: Reason.CORE_MISMATCH,
+    CoreFlaw.BAD_RECORD: Reason.CORE_RECORD,
+    CoreFlaw.SEALING: Reason.CORE_SEALING,
+}
+NO_CANDIDATES: Final = frozenset({Reason.NO_SERVER_LIST, Reason.REGION, Reason.PROTOCOLS})
+MAX_SKEW_SECONDS: Final = 600.0
+"""A clock that is wrong by less harms nothing."""
+EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
+"""Before this program was made: a clock that says so has lost its battery."""
+NETWORKD_LINKS: Final = Path("/run/systemd/netif/links")
+_MAX_STATE_FILE: Final = 65536
+
+
+class CauseFinder:
+    """Listens to one core.
+
+    Args:
+        egress_region: the country that the user asked for, or "".
+    """
+
+    def __init__(self, egress_region: str) -> None:
+        self._region = egress_region
+        self._regions: tuple[str, ...] = ()
+        self._fault: Reason | None = None
+
+    def hear(self, notice: notices.CoreEvent) -> bool:
+        """Take a notice in; returns whether `fault` is another one now."""
+        before = self._fault
+        match notice:
+            case notices.AvailableEgressRegions(regions):
+                self._regions = regions
+            case notices.CandidateServers(0):
+                self._fault = self._explain_no_candidates()
+            case notices.CandidateServers() if self._fault in NO_CANDIDATES:
+                self._fault = None
+            case notices.Tunnels(count) if count > 0:
+                self._fault = None
+            case _ if type(notice) in FAULTS:
+                self._fault = FAULTS[type(notice)]
+            case _:
+                pass
+        return self._fault is not before
+
+    @property
+    def fault(self) -> Reason | None:
+        """What is wrong, as far as the core said."""
+        return self._fault
+
+    def _explain_no_candidates(self) -> Reason:
+        # A core that knows no region knows no server, whatever was asked for.
+        if not self._regions:
+            return Reason.NO_SERVER_LIST
+        if self._region and self._region not in self._regions:
+            return Reason.REGION
+        return Reason.PROTOCOLS
+
+
+def explain_failed_start(error: CoreError) -> Reason:
+    """Why a core could not be started."""
+    if error.flaw is not None:
+        return FLAWS.get(error.flaw, Reason.CORE_MISSING)
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EROFS, errno.EDQUOT}:
+        return Reason.DISK
+    return Reason.CORE_MISSING
+
+
+def measure_skew(notice: notices.ServerTimestamp, now: datetime) -> float:
+    """Seconds that this machine's clock is ahead of the server's; negative when it is behind."""
+    return (now - notice.timestamp).total_seconds()
+
+
+def find_cause(*, now: datetime, skew: float | None, portal: bool) -> Reason:
+    """Why no server answers, as far as that is known here.
+
+    Args:
+        now: this machine's clock.
+        skew: what the last server that answered said of it, in seconds.
+        portal: the network told that it wants a sign-in.
+    """
+    if portal:
+        return Reason.CAPTIVE_PORTAL
+    if now < EARLIEST or (skew is not None and abs(skew) > MAX_SKEW_SECONDS):
+        return Reason.CLOCK
+    return Reason.SLOW
+
+
+def find_portal(index: int, links: Path | None = None) -> bool:
+    """Whether the network told, by DHCP or router advertisement, that it has a sign-in page (RFC 8910).
+
+    Only what the network manager was told anyway is looked at; nothing is sent, since a question that finds a sign-in
+    page would be one in clear, outside the tunnel. systemd-networkd (254 and later) notes it in its state file of the
+    link.
+
+    Args:
+        index: of the uplink.
+        links: where those files are; None for where they are everywhere.
+    """
+    try:
+        with ((links or NETWORKD_LINKS) / str(index)).open("rb") as file:
+            lines = file.read(_MAX_STATE_FILE).splitlines()
+    except OSError:
+        return False
+    return any(line.startswith(b"CAPTIVE_PORTAL=") and len(line) > len(b"CAPTIVE_PORTAL=") for line in lines)

@@ -1,0 +1,70 @@
+"""When to ask whether the tunnel still carries packets: now and then, and soon when it looks dead.
+
+Counted are packets on our TUN as the kernel counts them: what applications sent into it, and what came back.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from psiphon_vpn.policy import names
+
+LIVENESS_SECONDS: Final = 15.0
+"""How often the tunnel is asked in any case: about 150 bytes each time."""
+UNANSWERED_TICKS: Final = 2
+"""Looks in a row at which packets had gone out and none had come back."""
+UNANSWERED_PACKETS: Final = 3
+_PROC_NET_DEV: Final = Path("/proc/self/net/dev")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Packets since the TUN was made: sent into the tunnel, received from it."""
+
+    sent: int
+    received: int
+
+
+def read_traffic(path: Path = _PROC_NET_DEV) -> Traffic | None:
+    """The TUN's counters (proc_pid_net_dev(5)), None when there are none."""
+    try:
+        for line in path.read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name.strip() == names.TUN_NAME:
+                fields = rest.split()
+                return Traffic(sent=int(fields[9]), received=int(fields[1]))
+    except (OSError, ValueError, IndexError):
+        return None
+    return None
+
+
+class Liveness:
+    """Decides at each look at the counters whether the tunnel is to be asked.
+
+    Args:
+        now: seconds, of a clock that only goes forward.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._asked_at = now
+        self._last: Traffic | None = None
+        self._unanswered = 0
+        self._lost = 0
+
+    def asked(self, now: float) -> None:
+        """An answer came. What is counted begins anew: the question itself was traffic."""
+        self._asked_at = now
+        self._last = None
+        self._unanswered = self._lost = 0
+
+    def look(self, traffic: Traffic | None, now: float) -> bool:
+        """Whether to ask now."""
+        if traffic is not None and self._last is not None:
+            if traffic.received != self._last.received:
+                self._unanswered = self._lost = 0
+            elif traffic.sent > self._last.sent:
+                self._unanswered += 1
+                self._lost += traffic.sent - self._last.sent
+        self._last = traffic
+        silent = self._unanswered >= UNANSWERED_TICKS and self._lost >= UNANSWERED_PACKETS
+        return silent or now - self._asked_at >= LIVENESS_SECONDS

@@ -1,0 +1,73 @@
+"""What the state machine decides on: the model, the table of legal moves, and how long it waits for what. Pure."""
+
+from dataclasses import dataclass
+
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.service.events import Intent
+from psiphon_vpn.service.reasons import Reason
+from psiphon_vpn.service.uplink import Uplink
+
+LEGAL_MOVES: dict[State, frozenset[State]] = {
+    State.LOCKED: frozenset({State.LOCKED, State.CONNECTING, State.FAILED}),
+    State.CONNECTING: frozenset({State.LOCKED, State.CONNECTING, State.VERIFYING, State.FAILED}),
+    State.VERIFYING: frozenset({State.LOCKED, State.CONNECTING, State.VERIFYING, State.OPEN, State.FAILED}),
+    State.OPEN: frozenset({State.LOCKED, State.CONNECTING, State.VERIFYING, State.FAILED}),
+    State.FAILED: frozenset({State.LOCKED, State.FAILED}),
+}
+
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 60.0
+VERIFICATIONS_PER_CORE = 3
+TROUBLES_AT_ONCE = 5
+"""So many networks that are new, and tunnels that are lost, are answered at once; further ones after a pause that
+doubles, until it has been calm for CALM_SECONDS."""
+CALM_SECONDS, LAST_CALM_SECONDS = 20.0, 10.0
+SLOW_SECONDS = 15.0
+QUIET_SECONDS = 120.0
+"""The longest that psiphon-tunnel-core was seen to say nothing while it tries is one dial: 20 s, times up to three."""
+WAKE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Everything that decisions rest on.
+
+    Attributes:
+        core: number of the core that was started last; events carry it.
+        core_running: that core has not ended yet.
+        tunnels: what that core said last.
+        verification: number of the verification under way or done last.
+        failures: starts in a row that led to nothing.
+        doubts: verifications in a row of this core that failed.
+        unrest: uplinks that came and tunnels that were lost since it was calm.
+        asleep: the machine said that it is going to sleep, and not yet that it woke.
+        fault: what is wrong with this core's attempts.
+    """
+
+    state: State = State.LOCKED
+    reason: Reason = Reason.STARTING
+    detail: str = ""
+    intent: Intent = Intent.CONNECTED
+    settings_good: bool = True
+    uplink: Uplink | None = None
+    core: int = 0
+    core_running: bool = False
+    tunnels: int = 0
+    verification: int = 0
+    failures: int = 0
+    doubts: int = 0
+    unrest: int = 0
+    asleep: bool = False
+    establish_timeout: int = 300
+    region: str | None = None
+    fault: Reason | None = None
+
+
+def calm_delay(unrest: int) -> float:
+    """Seconds to wait after so many troubles without calm; 0 for not at all."""
+    over = unrest - TROUBLES_AT_ONCE
+    return min(LAST_CALM_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(over - 1, 10)) if over > 0 else 0.0
+
+
+def retry_delay(failures: int) -> float:
+    """Seconds to wait after so many starts in a row that led to nothing."""
+    return min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures, 10))

@@ -1,0 +1,89 @@
+"""Sleep: closed before it, checked and opened anew after it, even on another network (R6, R17)."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from psiphon_vpn.linux.clocks import JumpTimer, SleepClock
+from psiphon_vpn.policy import names
+from psiphon_vpn.service.events import SleepComing, Woke
+from psiphon_vpn.service.runner import Runner
+
+log = logging.getLogger(__name__)
+
+RECHECK_SECONDS = 0.1
+
+
+class SleepGuard:
+    """Carries out what logind or the clock tell.
+
+    Args:
+        runner: takes the events.
+        lease_remains: whether the kernel holds a lease now.
+        look_at_links: reads the network anew and posts what it finds.
+    """
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        lease_remains: Callable[[], Awaitable[bool]],
+        look_at_links: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._runner = runner
+        self._lease_remains = lease_remains
+        self._look_at_links = look_at_links
+        self._clock = SleepClock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def close_now(self) -> None:
+        """Close before anything else."""
+        self._runner.close_now()
+
+    async def prepare(self) -> None:
+        """Lock, and wait until the kernel itself holds no lease any more."""
+        self._runner.post(SleepComing())
+        await self._runner.settle()
+        # A lease that could not be withdrawn runs out by itself; for longer the machine does not wait for us anyway.
+        for _ in range(int(names.LEASE_SECONDS / RECHECK_SECONDS)):
+            if not await self._lease_remains():
+                return
+            await asyncio.sleep(RECHECK_SECONDS)
+
+    async def resume(self, *, announced: bool) -> None:
+        """Begin anew, once for each sleep, whoever tells of it first."""
+        slept = self._clock.take()
+        if not slept and not (announced and self._runner.model.asleep):
+            return
+        self._runner.close_now()
+        await self._look_at_links()
+        self._runner.post(Woke())
+
+    def check_clock(self) -> bool:
+        """Whether the machine has slept since this was last asked; if so, it is closed and begun anew."""
+        slept = self._clock.take()
+        if slept:
+            log.warning("the machine has slept")
+            self._runner.close_now()
+            task = asyncio.create_task(self._begin_anew())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return slept
+
+    async def _begin_anew(self) -> None:
+        await self._look_at_links()
+        self._runner.post(Woke())
+
+    def watch_jumps(self) -> None:
+        """Have the clock checked whenever it jumps. Without such a timer it is checked at each renewal of the lease."""
+        try:
+            timer = JumpTimer()
+        except OSError as error:
+            log.info("no timer tells of jumps of the clock: %s", error)
+            return
+
+        def jumped() -> None:
+            timer.acknowledge()
+            self.check_clock()
+
+        asyncio.get_running_loop().add_reader(timer.fileno(), jumped)

@@ -1,0 +1,25 @@
+"""Completions for bash, zsh and fish. They ask the program itself, so they know every command that it has."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from click.shell_completion import get_completion_class
+
+from psiphon_vpn.cli.main import PROGRAM, cli
+
+SHELLS: Final = ("bash", "zsh", "fish")
+_VARIABLE: Final = "_PSIPHON_VPN_COMPLETE"
+"""As click derives it from the program's name."""
+
+
+def render_completions() -> dict[str, str]:
+    """The scripts, by shell."""
+    scripts = {}
+    for shell in SHELLS:
+        kind = get_completion_class(shell)
+        assert kind is not None
+        completion = kind(cli, {}, PROGRAM, _VARIABLE)
+        # Not source(): for bash it runs the bash of this machine to ask for its version.
+        scripts[shell] = (completion.source_template % completion.source_vars()).strip() + "\n"
+    return scripts

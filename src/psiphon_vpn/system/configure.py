@@ -1,0 +1,241 @@
+"""What an installation does once its files are on the machine: the same after a clone's install and after a package's.
+
+The order is the point. Whatever can fail without the lock comes first and changes nothing that a person would notice;
+then the lock closes; then everything else. The tables are recorded first of all, so that they are undone last of all.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Final
+
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.nft import build_drop_only
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_wire_guard
+from psiphon_vpn.policy.model import Identity, Policy, State
+from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.run import CommandError
+from psiphon_vpn.system import released
+from psiphon_vpn.system.change import Change
+from psiphon_vpn.system.edges import Account, Edges
+from psiphon_vpn.system.journal import Ledger, Record
+from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
+from psiphon_vpn.system.system_changes import (
+    AccountMade,
+    ServiceReread,
+    SettingWritten,
+    TablesLoaded,
+    UnitsRead,
+    UnitStarted,
+    WaysMade,
+    reread,
+)
+from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
+
+READERS: Final = (
+    ServiceReread(unit="systemd-networkd.service", verb="restart"),
+    ServiceReread(unit="NetworkManager.service", verb="reload"),
+    ServiceReread(unit=released.RESOLVED_UNIT, verb="restart"),
+)
+"""Who reads files of ours. NetworkManager is not restarted: it would take Wi-Fi down with it."""
+UNKNOWN_ACCOUNT: Final = Account(uid=0, gid=0)
+"""Stands for psiphon-user in a dry run on a machine that does not know it yet; nothing is rendered with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The texts that root loads without Python, for this machine."""
+
+    boot: str
+    guard: str
+    drop: str
+
+
+def render_rules(account: Account, network_managers: tuple[int, ...]) -> Rules:
+    """Render the rules with this machine's numbers: names do not resolve when they are loaded at boot."""
+    identity = Identity(uid=account.uid, gid=account.gid, network_manager_uids=network_managers)
+    base = build_base_table(Policy(state=State.LOCKED, identity=identity))
+    return Rules(
+        boot=base.render_replacement(),
+        guard=build_wire_guard(identity).render_replacement(),
+        drop=build_drop_only(base).render_replacement(),
+    )
+
+
+def record_lock(ledger: Ledger) -> None:
+    """Record what is undone last, before anything is changed: the tables, the ways, what others have read of ours."""
+    ledger.record_only(TablesLoaded(), WaysMade(), *READERS, UnitsRead())
+
+
+def is_lock_recorded(record: Record) -> bool:
+    """Whether the lock was closed by this installation, or was about to be: then nothing opens it but its removal."""
+    return any(isinstance(change, UnitStarted) and change.unit == KILLSWITCH_UNIT for change in record.changes)
+
+
+def prepare(ledger: Ledger) -> Account:
+    """Make account, directories and rules. Nothing is locked yet.
+
+    Raises:
+        UserError: it cannot be done; what was done is recorded.
+    """
+    edges, layout = ledger.edges, ledger.edges.layout
+    declaration = _target(layout, layout.sysusers)
+    ledger.do(AccountMade(declaration=declaration))
+    account = edges.accounts.find()
+    if account is None:
+        if not ledger.dry_run:
+            raise _failed(_("the user psiphon-user could not be made"), _("Look at: journalctl -t systemd-sysusers"))
+        account = UNKNOWN_ACCOUNT
+    ledger.do(*_list_directories(layout, account))
+    if layout.tmpfiles.exists() or ledger.dry_run:
+        ledger.act(
+            f"systemd-tmpfiles --create {_target(layout, layout.tmpfiles)}",
+            lambda: edges.directories.make(layout.tmpfiles),
+        )
+    config = FileWritten(
+        path=_target(layout, layout.config),
+        mode=0o600,
+        uid=account.uid,
+        gid=account.gid,
+        kept=True,
+        content=layout.config_template.read_bytes() if layout.config_template.is_file() else b"",
+    )
+    ledger.do(config)
+    _write_rules(ledger, account)
+    return account
+
+
+def _list_directories(layout: Layout, account: Account) -> tuple[Change, ...]:
+    def make(path: str, mode: int = 0o755, owner: Account | None = None) -> DirectoryMade:
+        uid, gid = (owner.uid, owner.gid) if owner else (0, 0)
+        return DirectoryMade(path=path, mode=mode, uid=uid, gid=gid)
+
+    return (
+        make(_target(layout, layout.rules_dir)),
+        make(_target(layout, layout.config_dir)),
+        make(_target(layout, layout.core_dir)),
+        make(_target(layout, layout.state_dir), 0o700, account),
+    )
+
+
+def _write_rules(ledger: Ledger, account: Account) -> None:
+    edges, layout = ledger.edges, ledger.edges.layout
+    rules = render_rules(account, edges.accounts.find_network_managers())
+    for path, text in ((layout.boot_rules, rules.boot), (layout.drop_rules, rules.drop)):
+        ledger.act(f"nft -c -f {_target(layout, path)}", functools.partial(_check, edges, text))
+    ledger.do(
+        *(
+            FileWritten(path=_target(layout, path), mode=0o644, content=text.encode())
+            for path, text in (
+                (layout.boot_rules, rules.boot),
+                (layout.drop_rules, rules.drop),
+                (layout.guard_rules, rules.guard),
+            )
+        )
+    )
+
+
+def _check(edges: Edges, text: str) -> None:
+    if edges.manager.is_running() and (why := edges.kernel.check_rules(text)) is not None:
+        raise _failed(
+            _("this kernel or its nftables does not take the rules ({why})").format(why=why),
+            _("Install the package 'nftables', version 0.9.3 or later, and see that the kernel has nf_tables."),
+        )
+
+
+def close_lock(ledger: Ledger, *, undisturbed: bool = False) -> None:
+    """Close the lock now and at every boot. From here on nothing but `release` and the removal opens.
+
+    Args:
+        ledger: the operation.
+        undisturbed: leave a lock that the kernel says is closed as it is, and a tunnel that is open with it.
+
+    Raises:
+        UserError: it could not be closed; says what holds.
+    """
+    edges = ledger.edges
+    ledger.act("systemctl daemon-reload", edges.manager.reread)
+    ledger.do(UnitStarted(unit=KILLSWITCH_UNIT, stays=True))
+    ledger.do(UnitStarted(unit=GUARD_UNIT))
+    if not ledger.dry_run and not (undisturbed and edges.kernel.is_locked() is True):
+        # A oneshot that did its work once says nothing about now: the rules are loaded again, in one transaction.
+        relock(edges)
+
+
+def relock(edges: Edges) -> None:
+    """Load the boot rules and see that the wire guard stands. Never opens: one table replaces the other.
+
+    Not by restarting the boot unit: whatever requires it, the network managers, would be restarted with it.
+
+    Raises:
+        UserError: the kernel does not say that it is locked.
+    """
+    if not edges.manager.is_running():
+        return
+    layout = edges.layout
+    try:
+        edges.kernel.load_rules(layout.boot_rules)
+    except CommandError as error:
+        edges.kernel.load_rules(layout.drop_rules)
+        raise _failed(
+            _("the rules could not be loaded ({why}), so everything is dropped").format(why=error.why),
+            _("Run it again; to see the reason: sudo nft -c -f {path}").format(path=layout.boot_rules),
+        ) from error
+    for unit in (KILLSWITCH_UNIT, GUARD_UNIT):
+        if not edges.manager.is_active(unit):
+            edges.manager.start(unit)
+    released.clear(edges)
+    if edges.kernel.is_locked() is not True:
+        raise _failed(
+            _("the rules were loaded, but the kernel does not hold them"),
+            _("Look at: sudo nft list ruleset"),
+        )
+
+
+def find_running(edges: Edges) -> frozenset[str]:
+    """Which of guard and service run now, and have to be replaced by new ones when their files are."""
+    return frozenset(unit for unit in (GUARD_UNIT, SERVICE_UNIT) if edges.manager.is_active(unit))
+
+
+def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset(), undisturbed: bool = False) -> None:
+    """Set the kernel up for the service and start it.
+
+    Args:
+        ledger: the operation.
+        renew: of guard and service, what ran before and has to take over new files.
+        undisturbed: nothing is new, so that nobody has to read it.
+    """
+    manager = ledger.edges.manager
+    ledger.do(*(SettingWritten(name=name, value=value) for name, value in GLOBAL_SYSCTLS.items()))
+    if not undisturbed:
+        _tell_readers(ledger)
+    # One after the other, while the base table stands: it alone stops everything.
+    if GUARD_UNIT in renew:
+        ledger.act(f"systemctl reload {GUARD_UNIT}", lambda: manager.reload(GUARD_UNIT))
+    ledger.do(UnitStarted(unit=SERVICE_UNIT))
+    if SERVICE_UNIT in renew:
+        ledger.act(f"systemctl restart {SERVICE_UNIT}", lambda: manager.restart(SERVICE_UNIT))
+
+
+def enable_for_boot(ledger: Ledger) -> None:
+    """Let everything close at the next boot, and nothing now. The units find by the rules that they are to start."""
+    ledger.act("systemctl daemon-reload", ledger.edges.manager.reread)
+
+
+def _tell_readers(ledger: Ledger) -> None:
+    """Let others read our files, now that they cannot open anything by it."""
+    for reader in READERS:
+        if ledger.edges.manager.is_active(reader.unit):
+            ledger.act(f"systemctl {reader.verb} {reader.unit}", functools.partial(reread, ledger.edges, reader))
+
+
+def _target(layout: Layout, path: object) -> str:
+    """A path as the machine itself names it."""
+    return "/" + str(path).removeprefix(str(layout.root)).lstrip("/")
+
+
+def _failed(why: str, next_step: str) -> UserError:
+    return UserError(_("The lock could not be set up"), why, next_step)

@@ -1,0 +1,26 @@
+"""Whether the distribution's package manager put this program here: then it is the one to take it away."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psiphon_vpn.run import CommandError, run
+
+PACKAGE: Final = "psiphon-vpn"
+
+
+def find_removal() -> str | None:
+    """The command that removes our package from this machine, None if no package manager knows it."""
+    try:
+        # Also "config-files" and half-installed states are packages that dpkg knows; only files count.
+        status = run(["dpkg-query", "-W", "-f", "${db:Status-Status}", PACKAGE], ok=(0, 1)).stdout
+        if status not in {"", "not-installed", "config-files"}:
+            return f"apt remove {PACKAGE}"
+    except CommandError:
+        pass  # no dpkg here
+    try:
+        if run(["rpm", "-q", "--quiet", PACKAGE], ok=(0, 1)).returncode == 0:
+            return f"dnf remove {PACKAGE}"
+    except CommandError:
+        pass  # no rpm here
+    return None

@@ -1,0 +1,111 @@
+"""Where installation touches the system: small Protocols, so that decisions can be tested without a machine.
+
+The real ones are in `machine.py`. Everything here and there needs the standard library alone: `uninstall` has to work
+when the packages that the service depends on are broken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from psiphon_vpn.system.layout import Layout
+
+
+class ServiceManager(Protocol):
+    """systemd. Where it does not run (an image that is being built), starting and stopping do nothing."""
+
+    def is_running(self) -> bool:
+        """Whether this system was booted with systemd (sd_booted(3))."""
+
+    def reread(self) -> None:
+        """Read the unit files again."""
+
+    def is_active(self, unit: str) -> bool:
+        """Whether the unit runs (of a oneshot: whether it did its work)."""
+
+    def start(self, unit: str) -> None:
+        """Start the unit and wait until it has started. Raises CommandError."""
+
+    def stop(self, unit: str) -> None:
+        """Stop the unit, also one that refuses to be stopped by hand, and wait until it has stopped.
+
+        One that does not exist is none to stop.
+        """
+
+    def reload(self, unit: str) -> None:
+        """Let the unit read its files again. Raises CommandError."""
+
+    def restart(self, unit: str) -> None:
+        """Stop and start the unit. Raises CommandError."""
+
+
+class Kernel(Protocol):
+    """The rules and settings of the kernel."""
+
+    def check_rules(self, text: str) -> str | None:
+        """Why nft would not load this text, None when it would. Nothing is loaded."""
+
+    def load_rules(self, path: Path) -> None:
+        """Load a file in one transaction. Raises CommandError; then nothing was changed."""
+
+    def read_setting(self, name: str) -> str | None:
+        """A setting below /proc/sys, None where this kernel has none of that name."""
+
+    def write_setting(self, name: str, value: str) -> None:
+        """Write a setting; one that is not there is none to write."""
+
+    def is_locked(self) -> bool | None:
+        """Whether no application can send on a wire, as read from the kernel; None when it cannot be told."""
+
+    def remove_ways(self) -> None:
+        """Remove our TUN, our routing rules and our routing table, and only ours."""
+
+    def remove_tables(self) -> None:
+        """Remove our tables: this opens. Raises CommandError when one of them stands afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """A user and a group, by number."""
+
+    uid: int
+    gid: int
+
+
+class Accounts(Protocol):
+    """The user and the group of the service."""
+
+    def find(self) -> Account | None:
+        """The numbers of psiphon-user and psiphon-group, None unless both exist."""
+
+    def list_existing(self) -> tuple[bool, bool]:
+        """Whether the user exists, and whether the group does."""
+
+    def make(self, declaration: Path) -> None:
+        """Make them as a sysusers.d file says. Raises CommandError."""
+
+    def remove(self, *, user: bool, group: bool) -> None:
+        """Remove one or both; what does not exist is none to remove. Raises CommandError."""
+
+    def find_network_managers(self) -> tuple[int, ...]:
+        """Numbers of the users that speak DHCP here."""
+
+
+class Directories(Protocol):
+    """systemd-tmpfiles."""
+
+    def make(self, declaration: Path) -> None:
+        """Make what a tmpfiles.d file says. Raises CommandError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edges:
+    """One machine, as installation sees it."""
+
+    layout: Layout
+    manager: ServiceManager
+    kernel: Kernel
+    accounts: Accounts
+    directories: Directories

@@ -1,0 +1,257 @@
+"""`install` and `uninstall`, and the two commands that packages call: the order in which they do things.
+
+A clone's installation puts the program's files on the machine, journaled, and then configures; a package's files are
+there already. What unit files want is written after the rules that they load, so that a machine that is switched off in
+between boots as before, or locked, and never without an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Final, Protocol
+
+from psiphon_vpn import __version__
+from psiphon_vpn.errors import UserError, join_line
+from psiphon_vpn.i18n import _
+from psiphon_vpn.system import released
+from psiphon_vpn.system.change import Change
+from psiphon_vpn.system.configure import (
+    close_lock,
+    enable_for_boot,
+    find_running,
+    is_lock_recorded,
+    prepare,
+    record_lock,
+    start_service,
+)
+from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.journal import Journal, Ledger, Method, Record, Stage, open_ledger
+from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
+
+Say = Callable[[str], None]
+OWN_DIRECTORIES: Final = ("/usr/lib/psiphon-vpn",)
+"""Removed with all that is in them; of any other directory only if it is empty, and if we made it."""
+
+
+class Payload(Protocol):
+    """One file of the program, as `payload.collect_payload` gives it: root's."""
+
+    @property
+    def path(self) -> str:
+        """Absolute, on the target."""
+
+    @property
+    def content(self) -> bytes:
+        """All of it."""
+
+    @property
+    def mode(self) -> int:
+        """Permission bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an installation came to.
+
+    Attributes:
+        changes: how many changes had to be made.
+        repeated: whether it was installed already.
+        closed: whether the lock is closed now.
+    """
+
+    changes: int
+    repeated: bool
+    closed: bool
+
+
+def install_clone(
+    edges: Edges,
+    payload: Sequence[Payload],
+    *,
+    say: Say,
+    install_core: Callable[[], bool] | None = None,
+    dry_run: bool = False,
+) -> Outcome:
+    """Put the program on this machine, lock it and start the service.
+
+    Args:
+        edges: the machine.
+        payload: the program's files.
+        say: shown each change before it is made.
+        install_core: brings the tunnel core and says whether it is another one; called before the lock closes.
+        dry_run: only say.
+
+    Raises:
+        UserError: it failed. Either everything is as it was before, or the machine is locked; it says which.
+    """
+    ledger = open_ledger(edges, method=Method.CLONE, version=__version__, say=say, dry_run=dry_run)
+    repeated = Journal(edges).read() is not None
+    with _Recovering(ledger):
+        ledger.begin()
+        record_lock(ledger)
+        first, units = _split(edges, payload)
+        ledger.do(*_list_changes(edges, first))
+        prepare(ledger)
+        if install_core is not None:
+            ledger.act(_("install the tunnel core"), lambda: ledger.count(install_core()))
+        ledger.do(*_list_changes(edges, units))
+        _remove_unwanted(ledger, payload)
+        # Nothing new, nothing to take over: an installation that is as it should be goes on undisturbed.
+        undisturbed = ledger.done == 0
+        renew = frozenset() if undisturbed else find_running(edges)
+        close_lock(ledger, undisturbed=undisturbed)
+        start_service(ledger, renew=renew, undisturbed=undisturbed)
+        ledger.finish()
+    return Outcome(changes=ledger.done, repeated=repeated, closed=True)
+
+
+def configure_package(edges: Edges, *, say: Say, close: bool) -> Outcome:
+    """What a package does after its files are there: on the first installation and on every upgrade.
+
+    Args:
+        edges: the machine.
+        say: shown each change before it is made.
+        close: whether the lock closes now; it closes at the next boot in any case.
+
+    Raises:
+        UserError: as `install_clone`.
+    """
+    ledger = open_ledger(edges, method=Method.PACKAGE, version=__version__, say=say)
+    found = Journal(edges).read()
+    # What a clone's installation wrote is the package's now.
+    ledger.record = _without_files(ledger.record, edges)
+    with _Recovering(ledger):
+        ledger.begin()
+        record_lock(ledger)
+        prepare(ledger)
+        if close:
+            renew = find_running(edges)
+            close_lock(ledger)
+            start_service(ledger, renew=renew)
+        else:
+            enable_for_boot(ledger)
+        ledger.finish()
+    return Outcome(changes=ledger.done, repeated=found is not None, closed=close)
+
+
+def uninstall(edges: Edges, *, say: Say, dry_run: bool = False) -> bool:
+    """Undo everything that the journal has, the network last of all.
+
+    Returns:
+        Whether there was anything to undo.
+
+    Raises:
+        JournalError: the journal cannot be read. Nothing was changed.
+        UndoError: something could not be undone. It is recorded still.
+    """
+    journal = Journal(edges)
+    record = journal.read()
+    if record is None:
+        if not dry_run:
+            journal.tidy()
+        return False
+    Ledger(edges, journal, record, say=say, dry_run=dry_run).remove_all()
+    if not dry_run:
+        released.clear(edges)
+    return True
+
+
+def find_interruption(edges: Edges) -> str | None:
+    """A sentence about an operation that did not end, None where all is well. Raises JournalError."""
+    record = Journal(edges).read()
+    if record is None or record.stage is Stage.INSTALLED:
+        return None
+    if record.stage is Stage.REMOVING:
+        return _("The removal did not end. Go on with: sudo psiphon-vpn uninstall")
+    return _("The installation did not end. Go on with the same command, or undo it with: sudo psiphon-vpn uninstall")
+
+
+class _Recovering:
+    """Undoes an installation that fails before the lock closes; says what holds when it fails later."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None or self._ledger.dry_run:
+            return
+        if is_lock_recorded(self._ledger.record):
+            if isinstance(error, UserError | OSError):
+                raise UserError(
+                    _("The installation did not end, and this machine stays locked"),
+                    _describe(error),
+                    _("Run the same command again, or undo it with: sudo psiphon-vpn uninstall"),
+                ) from error
+            return
+        self._ledger.remove_all()
+        if isinstance(error, UserError | OSError):
+            raise UserError(
+                _("The installation did not work, and everything is as it was before"),
+                _describe(error),
+                error.next_step if isinstance(error, UserError) else _("See what is wrong there, and run it again."),
+            ) from error
+
+
+def _describe(error: UserError | OSError) -> str:
+    if isinstance(error, UserError):
+        return f"{error.what}: {error.why}"
+    return join_line(f"{error.filename or ''} {error.strerror or error}")
+
+
+def _split(edges: Edges, payload: Iterable[Payload]) -> tuple[list[Payload], list[Payload]]:
+    """The files that systemd acts on, and all others, which come before them."""
+    units = PurePosixPath("/usr/lib/systemd")
+    first: list[Payload] = []
+    second: list[Payload] = []
+    for file in payload:
+        (second if PurePosixPath(file.path).is_relative_to(units) else first).append(file)
+    # What the network managers require comes before the drop-ins that make them require it, so it also goes after.
+    second.sort(key=lambda file: (file.path.endswith(".conf"), file.path))
+    return first, second
+
+
+def _list_changes(edges: Edges, payload: Iterable[Payload]) -> Iterator[Change]:
+    """Directories that are missing, and the files."""
+    seen: set[str] = set()
+    for file in payload:
+        for parent in reversed(PurePosixPath(file.path).parents):
+            path = str(parent)
+            if path in seen or path == "/":
+                continue
+            seen.add(path)
+            if path in OWN_DIRECTORIES:
+                yield DirectoryMade(path=path)
+            elif not (edges.layout.root / path.lstrip("/")).is_dir():
+                yield DirectoryMade(path=path, shared=True)
+        yield FileWritten(path=file.path, mode=file.mode, content=file.content)
+
+
+def _remove_unwanted(ledger: Ledger, payload: Iterable[Payload]) -> None:
+    """Undo the files of an earlier version that this one does not have."""
+    layout = ledger.edges.layout
+    wanted = {file.path for file in payload}
+    rendered = {layout.boot_rules, layout.drop_rules, layout.guard_rules, layout.config}
+    wanted |= {"/" + str(path.relative_to(layout.root)) for path in rendered}
+    unwanted = [
+        change for change in ledger.record.changes if isinstance(change, FileWritten) and change.path not in wanted
+    ]
+    if unwanted:
+        ledger.undo(unwanted)
+
+
+def _without_files(record: Record, edges: Edges) -> Record:
+    """A record without what the package owns: its files, and their directories."""
+    layout = edges.layout
+    kept_below = [Path("/") / path.relative_to(layout.root) for path in (layout.rules_dir, layout.config_dir)]
+
+    def stays(change: Change) -> bool:
+        if isinstance(change, FileWritten):
+            return any(Path(change.path).is_relative_to(path) for path in kept_below)
+        return not (isinstance(change, DirectoryMade) and (change.shared or change.path in OWN_DIRECTORIES))
+
+    return replace(record, changes=tuple(change for change in record.changes if stays(change)))

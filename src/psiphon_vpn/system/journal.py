@@ -1,0 +1,315 @@
+"""The journal of an installation: what is changed on this system, on disk before it is changed.
+
+The file is replaced as a whole (rename(2)) and synced with its directory, so it is always one complete record. Changes
+are undone from the last to the first, and the journal goes only when all of them are: whoever finds a journal that does
+not say `installed` finds an operation that did not end, and every step of it may be done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.system.change import Change
+from psiphon_vpn.system.change_kinds import restore_change
+from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.system_changes import UnitStarted
+from psiphon_vpn.system.tree_changes import name_temporary, remove_path, write_file
+
+FORMAT: Final = 1
+DIRECTORY_MODE: Final = 0o755
+
+
+class Stage(enum.StrEnum):
+    """How far an operation came."""
+
+    INSTALLING = "installing"
+    INSTALLED = "installed"
+    REMOVING = "removing"
+
+
+class Method(enum.StrEnum):
+    """Who puts the program's files on the system, and takes them away."""
+
+    CLONE = "clone"
+    PACKAGE = "package"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What the journal says.
+
+    Attributes:
+        method: who owns the program's files.
+        version: of the program that wrote it last.
+        stage: how far it came.
+        changes: in the order in which they were recorded.
+        had_directory: whether the journal's own directory was there before.
+    """
+
+    method: Method
+    version: str
+    stage: Stage
+    changes: tuple[Change, ...] = ()
+    had_directory: bool = False
+
+
+class JournalError(UserError):
+    """The journal cannot be read."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            _("The record of the installation is not usable"),
+            f"{path}: {why}",
+            _("See 'psiphon-vpn help stranded', under \"the record is damaged\"."),
+        )
+
+
+class UndoError(UserError):
+    """Some changes could not be undone; the journal still has them.
+
+    Args:
+        failures: those, with the reason.
+    """
+
+    def __init__(self, failures: Mapping[Change, str]) -> None:
+        self.failures = dict(failures)
+        super().__init__(
+            _("Not everything could be undone"),
+            "; ".join(failures.values()),
+            _("What was not undone is still recorded: mend it and run the same command again."),
+        )
+
+
+class Journal:
+    """The file."""
+
+    def __init__(self, edges: Edges) -> None:
+        self.path = edges.layout.install_journal
+
+    def read(self) -> Record | None:
+        """What it says; None where nothing is installed.
+
+        Raises:
+            JournalError: it is there and cannot be understood.
+        """
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            if stored["format"] != FORMAT:
+                raise ValueError("it was written by another version of this program")
+            return Record(
+                method=Method(stored["method"]),
+                version=str(stored["version"]),
+                stage=Stage(stored["stage"]),
+                changes=tuple(restore_change(change) for change in stored["changes"]),
+                had_directory=bool(stored["had_directory"]),
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise JournalError(self.path, error.strerror or str(error)) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise JournalError(self.path, str(error)) from error
+
+    def write(self, record: Record) -> None:
+        """Replace what it says. On return it is on the disk.
+
+        Raises:
+            OSError: it cannot be written; it says what it said before.
+        """
+        self.path.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        stored = {
+            "format": FORMAT,
+            "method": record.method,
+            "version": record.version,
+            "stage": record.stage,
+            "had_directory": record.had_directory,
+            "changes": [change.store() for change in record.changes],
+        }
+        write_file(self.path, json.dumps(stored).encode() + b"\n", mode=0o600, uid=os.geteuid(), gid=os.getegid())
+        _sync_directory(self.path.parent)
+
+    def remove(self, record: Record) -> None:
+        """Remove the file, and its directory if that came with it."""
+        remove_path(self.path)
+        if not record.had_directory:
+            remove_path(self.path.parent)
+        self.tidy()
+        if self.path.parent.parent.is_dir():
+            _sync_directory(self.path.parent.parent)
+
+    def tidy(self) -> None:
+        """Remove what a crash right before the first record, or right after the last, leaves."""
+        if self.path.parent.is_dir():
+            name_temporary(self.path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or not empty and so not ours
+            self.path.parent.rmdir()
+
+
+class Ledger:
+    """An operation on one system: records, applies and undoes changes, and says each before it is made.
+
+    Args:
+        edges: the system.
+        journal: its journal.
+        record: what the journal says, or will.
+        say: shown each change, as a command that would do the same.
+        dry_run: nothing is written and nothing done.
+    """
+
+    def __init__(
+        self,
+        edges: Edges,
+        journal: Journal,
+        record: Record,
+        *,
+        say: Callable[[str], None] = lambda _line: None,
+        dry_run: bool = False,
+    ) -> None:
+        self.edges = edges
+        self.record = record
+        self.dry_run = dry_run
+        self.done = 0
+        """How many changes had to be made."""
+        self._journal = journal
+        self._say = say
+
+    def begin(self) -> None:
+        """Write down that an operation begins, before anything else."""
+        self._write(self.record)
+
+    def do(self, *changes: Change) -> None:
+        """Record changes in one write, then make those that are not made yet, in order."""
+        self.record_only(*changes)
+        for change in changes:
+            if not change.is_applied(self.edges):
+                self._tell(change)
+                if not self.dry_run:
+                    change.apply(self.edges)
+                    self.done += 1
+
+    def record_only(self, *changes: Change) -> None:
+        """Record changes; what was there before them is looked up once, when they are recorded first."""
+        known = {(change.kind, change.key): change for change in self.record.changes}
+        merged = list(self.record.changes)
+        for change in changes:
+            before = known.get((change.kind, change.key))
+            if before is None:
+                observed = change.observe(self.edges)
+                merged.append(observed)
+                known[change.kind, change.key] = observed
+        if len(merged) > len(self.record.changes):
+            self._write(replace(self.record, changes=tuple(merged)))
+
+    def act(self, command: str, action: Callable[[], object]) -> None:
+        """Do what changes nothing that would have to be undone, such as checking a text."""
+        self._say(f"[#] {command}")
+        if not self.dry_run:
+            action()
+
+    def count(self, changed: bool) -> None:
+        """Count a change that somebody else made, in a directory of ours."""
+        self.done += changed
+
+    def undo(self, changes: Iterable[Change]) -> None:
+        """Undo recorded changes, the last one first, and forget them. They may have been undone before.
+
+        What cannot be undone stays recorded, and the others are undone nevertheless; but nothing is undone after a
+        unit that does not stop: it would be opened under a daemon that closes again.
+
+        Raises:
+            UndoError: something could not be undone.
+        """
+        unwanted = tuple(changes)
+        failures: dict[Change, str] = {}
+        for change in reversed(unwanted):
+            if (command := change.describe_undo()) is not None:
+                self._say(f"[#] {command}")
+            if self.dry_run:
+                continue
+            try:
+                change.undo(self.edges)
+            except (UserError, OSError) as error:
+                failures[change] = f"{change.key}: {error}"
+                if isinstance(change, UnitStarted):
+                    break
+        if failures:
+            raise UndoError(failures)
+        self._forget(unwanted)
+
+    def _forget(self, changes: Iterable[Change]) -> None:
+        gone = {(change.kind, change.key) for change in changes}
+        kept = tuple(change for change in self.record.changes if (change.kind, change.key) not in gone)
+        if kept and len(kept) < len(self.record.changes):
+            self._write(replace(self.record, changes=kept))
+
+    def finish(self) -> None:
+        """Write down that everything is done, after everything has reached the disk."""
+        if not self.dry_run:
+            os.sync()
+        self._write(replace(self.record, stage=Stage.INSTALLED))
+
+    def remove_all(self) -> None:
+        """Undo everything, the last change first, then remove the journal."""
+        self._write(replace(self.record, stage=Stage.REMOVING))
+        self.undo(self.record.changes)
+        if not self.dry_run:
+            self._journal.remove(self.record)
+
+    def _tell(self, change: Change) -> None:
+        if command := change.describe():
+            self._say(f"[#] {command}")
+
+    def _write(self, record: Record) -> None:
+        self.record = record
+        if not self.dry_run:
+            self._journal.write(record)
+
+
+def open_ledger(
+    edges: Edges,
+    *,
+    method: Method,
+    version: str,
+    say: Callable[[str], None] = lambda _line: None,
+    dry_run: bool = False,
+) -> Ledger:
+    """The ledger of an installation that begins, goes on after a crash, or is repeated.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    journal = Journal(edges)
+    found = journal.read()
+    if found is None:
+        record = Record(
+            method=method,
+            version=version,
+            stage=Stage.INSTALLING,
+            had_directory=_has_content(journal.path),
+        )
+    else:
+        record = replace(found, method=method, version=version, stage=Stage.INSTALLING)
+    return Ledger(edges, journal, record, say=say, dry_run=dry_run)
+
+
+def _has_content(path: Path) -> bool:
+    """Whether the journal's directory was there before us. A crash before the first record leaves an empty one."""
+    directory, temporary = path.parent, name_temporary(path).name
+    return directory.is_dir() and any(entry.name != temporary for entry in directory.iterdir())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

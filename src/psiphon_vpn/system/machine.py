@@ -1,0 +1,261 @@
+"""The real edges of an installation: systemd, nft, ip, the account tools. Standard library and `run` only."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import pwd
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from psiphon_vpn.linux.identity import find_network_managers
+from psiphon_vpn.linux.lockstate import read_lock_state
+from psiphon_vpn.policy import names
+from psiphon_vpn.run import CommandError, run
+from psiphon_vpn.system.edges import Account, Edges
+from psiphon_vpn.system.layout import GROUP, USER, Layout
+
+UNIT_SECONDS: Final = 120.0
+"""Longer than any unit of ours takes to start or to stop, systemd's own limits included."""
+SYSTEMCTL_NO_UNIT: Final = 5
+RUNTIME_UNITS: Final = Path("/run/systemd/system")
+USERDEL_NO_USER, GROUPDEL_NO_GROUP = 6, 6
+"""Exit codes: userdel(8), groupdel(8)."""
+TABLES: Final = (
+    ("netdev", names.EGRESS_TABLE),
+    ("arp", names.ARP_TABLE),
+    ("inet", names.GUARD_TABLE),
+    ("inet", names.BASE_TABLE),
+)
+"""All tables of ours. The base table is removed last."""
+SCRATCH_TABLE: Final = "psiphon_scratch"
+PRIORITIES: Final = range(names.RULE_PRIORITY - 1, names.RULE_PRIORITY + 6)
+UID_RULE: Final = names.RULE_PRIORITY + 4
+
+
+class Systemctl:
+    """systemd by systemctl(1)."""
+
+    def __init__(self, root: Path) -> None:
+        self._is_here = root == Path("/")
+
+    def is_running(self) -> bool:
+        """sd_booted(3); another root is never running."""
+        return self._is_here and RUNTIME_UNITS.is_dir()
+
+    def reread(self) -> None:
+        """daemon-reload."""
+        self._online("daemon-reload")
+
+    def is_active(self, unit: str) -> bool:
+        """is-active."""
+        return self.is_running() and run(["systemctl", "is-active", "--quiet", unit], ok=range(256)).returncode == 0
+
+    def start(self, unit: str) -> None:
+        """Start. A unit that failed too often is given another chance."""
+        self._reset(unit)
+        self._online("start", unit)
+
+    def stop(self, unit: str) -> None:
+        """Stop. A unit that refuses it (RefuseManualStop=) is told otherwise for this once."""
+        if not self.is_running():
+            return
+        shown = run(["systemctl", "show", "--property=RefuseManualStop", unit]).stdout.strip()
+        if shown == "RefuseManualStop=yes":
+            with self._allow_stop(unit):
+                self._online("stop", unit)
+        else:
+            self._online("stop", unit, ok=(0, SYSTEMCTL_NO_UNIT))
+        self._reset(unit)
+
+    @contextlib.contextmanager
+    def _allow_stop(self, unit: str) -> Iterator[None]:
+        dropin = RUNTIME_UNITS / f"{unit}.d" / "psiphon-vpn-stop.conf"
+        dropin.parent.mkdir(parents=True, exist_ok=True)
+        dropin.write_text("[Unit]\nRefuseManualStop=no\n", encoding="ascii")
+        try:
+            self.reread()
+            yield
+        finally:
+            dropin.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                dropin.parent.rmdir()
+            self.reread()
+
+    def reload(self, unit: str) -> None:
+        """Reload."""
+        self._online("reload", unit)
+
+    def restart(self, unit: str) -> None:
+        """Restart."""
+        self._reset(unit)
+        self._online("restart", unit)
+
+    def _reset(self, unit: str) -> None:
+        self._online("reset-failed", unit, ok=range(256))
+
+    def _online(self, *words: str, ok: Iterable[int] = (0,)) -> None:
+        if self.is_running():
+            run(["systemctl", *words], ok=tuple(ok), timeout=UNIT_SECONDS)
+
+
+class MachineKernel:
+    """Rules by nft(8), routes by ip(8), settings by /proc/sys."""
+
+    def __init__(self) -> None:
+        self._settings = Path("/proc/sys")
+
+    def check_rules(self, text: str) -> str | None:
+        """`nft -c`, under another name: a table that is owned by its holder cannot even be asked about."""
+        for _family, name in TABLES:
+            text = text.replace(f" {name} {{", f" {SCRATCH_TABLE} {{").replace(f" {name}\n", f" {SCRATCH_TABLE}\n")
+        try:
+            run(["nft", "-c", "-f", "-"], input=text)
+        except CommandError as error:
+            return error.why
+        return None
+
+    def load_rules(self, path: Path) -> None:
+        """`nft -f`."""
+        run(["nft", "-f", str(path)])
+
+    def read_setting(self, name: str) -> str | None:
+        """Read a file below /proc/sys."""
+        try:
+            return (self._settings / name).read_text(encoding="ascii").strip()
+        except OSError:
+            return None
+
+    def write_setting(self, name: str, value: str) -> None:
+        """Write a file below /proc/sys."""
+        with contextlib.suppress(FileNotFoundError):
+            (self._settings / name).write_text(value, encoding="ascii")
+
+    def is_locked(self) -> bool | None:
+        """Ask the kernel's rules with sample packets."""
+        return read_lock_state().locked
+
+    def remove_ways(self) -> None:
+        """What the daemon made beside the tables."""
+        for version in ("-4", "-6"):
+            for rule in _list_json(["ip", version, "-j", "rule", "show"]):
+                if (selector := find_own_rule(rule)) is not None:
+                    run(["ip", version, "rule", "del", *selector], ok=(0, 2))
+            run(["ip", version, "route", "flush", "table", str(names.ROUTE_TABLE)], ok=(0, 1, 2))
+        for link in _list_json(["ip", "-j", "-d", "link", "show", "dev", names.TUN_NAME]):
+            # Another device may have taken the name; that is not ours to remove.
+            if link.get("linkinfo", {}).get("info_kind") == "tun":
+                run(["ip", "link", "del", "dev", names.TUN_NAME], ok=(0, 1))
+
+    def remove_tables(self) -> None:
+        """Each by a transaction that does not mind its absence: `destroy` needs nft 1.0.7."""
+        for family, name in TABLES:
+            if self._stands(family, name):
+                run(["nft", "-f", "-"], input=f"table {family} {name}\ndelete table {family} {name}\n")
+
+    @staticmethod
+    def _stands(family: str, name: str) -> bool:
+        listing = run(["nft", "list", "tables"]).stdout.splitlines()
+        return f"table {family} {name}" in (line.strip() for line in listing)
+
+
+def find_own_rule(rule: dict[str, Any]) -> list[str] | None:
+    """The words by which `ip rule del` finds a rule that the daemon made; None for a rule of others.
+
+    Args:
+        rule: one object of `ip -j rule show` (iproute.c, print_rule of iprule.c).
+    """
+    priority, table = rule.get("priority"), str(rule.get("table"))
+    if priority not in PRIORITIES or table not in {str(names.ROUTE_TABLE), "main", "254"}:
+        return None
+    words = ["priority", str(priority), "table", table]
+    if rule.get("dst"):
+        words += ["to", f"{rule['dst']}/{rule['dstlen']}" if rule.get("dstlen") else str(rule["dst"])]
+    for key, word in (("iif", "iif"), ("oif", "oif"), ("fwmark", "fwmark"), ("ipproto", "ipproto"), ("dport", "dport")):
+        if rule.get(key) is not None:
+            # Without /etc/protocols, ip prints "ipproto-17" and does not take it back.
+            words += [word, str(rule[key]).removeprefix("ipproto-")]
+    if rule.get("uid_start") is not None:
+        words += ["uidrange", f"{rule['uid_start']}-{rule['uid_end']}"]
+    # A rule of ours that leads to the main table says for whom; one that does not is somebody else's.
+    is_ours = table == str(names.ROUTE_TABLE) or len(words) > 4
+    return words if is_ours else None
+
+
+def _list_json(argv: list[str]) -> list[dict[str, Any]]:
+    done = run(argv, ok=(0, 1, 2))
+    try:
+        listed = json.loads(done.stdout or "[]")
+    except ValueError:
+        return []
+    return [entry for entry in listed if isinstance(entry, dict) and entry]
+
+
+class SystemAccounts:
+    """Accounts by systemd-sysusers(8), userdel(8) and groupdel(8)."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._prefix = [] if root == Path("/") else ["--prefix", str(root)]
+
+    def find(self) -> Account | None:
+        """Look both up."""
+        user, group = self._find("passwd", USER), self._find("group", GROUP)
+        return None if user is None or group is None else Account(uid=user, gid=group)
+
+    def list_existing(self) -> tuple[bool, bool]:
+        """Look both up."""
+        return self._find("passwd", USER) is not None, self._find("group", GROUP) is not None
+
+    def make(self, declaration: Path) -> None:
+        """systemd-sysusers with our file only."""
+        root = [f"--root={self._root}"] if self._prefix else []
+        run(["systemd-sysusers", *root, str(declaration)], timeout=30)
+
+    def remove(self, *, user: bool, group: bool) -> None:
+        """The user first: a group that is somebody's first cannot be removed."""
+        if user:
+            run(["userdel", *self._prefix, USER], ok=(0, USERDEL_NO_USER), timeout=30)
+        if group and self._find("group", GROUP) is not None:
+            run(["groupdel", *self._prefix, GROUP], ok=(0, GROUPDEL_NO_GROUP), timeout=30)
+
+    def find_network_managers(self) -> tuple[int, ...]:
+        """By this machine's accounts."""
+        return find_network_managers()
+
+    def _find(self, database: str, name: str) -> int | None:
+        if not self._prefix:
+            try:
+                return pwd.getpwnam(name).pw_uid if database == "passwd" else grp.getgrnam(name).gr_gid
+            except KeyError:
+                return None
+        try:
+            lines = (self._root / "etc" / database).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return None
+        return next((int(line.split(":")[2]) for line in lines if line.startswith(f"{name}:")), None)
+
+
+class Tmpfiles:
+    """Directories by systemd-tmpfiles(8)."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = [] if root == Path("/") else [f"--root={root}"]
+
+    def make(self, declaration: Path) -> None:
+        """systemd-tmpfiles with our file only."""
+        run(["systemd-tmpfiles", *self._root, "--create", str(declaration)], timeout=30)
+
+
+def open_machine(layout: Layout | None = None) -> Edges:
+    """The edges of this machine, or of the tree at another root."""
+    layout = layout or Layout()
+    return Edges(
+        layout=layout,
+        manager=Systemctl(layout.root),
+        kernel=MachineKernel(),
+        accounts=SystemAccounts(layout.root),
+        directories=Tmpfiles(layout.root),
+    )

@@ -1,0 +1,91 @@
+"""Other firewalls and network programs on this machine: left working, and reported with what it means for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from psiphon_vpn.i18n import _
+from psiphon_vpn.run import CommandError, run
+from psiphon_vpn.system.edges import ServiceManager
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """One of them.
+
+    Attributes:
+        name: as people know it.
+        meaning: what it means that both are here, a sentence.
+    """
+
+    name: str
+    meaning: str
+
+
+def _filters() -> str:
+    return _("It keeps working; what either of the two refuses is refused. Its rules cannot open the lock.")
+
+
+def _forwards() -> str:
+    return _(
+        "It keeps running; its containers and machines reach the internet through the tunnel or not at all, "
+        "and nobody outside reaches them."
+    )
+
+
+def _flushes() -> str:
+    return _(
+        "It keeps working; when it loads its rules anew it removes ours for a moment. The wire guard holds "
+        "meanwhile, and the service puts the rest back."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    name: str
+    units: tuple[str, ...]
+    traces: tuple[str, ...]
+    """Tables or chains of theirs, as `nft list` prints them."""
+    meaning: Callable[[], str]
+
+
+_KNOWN = (
+    _Known(name="firewalld", units=("firewalld.service",), traces=("table inet firewalld",), meaning=_filters),
+    _Known(name="ufw", units=("ufw.service",), traces=("chain ufw-",), meaning=_filters),
+    _Known(name="docker", units=("docker.service",), traces=("chain DOCKER",), meaning=_forwards),
+    _Known(
+        name="libvirt",
+        units=("libvirtd.service", "virtnetworkd.service"),
+        traces=("table ip libvirt_network", "chain LIBVIRT_"),
+        meaning=_forwards,
+    ),
+    _Known(name="podman", units=(), traces=("table inet netavark", "chain NETAVARK"), meaning=_forwards),
+    _Known(name="nftables.service", units=("nftables.service",), traces=(), meaning=_flushes),
+)
+
+
+def find_neighbours(manager: ServiceManager) -> tuple[Neighbour, ...]:
+    """Who else is here, by running units and by traces in the kernel. Never raises."""
+    units = {unit for known in _KNOWN for unit in known.units if manager.is_active(unit)}
+    try:
+        listing = run(["nft", "list", "tables"]).stdout + run(["nft", "list", "chains"]).stdout
+    except CommandError:
+        listing = ""
+    return match_neighbours(units, listing)
+
+
+def match_neighbours(units: Iterable[str], listing: str) -> tuple[Neighbour, ...]:
+    """Who is here.
+
+    Args:
+        units: that run.
+        listing: what nft says about tables and chains.
+    """
+    running = set(units)
+    lines = [line.strip() for line in listing.splitlines()]
+    return tuple(
+        Neighbour(name=known.name, meaning=known.meaning())
+        for known in _KNOWN
+        if running & set(known.units) or any(line.startswith(trace) for line in lines for trace in known.traces)
+    )

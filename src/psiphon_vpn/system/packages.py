@@ -1,0 +1,133 @@
+"""Packages for dpkg and rpm, made by nfpm from the payload: the same checkout gives the same bytes.
+
+A package holds what `install` writes, and its scriptlets (packaging/) call the same commands as `install` does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from psiphon_vpn import __version__
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.run import run
+from psiphon_vpn.system.interpreter import SYSTEM_PYTHON
+from psiphon_vpn.system.payload import CHECKOUT, PayloadFile, collect_payload
+
+NAME: Final = "psiphon-vpn"
+RELEASE: Final = "1"
+FORMATS: Final = {"deb": f"{NAME}_{__version__}-{RELEASE}_all.deb", "rpm": f"{NAME}-{__version__}-{RELEASE}.noarch.rpm"}
+"""nfpm's name of each format, and the name of the file."""
+DATE: Final = datetime(2026, 1, 1, tzinfo=UTC)
+"""Of every file in a package, and of the package: when it was built would differ from build to build."""
+SCRIPTS: Final = ("postinstall", "preremove", "postremove")
+DEPENDS: Final = {
+    "deb": (
+        "python3 (>= 3.11)",
+        "nftables (>= 0.9.3)",
+        "iproute2",
+        "util-linux",
+        "systemd (>= 245)",
+    ),
+    "rpm": ("python3 >= 3.11", "nftables >= 0.9.3", "iproute", "util-linux", "systemd >= 245"),
+}
+_TIMEOUT_SECONDS: Final = 300
+OTHERS_DIRECTORIES: Final = frozenset(
+    "/ /usr /usr/bin /usr/sbin /usr/lib /usr/lib/systemd /usr/lib/systemd/system /usr/lib/systemd/network "
+    "/usr/lib/sysusers.d /usr/lib/tmpfiles.d /usr/lib/sysctl.d /usr/lib/modules-load.d /usr/share /usr/share/man "
+    "/usr/share/man/man5 /usr/share/man/man8".split()
+)
+"""Directories of the system itself. All others go with the package, if nothing else is in them."""
+
+
+def build_packages(output: Path) -> tuple[Path, ...]:
+    """Build every package.
+
+    Args:
+        output: directory for them; made if it is not there.
+
+    Returns:
+        The packages' paths.
+
+    Raises:
+        UserError: there is no checkout, or no nfpm.
+        CommandError: nfpm failed.
+    """
+    payload = collect_payload(python=SYSTEM_PYTHON)
+    nfpm = _find_nfpm()
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="psiphon-package-") as name:
+        staging = Path(name)
+        for number, file in enumerate(payload):
+            # By number: nfpm expands patterns and variables in names.
+            (staging / str(number)).write_bytes(file.content)
+        config = staging / "nfpm.json"
+        for kind, filename in FORMATS.items():
+            config.write_text(json.dumps(render_config(payload, staging, kind)), encoding="utf-8")
+            argv = [nfpm, "package", "--config", str(config), "--packager", kind, "--target", str(output / filename)]
+            run(argv, timeout=_TIMEOUT_SECONDS)
+    return tuple(output / filename for filename in FORMATS.values())
+
+
+def _find_nfpm() -> str:
+    path = Path(sys.executable).with_name("nfpm")
+    if not path.is_file():
+        raise UserError(
+            _("The packages cannot be built"),
+            _("nfpm is missing"),
+            _("Run the setup script with 'package' or 'test': they bring it."),
+        )
+    return str(path)
+
+
+def render_config(payload: tuple[PayloadFile, ...], staging: Path, kind: str) -> dict[str, Any]:
+    """What nfpm reads; JSON is YAML.
+
+    Args:
+        payload: the files.
+        staging: where each lies under its number.
+        kind: "deb" or "rpm".
+    """
+    mtime = DATE.isoformat()
+    contents: list[dict[str, Any]] = [
+        {"dst": str(path), "type": "dir", "file_info": _info(0o755, mtime)} for path in find_directories(payload)
+    ]
+    contents += [
+        {"src": str(staging / str(number)), "dst": file.path, "file_info": _info(file.mode, mtime)}
+        for number, file in enumerate(payload)
+    ]
+    return {
+        "name": NAME,
+        "arch": "all",
+        "platform": "linux",
+        "version": __version__,
+        "release": RELEASE,
+        "section": "net",
+        "priority": "optional",
+        "maintainer": "Psiphon Linux VPN Service <psiphon-vpn@localhost>",
+        "description": "Sends a whole machine's traffic through Psiphon and lets nothing out any other way\n"
+        "Installing it locks this machine: nothing leaves it but through the tunnel.",
+        "disable_globbing": True,
+        "mtime": mtime,
+        "depends": list(DEPENDS[kind]),
+        "contents": contents,
+        "scripts": {name: str(CHECKOUT / "packaging" / f"{name}.sh") for name in SCRIPTS},
+        "deb": {"compression": "xz"},
+        "rpm": {"compression": "xz", "buildhost": "localhost", "group": "System Environment/Daemons"},
+    }
+
+
+def _info(mode: int, mtime: str) -> dict[str, Any]:
+    return {"mode": mode, "owner": "root", "group": "root", "mtime": mtime}
+
+
+def find_directories(payload: Iterable[PayloadFile]) -> list[PurePosixPath]:
+    """The directories that the package brings, so that rpm removes them with it."""
+    found = {parent for file in payload for parent in PurePosixPath(file.path).parents}
+    return sorted(path for path in found if str(path) not in OTHERS_DIRECTORIES)

@@ -1,0 +1,52 @@
+"""`release`: the only way to open this machine without uninstalling, and the way back, `start`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.system.configure import relock
+from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.layout import GUARD_UNIT, SERVICE_UNIT
+from psiphon_vpn.system.released import mask_resolver, write_record
+
+WORD: Final = "release"
+"""What has to be typed; not translated, so that instructions hold in every language."""
+
+
+def release(edges: Edges, *, by: str) -> None:
+    """Open this machine until the next start or boot.
+
+    What is recorded is recorded before anything opens; the base table, which alone stops everything, goes last.
+
+    Args:
+        edges: the machine.
+        by: user id of who asks.
+
+    Raises:
+        UserError: it did not work. `status` says whether the machine is open.
+    """
+    manager = edges.manager
+    manager.stop(SERVICE_UNIT)
+    if manager.is_active(SERVICE_UNIT):
+        raise UserError(
+            _("The network was not opened"),
+            _("the service does not stop"),
+            _("See why with: journalctl -u {unit}").format(unit=SERVICE_UNIT),
+        )
+    write_record(edges.layout, by=by)
+    mask_resolver(edges)
+    manager.stop(GUARD_UNIT)
+    edges.kernel.remove_ways()
+    edges.kernel.remove_tables()
+
+
+def start(edges: Edges) -> None:
+    """Lock, whatever the state, and then start the service.
+
+    Raises:
+        UserError: the lock does not close, or the service does not start; says which.
+    """
+    relock(edges)
+    edges.manager.start(SERVICE_UNIT)

@@ -1,0 +1,98 @@
+"""What `release` leaves for `status` and for the way back: a record and a mask, both in /run, both gone at boot.
+
+Released is a state of the kernel and nothing else: our tables are not there. No program takes the record for a reason
+to be open, and `status` believes it only of a machine whose kernel says that it is open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import syslog
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.tree_changes import write_file
+
+RESOLVED_UNIT: Final = "systemd-resolved.service"
+MAX_RECORD: Final = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """What the record says.
+
+    Attributes:
+        since: when, ISO 8601.
+        by: user id of who ran it: of the person behind sudo, where there is one.
+    """
+
+    since: str
+    by: str
+
+
+def read_record(layout: Layout) -> Released | None:
+    """The record, None where there is none or it is not root's. Never raises."""
+    try:
+        if layout.release_record.lstat().st_uid != layout.root.stat().st_uid:
+            return None
+        with layout.release_record.open(encoding="utf-8") as file:
+            stored = json.loads(file.read(MAX_RECORD))
+        return Released(since=str(stored["since"]), by=str(stored["by"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_record(layout: Layout, *, by: str) -> None:
+    """Record who releases, and log it. Raises OSError."""
+    record = {"since": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
+    owner = layout.root.stat()
+    _log(f"RELEASED by uid {by}: this machine is open until the next start or boot")
+    write_file(layout.release_record, json.dumps(record).encode(), mode=0o644, uid=owner.st_uid, gid=owner.st_gid)
+
+
+def clear(edges: Edges) -> None:
+    """Forget a release, after the lock has closed."""
+    if edges.layout.release_record.exists():
+        edges.layout.release_record.unlink(missing_ok=True)
+        _log("locked again")
+    unmask_resolver(edges)
+
+
+def _mask(layout: Layout) -> Path:
+    """A file in /run takes the place of one of the same name in /usr/lib (resolved.conf.d(5)), until the next boot."""
+    return layout.root / "run/systemd/resolved.conf.d" / layout.resolved_dropin.name
+
+
+def mask_resolver(edges: Edges) -> None:
+    """Let systemd-resolved ask the network's own resolvers: the one in the tunnel cannot be reached."""
+    if not edges.manager.is_active(RESOLVED_UNIT):
+        return
+    path = _mask(edges.layout)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("# Released: psiphon-vpn's own settings do not count until the next start.\n", encoding="ascii")
+    path.chmod(0o644)
+    edges.manager.restart(RESOLVED_UNIT)
+
+
+def unmask_resolver(edges: Edges) -> None:
+    """Let systemd-resolved ask the resolver in the tunnel again."""
+    path = _mask(edges.layout)
+    if not path.exists():
+        return
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+    if edges.manager.is_active(RESOLVED_UNIT):
+        edges.manager.restart(RESOLVED_UNIT)
+
+
+def _log(text: str) -> None:
+    """To the system's log, under the service's name."""
+    syslog.openlog("psiphon-vpn", 0, syslog.LOG_AUTH)
+    syslog.syslog(syslog.LOG_WARNING, text)
+    syslog.closelog()

@@ -1,0 +1,240 @@
+"""Changes of accounts, kernel and services."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from psiphon_vpn.system.change import Change, locate
+from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.layout import GROUP, KILLSWITCH_UNIT, USER
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountMade(Change):
+    """The service's user and group, by systemd-sysusers."""
+
+    kind: ClassVar[str] = "account"
+    declaration: str
+    had_user: bool = False
+    had_group: bool = False
+
+    @property
+    def key(self) -> str:
+        """There is one."""
+        return "account"
+
+    def describe(self) -> str:
+        """systemd-sysusers(8)."""
+        return f"systemd-sysusers {shlex.quote(self.declaration)}"
+
+    def describe_undo(self) -> str | None:
+        """userdel(8)."""
+        words = [*([] if self.had_user else [f"userdel {USER}"]), *([] if self.had_group else [f"groupdel {GROUP}"])]
+        return "; ".join(words) or None
+
+    def observe(self, edges: Edges) -> Self:
+        """Keep which of the two exists."""
+        user, group = edges.accounts.list_existing()
+        return replace(self, had_user=user, had_group=group)
+
+    def is_applied(self, edges: Edges) -> bool:
+        """Whether both exist."""
+        return edges.accounts.find() is not None
+
+    def apply(self, edges: Edges) -> None:
+        """Make them."""
+        edges.accounts.make(locate(edges, self.declaration))
+
+    def undo(self, edges: Edges) -> None:
+        """Remove those that did not exist."""
+        edges.accounts.remove(user=not self.had_user, group=not self.had_group)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingWritten(Change):
+    """A kernel setting below /proc/sys."""
+
+    kind: ClassVar[str] = "setting"
+    name: str
+    value: str
+    previous: str | None = None
+    """None where this kernel has no such setting."""
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.name
+
+    def describe(self) -> str:
+        """sysctl(8)."""
+        return f"sysctl -w {self.name.replace('/', '.')}={self.value}"
+
+    def describe_undo(self) -> str | None:
+        """sysctl(8)."""
+        return None if self.previous is None else f"sysctl -w {self.name.replace('/', '.')}={self.previous}"
+
+    def observe(self, edges: Edges) -> Self:
+        """Keep the old value."""
+        return replace(self, previous=edges.kernel.read_setting(self.name))
+
+    def is_applied(self, edges: Edges) -> bool:
+        """Whether it has the value."""
+        return not edges.manager.is_running() or edges.kernel.read_setting(self.name) in {self.value, None}
+
+    def apply(self, edges: Edges) -> None:
+        """Write it."""
+        edges.kernel.write_setting(self.name, self.value)
+
+    def undo(self, edges: Edges) -> None:
+        """Write the old value."""
+        if self.previous is not None and edges.manager.is_running():
+            edges.kernel.write_setting(self.name, self.previous)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitStarted(Change):
+    """A unit that runs."""
+
+    kind: ClassVar[str] = "started"
+    unit: str
+    stays: bool = False
+    """Undoing does not stop it: the network managers, which require it, would be stopped with it."""
+
+    @property
+    def key(self) -> str:
+        """The unit."""
+        return self.unit
+
+    def describe(self) -> str:
+        """systemctl(1)."""
+        return f"systemctl start {self.unit}"
+
+    def describe_undo(self) -> str | None:
+        """systemctl(1)."""
+        return None if self.stays else f"systemctl stop {self.unit}"
+
+    def observe(self, edges: Edges) -> Self:
+        """There is nothing to keep: a unit of ours that runs already is ours, from an installation without a record."""
+        return self
+
+    def is_applied(self, edges: Edges) -> bool:
+        """Whether it runs."""
+        return not edges.manager.is_running() or edges.manager.is_active(self.unit)
+
+    def apply(self, edges: Edges) -> None:
+        """Start it."""
+        edges.manager.start(self.unit)
+
+    def undo(self, edges: Edges) -> None:
+        """Stop it."""
+        if not self.stays:
+            edges.manager.stop(self.unit)
+
+
+class _Standing(Change):
+    """Recorded before what it belongs to, so that its undoing comes after; applying it does nothing by itself."""
+
+    @property
+    def key(self) -> str:
+        """There is one."""
+        return self.kind
+
+    def describe(self) -> str | None:
+        """Nothing is done."""
+        return None
+
+    def observe(self, edges: Edges) -> Self:
+        """There is nothing to keep."""
+        return self
+
+    def is_applied(self, edges: Edges) -> bool:
+        """Always."""
+        return True
+
+    def apply(self, edges: Edges) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablesLoaded(_Standing):
+    """Our tables in the kernel, whoever loads them: units and daemon do. Undoing it opens the machine.
+
+    Recorded first of all, so that it is undone last of all.
+    """
+
+    kind: ClassVar[str] = "tables"
+
+    def describe_undo(self) -> str:
+        """In short."""
+        return "nft delete table ... # our tables: this opens"
+
+    def undo(self, edges: Edges) -> None:
+        """Open."""
+        if edges.manager.is_running():
+            edges.kernel.remove_tables()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaysMade(_Standing):
+    """The TUN, the routing rules and the routing table, which the daemon makes."""
+
+    kind: ClassVar[str] = "ways"
+
+    def describe_undo(self) -> str:
+        """In short."""
+        return "ip link del PsiphonTUN; ip rule del ...; ip route flush table ... # ours"
+
+    def undo(self, edges: Edges) -> None:
+        """Remove them."""
+        if edges.manager.is_running():
+            edges.kernel.remove_ways()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitsRead(_Standing):
+    """Our unit files, as systemd has read them."""
+
+    kind: ClassVar[str] = "units-read"
+
+    def describe_undo(self) -> str:
+        """In short."""
+        return "systemctl daemon-reload"
+
+    def undo(self, edges: Edges) -> None:
+        """Let systemd forget them. Now nothing requires the boot lock's unit any more, and it may be stopped."""
+        if not edges.manager.is_running():
+            return
+        edges.manager.reread()
+        if not (edges.layout.unit_dir / KILLSWITCH_UNIT).exists():
+            edges.manager.stop(KILLSWITCH_UNIT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceReread(_Standing):
+    """A service of others that reads files of ours: systemd-resolved, systemd-networkd, NetworkManager."""
+
+    kind: ClassVar[str] = "reread"
+    unit: str
+    verb: str
+    """"restart" or "reload": what makes it read them."""
+
+    @property
+    def key(self) -> str:
+        """The unit."""
+        return self.unit
+
+    def describe_undo(self) -> str:
+        """systemctl(1)."""
+        return f"systemctl try-{self.verb} {self.unit}".replace("try-reload", "reload")
+
+    def undo(self, edges: Edges) -> None:
+        """Let it forget, if it runs."""
+        reread(edges, self)
+
+
+def reread(edges: Edges, service: ServiceReread) -> None:
+    """Let a service of others read its files again, if it runs."""
+    if edges.manager.is_running() and edges.manager.is_active(service.unit):
+        (edges.manager.reload if service.verb == "reload" else edges.manager.restart)(service.unit)

@@ -1,0 +1,211 @@
+"""Changes of files and directories. Symbolic links in a file's place are replaced and kept, never followed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import shlex
+import shutil
+import stat
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+from psiphon_vpn.system.change import Change, Previous, locate
+from psiphon_vpn.system.edges import Edges
+
+
+def look_at(path: Path) -> Previous | None:
+    """What stands at a path; a symbolic link is not followed."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    mode = stat.S_IMODE(found.st_mode)
+    if stat.S_ISLNK(found.st_mode):
+        return Previous(mode=mode, uid=found.st_uid, gid=found.st_gid, target=str(path.readlink()))
+    content = base64.b64encode(path.read_bytes()).decode("ascii") if stat.S_ISREG(found.st_mode) else None
+    return Previous(mode=mode, uid=found.st_uid, gid=found.st_gid, content=content)
+
+
+def name_temporary(path: Path) -> Path:
+    """Under which name a file is written before it gets its own."""
+    return path.with_name(f".{path.name}.psiphon-new")
+
+
+def write_file(path: Path, content: bytes, *, mode: int, uid: int, gid: int) -> None:
+    """Write a file, whole or not at all, with its owner and mode from the first moment at which it has its name.
+
+    Raises:
+        OSError: it cannot be written; what stood there stands there still.
+    """
+    temporary = name_temporary(path)
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchown(file.fileno(), uid, gid)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a whole directory. A link is not followed."""
+    if path.is_symlink() or not path.is_dir():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+        return
+    shutil.rmtree(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileWritten(Change):
+    """A file with its content, mode and owner. Absolute path on the target, below `edges.layout.root`."""
+
+    kind: ClassVar[str] = "file"
+    path: str
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    sha256: str = ""
+    kept: bool = False
+    """The user's from then on: written only where there is none."""
+    previous: Previous | None = None
+    content: bytes = field(default=b"", repr=False, compare=False)
+
+    @property
+    def key(self) -> str:
+        """The path."""
+        return self.path
+
+    def describe(self) -> str:
+        """install(1)."""
+        owner = "" if (self.uid, self.gid) == (0, 0) else f" -o {self.uid} -g {self.gid}"
+        return f"install -m {self.mode:04o}{owner} /dev/stdin {shlex.quote(self.path)}"
+
+    def describe_undo(self) -> str:
+        """rm(1), or putting back."""
+        path = shlex.quote(self.path)
+        return f"rm -f {path}" if self.previous is None else f"install /dev/stdin {path} # as it was before"
+
+    def observe(self, edges: Edges) -> Self:
+        """Keep what stands there, but not this very file: that is ours, from an installation without a record."""
+        sha256 = hashlib.sha256(self.content).hexdigest()
+        found = look_at(locate(edges, self.path))
+        is_ours = found is not None and found.content == base64.b64encode(self.content).decode("ascii")
+        return replace(self, previous=None if is_ours else found, sha256=sha256)
+
+    def is_applied(self, edges: Edges) -> bool:
+        """Whether the file is there with this content, mode and owner."""
+        path = locate(edges, self.path)
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if not stat.S_ISREG(found.st_mode) or name_temporary(path).exists():
+            return False
+        if self.kept:
+            return True
+        same = (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (self.mode, self.uid, self.gid)
+        return same and path.read_bytes() == self.content
+
+    def apply(self, edges: Edges) -> None:
+        """Replace the file."""
+        if self.kept and look_at(locate(edges, self.path)) is not None:
+            name_temporary(locate(edges, self.path)).unlink(missing_ok=True)
+            return
+        write_file(locate(edges, self.path), self.content, mode=self.mode, uid=self.uid, gid=self.gid)
+
+    def undo(self, edges: Edges) -> None:
+        """Put the old file or link back, or remove ours."""
+        path = locate(edges, self.path)
+        before = self.previous
+        if path.parent.is_dir():
+            name_temporary(path).unlink(missing_ok=True)
+        if before is None:
+            remove_path(path)
+        elif before.target is not None:
+            remove_path(path)
+            path.symlink_to(before.target)
+            os.lchown(path, before.uid, before.gid)
+        elif before.content is not None:
+            write_file(path, base64.b64decode(before.content), mode=before.mode, uid=before.uid, gid=before.gid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectoryMade(Change):
+    """A directory of ours. Undoing removes it with all that is in it by then, unless it was there before."""
+
+    kind: ClassVar[str] = "directory"
+    path: str
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    shared: bool = False
+    """Of others as well, such as a drop-in directory: mode and owner stay, and it is removed only when empty."""
+    previous: Previous | None = None
+
+    @property
+    def key(self) -> str:
+        """The path."""
+        return self.path
+
+    def describe(self) -> str:
+        """install(1)."""
+        owner = "" if (self.uid, self.gid) == (0, 0) else f" -o {self.uid} -g {self.gid}"
+        return f"install -d -m {self.mode:04o}{owner} {shlex.quote(self.path)}"
+
+    def describe_undo(self) -> str | None:
+        """rmdir(1) or rm(1)."""
+        if self.previous is not None:
+            return None
+        return f"{'rmdir' if self.shared else 'rm -r'} {shlex.quote(self.path)}"
+
+    def observe(self, edges: Edges) -> Self:
+        """Keep mode and owner of one that is there."""
+        return replace(self, previous=look_at(locate(edges, self.path)))
+
+    def is_applied(self, edges: Edges) -> bool:
+        """Whether it is there with this mode and owner."""
+        path = locate(edges, self.path)
+        if not path.is_dir():
+            return False
+        if self.shared:
+            return True
+        found = path.lstat()
+        return stat.S_ISDIR(found.st_mode) and (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (
+            self.mode,
+            self.uid,
+            self.gid,
+        )
+
+    def apply(self, edges: Edges) -> None:
+        """Make it. A link in its place is an error: what is written below would end elsewhere."""
+        path = locate(edges, self.path)
+        if not path.is_dir() or (path.is_symlink() and not self.shared):
+            path.mkdir()
+        if not self.shared or not self.previous:
+            os.chown(path, self.uid, self.gid)
+            path.chmod(self.mode)
+
+    def undo(self, edges: Edges) -> None:
+        """Remove it, or give it back its mode and owner."""
+        path = locate(edges, self.path)
+        before = self.previous
+        if before is not None:
+            if not self.shared and path.is_dir() and not path.is_symlink():
+                os.chown(path, before.uid, before.gid)
+                path.chmod(before.mode)
+        elif self.shared:
+            with contextlib.suppress(OSError):  # others have put something there
+                path.rmdir()
+        else:
+            remove_path(path)

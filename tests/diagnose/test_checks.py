@@ -1,0 +1,139 @@
+"""Every check sees the one thing broken that it looks for, and no other check does."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.diagnose.breaks import BREAKS, Break, _drop_in_sandbox
+from tests.diagnose.scene import (
+    CORE_PID,
+    ELF,
+    Recording,
+    Scene,
+    SceneSystem,
+    find_troubles,
+    make_installation,
+    open_healthy_kernel,
+    write,
+)
+
+from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
+from psiphon_vpn.diagnose.registry import CHECKS
+from psiphon_vpn.diagnose.system import RealSystem
+from psiphon_vpn.system import layout as places
+from psiphon_vpn.system.layout import Layout
+
+pytestmark = [pytest.mark.lab, pytest.mark.requirement("R15")]
+
+
+@pytest.fixture(scope="module")
+def recording() -> Recording:
+    """What a healthy kernel says; the machine on which it is recorded must be found healthy."""
+    return Recording()
+
+
+@pytest.fixture
+def scene(tmp_path: Path, recording: Recording) -> Scene:
+    """A healthy machine with a recorded kernel."""
+    layout = make_installation(tmp_path / "root")
+    if not recording.answers:
+        with open_healthy_kernel() as kernel:
+            Scene(layout=layout, system=SceneSystem(recording), kernel=kernel).diagnose()
+    return make_scene(tmp_path, recording, make=False)
+
+
+def make_scene(tmp_path: Path, recording: Recording | None, *, make: bool = True) -> Scene:
+    root = tmp_path / "root"
+    layout = make_installation(root) if make else Layout(root=root)
+    system = SceneSystem(recording)
+    system.links[f"/proc/{CORE_PID}/exe"] = write(root / "memory" / "core", ELF)
+    return Scene(layout=layout, system=system)
+
+
+def test_a_healthy_machine_passes_every_check(scene: Scene) -> None:
+    results = scene.diagnose()
+    assert {name: result.reason for name, result in results.items() if result.verdict is not Verdict.OK} == {}
+    assert find_exit_code(tuple(results.values())) == 0
+
+
+def test_every_check_has_a_test_that_breaks_what_it_looks_at() -> None:
+    assert set(BREAKS) == {check.id for check in CHECKS}
+    assert len(CHECKS) >= 30
+
+
+def judge(name: str, broken: Break, scene: Scene) -> None:
+    broken.act(scene)
+    results = scene.diagnose()
+    told = {trouble: results[trouble].reason for trouble in find_troubles(results)}
+    assert set(told) == {name, *broken.also}, told
+    assert results[name].reason
+    assert results[name].next_step
+    assert results[name].verdict in {Verdict.FAILED, Verdict.WARNING}
+    assert (find_exit_code(tuple(results.values())) == EXIT_OPEN) == broken.opens
+
+
+@pytest.mark.parametrize("name", [name for name, broken in BREAKS.items() if not broken.kernel])
+def test_a_check_sees_what_is_broken_and_no_other_does(name: str, scene: Scene) -> None:
+    judge(name, BREAKS[name], scene)
+
+
+@pytest.mark.parametrize("name", [name for name, broken in BREAKS.items() if broken.kernel])
+def test_a_check_sees_what_is_broken_in_a_real_kernel_and_no_other_does(name: str, tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, None)
+    with open_healthy_kernel() as kernel:
+        scene.kernel = kernel
+        judge(name, BREAKS[name], scene)
+
+
+def test_a_drop_in_beside_our_own_units_is_read_too(scene: Scene) -> None:
+    judge("units.dropins", Break(act=_drop_in_sandbox), scene)
+
+
+def test_what_a_distribution_sets_for_every_service_is_no_trouble(scene: Scene) -> None:
+    path = write(scene.layout.unit_dir / "service.d/10-timeout.conf", "[Service]\nTimeoutStopFailureMode=abort\n")
+    shown = "/" + str(path.relative_to(scene.layout.root))
+    for name in places.UNITS:
+        scene.system.units[name]["DropInPaths"] = shown
+    assert find_troubles(scene.diagnose()) == set()
+
+
+def test_a_link_to_a_device_in_the_place_of_a_file_is_not_opened(scene: Scene) -> None:
+    intent = scene.layout.state_dir / "intent"
+    intent.unlink()
+    intent.symlink_to("/dev/null")
+    results = scene.diagnose()
+    assert results["tunnel.intent"].verdict is Verdict.UNKNOWN
+    assert "ordinary" in results["tunnel.intent"].reason
+
+
+def test_without_nft_nothing_is_called_locked(scene: Scene) -> None:
+    BREAKS["lock.readable"].act(scene)
+    results = scene.diagnose()
+    assert results["lock.samples"].verdict is Verdict.SKIPPED
+    assert find_exit_code(tuple(results.values())) == EXIT_OPEN
+
+
+def test_the_order_of_a_boot_before_the_installation_says_nothing(scene: Scene) -> None:
+    BREAKS["units.boot"].act(scene)
+    os.utime(scene.layout.install_journal, (scene.system.now - 60, scene.system.now - 60))
+    assert scene.diagnose()["units.boot"].verdict is Verdict.SKIPPED
+
+
+def test_a_program_that_runs_from_sealed_memory_can_be_compared() -> None:
+    """As the tunnel core runs: /proc/PID/exe leads to no path, and is still its content."""
+    content = Path("/bin/sleep").read_bytes()
+    descriptor = os.memfd_create("core", os.MFD_ALLOW_SEALING)
+    try:
+        os.write(descriptor, content)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        with subprocess.Popen([f"/proc/self/fd/{descriptor}", "20"], pass_fds=(descriptor,)) as running:
+            found = RealSystem().hash(Path(f"/proc/{running.pid}/exe"))
+            running.kill()
+    finally:
+        os.close(descriptor)
+    assert found == hashlib.sha256(content).hexdigest()

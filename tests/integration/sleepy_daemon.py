@@ -1,0 +1,24 @@
+"""The daemon, on a machine that sleeps when a file says so. Run as `python sleepy_daemon.py FILE ARGS`.
+
+The file holds the seconds that the machine has slept since it was started, as CLOCK_BOOTTIME less CLOCK_MONOTONIC
+would tell them. The real clocks cannot be moved: they are the whole machine's.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from psiphon_vpn.linux import clocks
+from psiphon_vpn.service import __main__ as daemon
+
+
+def main() -> int:
+    """Run the daemon with that clock."""
+    path = Path(sys.argv.pop(1))
+    clocks.read_slept = lambda: float(path.read_text())
+    return daemon.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""The core is checked before every start, on the real service; and updated without the lock ever being touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.cores import make_elf, sha256
+from tests.https_site import make_certificate
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.machine import LAB_UID, Machine
+from psiphon_vpn.system.layout import Layout
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def _stage() -> Iterator[Stage]:
+    with open_stage(installed=True) as made:
+        yield made
+
+
+@pytest.fixture
+def stage(_stage: Stage) -> Stage:
+    return _stage
+
+
+def layout_of(stage: Stage) -> Layout:
+    return Layout(root=stage.world.directory / "root")
+
+
+def kill_core(stage: Stage) -> None:
+    status = stage.machine.wait_state("OPEN")
+    os.kill(status["core_pid"], signal.SIGKILL)
+
+
+def wait_refused(stage: Stage, reason: str) -> dict[str, object]:
+    """Until the service says so; then for a while, that it neither opens nor runs anything."""
+    found: dict[str, object] = {}
+
+    def says_so() -> bool:
+        found.update(stage.machine.read_status() or {})
+        return found.get("reason_code") == reason and found.get("state") == "LOCKED"
+
+    stage.machine.wait_for(says_so, reason)
+    end = time.monotonic() + 0.6
+    while time.monotonic() < end:
+        status = stage.machine.read_status()
+        assert status is not None
+        assert status["state"] != "OPEN"
+        assert status["locked"] is True
+        assert status["core_pid"] is None
+        assert not stage.machine.lease_remains()
+        time.sleep(0.02)
+    return found
+
+
+@pytest.mark.requirement("R13", "R1", "R3")
+def test_a_core_that_psiphon_user_changed_is_not_started_and_the_machine_stays_locked(stage: Stage) -> None:
+    binary = layout_of(stage).core_binary
+    good = binary.read_bytes()
+    mark = stage.world.mark()
+    stage.machine.wait_state("OPEN")
+    # What an attacker in the core could do: the file is its own.
+    stage.machine.client.run(["sh", "-c", f"echo 'touch {binary}.ran' >> {binary}"], uid=LAB_UID)
+    assert binary.read_bytes() != good
+    kill_core(stage)
+    status = wait_refused(stage, "core_mismatch")
+    assert "not the one that was installed" in str(status["reason"])
+    assert sha256(good) in str(status["reason"])
+    assert "sudo psiphon-vpn update" in str(status["next_step"])
+    stage.probe()
+    binary.write_bytes(good)
+    # By itself: the pauses between attempts are short at first.
+    stage.machine.wait_state("OPEN")
+    assert stage.page() == plan.SERVER4
+    stage.assert_no_leak(mark)
+
+
+def spoil_link(layout: Layout) -> Callable[[], object]:
+    layout.core_current.rename(f"{layout.core_current}.away")
+    return lambda: Path(f"{layout.core_current}.away").rename(layout.core_current)
+
+
+def spoil_record(layout: Layout) -> Callable[[], object]:
+    content = layout.core_record.read_bytes()
+    layout.core_record.write_bytes(b"{}")
+    return lambda: layout.core_record.write_bytes(content)
+
+
+def spoil_owner(layout: Layout) -> Callable[[], object]:
+    os.chown(layout.core_record, LAB_UID, LAB_UID)
+    return lambda: os.chown(layout.core_record, 0, 0)
+
+
+def spoil_mode(layout: Layout) -> Callable[[], object]:
+    layout.core_dir.chmod(0o777)
+    return lambda: layout.core_dir.chmod(0o755)
+
+
+def spoil_binary(layout: Layout) -> Callable[[], object]:
+    layout.core_binary.chmod(0o644)
+    return lambda: layout.core_binary.chmod(0o755)
+
+
+@pytest.mark.requirement("R12", "R13", "R1")
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (spoil_link, "core_not_installed"),
+        (spoil_record, "core_record"),
+        (spoil_owner, "core_record"),
+        (spoil_mode, "core_record"),
+        (spoil_binary, "core_missing"),
+    ],
+    ids=["no core", "a broken record", "a record of psiphon-user's", "a directory open to all", "no program"],
+)
+def test_without_something_to_check_against_nothing_is_started(
+    spoil: Callable[[Layout], Callable[[], object]], reason: str, stage: Stage
+) -> None:
+    mark = stage.world.mark()
+    stage.machine.wait_state("OPEN")
+    mend = spoil(layout_of(stage))
+    try:
+        stage.machine.command("restart")
+        assert wait_refused(stage, reason)["next_step"]
+    finally:
+        mend()
+    # What a user does next, and what an update does.
+    stage.machine.command("restart")
+    stage.machine.wait_state("OPEN")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R12", "R13")
+def test_psiphon_user_can_change_the_core_but_not_what_it_is_checked_against(stage: Stage) -> None:
+    layout = layout_of(stage)
+    script = """
+for target in "$1/current/record.json" "$1/current/new" "$1/new"; do
+    (echo x > "$target") 2>/dev/null && exit 1
+done
+for target in "$1/current" "$1/current/record.json" "$1/current/psiphon-tunnel-core"; do
+    (mv "$target" "$target.x" || rm -f "$target" || ln -sfn /tmp "$target") 2>/dev/null && exit 2
+done
+exit 0
+"""
+    stage.machine.client.run(["sh", "-c", script, "sh", layout.core_dir], uid=LAB_UID)
+
+
+def test_a_daemon_that_is_given_a_core_without_its_sha256_does_not_start(stage: Stage) -> None:
+    for options in (
+        ["--core", "/bin/true"],
+        ["--core-sha256", "0" * 64],
+        ["--core", "/bin/true", "--core-sha256", "0"],
+    ):
+        done = stage.machine.client.run(
+            [sys.executable, "-m", "psiphon_vpn.service", *options], check=False, uid=LAB_UID
+        )
+        assert done.returncode == 2
+        assert "go together" in done.stderr
+
+
+@pytest.mark.requirement("R13")
+def test_a_given_core_is_checked_as_well(tmp_path: Path) -> None:
+    with open_stage(start=False) as stage:
+
+        class Lying(Machine):
+            def _core_options(self) -> list[str | Path]:
+                return ["--core", self._core, "--core-sha256", "0" * 64]
+
+        stage.machine.__class__ = Lying
+        stage.machine.start_daemon()
+        wait_refused(stage, "core_mismatch")
+
+
+# -- update ------------------------------------------------------------------------------------------------------------
+
+SERVE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.https_site import run_site
+with run_site(Path(sys.argv[2]).read_bytes(), (Path(sys.argv[3]), Path(sys.argv[4])), host="0.0.0.0") as site:
+    print(site.port, flush=True)
+    sys.stdin.read()
+"""
+UPDATE = """
+import json, ssl, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+told = json.loads(sys.argv[2])
+from tests.cores import make_store
+from psiphon_vpn.cli.update import Conversation, bring_core
+from psiphon_vpn.core.obtain import Wish
+from psiphon_vpn.errors import UserError
+store = make_store(Path(told["root"]))
+talk = Conversation(runtime_dir=Path(told["runtime"]), assume_yes=True)
+wish = Wish(url=told["url"], sha256=told["sha256"], proxy=told["proxy"])
+try:
+    bring_core(store, wish, talk, via_tunnel=bool(told["proxy"]),
+               tls=ssl.create_default_context(cafile=told["authority"]))
+except UserError as error:
+    print("FAILED:", error)
+"""
+
+
+class Mirror:
+    """A core on a server of the internet, and `update` on the client as root."""
+
+    def __init__(self, stage: Stage, directory: Path) -> None:
+        self.stage = stage
+        self.content = make_elf(os.urandom(400_000))
+        (directory / "core").write_bytes(self.content)
+        self.certificate = make_certificate(directory, name=f"IP:{plan.INTERNET4}")
+        self.root = directory / "updated"
+        self.server = stage.world.internet.spawn(
+            [sys.executable, "-c", SERVE, ROOT, directory / "core", *self.certificate],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert self.server.stdout is not None
+        self.port = int(self.server.stdout.readline())
+
+    def update(self, *, proxy: str | None) -> str:
+        told = {
+            "root": str(self.root),
+            "runtime": str(self.stage.machine.runtime_dir),
+            "url": f"https://{plan.INTERNET4}:{self.port}/core",
+            "sha256": sha256(self.content),
+            "authority": str(self.certificate[0]),
+            "proxy": proxy,
+        }
+        done = self.stage.world.client.run([sys.executable, "-c", UPDATE, ROOT, json.dumps(told)], check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def close(self) -> None:
+        self.server.kill()
+        self.server.wait()
+        for pipe in (self.server.stdin, self.server.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture
+def mirror(stage: Stage, tmp_path: Path) -> Iterator[Mirror]:
+    made = Mirror(stage, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.requirement("R14", "R3")
+@pytest.mark.parametrize("proxy", [None, "socks5://127.0.0.1:1081"], ids=["through the TUN", "through SOCKS"])
+def test_an_update_over_the_open_tunnel_leaks_nothing_and_starts_the_core_anew(
+    proxy: str | None, stage: Stage, mirror: Mirror
+) -> None:
+    mark = stage.world.mark()
+    before = stage.machine.wait_state("OPEN")["core_pid"]
+    shown = mirror.update(proxy=proxy)
+    assert "The service is starting it now" in shown, shown
+    assert Layout(root=mirror.root).core_binary.read_bytes() == mirror.content
+    assert stage.machine.wait_state("OPEN")["core_pid"] != before
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R14", "R3")
+@pytest.mark.parametrize("proxy", [None, "socks5://127.0.0.1:1081"], ids=["directly", "through SOCKS"])
+@pytest.mark.parametrize("daemon", [True, False], ids=["with the service", "with the boot lock alone"])
+def test_an_update_on_a_locked_machine_fails_at_once_with_the_way_and_the_lock_stands(
+    proxy: str | None, daemon: bool, stage: Stage, mirror: Mirror
+) -> None:
+    mark = stage.world.mark()
+    rules = ["nft", "list", "chain", "inet", "psiphon_filter", "output"]
+    if daemon:
+        stage.machine.command("stop")
+    else:
+        stage.machine.stop_daemon()
+    try:
+        locked = stage.world.client.run(rules).stdout
+        begin = time.monotonic()
+        shown = mirror.update(proxy=proxy)
+        assert time.monotonic() - begin < 5
+        assert shown.startswith("FAILED: The tunnel core was not downloaded:")
+        assert "--core-file PATH --sha256 HEX" in shown
+        assert stage.world.client.run(rules).stdout.split() == locked.split()
+        assert not Layout(root=mirror.root).core_current.exists()
+        stage.assert_no_leak(mark)
+    finally:
+        if not daemon:
+            stage.machine.start_daemon()
+        stage.machine.command("start")
+        stage.machine.wait_state("OPEN")

@@ -1,0 +1,41 @@
+"""The figures, with room for a machine that has other things to do; `python -m psiphon_vpn.lab.figures` prints them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from tests.buses import Logind, run_bus, run_mock, wait_until
+
+from psiphon_vpn.lab.figures import Figures, measure, measure_woken, open_machine
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+SLACK_MS = 650.0
+"""On top of the 150 ms that a machine with nothing else to do needs at most."""
+
+
+@pytest.mark.requirement("R6", "R17")
+def test_it_closes_in_milliseconds_comes_back_as_fast_as_the_core_and_idles_for_next_to_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = Figures()
+    with open_machine(figures, rounds=3) as machine:
+        with run_bus(machine.bus_path, machine.client) as (address, _bus), run_mock(address, "logind"):
+            machine.command("restart")
+            logind = Logind(address)
+            wait_until(lambda: logind.inhibitors() == 1, "the delay lock", seconds=15)
+            for _ in range(3):
+                figures.woke_to_reopened.append(measure_woken(machine, lambda sleep: logind.announce(sleep=sleep)))
+        measure(machine, figures, rounds=3, idle_seconds=8.0)
+    with capsys.disabled():
+        print(f"\n{figures.render()}")  # noqa: T201
+    assert figures.median("loss_to_closed") < 10
+    bare = figures.median("bare_connect")
+    assert figures.median("killed_to_reopened") - bare < 150 + SLACK_MS
+    assert figures.median("moved_to_reopened") - bare < 150 + SLACK_MS
+    # And what it takes the test to send the signal, by a Python of its own.
+    assert figures.median("woke_to_reopened") - bare < 150 + 2 * SLACK_MS
+    assert figures.idle_cpu < 0.005
+    assert figures.idle_wakeups < 2
+    assert figures.resident_kib < 40 * 1024

@@ -1,0 +1,155 @@
+"""The holder of the wire guard as psiphon-guard.service runs it, against the kernel."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.kernel import Kernel
+
+from psiphon_vpn.lab.launch import clean_environment
+from psiphon_vpn.policy.guards import build_wire_guard
+from psiphon_vpn.policy.model import Identity
+from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.system.units import render_guard_script
+
+pytestmark = pytest.mark.lab
+
+GUARD = build_wire_guard(Identity(uid=64190, gid=64190, network_manager_uids=(0,)))
+ADDRESS = ("list", "table", "inet", "psiphon_guard")
+
+
+class Holder:
+    """The script in a namespace of its own, with a runtime directory of its own."""
+
+    def __init__(self, kernel: Kernel, directory: Path) -> None:
+        self._kernel = kernel
+        self._directory = directory
+        self._script = directory / "guard"
+        # Half a second of patience instead of five, or what is to fail would take so long.
+        self._script.write_text(render_guard_script().replace("-lt 100", "-lt 10"))
+        self._script.chmod(0o755)
+        self.rules = directory / "guard.nft"
+        self.write(GUARD)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def write(self, table: Table) -> None:
+        self.rules.write_text(table.render_replacement())
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = clean_environment(RUNTIME_DIRECTORY=str(self._directory))
+        return self._kernel.host.run([self._script, *words], check=False, env=environment, timeout=20)
+
+    def hold(self) -> None:
+        environment = clean_environment(RUNTIME_DIRECTORY=str(self._directory))
+        self.process = self._kernel.host.spawn([self._script, "hold", self.rules], env=environment)
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(timeout=5)
+            self.process = None
+
+
+@pytest.fixture
+def holder(kernel: Kernel, tmp_path: Path) -> Iterator[Holder]:
+    made = Holder(kernel, tmp_path)
+    yield made
+    made.end()
+
+
+def handle(kernel: Kernel) -> str:
+    return kernel.host.run(["nft", "-a", *ADDRESS]).stdout.splitlines()[0]
+
+
+@pytest.mark.requirement("R3")
+def test_the_holder_is_ready_once_its_table_stands_and_nothing_removes_it(kernel: Kernel, holder: Holder) -> None:
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    listing = kernel.listing("table", "inet", "psiphon_guard")
+    assert "flags owner" in listing
+    assert "psiphon-user, TCP and UDP" in listing
+    kernel.host.run(["nft", "flush", "ruleset"])
+    assert kernel.host.run(["nft", "delete", "table", "inet", "psiphon_guard"], check=False).returncode != 0
+    assert kernel.listing("table", "inet", "psiphon_guard") == listing
+
+
+def test_the_table_goes_with_its_holder_and_comes_with_the_next(kernel: Kernel, holder: Holder) -> None:
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    holder.end()
+    assert not kernel.tables()
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+
+
+@pytest.mark.requirement("R3")
+def test_a_reload_replaces_the_table_in_one_transaction(kernel: Kernel, holder: Holder) -> None:
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    before = handle(kernel)
+    other = build_wire_guard(Identity(uid=64191, gid=64191, network_manager_uids=(0,)))
+    holder.write(other)
+    generation = kernel.with_netlink(lambda netlink: netlink.read_generation())
+    done = holder.call("reload", str(holder.rules))
+    assert done.returncode == 0, done.stderr
+    # One commit, so there was no moment between the old table and the new one.
+    assert kernel.with_netlink(lambda netlink: netlink.read_generation()) == generation + 1
+    assert handle(kernel) != before
+    listing = kernel.listing("table", "inet", "psiphon_guard")
+    assert "skuid 64191" in listing
+    assert "skuid 64190" not in listing
+    assert holder.call("ready").returncode == 0
+
+
+@pytest.mark.requirement("R1")
+def test_rules_that_do_not_load_leave_those_from_before(kernel: Kernel, holder: Holder) -> None:
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    before = handle(kernel)
+    holder.rules.write_text("nonsense\n")
+    done = holder.call("reload", str(holder.rules))
+    assert done.returncode == 1
+    assert "the one from before stands" in done.stderr
+    assert handle(kernel) == before
+    assert holder.process is not None
+    assert holder.process.poll() is None
+
+
+def test_a_table_that_nobody_owns_is_in_nobodys_way(kernel: Kernel, holder: Holder) -> None:
+    kernel.nft("table inet psiphon_guard {\n chain nonsense {\n }\n}\n")
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    assert "nonsense" not in kernel.listing("table", "inet", "psiphon_guard")
+
+
+def test_rules_that_do_not_load_are_not_called_ready(kernel: Kernel, holder: Holder) -> None:
+    holder.rules.write_text("nonsense\n")
+    holder.hold()
+    done = holder.call("ready")
+    assert done.returncode == 1
+    assert "not loaded" in done.stderr
+    # A table without an owner is none that holds.
+    kernel.nft("table inet psiphon_guard {\n}\n")
+    assert holder.call("ready").returncode == 1
+
+
+def test_the_probe_says_whether_tables_can_be_owned_and_leaves_nothing(kernel: Kernel, holder: Holder) -> None:
+    can = kernel.accepts("add table inet scratch { flags owner; }\n")
+    assert (holder.call("probe").returncode == 0) == can
+    assert not kernel.tables()
+
+
+def test_without_owned_tables_the_probe_says_so(kernel: Kernel, holder: Holder, tmp_path: Path) -> None:
+    # An nft that knows no such flag, as Debian 11's.
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "nft").write_text("#!/bin/sh\nexit 1\n")
+    (old / "nft").chmod(0o755)
+    script = tmp_path / "guard"
+    script.write_text(script.read_text().replace("PATH=/usr/sbin", f"PATH={old}:/usr/sbin"))
+    done = holder.call("probe")
+    assert done.returncode == 1
+    assert "the other layers hold" in done.stderr

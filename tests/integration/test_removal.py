@@ -1,0 +1,149 @@
+"""What removal and release take out of a real kernel: everything that is ours, and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from pathlib import Path
+
+import pytest
+from pyroute2 import AsyncIPRoute
+from tests.integration.kernel import Kernel
+from tests.integration.test_routing import OPEN, RULES, make_tun
+from tests.policies import IDENTITY
+
+from psiphon_vpn.lab.waiting import wait_until
+from psiphon_vpn.linux.routes import apply_routes, apply_rules
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
+from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.run import CommandError
+from psiphon_vpn.system.configure import render_rules
+from psiphon_vpn.system.edges import Account
+from psiphon_vpn.system.machine import MachineKernel, find_own_rule
+
+pytestmark = [pytest.mark.lab, pytest.mark.requirement("R3")]
+
+FOREIGN = "table inet somebody { chain output { type filter hook output priority 5; policy accept; counter; }; }"
+AMONG_OURS = (
+    # In the very place of ours, and not ours. The daemon removes such rules while it runs.
+    ("5072", "table", "main"),
+    ("5075", "uidrange", "7-7", "table", "100"),
+    ("5076", "table", "100"),
+)
+RULES_TEXT = render_rules(Account(uid=IDENTITY.uid, gid=IDENTITY.gid), network_managers=IDENTITY.network_manager_uids)
+
+
+def read_state(kernel: Kernel) -> tuple[str, ...]:
+    return (
+        kernel.listing("ruleset"),
+        *(kernel.ip(version, "rule") for version in ("-4", "-6")),
+        *(kernel.ip(version, "route", "show", "table", "all") for version in ("-4", "-6")),
+        kernel.ip("-br", "link"),
+    )
+
+
+def furnish(kernel: Kernel) -> None:
+    """What somebody else has on this machine."""
+    kernel.ip("link", "set", "lo", "up")
+    kernel.ip("link", "add", "wire", "type", "veth", "peer", "name", "beyond")
+    kernel.ip("link", "set", "beyond", "up")
+    kernel.ip("link", "set", "wire", "up")
+    kernel.ip("address", "add", "192.0.2.2/24", "dev", "wire")
+    kernel.ip("route", "add", "198.51.100.0/24", "via", "192.0.2.1", "table", "100")
+    for version in ("-4", "-6"):
+        kernel.ip(version, "rule", "add", "priority", "5000", "table", "100")
+    kernel.nft(FOREIGN)
+
+
+def put_everything(kernel: Kernel) -> None:
+    """What boot lock and daemon make."""
+    index = make_tun(kernel)
+
+    async def work(ipr: AsyncIPRoute) -> None:
+        await apply_rules(ipr, RULES)
+        await apply_routes(ipr, OPEN, index)
+
+    kernel.with_routes(work)
+    kernel.nft(build_base_table(Policy(state=State.LOCKED, identity=IDENTITY)).render_replacement())
+    egress = build_egress_guard(IDENTITY, ("wire",))
+    assert egress is not None
+    kernel.nft(egress.render_replacement())
+    kernel.nft(build_arp_table().render_replacement())
+
+
+def change_rules(kernel: Kernel, verb: str) -> None:
+    for version in ("-4", "-6"):
+        for priority, *words in AMONG_OURS:
+            kernel.ip(version, "rule", verb, "priority", priority, *words)
+
+
+def test_removal_leaves_the_kernel_as_it_was_and_other_programs_alone(kernel: Kernel) -> None:
+    furnish(kernel)
+    before = read_state(kernel)
+    put_everything(kernel)
+    during = read_state(kernel)
+    assert all(one != other for one, other in zip(before, during, strict=True))
+    change_rules(kernel, "add")
+    kernel.host.call(MachineKernel().remove_ways)
+    change_rules(kernel, "del")  # fails where one of them is gone
+    assert kernel.host.call(MachineKernel().is_locked) is True, "the ways go while the lock stands"
+    kernel.host.call(MachineKernel().remove_tables)
+    assert read_state(kernel) == before
+    # And once more, where there is nothing.
+    kernel.host.call(MachineKernel().remove_ways)
+    kernel.host.call(MachineKernel().remove_tables)
+
+
+def test_a_device_of_another_kind_that_has_the_tuns_name_stays(kernel: Kernel) -> None:
+    kernel.ip("link", "add", names.TUN_NAME, "type", "veth", "peer", "name", "beyond")
+    kernel.host.call(MachineKernel().remove_ways)
+    assert names.TUN_NAME in kernel.ip("-br", "link")
+
+
+def test_tables_cannot_be_removed_under_a_holder_and_that_is_no_success(kernel: Kernel, tmp_path: Path) -> None:
+    guard = tmp_path / "guard.nft"
+    guard.write_text(RULES_TEXT.guard)
+    kernel.nft(RULES_TEXT.boot)
+    holder = kernel.host.spawn(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        assert holder.stdin is not None
+        holder.stdin.write(f'include "{guard}"\n'.encode())
+        holder.stdin.flush()
+        wait_for_guard(kernel)
+        with pytest.raises(CommandError):
+            kernel.host.call(MachineKernel().remove_tables)
+        assert kernel.host.call(MachineKernel().is_locked) is True
+    finally:
+        holder.kill()
+        holder.wait()
+        if holder.stdin is not None:
+            holder.stdin.close()
+
+
+def wait_for_guard(kernel: Kernel) -> None:
+    wait_until(lambda: any(names.GUARD_TABLE in line for line in kernel.tables()), "the wire guard", timeout=5)
+
+
+def test_the_rendered_rules_are_ones_that_the_kernel_takes_and_a_check_changes_nothing(kernel: Kernel) -> None:
+    for text in (RULES_TEXT.boot, RULES_TEXT.drop, RULES_TEXT.guard):
+        assert kernel.host.call(functools.partial(MachineKernel().check_rules, text)) is None
+    assert kernel.host.call(lambda: MachineKernel().check_rules("table inet x { nonsense }")) is not None
+    assert kernel.tables() == []
+
+
+@pytest.mark.parametrize("state", ["boot", "drop"])
+def test_what_is_loaded_at_boot_locks_and_replaces_what_the_daemon_had(kernel: Kernel, state: str) -> None:
+    kernel.nft(build_base_table(Policy(state=State.CONNECTING, identity=IDENTITY)).render_replacement())
+    kernel.nft(getattr(RULES_TEXT, state))
+    assert kernel.host.call(MachineKernel().is_locked) is True
+    assert sum(names.BASE_TABLE in line for line in kernel.tables()) == 1
+
+
+def test_a_rule_of_somebody_else_is_not_taken_for_ours() -> None:
+    assert find_own_rule({"priority": 5072, "src": "all", "table": "main"}) is None
+    assert find_own_rule({"priority": 5076, "src": "all", "table": "100"}) is None
+    assert find_own_rule({"priority": 100, "src": "all", "table": str(names.ROUTE_TABLE)}) is None
+    ours = {"priority": 5073, "src": "all", "ipproto": "ipproto-17", "dport": 67, "table": "main"}
+    assert find_own_rule(ours) == "priority 5073 table main ipproto 17 dport 67".split()

@@ -1,0 +1,226 @@
+"""Every kind of network, and every way in which it changes, on real links: what is a transition, and what is none."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A, LAN_B
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+QUIET_SECONDS = 0.6
+"""Long enough for a change that means something to be seen in the status."""
+
+
+@pytest.fixture(scope="module")
+def _stage() -> Iterator[Stage]:
+    with open_stage() as made:
+        yield made
+
+
+@pytest.fixture
+def stage(_stage: Stage) -> Stage:
+    """Open over provider A."""
+    _stage.machine.command("restart")
+    _stage.machine.wait_state("OPEN")
+    _stage.machine.wait_for(_stage.machine.lease_remains, "the lease")
+    time.sleep(0.2)
+    return _stage
+
+
+def status_of(stage: Stage) -> dict[str, Any]:
+    status = stage.machine.read_status()
+    assert status is not None
+    return status
+
+
+def ip(stage: Stage, *words: str) -> None:
+    stage.world.client.run(["ip", *words])
+
+
+def wait_uplink(stage: Stage, name: str) -> dict[str, Any]:
+    stage.machine.wait_for(
+        lambda: (now := status_of(stage))["state"] == "OPEN" and now["uplink"]["interface"] == name,
+        f"open over {name}",
+    )
+    return status_of(stage)
+
+
+@pytest.mark.requirement("R6", "R7")
+def test_two_networks_at_once_the_better_one_is_taken_and_the_other_when_it_goes(stage: Stage) -> None:
+    mark = stage.world.mark()
+    first = status_of(stage)
+    stage.world.plug_b()
+    second = wait_uplink(stage, LAN_B.interface)
+    assert second["core_pid"] != first["core_pid"], "a core has no way to be told of another interface"
+    assert stage.page() == plan.SERVER4
+    stage.world.unplug_b()
+    wait_uplink(stage, LAN_A.interface)
+    assert stage.page() == plan.SERVER4
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R6")
+def test_a_second_network_that_is_no_better_is_no_transition(stage: Stage) -> None:
+    before = status_of(stage)
+    stage.world.connect_uplink(LAN_B, metric=900)
+    time.sleep(QUIET_SECONDS)
+    stage.world.disconnect_uplink(LAN_B)
+    stage.world.uplink = LAN_A
+    time.sleep(QUIET_SECONDS)
+    after = status_of(stage)
+    assert after["core_pid"] == before["core_pid"]
+    assert after["since"] == before["since"]
+
+
+@pytest.mark.requirement("R7")
+def test_a_network_with_ipv4_alone_is_enough(stage: Stage) -> None:
+    mark = stage.world.mark()
+    ip(stage, "-6", "route", "del", "default", "dev", "eth0")
+    stage.machine.wait_for(
+        lambda: status_of(stage)["uplink"] == {"interface": "eth0", "ipv4": True, "ipv6": False}, "it"
+    )
+    stage.machine.wait_state("OPEN")
+    assert stage.page() == plan.SERVER4
+    ip(stage, "-6", "route", "add", "default", "via", LAN_A.router6, "dev", "eth0", "metric", "100", "proto", "ra")
+    stage.machine.wait_for(lambda: bool((status_of(stage)["uplink"] or {}).get("ipv6")), "IPv6 again")
+    stage.machine.wait_state("OPEN")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R1", "R7")
+def test_a_network_with_ipv6_alone_is_an_uplink_and_nothing_leaks_on_it(stage: Stage) -> None:
+    """The stand-in's server is known by IPv4 alone: it cannot be reached, and the machine stays locked and says so."""
+    mark = stage.world.mark()
+    ip(stage, "-4", "route", "del", "default", "dev", "eth0")
+    stage.machine.wait_for(
+        lambda: status_of(stage)["uplink"] == {"interface": "eth0", "ipv4": False, "ipv6": True}, "it"
+    )
+    assert status_of(stage)["state"] == "CONNECTING"
+    stage.probe()
+    ip(stage, "-4", "route", "add", "default", "via", LAN_A.router4, "dev", "eth0", "metric", "100", "proto", "dhcp")
+    stage.machine.wait_state("OPEN")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R6")
+def test_a_dhcp_renewal_and_new_temporary_ipv6_addresses_are_no_transition(stage: Stage) -> None:
+    before = status_of(stage)
+    prefix = LAN_A.client6.rsplit("::", 1)[0]
+    for number in range(1, 4):
+        ip(stage, "addr", "change", f"{LAN_A.client4}/{LAN_A.prefix4}", "dev", "eth0", "valid_lft", "600",
+           "preferred_lft", "600")  # fmt: skip
+        ip(stage, "route", "replace", "default", "via", LAN_A.router4, "dev", "eth0", "metric", "100", "proto", "dhcp")
+        ip(stage, "addr", "add", f"{prefix}::{number:x}:abcd/64", "dev", "eth0", "valid_lft", "600",
+           "preferred_lft", "300", "nodad")  # fmt: skip
+        time.sleep(0.2)
+    ip(stage, "addr", "del", f"{prefix}::1:abcd/64", "dev", "eth0")
+    time.sleep(QUIET_SECONDS)
+    after = status_of(stage)
+    assert (after["since"], after["core_pid"]) == (before["since"], before["core_pid"])
+    assert stage.machine.lease_remains()
+    for number in (2, 3):
+        ip(stage, "addr", "del", f"{prefix}::{number:x}:abcd/64", "dev", "eth0")
+
+
+@pytest.mark.requirement("R6", "B4")
+def test_interfaces_of_containers_bridges_and_other_vpns_come_and_go_without_a_transition(stage: Stage) -> None:
+    before = status_of(stage)
+    for words in (
+        ("veth0", "type", "veth", "peer", "name", "veth1"),
+        ("br0", "type", "bridge"),
+        ("dummy0", "type", "dummy"),
+    ):
+        ip(stage, "link", "add", *words)
+        ip(stage, "link", "set", words[0], "up")
+        ip(stage, "addr", "add", "10.77.0.1/24", "dev", words[0])
+        time.sleep(0.15)
+        ip(stage, "link", "del", words[0])
+    time.sleep(QUIET_SECONDS)
+    after = status_of(stage)
+    assert (after["since"], after["core_pid"]) == (before["since"], before["core_pid"])
+    # What may lead out of the machine gets its egress guard first, but the core goes on.
+    ip(stage, "link", "add", "link", "eth0", "name", "eth0.7", "type", "vlan", "id", "7")
+    stage.machine.wait_for(
+        lambda: "eth0.7" in stage.world.client.run(["nft", "list", "table", "netdev", "psiphon_egress"]).stdout,
+        "its egress guard",
+    )
+    ip(stage, "link", "del", "eth0.7")
+    time.sleep(QUIET_SECONDS)
+    assert stage.machine.wait_state("OPEN")["core_pid"] == before["core_pid"]
+
+
+@pytest.mark.requirement("R6")
+def test_a_renamed_interface_is_followed_by_its_new_name(stage: Stage) -> None:
+    mark = stage.world.mark()
+    client = stage.world.client
+    script = (
+        f"link set eth0 down\nlink set eth0 name lan0\nlink set lan0 up\n"
+        f"addr replace {LAN_A.client4}/{LAN_A.prefix4} dev lan0\n"
+        f"route replace default via {LAN_A.router4} dev lan0 metric 100 proto dhcp\n"
+    )
+    client.run(["ip", "-batch", "-"], input=script)
+    wait_uplink(stage, "lan0")
+    assert stage.page() == plan.SERVER4
+    client.run(["ip", "-batch", "-"], input=script.replace("lan0", "X").replace("eth0", "lan0").replace("X", "eth0"))
+    ip(stage, "addr", "add", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", "eth0", "nodad")
+    ip(stage, "-6", "route", "add", "default", "via", LAN_A.router6, "dev", "eth0", "metric", "100", "proto", "ra")
+    wait_uplink(stage, "eth0")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R6", "B4")
+def test_a_point_to_point_link_without_an_address_of_its_own_is_an_uplink_with_a_guard_of_its_own(stage: Stage) -> None:
+    mark = stage.world.mark()
+    ip(stage, "link", "add", "p2p0", "type", "ipip", "local", LAN_A.client4, "remote", LAN_A.router4)
+    ip(stage, "link", "set", "p2p0", "up")
+    ip(stage, "route", "add", "default", "dev", "p2p0", "metric", "5")
+    stage.machine.wait_for(lambda: (status_of(stage)["uplink"] or {}).get("interface") == "p2p0", "the new uplink")
+    assert status_of(stage)["locked"] is True
+    guard = stage.world.client.run(["nft", "list", "table", "netdev", "psiphon_egress"]).stdout
+    assert "p2p0" in guard
+    stage.probe()
+    ip(stage, "link", "del", "p2p0")
+    wait_uplink(stage, "eth0")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R6")
+def test_a_network_that_comes_late_is_waited_for_without_work_and_taken_when_it_comes() -> None:
+    with open_stage(start=False) as stage:
+        stage.world.disconnect_uplink(LAN_A)
+        stage.machine.start_daemon()
+        status = stage.machine.wait_state("LOCKED")
+        assert (status["reason_code"], status["core_pid"], status["next_try"]) == ("no_uplink", None, None)
+        log = stage.machine.read_log()
+        time.sleep(3)
+        assert stage.machine.read_log() == log, "nothing is tried, and nothing logged"
+        stage.world.connect_uplink(LAN_A)
+        stage.machine.wait_state("OPEN")
+
+
+@pytest.mark.requirement("R6")
+def test_addresses_that_come_one_after_the_other_end_in_an_open_tunnel_and_no_leak(stage: Stage) -> None:
+    """As with a slow DHCP server and router advertisements that come later."""
+    mark = stage.world.mark()
+    stage.world.disconnect_uplink(LAN_A)
+    stage.machine.wait_state("LOCKED")
+    stage.world.set_carrier(LAN_A, up=True)
+    ip(stage, "link", "set", "eth0", "up")
+    time.sleep(0.3)
+    ip(stage, "addr", "add", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", "eth0", "nodad")
+    time.sleep(0.2)
+    ip(stage, "addr", "add", f"{LAN_A.client4}/{LAN_A.prefix4}", "dev", "eth0")
+    time.sleep(0.2)
+    ip(stage, "route", "add", "default", "via", LAN_A.router4, "dev", "eth0", "metric", "100", "proto", "dhcp")
+    time.sleep(0.4)
+    ip(stage, "-6", "route", "add", "default", "via", LAN_A.router6, "dev", "eth0", "metric", "100", "proto", "ra")
+    wait_uplink(stage, "eth0")
+    stage.assert_no_leak(mark)

@@ -1,0 +1,88 @@
+"""Desktop notifications, against a real bus and python-dbusmock's notification service; and the user's unit."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.buses import call, run_bus, run_mock, wait_until
+from tests.unit.test_cli import STATUS
+
+from psiphon_vpn.cli.main import run_cli
+from psiphon_vpn.cli.notify import Teller, find_message
+from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.user_units import NOTIFY_UNIT, collect_user_units
+
+TITLES: dict[str, dict[str, object]] = {
+    "connected": {},
+    "NOT LOCKED": {"locked": False},
+    "help is needed": {"state": "FAILED"},
+    "stopped and locked": {"state": "LOCKED", "intent": "stopped"},
+    "locked, not connected": {"state": "LOCKED"},
+    "does not run": {"reason_code": "daemon-down", "locked": None},
+}
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_each_situation_has_its_title_and_what_matters_is_urgent(title: str) -> None:
+    told, _text, urgent = find_message(STATUS | TITLES[title])
+    assert title in told
+    assert urgent == (title in {"NOT LOCKED", "help is needed", "does not run"})
+
+
+def test_what_the_daemon_says_cannot_put_control_characters_on_the_desktop() -> None:
+    _title, text, _urgent = find_message(STATUS | {"state": "LOCKED", "reason": "a\x1b[31mb\x00c"})
+    assert text.isprintable()
+
+
+def has_owner(address: str) -> bool:
+    bus = "org.freedesktop.DBus"
+    return "true" in call(address, bus, "/", f"{bus}.NameHasOwner", "string:org.freedesktop.Notifications")
+
+
+def test_a_change_is_shown_once_and_in_the_place_of_what_was_shown_before(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with run_bus(tmp_path / "socket") as (address, _bus):
+        with run_mock(address, "notification_daemon", log=log):
+            wait_until(lambda: has_owner(address), "the notification service")
+            teller = Teller(address)
+            assert teller.tell(STATUS)
+            assert not teller.tell(STATUS)
+            assert teller.tell(STATUS | {"state": "LOCKED"})
+        assert not teller.tell(STATUS), "nobody shows anything any more"
+    told = [line for line in log.read_text().splitlines() if " Notify " in line]
+    assert len(told) == 2
+    assert '"psiphon-vpn" 0 "network-vpn"' in told[0]
+    assert '"psiphon-vpn" 0 "network-vpn"' not in told[1], "it takes the place of the first"
+
+
+def test_without_a_session_there_is_one_line_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
+    assert run_cli(["notify"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_units_of_the_session_run_our_command_as_the_user_and_are_well_formed(tmp_path: Path) -> None:
+    units = collect_user_units()
+    assert list(units) == [NOTIFY_UNIT]
+    parsed = configparser.RawConfigParser(strict=True)
+    parsed.optionxform = str  # type: ignore[method-assign,assignment]
+    parsed.read_string(units[NOTIFY_UNIT])
+    assert parsed["Service"]["ExecStart"] == f"{Layout().command} notify"
+    assert "User" not in parsed["Service"]
+    assert parsed["Install"]["WantedBy"] == "graphical-session.target"
+    if shutil.which("systemd-analyze"):
+        (tmp_path / NOTIFY_UNIT).write_text(units[NOTIFY_UNIT].replace(f"{Layout().command}", "/bin/true"))
+        said = subprocess.run(
+            ["systemd-analyze", "--user", "--man=no", "verify", str(tmp_path / NOTIFY_UNIT)],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={"XDG_RUNTIME_DIR": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        )
+        assert NOTIFY_UNIT not in said.stderr, said.stderr

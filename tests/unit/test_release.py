@@ -1,0 +1,317 @@
+"""`release` and the way back: in which order, what is left, and what no record can do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tests.scratch_machine import PAYLOAD, ScratchMachine, make_machine
+from tests.unit.test_install import say_nothing
+
+from psiphon_vpn.cli import managing, view
+from psiphon_vpn.cli.main import cli, run_cli
+from psiphon_vpn.cli.stranded import render_stranded
+from psiphon_vpn.errors import EXIT_FAILURE, EXIT_NOT_ROOT, DaemonDownError, UserError
+from psiphon_vpn.linux import lockstate
+from psiphon_vpn.linux.lockstate import LockState
+from psiphon_vpn.run import CommandError
+from psiphon_vpn.system import last_resort, released
+from psiphon_vpn.system.install import configure_package, install_clone, uninstall
+from psiphon_vpn.system.layout import GUARD_UNIT, SERVICE_UNIT, Layout
+from psiphon_vpn.system.neighbours import match_neighbours
+from psiphon_vpn.system.release import WORD, release, start
+from psiphon_vpn.system.sessions import RemoteSession, RemoteSessionsError
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: owners are real
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> ScratchMachine:
+    machine = make_machine(tmp_path)
+    install_clone(machine.edges, PAYLOAD, say=say_nothing)
+    return machine
+
+
+@pytest.mark.requirement("R3")
+def test_release_opens_stops_what_runs_and_says_so(installed: ScratchMachine) -> None:
+    release(installed.edges, by="1000")
+    state = installed.store.read()
+    assert not state["tables"]
+    assert not state["guard"]
+    assert not state["ways"]
+    assert not {GUARD_UNIT, SERVICE_UNIT} & set(state["active"])
+    assert installed.boots_locked
+    found = released.read_record(installed.edges.layout)
+    assert found is not None
+    assert found.by == "1000"
+
+
+@pytest.mark.requirement("R3")
+def test_start_locks_first_and_forgets_the_release(installed: ScratchMachine) -> None:
+    before = installed.read_all()
+    release(installed.edges, by="0")
+    start(installed.edges)  # the stand-in refuses to start the service on an open machine
+    after = installed.read_all()
+    before["active"], after["active"] = set(before["active"]), set(after["active"])
+    assert after == before
+    assert released.read_record(installed.edges.layout) is None
+
+
+def test_while_released_names_are_asked_of_the_networks_own_resolvers(installed: ScratchMachine) -> None:
+    layout = installed.edges.layout
+    mask = installed.root / "run/systemd/resolved.conf.d" / layout.resolved_dropin.name
+    release(installed.edges, by="0")
+    assert "DNS=" not in mask.read_text()
+    assert installed.store.read()["restarted"][-1] == released.RESOLVED_UNIT
+    start(installed.edges)
+    assert not mask.exists()
+
+
+@pytest.mark.requirement("R3")
+def test_a_service_that_does_not_stop_is_not_released(installed: ScratchMachine) -> None:
+    installed.set_state(stuck=[SERVICE_UNIT])
+    with pytest.raises(CommandError):
+        release(installed.edges, by="0")
+    assert installed.edges.kernel.is_locked() is True
+    assert released.read_record(installed.edges.layout) is None
+
+
+@pytest.mark.requirement("R3")
+def test_a_guard_that_does_not_stop_leaves_the_machine_locked(installed: ScratchMachine) -> None:
+    installed.set_state(stuck=[GUARD_UNIT])
+    with pytest.raises(CommandError):
+        release(installed.edges, by="0")
+    assert installed.edges.kernel.is_locked() is True
+
+
+@pytest.mark.requirement("R3", "R14")
+def test_an_upgrade_of_a_released_machine_locks_it_and_forgets_the_release(installed: ScratchMachine) -> None:
+    release(installed.edges, by="0")
+    configure_package(installed.edges, say=say_nothing, close=True)
+    assert installed.edges.kernel.is_locked() is True
+    assert released.read_record(installed.edges.layout) is None
+
+
+def test_a_released_machine_can_be_uninstalled(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path)
+    before = machine.read_all()
+    install_clone(machine.edges, PAYLOAD, say=say_nothing)
+    release(machine.edges, by="0")
+    uninstall(machine.edges, say=say_nothing)
+    assert machine.read_all()["tree"] == before["tree"]
+
+
+def status_of(layout: Layout, monkeypatch: pytest.MonkeyPatch, *, locked: bool | None) -> dict[str, Any]:
+    """What `status` says without a daemon."""
+    monkeypatch.setattr(lockstate, "read_lock_state", lambda: LockState(locked=locked, sentence="the kernel's word"))
+    monkeypatch.setattr("psiphon_vpn.system.layout.Layout", lambda: layout)
+    return dict(view._read_from_kernel(DaemonDownError("not running")))
+
+
+@pytest.mark.requirement("R3")
+def test_status_of_a_released_machine_is_released_in_red(
+    installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(installed.edges, by="1000")
+    status = status_of(installed.edges.layout, monkeypatch, locked=False)
+    assert (status["state"], status["locked"]) == (view.RELEASED, False)
+    assert "psiphon-vpn start" in str(status["next_step"])
+    assert view._find_headline(status)[1] == "red"
+    assert view._find_headline(status)[0].startswith("RELEASED")
+    assert view.find_exit_code(status) == EXIT_FAILURE
+
+
+@pytest.mark.requirement("R1")
+def test_a_stale_record_says_nothing_about_a_machine_that_is_locked(
+    installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released.write_record(installed.edges.layout, by="0")
+    for locked, state in ((True, "LOCKED"), (None, "UNKNOWN")):
+        assert status_of(installed.edges.layout, monkeypatch, locked=locked)["state"] == state
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"since": 1}', "\x00" * 9000])
+def test_a_record_that_is_odd_is_none(installed: ScratchMachine, text: str) -> None:
+    installed.edges.layout.release_record.write_text(text)
+    assert released.read_record(installed.edges.layout) is None
+
+
+def test_a_record_that_is_not_roots_is_none(installed: ScratchMachine) -> None:
+    path = installed.edges.layout.release_record
+    path.write_text(json.dumps({"since": "now", "by": "0"}))
+    os.chown(path, 1234, 1234)
+    assert released.read_record(installed.edges.layout) is None
+
+
+# -- the commands ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def commands(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> ScratchMachine:
+    """The commands, on the scratch machine."""
+    monkeypatch.setattr(managing, "open_machine", lambda: installed.edges)
+    monkeypatch.setattr(managing, "find_removal", lambda: None)
+    monkeypatch.setattr(managing, "find_sessions", lambda: ())
+    monkeypatch.setattr(managing, "find_neighbours", lambda _manager: ())
+    monkeypatch.setattr(managing, "survive_hangup", lambda: None)
+    return installed
+
+
+@pytest.mark.requirement("R3")
+@pytest.mark.parametrize("word", ["", "yes", "y", "RELEASE", "releas"])
+def test_release_wants_its_word(commands: ScratchMachine, word: str) -> None:
+    result = CliRunner().invoke(cli, ["release"], input=f"{word}\n")
+    assert isinstance(result.exception, UserError)
+    assert commands.edges.kernel.is_locked() is True
+
+
+def test_release_with_its_word_opens(commands: ScratchMachine) -> None:
+    result = CliRunner().invoke(cli, ["release"], input=f"{WORD}\n")
+    assert result.exception is None
+    assert commands.edges.kernel.is_locked() is False
+
+
+def test_uninstall_asks_and_no_is_no(commands: ScratchMachine) -> None:
+    before = commands.read_all()
+    assert CliRunner().invoke(cli, ["uninstall"], input="n\n").exit_code != 0
+    assert commands.read_all() == before
+    assert CliRunner().invoke(cli, ["uninstall", "--yes"]).exit_code == 0
+    assert commands.edges.kernel.is_locked() is False
+
+
+def test_a_packages_files_are_the_package_managers_to_remove(
+    commands: ScratchMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managing, "find_removal", lambda: "apt remove psiphon-vpn")
+    for command in (["install", "--yes"], ["uninstall", "--yes"]):
+        error = CliRunner().invoke(cli, command).exception
+        assert isinstance(error, UserError)
+        assert "apt remove psiphon-vpn" in str(error)
+    assert commands.edges.kernel.is_locked() is True
+
+
+def connect_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(managing, "find_sessions", lambda: (RemoteSession(peer="203.0.113.9", how="SSH"),))
+
+
+def test_a_start_that_would_cut_a_remote_session_wants_to_hear_that_it_may(
+    commands: ScratchMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(commands.edges, by="0")
+    connect_from_outside(monkeypatch)
+    with pytest.raises(RemoteSessionsError):
+        managing.start_if_stopped(commands.edges, cut_remote=False)
+    assert commands.edges.kernel.is_locked() is False
+    assert managing.start_if_stopped(commands.edges, cut_remote=True)
+    assert commands.edges.kernel.is_locked() is True
+    # Locked already: nobody is cut off by anything.
+    assert not managing.start_if_stopped(commands.edges, cut_remote=False)
+
+
+def test_an_installation_over_a_remote_session_changes_nothing_until_it_hears_that_it_may(
+    commands: ScratchMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uninstall(commands.edges, say=say_nothing)
+    before = commands.read_all()
+    connect_from_outside(monkeypatch)
+    monkeypatch.setattr("psiphon_vpn.system.payload.collect_payload", lambda: PAYLOAD)
+    assert isinstance(CliRunner().invoke(cli, ["install", "--yes"]).exception, RemoteSessionsError)
+    assert commands.read_all() == before
+    result = CliRunner().invoke(cli, ["install", "--yes", "--yes-cut-remote-sessions"])
+    assert (result.exception, result.exit_code) == (None, 0)
+    assert commands.edges.kernel.is_locked() is True
+
+
+def test_a_package_over_a_remote_session_says_when_it_closes_and_how_to_close_it(
+    commands: ScratchMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(commands.edges, by="0")
+    connect_from_outside(monkeypatch)
+    result = CliRunner().invoke(cli, ["system-configure"])
+    assert result.exit_code == 0
+    assert "next boot" in result.output
+    assert "start --yes-cut-remote-sessions" in result.output
+    assert commands.edges.kernel.is_locked() is False
+    assert commands.boots_locked
+
+
+@pytest.mark.parametrize(
+    "argv", [["install"], ["uninstall"], ["release"], ["start"], ["system-configure"], ["system-deconfigure"]]
+)
+@pytest.mark.requirement("R21")
+def test_whoever_is_not_root_gets_a_sentence_and_code_77(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert run_cli(argv) == EXIT_NOT_ROOT
+    assert "sudo" in capsys.readouterr().err
+
+
+# -- when the program is damaged ---------------------------------------------------------------------------------------
+
+_WITHOUT = """
+import sys
+for name in ("click", "rich", "pyroute2", "httpx"):
+    sys.modules[name] = None
+sys.argv = ["psiphon-vpn", *sys.argv[1:]]
+from psiphon_vpn.__main__ import main
+main()
+"""
+
+
+def test_without_its_packages_the_program_still_knows_how_to_remove_itself() -> None:
+    argv = [sys.executable, "-c", _WITHOUT]
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"]}
+    done = subprocess.run([*argv, "status"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 70
+    assert "psiphon-vpn uninstall" in done.stderr
+    # Asked, and answered with nothing: it comes as far as asking, and does nothing.
+    asked = subprocess.run(
+        [*argv, "uninstall"], capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL
+    )
+    assert asked.returncode == 1
+    assert "Go on?" in asked.stderr
+
+
+def test_the_last_resort_removes_everything(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(last_resort, "open_machine", lambda: installed.edges)
+    monkeypatch.setattr(last_resort, "find_removal", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_arguments: None)
+    assert last_resort.run(["uninstall", "--yes"], cause="no click") == 0
+    assert installed.edges.kernel.is_locked() is False
+    assert not installed.edges.layout.data_dir.exists()
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_for_the_stranded_is_the_same_in_the_documents_and_in_the_program(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_cli(["help", "stranded"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == render_stranded()
+    assert (ROOT / "docs/stranded.md").read_text() == shown
+
+
+def test_every_command_on_the_page_for_the_stranded_exists() -> None:
+    named = set(re.findall(r"(?:sudo |`)psiphon-vpn ([a-z]+)", render_stranded()))
+    assert {"status", "update", "release", "uninstall", "start", "reload"} <= named
+    assert named - set(cli.commands) <= {"diagnose"}
+
+
+def test_other_firewalls_are_known_by_what_runs_and_by_what_they_left_in_the_kernel() -> None:
+    listing = "table inet firewalld\ntable ip filter {\n\tchain ufw-user-input {\n\t}\n\tchain DOCKER {\n\t}\n}\n"
+    assert [found.name for found in match_neighbours((), listing)] == ["firewalld", "ufw", "docker"]
+    assert [found.name for found in match_neighbours({"nftables.service"}, "")] == ["nftables.service"]
+    assert match_neighbours((), "table inet psiphon_filter\n\tchain output {\n") == ()
+    assert all(found.meaning for found in match_neighbours((), listing))

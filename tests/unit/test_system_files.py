@@ -1,0 +1,146 @@
+"""Files that other programs of the system read, as those programs read them."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from psiphon_vpn.config import Settings, parse_settings
+from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.system import files
+from psiphon_vpn.system.layout import Layout
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
+needs_tools = pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd-tmpfiles is not here")
+
+
+def call(*argv: str) -> None:
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Layout:
+    """A scratch root with the users and the directories that systemd's own tools make there."""
+    layout = Layout(root=tmp_path / "root")
+    real = Layout()
+    write(layout.sysusers, files.render_sysusers(real))
+    write(layout.tmpfiles, files.render_tmpfiles(real))
+    write(layout.config_template, files.render_config_template())
+    layout.root.chmod(0o755)
+    (layout.root / "etc").mkdir(exist_ok=True)
+    call("systemd-sysusers", f"--root={layout.root}")
+    call("systemd-tmpfiles", "--create", f"--root={layout.root}", "psiphon-vpn.conf")
+    return layout
+
+
+def user(layout: Layout) -> tuple[int, int, str, str]:
+    for line in (layout.root / "etc/passwd").read_text().splitlines():
+        name, _password, uid, gid, _gecos, home, shell = line.split(":")
+        if name == "psiphon-user":
+            return int(uid), int(gid), home, shell
+    raise AssertionError("no psiphon-user")
+
+
+def mode(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+@needs_root
+@needs_tools
+@pytest.mark.requirement("R8", "R12")
+def test_the_service_has_a_user_that_nobody_can_log_in_as(target: Layout) -> None:
+    uid, gid, home, shell = user(target)
+    assert 0 < uid < 1000
+    assert home == "/var/lib/psiphon-vpn/state"
+    assert shell.endswith("nologin")
+    groups = dict(line.split(":")[::2] for line in (target.root / "etc/group").read_text().splitlines())
+    assert groups["psiphon-group"] == str(gid)
+
+
+@needs_root
+@needs_tools
+@pytest.mark.requirement("R12")
+def test_directories_have_the_owners_and_modes_of_the_policy(target: Layout) -> None:
+    uid, gid, _home, _shell = user(target)
+    assert mode(target.config) == (0o600, uid, gid)
+    assert mode(target.state_dir) == (0o700, uid, gid)
+    assert mode(target.runtime_dir) == (0o755, uid, gid)
+    for roots in (target.config_dir, target.data_dir, target.core_dir):
+        assert mode(roots) == (0o755, 0, 0)
+
+
+@needs_root
+@needs_tools
+@pytest.mark.requirement("R12")
+def test_a_configuration_that_is_there_keeps_its_text_and_gets_its_mode_back(target: Layout) -> None:
+    uid, gid, _home, _shell = user(target)
+    target.config.write_text("socks_port = 1090\n")
+    os.chown(target.config, 0, 0)
+    target.config.chmod(0o644)
+    call("systemd-tmpfiles", "--create", f"--root={target.root}", "psiphon-vpn.conf")
+    assert target.config.read_text() == "socks_port = 1090\n"
+    assert mode(target.config) == (0o600, uid, gid)
+
+
+def test_the_first_configuration_means_the_defaults() -> None:
+    assert parse_settings(files.render_config_template().encode()) == Settings()
+
+
+def test_sysctls_at_boot_are_those_of_the_policy() -> None:
+    found = {}
+    for line in files.render_sysctls().splitlines():
+        if not line.startswith("#"):
+            name, _equals, value = line.partition(" = ")
+            assert name.startswith("-"), "a kernel without IPv6 must not make the others fail"
+            found[name[1:].replace(".", "/")] = value
+    assert found == GLOBAL_SYSCTLS
+
+
+def last_values(text: str, section: str) -> dict[str, list[str]]:
+    """Assignments of a systemd file as systemd adds them up: an empty one forgets what came before."""
+    found: dict[str, list[str]] = {}
+    inside = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            inside = line.strip("[]")
+        elif inside == section and "=" in line and not line.startswith("#"):
+            key, _equals, value = line.partition("=")
+            found[key] = [*found.get(key, []), value] if value else []
+    return found
+
+
+@pytest.mark.requirement("R11", "R18")
+def test_systemd_resolved_asks_nobody_but_the_resolver_in_the_tunnel() -> None:
+    assert last_values(files.render_resolved_dropin(), "Resolve") == {
+        "DNS": ["10.200.3.2"],
+        "Domains": ["~."],
+        "FallbackDNS": [],
+        "LLMNR": ["no"],
+        "MulticastDNS": ["no"],
+        "DNSOverTLS": ["no"],
+        "DNSSEC": ["no"],
+    }
+
+
+@pytest.mark.requirement("R9")
+def test_network_managers_leave_our_routes_and_our_device_alone() -> None:
+    foreign = last_values(files.render_networkd_dropin(), "Network")
+    assert foreign == {"ManageForeignRoutingPolicyRules": ["no"], "ManageForeignRoutes": ["no"]}
+    assert last_values(files.render_networkd_tun(), "Match") == {"Name": ["PsiphonTUN"]}
+    assert last_values(files.render_networkd_tun(), "Link") == {"Unmanaged": ["yes"]}
+    parser = configparser.ConfigParser()
+    parser.read_string(files.render_networkmanager_conf())
+    assert dict(parser["device-psiphon-vpn"]) == {"match-device": "interface-name:PsiphonTUN", "managed": "0"}

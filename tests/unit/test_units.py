@@ -1,0 +1,213 @@
+"""The systemd units, as systemd itself reads them."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from psiphon_vpn.system import units
+from psiphon_vpn.system.layout import (
+    GUARD_UNIT,
+    KILLSWITCH_FAILED_UNIT,
+    KILLSWITCH_UNIT,
+    NETWORK_MANAGER_UNITS,
+    SERVICE_UNIT,
+    UNITS,
+    Layout,
+)
+
+MAX_EXPOSURE = {SERVICE_UNIT: 18, GUARD_UNIT: 18, KILLSWITCH_UNIT: 18}
+"""In tenths, as --threshold takes it."""
+TEXTS = units.render_units(Layout())
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
+
+
+def lines(unit: str, key: str) -> list[str]:
+    """Every value of a key, in order."""
+    return re.findall(rf"^{key}=(.*)$", TEXTS[unit], re.MULTILINE)
+
+
+def words(unit: str, key: str) -> list[str]:
+    return " ".join(lines(unit, key)).split()
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root directory with our units, what they run, and as much of systemd's own as they refer to."""
+    root = tmp_path_factory.mktemp("tree")
+    directory = Layout(root=root).unit_dir
+    directory.mkdir(parents=True)
+    for name, text in TEXTS.items():
+        (directory / name).write_text(text)
+    for name in ("sysinit", "basic", "shutdown", "network-pre", "multi-user"):
+        (directory / f"{name}.target").write_text("[Unit]\nDescription=stub\n")
+    for program in ("/usr/sbin/nft", "/bin/sh", "/usr/sbin/psiphon-vpnd", "/usr/lib/psiphon-vpn/guard"):
+        path = root / program.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    return root
+
+
+def analyze(tree: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *argv, f"--root={tree}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+    )
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_finds_nothing_to_say_about_the_unit(tree: Path, unit: str) -> None:
+    done = analyze(tree, "verify", "--man=no", unit)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+@needs_systemd
+def test_the_verification_notices_a_word_that_systemd_does_not_know(tree: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    path = Layout(root=copy).unit_dir / SERVICE_UNIT
+    path.write_text(path.read_text().replace("RestrictRealtime=", "RestrictRealtyme="))
+    assert "RestrictRealtyme" in analyze(copy, "verify", "--man=no", SERVICE_UNIT).stderr
+
+
+@needs_systemd
+@pytest.mark.requirement("R24")
+@pytest.mark.parametrize("unit", MAX_EXPOSURE)
+def test_the_exposure_that_systemd_counts_is_at_most_1_8(tree: Path, unit: str) -> None:
+    done = analyze(tree, "security", "--offline=yes", f"--threshold={MAX_EXPOSURE[unit]}", unit)
+    found = re.search(r"Overall exposure level for .*: ([0-9.]+)", done.stdout)
+    assert found is not None
+    assert float(found[1]) * 10 <= MAX_EXPOSURE[unit]
+    assert done.returncode == 0
+
+
+@needs_systemd
+@pytest.mark.requirement("R24")
+def test_without_one_directive_the_exposure_is_too_high(tree: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    path = Layout(root=copy).unit_dir / SERVICE_UNIT
+    path.write_text(path.read_text().replace("ProtectSystem=strict\n", ""))
+    assert analyze(copy, "security", "--offline=yes", "--threshold=18", SERVICE_UNIT).returncode != 0
+
+
+@pytest.mark.requirement("R8")
+def test_the_daemon_has_exactly_three_capabilities_in_both_sets() -> None:
+    three = {"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE"}
+    for key in ("CapabilityBoundingSet", "AmbientCapabilities"):
+        assert len(lines(SERVICE_UNIT, key)) == 1
+        assert set(words(SERVICE_UNIT, key)) == three
+    assert lines(SERVICE_UNIT, "User") == ["psiphon-user"]
+    assert lines(SERVICE_UNIT, "Group") == ["psiphon-group"]
+    assert lines(SERVICE_UNIT, "NoNewPrivileges") == ["yes"]
+
+
+@pytest.mark.requirement("R8")
+@pytest.mark.parametrize("unit", [KILLSWITCH_UNIT, GUARD_UNIT, KILLSWITCH_FAILED_UNIT])
+def test_what_runs_as_root_has_one_capability(unit: str) -> None:
+    assert words(unit, "CapabilityBoundingSet") == ["CAP_NET_ADMIN"]
+
+
+@pytest.mark.requirement("R2")
+@pytest.mark.parametrize("unit", [KILLSWITCH_UNIT, GUARD_UNIT, KILLSWITCH_FAILED_UNIT])
+def test_the_lock_needs_no_python(unit: str) -> None:
+    assert "python" not in TEXTS[unit].lower()
+    assert "python" not in units.render_guard_script().lower()
+
+
+@pytest.mark.requirement("R2", "R3")
+@pytest.mark.parametrize("unit", UNITS)
+def test_stopping_a_unit_runs_no_command(unit: str) -> None:
+    assert not lines(unit, "ExecStop")
+    assert not lines(unit, "ExecStopPost")
+
+
+@pytest.mark.requirement("R3")
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_unit_can_be_disabled(unit: str) -> None:
+    assert "[Install]" not in TEXTS[unit]
+
+
+@pytest.mark.requirement("R3")
+def test_targets_want_the_units_without_being_asked() -> None:
+    dropins = units.render_dropins()
+    assert KILLSWITCH_UNIT in dropins["sysinit.target"]
+    assert GUARD_UNIT in dropins["sysinit.target"]
+    assert SERVICE_UNIT in dropins["multi-user.target"]
+
+
+@pytest.mark.requirement("R2")
+def test_the_boot_lock_waits_for_nothing_and_everything_waits_for_it() -> None:
+    assert lines(KILLSWITCH_UNIT, "DefaultDependencies") == ["no"]
+    assert not lines(KILLSWITCH_UNIT, "After")
+    assert not lines(KILLSWITCH_UNIT, "Requires")
+    assert {"network-pre.target", "sysinit.target", *NETWORK_MANAGER_UNITS} <= set(words(KILLSWITCH_UNIT, "Before"))
+    assert "network-pre.target" in words(KILLSWITCH_UNIT, "Wants")
+    # These would make it wait for file systems, which may need the network.
+    for key in ("PrivateTmp", "StateDirectory", "RequiresMountsFor", "DynamicUser"):
+        assert not lines(KILLSWITCH_UNIT, key)
+        assert not lines(GUARD_UNIT, key)
+
+
+@pytest.mark.requirement("R2")
+def test_the_boot_lock_stays_at_shutdown() -> None:
+    for unit in (KILLSWITCH_UNIT, GUARD_UNIT):
+        assert not lines(unit, "Conflicts")
+        assert lines(unit, "RefuseManualStop") == ["yes"]
+        assert lines(unit, "IgnoreOnIsolate") == ["yes"]
+
+
+@pytest.mark.requirement("R2")
+@pytest.mark.parametrize("unit", NETWORK_MANAGER_UNITS)
+def test_without_the_boot_lock_no_network_manager_starts(unit: str) -> None:
+    parser = configparser.ConfigParser(strict=True, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names of systemd have capital letters
+    parser.read_string(units.render_dropins()[unit])
+    assert dict(parser["Unit"]) == {"Requires": KILLSWITCH_UNIT, "After": KILLSWITCH_UNIT}
+
+
+@pytest.mark.requirement("R1", "R2")
+def test_a_boot_lock_that_does_not_load_ends_in_the_drop_rules_and_a_word_on_the_console() -> None:
+    assert lines(KILLSWITCH_UNIT, "OnFailure") == [KILLSWITCH_FAILED_UNIT]
+    (command,) = lines(KILLSWITCH_FAILED_UNIT, "ExecStart")
+    assert str(Layout().drop_rules) in command
+    assert lines(KILLSWITCH_FAILED_UNIT, "StandardOutput") == ["journal+console"]
+    # What may have failed is the confinement: here is none that needs a mount namespace.
+    assert not re.search("^(Protect|Private|ReadWrite|Inaccessible)", TEXTS[KILLSWITCH_FAILED_UNIT], re.MULTILINE)
+
+
+@pytest.mark.requirement("R1")
+@pytest.mark.parametrize("unit", [KILLSWITCH_UNIT, GUARD_UNIT, SERVICE_UNIT])
+def test_a_unit_is_left_out_only_where_no_trace_of_an_installation_is_left(unit: str) -> None:
+    conditions = lines(unit, "ConditionPathExists")
+    assert len(conditions) == 2
+    # The bar: one that holds is enough.
+    assert all(condition.startswith("|/") for condition in conditions)
+    assert not re.search("^Condition(?!PathExists)", TEXTS[unit], re.MULTILINE)
+
+
+@pytest.mark.requirement("R2")
+def test_the_daemon_is_started_again_for_ever_and_wants_the_lock_without_needing_it() -> None:
+    assert lines(SERVICE_UNIT, "Restart") == ["always"]
+    # What systemd takes for a clean end (systemd.service(5), SuccessExitStatus=) is none for the holder of a guard.
+    assert lines(GUARD_UNIT, "Restart") == ["on-failure"]
+    assert set(words(GUARD_UNIT, "RestartForceExitStatus")) == {"0", "SIGHUP", "SIGINT", "SIGTERM", "SIGPIPE"}
+    for unit in (SERVICE_UNIT, GUARD_UNIT):
+        assert lines(unit, "StartLimitIntervalSec") == ["0"]
+    assert {KILLSWITCH_UNIT, GUARD_UNIT} <= set(words(SERVICE_UNIT, "Wants"))
+    assert {KILLSWITCH_UNIT, GUARD_UNIT} <= set(words(SERVICE_UNIT, "After"))
+    assert not lines(SERVICE_UNIT, "Requires")
+    assert lines(SERVICE_UNIT, "WatchdogSec") == ["20"]
