@@ -24,10 +24,9 @@ is_ready() {
 package_for() { # command, package manager
     case "$1:$2" in
         nft:*) echo nftables ;; ip*tables:*) echo iptables ;; ip:dnf) echo iproute ;; ip:*) echo iproute2 ;;
-        setpriv:* | nsenter:* | flock:*) echo util-linux ;; rpm:pacman) echo rpm-tools ;;
-        dnsmasq:apt-get) echo dnsmasq-base ;; systemd-nspawn:pacman) echo systemd ;;
+        setpriv:* | nsenter:* | flock:*) echo util-linux ;; rpm:pacman) echo rpm-tools ;; systemd-nspawn:pacman) ;;
+        dnsmasq:apt-get) echo dnsmasq-base ;; dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;
         dbus-daemon:apt-get) echo dbus python3-dbusmock ;; dbus-daemon:*) echo dbus-daemon python3-dbusmock ;;
-        dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;
         systemd-nspawn:*) echo systemd-container ;; python:apt-get) echo python3 python3-venv python3-pip ;;
         python:pacman) echo python python-pip ;; python:*) echo python3 python3-pip ;; *) echo "$1" ;;
     esac
