@@ -161,6 +161,7 @@ def _play(attacks: tuple[Attack, ...], modes: tuple[Mode, ...], jobs: int, direc
 
     total = sum(len(task.attacks) for task in plan_tasks(attacks, modes, directory))
     console = Console(stderr=quiet)
+    beyond = {attack.id for attack in attacks if attack.beyond}
     frames = leaks = 0
     with Progress(
         TextColumn("[bold]{task.description}"),
@@ -179,7 +180,7 @@ def _play(attacks: tuple[Attack, ...], modes: tuple[Mode, ...], jobs: int, direc
             nonlocal frames, leaks
             if cell.mode is not Mode.CONTROL:
                 frames += cell.judgement.frames
-                if cell.judgement.leaks:
+                if cell.judgement.leaks and cell.attack not in beyond:
                     leaks += 1
                     first = cell.judgement.leaks[0].text
                     console.print(
