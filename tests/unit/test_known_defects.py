@@ -125,9 +125,9 @@ def test_no_public_resolver_is_named_anywhere_but_those_that_are_asked_inside_th
 @pytest.mark.defect(9)
 def test_the_service_does_not_know_how_to_change_the_machines_resolvers() -> None:
     words = re.compile(r"/resolv\.conf|resolvectl|resolvconf|resolved\.conf|nsswitch|DNSOverTLS|DNSSEC", re.IGNORECASE)
-    # What diagnoses them only reads: it has no way to write (diagnose/system.py). The drop-in for systemd-resolved is a
-    # static file of the installation, there or not there as a whole, and masked as a whole while released: nothing of it
-    # has to be restored.
+    # What diagnoses them only reads: it has no way to write (diagnose/system.py). The drop-in for systemd-resolved is
+    # a static file of the installation, there or not there as a whole, and masked as a whole while released: nothing
+    # of it has to be restored.
     static = {("system", name) for name in ("files.py", "layout.py", "released.py")}
     found = [(path, text) for path, text in _texts() if words.search(text) and "diagnose" not in path.parts]
     assert [(path.name, text) for path, text in found if path.parts[-2:] not in static] == []

@@ -51,12 +51,25 @@ def demo(*, system: bool, as_json: bool, keep: bool, core: Path | None, server: 
     type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
     help=_("Directory for the report: a page, JSON, JUnit XML, and the frames."),
 )
+@click.option("--chaos", is_flag=True, help=_("Random attacks, faults and commands one after the other instead."))
+@click.option("--seed", type=int, default=1, show_default=True, help=_("Of --chaos: the same seed, the same steps."))
+@click.option("--minutes", type=click.FloatRange(0.1, 1440), default=5.0, show_default=True, help=_("Of --chaos."))
 def leaktest(
-    *, attacks: tuple[str, ...], states: tuple[str, ...], jobs: int | None, as_json: bool, report: Path | None
+    *,
+    attacks: tuple[str, ...],
+    states: tuple[str, ...],
+    jobs: int | None,
+    as_json: bool,
+    report: Path | None,
+    chaos: bool,
+    seed: int,
+    minutes: float,
 ) -> int:
     """Run the leak test."""
-    from psiphon_vpn.lab.leaktest.command import run_leaktest
+    from psiphon_vpn.lab.leaktest.command import run_chaos_command, run_leaktest
 
+    if chaos:
+        return run_chaos_command(seed=seed, minutes=minutes, json_output=as_json, report=report)
     return run_leaktest(attacks=attacks, states=states, jobs=jobs, json_output=as_json, report=report)
 
 
