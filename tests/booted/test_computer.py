@@ -56,18 +56,6 @@ def test_a_power_cycle_keeps_the_disk_and_nothing_of_the_kernels_network(compute
     assert computer.run(["cat", "/root/kept"]).stdout == "on the disk\n"
 
 
-def test_no_frame_between_two_boots_is_missed(computer: Computer) -> None:
-    computer.power_on()
-    computer.wait_address()
-    mark = computer.world.mark()
-    computer.reboot()
-    computer.wait_address()
-    kinds = [verdict.innocent for verdict in judge_frames(computer.world.frames_since(mark), world_evidence())]
-    # The very first frame that a system sends when its link comes up.
-    assert kinds[0] in {"dhcp", "nd", "mld"} or "dhcp" in kinds
-    assert computer.run(["uptime", "--since"], check=False).returncode == 0
-
-
 def test_without_a_lock_a_watch_through_a_reboot_finds_leaks(wheels: Path) -> None:
     with start_session(("debian13", "NetworkManager"), wheels) as session:
         with session.watch() as watched:
