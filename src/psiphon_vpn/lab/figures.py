@@ -235,7 +235,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="figures", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
-    parser.add_argument("--core", type=Path, help="a real core, with --psiphond")
+    parser.add_argument("--core", type=Path)
     parser.add_argument("--psiphond", type=Path)
     options = parser.parse_args()
     figures = Figures()
