@@ -236,3 +236,15 @@ def test_the_tunnel_and_loopback_are_never_wires(snapshot: Snapshot) -> None:
     wires = find_wires(snapshot)
     assert not {"lo", names.TUN_NAME} & set(wires)
     assert list(wires) == sorted(set(wires))
+
+
+@pytest.mark.requirement("R6")
+def test_another_gateway_of_the_same_metric_is_a_hop_and_no_transition_and_a_worse_one_is_neither() -> None:
+    before = choose(route(ETH))
+    more = choose(route(ETH), route(ETH, gateway="192.0.2.2"))
+    worse = choose(route(ETH), route(ETH, gateway="192.0.2.2", metric=1024))
+    assert before is not None
+    assert more is not None
+    assert worse is not None
+    assert before == more == worse
+    assert (before.hops, more.hops, worse.hops) == (("192.0.2.1",), ("192.0.2.1", "192.0.2.2"), ("192.0.2.1",))

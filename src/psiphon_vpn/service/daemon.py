@@ -89,6 +89,7 @@ class Daemon:
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
         self._routes_dirty = False
+        self._hops: tuple[str, ...] = ()
         self._touched = False
         """Whether the commit that is being announced touches a table of ours."""
         self._culprit: str | None = None
@@ -283,7 +284,8 @@ class Daemon:
         async with self._looking:
             snapshot = await self._read_links()
         uplink, wires = choose_uplink(snapshot), find_wires(snapshot)
-        wires_changed = wires != self._runner.wires
+        hops, self._hops = self._hops, uplink.hops if uplink is not None else ()
+        wires_changed = wires != self._runner.wires or hops != self._hops
         self._runner.wires, self._runner.headerless = wires, find_headerless(snapshot)
         # Posted even when it is the one that the model has now: an event that says otherwise may still wait its turn.
         self._runner.post(UplinkSeen(uplink))

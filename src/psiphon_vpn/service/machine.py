@@ -242,7 +242,7 @@ def step(model: Model, event: Event) -> Step:
 
 def _see_uplink(model: Model, uplink: Uplink | None) -> Step:
     if uplink == model.uplink:
-        return model, ()
+        return replace(model, uplink=uplink), ()  # what is no part of its identity may be new
     changed = replace(model, uplink=uplink, unrest=model.unrest + (uplink is not None))
     if model.state is State.FAILED or model.intent is Intent.STOPPED:
         return changed, (ApplyPolicy(model.state),)

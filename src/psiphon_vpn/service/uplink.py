@@ -58,8 +58,9 @@ class Uplink:
     name: str
     paths: tuple[tuple[int, str | None, tuple[str, ...]], ...]
     """Per IP version: gateway, and the places that our addresses give us there."""
-    hops: tuple[str, ...] = ()
-    """Every gateway of its default routes, both families."""
+    hops: tuple[str, ...] = field(compare=False, default=())
+    """Every gateway that packets may go by: of the default routes with the best metric, both families. One more of them
+    is no transition, but the rules name them."""
     ipv4: bool = field(compare=False, default=False)
     ipv6: bool = field(compare=False, default=False)
 
@@ -98,6 +99,7 @@ def choose_uplink(snapshot: Snapshot) -> Uplink | None:
     best = min(usable, key=lambda route: (route.version, route.metric, route.index))
     interface = by_index[best.index]
     paths = []
+    hops: set[str] = set()
     for version in (IPV4, IPV6):
         routes = sorted(
             (route for route in usable if route.index == best.index and route.version == version),
@@ -105,12 +107,14 @@ def choose_uplink(snapshot: Snapshot) -> Uplink | None:
         )
         if routes:
             paths.append((version, routes[0].gateway, _find_places(snapshot, interface, version)))
+            # What has a worse metric is not gone by.
+            hops |= {route.gateway for route in routes if route.gateway and route.metric == routes[0].metric}
     versions = {version for version, _, _ in paths}
     return Uplink(
         index=interface.index,
         name=interface.name,
         paths=tuple(paths),
-        hops=tuple(sorted({route.gateway for route in usable if route.index == best.index and route.gateway})),
+        hops=tuple(sorted(hops)),
         ipv4=IPV4 in versions,
         ipv6=IPV6 in versions,
     )
