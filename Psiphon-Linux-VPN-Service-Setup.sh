@@ -9,7 +9,6 @@ umask 022 # the service's own user has to read what root makes here
 say() { printf 'psiphon-vpn setup: %s\n' "$*" >&2; }
 fail() { say "$1"; exit "${2:-1}"; }
 [ "$EUID" -eq 0 ] || fail "This needs root: run it again with sudo in front." 77
-
 # sudo and cron may leave sbin out, and a user's own directories must not come first.
 PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
@@ -25,8 +24,9 @@ is_ready() {
 package_for() { # command, package manager
     case "$1:$2" in
         nft:*) echo nftables ;; ip*tables:*) echo iptables ;; ip:dnf) echo iproute ;; ip:*) echo iproute2 ;;
-        setpriv:* | nsenter:* | flock:*) echo util-linux ;; rpm:pacman) echo rpm-tools ;;
-        dnsmasq:apt-get) echo dnsmasq-base ;; systemd-nspawn:pacman) echo systemd ;;
+        setpriv:* | nsenter:* | flock:*) echo util-linux ;; rpm:pacman) echo rpm-tools ;; systemd-nspawn:pacman) ;;
+        dnsmasq:apt-get) echo dnsmasq-base ;; dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;
+        dbus-daemon:apt-get) echo dbus python3-dbusmock ;; dbus-daemon:*) echo dbus-daemon python3-dbusmock ;;
         systemd-nspawn:*) echo systemd-container ;; python:apt-get) echo python3 python3-venv python3-pip ;;
         python:pacman) echo python python-pip ;; python:*) echo python3 python3-pip ;; *) echo "$1" ;;
     esac
@@ -87,8 +87,8 @@ make_venv() {
 missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
 wanted=() # what only tests need, and the demonstration with a whole system: they do without it, and say so
-case " $* " in " test --fast "*) wanted=(rpm) ;;
-    " test "* | *" --system "*) wanted=(rpm debootstrap systemd-nspawn dnsmasq) ;; esac
+case " $* " in *" test "*) wanted=(rpm dbus-daemon dnsmasq dhclient) ;; *" --system "*) wanted=(dnsmasq) ;; esac
+case " $* " in " test --fast "*) ;; " test "* | *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; esac
 missing=(); for word in "${wanted[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
 [ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || true
 if ! is_ready "$lock"; then

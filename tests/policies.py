@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
+from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Endpoint, Identity, Links, Policy, State
 from psiphon_vpn.policy.routing import Route, RoutingRule, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Chain, Rule, Table
@@ -17,7 +17,9 @@ from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
 
 IDENTITY = Identity(uid=64190, gid=64190, network_manager_uids=(0, 998))
 # Index 1 is lo in every namespace, so the golden files load anywhere: nft refuses the index of no interface.
-LINKS = Links(tun_index=1, uplink="eth0", wires=("eth0",), dhcp_servers=("192.0.2.1",))
+LINKS = Links(
+    tun_index=1, uplink="eth0", wires=("eth0",), dhcp_servers=("192.0.2.1",), gateways=("192.0.2.1", "fe80::1")
+)
 PROBE = ("2001:500:ba3e::2:30", "2001:7fd::1")
 
 
@@ -35,6 +37,9 @@ def golden_rulesets() -> dict[str, str]:
     egress = build_egress_guard(IDENTITY, ("lo",), LINKS.dhcp_servers)
     assert egress is not None
     texts["wire_guard"] = build_wire_guard(IDENTITY).render()
+    frames = build_frame_guard(IDENTITY, ("lo",))
+    assert frames is not None
+    texts["frame_guard"] = frames.render()
     texts["egress_guard"] = egress.render_replacement()
     texts["arp"] = build_arp_table().render_replacement()
     texts["drop_only"] = build_drop_only(build_base_table(boot)).render_replacement()
@@ -103,6 +108,7 @@ _links = st.builds(
     uplink=st.none() | _names,
     wires=st.lists(_names, unique=True, max_size=3).map(tuple),
     dhcp_servers=st.lists(_ipv4, unique=True, max_size=2).map(tuple),
+    gateways=st.lists(_ipv4 | _ipv6, unique=True, max_size=3).map(tuple),
 )
 policies = st.builds(
     Policy,

@@ -78,6 +78,43 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+class WaitingCommand:
+    """A command that was started beforehand and waits for its input: when it is needed, only the work remains.
+
+    It has no limit of time while it waits, and ends by itself when this process does: its input ends then.
+    """
+
+    def __init__(self, argv: Sequence[str], process: asyncio.subprocess.Process) -> None:
+        self._argv = tuple(argv)
+        self._process = process
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has not ended for another reason."""
+        return self._process.returncode is None
+
+    async def feed(self, input: str, *, seconds: float = 10) -> subprocess.CompletedProcess[str]:
+        """Give it all its input and wait for its end.
+
+        Raises:
+            CommandError: as for `run`.
+        """
+        return await _finish(self._argv, self._process, input, (0,), seconds)
+
+    def end(self) -> None:
+        """It is not needed any more."""
+        _kill_group(self._process.pid)
+
+
+async def start_waiting(argv: Sequence[str]) -> WaitingCommand:
+    """Start a command that reads its input to the end before it does anything.
+
+    Raises:
+        CommandError: it could not be started.
+    """
+    return WaitingCommand(argv, await _start_async(argv, with_input=True))
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -133,10 +170,15 @@ async def run_async(
     timeout: float = 10,  # noqa: ASYNC109  the same contract as run()
 ) -> subprocess.CompletedProcess[str]:
     """Do what `run` does without blocking the event loop; cancelling it kills the command."""
+    process = await _start_async(argv, with_input=input is not None)
+    return await _finish(argv, process, input, ok, timeout)
+
+
+async def _start_async(argv: Sequence[str], *, with_input: bool) -> asyncio.subprocess.Process:
     try:
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.DEVNULL if input is None else asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE if with_input else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=dict(CLEAN_ENV),
@@ -144,13 +186,18 @@ async def run_async(
         )
     except OSError as cause:
         raise _not_started(argv, cause) from cause
+
+
+async def _finish(
+    argv: Sequence[str], process: asyncio.subprocess.Process, input: str | None, ok: Container[int], seconds: float
+) -> subprocess.CompletedProcess[str]:
     communication = asyncio.ensure_future(process.communicate(None if input is None else input.encode()))
     try:
-        out, err = await asyncio.wait_for(asyncio.shield(communication), timeout)
+        out, err = await asyncio.wait_for(asyncio.shield(communication), seconds)
     except TimeoutError as expired:
         _kill_group(process.pid)
         out, err = await communication
-        raise _too_slow(argv, timeout, err.decode(errors="backslashreplace")) from expired
+        raise _too_slow(argv, seconds, err.decode(errors="backslashreplace")) from expired
     except BaseException:
         _kill_group(process.pid)
         await asyncio.shield(communication)

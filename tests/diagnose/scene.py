@@ -35,8 +35,9 @@ from psiphon_vpn.linux.sysctl import apply_sysctls
 from psiphon_vpn.linux.tun import ensure_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
+from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
+from psiphon_vpn.policy.names import WIRES
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
@@ -223,10 +224,13 @@ def make_installation(root: Path) -> Layout:
     layout = Layout(root=root)
     boot = build_base_table(Policy(state=State.LOCKED, identity=IDENTITY))
     guard = build_wire_guard(IDENTITY).render()
+    frames = build_frame_guard(IDENTITY, (WIRES,))
+    assert frames is not None
     drop = build_drop_only(boot).render_replacement()
     rules = (
         (layout.boot_rules, boot.render_replacement()),
         (layout.guard_rules, guard),
+        (layout.frame_rules, frames.render_replacement()),
         (layout.drop_rules, drop),
     )
     for path, text in rules:

@@ -1,11 +1,16 @@
-"""The daemon, with one thing added: it is killed before its n-th effect. Run as `python killed_daemon.py N ARGS`."""
+"""The daemon, with one thing added: it is killed before its n-th effect. Run as `python killed_daemon.py N ARGS`.
+
+With `N:FILE` its machine sleeps as well, when the file says so (sleepy_daemon.py).
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from pathlib import Path
 
+from psiphon_vpn.linux import clocks
 from psiphon_vpn.service import __main__ as daemon
 from psiphon_vpn.service import effects
 from psiphon_vpn.service.runner import Runner
@@ -13,7 +18,10 @@ from psiphon_vpn.service.runner import Runner
 
 def main() -> int:
     """Count effects; die by SIGKILL before the n-th, telling on standard error which it was."""
-    left = int(sys.argv.pop(1))
+    number, _, slept = sys.argv.pop(1).partition(":")
+    left = int(number)
+    if slept:
+        clocks.read_slept = lambda: float(Path(slept).read_text())
     carry_out = Runner._carry_out
 
     async def counted(self: Runner, effect: effects.Effect) -> None:

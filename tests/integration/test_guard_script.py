@@ -10,14 +10,17 @@ import pytest
 from tests.integration.kernel import Kernel
 
 from psiphon_vpn.lab.launch import clean_environment
-from psiphon_vpn.policy.guards import build_wire_guard
+from psiphon_vpn.lab.waiting import wait_until
+from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity
+from psiphon_vpn.policy.names import WIRES
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.system.units import render_guard_script
 
 pytestmark = pytest.mark.lab
 
-GUARD = build_wire_guard(Identity(uid=64190, gid=64190, network_manager_uids=(0,)))
+IDENTITY = Identity(uid=64190, gid=64190, network_manager_uids=(0,))
+GUARD = build_wire_guard(IDENTITY)
 ADDRESS = ("list", "table", "inet", "psiphon_guard")
 
 
@@ -29,10 +32,15 @@ class Holder:
         self._directory = directory
         self._script = directory / "guard"
         # Half a second of patience instead of five, or what is to fail would take so long.
-        self._script.write_text(render_guard_script().replace("-lt 100", "-lt 10"))
+        self.cards = directory / "net"
+        text = render_guard_script().replace("-lt 100", "-lt 10").replace("/sys/class/net", str(self.cards))
+        self._script.write_text(text)
         self._script.chmod(0o755)
         self.rules = directory / "guard.nft"
         self.write(GUARD)
+        frames = build_frame_guard(IDENTITY, (WIRES,))
+        assert frames is not None
+        (directory / "frames.nft").write_text(frames.render_replacement())
         self.process: subprocess.Popen[bytes] | None = None
 
     def write(self, table: Table) -> None:
@@ -153,3 +161,31 @@ def test_without_owned_tables_the_probe_says_so(kernel: Kernel, holder: Holder, 
     done = holder.call("probe")
     assert done.returncode == 1
     assert "the other layers hold" in done.stderr
+
+
+@pytest.mark.requirement("B4")
+def test_the_holder_guards_the_frames_of_every_card_that_the_machine_has_now(kernel: Kernel, holder: Holder) -> None:
+    kernel.ip("link", "add", "card0", "type", "veth", "peer", "name", "card1")
+    for name in ("card0", "inner0"):
+        (holder.cards / name).mkdir(parents=True)
+    (holder.cards / "card0" / "device").touch()
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    wait_until(lambda: "netdev psiphon_frames" in "".join(kernel.tables()), "the frame guard")
+    listing = kernel.listing("table", "netdev", "psiphon_frames")
+    assert "card0" in listing
+    assert "inner0" not in listing
+    assert "flags owner" in listing
+    kernel.host.run(["nft", "flush", "ruleset"])
+    assert "card0" in kernel.listing("table", "netdev", "psiphon_frames")
+    (holder.cards / "card1" / "device").mkdir(parents=True)
+    assert holder.call("reload", str(holder.rules)).returncode == 0
+    wait_until(lambda: "card1" in kernel.listing("table", "netdev", "psiphon_frames"), "the second card")
+
+
+def test_a_frame_guard_that_the_kernel_refuses_costs_the_wire_guard_nothing(kernel: Kernel, holder: Holder) -> None:
+    (holder.cards / "card0" / "device").mkdir(parents=True)
+    (holder.rules.parent / "frames.nft").write_text(f'nonsense "{WIRES}"\n')
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    assert "psiphon_frames" not in "".join(kernel.tables())

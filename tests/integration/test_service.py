@@ -227,6 +227,11 @@ def test_raw_frames_are_dropped_while_open_and_were_seen_without_the_guard(stage
     stage.world.client.run(["nft", "delete", "table", "netdev", "psiphon_egress"])
     mark = stage.world.mark()
     stage.world.client.call(send)
+    assert not [found for found in stage.world.frames_since(mark) if payload in found.data], "the holder's twin"
+    stage.machine.release_guard()
+    mark = stage.world.mark()
+    stage.world.client.call(send)
+    stage.machine.hold_guard()
     assert [found for found in stage.world.frames_since(mark) if payload in found.data], "the positive control"
 
 

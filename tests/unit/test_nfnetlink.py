@@ -64,7 +64,20 @@ def test_a_generation_that_was_cut_off_is_not_half_understood(number: int, pid: 
 
 def test_other_messages_are_no_generations() -> None:
     body = attribute(1, struct.pack(">I", 7))
-    assert parse_generations(message((10 << 8) | 12, body) + message(2, body)) == ()
+    assert parse_generations(message(2, body)) == ()
+    assert [found.number for found in parse_generations(message((10 << 8) | 12, body) + message(2, body))] == [0]
+
+
+def test_a_commit_tells_which_tables_it_touched_also_when_it_is_told_in_several_messages() -> None:
+    rule = message((10 << 8) | 6, attribute(1, b"psiphon_filter\0") + attribute(2, b"output\0"))
+    other = message((10 << 8) | 0, attribute(1, b"docker\0"))
+    generation = message((10 << 8) | 15, attribute(1, struct.pack(">I", 9)) + attribute(2, struct.pack(">I", 77)))
+    (together,) = parse_generations(rule + other + generation)
+    assert (together.number, together.pid, together.tables) == (9, 77, frozenset({"psiphon_filter", "docker"}))
+    (first,) = parse_generations(rule)
+    assert (first.number, first.tables) == (0, frozenset({"psiphon_filter"}))
+    first_of_two, second = parse_generations(rule + generation + other)
+    assert (first_of_two.tables, second.tables) == (frozenset({"psiphon_filter"}), frozenset({"docker"}))
 
 
 def test_a_transaction_refused_for_its_generation_is_told_apart_from_other_refusals() -> None:

@@ -14,7 +14,7 @@ from tests.unit.test_cli import STATUS
 from psiphon_vpn.cli.main import run_cli
 from psiphon_vpn.cli.notify import Teller, find_message
 from psiphon_vpn.system.layout import Layout
-from psiphon_vpn.system.user_units import NOTIFY_UNIT, collect_user_units
+from psiphon_vpn.system.user_units import NOTIFY_UNIT, SESSION_TARGET, collect_user_units
 
 TITLES: dict[str, dict[str, object]] = {
     "connected": {},
@@ -69,13 +69,15 @@ def test_without_a_session_there_is_one_line_that_says_so(
 
 def test_the_units_of_the_session_run_our_command_as_the_user_and_are_well_formed(tmp_path: Path) -> None:
     units = collect_user_units()
-    assert list(units) == [NOTIFY_UNIT]
+    assert list(units) == [NOTIFY_UNIT, f"{SESSION_TARGET}.d/psiphon-vpn.conf"]
     parsed = configparser.RawConfigParser(strict=True)
     parsed.optionxform = str  # type: ignore[method-assign,assignment]
     parsed.read_string(units[NOTIFY_UNIT])
     assert parsed["Service"]["ExecStart"] == f"{Layout().command} notify"
     assert "User" not in parsed["Service"]
-    assert parsed["Install"]["WantedBy"] == "graphical-session.target"
+    # Nothing is enabled by a link that an uninstallation would have to find: the drop-in wants it.
+    assert "Install" not in parsed
+    assert f"Wants={NOTIFY_UNIT}" in units[f"{SESSION_TARGET}.d/psiphon-vpn.conf"]
     if shutil.which("systemd-analyze"):
         (tmp_path / NOTIFY_UNIT).write_text(units[NOTIFY_UNIT].replace(f"{Layout().command}", "/bin/true"))
         said = subprocess.run(

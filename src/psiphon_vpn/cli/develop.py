@@ -41,6 +41,38 @@ def demo(*, system: bool, as_json: bool, keep: bool, core: Path | None, server: 
     return run_demo(json_output=as_json, keep=keep, core=core, server=server)
 
 
+@click.command(help=_("Try every known leak in every state, in a laboratory, and judge by the frames outside."))
+@click.option("--attack", "attacks", multiple=True, metavar="ID", help=_("Only this one (A05); may be repeated."))
+@click.option("--state", "states", multiple=True, metavar="NAME", help=_("Only in this state; may be repeated."))
+@click.option("--jobs", type=click.IntRange(1, 64), help=_("Laboratories side by side."))
+@click.option("--json", "as_json", is_flag=True, help=_("Print one JSON object and nothing else."))
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
+    help=_("Directory for the report: a page, JSON, JUnit XML, and the frames."),
+)
+@click.option("--chaos", is_flag=True, help=_("Random attacks, faults and commands one after the other instead."))
+@click.option("--seed", type=int, default=1, show_default=True, help=_("Of --chaos: the same seed, the same steps."))
+@click.option("--minutes", type=click.FloatRange(0.1, 1440), default=5.0, show_default=True, help=_("Of --chaos."))
+def leaktest(
+    *,
+    attacks: tuple[str, ...],
+    states: tuple[str, ...],
+    jobs: int | None,
+    as_json: bool,
+    report: Path | None,
+    chaos: bool,
+    seed: int,
+    minutes: float,
+) -> int:
+    """Run the leak test."""
+    from psiphon_vpn.lab.leaktest.command import run_chaos_command, run_leaktest
+
+    if chaos:
+        return run_chaos_command(seed=seed, minutes=minutes, json_output=as_json, report=report)
+    return run_leaktest(attacks=attacks, states=states, jobs=jobs, json_output=as_json, report=report)
+
+
 @click.command(
     "test",
     help=_("Run every linter, the type checker and every test."),
@@ -131,4 +163,4 @@ def _run_module(title: str, argv: list[str]) -> bool:
     return subprocess.call(command, cwd=_PROJECT_ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL) == 0
 
 
-COMMANDS: Final = (demo, run_tests, package, pin_core)
+COMMANDS: Final = (demo, leaktest, run_tests, package, pin_core)

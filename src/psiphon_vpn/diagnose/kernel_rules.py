@@ -161,6 +161,8 @@ class KernelRules:
             wires=wires,
             headerless=find_headerless(snapshot),
             dhcp_servers=uplink.gateways if uplink else (),
+            gateways=uplink.hops if uplink else (),
+            versions=tuple(version for version, _, _ in uplink.paths) if uplink else (),
         )
         whole = Policy(
             state=State.LOCKED,

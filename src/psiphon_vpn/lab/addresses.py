@@ -60,6 +60,8 @@ SERVER6 = "2001:db8:5::10"
 SERVER_GATEWAY4 = "198.51.100.1"
 SERVER_GATEWAY6 = "2001:db8:5::1"
 SERVER_PORT = 4443
+# Source ports of the stand-in core's calls to the server: no attempt asks for one, and the kernel hands none out.
+CORE_PORTS = range(61000, 61500)
 # The tunnel server's own resolver, on the server: what transparent DNS reaches.
 SERVER_RESOLVER4 = "198.51.100.53"
 SERVER_RESOLVER6 = "2001:db8:5::53"

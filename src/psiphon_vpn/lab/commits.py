@@ -55,7 +55,8 @@ class CommitWatch:
                 now = time.monotonic()  # one moment for all that came together
                 for key, _ in ready:
                     if key.fileobj is self._rules:
-                        self._commits += [(now, item) for item in parse_generations(self._rules.recv(65536))]
+                        heard = parse_generations(self._rules.recv(65536))
+                        self._commits += [(now, item) for item in heard if item.number]
                     elif any(change.lost for change in parse_changes(self._links.recv(65536))):
                         self._lost.append(now)
 

@@ -44,7 +44,9 @@ class Evidence:
     """What the judge goes by.
 
     on_link: for each wire the client's subnets on it. flows: the server's own record. tunnel: the tunnel's networks;
-    no frame on a wire may ask for or answer for an address in them.
+    no frame on a wire may ask for or answer for an address in them. core_ports: source ports that on this machine only
+    the stand-in core can have; what it sends from them to the server's own port is a call that the server had no time
+    to record, because one of the two was ended in it. Empty: no such call is innocent.
     """
 
     on_link: Mapping[str, tuple[Network, ...]]
@@ -52,6 +54,7 @@ class Evidence:
     tunnel: tuple[Network, ...] = field(
         default=tuple(ipaddress.ip_network(text) for text in plan.TUNNEL_NETWORKS),
     )
+    core_ports: range = range(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +71,19 @@ class Verdict:
         return self.innocent is None
 
 
-def world_evidence(flows: Iterable[Flow] = ()) -> Evidence:
-    """The evidence for the address plan of `world.World`, with the server's record."""
+def world_evidence(
+    flows: Iterable[Flow] = (), *, core_ports: range = range(0), claimed: Iterable[str] = ()
+) -> Evidence:
+    """The evidence for the address plan of `world.World`, with the server's record.
+
+    claimed: further networks that the providers say are on their links.
+    """
+    more = tuple(ipaddress.ip_network(text) for text in claimed)
     on_link = {
-        lan.name: (ipaddress.ip_network(lan.network4), ipaddress.ip_network(lan.network6))
+        lan.name: (ipaddress.ip_network(lan.network4), ipaddress.ip_network(lan.network6), *more)
         for lan in (plan.LAN_A, plan.LAN_B)
     }
-    return Evidence(on_link=on_link, flows=frozenset(flows))
+    return Evidence(on_link=on_link, flows=frozenset(flows), core_ports=core_ports)
 
 
 def judge_frame(frame: Frame, evidence: Evidence) -> Verdict:
@@ -110,6 +119,8 @@ def _find_innocence(frame: Frame, evidence: Evidence) -> str | None:
         return None
     if _is_recorded(packet, evidence):
         return "tunnel flow"
+    if _is_call(packet, evidence):
+        return "tunnel call"
     if packet.options:
         return None
     if packet.protocol == 17:
@@ -154,6 +165,16 @@ def _is_recorded(packet: Decoded, evidence: Evidence) -> bool:
         server_port=packet.destination_port,
     )
     return flow in evidence.flows
+
+
+def _is_call(packet: Decoded, evidence: Evidence) -> bool:
+    """A call of the stand-in core to its server that the server did not come to record."""
+    return (
+        packet.protocol == 6
+        and not packet.options
+        and packet.source_port in evidence.core_ports
+        and (packet.destination, packet.destination_port) == (plan.SERVER4, plan.SERVER_PORT)
+    )
 
 
 def _judge_dhcp(packet: Decoded, wire: str, evidence: Evidence) -> str | None:

@@ -21,12 +21,14 @@ from typing import Any
 
 from psiphon_vpn.core.record import RECORD_NAME
 from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A, LAN_B
 from psiphon_vpn.lab.namespace import Host, LabError
 from psiphon_vpn.lab.world import World
 from psiphon_vpn.linux.identity import find_network_managers
 from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_wire_guard
+from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
+from psiphon_vpn.policy.ruleset import Table
 
 LAB_UID = 64190
 """psiphon-user on lab machines: a uid that no distribution gives to anybody."""
@@ -61,6 +63,7 @@ class Machine:
         """What Python runs as the daemon; a test may put its own launcher around it."""
         self.log_path = self._directory / "daemon.log"
         self.config_path = self._directory / "config.toml"
+        self._pipe = self._directory / "guard.pipe"
         self.state_dir = self._directory / "state"
         self.runtime_dir = self._directory / "run"
         self.bus_path = self._directory / "bus" / "socket"
@@ -105,27 +108,54 @@ class Machine:
         boot.write_text(build_base_table(Policy(state=State.LOCKED, identity=self.identity)).render_replacement())
         self.client.run(["nft", "-f", boot])
 
+    def _guard_tables(self) -> tuple[Table, ...]:
+        # Both providers' cards are known when the rules are made, plugged in or not.
+        frames = build_frame_guard(self.identity, (LAN_A.interface, LAN_B.interface))
+        assert frames is not None
+        return build_wire_guard(self.identity), frames
+
+    def _write_guards(self, *, replacing: bool) -> bytes:
+        """What the holder is told: a command for each table, so that one that the kernel refuses costs no other."""
+        lines = []
+        for table in self._guard_tables():
+            path = self._directory / f"{table.name}.nft"
+            address = f"{table.family} {table.name}"
+            # Replaced in one transaction: the table of before is gone when the new one is there, and not earlier.
+            before = f"table {address} {{\n\tflags {table.flags}\n}}\ndelete table {address}\n" if replacing else ""
+            path.write_text(before + table.render())
+            path.chmod(0o644)
+            lines.append(f'include "{path}"\n')
+        return "".join(lines).encode()
+
     def hold_guard(self) -> None:
-        """What the holder unit does: an nft that loads the wire guard, owns its table and stays."""
-        guard = self._directory / "guard.nft"
-        guard.write_text(build_wire_guard(self.identity).render())
-        guard.chmod(0o644)
+        """What the holder unit does: an nft that loads wire guard and frame guard, owns their tables and stays."""
         # Opened for reading and writing by the holder itself, the pipe never ends, whoever else goes away.
-        pipe = self._directory / "guard.pipe"
-        pipe.unlink(missing_ok=True)
-        os.mkfifo(pipe, 0o600)
-        descriptor = os.open(pipe, os.O_RDWR)
+        self._pipe.unlink(missing_ok=True)
+        os.mkfifo(self._pipe, 0o600)
+        descriptor = os.open(self._pipe, os.O_RDWR)
         try:
-            os.write(descriptor, f'include "{guard}"\n'.encode())
+            os.write(descriptor, self._write_guards(replacing=False))
             self._holder = self.client.spawn(
                 ["nft", "-i"], stdin=descriptor, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         finally:
             os.close(descriptor)
-        self.wait_for(
-            lambda: self.client.run(["nft", "list", "table", "inet", "psiphon_guard"], check=False).returncode == 0,
-            "the wire guard",
-        )
+        self.wait_for(self._guards_stand, "the guards")
+
+    def reload_guard(self) -> None:
+        """What an upgrade does to the holder: it replaces its own tables, and is not ended."""
+        before = self._guard_handles()
+        self._pipe.write_bytes(self._write_guards(replacing=True))
+        self.wait_for(lambda: not before & self._guard_handles() and self._guards_stand(), "the guards, replaced")
+
+    def _guard_handles(self) -> set[str]:
+        listing = self.client.run(["nft", "-a", "-s", "list", "ruleset"], check=False).stdout
+        words = [f"table {table.family} {table.name} " for table in self._guard_tables()]
+        return {line for line in listing.splitlines() if line.startswith(tuple(words))}
+
+    def _guards_stand(self) -> bool:
+        tables = self.client.run(["nft", "list", "tables"], check=False).stdout
+        return "psiphon_guard" in tables and "psiphon_frames" in tables
 
     def release_guard(self) -> None:
         """End the holder: the kernel removes its table."""

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -16,6 +17,7 @@ import time
 from typing import Any
 
 from psiphon_vpn.lab import packet as ip
+from psiphon_vpn.lab.addresses import CORE_PORTS
 from psiphon_vpn.lab.server_entry import ServerEntry
 from psiphon_vpn.lab.standin_config import CoreConfig
 from psiphon_vpn.lab.standin_faults import FaultPlan, act_on_process_faults
@@ -31,6 +33,19 @@ FAULT_TICK = 0.02
 PROTOCOL = "OSSH"
 SO_BINDTODEVICE = 25
 TCP_USER_TIMEOUT_MS = 20_000
+
+
+def _bind_core_port(sock: socket.socket) -> None:
+    """A source port of the stand-in's own range, which the judge knows it by before the server has recorded it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for port in random.sample(CORE_PORTS, len(CORE_PORTS)):
+        try:
+            sock.bind(("", port))
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, "no source port is free")
 
 
 class Core:
@@ -115,6 +130,7 @@ class Core:
             sock.setblocking(False)
             if self._bind_interface is not None:
                 sock.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, self._bind_interface.encode() + b"\0")
+            _bind_core_port(sock)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
             await asyncio.get_running_loop().sock_connect(sock, (entry.address, entry.port))

@@ -244,6 +244,32 @@ class Enforcer:
         self.routing_trouble = found.detail if found else None
         return found
 
+    async def put_rules_back(self) -> bool:
+        """If somebody changed the tables: close and load them once more, at once. To read them back is another call.
+
+        Returns:
+            Whether there was anything to put back.
+        """
+        try:
+            if not self._tables.in_force or self._tables.is_current():
+                return False
+            async with self._lock:
+                if self._tables.is_current():
+                    return False
+                self.close()
+                await self._tables.put_back()
+        except (RulesetError, OSError) as error:
+            log.warning("rules could not be put back at once: %s", error)
+        return True
+
+    async def get_ready(self) -> None:
+        """Have everything at hand for `put_rules_back`."""
+        await self._tables.get_ready()
+
+    def shut_down(self) -> None:
+        """End what waits. What stands in the kernel stays."""
+        self._tables.close()
+
     async def check_rules(self) -> str | None:
         """Why the tables are not as they were loaded; None when all is well."""
         try:

@@ -22,6 +22,7 @@ SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
 NFNL_BATCH_GENID = 1
 NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM, NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 12, 14, 15, 16
+NFTA_TABLE = 1
 NFTA_GEN_ID, NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 1, 2, 3
 NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
 NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_TIMEOUT, NFTA_DATA_VALUE, NFTA_LIST_ELEM = 1, 4, 1, 1
@@ -48,11 +49,16 @@ class Element:
 
 @dataclass(frozen=True)
 class Generation:
-    """A generation of the ruleset, as announced after each commit, and who committed it."""
+    """A generation of the ruleset, as announced after each commit, and who committed it.
+
+    tables: names of the tables of which something was announced in the same message. A large commit is announced in
+    several; those before the last have the number 0.
+    """
 
     number: int
     pid: int
     process: str
+    tables: frozenset[str] = frozenset()
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:
@@ -104,17 +110,24 @@ def _attributes(data: bytes) -> dict[int, bytes]:
 def parse_generations(data: bytes) -> tuple[Generation, ...]:
     """The NFT_MSG_NEWGEN messages in what a netlink socket received. Never raises, whatever the bytes."""
     found = []
+    touched: set[str] = set()
     for kind, body in iterate_messages(data):
-        if kind != _nftables(NFT_MSG_NEWGEN):
+        if kind >> 8 != NFNL_SUBSYS_NFTABLES:
             continue
         attributes = _attributes(body[4:])  # behind struct nfgenmsg
+        if kind != _nftables(NFT_MSG_NEWGEN):
+            # Whatever it is about, its first attribute names the table (linux/netfilter/nf_tables.h).
+            touched.add(attributes.get(NFTA_TABLE, b"").split(b"\0")[0].decode("ascii", "replace"))
+            continue
         number = attributes.get(NFTA_GEN_ID, b"")
         pid = attributes.get(NFTA_GEN_PROC_PID, b"")
         name = attributes.get(NFTA_GEN_PROC_NAME, b"").split(b"\0")[0].decode("ascii", "replace")
         if len(number) == 4:
-            found.append(
-                Generation(int.from_bytes(number, "big"), int.from_bytes(pid, "big") if len(pid) == 4 else 0, name)
-            )
+            pid_number = int.from_bytes(pid, "big") if len(pid) == 4 else 0
+            found.append(Generation(int.from_bytes(number, "big"), pid_number, name, frozenset(touched)))
+            touched.clear()
+    if touched:
+        found.append(Generation(0, 0, "", frozenset(touched)))
     return tuple(found)
 
 
@@ -144,7 +157,7 @@ class NftSocket:
             if HEADER.unpack_from(data)[3] != sequence:
                 continue
             generations = parse_generations(data)
-            if generations:
+            if generations and generations[0].number:
                 return generations[0].number
             self._check(data)
         raise OSError(errno.EPROTO, "no generation number from the kernel")

@@ -86,9 +86,31 @@ class Tables:
             await self._drop_everything(base)
             raise RulesetError(str(error)) from error
 
+    async def put_back(self) -> None:
+        """Load what is in force once more, all in one transaction: somebody touched it. Reading back comes later.
+
+        Raises:
+            RulesetError: it did not load; what stands is not known.
+        """
+        if self._base is None:
+            return
+        self._generation = None
+        await self._nft.replace_all([self._base, *self._beside])
+        await self._nft.get_ready()
+
+    async def get_ready(self) -> None:
+        """Have everything at hand for `put_back`."""
+        await self._nft.get_ready()
+
+    def close(self) -> None:
+        """End what waits; the tables stay."""
+        self._nft.close()
+
     async def _put_beside(self, wanted: tuple[Table, ...]) -> None:
         standing, self._beside = self._beside, ()
-        if not any(table.name == names.EGRESS_TABLE for table in wanted):
+        # Only one of our own: what a daemon before us put up stands until we know the devices and put up another.
+        guarded = any(table.name == names.EGRESS_TABLE for table in standing)
+        if guarded and not any(table.name == names.EGRESS_TABLE for table in wanted):
             await self._nft.remove("netdev", names.EGRESS_TABLE)
         for table in wanted:
             try:

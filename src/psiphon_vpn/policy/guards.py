@@ -1,4 +1,4 @@
-"""The static tables beside the base table: the wire guard (B3), the egress guard (B4) and the ARP table."""
+"""The static tables beside the base table: wire guard (B3), frame guard and egress guard (B4), and the ARP table."""
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
@@ -124,7 +124,50 @@ def build_egress_guard(
     Returns:
         The table, or None where there is no device to guard.
     """
-    chains = [
+    chains = _egress_chains(identity, devices, dhcp_servers, headerless)
+    if not chains:
+        return None
+    return Table(
+        family="netdev",
+        name=names.EGRESS_TABLE,
+        chains=chains,
+        heading="Psiphon egress guard: raw frames too.",
+    )
+
+
+def build_frame_guard(
+    identity: Identity, devices: tuple[str, ...], *, headerless: tuple[str, ...] = ()
+) -> Table | None:
+    """The egress guard's twin for devices known beforehand, held like the wire guard (`flags owner`).
+
+    The daemon's egress guard follows devices as they come, but is not there before the daemon, and not between a flush
+    and its repair. This one is: loaded at boot, and no other program can flush it. It knows no gateways, so a DHCP
+    renewal by unicast goes to private ranges only until the daemon is asked.
+
+    Args:
+        identity: who may use the wire.
+        devices: names of the interfaces that lead out. Since Linux 6.16 also such as do not exist yet.
+        headerless: those of them whose frames have no Ethernet header.
+
+    Returns:
+        The table, or None where there is no device to guard.
+    """
+    chains = _egress_chains(identity, devices, (), headerless)
+    if not chains:
+        return None
+    return Table(
+        family="netdev",
+        name=names.FRAME_TABLE,
+        flags="owner",
+        chains=chains,
+        heading="Psiphon frame guard: owned by the process that loaded it, for the interfaces that were known.",
+    )
+
+
+def _egress_chains(
+    identity: Identity, devices: tuple[str, ...], dhcp_servers: tuple[str, ...], headerless: tuple[str, ...]
+) -> tuple[Chain, ...]:
+    return tuple(
         Chain(
             name=name,
             hook=Hook(kind="filter", hook="egress", priority=0, policy="drop", devices=members),
@@ -135,14 +178,6 @@ def build_egress_guard(
             ("egress_headerless", False, tuple(name for name in devices if name in headerless)),
         )
         if members
-    ]
-    if not chains:
-        return None
-    return Table(
-        family="netdev",
-        name=names.EGRESS_TABLE,
-        chains=tuple(chains),
-        heading="Psiphon egress guard: raw frames too.",
     )
 
 

@@ -41,6 +41,8 @@ class Links:
         uplink: name of the interface that the core is bound to, None while locked.
         wires: names of the interfaces that lead out of the machine and carry the egress guard.
         headerless: those of the wires whose frames have no Ethernet header.
+        gateways: every gateway of the uplink, both families; none where there is none to go by (PPP).
+        versions: the IP versions for which the uplink has a default route at all.
         dhcp_servers: on-link gateways (IPv4), which may be asked to renew a DHCP lease by unicast (RFC 2131 4.4.5).
     """
 
@@ -49,6 +51,8 @@ class Links:
     wires: tuple[str, ...] = ()
     headerless: tuple[str, ...] = ()
     dhcp_servers: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    versions: tuple[int, ...] = (4, 6)
 
 
 @dataclass(frozen=True, kw_only=True)

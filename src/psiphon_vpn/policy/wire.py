@@ -103,6 +103,8 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
         proxy = policy.upstream_proxy
         family = "ip6" if ":" in proxy.address else "ip"
         target = f" {family} daddr {proxy.address} tcp dport {proxy.port}"
+    else:
+        rules += _next_hop_rules(policy, who)
     protocols = f" meta l4proto {{ {TCP}, {UDP} }}" if not target else ""
     rules.append(
         Rule(
@@ -111,6 +113,28 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
         )
     )
     return tuple(rules)
+
+
+def _next_hop_rules(policy: Policy, who: str) -> list[Rule]:
+    """A server is no neighbour: bound to the uplink and without a route, the core would ask the link for its server."""
+    rules = []
+    for version, family, sign in ((4, "ip", "."), (6, "ip6", ":")):
+        gateways = tuple(gateway for gateway in policy.links.gateways if sign in gateway)
+        if version not in policy.links.versions:
+            rules.append(
+                Rule(
+                    text=f"{who} meta nfproto ipv{version} counter drop",
+                    comment=f"the uplink has no IPv{version} route: a server would be looked for on the link",
+                )
+            )
+        elif gateways:
+            rules.append(
+                Rule(
+                    text=f"{who} rt {family} nexthop != {quote_set(gateways)} counter drop",
+                    comment="a server is no neighbour: without its route, it would be looked for on the link",
+                )
+            )
+    return rules
 
 
 def refusal_rules() -> tuple[Rule, ...]:

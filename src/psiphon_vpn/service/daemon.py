@@ -24,6 +24,7 @@ from psiphon_vpn.linux.monitor import NetworkChange, open_network_monitor
 from psiphon_vpn.linux.nfnetlink import Generation, NftSocket, open_generation_monitor
 from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
+from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.events import (
@@ -57,6 +58,7 @@ TELL_SECONDS = 0.05
 MAX_PAUSE_SECONDS, CALM_SECONDS = 1.0, 2.0
 """Two changes of the lock within CALM_SECONDS are a fight; the pause between repairs doubles then."""
 MIN_WATCHDOG_SECONDS = 1.0
+OWN_TABLES = frozenset({names.BASE_TABLE, names.EGRESS_TABLE, names.ARP_TABLE})
 EXIT_NO_MEMORY = 71
 """sysexits.h EX_OSERR."""
 
@@ -87,6 +89,10 @@ class Daemon:
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
         self._routes_dirty = False
+        self._touched = False
+        """Whether the commit that is being announced touches a table of ours."""
+        self._culprit: str | None = None
+        """Who touched our tables last."""
         self._looking = asyncio.Lock()
         """A netlink socket carries one dump at a time, and not only one of us looks."""
 
@@ -170,6 +176,7 @@ class Daemon:
             asyncio.create_task(self._feed_watchdog()),
             asyncio.create_task(LogindSleep(self._sleep).run()),
         ]
+        await self._enforcer.get_ready()
         self._sleep.watch_jumps()
         await self._control.start()
         notify("READY=1")
@@ -185,6 +192,7 @@ class Daemon:
             for task in (*tasks, stopped):
                 task.cancel()
             await self._control.close()
+            self._enforcer.shut_down()
 
     async def status(self) -> dict[str, object]:
         """The status object of the control protocol."""
@@ -235,8 +243,16 @@ class Daemon:
             notify(f"STATUS={self._runner.shown.state}: {self._runner.shown.reason}")
 
     def _on_commit(self, generation: Generation | None) -> None:
-        if generation is not None and generation.pid == os.getpid():
-            return
+        if generation is not None:
+            self._touched = self._touched or not OWN_TABLES.isdisjoint(generation.tables)
+            if generation.number == 0:
+                return  # more of the same commit follows
+            if generation.pid == os.getpid():
+                self._touched = False
+                return
+            if self._touched:
+                self._culprit = f"{generation.process or 'a program'} (pid {generation.pid})"
+            self._touched = False
         self._rules_dirty.set()
 
     def _on_network(self, change: NetworkChange | None) -> None:
@@ -305,6 +321,13 @@ class Daemon:
             await self._rules_dirty.wait()
             self._rules_dirty.clear()
             await self._runner.settle()
+            culprit, self._culprit = self._culprit, None
+            # Closed and loaded again before anything is read: what others took away is back within milliseconds.
+            put_back = culprit is not None and await self._enforcer.put_rules_back()
+            if put_back:
+                log.warning("%s changed the lock; it was put back", culprit)
+                self._runner.post(LockBroken(f"{culprit} changed the lock"))
+                await self._runner.settle()
             wrong = await self._enforcer.check_rules()
             if self._runner.busy:
                 self._rules_dirty.set()
@@ -312,10 +335,11 @@ class Daemon:
                 self._runner.close_now()
                 self._runner.post(LockBroken(wrong))
                 await self._runner.settle()
+            if put_back or wrong is not None:
                 pause = min(MAX_PAUSE_SECONDS, pause * 2) if loop.time() - healed_at < CALM_SECONDS else SETTLE_SECONDS
                 healed_at = loop.time()
                 if pause > SETTLE_SECONDS:
-                    log.warning("another program keeps changing the lock: %s", wrong)
+                    log.warning("another program keeps changing the lock: %s", culprit or wrong)
                     await asyncio.sleep(pause)
 
     async def _feed_watchdog(self) -> None:

@@ -230,6 +230,8 @@ class Runner:
                 wires=tuple(sorted({*self.wires, *((uplink.name,) if uplink else ())})),
                 headerless=self.headerless,
                 dhcp_servers=uplink.gateways if uplink else (),
+                gateways=uplink.hops if uplink else (),
+                versions=tuple(version for version, _, _ in uplink.paths) if uplink else (),
             ),
             socks_port=self.settings.socks_port,
             ipv6_probe=self.settings.ipv6_probe,

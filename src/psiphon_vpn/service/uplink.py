@@ -58,6 +58,8 @@ class Uplink:
     name: str
     paths: tuple[tuple[int, str | None, tuple[str, ...]], ...]
     """Per IP version: gateway, and the places that our addresses give us there."""
+    hops: tuple[str, ...] = ()
+    """Every gateway of its default routes, both families."""
     ipv4: bool = field(compare=False, default=False)
     ipv6: bool = field(compare=False, default=False)
 
@@ -108,6 +110,7 @@ def choose_uplink(snapshot: Snapshot) -> Uplink | None:
         index=interface.index,
         name=interface.name,
         paths=tuple(paths),
+        hops=tuple(sorted({route.gateway for route in usable if route.index == best.index and route.gateway})),
         ipv4=IPV4 in versions,
         ipv6=IPV6 in versions,
     )

@@ -14,8 +14,9 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_wire_guard
+from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
+from psiphon_vpn.policy.names import WIRES
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import released
@@ -51,6 +52,7 @@ class Rules:
 
     boot: str
     guard: str
+    frames: str
     drop: str
 
 
@@ -58,9 +60,12 @@ def render_rules(account: Account, network_managers: tuple[int, ...]) -> Rules:
     """Render the rules with this machine's numbers: names do not resolve when they are loaded at boot."""
     identity = Identity(uid=account.uid, gid=account.gid, network_manager_uids=network_managers)
     base = build_base_table(Policy(state=State.LOCKED, identity=identity))
+    frames = build_frame_guard(identity, (WIRES,))
+    assert frames is not None
     return Rules(
         boot=base.render_replacement(),
         guard=build_wire_guard(identity).render_replacement(),
+        frames=frames.render_replacement(),
         drop=build_drop_only(base).render_replacement(),
     )
 
@@ -133,6 +138,7 @@ def _write_rules(ledger: Ledger, account: Account) -> None:
                 (layout.boot_rules, rules.boot),
                 (layout.drop_rules, rules.drop),
                 (layout.guard_rules, rules.guard),
+                (layout.frame_rules, rules.frames),
             )
         )
     )

@@ -84,6 +84,11 @@ class Layout:
         return self.rules_dir / "guard.nft"
 
     @property
+    def frame_rules(self) -> Path:
+        """What psiphon-guard.service loads and holds beside it, with the cards of the moment put in."""
+        return self.rules_dir / "frames.nft"
+
+    @property
     def drop_rules(self) -> Path:
         """What is loaded when the boot rules cannot be: nothing but lo."""
         return self.rules_dir / "drop.nft"

@@ -23,6 +23,7 @@ from psiphon_vpn.system.interpreter import find_interpreter
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.locked import collect_dependencies
 from psiphon_vpn.system.manual import render_manual
+from psiphon_vpn.system.user_units import collect_user_units
 
 PACKAGE: Final = Path(__file__).resolve().parents[1]
 CHECKOUT: Final = PACKAGE.parents[1]
@@ -143,6 +144,8 @@ def _collect_system_files(layout: Layout) -> Iterator[PayloadFile]:
         yield _file(layout.unit_dir / name, text)
     for name, text in units.render_dropins().items():
         yield _file(layout.dropin(name), text)
+    for name, text in collect_user_units(layout).items():
+        yield _file(layout.user_unit_dir / name, text)
     yield _file(layout.guard_script, units.render_guard_script(), 0o755)
     yield _file(layout.config_template, files.render_config_template())
     yield _file(layout.sysusers, files.render_sysusers(layout))

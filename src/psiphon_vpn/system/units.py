@@ -189,6 +189,7 @@ OOMScoreAdjust=-900
 def render_guard_script() -> str:
     """What psiphon-guard.service runs. In a file of its own so that a person can read it and a test can run it."""
     table = f"inet {names.GUARD_TABLE}"
+    frames = f"netdev {names.FRAME_TABLE}"
     return f"""\
 #!/bin/sh
 # Holds the Psiphon wire guard: an nft owns its table, and the kernel removes the table when that process ends.
@@ -225,6 +226,20 @@ EOF
     printf 'include "%s"\n' "$RUNTIME_DIRECTORY/load.nft"
 }}
 
+# The frame guard names the cards that this machine has now: a hook on one that does not exist may be refused.
+# Kept apart from the wire guard: a kernel without the hook (before 5.16) refuses this one alone.
+write_frames() {{ # the wire guard's file, beside which the other lies
+    cards=""
+    for card in /sys/class/net/*; do
+        [ ! -e "$card/device" ] || case "${{card##*/}}" in
+            *[!A-Za-z0-9._-]*) ;;
+            *) cards="$cards$(printf '"%s", ' "${{card##*/}}")" ;;
+        esac
+    done
+    [ -n "$cards" ] && [ -r "${{1%/*}}/frames.nft" ] || return 1
+    sed "s/.{names.WIRES}./${{cards%, }}/" "${{1%/*}}/frames.nft" >"$RUNTIME_DIRECTORY/cards.nft"
+}}
+
 is_replaced() {{ [ -n "$(handle)" ] && [ "$(handle)" != "$before" ]; }}
 
 case "$1" in
@@ -239,10 +254,12 @@ case "$1" in
     hold)
         # A table of this name that nobody owns is in the way. One that has an owner stays, and the load fails.
         nft delete table {table} 2>/dev/null || true
+        nft delete table {frames} 2>/dev/null || true
         rm -f -- "$pipe"
         mkfifo -m 600 -- "$pipe"
         exec 0<>"$pipe" # opened for both reading and writing, it never ends
         printf 'include "%s"\\n' "$2" >&0
+        ! write_frames "$2" || printf 'include "%s"\\n' "$RUNTIME_DIRECTORY/cards.nft" >&0
         exec nft -i >/dev/null
         ;;
     ready)
@@ -251,6 +268,7 @@ case "$1" in
     reload)
         before=$(handle)
         printf 'include "%s"\\n' "$2" >"$pipe"
+        ! write_frames "$2" || printf 'include "%s"\\n' "$RUNTIME_DIRECTORY/cards.nft" >"$pipe"
         await is_replaced || fail "the wire guard was not loaded again; the one from before stands"
         ;;
     *) fail "unknown word: $1" ;;

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.units import render_target_dropin
 
 NOTIFY_UNIT: Final = "psiphon-vpn-notify.service"
+SESSION_TARGET: Final = "graphical-session.target"
 
 
 def render_notify_unit(layout: Layout | None = None) -> str:
@@ -19,7 +21,7 @@ def render_notify_unit(layout: Layout | None = None) -> str:
     return f"""\
 [Unit]
 Description=Psiphon VPN: desktop notifications
-Documentation=man:psiphon-vpn(1)
+Documentation=man:psiphon-vpn(8)
 PartOf=graphical-session.target
 After=graphical-session.target
 
@@ -35,12 +37,15 @@ SystemCallArchitectures=native
 LockPersonality=yes
 RestrictRealtime=yes
 UMask=0077
-
-[Install]
-WantedBy=graphical-session.target
 """
 
 
 def collect_user_units(layout: Layout | None = None) -> dict[str, str]:
-    """Every user unit, by name."""
-    return {NOTIFY_UNIT: render_notify_unit(layout)}
+    """Every file below `Layout.user_unit_dir`, by its path there.
+
+    As for the system's units there is nothing to enable: a drop-in of ours lets the session want it.
+    """
+    return {
+        NOTIFY_UNIT: render_notify_unit(layout),
+        f"{SESSION_TARGET}.d/psiphon-vpn.conf": render_target_dropin(NOTIFY_UNIT),
+    }

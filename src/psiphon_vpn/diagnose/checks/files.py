@@ -36,7 +36,7 @@ def list_expected(facts: Facts) -> Iterator[Expected]:
     at = facts.layout
     for path in (at.program_dir, at.rules_dir, at.config_dir, at.data_dir, at.core_dir):
         yield Expected(path=path, mode=0o755)
-    for path in (at.program_manifest, at.boot_rules, at.guard_rules, at.drop_rules):
+    for path in (at.program_manifest, at.boot_rules, at.guard_rules, at.frame_rules, at.drop_rules):
         yield Expected(path=path, mode=0o644)
     for path in (at.command, at.daemon):
         yield Expected(path=path, mode=0o755)
@@ -111,7 +111,15 @@ def trust(facts: Facts) -> Outcome:
 
 def _list_trusted(facts: Facts) -> Iterator[Path]:
     at = facts.layout
-    yield from (at.boot_rules, at.guard_rules, at.drop_rules, at.command, at.daemon, at.program_manifest)
+    yield from (
+        at.boot_rules,
+        at.guard_rules,
+        at.frame_rules,
+        at.drop_rules,
+        at.command,
+        at.daemon,
+        at.program_manifest,
+    )
     yield from (at.core_record, at.install_journal)
     yield from (at.unit_dir / name for name in places.UNITS)
     yield from verify.walk(facts.system, at.program_dir)

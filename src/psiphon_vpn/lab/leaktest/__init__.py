@@ -1,0 +1,1 @@
+"""Every known leak, tried in every state, with the frames as evidence."""

@@ -1,0 +1,234 @@
+"""Real DHCP and IPv6 clients against real servers, through the lock: leases are had, renewed and moved.
+
+dnsmasq at the provider; at the client dhclient for DHCP, the kernel for router advertisements.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+SCRIPT = """#!/bin/sh
+# What a network manager does with a lease (dhclient-script(8)).
+case "$reason" in
+BOUND|RENEW|REBIND|REBOOT)
+    ip addr replace "$new_ip_address/$new_subnet_mask" dev "$interface" valid_lft 120 preferred_lft 120
+    for old in $(ip -4 -o addr show dev "$interface" | awk '{print $4}'); do
+        [ "${old%/*}" = "$new_ip_address" ] || ip addr del "$old" dev "$interface"
+    done
+    ip route replace default via "$new_routers" dev "$interface" metric 100 proto dhcp ;;
+EXPIRE|RELEASE|STOP) ip -4 addr flush dev "$interface" ;;
+esac
+"""
+RENEW_SECONDS, REBIND_SECONDS = 3, 5
+"""T1 and T2 (RFC 2131 4.4.5), as the server tells them; the lease itself is of two minutes, the least that it gives."""
+
+
+def need(*programs: str) -> None:
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        pytest.fail(f"missing: {missing}; install the packages dnsmasq-base and isc-dhcp-client")
+
+
+class Server:
+    """dnsmasq on provider A's end of the cable."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.directory = stage.world.directory / "dhcp"
+        self.directory.mkdir()
+        self.log = self.directory / "dnsmasq.log"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self, first: str) -> None:
+        """Lend addresses from this one on, by DHCPv4 and DHCPv6, and advertise the router."""
+        prefix6 = LAN_A.router6.rsplit("::", 1)[0]
+        network = LAN_A.router4.rsplit(".", 1)[0]
+        argv = [
+            "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--bind-interfaces",
+            "--interface=lan", "--log-dhcp", f"--log-facility={self.log}", "--dhcp-authoritative",
+            f"--dhcp-leasefile={self.directory}/leases-{first}", f"--pid-file={self.directory}/pid",
+            f"--dhcp-range={network}.{first},{network}.{int(first) + 3},2m", f"--dhcp-option=3,{LAN_A.router4}",
+            f"--dhcp-option-force=58,{RENEW_SECONDS}", f"--dhcp-option-force=59,{REBIND_SECONDS}", "--enable-ra",
+            f"--dhcp-range={prefix6}::a00,{prefix6}::aff,slaac,64,2m", "--no-ping",
+        ]  # fmt: skip
+        self._child = self._stage.world.provider_a.spawn(argv, stderr=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._child is not None:
+            self._child.terminate()
+            self._child.wait(timeout=5)
+            self._child = None
+
+    def count(self, words: str) -> int:
+        """How often its log has these words."""
+        return self.log.read_text().count(words) if self.log.exists() else 0
+
+
+@contextlib.contextmanager
+def run_client(stage: Stage, server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """dhclient on the client."""
+    script = server.directory / "lease.sh"
+    script.write_text(SCRIPT)
+    script.chmod(0o755)
+    config = server.directory / "dhclient.conf"
+    config.write_text("request subnet-mask, routers, dhcp-renewal-time, dhcp-rebinding-time;\n")
+    at = server.directory
+    argv: list[str | Path] = ["dhclient", "-4", "-d", "-cf", config, "-sf", script, "-lf", at / "leases4"]
+    child = stage.world.client.spawn(
+        [*argv, "-pf", at / "dhclient4", "eth0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def status_of(stage: Stage) -> dict[str, Any]:
+    status = stage.machine.read_status()
+    assert status is not None
+    return status
+
+
+@pytest.mark.requirement("R6", "R19")
+def test_leases_are_had_while_locked_renewed_while_open_and_moved_with_a_transition() -> None:
+    need("dnsmasq", "dhclient")
+    with open_stage(start=False) as stage:
+        client, machine = stage.world.client, stage.machine
+        client.run(["ip", "-4", "addr", "flush", "dev", "eth0"])
+        client.run(["ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global"])
+        mark = stage.world.mark()
+        server = Server(stage)
+        server.start("100")
+        machine.start_daemon()
+        assert machine.wait_state("LOCKED")["reason_code"] == "no_uplink"
+        with run_client(stage, server):
+            status = machine.wait_state("OPEN", seconds=20)
+            first = server.count("DHCPACK")
+            assert first >= 1, "the first lease came through the lock"
+            # RENEWING is a unicast to the server. The wire guard knows private ranges alone, and this one is none, so
+            # it is REBINDING, a broadcast, that comes through: from T2 on.
+            machine.wait_for(lambda: server.count("DHCPACK") > first, "the lease renewed while open", seconds=30)
+            time.sleep(0.5)
+            after = status_of(stage)
+            assert (after["since"], after["core_pid"]) == (status["since"], status["core_pid"]), "no transition"
+            # The same while locked: stopped by the user, and renewed all the same.
+            machine.command("stop")
+            before = server.count("DHCPACK")
+            machine.wait_for(lambda: server.count("DHCPACK") > before, "the lease renewed while locked", seconds=30)
+            assert status_of(stage)["locked"] is True
+            machine.command("start")
+            status = machine.wait_state("OPEN")
+            # A server that knows nothing of that lease refuses it: another address, and that is a transition.
+            server.stop()
+            server.start("110")
+            machine.wait_for(
+                lambda: (now := status_of(stage))["state"] == "OPEN" and now["core_pid"] != status["core_pid"],
+                "an open tunnel with the new address",
+                seconds=40,
+            )
+            assert ".11" in client.run(["ip", "-4", "-o", "addr", "show", "dev", "eth0"]).stdout
+            assert stage.page() == plan.SERVER4
+        server.stop()
+        stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R7", "R19")
+def test_router_advertisements_and_dhcpv6_go_through_the_lock() -> None:
+    need("dnsmasq", "dhclient")
+    with open_stage(start=False) as stage:
+        client, machine = stage.world.client, stage.machine
+        machine.start_daemon()
+        machine.command("stop")
+        client.run(["ip", "-6", "route", "flush", "default"])
+        client.run(["ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global"])
+        mark = stage.world.mark()
+        server = Server(stage)
+        server.start("100")
+
+        def accept_advertisements() -> None:
+            # The client forwards for its containers, and 2 accepts them even so (ip-sysctl.rst).
+            Path("/proc/sys/net/ipv6/conf/eth0/accept_ra").write_text("2")
+
+        client.call(accept_advertisements)
+        machine.wait_for(
+            lambda: "proto ra" in client.run(["ip", "-6", "route", "show", "default"]).stdout, "a route", seconds=30
+        )
+        assert "mngtmpaddr" in client.run(["ip", "-6", "addr", "show", "dev", "eth0"]).stdout
+        lease = server.directory / "dhclient6.leases"
+        argv: list[str | Path] = [
+            "dhclient",
+            "-6",
+            "-1",
+            "-d",
+            "-sf",
+            "/bin/true",
+            "-lf",
+            lease,
+            "-pf",
+            server.directory / "dhclient6",
+        ]
+        asking = client.spawn([*argv, "eth0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            machine.wait_for(lambda: server.count("DHCPREPLY") >= 1, "an address by DHCPv6", seconds=20)
+        finally:
+            asking.kill()
+            asking.wait()
+        assert status_of(stage)["locked"] is True
+        server.stop()
+        stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R1", "R19")
+def test_the_allowance_for_dhcp_is_no_wider_than_the_clients_need() -> None:
+    """By another user, to another place or from another port, the same packets do not leave."""
+
+    def send(uid: int, source: int, target: str, port: int) -> str:
+        code = (
+            "import socket,sys\n"
+            "s=socket.socket(socket.AF_INET6 if ':' in sys.argv[2] else socket.AF_INET, socket.SOCK_DGRAM)\n"
+            "s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)\n"
+            "s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'eth0')\n"
+            "s.bind(('', int(sys.argv[1])))\n"
+            "try:\n s.sendto(b'psiphon-dhcp-probe', (sys.argv[2], int(sys.argv[3]))); print('sent')\n"
+            "except OSError as e: print(e.errno)\n"
+        )
+        argv = ["python3", "-c", code, str(source), target, str(port)]
+        return client.run(argv, uid=uid, gid=uid, ambient=("net_bind_service",), bounding=("net_bind_service",)).stdout
+
+    with open_stage(start=False) as stage:
+        client = stage.world.client
+        mark = stage.world.mark()
+        for uid, source, target, port in (
+            (65534, 68, "255.255.255.255", 67),
+            (65534, 68, LAN_A.router4, 67),
+            (0, 68, plan.INTERNET4, 67),
+            (0, 68, "255.255.255.255", 53),
+            (0, 1068, "255.255.255.255", 67),
+            (0, 546, plan.INTERNET6, 547),
+            (65534, 546, "ff02::1:2", 547),
+            (0, 1546, "ff02::1:2", 547),
+        ):
+            send(uid, source, target, port)
+        frames = [frame for frame in stage.world.frames_since(mark) if b"psiphon-dhcp-probe" in frame.data]
+        assert not frames
+        send(0, 68, "255.255.255.255", 67)
+        time.sleep(0.2)
+        frames = [frame for frame in stage.world.frames_since(mark) if b"psiphon-dhcp-probe" in frame.data]
+        assert len(frames) == 1, "the positive control: root, from 68 to 67, to everybody on this link"

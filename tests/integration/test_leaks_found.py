@@ -1,0 +1,78 @@
+"""Leaks that the leak test found, each with a test that was red."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab import craft
+from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_vpn.lab.attacks._send import send_bytes
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+
+def _send_frames(stage: Stage, token: bytes, *, count: int = 20) -> int:
+    """Raw frames of root on the uplink; how many of them came out."""
+    packet = craft.udp_packet(LAN_A.client4, plan.INTERNET4, (9999, 9), token)
+    data = craft.ip_frame(craft.BROADCAST_MAC, LAN_A.mac, packet)
+
+    def send() -> None:
+        for _ in range(count):
+            with contextlib.suppress(OSError):
+                send_bytes(LAN_A.interface, data)
+            time.sleep(0.002)
+
+    mark = stage.world.mark()
+    stage.world.client.call(send)
+    return sum(token in frame.data for frame in stage.world.frames_since(mark))
+
+
+@pytest.mark.requirement("B4")
+def test_raw_frames_are_stopped_at_boot_before_there_is_a_daemon_and_after_a_flush() -> None:
+    with open_stage(start=False) as stage:
+        assert _send_frames(stage, b"at-boot") == 0
+        stage.world.client.run(["nft", "flush", "ruleset"])
+        assert _send_frames(stage, b"flushed") == 0
+        stage.machine.reload_guard()
+        assert _send_frames(stage, b"upgraded") == 0
+        # The positive control: without its holder, and with no daemon, nothing stops them.
+        stage.machine.release_guard()
+        assert _send_frames(stage, b"unguarded") == 20
+
+
+@pytest.mark.requirement("B4")
+def test_a_daemon_that_starts_leaves_the_egress_guard_of_the_one_before_standing() -> None:
+    with open_stage() as stage:
+        stage.machine.stop_daemon()
+        stage.machine.release_guard()
+        client = stage.world.client
+        before = client.run(["nft", "list", "table", "netdev", "psiphon_egress"]).stdout
+        assert "eth0" in before
+        monitor = client.spawn(["nft", "monitor", "ruleset"], stdout=-1)
+        time.sleep(0.2)
+        stage.machine.start_daemon()
+        stage.machine.wait_state("OPEN")
+        monitor.terminate()
+        told = monitor.communicate()[0].decode()
+        # Only ever replaced in the transaction that puts up the next one: announced as gone and there again at once.
+        deleted, added = "delete table netdev psiphon_egress", "add table netdev psiphon_egress"
+        gone = [block for block in told.split("# new generation") if deleted in block and added not in block]
+        assert not gone
+
+
+@pytest.mark.requirement("R5", "R9")
+def test_a_core_whose_route_is_gone_does_not_ask_the_link_for_its_server() -> None:
+    with open_stage() as stage:
+        mark = stage.world.mark()
+        client = stage.world.client
+        for family in ("-4", "-6"):
+            client.run(["ip", family, "route", "flush", "table", "main", "proto", "dhcp"], check=False)
+            client.run(["ip", family, "rule", "flush"])
+        time.sleep(1.2)
+        stage.assert_no_leak(mark)

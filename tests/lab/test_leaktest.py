@@ -1,0 +1,291 @@
+"""The leak test's own decisions: what a recording proves, how attempts are recognised, what the reports say."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.lab.test_judge import INNOCENT, LEAKS
+from tests.leaks_page import PAGE
+from tests.leaks_page import render as render_leaks
+
+from psiphon_vpn.lab import craft
+from psiphon_vpn.lab.attacks import load_attacks
+from psiphon_vpn.lab.frames import Frame, decode_ip
+from psiphon_vpn.lab.judge import judge_frame, world_evidence
+from psiphon_vpn.lab.leaktest.attack import MODES, Mode, Trace
+from psiphon_vpn.lab.leaktest.cell import Cell
+from psiphon_vpn.lab.leaktest.command import choose_attacks, choose_modes
+from psiphon_vpn.lab.leaktest.junit import render_junit
+from psiphon_vpn.lab.leaktest.layers import parse_counters, subtract
+from psiphon_vpn.lab.leaktest.matrix import conclude_all, plan_tasks
+from psiphon_vpn.lab.leaktest.page import render_page
+from psiphon_vpn.lab.leaktest.verdict import Conclusion, Judgement, Kind, Tried, conclude, judge_recording
+from psiphon_vpn.lab.pcapng import BadCapture, Recording, parse, render
+
+CORPUS = [f"A{number:02}" for number in range(1, 24)]
+WIRES = {"provider_a": 0, "provider_b": 0}
+SHOT = Tried(name="shot", by="root", family=4, trace=Trace(token=b"lk00000001", source_port=12345))
+SHOT6 = Tried(name="shot6", by="root", family=6, trace=Trace(token=b"lk00000002", source_port=12346))
+
+
+def recorded(*frames: Frame, dropped: dict[str, int] | None = None) -> Recording:
+    """Frames as they come back from a file."""
+    return parse(render(frames, WIRES if dropped is None else dropped))
+
+
+def decide(*frames: Frame, tried: tuple[Tried, ...] = (SHOT, SHOT6), **changes: Any) -> Conclusion:
+    recording = recorded(*frames, dropped=changes.pop("dropped", None))
+    evidence = changes.pop("evidence", world_evidence())
+    facts: dict[str, Any] = {
+        "complete": recording.complete, "state_lost": "", "error": "", "controlled": {"shot", "shot6"},
+        "families": (4, 6),
+    }  # fmt: skip
+    return conclude(judge_recording(recording, tried, evidence), tried, **{**facts, **changes})
+
+
+def test_every_attack_of_the_corpus_is_there_and_says_what_it_is() -> None:
+    attacks = load_attacks()
+    assert {attack.id[:3] for attack in attacks if attack.id.startswith("A")} == set(CORPUS)
+    for attack in attacks:
+        for text in (attack.name, attack.reference, attack.plain, attack.recognised, attack.control):
+            assert len(text) > 8, attack.id
+        assert attack.actors
+        assert all(len(reason) > 15 for reason in attack.senseless.values()), attack.id
+        assert Mode.CONTROL not in attack.senseless
+        assert set(attack.senseless) < set(MODES), attack.id
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_planted_leak_of_each_kind_makes_a_cell_red(name: str) -> None:
+    innocent = [frame for _, frame in INNOCENT.values() if not judge_frame(frame, world_evidence()).is_leak]
+    assert decide(*innocent).kind is Kind.HELD
+    assert decide(*innocent, LEAKS[name], *innocent).kind is Kind.LEAK
+
+
+def test_a_frame_of_an_attempt_is_a_leak_even_in_the_form_of_an_innocent_one() -> None:
+    solicitation = craft.solicitation("02:50:53:00:0a:10", "2001:db8:a::10", "2001:db8:a::1")
+    frame = Frame(time=0.0, wire="provider_a", data=solicitation, from_client=True)
+    assert not judge_frame(frame, world_evidence()).is_leak
+    hidden = Tried(name="shot", by="root", family=6, trace=Trace(token=craft.pack_address("2001:db8:a::1")))
+    assert decide(frame, tried=(hidden,), families=(6,), controlled={"shot"}).kind is Kind.LEAK
+
+
+def test_a_leak_counts_for_the_family_that_it_belongs_to() -> None:
+    made = craft.udp_packet("2001:db8:a::10", "2001:db8:ffff::80", (12346, 9), b"x")
+    data = craft.ip_frame("02:00:00:00:00:01", "02:50:53:00:0a:10", made)
+    conclusion = decide(Frame(time=1.5, wire="provider_a", data=data, from_client=True))
+    assert conclusion.families == {4: Kind.HELD, 6: Kind.LEAK}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dropped": {"provider_a": 1, "provider_b": 0}},
+        {"dropped": {"provider_a": 0, "provider_b": -1}},
+        {"dropped": {}},
+        {"state_lost": "it opened"},
+        {"error": "the tool is not there"},
+        {"controlled": {"shot"}},
+        {"controlled": ()},
+        {"tried": ()},
+        {"tried": (SHOT,)},
+        {"tried": (Tried(name="shot", by="root", family=4, trace=Trace(), error="no result"), SHOT6)},
+    ],
+    ids=str,
+)
+def test_what_is_not_proven_never_counts_as_held(changes: dict[str, Any]) -> None:
+    conclusion = decide(**changes)
+    assert conclusion.kind is Kind.INCONCLUSIVE
+    assert conclusion.reason
+
+
+def test_a_leak_is_a_leak_whatever_else_is_missing() -> None:
+    assert decide(LEAKS["DNS to the router"], error="broken", state_lost="lost").kind is Kind.LEAK
+
+
+def test_a_recording_comes_back_from_its_file_as_it_was() -> None:
+    frames = [frame for _, frame in INNOCENT.values()] + list(LEAKS.values())
+    other = Frame(time=1700000000.123456, wire="provider_b", data=b"\x01" * 61, from_client=False)
+    back = recorded(*frames, other)
+    assert [(frame.wire, frame.data, frame.from_client) for frame in back.frames] == [
+        (frame.wire, frame.data, frame.from_client) for frame in [*frames, other]
+    ]
+    assert abs(back.frames[-1].time - other.time) < 1e-5
+    assert back.complete
+
+
+@given(st.data())
+def test_a_file_that_breaks_off_is_never_complete(data: st.DataObject) -> None:
+    whole = render([LEAKS["DNS to the router"]], WIRES)
+    cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    with contextlib.suppress(BadCapture):
+        assert not parse(cut).complete
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_are_taken_for_a_complete_capture_by_chance(data: bytes) -> None:
+    with contextlib.suppress(BadCapture):
+        assert not parse(data).complete
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_crafted_packets_have_right_checksums(family: int) -> None:
+    ends = ("192.0.2.10", "203.0.113.80") if family == 4 else ("2001:db8:a::10", "2001:db8:ffff::80")
+    for packet, protocol in (
+        (craft.udp_packet(*ends, (1, 2), b"odd"), 17),
+        (craft.tcp_packet(*ends, (1, 2), craft.SYN), 6),
+        (craft.icmp_packet(*ends, 8 if family == 4 else 128, b"\0\1\0\1abc"), 1 if family == 4 else 58),
+    ):
+        decoded = decode_ip(craft.ip_frame("02:00:00:00:00:01", "02:00:00:00:00:02", packet))
+        assert decoded is not None
+        assert decoded.protocol == protocol
+        pseudo = (
+            b""
+            if protocol == 1
+            else b"".join(map(craft.pack_address, ends))
+            + bytes([0, protocol, *len(decoded.payload).to_bytes(2, "big")])
+        )
+        # A sum over what includes its own checksum is zero (RFC 1071).
+        assert craft.checksum(pseudo + decoded.payload) == 0
+
+
+def test_attempts_are_recognised_by_each_of_their_marks_alone() -> None:
+    mac = "02:00:00:00:00:01"
+    packet = craft.udp_packet("192.0.2.99", "203.0.113.80", (12345, 9), b"other")
+    assert SHOT.trace.matches(Frame(time=0, wire="w", data=craft.ip_frame(mac, mac, packet), from_client=True))
+    tagged = craft.frame(mac, mac, 0x88B5, b"..lk00000001..")
+    assert SHOT.trace.matches(Frame(time=0, wire="w", data=tagged, from_client=True))
+    assert not SHOT6.trace.matches(Frame(time=0, wire="w", data=tagged, from_client=True))
+    asked = craft.arp_request(mac, "10.200.3.1", "192.0.2.1")
+    speaks = Trace(arp_sender=craft.pack_address("10.200.3.1"))
+    assert speaks.matches(Frame(time=0, wire="w", data=asked, from_client=True))
+    assert not Trace().matches(Frame(time=0, wire="w", data=craft.ip_frame(mac, mac, packet), from_client=True))
+
+
+def test_a_call_of_the_core_is_innocent_only_from_its_ports_to_the_servers_own() -> None:
+    evidence = world_evidence(core_ports=range(61000, 61500))
+
+    def leaks(source_port: int, target: str, port: int) -> bool:
+        packet = craft.tcp_packet("192.0.2.10", target, (source_port, port), craft.SYN)
+        data = craft.ip_frame("02:00:00:00:00:01", "02:50:53:00:0a:10", packet)
+        return judge_frame(Frame(time=0, wire="provider_a", data=data, from_client=True), evidence).is_leak
+
+    assert not leaks(61000, "198.51.100.10", 4443)
+    assert leaks(60999, "198.51.100.10", 4443)
+    assert leaks(61500, "198.51.100.10", 4443)
+    assert leaks(61000, "198.51.100.10", 80)
+    assert leaks(61000, "203.0.113.80", 4443)
+
+
+LISTING = """table inet psiphon_filter {
+\tchain refused {
+\t\tmeta l4proto tcp counter packets 7 bytes 420 reject with tcp reset comment "x"
+\t\tcounter packets 2 bytes 90 reject with icmpx admin-prohibited
+\t}
+\tchain to_tunnel {
+\t\tmeta skuid 64190 counter packets 5 bytes 300 goto refused
+\t}
+}
+table inet other {
+\tchain output {
+\t\tcounter packets 99 bytes 99 drop
+\t}
+}
+table netdev psiphon_egress {
+\tchain egress {
+\t\tcounter packets 3 bytes 300 drop comment "no other frame"
+\t}
+}
+"""
+
+
+def test_each_layers_own_counters_say_what_it_stopped() -> None:
+    before = parse_counters(LISTING)
+    assert before == {"base table: output": 9, "egress guard (egress)": 3}
+    after = {"base table: output": 4, "egress guard (egress)": 10}
+    assert subtract(before, after) == {"base table: output": 4, "egress guard (egress)": 7}
+
+
+def make_cell(attack: str, mode: Mode, *, seen: bool = False, error: str = "") -> Cell:
+    tried = (SHOT, SHOT6)
+    frames = [LEAKS["TCP to a page"]] if seen and mode is not Mode.CONTROL else []
+    judgement = judge_recording(recorded(*frames), tried, world_evidence())
+    if mode is Mode.CONTROL:
+        judgement = Judgement(frames=2, kinds={}, leaks=(), seen={"shot": 1, "shot6": 1})
+    return Cell(
+        attack=attack, mode=mode, seconds=0.1, tried=tried, judgement=judgement, complete=True, error=error,
+        did=("nft <flush> & \"quote\"",),
+    )  # fmt: skip
+
+
+def make_result(*, leak: bool = False, missing: bool = False) -> Any:
+    attacks = choose_attacks(["A02", "A23"])
+    cells = [make_cell(attack.id, Mode.CONTROL) for attack in attacks]
+    for attack in attacks:
+        for mode in (Mode.OPEN, Mode.BOOT):
+            if mode in attack.senseless or (missing and attack.id == "A02" and mode is Mode.BOOT):
+                continue
+            cells.append(make_cell(attack.id, mode, seen=leak and attack.id == "A02" and mode is Mode.OPEN))
+    return conclude_all(attacks, (Mode.BOOT, Mode.OPEN), cells, seconds=1.0)
+
+
+def test_a_pair_that_was_never_played_is_not_green() -> None:
+    assert make_result().held
+    result = make_result(missing=True)
+    assert not result.held
+    assert result.count()[Kind.INCONCLUSIVE] == 1
+
+
+def test_a_run_without_a_single_cell_is_not_green() -> None:
+    assert not conclude_all((), (), [], seconds=0.0).held
+
+
+def test_the_page_stands_alone_and_shows_every_cell() -> None:
+    page = render_page(make_result(leak=True))
+    assert page.count("<details") == 4
+    assert not re.search(r"(src|href|url|@import)\s*[=(]", page)
+    assert "default-src 'none'" in page
+    assert "1 of 4 leaked" in page
+    assert "&lt;flush&gt;" in page
+    assert "there is no core in this state" in page
+
+
+def test_junit_and_json_say_the_same_as_the_page() -> None:
+    result = make_result(leak=True)
+    root = ET.fromstring(render_junit(result))  # noqa: S314 - our own text
+    assert len(root.findall(".//failure")) == 1
+    assert len(root.findall(".//skipped")) == 1
+    assert len(root.findall(".//testcase")) == 4
+    described = json.loads(json.dumps(result.describe()))
+    assert described["held"] is False
+    assert described["counts"] == {"held": 2, "leak": 1, "no-sense": 1}
+    red = next(cell for cell in described["cells"] if cell["verdict"] == "leak")
+    assert "203.0.113.80" in red["leaks"][0]["text"]
+
+
+def test_every_pair_that_makes_sense_is_planned_once_and_every_control_too(tmp_path: Path) -> None:
+    attacks = load_attacks()
+    planned = [(name, task.mode) for task in plan_tasks(attacks, MODES, tmp_path) for name in task.attacks]
+    wanted = [(a.id, mode) for a in attacks for mode in (Mode.CONTROL, *MODES) if mode not in a.senseless]
+    assert sorted(planned) == sorted(wanted)
+
+
+def test_an_attack_or_state_that_does_not_exist_is_named_with_those_that_do() -> None:
+    with pytest.raises(Exception, match=r"A99.*A01"):
+        choose_attacks(["A99"])
+    with pytest.raises(Exception, match=r"opened.*daemon-killed"):
+        choose_modes(["opened"])
+    assert [attack.id for attack in choose_attacks(["a09"])] == ["A09", "A09b", "A09c"]
+    assert [attack.id for attack in choose_attacks(["A09b"])] == ["A09b"]
+
+
+def test_the_page_about_known_leaks_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == render_leaks(), "run: python -m tests.leaks_page"

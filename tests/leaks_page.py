@@ -1,0 +1,60 @@
+"""Writes docs/leaks.md from the attacks: `python -m tests.leaks_page`. A test holds it to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from psiphon_vpn.lab.attacks import load_attacks
+from psiphon_vpn.lab.leaktest.attack import MODES, Attack
+from psiphon_vpn.lab.leaktest.states import STATES
+
+PAGE = Path(__file__).parents[1] / "docs" / "leaks.md"
+HEAD = """# Known leaks
+
+Every way in which a Linux VPN is publicly known to leak, as `sudo psiphon-vpn leaktest` tries it, in every state of the
+machine, on IPv4 and IPv6. Made from the attacks themselves (`src/psiphon_vpn/lab/attacks/`): one file is one attack,
+and to add one is to add a file, and to run `python -m tests.leaks_page`.
+
+A frame outside is innocent only if it is ARP for a neighbour, EAPOL, neighbour discovery, an MLD report or DHCP, each
+in exactly one form, or belongs to the tunnel as the *server* knows it. Each attempt must have been seen outside without
+the lock, in the same run, or its cell is inconclusive, which never counts as held.
+
+"""
+BEYOND = """
+## Out of reach
+
+Tried and shown all the same, apart, and never counted as held. All of them take root; see
+[SECURITY.md](../SECURITY.md#what-is-out-of-reach).
+
+"""
+
+
+def _describe(attack: Attack) -> str:
+    lines = [f"### {attack.id}: {attack.name}", "", attack.plain, ""]
+    if attack.beyond:
+        lines += [f"*Why it cannot be stopped*: {attack.beyond}.", ""]
+    families = " and ".join(f"IPv{family}" for family in attack.families)
+    lines += [
+        f"- Known from: {attack.reference}.",
+        f"- Done by: {', '.join(attack.actors)}; {families}. Known on the wire {attack.recognised}.",
+        f"- Positive control: {attack.control}.",
+    ]
+    if attack.tools:
+        lines.append(f"- With: {', '.join(f'`{Path(tool).name}`' for tool in attack.tools)}.")
+    lines += [f"- Not in the state `{mode}`: {reason}." for mode, reason in attack.senseless.items()]
+    return "\n".join([*lines, ""])
+
+
+def render() -> str:
+    """The page."""
+    attacks = load_attacks()
+    states = ["## The states", "", "| State | How it is held |", "| --- | --- |"]
+    states += [f"| `{mode}` | {STATES[mode].plain} |" for mode in MODES]
+    within = [_describe(attack) for attack in attacks if not attack.beyond]
+    beyond = [_describe(attack) for attack in attacks if attack.beyond]
+    body = "\n".join([*states, "", "## The attacks", "", *within])
+    return HEAD + body + BEYOND + "\n".join(beyond)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")

@@ -1,0 +1,216 @@
+"""When the tunnel is asked, why it does not connect, and what is said of the timers."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from psiphon_vpn.core import events as notices
+from psiphon_vpn.core.process import CoreError
+from psiphon_vpn.linux.clocks import JumpTimer, SleepClock, read_slept
+from psiphon_vpn.service.causes import (
+    EARLIEST,
+    CauseFinder,
+    explain_failed_start,
+    find_cause,
+    find_portal,
+    measure_skew,
+)
+from psiphon_vpn.service.effects import Timer
+from psiphon_vpn.service.events import Event, TimerFired
+from psiphon_vpn.service.liveness import LIVENESS_SECONDS, Liveness, Traffic, read_traffic
+from psiphon_vpn.service.reasons import Reason, explain
+from psiphon_vpn.service.timers import JITTER, Timers
+
+NOW = EARLIEST + timedelta(days=200)
+
+
+def test_a_tunnel_without_traffic_is_asked_now_and_then() -> None:
+    liveness = Liveness(0.0)
+    asked = []
+    for second in range(0, 61, 2):
+        if liveness.look(Traffic(5, 5), second):
+            asked.append(second)
+            liveness.asked(second)
+    assert asked == [16, 32, 48]
+    assert LIVENESS_SECONDS == 15
+
+
+def test_traffic_that_is_answered_asks_nothing_and_traffic_that_is_not_asks_soon() -> None:
+    liveness = Liveness(0.0)
+    for second in range(0, 14, 2):
+        assert not liveness.look(Traffic(second * 10, second * 7), second)
+    liveness = Liveness(0.0)
+    assert [liveness.look(Traffic(10 * second, 7), second) for second in (0, 2, 4)] == [False, False, True]
+
+
+def test_a_single_packet_without_an_answer_is_no_reason_to_ask() -> None:
+    liveness = Liveness(0.0)
+    assert not any(liveness.look(Traffic(1 + (second > 2), 7), second) for second in range(0, 14, 2))
+
+
+def test_the_counters_are_those_of_our_tun(tmp_path: Path) -> None:
+    file = tmp_path / "dev"
+    file.write_text(
+        "Inter-|   Receive  | Transmit\n face |bytes packets\n"
+        "    lo: 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\nPsiphonTUN: 100 11 0 0 0 0 0 0 200 22 0 0 0 0 0 0\n"
+    )
+    assert read_traffic(file) == Traffic(sent=22, received=11)
+    file.write_text("    lo: 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n")
+    assert read_traffic(file) is None
+    assert read_traffic(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("region", "regions", "reason"),
+    [
+        ("", (), Reason.NO_SERVER_LIST),
+        ("CA", (), Reason.NO_SERVER_LIST),
+        ("CA", ("DE", "FR"), Reason.REGION),
+        ("CA", ("CA", "DE"), Reason.PROTOCOLS),
+        ("", ("CA",), Reason.PROTOCOLS),
+    ],
+)
+def test_no_candidates_has_the_reason_that_the_known_regions_tell(
+    region: str, regions: tuple[str, ...], reason: Reason
+) -> None:
+    finder = CauseFinder(region)
+    finder.hear(notices.AvailableEgressRegions(regions))
+    assert finder.hear(notices.CandidateServers(0))
+    assert finder.fault is reason
+    assert not finder.hear(notices.CandidateServers(0)), "told once"
+    assert finder.hear(notices.CandidateServers(3))
+    assert finder.fault is None
+
+
+def test_a_dead_upstream_proxy_is_the_fault_until_there_is_a_tunnel() -> None:
+    finder = CauseFinder("")
+    assert finder.hear(notices.UpstreamProxyError())
+    assert not finder.hear(notices.CandidateServers(5))
+    assert finder.fault is Reason.UPSTREAM_PROXY
+    assert finder.hear(notices.Tunnels(1))
+    assert finder.fault is None
+
+
+@pytest.mark.parametrize(
+    ("now", "skew", "portal", "reason"),
+    [
+        (NOW, None, False, Reason.SLOW),
+        (NOW, 30.0, False, Reason.SLOW),
+        (NOW, -7200.0, False, Reason.CLOCK),
+        (datetime(1970, 1, 1, tzinfo=UTC), None, False, Reason.CLOCK),
+        (NOW, -7200.0, True, Reason.CAPTIVE_PORTAL),
+    ],
+)
+def test_the_cause_is_the_most_certain_of_what_is_known(
+    now: datetime, skew: float | None, portal: bool, reason: Reason
+) -> None:
+    assert find_cause(now=now, skew=skew, portal=portal) is reason
+
+
+def test_the_skew_is_how_far_this_clock_is_ahead() -> None:
+    assert measure_skew(notices.ServerTimestamp(NOW), NOW + timedelta(seconds=90)) == 90
+
+
+def test_a_sign_in_page_is_seen_where_networkd_notes_it_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "3").write_text("OPER_STATE=routable\nCAPTIVE_PORTAL=https://portal.example\n")
+    (tmp_path / "4").write_text("OPER_STATE=routable\nCAPTIVE_PORTAL=\n")
+    assert [find_portal(index, tmp_path) for index in (3, 4, 5)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, Reason.DISK),
+        (errno.EROFS, Reason.DISK),
+        (errno.EDQUOT, Reason.DISK),
+        (errno.ENOENT, Reason.CORE_MISSING),
+    ],
+)
+def test_a_start_that_failed_for_want_of_room_says_so(number: int, reason: Reason) -> None:
+    error = CoreError("why")
+    error.__cause__ = OSError(number, "why")
+    assert explain_failed_start(error) is reason
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_is_one_sentence_for_the_user(reason: Reason) -> None:
+    told = explain(reason)
+    assert told.sentence
+    assert not told.sentence.endswith(".")
+    assert "\n" not in told.sentence + (told.next_step or "")
+
+
+# -- timers and clocks ------------------------------------------------------------------------------------------------
+
+
+def test_timers_fire_with_up_to_a_fifth_more_and_say_what_is_next() -> None:
+    async def scenario() -> list[float]:
+        loop = asyncio.get_running_loop()
+        fired: list[tuple[float, Event]] = []
+        timers = Timers(lambda event: fired.append((loop.time(), event)))
+        begin = loop.time()
+        timers.arm(Timer.CALM, 0.05)
+        assert timers.find_next() is None, "nothing is tried when calm comes"
+        for _ in range(2):
+            timers.arm(Timer.RETRY, 0.05)  # a timer that is armed again starts anew
+        following = timers.find_next()
+        assert following is not None
+        assert following.what
+        assert abs((following.at - datetime.now(UTC)).total_seconds()) < 0.1
+        await asyncio.sleep(0.3)
+        assert [event for _, event in fired].count(TimerFired(Timer.RETRY)) == 1
+        assert timers.find_next() is None
+        timers.arm(Timer.ESTABLISH, 0.01)
+        timers.cancel()
+        await asyncio.sleep(0.05)
+        assert TimerFired(Timer.ESTABLISH) not in [event for _, event in fired]
+        return [when - begin for when, _ in fired]
+
+    for took in asyncio.run(scenario()):
+        assert 0.05 <= took < 0.05 * (1 + JITTER) + 0.1
+
+
+def test_a_core_that_keeps_talking_is_never_taken_to_hang_and_a_silent_one_is() -> None:
+    async def scenario() -> None:
+        fired: list[Event] = []
+        timers = Timers(fired.append)
+        timers.arm(Timer.QUIET, 0.2)
+        for _ in range(12):
+            await asyncio.sleep(0.04)
+            timers.heard()
+        assert fired == []
+        await asyncio.sleep(0.6)
+        assert fired == [TimerFired(Timer.QUIET)]
+
+    asyncio.run(scenario())
+
+
+def test_a_sleep_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = [100.0]
+    monkeypatch.setattr("psiphon_vpn.linux.clocks.read_slept", lambda: slept[0])
+    clock = SleepClock()
+    assert not clock.take()
+    slept[0] += 0.01
+    assert not clock.take(), "two clocks are not read in one moment"
+    slept[0] += 2
+    assert [clock.take(), clock.take()] == [True, False]
+
+
+def test_the_timer_that_tells_of_jumps_is_silent_while_there_is_none() -> None:
+    async def scenario() -> bool:
+        timer = JumpTimer()
+        told = asyncio.Event()
+        asyncio.get_running_loop().add_reader(timer.fileno(), told.set)
+        timer.acknowledge()
+        await asyncio.sleep(0.1)
+        asyncio.get_running_loop().remove_reader(timer.fileno())
+        timer.close()
+        return told.is_set()
+
+    assert abs(read_slept() - read_slept()) < 0.1
+    assert not asyncio.run(scenario())
