@@ -306,7 +306,13 @@ class HealthyKernel(Kernel):
         self.ip("route", "add", "default", "via", "192.0.2.1", "dev", "eth0")
         self.ip("-6", "route", "add", "default", "via", "2001:db8:a::1", "dev", "eth0")
         tun = self.with_routes(lambda ipr: ensure_tun(ipr, uid=UID))
-        self.links = Links(tun_index=tun.index, uplink="eth0", wires=("eth0",), dhcp_servers=("192.0.2.1",))
+        self.links = Links(
+            tun_index=tun.index,
+            uplink="eth0",
+            wires=("eth0",),
+            dhcp_servers=("192.0.2.1",),
+            gateways=("192.0.2.1", "2001:db8:a::1"),
+        )
         settings = Settings()
         self.policy = Policy(state=State.OPEN, identity=IDENTITY, links=self.links, ipv6_probe=settings.ipv6_probe)
         egress = build_egress_guard(IDENTITY, ("eth0",), ("192.0.2.1",))
