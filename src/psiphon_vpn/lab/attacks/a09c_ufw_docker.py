@@ -31,6 +31,8 @@ def run(arena: Arena) -> None:
         for word in UFW:
             if "nat" not in word:
                 arena.run(program, *word.split())
+    # As ufw has it: without neighbour discovery there would be no IPv6 at all.
+    arena.run("ip6tables-nft", "-A", "INPUT", "-p", "icmpv6", "-j", "ACCEPT")
     arena.settle()
     for family, table in TABLES:
         arena.undo("nft", "delete", "table", family, table)

@@ -60,7 +60,24 @@ def run(arena: Arena) -> None:
     serve_routes(arena)
     forget_routes(arena)
     script = arena.scratch("udhcpc.sh", APPLY, mode=0o755)
-    arena.run("udhcpc", "-i", LAN_A.interface, "-s", str(script), "-n", "-q", "-f", "-t", "3", "-T", "1", "-O", "121")
+    arena.run(
+        "timeout",
+        "6",
+        "udhcpc",
+        "-i",
+        LAN_A.interface,
+        "-s",
+        str(script),
+        "-n",
+        "-q",
+        "-f",
+        "-t",
+        "3",
+        "-T",
+        "1",
+        "-O",
+        "121",
+    )
     require_routes(arena)
     volley(arena, "with the routes")
 
@@ -76,5 +93,5 @@ ATTACK = Attack(
     control="the same packets with the same routes, without the lock",
     run=run,
     families=(4,),
-    tools=("dnsmasq", "udhcpc"),
+    tools=("dnsmasq", "udhcpc", "timeout"),
 )

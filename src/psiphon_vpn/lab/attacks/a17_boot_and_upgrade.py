@@ -22,7 +22,7 @@ def run(arena: Arena) -> None:
             machine.reload_guard()
             arena.say("the holder replaces the guards' tables")
             arena.wait(0.1)
-        if arena.mode not in {Mode.BOOT, Mode.FLUSHED}:
+        if arena.mode not in {Mode.BOOT, Mode.FLUSHED, Mode.TRANSITION}:
             # Where the egress guard is not there either, the holder's death leaves raw frames to nobody: SECURITY.md.
             machine.release_guard()
             machine.hold_guard()

@@ -46,6 +46,9 @@ def _listen_carelessly(arena: Arena, stack: contextlib.ExitStack) -> None:
 
 def run(arena: Arena) -> None:
     """Calls of the neighbour and of the container to the ports of the proxies, and to loopback by the wire."""
+    link = arena.stage.world.neighbour.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+    # An answer from 127.0.0.1 would be preceded by a question that no neighbour answers: the attacker has told before.
+    arena.run("ip", "neigh", "replace", NEIGHBOUR4, "lladdr", link, "dev", LAN_A.interface)
     if arena.mode is Mode.CONTROL:
         _listen_carelessly(arena, arena.cleanups)
     for family, target, source in ((4, LAN_A.client4, NEIGHBOUR4), (6, LAN_A.client6, NEIGHBOUR6)):

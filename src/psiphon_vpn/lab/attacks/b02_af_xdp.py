@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import socket
 import struct
+import time
+from typing import Any
 
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab import craft
@@ -27,6 +30,15 @@ def _check(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), what)
 
 
+def _bind(libc: Any, sock: socket.socket, address: bytes) -> None:
+    """The card's queue is given free some time after the socket before was closed."""
+    deadline = time.monotonic() + 1.0
+    while libc.bind(sock.fileno(), address, len(address)) < 0:
+        if ctypes.get_errno() != errno.EBUSY or time.monotonic() > deadline:
+            raise OSError(ctypes.get_errno(), "bind")
+        time.sleep(0.01)
+
+
 def by_ring(shot: Shot, *, interface: str, source: str, target: str) -> None:
     """A frame is put into memory that is shared with the driver, and the driver is told that it is there."""
     packet = craft.udp_packet(source, target, (shot.source_port, DISCARD), shot.data)
@@ -44,7 +56,7 @@ def by_ring(shot: Shot, *, interface: str, source: str, target: str) -> None:
         flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
         with mmap.mmap(sock.fileno(), size, flags=flags, offset=XDP_PGOFF_TX_RING) as queue:
             address = struct.pack("HHIII", AF_XDP, XDP_COPY, socket.if_nametoindex(interface), 0, 0)
-            _check(libc.bind(sock.fileno(), address, len(address)), "bind")
+            _bind(libc, sock, address)
             memory[: len(data)] = data
             struct.pack_into("QII", queue, descriptors, 0, len(data), 0)
             struct.pack_into("I", queue, producer, 1)

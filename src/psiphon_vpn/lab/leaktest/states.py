@@ -12,12 +12,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from psiphon_vpn.lab.addresses import LAN_A, LAN_B, Lan
 from psiphon_vpn.lab.leaktest.attack import Mode
 from psiphon_vpn.lab.leaktest.stage import Stage
-from psiphon_vpn.lab.namespace import LabError
+from psiphon_vpn.lab.namespace import Host, LabError
 from psiphon_vpn.lab.waiting import wait_until
 
 LOOK = (
@@ -65,6 +66,11 @@ class Held:
     def repair_network(self) -> None:
         """What a network manager does: addresses and default routes as they were, whatever an attack left of them."""
         for lan, metric in self.uplinks:
+            # The kernel notices a carrier up to a second late, and drops what is sent before.
+            for host, name in ((self.world.hosts[lan.name], lan.port), (self.world.client, lan.interface)):
+                if not _is_operational(host, name):
+                    host.run(["ip", "link", "set", name, "up"], check=False)
+                    wait_until(partial(_is_operational, host, name), f"{name} operational", timeout=4)
             shown = self.world.client.run(["sh", "-c", NETWORK.format(wire=lan.interface)], check=False).stdout
             wanted = (f"via {lan.router4} ", f"via {lan.router6} ", f" {lan.client6}/", f" {lan.client4}/")
             if all(text in shown for text in wanted):
@@ -248,6 +254,10 @@ class CoreStopped(Held):
         for pid in self._cores():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
+
+
+def _is_operational(host: Host, name: str) -> bool:
+    return host.run(["cat", f"/sys/class/net/{name}/operstate"], check=False).stdout.strip() == "up"
 
 
 def _read_command(pid: int) -> str:

