@@ -200,8 +200,8 @@ pipe="$RUNTIME_DIRECTORY/pipe"
 
 fail() {{ echo "psiphon-guard: $1" >&2; exit 1; }}
 
-# Owned by somebody else than ourselves, which is the holder: a deletion is refused, and it can be listed. In this order:
-# a table without an owner that goes away in between would else be taken for one that has an owner.
+# Owned by somebody else than ourselves, which is the holder: a deletion is refused, and it can be listed. In this
+# order: a table without an owner that goes away in between would else be taken for one that has an owner.
 is_held() {{ ! nft -c delete table {table} 2>/dev/null && nft list table {table} >/dev/null 2>&1; }}
 
 handle() {{ nft -a list table {table} 2>/dev/null | sed -n '1s/.*# handle \\([0-9]*\\).*/\\1/p'; }}
