@@ -12,7 +12,7 @@ from psiphon_vpn.linux.enforcer import EnforcementError
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service.events import Event, TunBroken, UserStart
-from psiphon_vpn.service.machine import Model
+from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner
 
 
