@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from psiphon_vpn.service.events import Event, UserStart
+from psiphon_vpn.config import Settings
+from psiphon_vpn.linux.enforcer import EnforcementError
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.service import effects as do
+from psiphon_vpn.service.events import Event, TunBroken, UserStart
+from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner
 
 
@@ -27,3 +33,64 @@ def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> Non
             await task
 
     asyncio.run(scenario())
+
+
+class Core:
+    """Stands for a core that runs."""
+
+    ended = False
+    pid = 1
+
+    async def stop(self, *, graceful: bool) -> None:
+        self.ended = True
+
+
+class Enforcer:
+    """Stands for a kernel."""
+
+    leased = False
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def make(kind: type[Runner], model: Model) -> Runner:
+    """A runner with a kernel that does nothing."""
+    around: Any = None
+    kernel: Any = Enforcer()
+    return kind(surroundings=around, enforcer=kernel, model=model, settings=Settings(), on_change=lambda: None)
+
+
+def test_a_core_is_ended_even_if_what_comes_before_its_end_fails() -> None:
+    """Found by the leak test: the TUN was deleted twice, and the old core stayed and kept its data locked."""
+
+    class Failing(Runner):
+        async def _apply(self, state: State) -> None:
+            raise EnforcementError("(19, 'No such device')")
+
+    async def scenario() -> Core:
+        core = Core()
+        model = Model(state=State.CONNECTING, core=1, core_running=True)
+        runner = make(Failing, model)
+        runner._core = core  # type: ignore[assignment]
+        await runner._handle(TunBroken("the TUN is gone"))
+        assert not runner.model.core_running
+        assert runner.core_pid is None
+        return core
+
+    assert asyncio.run(scenario()).ended
+
+
+def test_no_core_is_started_beside_another() -> None:
+    class Starting(Runner):
+        async def _start_core(self, number: int) -> None:
+            assert self._core is None
+
+    async def scenario() -> Core:
+        core = Core()
+        runner = make(Starting, Model())
+        runner._core = core  # type: ignore[assignment]
+        await runner._carry_out(do.StartCore(2))
+        return core
+
+    assert asyncio.run(scenario()).ended

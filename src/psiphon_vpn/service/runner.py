@@ -179,13 +179,25 @@ class Runner:
         except EnforcementError as error:
             self._enforcer.close()
             self.post(EnforcementFailed(str(error)))
+            await self._end_forgotten_core()
         except TunError as error:
             self._enforcer.close()
             self.post(TunBroken(str(error)))
+            await self._end_forgotten_core()
         self.shown = self.model
         if replace(self.model, unrest=before.unrest) != before:
             self._log_what_is_next(before)
             self._on_change()
+
+    async def _stop_core(self, *, graceful: bool) -> None:
+        core, self._core = self._core, None
+        if core is not None:
+            await core.stop(graceful=graceful)
+
+    async def _end_forgotten_core(self) -> None:
+        """The effect that failed may have come before the core's end: the model knows of no core, so there is none."""
+        if not self.model.core_running:
+            await self._stop_core(graceful=False)
 
     def _log_what_is_next(self, before: Model) -> None:
         following = self.next_try
@@ -200,10 +212,9 @@ class Runner:
             case do.ApplyPolicy(state):
                 await self._apply(state)
             case do.StopCore(graceful):
-                if self._core is not None:
-                    await self._core.stop(graceful=graceful)
-                    self._core = None
+                await self._stop_core(graceful=graceful)
             case do.StartCore(number):
+                await self._stop_core(graceful=False)
                 await self._start_core(number)
             case do.Verify(number):
                 self._cancel(self._verification)
