@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,10 +80,7 @@ class Session:
 
         A loaded machine may be late with an answer. A wrong one is not forgiven by asking again: its frames are judged.
         """
-        deadline = time.monotonic() + seconds
-        while (flaws := self._find_flaws()) and time.monotonic() < deadline:
-            pass
-        return flaws
+        return _ask_again(self._find_flaws, seconds)
 
     def _find_flaws(self) -> list[str]:
         found = self.probe()
@@ -102,8 +99,14 @@ class Session:
         """Ids of probes that anything outside answered: none may be while it is locked."""
         return [result.id for result in self.probe().values() if result.outcome == "answered"]
 
-    def ask_names(self) -> list[str]:
-        """What the system's own ways to look up a name say, an address each; see resolvectl(1), getent(1)."""
+    def ask_names(self, *, seconds: float = 15.0) -> list[str]:
+        """What the system's own ways to look up a name say instead of the address; see resolvectl(1), getent(1).
+
+        What still fails after some seconds: a resolver that was refused a moment ago does not ask again at once.
+        """
+        return _ask_again(self._ask_names, seconds)
+
+    def _ask_names(self) -> list[str]:
         said = []
         for argv in (("resolvectl", "query", "-4", plan.ECHO_NAME), ("getent", "ahostsv4", plan.ECHO_NAME)):
             done = self.computer.run(argv, check=False, timeout=20)
@@ -153,3 +156,11 @@ def open_session(tree: Path, wheels: Path, *, manager: str = "NetworkManager") -
         service = Installation(computer, entry=server.entry)
         service.prepare()
         yield Session(f"{tree.name.partition('-')[0]}, {manager}", world, server, computer, service)
+
+
+def _ask_again(find: Callable[[], list[str]], seconds: float) -> list[str]:
+    """What is found wrong, asked until nothing is or the time is over."""
+    deadline = time.monotonic() + seconds
+    while (found := find()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
