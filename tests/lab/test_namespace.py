@@ -118,10 +118,19 @@ def test_everything_started_on_a_host_ends_with_it(directory: Path) -> None:
     assert members(netns) == []
 
 
+def test_a_program_still_on_its_way_in_ends_with_the_host(directory: Path) -> None:
+    for attempt in range(3):  # some of these are swept, some come too late for the sweep
+        with open_host("zeta", directory=directory / str(attempt)) as made:
+            child = made.spawn(["sleep", "1000"])
+        assert child.poll() is not None
+
+
 def test_a_kept_host_outlives_its_block_and_ends_by_sigterm(directory: Path) -> None:
     made = finish_host(begin_host("delta", directory=directory))
     netns = os.readlink(made.netns_path)
     child = made.spawn(["sleep", "1000"])
+    # nsenter is a process of this machine until it has entered: what ends the host would not see it before.
+    wait_until(lambda: child.pid in members(netns), "the program is on the host")
     made.keep()
     made.close()
     assert is_alive(made.pid)

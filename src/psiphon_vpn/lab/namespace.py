@@ -227,8 +227,12 @@ class Host:
             self._anchor.kill()
             self._anchor.wait()
         for child in self._children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 child.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                # nsenter on its way in: it was on no host yet when the anchor swept, and would hold this one alive.
+                child.kill()
+                child.wait()
             for stream in (child.stdin, child.stdout, child.stderr):
                 if stream is not None:
                     with contextlib.suppress(OSError):
