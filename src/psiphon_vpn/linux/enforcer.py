@@ -144,6 +144,18 @@ class Enforcer:
         for failure in apply_sysctls(GLOBAL_SYSCTLS):
             log.warning("kernel setting not made: %s", failure)
 
+    async def rehearse(self, policy: Policy) -> None:
+        """Have at hand what a policy that comes soon is compared with. Changes nothing, and is not needed.
+
+        Args:
+            policy: it need never come.
+        """
+        async with self._lock:
+            try:
+                await self._tables.rehearse(build_base_table(policy))
+            except RulesetError as error:
+                log.debug("not rehearsed: %s", error)
+
     async def verify(self) -> Proof:
         """Read rules, routes and TUN back.
 

@@ -96,14 +96,14 @@ class Nft:
             RulesetError: it did not load. What stood before still stands: the transaction is all or nothing.
         """
         try:
-            await run_async(["nft", "-f", "-"], input=table.render_replacement())
+            await run_async(LOAD, input=table.render_replacement())
         except CommandError as error:
             raise RulesetError(str(error)) from error
 
     async def remove(self, family: str, name: str) -> None:
         """Remove a table of ours, present or not."""
         with contextlib.suppress(CommandError):
-            await run_async(["nft", "-f", "-"], input=f"table {family} {name}\ndelete table {family} {name}\n")
+            await run_async(LOAD, input=f"table {family} {name}\ndelete table {family} {name}\n")
 
     async def verify(self, tables: Sequence[Table]) -> int:
         """Read tables back and compare them.
@@ -115,7 +115,7 @@ class Nft:
             RulesetError: one is not there, not as it should be, or the ruleset changes all the time.
         """
         try:
-            references = [await self._learn(table) for table in tables]
+            references = await self.learn(tables)
             for _ in range(_ROUNDS):
                 generation = self._netlink.read_generation()
                 readings = await self._read([(table.family, table.name) for table in tables])
@@ -138,26 +138,41 @@ class Nft:
         )
         return [parse_listing(listing.stdout) for listing in listings]
 
-    async def _learn(self, table: Table) -> Reading:
-        """How nft prints this table: the reading of a dormant copy, kept for the next time."""
-        text = table.render()
-        known = self._references.get(text)
-        if known is not None:
+    async def learn(self, tables: Sequence[Table]) -> list[Reading]:
+        """How nft prints these tables: readings of dormant copies, kept for the next time.
+
+        Raises:
+            CommandError: a copy could not be loaded or read.
+            RulesetError: nft did not load every rule of one.
+        """
+        unknown = {table.render(): table for table in tables if table.render() not in self._references}
+        found: dict[str, Reading] = {}
+        while unknown:
+            # A scratch table for each family at a time.
+            batch = {table.family: text for text, table in unknown.items()}
+            copied = [unknown.pop(text) for text in batch.values()]
+            found |= zip(batch.values(), await self._read_copies(copied), strict=True)
+        for text in (table.render() for table in tables):
+            self._references[text] = found.get(text) or self._references[text]
             self._references.move_to_end(text)
-            return known
-        scratch = f"table {table.family} {SCRATCH_TABLE}"
-        copy = table.render(name=SCRATCH_TABLE, flags="dormant")
-        await run_async(["nft", "-f", "-"], input=f"{scratch}\ndelete {scratch}\n{copy}")
-        try:
-            (reading,) = await self._read([(table.family, SCRATCH_TABLE)])
-        finally:
-            await run_async(["nft", "delete", *scratch.split()])
-        if reading.count_rules() != sum(len(chain.rules) for chain in table.chains):
-            raise RulesetError("nft did not load every rule of the table")
-        self._references[text] = reading
+            found[text] = self._references[text]
         while len(self._references) > _CACHED_REFERENCES:
             self._references.popitem(last=False)
-        return reading
+        return [found[table.render()] for table in tables]
+
+    async def _read_copies(self, tables: Sequence[Table]) -> list[Reading]:
+        scratch = [f"table {table.family} {SCRATCH_TABLE}\n" for table in tables]
+        removal = "".join(f"{address}delete {address}" for address in scratch)
+        copies = "".join(table.render(name=SCRATCH_TABLE, flags="dormant") for table in tables)
+        await run_async(LOAD, input=removal + copies)
+        try:
+            readings = await self._read([(table.family, SCRATCH_TABLE) for table in tables])
+        finally:
+            await run_async(LOAD, input=removal)
+        for table, reading in zip(tables, readings, strict=True):
+            if reading.count_rules() != sum(len(chain.rules) for chain in table.chains):
+                raise RulesetError("nft did not load every rule of the table")
+        return readings
 
 
 async def lease_remains() -> bool:

@@ -6,6 +6,7 @@ from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import Nft, RulesetError, build_drop_only
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.run import CommandError
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +71,7 @@ class Tables:
         try:
             same = self._base is not None and self._base.chains == base.chains
             if not (same and beside == self._beside and self.is_current()):
-                self._base, self._generation = base, None
-                await self._nft.replace(base)
-                if beside != self._beside:
-                    await self._put_beside(beside)
+                await self._load(base, beside)
             try:
                 await self.check()
             except RulesetError:
@@ -81,10 +79,40 @@ class Tables:
                 self._beside = ()
                 await self._put_beside(beside)
                 await self.check()
+            await self._nft.get_ready()
         except (RulesetError, OSError) as error:
             self._base, self._generation = None, None
             await self._drop_everything(base)
             raise RulesetError(str(error)) from error
+
+    async def _load(self, base: Table, beside: tuple[Table, ...]) -> None:
+        """Load them: in one transaction where that works, else one by one, so that none fails with another."""
+        fresh = tuple(table for table in beside if table not in self._beside)
+        kept = {table.name for table in self._beside} <= {table.name for table in beside}
+        self._base, self._generation = base, None
+        if fresh and kept:
+            try:
+                await self._nft.replace_all([base, *fresh])
+            except RulesetError as error:
+                log.debug("not all tables at once: %s", error)
+            else:
+                self._beside = beside
+                return
+        await self._nft.replace(base)
+        if beside != self._beside:
+            await self._put_beside(beside)
+
+    async def rehearse(self, base: Table) -> None:
+        """Learn how a table reads that is to be loaded soon, so that its loading does not wait for that.
+
+        Raises:
+            RulesetError: that cannot be learned, or what stands is not as it should be.
+        """
+        try:
+            await self._nft.learn([base])
+        except (CommandError, OSError, ValueError) as error:
+            raise RulesetError(str(error)) from error
+        await self.check()  # the copies came and went, which the kernel counts
 
     async def put_back(self) -> None:
         """Load what is in force once more, all in one transaction: somebody touched it. Reading back comes later.

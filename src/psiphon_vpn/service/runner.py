@@ -88,6 +88,7 @@ class Runner:
         self._skew: float | None = None
         self._verification: asyncio.Task[None] | None = None
         self._lease: asyncio.Task[None] | None = None
+        self._rehearsal: asyncio.Task[None] | None = None
         self._answered = 0
         self._handling = False
         self._ended = asyncio.Event()
@@ -153,7 +154,7 @@ class Runner:
     async def stop(self) -> None:
         """End the core and what runs beside it. The rules stay."""
         self._enforcer.close()
-        for task in (self._verification, self._lease):
+        for task in (self._verification, self._lease, self._rehearsal):
             if task is not None:
                 task.cancel()
         self._timers.cancel()
@@ -292,6 +293,15 @@ class Runner:
             await core.start(plan, self._sealing)
         except CoreError as error:
             self.post(CoreStartFailed(number, str(error), explain_failed_start(error)))
+        else:
+            self._rehearse()
+
+    def _rehearse(self) -> None:
+        """While the core connects, which takes longer, learn what the opening would otherwise wait for."""
+        self._cancel(self._rehearsal)
+        if self._enforcer.tun is not None:
+            policy = self._policy(State.OPEN, self._enforcer.tun.index)
+            self._rehearsal = asyncio.create_task(self._enforcer.rehearse(policy))
 
     def _hear(self, number: int, notice: notices.CoreEvent) -> None:
         self._timers.heard()
