@@ -258,6 +258,17 @@ def test_the_page_stands_alone_and_shows_every_cell() -> None:
     assert "there is no core in this state" in page
 
 
+def test_what_is_out_of_reach_is_told_beside_a_green_result() -> None:
+    attacks = choose_attacks(["A02", "B01"])
+    cells = [
+        make_cell(attack.id, mode, seen=attack.id == "B01") for attack in attacks for mode in (Mode.CONTROL, Mode.OPEN)
+    ]
+    result = conclude_all(attacks, (Mode.OPEN,), cells, seconds=1.0)
+    assert result.held
+    assert result.count() == {"held": 1, "out-of-reach": 1}
+    assert "Nothing leaked" not in render_page(result)
+
+
 def test_junit_and_json_say_the_same_as_the_page() -> None:
     result = make_result(leak=True)
     root = ET.fromstring(render_junit(result))  # noqa: S314 - our own text

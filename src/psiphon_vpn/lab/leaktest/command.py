@@ -224,10 +224,11 @@ def show_result(result: Result) -> None:
             kind = Kind(cell["verdict"])
             console.print(f"[{COLORS[kind]}]{kind}[/] {cell['attack']} {cell['state']}: {escape(cell['reason'])}")
     counts: Counter[str] = result.count()
+    verdict = _("Whatever rules can stop was stopped.") if counts["out-of-reach"] else _("Nothing leaked.")
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     console.print(
         _("{told}; {frames} frames judged, {seconds:.0f} s.").format(
             told=told, frames=result.frames, seconds=result.seconds
         ),
-        f"[bold green]{_('Nothing leaked.')}[/]" if result.held else f"[bold red]{_('Not everything held.')}[/]",
+        f"[bold green]{verdict}[/]" if result.held else f"[bold red]{_('Not everything held.')}[/]",
     )

@@ -105,6 +105,8 @@ def _headline(result: Result) -> tuple[str, str]:
         return "leak", f"{counts[Kind.LEAK]} of {len(result.cells)} leaked"
     if not result.held:
         return "inconclusive", "Nothing leaked, but not everything was proven"
+    if counts["out-of-reach"]:
+        return "held", "Every attack that rules can stop held in every state"
     return "held", "Nothing leaked: every attack held in every state"
 
 
