@@ -88,7 +88,7 @@ class Daemon:
         self._changed = asyncio.Event()
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
-        self._routes_dirty = False
+        self._routes_dirty = asyncio.Event()
         self._hops: tuple[str, ...] = ()
         self._touched = False
         """Whether the commit that is being announced touches a table of ours."""
@@ -172,6 +172,7 @@ class Daemon:
         await self._runner.settle()
         tasks += [
             asyncio.create_task(self._watch_links()),
+            asyncio.create_task(self._watch_routes()),
             asyncio.create_task(self._watch_rules()),
             asyncio.create_task(self._publish_changes()),
             asyncio.create_task(self._feed_watchdog()),
@@ -264,10 +265,8 @@ class Daemon:
                 # Closed in the same breath; what to do next is decided on a fresh look.
                 self._runner.close_now()
                 self._runner.post(UplinkSeen(None))
-            elif tun is not None and change.index == tun.index:
-                self._routes_dirty = True
         if change is None or change.kind in {"rule", "route"} or (tun is not None and change.index == tun.index):
-            self._routes_dirty = True
+            self._routes_dirty.set()
         self._network_dirty.set()
 
     async def _watch_links(self) -> None:
@@ -276,9 +275,14 @@ class Daemon:
             await asyncio.sleep(SETTLE_SECONDS)
             self._network_dirty.clear()
             await self._look_at_links()
-            if self._routes_dirty:
-                self._routes_dirty = False
-                await self._check_routes()
+
+    async def _watch_routes(self) -> None:
+        """Beside the look at the links: a new uplink must not wait until the routes were looked at for the old one."""
+        while True:
+            await self._routes_dirty.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._routes_dirty.clear()
+            await self._check_routes()
 
     async def _look_at_links(self) -> None:
         async with self._looking:
@@ -308,8 +312,7 @@ class Daemon:
         wrong = await self._enforcer.check_routes()
         if self._runner.busy:
             # A change of our own came between: what was seen may be half of it.
-            self._routes_dirty = True
-            self._network_dirty.set()
+            self._routes_dirty.set()
         elif wrong is not None:
             self._runner.close_now()
             self._runner.post(TunBroken(wrong.detail) if wrong.tun_gone else LockBroken(wrong.detail))
