@@ -265,7 +265,7 @@ class Enforcer:
             Whether that was done. If not, there was nothing to put back, or it takes `put_rules_back`.
         """
         try:
-            if self._lock.locked() or not self._tables.in_force or self._tables.is_current():
+            if self._lock.locked() or not self._tables.stand or self._tables.is_current():
                 return False
         except OSError:
             return False
@@ -308,7 +308,7 @@ class Enforcer:
             Whether there was anything to put back.
         """
         try:
-            if not self._tables.in_force or self._tables.is_current():
+            if not self._tables.stand or self._tables.is_current():
                 return False
             async with self._lock:
                 if self._tables.is_current():
@@ -337,7 +337,7 @@ class Enforcer:
         """Why the tables are not as they were loaded; None when all is well."""
         try:
             async with self._lock:
-                if self._tables.in_force:
+                if self._tables.stand:
                     await self._tables.look()
         except RulesetError as error:
             return str(error)

@@ -54,7 +54,12 @@ class Tables:
 
     @property
     def in_force(self) -> bool:
-        """Whether anything was put into force: a policy, or where that failed the drop-only table."""
+        """Whether a policy was put into force; if that failed, what stands is the drop-only table."""
+        return self._base is not None and not self._dropped
+
+    @property
+    def stand(self) -> bool:
+        """Whether there is anything to put back: a policy's tables, or the drop-only table."""
         return self._base is not None
 
     def adopt(self, generation: int) -> None:
