@@ -78,43 +78,6 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-class WaitingCommand:
-    """A command that was started beforehand and waits for its input: when it is needed, only the work remains.
-
-    It has no limit of time while it waits, and ends by itself when this process does: its input ends then.
-    """
-
-    def __init__(self, argv: Sequence[str], process: asyncio.subprocess.Process) -> None:
-        self._argv = tuple(argv)
-        self._process = process
-
-    @property
-    def waits(self) -> bool:
-        """Whether it has not ended for another reason."""
-        return self._process.returncode is None
-
-    async def feed(self, input: str, *, seconds: float = 10) -> subprocess.CompletedProcess[str]:
-        """Give it all its input and wait for its end.
-
-        Raises:
-            CommandError: as for `run`.
-        """
-        return await _finish(self._argv, self._process, input, (0,), seconds)
-
-    def end(self) -> None:
-        """It is not needed any more."""
-        _kill_group(self._process.pid)
-
-
-async def start_waiting(argv: Sequence[str]) -> WaitingCommand:
-    """Start a command that reads its input to the end before it does anything.
-
-    Raises:
-        CommandError: it could not be started.
-    """
-    return WaitingCommand(argv, await _start_async(argv, with_input=True))
-
-
 def run(
     argv: Sequence[str],
     *,

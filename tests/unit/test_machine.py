@@ -37,6 +37,7 @@ FAILURES_OF_NOW = [
     ev.TunBroken("gone"),
     ev.EnforcementFailed("refused"),
     ev.LockBroken("flushed"),
+    ev.LockFought("ufw (pid 7)"),
     ev.TunnelSilent("silent"),
     ev.SettingsBad("line 3"),
     ev.CoreExited(1, "code 0"),
@@ -597,3 +598,54 @@ def test_a_start_that_failed_has_its_own_reason() -> None:
     watch.tell(ev.CoreStartFailed(watch.model.core, "No space left on device", Reason.DISK))
     assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.DISK)
     assert Timer.RETRY in watch.timers
+
+
+@pytest.mark.requirement("R1", "R3")
+@pytest.mark.parametrize("way", ["to_connecting", "to_verifying", "to_open"])
+def test_a_fight_over_the_lock_is_sat_out_locked_and_longer_each_time(way: str) -> None:
+    watch: Watch = getattr(Watch(), way)()
+    waits = []
+    for _ in range(7):
+        watch.tell(ev.LockFought("ufw (pid 7)"))
+        assert (watch.model.state, watch.model.reason, watch.model.detail) == (
+            State.LOCKED,
+            Reason.FIGHT,
+            "ufw (pid 7)",
+        )
+        assert watch.running is None
+        waits.append(watch.timers[Timer.RETRY])
+        watch.tell(ev.TimerFired(Timer.RETRY))
+        assert (watch.model.state, watch.model.reason) == (State.CONNECTING, Reason.CONNECTING)
+    assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+
+
+@pytest.mark.requirement("R1", "R3")
+@pytest.mark.parametrize(
+    "event", [ev.LockFought("nft (pid 8)"), ev.LockBroken("x"), ev.TunBroken("x"), ev.EnforcementFailed("x")]
+)
+def test_in_a_fight_no_policy_is_loaded_anew_with_each_blow_and_its_end_is_still_waited_for(event: Event) -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.LockFought("ufw (pid 7)"))
+    before = watch.model
+    watch.tell(event)
+    assert watch.model == before
+    assert "ApplyPolicy" not in kinds(watch.effects)
+    assert watch.timers == {Timer.RETRY: 2.0}
+
+
+def test_what_a_user_stopped_stays_stopped_after_a_fight() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.UserStop())
+    watch.tell(ev.LockFought("ufw (pid 7)"))
+    assert watch.model.reason is Reason.FIGHT
+    watch.tell(ev.TimerFired(Timer.RETRY))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.STOPPED_BY_USER)
+
+
+@pytest.mark.parametrize("event", [ev.TimerFired(Timer.CALM), ev.UserRestart()], ids=name_event)
+def test_fights_are_forgotten_when_it_was_calm_or_the_user_says_so(event: Event) -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.LockFought("ufw (pid 7)"))
+    watch.tell(ev.TimerFired(Timer.RETRY))
+    watch.tell(event)
+    assert watch.model.fights == 0

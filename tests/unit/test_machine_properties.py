@@ -95,11 +95,15 @@ class AnyEvents(RuleBasedStateMachine):
         self.tell(ev.CoreRegion(self.watch.model.core + offset, "CA"))
 
     @rule(
-        kind=st.sampled_from([ev.LockBroken, ev.TunBroken, ev.EnforcementFailed, ev.TunnelSilent, ev.SettingsBad]),
+        kind=st.sampled_from(
+            [ev.LockBroken, ev.LockFought, ev.TunBroken, ev.EnforcementFailed, ev.TunnelSilent, ev.SettingsBad]
+        ),
     )
     def failure(
         self,
-        kind: type[ev.LockBroken | ev.TunBroken | ev.EnforcementFailed | ev.TunnelSilent | ev.SettingsBad],
+        kind: type[
+            ev.LockBroken | ev.LockFought | ev.TunBroken | ev.EnforcementFailed | ev.TunnelSilent | ev.SettingsBad
+        ],
     ) -> None:
         self.tell_failure(kind("reason"))
 
@@ -122,6 +126,10 @@ class AnyEvents(RuleBasedStateMachine):
         assert (
             self.watch.model.state is not State.OPEN or stale or (isinstance(event, ev.VerificationFailed) and was_open)
         )
+        if isinstance(event, ev.LockFought):
+            assert self.watch.model.state in {State.LOCKED, State.FAILED}, "locked while somebody fights over it"
+            assert self.watch.running is None
+        assert self.watch.model.reason is not Reason.FIGHT or self.watch.model.state is State.LOCKED
         if isinstance(event, ev.SettingsBad):
             self.watch.expect(State.FAILED)
             assert not any(isinstance(effect, StartCore) for effect in self.watch.effects)

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from psiphon_vpn.linux import nfnetlink
+from psiphon_vpn.linux.netlink import write_attribute
 from psiphon_vpn.linux.nfnetlink import Generation, GenerationChanged, NftSocket, parse_generations
 
 NEWGEN = (10 << 8) | 15
@@ -92,7 +93,7 @@ def test_a_transaction_refused_for_its_generation_is_told_apart_from_other_refus
 
 
 def test_a_message_is_as_long_as_it_says_and_aligned() -> None:
-    body = nfnetlink._attribute(1, b"abcde")
+    body = write_attribute(1, b"abcde")
     assert len(body) % 4 == 0
     made = nfnetlink._message(nfnetlink._nftables(12), 0, 9, body)
     assert struct.unpack_from("=I", made)[0] == len(made) == 16 + 4 + len(body)

@@ -8,6 +8,7 @@ is being opened stays closed.
 import asyncio
 import errno
 import logging
+import socket
 import time
 from dataclasses import dataclass, replace
 
@@ -18,9 +19,10 @@ from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules, check_routing
+from psiphon_vpn.linux.rtbatch import RouteSocket, encode_route, encode_rule, encode_tun
 from psiphon_vpn.linux.sysctl import apply_sysctls, check_sysctls
 from psiphon_vpn.linux.tables import Tables
-from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun
+from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun, make_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
@@ -62,6 +64,14 @@ def _boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def _names_device(index: int) -> bool:
+    """Whether the device with this index has the TUN's name."""
+    try:
+        return socket.if_indextoname(index) == names.TUN_NAME
+    except OSError:
+        return False
+
+
 class Enforcer:
     """Holds the kernel's side of the policy in force."""
 
@@ -70,6 +80,9 @@ class Enforcer:
         self._ipr = ipr
         self._netlink = netlink
         self._tables = Tables(netlink)
+        self._additions = RouteSocket()
+        self._made_again = 0
+        """Index of the TUN that took the place of one that was taken away, until `ensure_tun` has seen it."""
         self._features = features
         self._rules = build_rules(identity)
         self._routes: tuple[Route, ...] = ()
@@ -92,12 +105,13 @@ class Enforcer:
 
     def close(self) -> None:
         """Close at once: every proof is void, and the lease is taken out of the kernel. Never fails."""
+        # Elements that may have timed out count as none.
+        held = self._proof is not None and _boot_seconds() - self._renewed_at < names.LEASE_SECONDS - 1
         self._closings += 1
         self._proof = None
         self._ipv6 = False
         try:
-            self._netlink.flush_sets(names.BASE_TABLE, LEASE_SETS)
-            self._tables.adopt_next()
+            self._tables.withdraw(LEASE_SETS, held=held)
         except OSError as error:
             # Without the table there is no lease either. Anything else: the lease runs out by itself.
             if error.errno != errno.ENOENT:
@@ -256,38 +270,87 @@ class Enforcer:
         self.routing_trouble = found.detail if found else None
         return found
 
+    def put_rules_back_now(self) -> bool:
+        """If somebody changed the tables: close and make them anew in the same breath. Reading back is another call.
+
+        Returns:
+            Whether that was done. If not, there was nothing to put back, or it takes `put_rules_back`.
+        """
+        try:
+            if self._lock.locked() or not self._tables.stand or self._tables.is_current():
+                return False
+        except OSError:
+            return False
+        self.close()
+        return self._tables.put_back_now()
+
+    def put_network_back(self) -> bool:
+        """Somebody took rules, routes or the TUN away: put back what is missing, and close, in the same breath.
+
+        A TUN that is gone is made again; that it is another one is for `ensure_tun` and a new core to mend. Never
+        fails: what could not be put back is found by `check_routes`.
+
+        Returns:
+            Whether the TUN was made again.
+        """
+        if self._lock.locked() or self._tun is None or self._policy is None:
+            return False
+        made = False
+        try:
+            index = self._tun.index if _names_device(self._tun.index) else self._made_again
+            if not _names_device(index):
+                make_tun(self._identity.uid)
+                index = self._made_again = socket.if_nametoindex(names.TUN_NAME)
+                made = True
+            routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False, ipv6_probe=self._policy.ipv6_probe)
+            refused = self._additions.add(
+                [*encode_tun(index), *(encode_route(route, index) for route in routes), *map(encode_rule, self._rules)]
+            )
+            for said in refused:
+                log.info("not put back at once: %s", said)
+        except (TunError, OSError) as error:
+            log.info("the network could not be put back at once: %s", error)
+        self.close()
+        return made
+
     async def put_rules_back(self) -> bool:
-        """If somebody changed the tables: close and load them once more, at once. To read them back is another call.
+        """Do what `put_rules_back_now` does when no change of our own is under way, and by nft where that fails.
 
         Returns:
             Whether there was anything to put back.
         """
         try:
-            if not self._tables.in_force or self._tables.is_current():
+            if not self._tables.stand or self._tables.is_current():
                 return False
             async with self._lock:
                 if self._tables.is_current():
                     return False
                 self.close()
-                await self._tables.put_back()
+                if not self._tables.put_back_now():
+                    await self._tables.put_back()
         except (RulesetError, OSError) as error:
             log.warning("rules could not be put back at once: %s", error)
         return True
 
     async def get_ready(self) -> None:
-        """Have everything at hand for `put_rules_back`."""
-        await self._tables.get_ready()
+        """Have everything at hand for `put_rules_back_now`."""
+        async with self._lock:
+            self._tables.get_ready()
+
+    def is_own(self, port: int) -> bool:
+        """Whether a change of routes was made by us, by the port id in its announcement."""
+        return port in {self._additions.port, self._ipr.socket.getsockname()[0]}
 
     def shut_down(self) -> None:
-        """End what waits. What stands in the kernel stays."""
-        self._tables.close()
+        """End what is ours alone. What stands in the kernel stays."""
+        self._additions.close()
 
     async def check_rules(self) -> str | None:
         """Why the tables are not as they were loaded; None when all is well."""
         try:
             async with self._lock:
-                if self._tables.in_force:
-                    await self._tables.check()
+                if self._tables.stand:
+                    await self._tables.look()
         except RulesetError as error:
             return str(error)
         return None

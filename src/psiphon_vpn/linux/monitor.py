@@ -6,17 +6,21 @@ a storm of messages. What exactly changed is read by a fresh look at everything.
 
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 
-from psiphon_vpn.linux.netlink import iterate_messages
+from psiphon_vpn.linux.netlink import iterate_announcements, read_attributes, widen
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.routing import RULE_PRIORITIES
 
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
-RTM_NEWLINK, RTM_DELLINK = 16, 17
+RTM_NEWLINK, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE = 16, 17, 25, 33
+_IFNAME, _PRIORITY, _TABLE = 3, 6, 15
+"""IFLA_IFNAME; FRA_PRIORITY; RTA_TABLE."""
 KINDS = {16: "link", 17: "link", 20: "address", 21: "address", 24: "route", 25: "route", 32: "rule", 33: "rule"}
 RTMGRP = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
 """LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE: group n of rtnetlink.h is the bit
 n-1."""
-BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -27,28 +31,57 @@ class NetworkChange:
         kind: "link", "address", "route" or "rule".
         index: interface that a change of a link or an address is about.
         lost: the link went down, lost its carrier or is gone.
+        down: the link was set down, or is gone.
+        gone: the link is gone.
+        name: what a link that is down or gone is called.
+        ours: a rule with a priority of ours, or a route of the private table.
+        removed: that rule or route was taken away.
+        port: netlink's port id of who asked for a change of a rule or route: for the first socket of a process the
+            process id (netlink(7)); 0 is the kernel, or that it does not say, as for links.
     """
 
     kind: str
     index: int | None = None
     lost: bool = False
+    down: bool = False
+    gone: bool = False
+    name: str = ""
+    ours: bool = False
+    removed: bool = False
+    port: int = 0
+
+
+def _number(attributes: dict[int, bytes], kind: int) -> int:
+    return int.from_bytes(attributes.get(kind, b""), sys.byteorder)
 
 
 def parse_changes(data: bytes) -> tuple[NetworkChange, ...]:
     """The changes in what a netlink socket received. Never raises, whatever the bytes."""
     changes = []
-    for message, body in iterate_messages(data):
+    for message, body, port in iterate_announcements(data):
         kind = KINDS.get(message)
         if kind == "link" and len(body) >= 16:
             # struct ifinfomsg: family, pad, type, index, flags, change.
             index, flags = struct.unpack_from("=iI", body, 4)
-            lost = message == RTM_DELLINK or not (flags & IFF_UP and flags & IFF_LOWER_UP)
-            changes.append(NetworkChange(kind, index, lost))
+            gone = message == RTM_DELLINK
+            down = gone or not flags & IFF_UP
+            lost = down or not flags & IFF_LOWER_UP
+            name = read_attributes(body[16:]).get(_IFNAME, b"").split(b"\0")[0] if down else b""
+            changes.append(
+                NetworkChange(kind, index, lost=lost, down=down, gone=gone, name=name.decode("ascii", "replace"))
+            )
         elif kind == "address" and len(body) >= 8:
             # struct ifaddrmsg: family, prefixlen, flags, scope, index.
             changes.append(NetworkChange(kind, struct.unpack_from("=I", body, 4)[0]))
         elif kind in {"route", "rule"}:
-            changes.append(NetworkChange(kind))
+            # struct rtmsg, struct fib_rule_hdr: twelve bytes.
+            attributes = read_attributes(body[12:])
+            if kind == "route":
+                ours = _number(attributes, _TABLE) == names.ROUTE_TABLE
+            else:
+                ours = _number(attributes, _PRIORITY) in RULE_PRIORITIES
+            removed = message in {RTM_DELROUTE, RTM_DELRULE}
+            changes.append(NetworkChange(kind, ours=ours, removed=removed, port=port))
     return tuple(changes)
 
 
@@ -60,6 +93,6 @@ def open_network_monitor() -> socket.socket:
     monitor = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
     )
-    monitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+    widen(monitor)
     monitor.bind((0, RTMGRP))
     return monitor

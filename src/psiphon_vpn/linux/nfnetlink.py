@@ -1,4 +1,4 @@
-"""The few messages of nfnetlink that the lease needs, in raw netlink.
+"""The few messages of nfnetlink that the lease and the putting back need, in raw netlink.
 
 `nft` has no word for the one thing that makes the lease safe: a batch that the kernel refuses unless the ruleset is
 exactly the generation that was verified (attribute NFNL_BATCH_GENID; include/uapi/linux/netfilter/nfnetlink.h).
@@ -10,9 +10,10 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from psiphon_vpn.linux.netlink import HEADER, iterate_messages
+from psiphon_vpn.linux.netlink import HEADER, iterate_messages, read_attributes, widen, write_attribute
 
 NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES = 10
@@ -27,8 +28,8 @@ NFTA_GEN_ID, NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 1, 2, 3
 NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
 NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_TIMEOUT, NFTA_DATA_VALUE, NFTA_LIST_ELEM = 1, 4, 1, 1
 NLA_F_NESTED = 0x8000
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 0x1, 0x4, 0x400
-NLMSG_ERROR = 2
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP, NLM_F_CREATE = 0x1, 0x4, 0x10, 0x300, 0x400
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 NFPROTO_INET = 1
 IFNAMSIZ = 16
 _RECEIVE_TIMEOUT = 1.0  # seconds; the kernel answers a request of ours before send() returns
@@ -61,13 +62,18 @@ class Generation:
     tables: frozenset[str] = frozenset()
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
-    length = 4 + len(payload)
-    return struct.pack("=HH", length, kind) + payload + b"\0" * (-length % 4)
+@dataclass(frozen=True)
+class Message:
+    """One message of a transaction. kind: NFT_MSG_*; family: NFPROTO_*; flags: NLM_F_* beside those of every one."""
+
+    kind: int
+    family: int
+    flags: int
+    body: bytes
 
 
 def _nested(kind: int, payload: bytes) -> bytes:
-    return _attribute(kind | NLA_F_NESTED, payload)
+    return write_attribute(kind | NLA_F_NESTED, payload)
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes, *, family: int = 0, resource: int = 0) -> bytes:
@@ -81,30 +87,18 @@ def _nftables(kind: int) -> int:
 
 def _element_body(element: Element, timeout_ms: int | None) -> bytes:
     key = element.interface.encode().ljust(IFNAMSIZ, b"\0")
-    inner = _nested(NFTA_SET_ELEM_KEY, _attribute(NFTA_DATA_VALUE, key))
+    inner = _nested(NFTA_SET_ELEM_KEY, write_attribute(NFTA_DATA_VALUE, key))
     if timeout_ms is not None:
-        inner += _attribute(NFTA_SET_ELEM_TIMEOUT, struct.pack(">Q", timeout_ms))
+        inner += write_attribute(NFTA_SET_ELEM_TIMEOUT, struct.pack(">Q", timeout_ms))
     return _set_body(element.table, element.set_name) + _nested(
         NFTA_SET_ELEM_LIST_ELEMENTS, _nested(NFTA_LIST_ELEM, inner)
     )
 
 
 def _set_body(table: str, set_name: str) -> bytes:
-    return _attribute(NFTA_SET_ELEM_LIST_TABLE, table.encode() + b"\0") + _attribute(
+    return write_attribute(NFTA_SET_ELEM_LIST_TABLE, table.encode() + b"\0") + write_attribute(
         NFTA_SET_ELEM_LIST_SET, set_name.encode() + b"\0"
     )
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    offset = 0
-    while offset + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, offset)
-        if length < 4 or offset + length > len(data):
-            break
-        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-    return found
 
 
 def parse_generations(data: bytes) -> tuple[Generation, ...]:
@@ -114,7 +108,7 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
     for kind, body in iterate_messages(data):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES:
             continue
-        attributes = _attributes(body[4:])  # behind struct nfgenmsg
+        attributes = read_attributes(body[4:])  # behind struct nfgenmsg
         if kind != _nftables(NFT_MSG_NEWGEN):
             # Whatever it is about, its first attribute names the table (linux/netfilter/nf_tables.h).
             touched.add(attributes.get(NFTA_TABLE, b"").split(b"\0")[0].decode("ascii", "replace"))
@@ -175,33 +169,81 @@ class NftSocket:
             GenerationChanged: the ruleset is another one; nothing was changed.
             OSError: the kernel refused for another reason; nothing was changed.
         """
-        messages: list[tuple[int, bytes]] = []
+        messages: list[Message] = []
         for element in elements:
-            full, bare = _element_body(element, timeout_ms), _element_body(element, None)
-            messages += [(NFT_MSG_NEWSETELEM, full), (NFT_MSG_DELSETELEM, bare), (NFT_MSG_NEWSETELEM, full)]
-        self._commit(messages, generation=generation)
+            add = Message(NFT_MSG_NEWSETELEM, NFPROTO_INET, NLM_F_CREATE, _element_body(element, timeout_ms))
+            remove = Message(NFT_MSG_DELSETELEM, NFPROTO_INET, 0, _element_body(element, None))
+            messages += [add, remove, add]
+        self.commit(messages, generation=generation)
         # The kernel counts a commit as one and skips zero (nf_tables_api.c, nf_tables_commit).
         return (generation + 1) & 0xFFFFFFFF or 1
 
-    def flush_sets(self, table: str, set_names: tuple[str, ...]) -> None:
-        """Empty sets at once, whatever the generation: the quickest way to close.
+    def flush_sets(self, table: str, set_names: tuple[str, ...], *, generation: int | None = None) -> None:
+        """Empty sets at once: the quickest way to close.
+
+        Args:
+            table: a table of family inet.
+            set_names: sets in it.
+            generation: the one that the ruleset must still be; None for any.
 
         Raises:
+            GenerationChanged: it is another one; nothing was changed.
             OSError: ENOENT where there is no such table or set (then nothing in it is open either).
         """
-        self._commit([(NFT_MSG_DELSETELEM, _set_body(table, name)) for name in set_names], generation=None)
+        self.commit(
+            (Message(NFT_MSG_DELSETELEM, NFPROTO_INET, 0, _set_body(table, name)) for name in set_names),
+            generation=generation,
+        )
 
-    def _commit(self, messages: list[tuple[int, bytes]], *, generation: int | None) -> None:
+    def commit(self, messages: Iterable[Message], *, generation: int | None = None) -> None:
+        """Make all of these changes in one transaction, or none.
+
+        Args:
+            messages: the changes, in order.
+            generation: the one that the ruleset must still be; None for any.
+
+        Raises:
+            GenerationChanged: it is another one; nothing was changed.
+            OSError: the kernel refused; nothing was changed.
+        """
+        messages = list(messages)
         base = self._next(len(messages) + 2)
-        head = b"" if generation is None else _attribute(NFNL_BATCH_GENID, struct.pack(">I", generation))
+        head = b"" if generation is None else write_attribute(NFNL_BATCH_GENID, struct.pack(">I", generation))
         data = _message(NFNL_MSG_BATCH_BEGIN, 0, base, head, resource=NFNL_SUBSYS_NFTABLES)
-        for index, (kind, body) in enumerate(messages, start=1):
-            create = NLM_F_CREATE if kind == NFT_MSG_NEWSETELEM else 0
-            ack = NLM_F_ACK if index == len(messages) else 0
-            data += _message(_nftables(kind), create | ack, base + index, body, family=NFPROTO_INET)
+        for index, item in enumerate(messages, start=1):
+            flags = item.flags | (NLM_F_ACK if index == len(messages) else 0)
+            data += _message(_nftables(item.kind), flags, base + index, item.body, family=item.family)
         data += _message(NFNL_MSG_BATCH_END, 0, base + len(messages) + 1, b"", resource=NFNL_SUBSYS_NFTABLES)
         self._socket.send(data)
         self._await_commit(base, base + len(messages))
+
+    def dump(self, kind: int, family: int, body: bytes = b"") -> list[bytes]:
+        """What the kernel lists, the attributes of each object.
+
+        Args:
+            kind: NFT_MSG_GET*.
+            family: NFPROTO_*.
+            body: attributes that choose.
+
+        Raises:
+            OSError: the kernel refused (ENOENT: there is no such thing), or the list changed while it was read (EINTR).
+        """
+        sequence = self._next(1)
+        self._socket.send(_message(_nftables(kind), NLM_F_DUMP, sequence, body, family=family))
+        found: list[bytes] = []
+        while True:
+            data = self._socket.recv(1 << 16)
+            offset = 0
+            while offset + HEADER.size <= len(data):
+                length, answer, flags, number, _ = HEADER.unpack_from(data, offset)
+                if number == sequence:
+                    if answer == NLMSG_DONE:
+                        return found
+                    self._check(data[offset : offset + length])
+                    if flags & NLM_F_DUMP_INTR:
+                        raise OSError(errno.EINTR, "the ruleset changed while it was listed")
+                    found.append(data[offset + HEADER.size + 4 : offset + length])
+                offset += max((length + 3) & ~3, HEADER.size)
 
     def _await_commit(self, first: int, last: int) -> None:
         for _ in range(64):
@@ -240,6 +282,7 @@ def open_generation_monitor() -> socket.socket:
     monitor = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_NETFILTER
     )
+    widen(monitor)
     monitor.bind((0, 0))
     monitor.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
     return monitor

@@ -7,7 +7,6 @@ their versions, and a difference means that somebody changed the table.
 
 import asyncio
 import contextlib
-import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -15,9 +14,7 @@ from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.reading import Reading, parse_listing
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
-from psiphon_vpn.run import CommandError, WaitingCommand, run_async, start_waiting
-
-log = logging.getLogger(__name__)
+from psiphon_vpn.run import CommandError, run_async
 
 SCRATCH_TABLE = "psiphon_scratch"
 _CACHED_REFERENCES = 16
@@ -57,37 +54,17 @@ class Nft:
     def __init__(self, netlink: NftSocket) -> None:
         self._netlink = netlink
         self._references: OrderedDict[str, Reading] = OrderedDict()
-        self._ready: WaitingCommand | None = None
-
-    async def get_ready(self) -> None:
-        """Have an nft waiting for `replace_all`. Never fails: without one, it takes a few milliseconds longer."""
-        if self._ready is None or not self._ready.waits:
-            try:
-                self._ready = await start_waiting(LOAD)
-            except CommandError as error:
-                log.debug("no nft in waiting: %s", error)
 
     async def replace_all(self, tables: Sequence[Table]) -> None:
-        """Replace tables in one transaction and as quickly as can be, without reading them back.
+        """Replace tables in one transaction, without reading them back.
 
         Raises:
             RulesetError: they did not load. What stood before still stands.
         """
-        text = "".join(table.render_replacement() for table in tables)
-        ready, self._ready = self._ready, None
         try:
-            if ready is not None and ready.waits:
-                await ready.feed(text)
-            else:
-                await run_async(LOAD, input=text)
+            await run_async(LOAD, input="".join(table.render_replacement() for table in tables))
         except CommandError as error:
             raise RulesetError(str(error)) from error
-
-    def close(self) -> None:
-        """End what waits."""
-        if self._ready is not None and self._ready.waits:
-            self._ready.end()
-        self._ready = None
 
     async def replace(self, table: Table) -> None:
         """Replace a table in one transaction, without reading it back.
@@ -95,10 +72,7 @@ class Nft:
         Raises:
             RulesetError: it did not load. What stood before still stands: the transaction is all or nothing.
         """
-        try:
-            await run_async(LOAD, input=table.render_replacement())
-        except CommandError as error:
-            raise RulesetError(str(error)) from error
+        await self.replace_all([table])
 
     async def remove(self, family: str, name: str) -> None:
         """Remove a table of ours, present or not."""

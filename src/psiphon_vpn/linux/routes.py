@@ -8,14 +8,13 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.routing import IPV4, IPV6, MARK_MASK, Route, RoutingRule
+from psiphon_vpn.policy.routing import IPV4, IPV6, MARK_MASK, RULE_PRIORITIES, Route, RoutingRule
 
 FAMILY = {IPV4: 2, IPV6: 10}
 VERSION = {2: IPV4, 10: IPV6}
 RTN_UNICAST, RTN_UNREACHABLE = 1, 7
 RT_SCOPE_NOWHERE = 255
 FIB_RULE_INVERT = 0x2
-RULE_PRIORITIES = range(names.RULE_PRIORITY - 1, names.RULE_PRIORITY + 6)
 EEXIST, ENOENT, ESRCH = 17, 2, 3
 
 

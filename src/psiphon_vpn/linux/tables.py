@@ -1,9 +1,11 @@
 """The tables that the daemon keeps in the kernel, and the one generation of the ruleset in which all were right."""
 
+import contextlib
 import logging
 
-from psiphon_vpn.linux.nfnetlink import NftSocket
+from psiphon_vpn.linux.nfnetlink import GenerationChanged, Message, NftSocket
 from psiphon_vpn.linux.nft import Nft, RulesetError, build_drop_only
+from psiphon_vpn.linux.nftimage import read_image
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.run import CommandError
@@ -21,28 +23,44 @@ class Tables:
         self._netlink = netlink
         self._nft = Nft(netlink)
         self._base: Table | None = None
+        self._dropped = False
+        """Whether that is the drop-only table, which stands in for a policy that could not be loaded."""
         self._beside: tuple[Table, ...] = ()
         self._generation: int | None = None
         """The generation in which all were found right; None when that is not known."""
+        self._image: tuple[Message, ...] | None = None
+        self._imaged: tuple[Table, ...] = ()
 
-    def adopt_next(self) -> None:
-        """A commit of our own that only took elements away was made: if it was the only one, all is as it was.
+    def withdraw(self, set_names: tuple[str, ...], *, held: bool) -> None:
+        """Empty sets of the base table at once, and go on knowing what was known, if that was the only commit.
 
-        One that found nothing to take away is none: the kernel does not count it.
+        Args:
+            set_names: the sets of the lease.
+            held: whether they hold something. Emptying what is empty is not counted by the kernel, and the number
+                that would follow may then be somebody else's commit.
+
+        Raises:
+            OSError: ENOENT where there is no such table or set.
         """
-        if self._generation is None:
-            return
-        following = (self._generation + 1) & 0xFFFFFFFF or 1
+        known, self._generation = self._generation, None
         try:
-            now = self._netlink.read_generation()
-        except OSError:
-            self._generation = None
-        else:
-            self._generation = now if now in {self._generation, following} else None
+            self._netlink.flush_sets(names.BASE_TABLE, set_names, generation=known)
+        except GenerationChanged:
+            # Somebody committed: emptied all the same, and everything is read again.
+            self._netlink.flush_sets(names.BASE_TABLE, set_names)
+            return
+        if known is not None:
+            expected = ((known + 1) & 0xFFFFFFFF or 1) if held else known
+            self._generation = expected if self._netlink.read_generation() == expected else None
 
     @property
     def in_force(self) -> bool:
         """Whether a policy was put into force; if that failed, what stands is the drop-only table."""
+        return self._base is not None and not self._dropped
+
+    @property
+    def stand(self) -> bool:
+        """Whether there is anything to put back: a policy's tables, or the drop-only table."""
         return self._base is not None
 
     def adopt(self, generation: int) -> None:
@@ -69,7 +87,7 @@ class Tables:
             RulesetError: the base table did not load, or is not what it should be. Then everything is dropped.
         """
         try:
-            same = self._base is not None and self._base.chains == base.chains
+            same = self._base is not None and not self._dropped and self._base.chains == base.chains
             if not (same and beside == self._beside and self.is_current()):
                 await self._load(base, beside)
             try:
@@ -79,9 +97,7 @@ class Tables:
                 self._beside = ()
                 await self._put_beside(beside)
                 await self.check()
-            await self._nft.get_ready()
         except (RulesetError, OSError) as error:
-            self._base, self._generation = None, None
             await self._drop_everything(base)
             raise RulesetError(str(error)) from error
 
@@ -89,7 +105,7 @@ class Tables:
         """Load them: in one transaction where that works, else one by one, so that none fails with another."""
         fresh = tuple(table for table in beside if table not in self._beside)
         kept = {table.name for table in self._beside} <= {table.name for table in beside}
-        self._base, self._generation = base, None
+        self._base, self._dropped, self._generation = base, False, None
         if fresh and kept:
             try:
                 await self._nft.replace_all([base, *fresh])
@@ -114,6 +130,22 @@ class Tables:
             raise RulesetError(str(error)) from error
         await self.check()  # the copies came and went, which the kernel counts
 
+    def put_back_now(self) -> bool:
+        """Make what is in force anew from its image, in one transaction of our own: somebody touched it.
+
+        Returns:
+            Whether that was done; if not, `put_back` remains. Reading back comes later either way.
+        """
+        if self._image is None or self._imaged != (self._base, *self._beside):
+            return False
+        self._generation = None
+        try:
+            self._netlink.commit(self._image)
+        except OSError as error:
+            log.info("the tables could not be put back at once: %s", error)
+            return False
+        return True
+
     async def put_back(self) -> None:
         """Load what is in force once more, all in one transaction: somebody touched it. Reading back comes later.
 
@@ -124,15 +156,21 @@ class Tables:
             return
         self._generation = None
         await self._nft.replace_all([self._base, *self._beside])
-        await self._nft.get_ready()
 
-    async def get_ready(self) -> None:
-        """Have everything at hand for `put_back`."""
-        await self._nft.get_ready()
-
-    def close(self) -> None:
-        """End what waits; the tables stay."""
-        self._nft.close()
+    def get_ready(self) -> None:
+        """Have an image at hand for `put_back_now`. Costs nothing where there is one."""
+        if self._base is None or self._generation is None or self._imaged == (self._base, *self._beside):
+            return
+        tables = (self._base, *self._beside)
+        try:
+            image = read_image(
+                self._netlink, [(table.family, table.name) for table in tables], generation=self._generation
+            )
+        except (OSError, ValueError) as error:
+            log.info("no image of the tables: %s", error)
+            return
+        if image is not None:
+            self._image, self._imaged = image, tables
 
     async def _put_beside(self, wanted: tuple[Table, ...]) -> None:
         standing, self._beside = self._beside, ()
@@ -151,14 +189,25 @@ class Tables:
                 log.warning("table %s %s not loaded: %s", table.family, table.name, error)
 
     async def check(self) -> int:
-        """The generation in which all tables are right: the known one if nothing was committed since, or a new look.
+        """The generation in which all tables of a policy are right.
+
+        Raises:
+            RulesetError: a table is not as it should be, or no policy could be put into force.
+        """
+        generation = await self.look()
+        if self._dropped:
+            raise RulesetError("no policy is in force: everything is dropped")
+        return generation
+
+    async def look(self) -> int:
+        """The generation in which what is in force is right: the known one if nothing was committed since, or anew.
 
         Raises:
             RulesetError: a table is not as it should be.
         """
         try:
             if self._base is None:
-                raise RulesetError("no policy is in force")
+                raise RulesetError("nothing is in force")
             if self._generation is None or not self.is_current():
                 self._generation = None
                 self._generation = await self._nft.verify([self._base, *self._beside])
@@ -167,8 +216,13 @@ class Tables:
         return self._generation
 
     async def _drop_everything(self, base: Table) -> None:
+        self._base, self._dropped, self._generation = build_drop_only(base), True, None
         try:
-            await self._nft.replace(build_drop_only(base))
-            log.error("the policy could not be put into force: everything is dropped")
+            await self._nft.replace(self._base)
         except RulesetError as error:
             log.critical("not even the drop-only table could be loaded: %s", error)
+            return
+        log.error("the policy could not be put into force: everything is dropped")
+        # Known to be right or not: who changes it is heard of, and it is put back like any other.
+        with contextlib.suppress(RulesetError):
+            await self.look()

@@ -30,7 +30,12 @@ class Tun:
     index: int
 
 
-def _make(uid: int) -> None:
+def make_tun(uid: int) -> None:
+    """Make the device, persistent, with its kernel settings; still down and without an address.
+
+    Raises:
+        TunError: it cannot be made, or something has its name.
+    """
     request = struct.pack("16sH22x", names.TUN_NAME.encode(), IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL)
     try:
         descriptor = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -44,6 +49,7 @@ def _make(uid: int) -> None:
         raise TunError(f"{names.TUN_NAME}: {error.strerror}") from error
     finally:
         os.close(descriptor)
+    _set_sysctls()
 
 
 def _set_sysctls() -> None:
@@ -90,7 +96,7 @@ async def ensure_tun(ipr: AsyncIPRoute, *, uid: int) -> Tun:
             await ipr.link("del", index=found["index"])
             found = None
         if found is None:
-            _make(uid)
+            make_tun(uid)
             found = await _find(ipr)
         if found is None:
             raise TunError(f"{names.TUN_NAME} is gone as soon as it is made")

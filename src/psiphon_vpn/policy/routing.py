@@ -21,6 +21,8 @@ from psiphon_vpn.policy.model import Identity
 IPV4, IPV6 = 4, 6
 MAIN_TABLE = 254
 MARK_MASK = 0xFFFFFFFF
+RULE_PRIORITIES = range(names.RULE_PRIORITY - 1, names.RULE_PRIORITY + 6)
+"""The priorities of our routing rules; whatever else stands there is a stranger's."""
 
 
 @dataclass(frozen=True, kw_only=True)

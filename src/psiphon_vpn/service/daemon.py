@@ -20,24 +20,22 @@ from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.identity import find_identity
 from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.logind import LogindSleep
-from psiphon_vpn.linux.monitor import NetworkChange, open_network_monitor
-from psiphon_vpn.linux.nfnetlink import Generation, NftSocket, open_generation_monitor
+from psiphon_vpn.linux.monitor import open_network_monitor
+from psiphon_vpn.linux.nfnetlink import NftSocket, open_generation_monitor
 from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
-from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.events import (
     LinksChanged,
-    LockBroken,
     SettingsBad,
     SettingsGood,
-    TunBroken,
     UplinkSeen,
     UserRestart,
     UserStart,
     UserStop,
 )
+from psiphon_vpn.service.healer import Healer
 from psiphon_vpn.service.intent import load_intent
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner, Surroundings
@@ -50,15 +48,10 @@ from psiphon_vpn.service.watchers import watch_generations, watch_network
 
 log = logging.getLogger(__name__)
 
-SETTLE_SECONDS = 0.02
-"""Changes that come together are looked at together."""
 LOOK_AGAIN_SECONDS = (0.02, 0.1, 0.5)
 TELL_SECONDS = 0.05
 """Watchers are told so much after a change: reading the kernel for them must not slow the change itself down."""
-MAX_PAUSE_SECONDS, CALM_SECONDS = 1.0, 2.0
-"""Two changes of the lock within CALM_SECONDS are a fight; the pause between repairs doubles then."""
 MIN_WATCHDOG_SECONDS = 1.0
-OWN_TABLES = frozenset({names.BASE_TABLE, names.EGRESS_TABLE, names.ARP_TABLE})
 EXIT_NO_MEMORY = 71
 """sysexits.h EX_OSERR."""
 
@@ -86,14 +79,7 @@ class Daemon:
         self._control: ControlServer
         self._sleep: SleepGuard
         self._changed = asyncio.Event()
-        self._network_dirty = asyncio.Event()
-        self._rules_dirty = asyncio.Event()
-        self._routes_dirty = asyncio.Event()
         self._hops: tuple[str, ...] = ()
-        self._touched = False
-        """Whether the commit that is being announced touches a table of ours."""
-        self._culprit: str | None = None
-        """Who touched our tables last."""
         self._looking = asyncio.Lock()
         """A netlink socket carries one dump at a time, and not only one of us looks."""
 
@@ -165,15 +151,16 @@ class Daemon:
         self._reload()
         # Locked before anything else is looked at, and could fail.
         await self._runner.settle()
-        watch_generations(open_generation_monitor(), self._on_commit)
-        watch_network(open_network_monitor(), self._on_network)
+        healer = Healer(runner=self._runner, enforcer=self._enforcer, look_at_links=self._look_at_links)
+        watch_generations(open_generation_monitor(), healer.on_commit)
+        watch_network(open_network_monitor(), healer.on_network)
         await self._look_at_links()
         # Locked before anybody is answered.
         await self._runner.settle()
         tasks += [
-            asyncio.create_task(self._watch_links()),
-            asyncio.create_task(self._watch_routes()),
-            asyncio.create_task(self._watch_rules()),
+            asyncio.create_task(healer.watch_network()),
+            asyncio.create_task(healer.watch_routes()),
+            asyncio.create_task(healer.watch_rules()),
             asyncio.create_task(self._publish_changes()),
             asyncio.create_task(self._feed_watchdog()),
             asyncio.create_task(LogindSleep(self._sleep).run()),
@@ -244,46 +231,6 @@ class Daemon:
             self._control.publish(await self.status())
             notify(f"STATUS={self._runner.shown.state}: {self._runner.shown.reason}")
 
-    def _on_commit(self, generation: Generation | None) -> None:
-        if generation is not None:
-            self._touched = self._touched or not OWN_TABLES.isdisjoint(generation.tables)
-            if generation.number == 0:
-                return  # more of the same commit follows
-            if generation.pid == os.getpid():
-                self._touched = False
-                return
-            if self._touched:
-                self._culprit = f"{generation.process or 'a program'} (pid {generation.pid})"
-            self._touched = False
-        self._rules_dirty.set()
-
-    def _on_network(self, change: NetworkChange | None) -> None:
-        uplink = self._runner.model.uplink
-        tun = self._enforcer.tun
-        if change is not None and change.lost and change.index is not None:
-            if uplink is not None and change.index == uplink.index:
-                # Closed in the same breath; what to do next is decided on a fresh look.
-                self._runner.close_now()
-                self._runner.post(UplinkSeen(None))
-        if change is None or change.kind in {"rule", "route"} or (tun is not None and change.index == tun.index):
-            self._routes_dirty.set()
-        self._network_dirty.set()
-
-    async def _watch_links(self) -> None:
-        while True:
-            await self._network_dirty.wait()
-            await asyncio.sleep(SETTLE_SECONDS)
-            self._network_dirty.clear()
-            await self._look_at_links()
-
-    async def _watch_routes(self) -> None:
-        """Beside the look at the links: a new uplink must not wait until the routes were looked at for the old one."""
-        while True:
-            await self._routes_dirty.wait()
-            await asyncio.sleep(SETTLE_SECONDS)
-            self._routes_dirty.clear()
-            await self._check_routes()
-
     async def _look_at_links(self) -> None:
         async with self._looking:
             snapshot = await self._read_links()
@@ -305,47 +252,6 @@ class Daemon:
                 log.warning("the links could not be read, once more: %s", error)
                 await asyncio.sleep(pause)
         return await read_snapshot(self._links)
-
-    async def _check_routes(self) -> None:
-        """Look at rules and routes while no change of our own is under way."""
-        await self._runner.settle()
-        wrong = await self._enforcer.check_routes()
-        if self._runner.busy:
-            # A change of our own came between: what was seen may be half of it.
-            self._routes_dirty.set()
-        elif wrong is not None:
-            self._runner.close_now()
-            self._runner.post(TunBroken(wrong.detail) if wrong.tun_gone else LockBroken(wrong.detail))
-
-    async def _watch_rules(self) -> None:
-        """Put back what somebody changed; ever more slowly, up to a second, when it is changed again at once."""
-        pause = SETTLE_SECONDS
-        healed_at = 0.0
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._rules_dirty.wait()
-            self._rules_dirty.clear()
-            await self._runner.settle()
-            culprit, self._culprit = self._culprit, None
-            # Closed and loaded again before anything is read: what others took away is back within milliseconds.
-            put_back = culprit is not None and await self._enforcer.put_rules_back()
-            if put_back:
-                log.warning("%s changed the lock; it was put back", culprit)
-                self._runner.post(LockBroken(f"{culprit} changed the lock"))
-                await self._runner.settle()
-            wrong = await self._enforcer.check_rules()
-            if self._runner.busy:
-                self._rules_dirty.set()
-            elif wrong is not None:
-                self._runner.close_now()
-                self._runner.post(LockBroken(wrong))
-                await self._runner.settle()
-            if put_back or wrong is not None:
-                pause = min(MAX_PAUSE_SECONDS, pause * 2) if loop.time() - healed_at < CALM_SECONDS else SETTLE_SECONDS
-                healed_at = loop.time()
-                if pause > SETTLE_SECONDS:
-                    log.warning("another program keeps changing the lock: %s", culprit or wrong)
-                    await asyncio.sleep(pause)
 
     async def _feed_watchdog(self) -> None:
         """WATCHDOG=1 at half of what the service manager allows (sd_watchdog_enabled(3))."""

@@ -67,6 +67,13 @@ class LockBroken:
 
 
 @dataclass(frozen=True)
+class LockFought:
+    """Another program changes rules or routes again and again."""
+
+    culprit: str
+
+
+@dataclass(frozen=True)
 class TunBroken:
     """The TUN is gone, or was replaced, or cannot be made."""
 
@@ -169,6 +176,7 @@ Event = (
     | UplinkSeen
     | LinksChanged
     | LockBroken
+    | LockFought
     | TunBroken
     | EnforcementFailed
     | SleepComing

@@ -36,6 +36,7 @@ from psiphon_vpn.service.events import (
     Intent,
     LinksChanged,
     LockBroken,
+    LockFought,
     SettingsBad,
     SettingsGood,
     SleepComing,
@@ -59,12 +60,16 @@ from psiphon_vpn.service.model import (
     WAKE_SECONDS,
     Model,
     calm_delay,
+    fight_delay,
     retry_delay,
 )
 from psiphon_vpn.service.reasons import Reason
 from psiphon_vpn.service.uplink import Uplink
 
 Step = tuple[Model, tuple[Effect, ...]]
+
+_NO_REASON_TO_CONNECT = frozenset({Reason.UNSTABLE, Reason.SLEEPING, Reason.FIGHT})
+"""Why nothing was tried, which is no longer so when something is."""
 
 
 class IllegalMove(Exception):
@@ -181,7 +186,7 @@ def step(model: Model, event: Event) -> Step:
     """What an event leads to. An event that does not concern the present leads to nothing."""
     match event:
         case UserStart():
-            stored = replace(model, intent=Intent.CONNECTED, failures=0, unrest=0)
+            stored = replace(model, intent=Intent.CONNECTED, failures=0, unrest=0, fights=0)
             if model.intent is Intent.CONNECTED and model.state in {State.CONNECTING, State.VERIFYING, State.OPEN}:
                 return stored, ()
             after, effects = _begin(stored, Reason.CONNECTING)
@@ -190,7 +195,9 @@ def step(model: Model, event: Event) -> Step:
             after, effects = _begin(replace(model, intent=Intent.STOPPED), Reason.STOPPED_BY_USER)
             return after, _remember(Intent.STOPPED, effects)
         case UserRestart():
-            after, effects = _begin(replace(model, intent=Intent.CONNECTED, failures=0, unrest=0), Reason.RESTARTING)
+            after, effects = _begin(
+                replace(model, intent=Intent.CONNECTED, failures=0, unrest=0, fights=0), Reason.RESTARTING
+            )
             return after, _remember(Intent.CONNECTED, effects)
         case SettingsBad(detail):
             return _fail(replace(model, settings_good=False, detail=detail), Reason.BAD_CONFIG, detail)
@@ -203,6 +210,8 @@ def step(model: Model, event: Event) -> Step:
             return _verify(model, Reason.RULES_CHANGED)
         case LinksChanged():
             return model, (ApplyPolicy(model.state),)
+        case EnforcementFailed() if model.reason is Reason.FIGHT:
+            return model, (ArmTimer(Timer.RETRY, fight_delay(model.fights)),)
         case EnforcementFailed(detail):
             model, effects_list = _move(model, State.LOCKED, Reason.LOCK_FAILED, detail)
             # The rules that failed are not tried again at once: what stands now drops everything.
@@ -211,6 +220,11 @@ def step(model: Model, event: Event) -> Step:
             delay = retry_delay(model.failures)
             effects_list.append(ArmTimer(Timer.RETRY, delay))
             return replace(model, failures=model.failures + 1), tuple(effects_list)
+        case LockFought(culprit) if model.state is not State.FAILED:
+            return _fight(model, culprit)
+        case TunBroken() | LockBroken() if model.reason is Reason.FIGHT:
+            # Loading whole policies would never end in a fight. What is changed is put back, only not by this.
+            return model, ()
         case TunBroken(detail) if model.state is not State.FAILED:
             return _retry_later(model, Reason.TUN_FAILED, detail)
         case LockBroken(detail) if model.state in {State.OPEN, State.VERIFYING}:
@@ -218,7 +232,7 @@ def step(model: Model, event: Event) -> Step:
         case LockBroken():
             return model, (ApplyPolicy(model.state),)
         case TimerFired(Timer.RETRY) if model.state in {State.LOCKED, State.CONNECTING}:
-            why = Reason.CONNECTING if model.reason in {Reason.UNSTABLE, Reason.SLEEPING} else model.reason
+            why = Reason.CONNECTING if model.reason in _NO_REASON_TO_CONNECT else model.reason
             return _begin(model, why, model.detail)
         case TimerFired(Timer.ESTABLISH) if model.state is State.CONNECTING:
             known = model.fault if model.fault is not Reason.SLOW else None
@@ -228,7 +242,7 @@ def step(model: Model, event: Event) -> Step:
         case TimerFired(Timer.SLOW) if model.state is State.CONNECTING and model.fault is None:
             return model, (FindCause(model.core),)
         case TimerFired(Timer.CALM):
-            return replace(model, unrest=0), ()
+            return replace(model, unrest=0, fights=0), ()
         case SleepComing():
             asleep = replace(model, asleep=True)
             return (asleep, ()) if model.state is State.FAILED else _begin(asleep, Reason.SLEEPING)
@@ -238,6 +252,14 @@ def step(model: Model, event: Event) -> Step:
             return _wake(model)
         case _:
             return _step_core(model, event)
+
+
+def _fight(model: Model, culprit: str) -> Step:
+    """Locked until nobody has changed the lock for a while; longer each time that it begins again."""
+    if model.state is State.LOCKED and model.reason is Reason.FIGHT:
+        return model, (ArmTimer(Timer.RETRY, fight_delay(model.fights)),)
+    model, effects = _lock(replace(model, fights=model.fights + 1), Reason.FIGHT, culprit)
+    return model, (*effects, ArmTimer(Timer.RETRY, fight_delay(model.fights)))
 
 
 def _see_uplink(model: Model, uplink: Uplink | None) -> Step:
@@ -256,7 +278,7 @@ def _see_uplink(model: Model, uplink: Uplink | None) -> Step:
 
 def _wake(model: Model) -> Step:
     """Everything anew: connections do not outlive a sleep, and a core takes minutes to notice."""
-    woken = replace(model, asleep=False, failures=0, unrest=0)
+    woken = replace(model, asleep=False, failures=0, unrest=0, fights=0)
     return (woken, ()) if model.state is State.FAILED else _begin(woken, Reason.WOKE)
 
 

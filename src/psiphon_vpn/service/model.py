@@ -25,6 +25,8 @@ SLOW_SECONDS = 15.0
 QUIET_SECONDS = 120.0
 """The longest that psiphon-tunnel-core was seen to say nothing while it tries is one dial: 20 s, times up to three."""
 WAKE_SECONDS = 30.0
+FIRST_FIGHT_SECONDS, LAST_FIGHT_SECONDS = 2.0, 60.0
+"""So long nobody may have changed the lock before it is tried again, doubled with each fight without calm between."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Model:
         failures: starts in a row that led to nothing.
         doubts: verifications in a row of this core that failed.
         unrest: uplinks that came and tunnels that were lost since it was calm.
+        fights: with other programs over the lock, since it was calm.
         asleep: the machine said that it is going to sleep, and not yet that it woke.
         fault: what is wrong with this core's attempts.
     """
@@ -56,6 +59,7 @@ class Model:
     failures: int = 0
     doubts: int = 0
     unrest: int = 0
+    fights: int = 0
     asleep: bool = False
     establish_timeout: int = 300
     region: str | None = None
@@ -66,6 +70,11 @@ def calm_delay(unrest: int) -> float:
     """Seconds to wait after so many troubles without calm; 0 for not at all."""
     over = unrest - TROUBLES_AT_ONCE
     return min(LAST_CALM_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(over - 1, 10)) if over > 0 else 0.0
+
+
+def fight_delay(fights: int) -> float:
+    """Seconds of peace to wait for in so many fights without calm."""
+    return min(LAST_FIGHT_SECONDS, FIRST_FIGHT_SECONDS * 2.0 ** min(max(fights - 1, 0), 10))
 
 
 def retry_delay(failures: int) -> float:

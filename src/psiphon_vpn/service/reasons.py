@@ -40,6 +40,7 @@ class Reason(enum.StrEnum):
     SLEEPING = "sleeping"
     WOKE = "woke"
     RULES_CHANGED = "rules_changed"
+    FIGHT = "fight"
     LOCK_FAILED = "lock_failed"
     TUN_FAILED = "tun_failed"
     BAD_CONFIG = "bad_config"
@@ -164,6 +165,13 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.RULES_CHANGED: (
             _("something on this machine changed the lock, the routes or the tunnel; they were put back"),
             None,
+        ),
+        Reason.FIGHT: (
+            _("another program keeps changing the lock; nothing is let through until it stops"),
+            _(
+                "Find out what does it and stop it, or have it leave alone what belongs to Psiphon ({culprit}); the "
+                "service goes on by itself."
+            ).format(culprit=detail or _("the journal of psiphon-vpn names it")),
         ),
         Reason.LOCK_FAILED: (
             _("the rules of the lock could not be loaded; everything is dropped"),

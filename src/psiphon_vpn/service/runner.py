@@ -266,7 +266,7 @@ class Runner:
                 return
             raise
         await self._enforcer.apply(self._policy(state, tun.index))
-        if index_before not in {None, tun.index} and self.model.core_running:
+        if index_before not in {None, tun.index} and self._core is not None:
             # The core still holds the old device and would spin on it.
             raise TunError("the TUN was replaced")
 

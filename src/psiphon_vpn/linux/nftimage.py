@@ -1,0 +1,128 @@
+"""Tables as the kernel itself lists them, and the one transaction that makes them again.
+
+Why not the text once more: nft takes 10 ms and more to read it, on a busy machine several times that, and looks up
+users and protocols on the way. What the kernel lists of a rule is what it takes for one (nf_tables_api.c: the dump of
+an expression has the attributes that its init reads), so a table that was found right can be put back without any
+program. What is put back so is read back by nft afterwards, like whatever is loaded.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from psiphon_vpn.linux.netlink import iterate_attributes, read_attributes, write_attribute
+from psiphon_vpn.linux.nfnetlink import (
+    NFT_MSG_NEWSETELEM,
+    NLA_F_NESTED,
+    NLM_F_CREATE,
+    Message,
+    NftSocket,
+)
+
+FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "ip6": 10}
+NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
+NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN = 3, 4
+NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
+NFT_MSG_NEWSET, NFT_MSG_GETSET, NFT_MSG_GETSETELEM = 9, 10, 13
+NLM_F_APPEND = 0x800
+NFT_SET_ANONYMOUS = 0x1
+
+_TABLE = 1
+"""The attribute that names the table, of every object but set elements the first too."""
+_EXPRESSIONS, _EXPR_NAME, _EXPR_DATA, _EXTHDR_FLAGS, _EXTHDR_SREG = 4, 1, 2, 5, 7
+_SET_NAME, _SET_FLAGS, _SET_ID, _ELEMENTS, _ELEMENTS_SET_ID = 2, 3, 10, 3, 4
+# What of an object is made again (enum nft_*_attributes); the rest are handles, positions and counts of the kernel's.
+_OF_TABLE = {1: 0, 6: 0}  # NAME, USERDATA
+_OF_CHAIN = {1: 0, 3: 0, 4: NLA_F_NESTED, 5: 0, 7: 0, 12: 0}  # TABLE, NAME, HOOK, POLICY, TYPE, USERDATA
+_OF_RULE = {1: 0, 2: 0, 7: 0}  # TABLE, CHAIN, USERDATA; and EXPRESSIONS
+_OF_SET = {1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 7: 0, 8: 0, 9: NLA_F_NESTED, 13: 0}
+"""TABLE, NAME, FLAGS, KEY_TYPE, KEY_LEN, DATA_TYPE, DATA_LEN, POLICY, DESC, USERDATA"""
+
+
+def _copy(data: bytes, wanted: dict[int, int]) -> bytes:
+    return b"".join(
+        write_attribute(kind | wanted[kind], payload)
+        for kind, payload in read_attributes(data).items()
+        if kind in wanted
+    )
+
+
+def _copy_expression(data: bytes) -> bytes:
+    """An expression as its init takes it: one that writes an option must not have the flags that are listed with it."""
+    attributes = read_attributes(data)
+    if attributes.get(_EXPR_NAME) != b"exthdr\0" or _EXTHDR_SREG not in read_attributes(attributes[_EXPR_DATA]):
+        return data
+    inner = b"".join(
+        write_attribute(kind, payload)
+        for kind, payload in iterate_attributes(attributes[_EXPR_DATA])
+        if kind != _EXTHDR_FLAGS
+    )
+    return write_attribute(_EXPR_NAME, b"exthdr\0") + write_attribute(_EXPR_DATA | NLA_F_NESTED, inner)
+
+
+def _copy_rule(data: bytes) -> bytes:
+    expressions = b"".join(
+        write_attribute(kind | NLA_F_NESTED, _copy_expression(payload))
+        for kind, payload in iterate_attributes(read_attributes(data).get(_EXPRESSIONS, b""))
+    )
+    return _copy(data, _OF_RULE) + write_attribute(_EXPRESSIONS | NLA_F_NESTED, expressions)
+
+
+def _named(name: str) -> bytes:
+    return write_attribute(_TABLE, name.encode() + b"\0")
+
+
+def _objects(netlink: NftSocket, kind: int, family: int, table: str) -> Iterator[bytes]:
+    """What the kernel lists of a table; it is asked for that alone, and not every kind of list knows how."""
+    for data in netlink.dump(kind, family, _named(table)):
+        if read_attributes(data).get(_TABLE, b"") == table.encode() + b"\0":
+            yield data
+
+
+def _read_sets(netlink: NftSocket, family: int, table: str) -> Iterator[Message]:
+    for number, data in enumerate(_objects(netlink, NFT_MSG_GETSET, family, table), start=1):
+        attributes = read_attributes(data)
+        identity = struct.pack(">I", number)
+        body = _copy(data, _OF_SET) + write_attribute(_SET_ID, identity)
+        yield Message(NFT_MSG_NEWSET, family, NLM_F_CREATE, body)
+        if not struct.unpack(">I", attributes.get(_SET_FLAGS, bytes(4)))[0] & NFT_SET_ANONYMOUS:
+            continue  # a set of ours with a name holds the lease: it comes back empty
+        which = _named(table) + write_attribute(_SET_NAME, attributes[_SET_NAME])
+        for chunk in netlink.dump(NFT_MSG_GETSETELEM, family, which):
+            elements = write_attribute(_ELEMENTS | NLA_F_NESTED, read_attributes(chunk).get(_ELEMENTS, b""))
+            body = which + elements + write_attribute(_ELEMENTS_SET_ID, identity)
+            yield Message(NFT_MSG_NEWSETELEM, family, NLM_F_CREATE, body)
+
+
+def _read_table(netlink: NftSocket, family: int, name: str) -> Iterator[Message]:
+    (table,) = _objects(netlink, NFT_MSG_GETTABLE, family, name)
+    # Present or not: it is made, taken away with all that is in it, and made as it was.
+    yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _named(name))
+    yield Message(NFT_MSG_DELTABLE, family, 0, _named(name))
+    yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _copy(table, _OF_TABLE))
+    for chain in _objects(netlink, NFT_MSG_GETCHAIN, family, name):
+        yield Message(NFT_MSG_NEWCHAIN, family, NLM_F_CREATE, _copy(chain, _OF_CHAIN))
+    yield from _read_sets(netlink, family, name)
+    for rule in _objects(netlink, NFT_MSG_GETRULE, family, name):
+        yield Message(NFT_MSG_NEWRULE, family, NLM_F_CREATE | NLM_F_APPEND, _copy_rule(rule))
+
+
+def read_image(netlink: NftSocket, tables: Iterable[tuple[str, str]], *, generation: int) -> tuple[Message, ...] | None:
+    """Take the image of tables that were found right.
+
+    Args:
+        netlink: a socket for it.
+        tables: family and name of each.
+        generation: the one in which they were found right.
+
+    Returns:
+        The transaction that makes them again, whatever stands in their place (`NftSocket.commit`); None when the
+        ruleset is another one by now.
+
+    Raises:
+        OSError: the kernel does not list them.
+        ValueError: it lists another number of tables of a name than one.
+    """
+    messages: list[Message] = []
+    for family, name in tables:
+        messages += _read_table(netlink, FAMILIES[family], name)
+    return tuple(messages) if netlink.read_generation() == generation else None

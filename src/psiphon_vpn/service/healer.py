@@ -1,0 +1,200 @@
+"""Puts back what others change of the lock: rules, routes, routing rules, the TUN.
+
+At once and blindly first, in the very call that hears of it, with the lease closed; reading back and the state machine
+come after that. With a program that goes on it does not race: ever longer pauses, and the machine is locked meanwhile.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+
+from psiphon_vpn.linux.enforcer import Enforcer
+from psiphon_vpn.linux.monitor import NetworkChange
+from psiphon_vpn.linux.nfnetlink import Generation
+from psiphon_vpn.policy import names
+from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
+from psiphon_vpn.service.events import LockBroken, LockFought, TunBroken, UplinkSeen
+from psiphon_vpn.service.fight import CALM_SECONDS, Fight
+from psiphon_vpn.service.runner import Runner
+
+log = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 0.02
+"""Changes that come together are looked at together."""
+OWN_TABLES = frozenset({names.BASE_TABLE, names.EGRESS_TABLE, names.ARP_TABLE})
+
+
+class Healer:
+    """Hears of changes, and mends.
+
+    Args:
+        look_at_links: reads the links anew and tells the state machine.
+    """
+
+    def __init__(self, *, runner: Runner, enforcer: Enforcer, look_at_links: Callable[[], Awaitable[None]]) -> None:
+        self._runner = runner
+        self._enforcer = enforcer
+        self._look_at_links = look_at_links
+        self._network_dirty = asyncio.Event()
+        self._rules_dirty = asyncio.Event()
+        self._routes_dirty = asyncio.Event()
+        self._touched = False
+        """Whether the commit that is being announced touches a table of ours."""
+        self._culprit: str | None = None
+        """Who touched our tables last."""
+        self._route_culprit: str | None = None
+        """Who touched our rules or routes last, if that waits for its turn."""
+        self._fight = Fight()
+
+    # -- what the kernel says ---------------------------------------------------------------------------------------
+
+    def on_commit(self, generation: Generation | None) -> None:
+        """Somebody committed to the ruleset; with None, some commits were missed."""
+        if generation is not None:
+            self._touched = self._touched or not OWN_TABLES.isdisjoint(generation.tables)
+            if generation.number == 0:
+                return  # more of the same commit follows
+            touched, self._touched = self._touched, False
+            if generation.pid == os.getpid():
+                return
+            if touched:
+                self._culprit = describe_committer(generation.process, generation.pid)
+                if not self._wait() and self._enforcer.put_rules_back_now():
+                    self._tell(self._culprit)
+                    self._culprit = None
+        self._rules_dirty.set()
+
+    def on_network(self, change: NetworkChange | None) -> None:
+        """A link, an address, a route or a rule changed; with None, some changes were missed."""
+        uplink = self._runner.model.uplink
+        tun = self._enforcer.tun
+        is_tun = change is not None and tun is not None and change.index == tun.index
+        if change is not None and change.lost and uplink is not None and change.index == uplink.index:
+            # Closed in the same breath; what to do next is decided on a fresh look.
+            self._runner.close_now()
+            self._runner.post(UplinkSeen(None))
+        if change is None or change.kind in {"rule", "route"} or is_tun:
+            self._routes_dirty.set()
+        if change is not None:
+            if is_tun and change.down and change.name == names.TUN_NAME:
+                self._lose_tun(gone=change.gone)
+            elif change.ours and not self._enforcer.is_own(change.port) and change.port:
+                self._lose_route(change)
+        self._network_dirty.set()
+
+    def _lose_tun(self, *, gone: bool) -> None:
+        if self._wait():
+            return
+        # Of a change of links the kernel does not say who made it.
+        if self._enforcer.put_network_back():
+            log.warning("%s deleted the TUN; it was made again", UNKNOWN)
+            self._note(UNKNOWN)
+            self._runner.post(TunBroken("the TUN is gone, or another device has its name"))
+        elif not gone:
+            log.warning("%s set the TUN down; it was put back", UNKNOWN)
+            self._note(UNKNOWN)
+            self._runner.post(LockBroken("the TUN was set down"))
+
+    def _lose_route(self, change: NetworkChange) -> None:
+        # Named now: a moment later the program may have ended.
+        self._route_culprit = self._route_culprit or describe_port(change.port)
+        if change.removed and not self._wait():
+            self._enforcer.put_network_back()
+
+    # -- what is done about it, in its turn -------------------------------------------------------------------------
+
+    async def watch_network(self) -> None:
+        """Look at the links after a change of the network, and put back at once what was taken from the routes."""
+        while True:
+            await self._network_dirty.wait()
+            await asyncio.sleep(max(SETTLE_SECONDS, self._wait()))
+            self._network_dirty.clear()
+            await self._look_at_links()
+            culprit, self._route_culprit = self._route_culprit, None
+            if culprit is not None:
+                self._enforcer.put_network_back()
+                self._tell(culprit, what="the routes of the lock")
+
+    async def watch_routes(self) -> None:
+        """Look at rules and routes after a change of them.
+
+        Beside the look at the links: a new uplink must not wait until the routes were looked at for the old one.
+        """
+        while True:
+            await self._routes_dirty.wait()
+            await asyncio.sleep(max(SETTLE_SECONDS, self._wait()))
+            self._routes_dirty.clear()
+            await self._check_routes()
+
+    async def _check_routes(self) -> None:
+        """Look at rules and routes while no change of our own is under way."""
+        await self._runner.settle()
+        wrong = await self._enforcer.check_routes()
+        if self._runner.busy:
+            # A change of our own came between: what was seen may be half of it.
+            self._routes_dirty.set()
+        elif wrong is not None:
+            self._runner.close_now()
+            self._runner.post(TunBroken(wrong.detail) if wrong.tun_gone else LockBroken(wrong.detail))
+
+    async def watch_rules(self) -> None:
+        """Read back after a change of the ruleset, and put back what was not put back at once."""
+        while True:
+            await self._await_change()
+            if pause := self._wait():
+                await asyncio.sleep(pause)
+            self._rules_dirty.clear()
+            await self._runner.settle()
+            culprit, self._culprit = self._culprit, None
+            # In a fight everything is put back, also where it was not heard who changed it.
+            who = culprit or (UNKNOWN if self._fight.began is not None else None)
+            if who is not None and await self._enforcer.put_rules_back():
+                self._tell(who)
+                await self._runner.settle()
+            wrong = await self._enforcer.check_rules()
+            if self._runner.busy:
+                self._rules_dirty.set()
+            elif wrong is not None:
+                self._runner.close_now()
+                self._note(culprit or UNKNOWN)
+                self._runner.post(LockBroken(wrong))
+                await self._runner.settle()
+            else:
+                await self._enforcer.get_ready()
+
+    async def _await_change(self) -> None:
+        """Wait for the next; and say that a fight is over when none comes."""
+        while self._fight.began is not None and not self._rules_dirty.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._rules_dirty.wait(), CALM_SECONDS)
+            self._end_fight()
+        await self._rules_dirty.wait()
+
+    # -- the fight --------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> float:
+        return self._fight.wait(asyncio.get_running_loop().time())
+
+    def _tell(self, culprit: str, what: str = "the lock") -> None:
+        """It was put back: say who it was, and have everything verified."""
+        if self._fight.began is None:
+            log.warning("%s changed %s; it was put back", culprit, what)
+        self._note(culprit)
+        self._runner.post(LockBroken(f"{culprit} changed {what}"))
+
+    def _note(self, culprit: str) -> None:
+        self._end_fight()
+        fought = self._fight.began is not None
+        if not self._fight.note(asyncio.get_running_loop().time()):
+            return
+        if not fought:
+            log.warning("%s keeps changing the lock: put back ever more slowly, and locked until it stops", culprit)
+        self._runner.close_now()
+        self._runner.post(LockFought(culprit))
+
+    def _end_fight(self) -> None:
+        over = self._fight.settle(asyncio.get_running_loop().time())
+        if over is not None:
+            log.warning("nobody changes the lock any more: it was put back %d times within %.0f s", *over)

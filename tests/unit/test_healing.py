@@ -1,0 +1,135 @@
+"""Putting back: when it is a fight, who it was, and what the kernel's announcements say."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psiphon_vpn.linux.monitor import NetworkChange, parse_changes
+from psiphon_vpn.linux.netlink import HEADER, write_attribute
+from psiphon_vpn.linux.rtbatch import encode_route, encode_rule
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.model import Identity
+from psiphon_vpn.policy.routing import RULE_PRIORITIES, build_routes, build_rules
+from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
+from psiphon_vpn.service.fight import AT_ONCE, CALM_SECONDS, MAX_PAUSE_SECONDS, WINDOW_SECONDS, Fight
+from psiphon_vpn.service.reasons import Reason, explain
+
+
+def test_a_few_changes_are_put_back_at_once_and_more_of_them_are_a_fight() -> None:
+    fight = Fight()
+    told = [fight.note(number * 0.1) for number in range(AT_ONCE + 1)]
+    assert told == [False] * AT_ONCE + [True]
+    assert fight.wait(AT_ONCE * 0.1) > 0
+
+
+def test_changes_with_time_between_them_are_never_a_fight() -> None:
+    fight = Fight()
+    apart = WINDOW_SECONDS / AT_ONCE + 0.01
+    assert not any(fight.note(number * apart) for number in range(500))
+    assert fight.wait(499 * apart) == 0
+
+
+def test_the_pauses_grow_up_to_their_limit_and_a_calm_ends_the_fight() -> None:
+    fight = Fight()
+    now, pauses = 0.0, []
+    for _ in range(40):
+        fight.note(now)
+        pauses.append(fight.pause)
+        now += fight.pause + 0.001
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == MAX_PAUSE_SECONDS
+    assert fight.settle(now) is None
+    now += CALM_SECONDS + MAX_PAUSE_SECONDS
+    over = fight.settle(now)
+    assert over is not None
+    assert over[0] == 40
+    assert fight.wait(now) == 0
+    assert fight.note(now) is False
+
+
+@given(st.lists(st.floats(0, 0.05), min_size=1, max_size=300))
+def test_who_is_changed_ever_so_quickly_puts_back_at_most_about_once_a_second(gaps: list[float]) -> None:
+    fight, now, done = Fight(), 0.0, 0
+    for gap in gaps:
+        now += gap
+        if fight.wait(now) == 0:
+            fight.note(now)
+            done += 1
+    # Those at once, those of the growing pauses, and one a second.
+    assert done <= AT_ONCE + 8 + now / MAX_PAUSE_SECONDS
+
+
+def test_a_fight_is_told_with_the_name_of_who_does_it_and_a_next_step() -> None:
+    told = explain(Reason.FIGHT, "ufw (pid 7)")
+    assert "ufw (pid 7)" in told.sentence
+    assert told.next_step is not None
+    assert "ufw (pid 7)" in told.next_step
+    assert "journal" in (explain(Reason.FIGHT).next_step or "")
+
+
+def test_a_committer_is_named_as_the_kernel_names_it() -> None:
+    assert describe_committer("firewalld", 12) == "firewalld (pid 12)"
+    assert describe_committer("", 12) == "a program (pid 12)"
+
+
+def test_a_port_id_is_a_living_process_a_hidden_one_or_only_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert describe_port(child.pid) == f"sleep (pid {child.pid})"
+        child.kill()
+    assert describe_port(child.pid) == f"a program that is gone (netlink port id {child.pid})"
+    # The second socket of a process gets a number that no process has (af_netlink.c, netlink_autobind).
+    assert describe_port(4_294_963_201) == "a program that is gone (netlink port id 4294963201)"
+    assert describe_port(0) == UNKNOWN
+
+    def deny(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", deny)
+    assert describe_port(child.pid) == f"a program (pid {child.pid})"
+
+
+def announce(kind: int, body: bytes, port: int) -> bytes:
+    return HEADER.pack(HEADER.size + len(body), kind, 0, 1, port) + body + b"\0" * (-len(body) % 4)
+
+
+def test_a_rule_or_route_that_goes_is_told_from_a_strangers_and_with_its_sender() -> None:
+    rules = build_rules(Identity(uid=64190, gid=64190))
+    for rule in rules:
+        kind, body = encode_rule(rule)
+        assert parse_changes(announce(kind + 1, body, 77)) == (NetworkChange("rule", ours=True, removed=True, port=77),)
+        assert parse_changes(announce(kind, body, 0)) == (NetworkChange("rule", ours=True),)
+    for route in build_routes(tun=True, open_ipv4=True, open_ipv6=True, ipv6_probe=("2001:db8::1",)):
+        kind, body = encode_route(route, 5)
+        assert parse_changes(announce(kind + 1, body, 77))[0].ours
+    stranger = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 254, 0, 0, 1, 0)
+    for priority in (RULE_PRIORITIES[0] - 1, RULE_PRIORITIES[-1] + 1):
+        body = stranger + write_attribute(6, struct.pack("=I", priority))
+        assert parse_changes(announce(33, body, 77)) == (NetworkChange("rule", removed=True, port=77),)
+    body = stranger + write_attribute(15, struct.pack("=I", 254))
+    assert not parse_changes(announce(25, body, 77))[0].ours
+
+
+def test_a_link_that_is_down_says_its_name_and_one_without_carrier_is_only_lost() -> None:
+    def link(kind: int, flags: int) -> NetworkChange:
+        body = struct.pack("=BxHiII", 0, 0, 9, flags, 0) + write_attribute(3, names.TUN_NAME.encode() + b"\0")
+        (change,) = parse_changes(announce(kind, body, 0))
+        return change
+
+    assert link(16, 0x10001) == NetworkChange("link", 9)
+    assert link(16, 0x1) == NetworkChange("link", 9, lost=True)
+    assert link(16, 0x0) == NetworkChange("link", 9, lost=True, down=True, name=names.TUN_NAME)
+    assert link(17, 0x10001) == NetworkChange("link", 9, lost=True, down=True, gone=True, name=names.TUN_NAME)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_of_any_kind_make_the_reading_of_announcements_fail(data: bytes) -> None:
+    parse_changes(data)
+    for kind in (16, 17, 20, 24, 25, 32, 33):
+        parse_changes(announce(kind, data, 1))
