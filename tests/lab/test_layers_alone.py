@@ -1,7 +1,8 @@
 """Each layer alone, with all the others taken away: what it is said to stop it stops, and what not comes through.
 
-`psiphon_vpn.lab.layers_alone` holds the table and the scene. A cell that says "stops" has its positive control in the
-same world without any layer; one that says nothing is held to that too, so that the table neither boasts nor hides.
+`psiphon_vpn.lab.layers_table` holds the table, `layers_alone` the scene. A cell that says "stops" has its positive
+control in the same world without any layer; one that says nothing is held to that too, so that the table neither boasts
+nor hides.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.layers_alone import HOLDS, KINDS, Scene
+from psiphon_vpn.lab.layers_alone import Scene
+from psiphon_vpn.lab.layers_table import HOLDS, KINDS
 from psiphon_vpn.lab.world import World
 
 pytestmark = [pytest.mark.lab]

@@ -1,7 +1,7 @@
-"""Each layer of the lock alone, with all the others taken away: what it stops, and what it lets by.
+"""Each layer of the lock alone, with all the others taken away, and every kind of traffic against it.
 
-`HOLDS` says it, `docs/architecture.md` shows it, and `tests/lab/test_layers_alone.py` plays it: frames outside decide,
-where a layer is said to hold and where it is said not to.
+What ought to come of it is in `layers_table`; frames outside decide, where a layer is said to hold and where it is said
+not to.
 """
 
 from __future__ import annotations
@@ -19,6 +19,26 @@ from psiphon_vpn.lab import craft
 from psiphon_vpn.lab.addresses import LAN_A, LAN_B
 from psiphon_vpn.lab.battery import NOBODY, RunningProbes, start_probes
 from psiphon_vpn.lab.frames import Frame
+from psiphon_vpn.lab.layers_table import (
+    ANSWERS,
+    ARP,
+    ARP_SETTINGS,
+    ARP_TABLE,
+    BOUND,
+    CONTAINER,
+    EGRESS,
+    FILTERS,
+    FRAME,
+    FRAMES,
+    GUARD,
+    MACVLAN,
+    MOVED,
+    PLAIN,
+    POSTROUTING,
+    RAW,
+    ROUTING,
+    STRAYS,
+)
 from psiphon_vpn.lab.leaktest.attack import Trace
 from psiphon_vpn.lab.machine import LAB_UID
 from psiphon_vpn.lab.namespace import Host
@@ -49,50 +69,6 @@ INTERNET = {4: plan.INTERNET4, 6: plan.INTERNET6}
 HOST_ADDRESS = {4: LAN_A.client4, 6: LAN_A.client6}
 NEIGHBOUR = {4: plan.NEIGHBOUR4, 6: plan.NEIGHBOUR6}
 FAMILIES = (4, 6)
-
-FILTERS, POSTROUTING, GUARD, EGRESS, FRAMES, ROUTING, ARP_TABLE, ARP_SETTINGS = (
-    "base table: output, input, forward",
-    "base table: postrouting",
-    "wire guard",
-    "egress guard",
-    "frame guard",
-    "routing wall",
-    "ARP table",
-    "ARP settings",
-)
-PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, ARP, STRAYS = (
-    "programs",
-    "programs bound to a card",
-    "raw IP packets",
-    "raw frames",
-    "a child of a card (macvlan)",
-    "containers",
-    "answers to whoever asks from outside",
-    "packets that another program moves after output",
-    "ARP for the tunnel's address",
-    "stray sources into the tunnel",
-)
-HOLDS: dict[str, frozenset[str]] = {
-    FILTERS: frozenset({PLAIN, BOUND, RAW, CONTAINER, ANSWERS, STRAYS}),
-    POSTROUTING: frozenset({PLAIN, BOUND, RAW, CONTAINER, ANSWERS, MOVED, STRAYS}),
-    GUARD: frozenset({PLAIN, BOUND, RAW, CONTAINER, ANSWERS, MOVED}),
-    EGRESS: frozenset({PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED}),
-    FRAMES: frozenset({PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED}),
-    ROUTING: frozenset({PLAIN, RAW, CONTAINER, ANSWERS, MOVED}),
-    ARP_TABLE: frozenset({ARP}),
-    ARP_SETTINGS: frozenset({ARP}),
-}
-"""The kinds of traffic that each layer stops alone; every other kind it lets by, and another layer has to stop it."""
-KINDS = (PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, ARP, STRAYS)
-
-
-def render_table() -> list[str]:
-    """The table for the documents."""
-    lines = ["| | " + " | ".join(HOLDS) + " |", "| --- |" + " --- |" * len(HOLDS)]
-    for kind in KINDS:
-        cells = ["stops" if kind in held else "" for held in HOLDS.values()]
-        lines += [f"| {kind} | {' | '.join(cells)} |"]
-    return lines
 
 
 @dataclass(frozen=True)
@@ -319,11 +295,8 @@ class Scene:
 
     def _send_moved(self) -> list[Shot]:
         """What goes to this machine itself when `output` sees it, and to the internet when another DNAT is done."""
-        targets = ((4, "ip", INTERNET[4]), (6, "ip6", f"[{INTERNET[6]}]"))
-        rules = "".join(
-            f"{word} daddr {HOST_ADDRESS[family]} udp dport 4444 dnat {word} to {there}:{ECHO}\n"
-            for family, word, there in targets
-        )
+        rules = f"ip daddr {HOST_ADDRESS[4]} udp dport 4444 dnat ip to {INTERNET[4]}:{ECHO}\n"
+        rules += f"ip6 daddr {HOST_ADDRESS[6]} udp dport 4444 dnat ip6 to [{INTERNET[6]}]:{ECHO}\n"
         hook = "type nat hook output priority 50; policy accept;"
         self.client.run(["nft", "-f", "-"], input=f"table inet stranger {{\nchain moves {{\n{hook}\n{rules}}}\n}}\n")
         shots = []
