@@ -307,6 +307,20 @@ def test_the_log_says_who_changed_routes_and_rules(stage: Stage) -> None:
     stage.machine.wait_for(lambda: said in stage.machine.read_log()[before:], said, seconds=5)
 
 
+@pytest.mark.requirement("R1", "B3")
+def test_a_kernel_setting_that_is_overtaken_is_put_back_with_the_next_renewal(stage: Stage) -> None:
+    before = len(stage.machine.read_log())
+    stage.world.client.set_sysctls({"ipv4/conf/all/arp_ignore": 0})
+
+    def back() -> bool:
+        return stage.world.client.get_sysctl("ipv4/conf/all/arp_ignore") == "1"
+
+    stage.machine.wait_for(back, "the setting", seconds=names.LEASE_RENEW_SECONDS + 1.5)
+    said = "somebody changed net.ipv4.conf.all.arp_ignore"
+    stage.machine.wait_for(lambda: said in stage.machine.read_log()[before:], said, seconds=2)
+    stage.machine.wait_state("OPEN")
+
+
 FIGHTS = {
     "it flushes the rules": ("nft", "while :; do nft flush ruleset; done"),
     "it deletes our routing rules": (

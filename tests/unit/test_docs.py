@@ -10,6 +10,7 @@ from tests.states_picture import PATH, render
 
 from psiphon_vpn.cli.main import cli
 from psiphon_vpn.config import parse_settings
+from psiphon_vpn.lab.layers_table import render_table
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.routing import MAIN_TABLE, build_rules
 from psiphon_vpn.service.model import LEGAL_MOVES
@@ -125,3 +126,8 @@ def test_the_security_document_says_how_to_report_in_private_and_what() -> None:
         "would mend it",
     ):
         assert words in text
+
+
+def test_the_table_of_layers_is_the_one_that_is_played() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert "\n\n" + "\n".join(render_table()) + "\n\n" in text

@@ -8,7 +8,6 @@ is being opened stays closed.
 import asyncio
 import errno
 import logging
-import socket
 import time
 from dataclasses import dataclass, replace
 
@@ -18,11 +17,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
+from psiphon_vpn.linux.putback import NetworkMender
 from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules, check_routing
-from psiphon_vpn.linux.rtbatch import RouteSocket, encode_route, encode_rule, encode_tun
 from psiphon_vpn.linux.sysctl import apply_sysctls, check_sysctls
 from psiphon_vpn.linux.tables import Tables
-from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun, make_tun
+from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
@@ -64,14 +63,6 @@ def _boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _names_device(index: int) -> bool:
-    """Whether the device with this index has the TUN's name."""
-    try:
-        return socket.if_indextoname(index) == names.TUN_NAME
-    except OSError:
-        return False
-
-
 class Enforcer:
     """Holds the kernel's side of the policy in force."""
 
@@ -80,9 +71,7 @@ class Enforcer:
         self._ipr = ipr
         self._netlink = netlink
         self._tables = Tables(netlink)
-        self._additions = RouteSocket()
-        self._made_again = 0
-        """Index of the TUN that took the place of one that was taken away, until `ensure_tun` has seen it."""
+        self._mender = NetworkMender(identity.uid)
         self._features = features
         self._rules = build_rules(identity)
         self._routes: tuple[Route, ...] = ()
@@ -226,6 +215,11 @@ class Enforcer:
             # We were stopped, starved or asleep: what was verified then says nothing about now.
             self.close()
             raise EnforcementError("the lease ran out")
+        if changed := check_sysctls(GLOBAL_SYSCTLS):
+            # The kernel tells nobody of these.
+            self.close()
+            apply_sysctls(GLOBAL_SYSCTLS)
+            raise EnforcementError(f"somebody changed {', '.join(changed)}")
         try:
             try:
                 self._lease(self._proof)
@@ -295,21 +289,7 @@ class Enforcer:
         """
         if self._lock.locked() or self._tun is None or self._policy is None:
             return False
-        made = False
-        try:
-            index = self._tun.index if _names_device(self._tun.index) else self._made_again
-            if not _names_device(index):
-                make_tun(self._identity.uid)
-                index = self._made_again = socket.if_nametoindex(names.TUN_NAME)
-                made = True
-            routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False, ipv6_probe=self._policy.ipv6_probe)
-            refused = self._additions.add(
-                [*encode_tun(index), *(encode_route(route, index) for route in routes), *map(encode_rule, self._rules)]
-            )
-            for said in refused:
-                log.info("not put back at once: %s", said)
-        except (TunError, OSError) as error:
-            log.info("the network could not be put back at once: %s", error)
+        made = self._mender.mend(self._tun.index, rules=self._rules, ipv6_probe=self._policy.ipv6_probe)
         self.close()
         return made
 
@@ -339,11 +319,11 @@ class Enforcer:
 
     def is_own(self, port: int) -> bool:
         """Whether a change of routes was made by us, by the port id in its announcement."""
-        return port in {self._additions.port, self._ipr.socket.getsockname()[0]}
+        return port in {self._mender.port, self._ipr.socket.getsockname()[0]}
 
     def shut_down(self) -> None:
         """End what is ours alone. What stands in the kernel stays."""
-        self._additions.close()
+        self._mender.close()
 
     async def check_rules(self) -> str | None:
         """Why the tables are not as they were loaded; None when all is well."""

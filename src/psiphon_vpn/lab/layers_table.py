@@ -1,0 +1,50 @@
+"""What each layer of the lock stops alone, with all the others taken away. Pure.
+
+`docs/architecture.md` shows this table and `tests/lab/test_layers_alone.py` plays it, by `layers_alone`.
+"""
+
+from __future__ import annotations
+
+FILTERS, POSTROUTING, GUARD, EGRESS, FRAMES, ROUTING, ARP_TABLE, ARP_SETTINGS = (
+    "base table: output, input, forward",
+    "base table: postrouting",
+    "wire guard",
+    "egress guard",
+    "frame guard",
+    "routing wall",
+    "ARP table",
+    "ARP settings",
+)
+PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, ARP, STRAYS = (
+    "programs",
+    "programs bound to a card",
+    "raw IP packets",
+    "raw frames",
+    "a child of a card (macvlan)",
+    "containers",
+    "answers to whoever asks from outside",
+    "packets that another program moves after output",
+    "ARP for the tunnel's address",
+    "stray sources into the tunnel",
+)
+HOLDS: dict[str, frozenset[str]] = {
+    FILTERS: frozenset({PLAIN, BOUND, RAW, CONTAINER, ANSWERS, STRAYS}),
+    POSTROUTING: frozenset({PLAIN, BOUND, RAW, CONTAINER, ANSWERS, MOVED, STRAYS}),
+    GUARD: frozenset({PLAIN, BOUND, RAW, CONTAINER, ANSWERS, MOVED}),
+    EGRESS: frozenset({PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED}),
+    FRAMES: frozenset({PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED}),
+    ROUTING: frozenset({PLAIN, RAW, CONTAINER, ANSWERS, MOVED}),
+    ARP_TABLE: frozenset({ARP}),
+    ARP_SETTINGS: frozenset({ARP}),
+}
+"""The kinds of traffic that each layer stops alone; every other kind it lets by, and another layer has to stop it."""
+KINDS = (PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, ARP, STRAYS)
+
+
+def render_table() -> list[str]:
+    """The table for the documents."""
+    lines = ["| | " + " | ".join(HOLDS) + " |", "| --- |" + " --- |" * len(HOLDS)]
+    for kind in KINDS:
+        cells = ["stops" if kind in held else "" for held in HOLDS.values()]
+        lines += [f"| {kind} | {' | '.join(cells)} |"]
+    return lines

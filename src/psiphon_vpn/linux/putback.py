@@ -1,0 +1,71 @@
+"""Rules, routes and the TUN, put back in the moment in which one of them is missed."""
+
+import logging
+import socket
+from collections.abc import Sequence
+
+from psiphon_vpn.linux.rtbatch import RouteSocket, encode_route, encode_rule, encode_tun
+from psiphon_vpn.linux.tun import TunError, make_tun
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.routing import RoutingRule, build_routes
+
+log = logging.getLogger(__name__)
+
+
+class NetworkMender:
+    """Adds what is missing, without a look before it.
+
+    Args:
+        uid: whose a TUN is that has to be made again.
+    """
+
+    def __init__(self, uid: int) -> None:
+        self._uid = uid
+        self._socket = RouteSocket()
+        self._made = 0
+        """Index of the TUN that took the place of one that was taken away."""
+
+    @property
+    def port(self) -> int:
+        """By which its changes are known (`NetworkChange.port`)."""
+        return self._socket.port
+
+    def close(self) -> None:
+        """Close the socket; what it did stays."""
+        self._socket.close()
+
+    def mend(self, tun_index: int, *, rules: Sequence[RoutingRule], ipv6_probe: tuple[str, ...]) -> bool:
+        """Put back what stands in every state. Never fails: what could not be put back is for others to find.
+
+        Args:
+            tun_index: the TUN that was made. One that is gone is made again; a stranger under its name is let be.
+            rules: the routing rules.
+            ipv6_probe: name servers that have a route of their own.
+
+        Returns:
+            Whether the TUN was made again.
+        """
+        made = False
+        try:
+            index = tun_index if _is_tun(tun_index) else self._made
+            if not _is_tun(index):
+                make_tun(self._uid)
+                index = self._made = socket.if_nametoindex(names.TUN_NAME)
+                made = True
+            routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False, ipv6_probe=ipv6_probe)
+            refused = self._socket.add(
+                [*encode_tun(index), *(encode_route(route, index) for route in routes), *map(encode_rule, rules)]
+            )
+            for said in refused:
+                log.info("not put back at once: %s", said)
+        except (TunError, OSError) as error:
+            log.info("the network could not be put back at once: %s", error)
+        return made
+
+
+def _is_tun(index: int) -> bool:
+    """Whether the device with this index has the TUN's name."""
+    try:
+        return socket.if_indextoname(index) == names.TUN_NAME
+    except OSError:
+        return False
