@@ -283,7 +283,7 @@ def test_an_attack_or_state_that_does_not_exist_is_named_with_those_that_do() ->
         choose_attacks(["A99"])
     with pytest.raises(Exception, match=r"opened.*daemon-killed"):
         choose_modes(["opened"])
-    assert [attack.id for attack in choose_attacks(["a09"])] == ["A09", "A09b", "A09c"]
+    assert [attack.id for attack in choose_attacks(["a09"])] == ["A09", "A09b", "A09c", "A09d"]
     assert [attack.id for attack in choose_attacks(["A09b"])] == ["A09b"]
 
 
