@@ -116,5 +116,5 @@ ATTACK = Attack(
     run=run,
     disturbs=True,
     senseless={Mode.FLUSHED: "dockerd ends when its chains are flushed while it makes them; A09 is this state"},
-    tools=("dockerd", "containerd", "iptables-nft", "ip6tables-nft", "unshare", "nsenter"),
+    tools=("dockerd", "iptables-nft", "ip6tables-nft", "unshare", "nsenter"),
 )
