@@ -24,7 +24,10 @@ may_come() { # command; fails if its package must not be installed here
     # user enables it, and must come back after a boot then: it stays as its package has it.
     case "$1" in
         firewalld | firewall-cmd) set -- firewalld.service ;; radvd) set -- radvd.service ;;
-        dockerd) set -- docker.service docker.socket containerd.service ;; *) return 0 ;;
+        dockerd) # a containerd that is there already may be in use without Docker
+            set -- docker.service docker.socket
+            command -v containerd >/dev/null || set -- "$@" containerd.service ;;
+        *) return 0 ;;
     esac
     if [ ! -d /run/systemd/system ]; then
         /usr/sbin/policy-rc.d "${1%.*}" start >/dev/null 2>&1

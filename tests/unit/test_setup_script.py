@@ -162,7 +162,7 @@ def test_the_attacks_programs_come_only_if_their_services_cannot_run_and_stop_no
     script = make_checkout(tmp_path / "checkout")
     commands = script.parent / COMMANDS
     programs, running, rules = tmp_path / "bin", tmp_path / "running", tmp_path / "policy-rc.d"
-    keep_programs(script, programs, without=lambda name: name in SERVICES or name == "arping")
+    keep_programs(script, programs, without=lambda name: name in {*SERVICES, "containerd", "arping"})
     write_program(programs / "systemctl", f'echo "systemctl $*" >&2; exit {masks}')
     # Docker's package does not exist here.
     write_program(programs / "apt-get", 'echo "apt-get $*" >&2; [[ "$*" != *docker* ]]')
@@ -190,6 +190,23 @@ def test_the_attacks_programs_come_only_if_their_services_cannot_run_and_stop_no
         assert bool(asked) is come
         assert not come or masked[0] < asked[0]
     assert len([line for line in said if line.startswith("apt-get update")]) == 1
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_service_that_the_machine_had_before_is_not_masked(tmp_path: Path, there: bool) -> None:
+    write_program(tmp_path / "systemctl", "echo $*")
+    if there:
+        write_program(tmp_path / "containerd", "")
+    text = (ROOT / COMMANDS).read_text().replace("/run/systemd/system", str(tmp_path))
+    done = subprocess.run(
+        ["/bin/bash", "-euc", f"{text}\nsay() {{ :; }}; may_come dockerd"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("containerd.service" in done.stderr.split()) is not there
+    assert "docker.service" in done.stderr.split()
 
 
 def test_leaktest_brings_what_the_attacks_declare_and_nothing_else() -> None:
