@@ -15,7 +15,10 @@ here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
 . "$here/packaging/commands.sh" # which package brings a command
 needed=(nft ip setpriv nsenter openssl flock) lock="requirements.lock"
-case " $* " in *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" --server"*) needed+=(iptables ip6tables) ;; esac
+case " $* " in
+    *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" leaktest "*) lock="requirements-lab.lock" ;;
+    *" --server"*) needed+=(iptables ip6tables) ;;
+esac
 # One line that changes when the lock, the Python or the checkout does.
 stamp_for() { printf '%s %s %s\n' "$(sha256sum <"$here/$1")" "$(readlink -f "$venv/bin/python")" "$here"; }
 is_ready() {
@@ -69,9 +72,10 @@ make_venv() {
         --disable-pip-version-check --require-hashes --no-deps -r "$here/$lock"; } >&2 </dev/null ||
         fail "The Python packages could not be installed. Check the network and run this again."
     echo "$here/src" >"$(echo "$venv"/lib/python3.*/site-packages)/psiphon-vpn.pth"
-    # Last, so that a half-made one is made anew. The tests' packages include all the others.
-    [ "$lock" = requirements.lock ] || stamp_for requirements.lock >"$venv/.stamp-requirements.lock"
-    stamp_for "$lock" >"$venv/.stamp-$lock"
+    local word # last, so that a half-made one is made anew; each lock includes those before it
+    for word in requirements{,-lab,-dev}.lock; do
+        stamp_for "$word" >"$venv/.stamp-$word"; [ "$word" != "$lock" ] || break
+    done
 }
 
 missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
@@ -90,9 +94,6 @@ for word in "${wanted[@]}"; do command -v "$word" >/dev/null || ! may_come "$wor
 [ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || for word in "${missing[@]}"; do
     (updated=yes install_for "$word") || true
 done
-if ! is_ready "$lock"; then
-    exec 9<"$here" && flock 9 # two runs must not make it at once
-    is_ready "$lock" || make_venv
-    exec 9<&-
-fi
+# Two runs must not make it at once.
+is_ready "$lock" || { flock 9; is_ready "$lock" || make_venv; } 9<"$here"
 exec "$venv/bin/python" -I -m psiphon_vpn "$@" # isolated: nothing of the current directory or of PYTHON* is loaded

@@ -16,7 +16,7 @@ from psiphon_vpn.lab.attacks import load_attacks
 ROOT = Path(__file__).parents[2]
 SCRIPT = "Psiphon-Linux-VPN-Service-Setup.sh"
 COMMANDS = "packaging/commands.sh"
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bootstrap.lock")
+LOCKS = ("requirements.lock", "requirements-lab.lock", "requirements-dev.lock", "requirements-bootstrap.lock")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the script is for root")
 
@@ -91,6 +91,7 @@ def test_the_script_makes_the_environment_once_and_hands_over_arguments_and_exit
     # The tests need more; what they need includes the rest.
     assert "requirements-dev.lock" in call(script, "test", venv=venv).stderr
     assert call(script, "status", venv=venv).stderr == ""
+    assert call(script, "leaktest", "--chaos", venv=venv).stderr == ""
 
 
 def write_program(path: Path, text: str) -> None:
@@ -99,14 +100,13 @@ def write_program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def pretend_venv(script: Path, venv: Path) -> None:
-    """An environment that the script takes for a ready one; making a real one takes seconds."""
+def pretend_venv(script: Path, venv: Path, lock: str) -> None:
+    """An environment that the script takes for one made from this lock; making a real one takes seconds."""
     (venv / "bin").mkdir(parents=True)
     python = venv / "bin" / "python"
     write_program(python, 'shift 3; printf "given"; printf " %s" "$@"; exit 7')
-    for name in LOCKS:
-        digest = hashlib.sha256((script.parent / name).read_bytes()).hexdigest()
-        (venv / f".stamp-{name}").write_text(f"{digest}  - {python.resolve()} {script.parent}\n")
+    digest = hashlib.sha256((script.parent / lock).read_bytes()).hexdigest()
+    (venv / f".stamp-{lock}").write_text(f"{digest}  - {python.resolve()} {script.parent}\n")
 
 
 def keep_programs(script: Path, programs: Path, *, without: Callable[[str], bool]) -> None:
@@ -130,7 +130,7 @@ def test_the_real_servers_own_needs_are_installed_only_for_it(tmp_path: Path, ar
     programs = tmp_path / "bin"
     keep_programs(script, programs, without=lambda name: "tables" in name)
     write_program(programs / "apt-get", 'echo "asked $*" >&2')
-    pretend_venv(script, tmp_path / "venv")
+    pretend_venv(script, tmp_path / "venv", "requirements.lock")
     done = call(script, *argv, venv=tmp_path / "venv")
     assert done.returncode == 7
     assert ("asked install -qq -y --no-install-recommends iptables iptables" in done.stderr) is wanted
@@ -175,7 +175,8 @@ def test_the_attacks_programs_come_only_if_their_services_cannot_run_and_stop_no
         running.mkdir()
     if policy is not None:
         write_program(rules, f"exit {policy}")
-    pretend_venv(script, tmp_path / "venv")
+    # The lock of the laboratory and no other: else the script would make an environment.
+    pretend_venv(script, tmp_path / "venv", "requirements-lab.lock")
     done = call(script, "leaktest", venv=tmp_path / "venv")
     assert (done.returncode, done.stdout) == (7, "given leaktest")
     said = done.stderr.splitlines()
@@ -210,7 +211,7 @@ def test_a_service_that_the_machine_had_before_is_not_masked(tmp_path: Path, the
 
 
 def test_leaktest_brings_what_the_attacks_declare_and_nothing_else() -> None:
-    found = re.search(r"leaktest \"\*\).*?wanted=\((.*?)\)", (ROOT / SCRIPT).read_text(), re.DOTALL)
+    found = re.search(r"leaktest \"\*\) #.*?wanted=\((.*?)\)", (ROOT / SCRIPT).read_text(), re.DOTALL)
     assert found
     declared = {tool for attack in load_attacks() for tool in attack.tools}
     assert sorted(found[1].split()) == sorted(declared)
@@ -275,4 +276,6 @@ def test_the_tests_run_with_the_versions_that_users_get() -> None:
     def read(name: str) -> set[str]:
         return set(re.findall(r"^\S+==\S+", (ROOT / name).read_text(), re.MULTILINE))
 
-    assert read("requirements.lock") < read("requirements-dev.lock")
+    assert read("requirements.lock") < read("requirements-lab.lock") < read("requirements-dev.lock")
+    # What is installed on a user's machine does not grow by what the laboratory needs.
+    assert not any(entry.startswith("scapy==") for entry in read("requirements.lock"))

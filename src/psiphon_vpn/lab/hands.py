@@ -215,9 +215,11 @@ def main() -> int:
     """Read orders until standard input ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from psiphon_vpn.lab import craft
     from psiphon_vpn.lab.attacks import load_attacks
 
     load_attacks()
+    craft.load()
     for line in sys.stdin.buffer:
         order = json.loads(line)
         if order["module"] not in sys.modules:
