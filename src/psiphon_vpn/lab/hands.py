@@ -8,6 +8,7 @@ attempt costs a fork and not the start of an interpreter. Run as `python -m psip
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -220,6 +221,8 @@ def main() -> int:
 
     load_attacks()
     craft.load()
+    # A child that collects garbage would else copy all of this.
+    gc.freeze()
     for line in sys.stdin.buffer:
         order = json.loads(line)
         if order["module"] not in sys.modules:

@@ -1,9 +1,9 @@
 """A place on a lab host where programs may write below /etc and /run, and nobody else ever sees it.
 
 Firewall front ends and container daemons keep their settings, locks and keys in fixed places. A lab host shares its
-files with the machine, so such a program runs in one more mount namespace: a layer in memory above /etc, an empty /run.
-It is held by a process, and gone with it. The kernel is shared too: its settings can be read only, but those of the
-host's own network, and no module is loaded by hand.
+files with the machine, so such a program runs in one more mount namespace: a layer in memory above /etc, an empty /run,
+one directory to share, and everything else can only be read. It is held by a process, and gone with it. The kernel is
+shared too: its settings can be read only, but those of the host's own network, and no module is loaded by hand.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from psiphon_vpn.lab.waiting import wait_ready
 
 # The machine's choice between iptables' two backends is in /etc/alternatives: here it is always the one that nft shows.
 PREPARE = """set -e
+mount --bind "$1" "$1"
+for place in $(cut -d" " -f2 /proc/self/mounts); do
+    case "$place" in /proc | /proc/* | /sys | /sys/* | /dev | /dev/* | "$1") continue ;; esac
+    # What cannot be found by this name lies below another mount, and is not to be found by a program either.
+    mount -o remount,bind,ro "$place" 2>/dev/null || true
+done
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/.etc /run/.work
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/.etc,workdir=/run/.work /etc
@@ -44,15 +50,15 @@ class OwnFiles:
         """The command line that, on the host, runs a program in this place."""
         return [
             *("nsenter", f"--target={self._holder.pid}", "--mount", "--"),
-            *("setpriv", "--bounding-set=-sys_module", "--"),
+            *("env", "TMPDIR=/run", "setpriv", "--bounding-set=-sys_module", "--"),
             *map(str, argv),
         ]
 
 
 @contextmanager
-def open_own_files(host: Host) -> Iterator[OwnFiles]:
-    """A place of its own on a host. Raises LabError if it cannot be made."""
-    holder = host.spawn(["unshare", "--mount", "sh", "-c", PREPARE], stdout=subprocess.PIPE)
+def open_own_files(host: Host, directory: Path) -> Iterator[OwnFiles]:
+    """A place of its own on a host. directory: writable there too. Raises LabError if it cannot be made."""
+    holder = host.spawn(["unshare", "--mount", "sh", "-c", PREPARE, "sh", str(directory)], stdout=subprocess.PIPE)
     try:
         wait_ready(holder, f"a place for files on {host.name}")
         yield OwnFiles(holder)

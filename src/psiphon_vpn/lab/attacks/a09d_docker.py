@@ -9,7 +9,6 @@ from psiphon_vpn.lab.attacks._send import ECHO, WEB, probe, volley
 from psiphon_vpn.lab.leaktest.arena import Arena
 from psiphon_vpn.lab.leaktest.attack import Actor, Attack, Mode
 from psiphon_vpn.lab.namespace import LabError
-from psiphon_vpn.lab.own_files import open_own_files
 from psiphon_vpn.lab.probe import TARGETS, TCP, UDP
 from psiphon_vpn.lab.waiting import wait_until
 
@@ -38,13 +37,14 @@ TABLES = [(family, table) for family in ("ip", "ip6") for table in ("nat", "filt
 
 def run(arena: Arena) -> None:
     """The real dockerd with its real rules for IPv4 and IPv6; a network namespace bridged as it bridges a container."""
-    socket = arena.scratch_path("docker.sock")
-    log = arena.scratch("dockerd.log")
+    socket = arena.scratch_path("own/docker.sock")
+    log = arena.scratch("own/dockerd.log")
+    socket.unlink(missing_ok=True)
     for table in TABLES:
         arena.undo("nft", "delete", "table", *table)
     for device in ("docker0", BRIDGE):
         arena.undo("ip", "link", "del", device)
-    files = arena.cleanups.enter_context(open_own_files(arena.client))
+    files = arena.open_files()
     volley(arena, "meanwhile", seconds=1.0, raw=True)
     script = START.format(socket=socket, log=log)
     daemon = arena.spawn(["unshare", "--cgroup", "sh", "-c", script], files=files)

@@ -17,8 +17,8 @@ from psiphon_vpn.lab.battery import NOBODY
 from psiphon_vpn.lab.hands import PAUSE, Hands, Outcome, Shot
 from psiphon_vpn.lab.leaktest.attack import Actor, Attack, Mode, Trace
 from psiphon_vpn.lab.leaktest.stage import Stage
-from psiphon_vpn.lab.namespace import Host
-from psiphon_vpn.lab.own_files import OwnFiles
+from psiphon_vpn.lab.namespace import Host, LabError
+from psiphon_vpn.lab.own_files import OwnFiles, open_own_files
 from psiphon_vpn.lab.probe import FIRST_PORT, PORTS
 
 CHURN = frozenset({Mode.RESTARTING, Mode.UPGRADING, Mode.FLUSHED, Mode.TRANSITION})
@@ -164,15 +164,18 @@ class Arena:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program as root, on the client if nothing else is said, and note it for the report.
 
-        files: where it may write.
+        files: where it may write. Raises LabError if it fails, if `check`.
         """
         words = [str(word) for word in argv]
         done = (host or self.client).run(
-            words if files is None else files.command(words), check=check, input=input, timeout=RUN_SECONDS
+            words if files is None else files.command(words), check=False, input=input, timeout=RUN_SECONDS
         )
         line = shlex.join(str(word) for word in argv)
         where = "" if host is None or host is self.client else f" on {host.name}"
         self.did.append(f"{line}{where}" + (f" (code {done.returncode})" if done.returncode else ""))
+        if check and done.returncode:
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            raise LabError(f"{line}{where}: code {done.returncode}: {' '.join(last)}")
         return done
 
     def say(self, text: str) -> None:
@@ -192,6 +195,12 @@ class Arena:
         self.did.append(shlex.join(argv) + (f" on {host.name}" if host else ""))
         self.cleanups.callback(_end, child)
         return child
+
+    def open_files(self) -> OwnFiles:
+        """A place on the client where a program may write, until the end of the cell."""
+        directory = self.scratch_path("own")
+        directory.mkdir(parents=True, exist_ok=True)
+        return self.cleanups.enter_context(open_own_files(self.client, directory))
 
     def scratch_path(self, name: str) -> Path:
         """Where `scratch` puts a file."""
