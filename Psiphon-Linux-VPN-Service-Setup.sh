@@ -13,23 +13,16 @@ fail() { say "$1"; exit "${2:-1}"; }
 PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
+. "$here/packaging/commands.sh" # which package brings a command
 needed=(nft ip setpriv nsenter openssl flock) lock="requirements.lock"
-case " $* " in *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" --server"*) needed+=(iptables ip6tables) ;; esac
+case " $* " in
+    *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" leaktest "*) lock="requirements-lab.lock" ;;
+    *" --server"*) needed+=(iptables ip6tables) ;;
+esac
 # One line that changes when the lock, the Python or the checkout does.
 stamp_for() { printf '%s %s %s\n' "$(sha256sum <"$here/$1")" "$(readlink -f "$venv/bin/python")" "$here"; }
 is_ready() {
     [ -x "$venv/bin/python" ] && [ -r "$venv/.stamp-$1" ] && [ "$(<"$venv/.stamp-$1")" = "$(stamp_for "$1")" ]
-}
-
-package_for() { # command, package manager
-    case "$1:$2" in
-        nft:*) echo nftables ;; ip*tables:*) echo iptables ;; ip:dnf) echo iproute ;; ip:*) echo iproute2 ;;
-        setpriv:* | nsenter:* | flock:*) echo util-linux ;; rpm:pacman) echo rpm-tools ;; systemd-nspawn:pacman) ;;
-        dnsmasq:apt-get) echo dnsmasq-base ;; dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;
-        dbus-daemon:apt-get) echo dbus python3-dbusmock ;; dbus-daemon:*) echo dbus-daemon python3-dbusmock ;;
-        systemd-nspawn:*) echo systemd-container ;; python:apt-get) echo python3 python3-venv python3-pip ;;
-        python:pacman) echo python python-pip ;; python:*) echo python3 python3-pip ;; *) echo "$1" ;;
-    esac
 }
 
 install_for() { # commands
@@ -39,7 +32,7 @@ install_for() { # commands
     for word in "$@"; do packages+=" $(package_for "$word" "$manager")"; done
     say "installing$packages with $manager"
     case "$manager" in
-        apt-get) apt-get update -qq >&2 </dev/null || true # old lists may still do
+        apt-get) [ -n "${updated:-}" ] || apt-get update -qq >&2 </dev/null || true # old lists may still do
             set -- env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends ;;
         dnf) set -- dnf install -q -y ;; pacman) set -- pacman -S --noconfirm --needed ;;
         zypper) set -- zypper --non-interactive --quiet install ;;
@@ -79,21 +72,28 @@ make_venv() {
         --disable-pip-version-check --require-hashes --no-deps -r "$here/$lock"; } >&2 </dev/null ||
         fail "The Python packages could not be installed. Check the network and run this again."
     echo "$here/src" >"$(echo "$venv"/lib/python3.*/site-packages)/psiphon-vpn.pth"
-    # Last, so that a half-made one is made anew. The tests' packages include all the others.
-    [ "$lock" = requirements.lock ] || stamp_for requirements.lock >"$venv/.stamp-requirements.lock"
-    stamp_for "$lock" >"$venv/.stamp-$lock"
+    local word # last, so that a half-made one is made anew; each lock includes those before it
+    for word in requirements{,-lab,-dev}.lock; do
+        stamp_for "$word" >"$venv/.stamp-$word"; [ "$word" != "$lock" ] || break
+    done
 }
 
 missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
 wanted=() # what only tests need, and the demonstration with a whole system: they do without it, and say so
-case " $* " in *" test "*) wanted=(rpm dbus-daemon dnsmasq dhclient) ;; *" --system "*) wanted=(dnsmasq) ;; esac
+case " $* " in
+    *" test "*) wanted=(rpm dbus-daemon dnsmasq dhclient) ;; *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
+    *" leaktest "*) # the programs that attacks are made with; a test compares them
+        wanted=(arping dbus-daemon dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft nsenter
+            radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
+esac
 case " $* " in " test --fast "*) ;; " test "* | *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; esac
-missing=(); for word in "${wanted[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
-[ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || true
-if ! is_ready "$lock"; then
-    exec 9<"$here" && flock 9 # two runs must not make it at once
-    is_ready "$lock" || make_venv
-    exec 9<&-
-fi
+missing=()
+for word in "${wanted[@]}"; do command -v "$word" >/dev/null || ! may_come "$word" || missing+=("$word"); done
+# One that no package brings must not keep the others away.
+[ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || for word in "${missing[@]}"; do
+    (updated=yes install_for "$word") || true
+done
+# Two runs must not make it at once.
+is_ready "$lock" || { flock 9; is_ready "$lock" || make_venv; } 9<"$here"
 exec "$venv/bin/python" -I -m psiphon_vpn "$@" # isolated: nothing of the current directory or of PYTHON* is loaded

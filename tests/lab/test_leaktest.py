@@ -18,7 +18,7 @@ from tests.leaks_page import render as render_leaks
 
 from psiphon_vpn.lab import craft
 from psiphon_vpn.lab.attacks import load_attacks
-from psiphon_vpn.lab.frames import Frame, decode_ip
+from psiphon_vpn.lab.frames import Frame
 from psiphon_vpn.lab.judge import judge_frame, world_evidence
 from psiphon_vpn.lab.leaktest.attack import MODES, Mode, Trace
 from psiphon_vpn.lab.leaktest.cell import Cell
@@ -134,27 +134,6 @@ def test_a_file_that_breaks_off_is_never_complete(data: st.DataObject) -> None:
 def test_no_bytes_are_taken_for_a_complete_capture_by_chance(data: bytes) -> None:
     with contextlib.suppress(BadCapture):
         assert not parse(data).complete
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_crafted_packets_have_right_checksums(family: int) -> None:
-    ends = ("192.0.2.10", "203.0.113.80") if family == 4 else ("2001:db8:a::10", "2001:db8:ffff::80")
-    for packet, protocol in (
-        (craft.udp_packet(*ends, (1, 2), b"odd"), 17),
-        (craft.tcp_packet(*ends, (1, 2), craft.SYN), 6),
-        (craft.icmp_packet(*ends, 8 if family == 4 else 128, b"\0\1\0\1abc"), 1 if family == 4 else 58),
-    ):
-        decoded = decode_ip(craft.ip_frame("02:00:00:00:00:01", "02:00:00:00:00:02", packet))
-        assert decoded is not None
-        assert decoded.protocol == protocol
-        pseudo = (
-            b""
-            if protocol == 1
-            else b"".join(map(craft.pack_address, ends))
-            + bytes([0, protocol, *len(decoded.payload).to_bytes(2, "big")])
-        )
-        # A sum over what includes its own checksum is zero (RFC 1071).
-        assert craft.checksum(pseudo + decoded.payload) == 0
 
 
 def test_attempts_are_recognised_by_each_of_their_marks_alone() -> None:
@@ -294,7 +273,7 @@ def test_an_attack_or_state_that_does_not_exist_is_named_with_those_that_do() ->
         choose_attacks(["A99"])
     with pytest.raises(Exception, match=r"opened.*daemon-killed"):
         choose_modes(["opened"])
-    assert [attack.id for attack in choose_attacks(["a09"])] == ["A09", "A09b", "A09c"]
+    assert [attack.id for attack in choose_attacks(["a09"])] == ["A09", "A09b", "A09c", "A09d"]
     assert [attack.id for attack in choose_attacks(["A09b"])] == ["A09b"]
 
 

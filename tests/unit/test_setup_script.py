@@ -1,17 +1,22 @@
 """The setup script and the locked requirements."""
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from psiphon_vpn.lab.attacks import load_attacks
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = "Psiphon-Linux-VPN-Service-Setup.sh"
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bootstrap.lock")
+COMMANDS = "packaging/commands.sh"
+LOCKS = ("requirements.lock", "requirements-lab.lock", "requirements-dev.lock", "requirements-bootstrap.lock")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the script is for root")
 
@@ -39,6 +44,8 @@ def make_checkout(directory: Path) -> Path:
     shutil.copy(ROOT / SCRIPT, directory)
     for name in LOCKS:
         (directory / name).write_text("")
+    (directory / "packaging").mkdir()
+    shutil.copy(ROOT / COMMANDS, directory / COMMANDS)
     package = directory / "src" / "psiphon_vpn"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -84,29 +91,141 @@ def test_the_script_makes_the_environment_once_and_hands_over_arguments_and_exit
     # The tests need more; what they need includes the rest.
     assert "requirements-dev.lock" in call(script, "test", venv=venv).stderr
     assert call(script, "status", venv=venv).stderr == ""
+    assert call(script, "leaktest", "--chaos", venv=venv).stderr == ""
+
+
+def write_program(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def pretend_venv(script: Path, venv: Path, lock: str) -> None:
+    """An environment that the script takes for one made from this lock; making a real one takes seconds."""
+    (venv / "bin").mkdir(parents=True)
+    python = venv / "bin" / "python"
+    write_program(python, 'shift 3; printf "given"; printf " %s" "$@"; exit 7')
+    digest = hashlib.sha256((script.parent / lock).read_bytes()).hexdigest()
+    (venv / f".stamp-{lock}").write_text(f"{digest}  - {python.resolve()} {script.parent}\n")
+
+
+def keep_programs(script: Path, programs: Path, *, without: Callable[[str], bool]) -> None:
+    """Let the script find only what is here, but for some, and no package manager."""
+    programs.mkdir()
+    for directory in ("/usr/bin", "/usr/sbin"):
+        for program in Path(directory).iterdir():
+            link = programs / program.name
+            if not without(program.name) and not program.name.startswith("apt") and not link.exists():
+                link.symlink_to(program)
+    text = script.read_text()
+    place = 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"'
+    assert place in text
+    script.write_text(text.replace(place, f'PATH="{programs}"'))
 
 
 @needs_root
 @pytest.mark.parametrize(("argv", "wanted"), [(["demo"], False), (["demo", "--core", "c", "--server", "s"], True)])
 def test_the_real_servers_own_needs_are_installed_only_for_it(tmp_path: Path, argv: list[str], wanted: bool) -> None:
     script = make_checkout(tmp_path / "checkout")
-    # The commands that are there, without iptables, and a package manager that only says what it is asked for.
     programs = tmp_path / "bin"
-    programs.mkdir()
-    for directory in ("/usr/bin", "/usr/sbin"):
-        for program in Path(directory).iterdir():
-            link = programs / program.name
-            if "tables" not in program.name and not program.name.startswith("apt") and not link.exists():
-                link.symlink_to(program)
-    (programs / "apt-get").write_text('#!/bin/bash\necho "asked $*" >&2\n')
-    (programs / "apt-get").chmod(0o755)
-    text = script.read_text()
-    place = 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"'
-    assert place in text
-    script.write_text(text.replace(place, f'PATH="{programs}"'))
+    keep_programs(script, programs, without=lambda name: "tables" in name)
+    write_program(programs / "apt-get", 'echo "asked $*" >&2')
+    pretend_venv(script, tmp_path / "venv", "requirements.lock")
     done = call(script, *argv, venv=tmp_path / "venv")
     assert done.returncode == 7
     assert ("asked install -qq -y --no-install-recommends iptables iptables" in done.stderr) is wanted
+
+
+# Programs with services that would touch this machine's network, and what is masked for each.
+SERVICES = {
+    "firewalld": "firewalld.service",
+    "radvd": "radvd.service",
+    "dockerd": "docker.service docker.socket containerd.service",
+}
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("systemd", "policy", "masks", "come"),
+    [
+        (True, None, 0, True),
+        (True, None, 1, False),
+        (False, None, 0, False),
+        (False, 0, 0, False),
+        (False, 101, 0, True),
+    ],
+    ids=["masked", "mask fails", "no systemd, no policy", "no systemd, policy allows", "no systemd, policy forbids"],
+)
+def test_the_attacks_programs_come_only_if_their_services_cannot_run_and_stop_nothing_if_they_do_not(
+    tmp_path: Path, systemd: bool, policy: int | None, masks: int, come: bool
+) -> None:
+    script = make_checkout(tmp_path / "checkout")
+    commands = script.parent / COMMANDS
+    programs, running, rules = tmp_path / "bin", tmp_path / "running", tmp_path / "policy-rc.d"
+    keep_programs(script, programs, without=lambda name: name in {*SERVICES, "containerd", "arping"})
+    write_program(programs / "systemctl", f'echo "systemctl $*" >&2; exit {masks}')
+    # Docker's package does not exist here.
+    write_program(programs / "apt-get", 'echo "apt-get $*" >&2; [[ "$*" != *docker* ]]')
+    text = commands.read_text()
+    for place, other in (("/run/systemd/system", running), ("/usr/sbin/policy-rc.d", rules)):
+        assert place in text
+        text = text.replace(place, str(other))
+    commands.write_text(text)
+    if systemd:
+        running.mkdir()
+    if policy is not None:
+        write_program(rules, f"exit {policy}")
+    # The lock of the laboratory and no other: else the script would make an environment.
+    pretend_venv(script, tmp_path / "venv", "requirements-lab.lock")
+    done = call(script, "leaktest", venv=tmp_path / "venv")
+    assert (done.returncode, done.stdout) == (7, "given leaktest")
+    said = done.stderr.splitlines()
+    installed = [line for line in said if line.startswith("apt-get install")]
+    # What does no harm comes in any case; where one thing is missing, one by one.
+    assert any(line.endswith("iputils-arping") for line in installed)
+    assert any("docker.io" in line for line in installed) is come
+    for program, units in SERVICES.items():
+        package = "docker.io" if program == "dockerd" else program
+        asked = [at for at, line in enumerate(said) if line.startswith("apt-get install") and package in line.split()]
+        masked = [at for at, line in enumerate(said) if line == f"systemctl --root=/ --quiet mask {units}"]
+        assert bool(asked) is come
+        assert not come or masked[0] < asked[0]
+    assert len([line for line in said if line.startswith("apt-get update")]) == 1
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_service_that_the_machine_had_before_is_not_masked(tmp_path: Path, there: bool) -> None:
+    write_program(tmp_path / "systemctl", "echo $*")
+    if there:
+        write_program(tmp_path / "containerd", "")
+    text = (ROOT / COMMANDS).read_text().replace("/run/systemd/system", str(tmp_path))
+    done = subprocess.run(
+        ["/bin/bash", "-euc", f"{text}\nsay() {{ :; }}; may_come dockerd"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("containerd.service" in done.stderr.split()) is not there
+    assert "docker.service" in done.stderr.split()
+
+
+def test_leaktest_brings_what_the_attacks_declare_and_nothing_else() -> None:
+    found = re.search(r"leaktest \"\*\) #.*?wanted=\((.*?)\)", (ROOT / SCRIPT).read_text(), re.DOTALL)
+    assert found
+    declared = {tool for attack in load_attacks() for tool in attack.tools}
+    assert sorted(found[1].split()) == sorted(declared)
+
+
+@pytest.mark.parametrize("manager", ["apt-get", "dnf", "pacman", "zypper"])
+def test_every_word_of_a_package_is_one(manager: str) -> None:
+    text = (ROOT / COMMANDS).read_text()
+    commands = sorted({tool for attack in load_attacks() for tool in attack.tools})
+    asked = "".join(f'package_for "{name}" {manager};' for name in commands)
+    done = subprocess.run(["bash", "-euc", f"{text}\n{asked}"], capture_output=True, text=True, check=True)
+    packages = done.stdout.splitlines()
+    assert len(packages) == len(commands)
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9. +-]+", package) for package in packages)
 
 
 @needs_root
@@ -157,4 +276,6 @@ def test_the_tests_run_with_the_versions_that_users_get() -> None:
     def read(name: str) -> set[str]:
         return set(re.findall(r"^\S+==\S+", (ROOT / name).read_text(), re.MULTILINE))
 
-    assert read("requirements.lock") < read("requirements-dev.lock")
+    assert read("requirements.lock") < read("requirements-lab.lock") < read("requirements-dev.lock")
+    # What is installed on a user's machine does not grow by what the laboratory needs.
+    assert not any(entry.startswith("scapy==") for entry in read("requirements.lock"))

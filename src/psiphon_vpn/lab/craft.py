@@ -1,17 +1,40 @@
-"""Packets and frames that no socket would make: built by hand, with right checksums. Pure.
+"""Packets and frames that no socket would make, built by Scapy, with right checksums.
 
-Sources: RFC 791, RFC 8200, RFC 768, RFC 9293, RFC 792, RFC 4443, RFC 826.
+Scapy only builds here; what is sent, is sent by sockets of the laboratory. Its import takes 0.3 s, so it comes with the
+first packet, or with `load`. Every address is given, so it never looks for a route or an interface.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-import struct
+import os
+from types import SimpleNamespace
+from typing import Any
 
-ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86DD
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 SYN, RST, ACK = 2, 4, 16
 BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
+_FOLDERS = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+
+
+@functools.cache
+def load() -> SimpleNamespace:
+    """Scapy's classes by name. For a process that forks: before it does."""
+    # Scapy keeps pickled tables in its user's home, and executes what it finds there. It shall have no home.
+    before = {name: os.environ.get(name) for name in _FOLDERS}
+    os.environ.update(dict.fromkeys(_FOLDERS, os.devnull))
+    try:
+        from scapy.layers import inet, inet6, l2
+        from scapy.packet import Raw
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return SimpleNamespace(inet=inet, inet6=inet6, l2=l2, Raw=Raw)
 
 
 def pack_address(text: str) -> bytes:
@@ -19,66 +42,53 @@ def pack_address(text: str) -> bytes:
     return ipaddress.ip_address(text).packed
 
 
-def pack_mac(text: str) -> bytes:
-    """A MAC address as it stands in a frame."""
-    return bytes.fromhex(text.replace(":", ""))
+def _ip(source: str, target: str, protocol: int, *, hop_limit: int = 64) -> Any:
+    if ":" in source:
+        return load().inet6.IPv6(src=source, dst=target, nh=protocol, hlim=hop_limit)
+    return load().inet.IP(src=source, dst=target, proto=protocol, ttl=hop_limit)
 
 
-def checksum(data: bytes) -> int:
-    """The internet checksum (RFC 1071)."""
-    if len(data) % 2:
-        data += b"\0"
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
-
-
+# A shot builds the same packet in every round.
+@functools.lru_cache
 def ip_packet(source: str, target: str, protocol: int, payload: bytes, *, hop_limit: int = 64) -> bytes:
     """An IPv4 or IPv6 packet, by the form of its addresses."""
-    packed = pack_address(source), pack_address(target)
-    if len(packed[0]) == 16:
-        return struct.pack("!IHBB16s16s", 6 << 28, len(payload), protocol, hop_limit, *packed) + payload
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, hop_limit, protocol, 0, *packed)
-    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
+    return bytes(_ip(source, target, protocol, hop_limit=hop_limit) / load().Raw(payload))
 
 
-def _transport_checksum(source: str, target: str, protocol: int, body: bytes) -> int:
-    # The pseudo header; both families sum to the same words but for the addresses.
-    pseudo = pack_address(source) + pack_address(target) + struct.pack("!IHH", len(body), 0, protocol)
-    return checksum(pseudo + body)
-
-
+@functools.lru_cache
 def udp_packet(source: str, target: str, ports: tuple[int, int], data: bytes) -> bytes:
     """A UDP packet. ports: source and destination."""
-    body = struct.pack("!HHHH", *ports, 8 + len(data), 0) + data
-    value = _transport_checksum(source, target, UDP, body) or 0xFFFF
-    return ip_packet(source, target, UDP, body[:6] + struct.pack("!H", value) + body[8:])
+    body = load().inet.UDP(sport=ports[0], dport=ports[1]) / load().Raw(data)
+    return bytes(_ip(source, target, UDP) / body)
 
 
+@functools.lru_cache
 def tcp_packet(
     source: str, target: str, ports: tuple[int, int], flags: int, *, data: bytes = b"", ack: int = 0
 ) -> bytes:
     """A TCP segment. ports: source and destination; flags: SYN, RST, ACK."""
-    body = struct.pack("!HHIIBBHHH", *ports, 1000, ack, 5 << 4, flags, 65535, 0, 0) + data
-    value = _transport_checksum(source, target, TCP, body)
-    return ip_packet(source, target, TCP, body[:16] + struct.pack("!H", value) + body[18:])
+    head = load().inet.TCP(sport=ports[0], dport=ports[1], seq=1000, ack=ack, flags=flags, window=65535)
+    return bytes(_ip(source, target, TCP) / head / load().Raw(data))
 
 
+@functools.lru_cache
 def icmp_packet(source: str, target: str, kind: int, rest: bytes, *, code: int = 0, hop_limit: int = 64) -> bytes:
     """An ICMP or ICMPv6 message, by the form of its addresses. rest: what follows the checksum."""
-    body = bytes([kind, code, 0, 0]) + rest
     if ":" in source:
-        value, protocol = _transport_checksum(source, target, ICMPV6, body), ICMPV6
-    else:
-        value, protocol = checksum(body), ICMP
-    return ip_packet(source, target, protocol, body[:2] + struct.pack("!H", value) + body[4:], hop_limit=hop_limit)
+        message = load().inet6.ICMPv6Unknown(type=kind, code=code, msgbody=rest)
+        return bytes(_ip(source, target, ICMPV6, hop_limit=hop_limit) / message)
+    # The first four bytes of `rest` belong to the head, under other names in every kind: it is read, and summed anew.
+    message = load().inet.ICMP(bytes([kind, code, 0, 0]) + rest)
+    del message.chksum
+    return bytes(_ip(source, target, ICMP, hop_limit=hop_limit) / message)
 
 
 def frame(target_mac: str, source_mac: str, ethertype: int, payload: bytes) -> bytes:
     """An Ethernet frame."""
-    return pack_mac(target_mac) + pack_mac(source_mac) + struct.pack("!H", ethertype) + payload
+    return bytes(load().l2.Ether(dst=target_mac, src=source_mac, type=ethertype) / load().Raw(payload))
 
 
+@functools.lru_cache
 def ip_frame(target_mac: str, source_mac: str, packet: bytes) -> bytes:
     """An Ethernet frame around an IP packet."""
     return frame(target_mac, source_mac, ETHERTYPE_IPV6 if packet[0] >> 4 == 6 else ETHERTYPE_IPV4, packet)
@@ -86,14 +96,16 @@ def ip_frame(target_mac: str, source_mac: str, packet: bytes) -> bytes:
 
 def arp_request(source_mac: str, sender: str, target: str) -> bytes:
     """A frame that asks everybody who has an address."""
-    body = struct.pack("!HHBBH", 1, ETHERTYPE_IPV4, 6, 4, 1) + pack_mac(source_mac) + pack_address(sender)
-    return frame(BROADCAST_MAC, source_mac, ETHERTYPE_ARP, body + bytes(6) + pack_address(target))
+    l2 = load().l2
+    question = l2.ARP(op="who-has", hwsrc=source_mac, psrc=sender, hwdst="00:00:00:00:00:00", pdst=target)
+    return bytes(l2.Ether(dst=BROADCAST_MAC, src=source_mac) / question)
 
 
 def solicitation(source_mac: str, source: str, target: str) -> bytes:
     """A frame with a neighbour solicitation (RFC 4861) to the target's solicited-node group."""
-    packed = pack_address(target)
-    group = str(ipaddress.ip_address(b"\xff\x02" + bytes(9) + b"\x01\xff" + packed[13:]))
-    rest = bytes(4) + packed + b"\x01\x01" + pack_mac(source_mac)
-    packet = icmp_packet(source, group, 135, rest, hop_limit=255)
-    return frame("33:33:" + ":".join(f"{byte:02x}" for byte in pack_address(group)[12:]), source_mac, 0x86DD, packet)
+    tail = pack_address(target)[13:]
+    group = str(ipaddress.ip_address(b"\xff\x02" + bytes(9) + b"\x01\xff" + tail))
+    v6 = load().inet6
+    question = v6.ICMPv6ND_NS(tgt=target) / v6.ICMPv6NDOptSrcLLAddr(lladdr=source_mac)
+    mac = "33:33:ff:" + tail.hex(":")
+    return bytes(load().l2.Ether(dst=mac, src=source_mac) / _ip(source, group, ICMPV6, hop_limit=255) / question)

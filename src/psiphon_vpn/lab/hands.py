@@ -8,6 +8,7 @@ attempt costs a fork and not the start of an interpreter. Run as `python -m psip
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -215,9 +216,13 @@ def main() -> int:
     """Read orders until standard input ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from psiphon_vpn.lab import craft
     from psiphon_vpn.lab.attacks import load_attacks
 
     load_attacks()
+    craft.load()
+    # A child that collects garbage would else copy all of this.
+    gc.freeze()
     for line in sys.stdin.buffer:
         order = json.loads(line)
         if order["module"] not in sys.modules:

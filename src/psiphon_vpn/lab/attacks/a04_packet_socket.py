@@ -29,7 +29,7 @@ def cooked(shot: Shot, *, interface: str) -> None:
     """SOCK_DGRAM: the kernel makes the frame's header."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0) as sock:
         protocol = 0x0800 if shot.family == 4 else 0x86DD
-        sock.sendto(_packet(shot), (interface, protocol, 0, 0, craft.pack_mac(craft.BROADCAST_MAC)))
+        sock.sendto(_packet(shot), (interface, protocol, 0, 0, b"\xff" * 6))
 
 
 def other_kind(shot: Shot, *, interface: str, ethertype: int) -> None:

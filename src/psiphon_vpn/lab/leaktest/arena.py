@@ -17,7 +17,8 @@ from psiphon_vpn.lab.battery import NOBODY
 from psiphon_vpn.lab.hands import PAUSE, Hands, Outcome, Shot
 from psiphon_vpn.lab.leaktest.attack import Actor, Attack, Mode, Trace
 from psiphon_vpn.lab.leaktest.stage import Stage
-from psiphon_vpn.lab.namespace import Host
+from psiphon_vpn.lab.namespace import Host, LabError
+from psiphon_vpn.lab.own_files import OwnFiles, open_own_files
 from psiphon_vpn.lab.probe import FIRST_PORT, PORTS
 
 CHURN = frozenset({Mode.RESTARTING, Mode.UPGRADING, Mode.FLUSHED, Mode.TRANSITION})
@@ -25,6 +26,8 @@ CHURN = frozenset({Mode.RESTARTING, Mode.UPGRADING, Mode.FLUSHED, Mode.TRANSITIO
 CHURN_SECONDS = 0.8
 CONTROL_PAUSE = 0.05
 """Without the lock an attempt need not be repeated often to be seen, seconds."""
+RUN_SECONDS = 20.0
+"""A program that an attack runs ends by then, beside three other worlds on a slow machine."""
 DIRECTORIES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -152,13 +155,27 @@ class Arena:
         time.sleep(seconds)
 
     def run(
-        self, *argv: str | Path, host: Host | None = None, check: bool = False, input: str | None = None
+        self,
+        *argv: str | Path,
+        host: Host | None = None,
+        check: bool = False,
+        input: str | None = None,
+        files: OwnFiles | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program as root, on the client if nothing else is said, and note it for the report."""
-        done = (host or self.client).run([str(word) for word in argv], check=check, input=input)
+        """Run a program as root, on the client if nothing else is said, and note it for the report.
+
+        files: where it may write. Raises LabError if it fails, if `check`.
+        """
+        words = [str(word) for word in argv]
+        done = (host or self.client).run(
+            words if files is None else files.command(words), check=False, input=input, timeout=RUN_SECONDS
+        )
         line = shlex.join(str(word) for word in argv)
         where = "" if host is None or host is self.client else f" on {host.name}"
         self.did.append(f"{line}{where}" + (f" (code {done.returncode})" if done.returncode else ""))
+        if check and done.returncode:
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            raise LabError(f"{line}{where}: code {done.returncode}: {' '.join(last)}")
         return done
 
     def say(self, text: str) -> None:
@@ -169,12 +186,21 @@ class Arena:
         """Run a program at the end of the cell, whatever came of it."""
         self.cleanups.callback((host or self.client).run, list(argv), check=False)
 
-    def spawn(self, argv: Sequence[str], *, host: Host | None = None) -> subprocess.Popen[bytes]:
-        """Start a program that runs until the end of the cell."""
-        child = (host or self.client).spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def spawn(
+        self, argv: Sequence[str], *, host: Host | None = None, files: OwnFiles | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a program that runs until the end of the cell. files: where it may write."""
+        words = argv if files is None else files.command(argv)
+        child = (host or self.client).spawn(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.did.append(shlex.join(argv) + (f" on {host.name}" if host else ""))
         self.cleanups.callback(_end, child)
         return child
+
+    def open_files(self) -> OwnFiles:
+        """A place on the client where a program may write, until the end of the cell."""
+        directory = self.scratch_path("own")
+        directory.mkdir(parents=True, exist_ok=True)
+        return self.cleanups.enter_context(open_own_files(self.client, directory))
 
     def scratch_path(self, name: str) -> Path:
         """Where `scratch` puts a file."""

@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_lowercase
 
 import click
 
@@ -36,8 +37,8 @@ def choose_attacks(names: Sequence[str]) -> tuple[Attack, ...]:
     known = load_attacks()
     if not names:
         return known
-    chosen = [attack for attack in known if any(attack.id.lower() in {n.lower(), f"{n.lower()}b", f"{n.lower()}c"}
-                                                for n in names)]  # fmt: skip
+    wanted = {name.lower() for name in names}
+    chosen = [attack for attack in known if wanted & {attack.id.lower(), attack.id.lower().rstrip(ascii_lowercase)}]
     for name in names:
         if not any(attack.id.lower() == name.lower() for attack in known):
             raise UserError(

@@ -1,0 +1,38 @@
+# shellcheck shell=bash
+# Which package brings a command, and what has to be done before it comes. Read by the setup script; does nothing alone.
+
+package_for() { # command, package manager
+    case "$1:$2" in
+        nft:*) echo nftables ;; ip*tables*:*) echo iptables ;; rpm:pacman) echo rpm-tools ;;
+        ip:dnf) echo iproute ;; tc:dnf) echo iproute-tc ;; ip:* | tc:*) echo iproute2 ;;
+        setpriv:* | nsenter:* | flock:* | unshare:*) echo util-linux ;; timeout:*) echo coreutils ;;
+        dnsmasq:apt-get) echo dnsmasq-base ;; dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;
+        dbus-daemon:apt-get) echo dbus python3-dbusmock ;; dbus-daemon:*) echo dbus-daemon python3-dbusmock ;;
+        arping:apt-get) echo iputils-arping ;; arping:*) echo iputils ;; firewall-cmd:*) echo firewalld ;;
+        dockerd:apt-get) echo docker.io ;; dockerd:dnf) echo moby-engine ;; dockerd:*) echo docker ;;
+        */systemd-networkd:dnf) echo systemd-networkd ;; */systemd-networkd:*) echo systemd ;;
+        systemd-nspawn:pacman) ;; systemd-nspawn:*) echo systemd-container ;;
+        python:apt-get) echo python3 python3-venv python3-pip ;; python:pacman) echo python python-pip ;;
+        python:*) echo python3 python3-pip ;; *) echo "$1" ;;
+    esac
+}
+
+may_come() { # command; fails if its package must not be installed here
+    # The services in these would write rules of their own into this machine's firewall, or announce routes. Only the
+    # laboratory wants the programs: masked, the services never run here. Without systemd there are no masks; then
+    # Debian's policy-rc.d has to forbid their start (code 101), or the program does not come. ufw does nothing until a
+    # user enables it, and must come back after a boot then: it stays as its package has it.
+    case "$1" in
+        firewalld | firewall-cmd) set -- firewalld.service ;; radvd) set -- radvd.service ;;
+        dockerd) # a containerd that is there already may be in use without Docker
+            set -- docker.service docker.socket
+            command -v containerd >/dev/null || set -- "$@" containerd.service ;;
+        *) return 0 ;;
+    esac
+    if [ ! -d /run/systemd/system ]; then
+        /usr/sbin/policy-rc.d "${1%.*}" start >/dev/null 2>&1
+        [ $? -eq 101 ] || return 1
+    fi
+    systemctl --root=/ --quiet mask "$@" >&2 || return 1
+    say "masked, so that it never runs here: $*. To have it: systemctl unmask $*"
+}
