@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,18 +14,21 @@ from tests.integration.stage import Stage, open_stage
 
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.addresses import LAN_A, LAN_B
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
 from psiphon_vpn.lab.tun_device import attach_tun
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
+HASTY = Path(__file__).with_name("hasty_daemon.py")
 QUIET_SECONDS = 0.6
 """Long enough for a change that means something to be seen in the status."""
 
 
 @pytest.fixture(scope="module")
 def _stage() -> Iterator[Stage]:
-    with open_stage() as made:
+    with open_stage(start=False) as made:
+        made.machine.program = [str(HASTY), "SLOW_SECONDS=0.5"]
+        made.machine.start_daemon()
+        made.machine.wait_state("OPEN")
         yield made
 
 
@@ -106,36 +110,61 @@ def test_a_network_with_ipv4_alone_is_enough(stage: Stage) -> None:
     stage.assert_no_leak(mark)
 
 
-@pytest.mark.requirement("R1", "R7")
-def test_a_network_with_ipv6_alone_is_an_uplink_and_nothing_leaks_on_it(stage: Stage) -> None:
-    """The stand-in's server is known by IPv4 alone: it cannot be reached, and the machine stays locked and says so."""
-    mark = stage.world.mark()
-    ip(stage, "-4", "route", "del", "default", "dev", "eth0")
+@contextlib.contextmanager
+def ipv6_alone(stage: Stage, *, address: bool = False) -> Iterator[None]:
+    """The network gives IPv6 and nothing else: no IPv4 route and, but for `address`, no IPv4 address."""
+    ip(stage, "-4", *("route del default dev eth0" if address else "addr flush dev eth0").split())
     try:
-        wanted = {"interface": "eth0", "ipv4": False, "ipv6": True}
-        stage.machine.wait_for(lambda: status_of(stage)["uplink"] == wanted, "an uplink of IPv6 alone")
-        assert status_of(stage)["state"] == "CONNECTING"
-        assert {stage.page(4), stage.page(6)} <= {"unreachable", "refused", "denied", "timeout"}
+        yield
     finally:
-        ip(
-            stage,
-            "-4",
-            "route",
-            "add",
-            "default",
-            "via",
-            LAN_A.router4,
-            "dev",
-            "eth0",
-            "metric",
-            "100",
-            "proto",
-            "dhcp",
-        )
+        route = f"default via {LAN_A.router4} dev eth0 metric 100 proto dhcp"
+        ip(stage, "addr", "replace", f"{LAN_A.client4}/{LAN_A.prefix4}", "dev", "eth0")
+        ip(stage, "-4", "route", "replace", *route.split())
+
+
+IPV6_ALONE = {"interface": "eth0", "ipv4": False, "ipv6": True}
+
+
+@pytest.mark.requirement("R6", "R7")
+def test_a_network_with_ipv6_alone_opens_when_a_server_is_known_by_ipv6(stage: Stage) -> None:
+    mark = stage.world.mark()
+    machine, flows = stage.machine, stage.server.read_flows()
+    try:
+        with ipv6_alone(stage):
+            machine.write_config(entry=stage.server.entry6)
+            machine.command("reload")
+            machine.wait_for(lambda: status_of(stage)["uplink"] == IPV6_ALONE, "an uplink of IPv6 alone")
+            machine.wait_state("OPEN")
+            machine.wait_for(lambda: stage.page(6) == plan.SERVER6, "IPv6 through the tunnel")
+            assert stage.page(4) == plan.SERVER4, "the tunnel carries IPv4 where the network has none"
+            assert {flow.server for flow in stage.server.read_flows() - flows} == {plan.SERVER6}
+            rules = stage.world.client.run(["nft", "list", "chain", "inet", "psiphon_filter", "to_wire"]).stdout
+            assert "the uplink has no IPv4 route" in rules
+            stage.probe()
+    finally:
+        machine.write_config()
+        machine.command("reload")
+    machine.wait_for(lambda: bool((status_of(stage)["uplink"] or {}).get("ipv4")), "IPv4 again")
+    machine.wait_state("OPEN")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R1", "R7")
+def test_a_network_with_ipv6_alone_and_no_server_known_by_ipv6_stays_locked_and_says_why(stage: Stage) -> None:
+    mark = stage.world.mark()
+    # Without a route but with an address, a socket that is bound to the link would look for its server there.
+    with ipv6_alone(stage, address=True):
+        stage.machine.wait_for(lambda: status_of(stage)["uplink"] == IPV6_ALONE, "an uplink of IPv6 alone")
+        stage.machine.wait_for(lambda: status_of(stage)["reason_code"] == "no_ipv4", "the reason")
+        status = status_of(stage)
+        assert (status["state"], status["locked"]) == ("CONNECTING", True)
+        assert "IPv6 alone" in status["reason"]
+        assert "IPv4" in status["next_step"]
+        assert {stage.page(4), stage.page(6)} <= {"unreachable", "refused", "denied", "timeout"}
+        stage.probe()
     stage.machine.wait_state("OPEN")
-    leaks = find_leaks(stage.world.frames_since(mark), world_evidence(stage.server.read_flows()))
-    # Bound to a link on which it has no route, the core's own socket looks for its server there (ARP).
-    assert [leak.text for leak in leaks if leak.text != f"ARP {LAN_A.client4} asks for {plan.SERVER4}"] == []
+    # Not even ARP for the server.
+    stage.assert_no_leak(mark)
 
 
 @pytest.mark.requirement("R6")
