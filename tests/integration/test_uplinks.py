@@ -6,14 +6,17 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.mobile import CLIENT, NAME, open_mobile_link
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.addresses import LAN_A, LAN_B
+from psiphon_vpn.lab.judge import judge_frames, world_evidence
 from psiphon_vpn.lab.tun_device import attach_tun
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
@@ -81,6 +84,44 @@ def test_two_networks_at_once_the_better_one_is_taken_and_the_other_when_it_goes
     stage.world.unplug_b()
     wait_uplink(stage, LAN_A.interface)
     assert stage.page() == plan.SERVER4
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R6", "R7", "B4")
+def test_from_wifi_to_ethernet_to_a_mobile_link_without_neighbours_it_opens_on_each_and_nothing_else_leaves(
+    stage: Stage,
+) -> None:
+    """By the network managers' metrics: Ethernet 100, Wi-Fi 600, mobile 700."""
+    mark, world = stage.world.mark(), stage.world
+
+    def set_metric(old: int, new: int) -> None:
+        for family, router in (("-4", LAN_A.router4), ("-6", LAN_A.router6)):
+            ip(stage, family, "route", "add", "default", "via", router, "dev", "eth0", "metric", str(new))
+            ip(stage, family, "route", "del", "default", "dev", "eth0", "metric", str(old))
+
+    set_metric(100, 600)
+    wifi = wait_uplink(stage, LAN_A.interface)
+    with open_mobile_link(world, metric=700) as sent:
+        time.sleep(QUIET_SECONDS)
+        still = stage.machine.wait_state("OPEN")
+        assert (still["uplink"]["interface"], still["core_pid"]) == (LAN_A.interface, wifi["core_pid"])
+        world.connect_uplink(LAN_B, metric=100)
+        wait_uplink(stage, LAN_B.interface)
+        assert stage.page() == plan.SERVER4
+        world.disconnect_uplink(LAN_A)
+        world.disconnect_uplink(LAN_B)
+        wait_uplink(stage, NAME)
+        assert stage.page() == plan.SERVER4
+        stage.probe(replace(LAN_A, interface=NAME))
+        guard = world.client.run(["nft", "list", "table", "netdev", "psiphon_egress"]).stdout
+        assert NAME in guard
+        world.connect_uplink(LAN_A)
+        wait_uplink(stage, LAN_A.interface)
+        flows = stage.server.read_flows()
+        verdicts = judge_frames(sent, world_evidence(flows))
+        assert {flow.client for flow in flows} >= {LAN_A.client4, LAN_B.client4, CLIENT}
+    assert {verdict.innocent for verdict in verdicts} >= {"tunnel flow"}
+    assert [verdict.text for verdict in verdicts if verdict.is_leak] == []
     stage.assert_no_leak(mark)
 
 
@@ -190,16 +231,19 @@ def test_a_dhcp_renewal_and_new_temporary_ipv6_addresses_are_no_transition(stage
 @pytest.mark.requirement("R6", "B4")
 def test_interfaces_of_containers_bridges_and_other_vpns_come_and_go_without_a_transition(stage: Stage) -> None:
     before = status_of(stage)
-    for words in (
-        ("veth0", "type", "veth", "peer", "name", "veth1"),
-        ("br0", "type", "bridge"),
-        ("ifb7", "type", "ifb"),
+    for name, command in (
+        ("veth0", "link add veth0 type veth peer name veth1"),
+        ("br0", "link add br0 type bridge"),
+        ("ifb7", "link add ifb7 type ifb"),
+        # OpenVPN, and WireGuard where the kernel has none.
+        ("tun7", "tuntap add dev tun7 mode tun"),
     ):
-        ip(stage, "link", "add", *words)
-        ip(stage, "link", "set", words[0], "up")
-        ip(stage, "addr", "add", "10.77.0.1/24", "dev", words[0])
+        ip(stage, *command.split())
+        ip(stage, "link", "set", name, "up")
+        ip(stage, "addr", "add", "10.77.0.1/24", "dev", name)
+        ip(stage, "addr", "add", "fd77::1/64", "dev", name, "nodad")
         time.sleep(0.15)
-        ip(stage, "link", "del", words[0])
+        ip(stage, "link", "del", name)
     time.sleep(QUIET_SECONDS)
     after = status_of(stage)
     assert (after["since"], after["core_pid"]) == (before["since"], before["core_pid"])
