@@ -124,6 +124,16 @@ def test_killed_again_and_again_it_comes_back_and_is_never_open_without_its_tunn
         assert not session.find_flaws_when_open()
 
 
+@pytest.mark.requirement("R3")
+def test_installing_twice_more_changes_nothing(session: Session) -> None:
+    with scenario(session, "reinstall twice"):
+        for _ in range(2):
+            said = session.service.install()
+            assert "Nothing had to be done" in said.stdout + said.stderr
+        session.service.wait_open()
+        assert not session.find_flaws_when_open()
+
+
 @pytest.mark.requirement("R6", "R7", "R19")
 def test_the_network_managers_leases_are_renewed_through_the_lock_while_open_and_while_locked(session: Session) -> None:
     """By DHCPv4 and DHCPv6 from a real server. The latter takes a minute from the boot on, which others have used."""
@@ -168,16 +178,6 @@ def test_other_services_that_restart_take_nothing_with_them(session: Session) ->
         assert not session.find_flaws_when_open()
         assert not session.ask_names()
     assert not session.list_outside_queries(since)
-
-
-@pytest.mark.requirement("R3")
-def test_installing_twice_more_changes_nothing(session: Session) -> None:
-    with scenario(session, "reinstall twice"):
-        for _ in range(2):
-            said = session.service.install()
-            assert "Nothing had to be done" in said.stdout + said.stderr
-        session.service.wait_open()
-        assert not session.find_flaws_when_open()
 
 
 @pytest.mark.requirement("R2", "R17")
