@@ -106,10 +106,11 @@ def computer(tree: Path) -> Iterator[Computer]:
 
 
 @contextlib.contextmanager
-def start_session(variant: tuple[str, str], wheels: Path) -> Iterator[Session]:
+def start_session(variant: tuple[str, str], wheels: Path, *, short_leases: bool = False) -> Iterator[Session]:
     """A computer that is on, has addresses, has no lock yet, and had its positive control."""
     suite, manager = variant
-    with open_session(find_tree_or_skip(suite), wheels, manager=manager) as session:
+    tree = find_tree_or_skip(suite)
+    with open_session(tree, wheels, manager=manager, short_leases=short_leases) as session:
         session.computer.power_on()
         session.computer.wait_address()
         assert not session.control(), "without a lock, every probe must be seen outside"

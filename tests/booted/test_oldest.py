@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 from tests.booted.conftest import find_tree_or_skip, note
 
+from psiphon_vpn.lab.addresses import LAN_A
 from psiphon_vpn.lab.booted.computer import Computer
 from psiphon_vpn.lab.judge import judge_frames, world_evidence
 from psiphon_vpn.lab.machine import LAB_UID
@@ -39,6 +41,11 @@ def computer() -> Iterator[Computer]:
         yield made
 
 
+def send_a_datagram() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"out", (LAN_A.router4, 9))
+
+
 @pytest.mark.requirement("R22")
 def test_the_boot_lock_stands_before_the_network_with_the_oldest_tools(computer: Computer) -> None:
     assert computer.run(["nft", "--version"]).stdout.startswith("nftables v0.9.8")
@@ -46,13 +53,17 @@ def test_the_boot_lock_stands_before_the_network_with_the_oldest_tools(computer:
     assert computer.show(KILLSWITCH_UNIT, "ActiveState", "Result") == {"ActiveState": "active", "Result": "success"}
     chain = computer.run(["nft", "list", "chain", "inet", "psiphon_filter", "output"]).stdout
     assert "policy drop" in chain
-    assert computer.run(["ping", "-c1", "-W1", "192.0.2.1"], check=False).returncode != 0
     computer.wait_address()
+    with pytest.raises(OSError, match="not permitted"):
+        computer.inside.call(send_a_datagram)
     verdicts = judge_frames(computer.world.frames_since(), world_evidence())
     assert {verdict.innocent for verdict in verdicts} >= {"dhcp"}
     # Only what came after the computer was on: before, the laboratory itself had used the cable.
     leaks = [verdict.text for verdict in verdicts if verdict.is_leak]
     assert not leaks, leaks
+    computer.run(["nft", "flush", "ruleset"])
+    computer.inside.call(send_a_datagram)  # the positive control
+    computer.run(["nft", "-f", Layout().boot_rules])
     note("Debian 11: boot lock with nft 0.9.8 and systemd 247", frames=len(verdicts), leaks=len(leaks))
 
 

@@ -21,7 +21,7 @@ from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT
 @pytest.fixture(scope="module", params=VARIANTS, ids="-".join)
 def installed(request: pytest.FixtureRequest, wheels: Path) -> Iterator[Session]:
     """Installed from a clone, and open."""
-    with start_session(request.param, wheels) as session:
+    with start_session(request.param, wheels, short_leases=True) as session:
         begin = time.monotonic()
         session.service.install()
         note("install from a clone", system=session.name, seconds=round(time.monotonic() - begin, 1))
@@ -124,6 +124,44 @@ def test_killed_again_and_again_it_comes_back_and_is_never_open_without_its_tunn
         assert not session.find_flaws_when_open()
 
 
+@pytest.mark.requirement("R3")
+def test_installing_twice_more_changes_nothing(session: Session) -> None:
+    with scenario(session, "reinstall twice"):
+        for _ in range(2):
+            said = session.service.install()
+            assert "Nothing had to be done" in said.stdout + said.stderr
+        session.service.wait_open()
+        assert not session.find_flaws_when_open()
+
+
+@pytest.mark.requirement("R6", "R7", "R19")
+def test_the_network_managers_leases_are_renewed_through_the_lock_while_open_and_while_locked(session: Session) -> None:
+    """By DHCPv4 and DHCPv6 from a real server. The latter takes a minute from the boot on, which others have used."""
+    service, computer = session.service, session.computer
+
+    def count(words: str) -> int:
+        return computer.read_provider_log().count(words)
+
+    def renew(words: str) -> None:
+        before = count(words)
+        wait_until(lambda: count(words) > before, f"another {words}", timeout=30, pause=0.1)
+
+    with scenario(session, "leases renewed"):
+        before = service.read_status()
+        renew("DHCPACK(")
+        after = service.read_status()
+        assert [after[name] for name in ("state", "core_pid")] == ["OPEN", before["core_pid"]], "no transition"
+        service.command("stop")
+        renew("DHCPACK(")
+        assert service.read_status()["state"] == "LOCKED"
+        service.command("start")
+        service.wait_open()
+        wait_until(lambda: count("DHCPRENEW(") > 0, "DHCPv6 renewed", timeout=100, pause=0.1)
+        shown = computer.run(["ip", "-o", "address", "show", "dev", "eth0", "scope", "global"]).stdout
+        assert shown.count(" inet6 ") >= 2, "by DHCPv6 and by advertisement"
+        assert not session.find_flaws_when_open()
+
+
 @pytest.mark.requirement("R3", "R6", "B3")
 def test_other_services_that_restart_take_nothing_with_them(session: Session) -> None:
     manager = session.name.partition(", ")[2]
@@ -140,16 +178,6 @@ def test_other_services_that_restart_take_nothing_with_them(session: Session) ->
         assert not session.find_flaws_when_open()
         assert not session.ask_names()
     assert not session.list_outside_queries(since)
-
-
-@pytest.mark.requirement("R3")
-def test_installing_twice_more_changes_nothing(session: Session) -> None:
-    with scenario(session, "reinstall twice"):
-        for _ in range(2):
-            said = session.service.install()
-            assert "Nothing had to be done" in said.stdout + said.stderr
-        session.service.wait_open()
-        assert not session.find_flaws_when_open()
 
 
 @pytest.mark.requirement("R2", "R17")

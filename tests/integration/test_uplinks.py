@@ -6,25 +6,32 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.mobile import CLIENT, NAME, open_mobile_link
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.addresses import LAN_A, LAN_B
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
+from psiphon_vpn.lab.judge import judge_frames, world_evidence
 from psiphon_vpn.lab.tun_device import attach_tun
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
+HASTY = Path(__file__).with_name("hasty_daemon.py")
 QUIET_SECONDS = 0.6
 """Long enough for a change that means something to be seen in the status."""
 
 
 @pytest.fixture(scope="module")
 def _stage() -> Iterator[Stage]:
-    with open_stage() as made:
+    with open_stage(start=False) as made:
+        made.machine.program = [str(HASTY), "SLOW_SECONDS=0.5"]
+        made.machine.start_daemon()
+        made.machine.wait_state("OPEN")
         yield made
 
 
@@ -80,6 +87,44 @@ def test_two_networks_at_once_the_better_one_is_taken_and_the_other_when_it_goes
     stage.assert_no_leak(mark)
 
 
+@pytest.mark.requirement("R6", "R7", "B4")
+def test_from_wifi_to_ethernet_to_a_mobile_link_without_neighbours_it_opens_on_each_and_nothing_else_leaves(
+    stage: Stage,
+) -> None:
+    """By the network managers' metrics: Ethernet 100, Wi-Fi 600, mobile 700."""
+    mark, world = stage.world.mark(), stage.world
+
+    def set_metric(old: int, new: int) -> None:
+        for family, router in (("-4", LAN_A.router4), ("-6", LAN_A.router6)):
+            ip(stage, family, "route", "add", "default", "via", router, "dev", "eth0", "metric", str(new))
+            ip(stage, family, "route", "del", "default", "dev", "eth0", "metric", str(old))
+
+    set_metric(100, 600)
+    wifi = wait_uplink(stage, LAN_A.interface)
+    with open_mobile_link(world, metric=700) as sent:
+        time.sleep(QUIET_SECONDS)
+        still = stage.machine.wait_state("OPEN")
+        assert (still["uplink"]["interface"], still["core_pid"]) == (LAN_A.interface, wifi["core_pid"])
+        world.connect_uplink(LAN_B, metric=100)
+        wait_uplink(stage, LAN_B.interface)
+        assert stage.page() == plan.SERVER4
+        world.disconnect_uplink(LAN_A)
+        world.disconnect_uplink(LAN_B)
+        wait_uplink(stage, NAME)
+        assert stage.page() == plan.SERVER4
+        stage.probe(replace(LAN_A, interface=NAME))
+        guard = world.client.run(["nft", "list", "table", "netdev", "psiphon_egress"]).stdout
+        assert NAME in guard
+        world.connect_uplink(LAN_A)
+        wait_uplink(stage, LAN_A.interface)
+        flows = stage.server.read_flows()
+        verdicts = judge_frames(sent, world_evidence(flows))
+        assert {flow.client for flow in flows} >= {LAN_A.client4, LAN_B.client4, CLIENT}
+    assert {verdict.innocent for verdict in verdicts} >= {"tunnel flow"}
+    assert [verdict.text for verdict in verdicts if verdict.is_leak] == []
+    stage.assert_no_leak(mark)
+
+
 @pytest.mark.requirement("R6")
 def test_a_second_network_that_is_no_better_is_no_transition(stage: Stage) -> None:
     before = status_of(stage)
@@ -106,36 +151,61 @@ def test_a_network_with_ipv4_alone_is_enough(stage: Stage) -> None:
     stage.assert_no_leak(mark)
 
 
-@pytest.mark.requirement("R1", "R7")
-def test_a_network_with_ipv6_alone_is_an_uplink_and_nothing_leaks_on_it(stage: Stage) -> None:
-    """The stand-in's server is known by IPv4 alone: it cannot be reached, and the machine stays locked and says so."""
-    mark = stage.world.mark()
-    ip(stage, "-4", "route", "del", "default", "dev", "eth0")
+@contextlib.contextmanager
+def ipv6_alone(stage: Stage, *, address: bool = False) -> Iterator[None]:
+    """The network gives IPv6 and nothing else: no IPv4 route and, but for `address`, no IPv4 address."""
+    ip(stage, "-4", *("route del default dev eth0" if address else "addr flush dev eth0").split())
     try:
-        wanted = {"interface": "eth0", "ipv4": False, "ipv6": True}
-        stage.machine.wait_for(lambda: status_of(stage)["uplink"] == wanted, "an uplink of IPv6 alone")
-        assert status_of(stage)["state"] == "CONNECTING"
-        assert {stage.page(4), stage.page(6)} <= {"unreachable", "refused", "denied", "timeout"}
+        yield
     finally:
-        ip(
-            stage,
-            "-4",
-            "route",
-            "add",
-            "default",
-            "via",
-            LAN_A.router4,
-            "dev",
-            "eth0",
-            "metric",
-            "100",
-            "proto",
-            "dhcp",
-        )
+        route = f"default via {LAN_A.router4} dev eth0 metric 100 proto dhcp"
+        ip(stage, "addr", "replace", f"{LAN_A.client4}/{LAN_A.prefix4}", "dev", "eth0")
+        ip(stage, "-4", "route", "replace", *route.split())
+
+
+IPV6_ALONE = {"interface": "eth0", "ipv4": False, "ipv6": True}
+
+
+@pytest.mark.requirement("R6", "R7")
+def test_a_network_with_ipv6_alone_opens_when_a_server_is_known_by_ipv6(stage: Stage) -> None:
+    mark = stage.world.mark()
+    machine, flows = stage.machine, stage.server.read_flows()
+    try:
+        with ipv6_alone(stage):
+            machine.write_config(entry=stage.server.entry6)
+            machine.command("reload")
+            machine.wait_for(lambda: status_of(stage)["uplink"] == IPV6_ALONE, "an uplink of IPv6 alone")
+            machine.wait_state("OPEN")
+            machine.wait_for(lambda: stage.page(6) == plan.SERVER6, "IPv6 through the tunnel")
+            assert stage.page(4) == plan.SERVER4, "the tunnel carries IPv4 where the network has none"
+            assert {flow.server for flow in stage.server.read_flows() - flows} == {plan.SERVER6}
+            rules = stage.world.client.run(["nft", "list", "chain", "inet", "psiphon_filter", "to_wire"]).stdout
+            assert "the uplink has no IPv4 route" in rules
+            stage.probe()
+    finally:
+        machine.write_config()
+        machine.command("reload")
+    machine.wait_for(lambda: bool((status_of(stage)["uplink"] or {}).get("ipv4")), "IPv4 again")
+    machine.wait_state("OPEN")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R1", "R7")
+def test_a_network_with_ipv6_alone_and_no_server_known_by_ipv6_stays_locked_and_says_why(stage: Stage) -> None:
+    mark = stage.world.mark()
+    # Without a route but with an address, a socket that is bound to the link would look for its server there.
+    with ipv6_alone(stage, address=True):
+        stage.machine.wait_for(lambda: status_of(stage)["uplink"] == IPV6_ALONE, "an uplink of IPv6 alone")
+        stage.machine.wait_for(lambda: status_of(stage)["reason_code"] == "no_ipv4", "the reason")
+        status = status_of(stage)
+        assert (status["state"], status["locked"]) == ("CONNECTING", True)
+        assert "IPv6 alone" in status["reason"]
+        assert "IPv4" in status["next_step"]
+        assert {stage.page(4), stage.page(6)} <= {"unreachable", "refused", "denied", "timeout"}
+        stage.probe()
     stage.machine.wait_state("OPEN")
-    leaks = find_leaks(stage.world.frames_since(mark), world_evidence(stage.server.read_flows()))
-    # Bound to a link on which it has no route, the core's own socket looks for its server there (ARP).
-    assert [leak.text for leak in leaks if leak.text != f"ARP {LAN_A.client4} asks for {plan.SERVER4}"] == []
+    # Not even ARP for the server.
+    stage.assert_no_leak(mark)
 
 
 @pytest.mark.requirement("R6")
@@ -161,16 +231,19 @@ def test_a_dhcp_renewal_and_new_temporary_ipv6_addresses_are_no_transition(stage
 @pytest.mark.requirement("R6", "B4")
 def test_interfaces_of_containers_bridges_and_other_vpns_come_and_go_without_a_transition(stage: Stage) -> None:
     before = status_of(stage)
-    for words in (
-        ("veth0", "type", "veth", "peer", "name", "veth1"),
-        ("br0", "type", "bridge"),
-        ("ifb7", "type", "ifb"),
+    for name, command in (
+        ("veth0", "link add veth0 type veth peer name veth1"),
+        ("br0", "link add br0 type bridge"),
+        ("ifb7", "link add ifb7 type ifb"),
+        # OpenVPN, and WireGuard where the kernel has none.
+        ("tun7", "tuntap add dev tun7 mode tun"),
     ):
-        ip(stage, "link", "add", *words)
-        ip(stage, "link", "set", words[0], "up")
-        ip(stage, "addr", "add", "10.77.0.1/24", "dev", words[0])
+        ip(stage, *command.split())
+        ip(stage, "link", "set", name, "up")
+        ip(stage, "addr", "add", "10.77.0.1/24", "dev", name)
+        ip(stage, "addr", "add", "fd77::1/64", "dev", name, "nodad")
         time.sleep(0.15)
-        ip(stage, "link", "del", words[0])
+        ip(stage, "link", "del", name)
     time.sleep(QUIET_SECONDS)
     after = status_of(stage)
     assert (after["since"], after["core_pid"]) == (before["since"], before["core_pid"])

@@ -97,19 +97,20 @@ def test_a_dead_upstream_proxy_is_the_fault_until_there_is_a_tunnel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "skew", "portal", "reason"),
+    ("now", "skew", "portal", "ipv4", "reason"),
     [
-        (NOW, None, False, Reason.SLOW),
-        (NOW, 30.0, False, Reason.SLOW),
-        (NOW, -7200.0, False, Reason.CLOCK),
-        (datetime(1970, 1, 1, tzinfo=UTC), None, False, Reason.CLOCK),
-        (NOW, -7200.0, True, Reason.CAPTIVE_PORTAL),
+        (NOW, None, False, True, Reason.SLOW),
+        (NOW, 30.0, False, True, Reason.SLOW),
+        (NOW, None, False, False, Reason.NO_IPV4),
+        (NOW, -7200.0, False, True, Reason.CLOCK),
+        (datetime(1970, 1, 1, tzinfo=UTC), None, False, False, Reason.CLOCK),
+        (NOW, -7200.0, True, False, Reason.CAPTIVE_PORTAL),
     ],
 )
 def test_the_cause_is_the_most_certain_of_what_is_known(
-    now: datetime, skew: float | None, portal: bool, reason: Reason
+    now: datetime, skew: float | None, portal: bool, ipv4: bool, reason: Reason
 ) -> None:
-    assert find_cause(now=now, skew=skew, portal=portal) is reason
+    assert find_cause(now=now, skew=skew, portal=portal, ipv4=ipv4) is reason
 
 
 def test_the_skew_is_how_far_this_clock_is_ahead() -> None:

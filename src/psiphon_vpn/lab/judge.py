@@ -173,7 +173,8 @@ def _is_call(packet: Decoded, evidence: Evidence) -> bool:
         packet.protocol == 6
         and not packet.options
         and packet.source_port in evidence.core_ports
-        and (packet.destination, packet.destination_port) == (plan.SERVER4, plan.SERVER_PORT)
+        and packet.destination in (plan.SERVER4, plan.SERVER6)
+        and packet.destination_port == plan.SERVER_PORT
     )
 
 

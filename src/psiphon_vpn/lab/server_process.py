@@ -18,7 +18,7 @@ from psiphon_vpn.lab.world import World, wait_ready
 class ServerProcess:
     """A stand-in server. `start` and `stop` may be called again: key, secret and entry stay the same.
 
-    directory: the server's files, and what it tells: server-entry.dat and flows.jsonl.
+    directory: the server's files, and what it tells: its server entries and flows.jsonl.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class ServerProcess:
         *,
         directory: Path,
         address: str = plan.SERVER4,
+        address6: str = plan.SERVER6,
         port: int = plan.SERVER_PORT,
         region: str = "XX",
         ipv6: bool = True,
@@ -36,7 +37,8 @@ class ServerProcess:
         self._directory = directory
         self._child: subprocess.Popen[bytes] | None = None
         self._kept = False
-        self._argv = ["--address", address, "--port", str(port), "--directory", str(directory), "--region", region]
+        self._argv = ["--address", address, "--address6", address6, "--port", str(port), "--region", region]
+        self._argv += ["--directory", str(directory)]
         self._argv += [] if ipv6 else ["--no-ipv6"]
         self._argv += ["--allow-bogons"] if allow_bogons else []
 
@@ -44,6 +46,11 @@ class ServerProcess:
     def entry(self) -> str:
         """The server entry, for TargetServerEntry."""
         return (self._directory / "server-entry.dat").read_text(encoding="ascii")
+
+    @property
+    def entry6(self) -> str:
+        """The entry of the same server by its IPv6 address."""
+        return (self._directory / "server-entry-ipv6.dat").read_text(encoding="ascii")
 
     @property
     def pid(self) -> int:

@@ -162,17 +162,20 @@ def configure_network(tun_name: str, egress: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=RULESET % {"egress": egress}, text=True, check=True, timeout=30)
 
 
-def write_server_entry(options: argparse.Namespace, secret: str, certificate: Path) -> None:
-    """Tell clients: the file server-entry.dat."""
+def write_server_entries(options: argparse.Namespace, secret: str, certificate: Path) -> None:
+    """Tell clients: the file server-entry.dat, and server-entry-ipv6.dat for those that have IPv6 alone."""
     der = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii"))
-    entry = ServerEntry(
-        address=options.address,
-        port=options.port,
-        secret=secret,
-        fingerprint=hashlib.sha256(der).hexdigest(),
-        region=options.region,
-    )
-    (Path(options.directory) / "server-entry.dat").write_text(encode_server_entry(entry), encoding="ascii")
+    for address, name in ((options.address, "server-entry.dat"), (options.address6, "server-entry-ipv6.dat")):
+        if address is None:
+            continue
+        entry = ServerEntry(
+            address=address,
+            port=options.port,
+            secret=secret,
+            fingerprint=hashlib.sha256(der).hexdigest(),
+            region=options.region,
+        )
+        (Path(options.directory) / name).write_text(encode_server_entry(entry), encoding="ascii")
 
 
 def read_secret(path: Path) -> str:
@@ -185,7 +188,8 @@ def read_secret(path: Path) -> str:
 async def serve(server: StandinServer, options: argparse.Namespace, context: ssl.SSLContext, tun: int) -> None:
     """Say "ready" once the server listens; serve for ever."""
     asyncio.get_running_loop().add_reader(tun, server.read_tun)
-    await asyncio.start_server(server.serve_client, options.address, options.port, ssl=context, backlog=128)
+    addresses = [address for address in (options.address, options.address6) if address is not None]
+    await asyncio.start_server(server.serve_client, addresses, options.port, ssl=context, backlog=128)
     os.write(1, b"ready\n")
     await asyncio.Event().wait()
 
@@ -200,7 +204,7 @@ def run(options: argparse.Namespace) -> None:
     secret = read_secret(directory / "secret")
     tun = attach_tun(options.tun)
     configure_network(options.tun, options.egress)
-    write_server_entry(options, secret, certificate)
+    write_server_entries(options, secret, certificate)
     with (directory / "flows.jsonl").open("a", encoding="utf-8") as flows:
 
         def record(writer: asyncio.StreamWriter, mode: str) -> None:
@@ -222,6 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line entry. Ends only by a signal."""
     parser = argparse.ArgumentParser(prog="psiphon_vpn.lab.standin_server", description=__doc__)
     parser.add_argument("--address", required=True, help="IPv4 address to listen on")
+    parser.add_argument("--address6", help="IPv6 address to listen on too")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--directory", required=True, help="for certificate, secret, server-entry.dat, flows.jsonl")
     parser.add_argument("--egress", default="eth0", help="interface that clients' traffic leaves by")

@@ -125,7 +125,9 @@ class Core:
         return reader, writer, answer
 
     async def _open_stream(self, entry: ServerEntry) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # The family is the entry's, as in the real core: it parses the address and opens a socket of that family.
+        family = socket.AF_INET6 if ":" in entry.address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             if self._bind_interface is not None:

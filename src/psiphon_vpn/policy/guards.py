@@ -3,7 +3,7 @@
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table, quote_set
-from psiphon_vpn.policy.wire import PRIVATE_IPV4, TCP, UDP, plumbing_rules, tunnel_address_rules
+from psiphon_vpn.policy.wire import PRIVATE_IPV4, TCP, UDP, discovery_rules, plumbing_rules, tunnel_address_rules
 
 ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6, ETHERTYPE_EAPOL = 0x0800, 0x0806, 0x86DD, 0x888E
 
@@ -69,7 +69,6 @@ def _egress_rules(identity: Identity, dhcp_servers: tuple[str, ...], *, header: 
     # dhclient and udhcpc send from a packet socket, whose owner is root.
     uids = quote_set(identity.network_manager_uids)
     ipv4, ipv6 = _frame(ETHERTYPE_IPV4, header=header), _frame(ETHERTYPE_IPV6, header=header)
-    nd = "meta l4proto 58 icmpv6 type"
     link = ((ETHERTYPE_ARP, "ARP"), (ETHERTYPE_EAPOL, "EAPOL: the link's own log-in")) if header else ()
     tunnel = "the tunnel's addresses are never on a wire"
     return (
@@ -83,14 +82,7 @@ def _egress_rules(identity: Identity, dhcp_servers: tuple[str, ...], *, header: 
             )
             for protocol in (ipv4, ipv6)
         ),
-        Rule(
-            text=f"{ipv6} {nd} {{ 133, 135, 136 }} icmpv6 code 0 ip6 hoplimit 255 accept",
-            comment="IPv6 neighbour discovery",
-        ),
-        Rule(
-            text=f"{ipv6} {nd} {{ 131, 132, 143 }} ip6 hoplimit 1 ip6 daddr {{ ff02::2, ff02::16 }} accept",
-            comment="MLD reports",
-        ),
+        *discovery_rules(identity, ipv6),
         Rule(
             text=f"{ipv4} meta skuid {uids} udp sport 68 udp dport 67 ip daddr {quote_set(targets)} accept",
             comment="DHCP",

@@ -29,6 +29,41 @@ REFUSED_IPV6 = ("::/127", "::ffff:0:0/96", "fc00::/7", "fe80::/10", "fec0::/10",
 PRIVATE_IPV4 = ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
 
 
+NO_UID = 0xFFFFFFFF
+"""No user has this number (setuid(2)): a comparison with it says whether there is an owner at all."""
+
+
+def discovery_rules(identity: Identity, ipv6: str = "") -> tuple[Rule, ...]:
+    """Neighbour discovery and MLD: of the kernel, which has no uid. Routers are also looked for by network managers.
+
+    Everything else of that form is made by a program, and a router would forward it to wherever its maker says.
+
+    Args:
+        identity: who may look for routers.
+        ipv6: what tells IPv6 where the rules are not in a table of the internet protocols.
+    """
+    kind = f"{ipv6} meta l4proto {ICMPV6} icmpv6 type".lstrip()
+    return (
+        Rule(
+            text=f"{kind} 133 icmpv6 code 0 ip6 hoplimit 255 ip6 daddr ff02::2 "
+            f"meta skuid {quote_set(identity.network_manager_uids)} accept",
+            comment="root or the network manager looks for a router",
+        ),
+        Rule(
+            text=f"{kind} {{ 131, 132, 133, 135, 136, 143 }} meta skuid != {NO_UID} drop",
+            comment="made by a program: only the kernel itself speaks so",
+        ),
+        Rule(
+            text=f"{kind} {{ 133, 135, 136 }} icmpv6 code 0 ip6 hoplimit 255 accept",
+            comment="IPv6 neighbour discovery: RS, NS, NA, on this link only",
+        ),
+        Rule(
+            text=f"{kind} {{ 131, 132, 143 }} ip6 hoplimit 1 ip6 daddr {{ ff02::2, ff02::16 }} accept",
+            comment="MLD reports, sent by the kernel, on this link only",
+        ),
+    )
+
+
 def plumbing_rules(identity: Identity, dhcp_servers: tuple[str, ...]) -> tuple[Rule, ...]:
     """What the machine's own links need to stay alive, sent by the kernel or the network manager.
 
@@ -37,15 +72,7 @@ def plumbing_rules(identity: Identity, dhcp_servers: tuple[str, ...]) -> tuple[R
     dhcp_uids = quote_set(identity.network_manager_uids)
     dhcp_targets = quote_set(("255.255.255.255", *PRIVATE_IPV4))
     rules = [
-        Rule(
-            text=f"meta l4proto {ICMPV6} icmpv6 type {{ 133, 135, 136 }} icmpv6 code 0 ip6 hoplimit 255 accept",
-            comment="IPv6 neighbour discovery: RS, NS, NA, on this link only",
-        ),
-        Rule(
-            text=f"meta l4proto {ICMPV6} icmpv6 type {{ 131, 132, 143 }} ip6 hoplimit 1 "
-            "ip6 daddr { ff02::2, ff02::16 } accept",
-            comment="MLD reports, sent by the kernel, on this link only",
-        ),
+        *discovery_rules(identity),
         Rule(
             text=f"meta skuid {dhcp_uids} udp sport 68 udp dport 67 ip daddr {dhcp_targets} accept",
             comment="DHCP of root or the network manager",

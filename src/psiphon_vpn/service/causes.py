@@ -91,19 +91,20 @@ def measure_skew(notice: notices.ServerTimestamp, now: datetime) -> float:
     return (now - notice.timestamp).total_seconds()
 
 
-def find_cause(*, now: datetime, skew: float | None, portal: bool) -> Reason:
+def find_cause(*, now: datetime, skew: float | None, portal: bool, ipv4: bool = True) -> Reason:
     """Why no server answers, as far as that is known here.
 
     Args:
         now: this machine's clock.
         skew: what the last server that answered said of it, in seconds.
         portal: the network told that it wants a sign-in.
+        ipv4: whether the network has IPv4. psiphon-tunnel-core dials IPv6 as well, where a server is known by it.
     """
     if portal:
         return Reason.CAPTIVE_PORTAL
     if now < EARLIEST or (skew is not None and abs(skew) > MAX_SKEW_SECONDS):
         return Reason.CLOCK
-    return Reason.SLOW
+    return Reason.SLOW if ipv4 else Reason.NO_IPV4
 
 
 def find_portal(index: int, links: Path | None = None) -> bool:

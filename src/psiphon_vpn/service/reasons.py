@@ -30,6 +30,7 @@ class Reason(enum.StrEnum):
     DISK = "disk"
     NO_SERVER = "no_server"
     SLOW = "slow"
+    NO_IPV4 = "no_ipv4"
     NO_SERVER_LIST = "no_server_list"
     REGION = "region"
     PROTOCOLS = "protocols"
@@ -123,6 +124,13 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _(
                 "If it goes on: try another network. A network that wants you to sign in on a web page (hotel, train, "
                 "café) lets nothing through before, and nothing is opened here for it."
+            ),
+        ),
+        Reason.NO_IPV4: (
+            _("this network has IPv6 alone, and no Psiphon server that is known by an IPv6 address has answered yet"),
+            _(
+                "Use a network that has IPv4 too, or one whose router brings it over IPv6 (464XLAT, DS-Lite); the "
+                "service keeps trying."
             ),
         ),
         Reason.NO_SERVER_LIST: (

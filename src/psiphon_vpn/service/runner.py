@@ -322,7 +322,8 @@ class Runner:
     def _find_cause(self, core: int) -> None:
         uplink = self.model.uplink
         portal = uplink is not None and find_portal(uplink.index)
-        self.post(CoreFault(core, find_cause(now=datetime.now(UTC), skew=self._skew, portal=portal)))
+        ipv4 = uplink is None or uplink.ipv4
+        self.post(CoreFault(core, find_cause(now=datetime.now(UTC), skew=self._skew, portal=portal, ipv4=ipv4)))
 
     async def _verify(self, number: int) -> None:
         """Rules, routes and TUN, and then the tunnel itself; the opening looks at the former once more."""

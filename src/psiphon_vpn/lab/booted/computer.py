@@ -27,7 +27,7 @@ from psiphon_vpn.lab.addresses import LAN_A, LAN_B
 from psiphon_vpn.lab.booted.inside import SOURCE, Inside
 from psiphon_vpn.lab.booted.kernel_state import read_kernel_state
 from psiphon_vpn.lab.booted.launching import prepare_disk, remove_group, seen_by, start_nspawn
-from psiphon_vpn.lab.booted.provider import start_provider
+from psiphon_vpn.lab.booted.provider import find_log, start_provider
 from psiphon_vpn.lab.namespace import Host, LabError, begin_host, finish_host
 from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.lab.world import World
@@ -47,12 +47,16 @@ class Computer:
         world: its cables and what is beyond them.
         tree: the Debian system, which is not changed.
         binds: further directories to show inside, read-only: (outside, inside).
+        short_leases: see `start_provider`.
     """
 
-    def __init__(self, world: World, tree: Path, *, binds: Sequence[tuple[Path, Path]] = ()) -> None:
+    def __init__(
+        self, world: World, tree: Path, *, binds: Sequence[tuple[Path, Path]] = (), short_leases: bool = False
+    ) -> None:
         self.world = world
         self._tree = tree
         self._binds = ((Path(psiphon_vpn.__path__[0]).resolve().parent, SOURCE), *binds)
+        self._short_leases = short_leases
         self._stack = contextlib.ExitStack()
         self._number = next(_numbers)
         self._boots = 0
@@ -77,7 +81,8 @@ class Computer:
             (self.files / "etc/sysctl.d/90-ping.conf").write_text("net.ipv4.ping_group_range = 0 2147483647\n")
             self.world.disconnect_uplink(LAN_A)
             for lan in (LAN_A, LAN_B):
-                start_provider(self.world.hosts[lan.name], lan, directory=self._directory)
+                host = self.world.hosts[lan.name]
+                start_provider(host, lan, directory=self._directory, short_leases=self._short_leases)
             self._stack = stack.pop_all()
         return self
 
@@ -237,6 +242,10 @@ class Computer:
     def read_console(self) -> str:
         """Everything that a screen would have shown since the first boot."""
         return self.console_path.read_text(errors="replace") if self.console_path.exists() else ""
+
+    def read_provider_log(self) -> str:
+        """What the first provider's DHCP server was asked and has answered."""
+        return find_log(LAN_A, self._directory).read_text(errors="replace")
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
         """Properties of a unit, or of the manager if `unit` is empty (systemctl(1), "show")."""

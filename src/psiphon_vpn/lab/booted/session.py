@@ -149,9 +149,18 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(tree: Path, wheels: Path, *, manager: str = "NetworkManager") -> Iterator[Session]:
-    """A computer with a tree's Debian, off, prepared for an installation. manager: see `Computer.choose_manager`."""
-    with World() as world, run_server(world) as server, Computer(world, tree, binds=((wheels, WHEELS),)) as computer:
+def open_session(
+    tree: Path, wheels: Path, *, manager: str = "NetworkManager", short_leases: bool = False
+) -> Iterator[Session]:
+    """A computer with a tree's Debian, off, prepared for an installation.
+
+    manager: see `Computer.choose_manager`. short_leases: see `start_provider`.
+    """
+    with (
+        World() as world,
+        run_server(world) as server,
+        Computer(world, tree, binds=((wheels, WHEELS),), short_leases=short_leases) as computer,
+    ):
         computer.choose_manager(manager)
         service = Installation(computer, entry=server.entry)
         service.prepare()

@@ -1,0 +1,261 @@
+"""A real systemd-networkd through the lock: addresses by DHCPv4, DHCPv6 and SLAAC are had, renewed, rebound and moved.
+
+Without a service manager, directly on the client. The network is a private one, as at home, so that DHCPv4 is renewed
+by unicast; dnsmasq lends and advertises. Its shortest lease of DHCPv6 is too long for a test: lab/dhcp6_server.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_vpn.lab.frames import decode_packet
+from psiphon_vpn.lab.judge import find_leaks, world_evidence
+from psiphon_vpn.lab.waiting import wait_ready
+
+NETWORKD = "/lib/systemd/systemd-networkd"
+MISSING = [name for name in ("dnsmasq", NETWORKD) if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces"),
+    pytest.mark.skipif(bool(MISSING), reason=f"missing: {', '.join(MISSING)}"),
+]
+
+HOME = "192.168.77.0/24"
+ROUTER, EVERYBODY = "192.168.77.1", "255.255.255.255"
+PREFIX = LAN_A.network6.partition("/")[0]
+RENEW_SECONDS, REBIND_SECONDS = 3, 6
+"""T1 and T2 of DHCPv4 (RFC 2131 4.4.5) and DHCPv6 (RFC 8415 14.2), as the servers tell them.
+
+dnsmasq takes nothing below three seconds. networkd moves both by up to a second and may do neither where they meet.
+"""
+TEMPORARY_SECONDS = 4
+"""So long a temporary address is preferred (RFC 8981); the kernel makes the next one two seconds before its end."""
+NETWORK = (
+    "[Match]\nName=eth0\n[Network]\nDHCP=yes\nIPv6AcceptRA=yes\nIPv6PrivacyExtensions=yes\n"
+    "[IPv6AcceptRA]\nDHCPv6Client=always\n"
+)
+# In a mount namespace of its own, and without udev to wait for, as in a container.
+START = (
+    "mkdir -p /run/systemd && mount -t tmpfs -o mode=755 tmpfs /run/systemd && cd /run/systemd && "
+    'mkdir -p network netif/links netif/leases netif/lldp && cp "$1" network/50-eth0.network && '
+    f"chown -R systemd-network netif && mount -o remount,ro /sys && exec {NETWORKD}"
+)
+
+
+class Home:
+    """A home router on provider A's end of the cable. Each server of DHCPv6 that it starts is another one."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._host = stage.world.provider_a
+        self._directory = stage.world.directory / "home"
+        self._directory.mkdir()
+        self._dnsmasq: subprocess.Popen[bytes] | None = None
+        self._dhcp6: subprocess.Popen[bytes] | None = None
+        self._servers = 0
+        for host in (stage.world.backbone, stage.world.internet):
+            host.run(["ip", "route", "add", HOME, "via", plan.BACKBONE_A4])
+        self._host.run(["ip", "address", "add", f"{ROUTER}/24", "dev", "lan"])
+
+    def lend(self, first: int) -> None:
+        """Lend IPv4 addresses from this one on, and advertise the router and the prefix."""
+        _end(self._dnsmasq)
+        argv = [
+            "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--bind-interfaces",
+            "--interface=lan", f"--log-facility={self._directory / 'dnsmasq.log'}", "--pid-file=", "--no-ping",
+            "--dhcp-authoritative", f"--dhcp-leasefile={self._directory}/leases-{first}",
+            f"--dhcp-range=192.168.77.{first},192.168.77.{first + 3},2m", f"--dhcp-option=3,{ROUTER}",
+            f"--dhcp-option-force=58,{RENEW_SECONDS}", f"--dhcp-option-force=59,{REBIND_SECONDS}",
+            "--enable-ra", "--ra-param=lan,4,60", f"--dhcp-range={PREFIX},ra-only,64,2m",
+        ]  # fmt: skip
+        self._dnsmasq = self._host.spawn(argv, stderr=subprocess.DEVNULL)
+
+    def lend6(self) -> str:
+        """Another DHCPv6 server takes the place of the last, and lends another address of the same prefix: which?"""
+        _end(self._dhcp6)
+        self._servers += 1
+        address = f"{PREFIX}d6{self._servers:02x}"
+        argv = ["--interface", "lan", "--identifier", f"00030001025053{self._servers:06x}", "--address", address]
+        argv += ["--renew", str(RENEW_SECONDS), "--rebind", str(REBIND_SECONDS), "--valid", "60"]
+        argv += ["--record", str(self._record6)]
+        self._dhcp6 = self._host.spawn_module("psiphon_vpn.lab.dhcp6_server", *argv, stdout=subprocess.PIPE)
+        wait_ready(self._dhcp6, "the DHCPv6 server")
+        return address
+
+    def count(self, words: str) -> int:
+        """How often dnsmasq's log has these words."""
+        log = self._directory / "dnsmasq.log"
+        return log.read_text().count(words) if log.exists() else 0
+
+    def count6(self, kind: str) -> int:
+        """How often this DHCPv6 server has answered that."""
+        return self._record6.read_text().split().count(kind) if self._record6.exists() else 0
+
+    @property
+    def _record6(self) -> Path:
+        return self._directory / f"dhcp6-{self._servers}"
+
+    @contextlib.contextmanager
+    def deaf_to_unicast(self) -> Iterator[None]:
+        """DHCP to the router's own address is not heard."""
+        rule = f"udp dport 67 ip daddr {ROUTER} counter drop"
+        self._host.run(
+            ["nft", "add table ip deaf { chain input { type filter hook input priority 0; " + rule + "; }; }"]
+        )
+        try:
+            yield
+        finally:
+            self._host.run(["nft", "delete", "table", "ip", "deaf"])
+
+
+def _end(child: subprocess.Popen[bytes] | None) -> None:
+    if child is not None:
+        child.terminate()
+        child.wait(timeout=5)
+
+
+def solicit_router() -> None:
+    """A router solicitation as network managers send it (RFC 4861, 4.1): networkd itself does it only at its start."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        sock.sendto(b"\x85" + bytes(7), ("ff02::2", 0, 0, socket.if_nametoindex("eth0")))
+
+
+@dataclass
+class Scene:
+    """The client, with networkd, at home. begin: the mark from before the first frame."""
+
+    stage: Stage
+    home: Home
+    begin: dict[str, int]
+
+    def status(self) -> dict[str, Any]:
+        status = self.stage.machine.read_status()
+        assert status is not None
+        return status
+
+    def addresses(self, *words: str) -> list[str]:
+        """Addresses of the client that have these words beside them."""
+        shown = self.stage.world.client.run(["ip", "-o", "address", "show", "dev", "eth0", "scope", "global"]).stdout
+        return [line.split()[3].partition("/")[0] for line in shown.splitlines() if all(word in line for word in words)]
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        self.stage.machine.wait_for(condition, what, seconds=25)
+
+    def prefix_lifetime(self) -> int:
+        """For how long the address by advertisement is still valid, in seconds."""
+        shown = self.stage.world.client.run(["ip", "-6", "address", "show", "dev", "eth0", "mngtmpaddr"]).stdout
+        return int(re.findall(r"valid_lft (\d+)sec", shown)[0])
+
+    def requests(self, mark: dict[str, int]) -> set[str]:
+        """Where the client's DHCPv4 requests since then went."""
+        found = (decode_packet(frame.data[14:]) for frame in self.stage.world.frames_since(mark))
+        return {packet.destination for packet in found if packet is not None and packet.destination_port == 67}
+
+    def renew(self) -> set[str]:
+        """Wait until a DHCPv4 lease is acknowledged again: where the requests for it went."""
+        mark, before = self.stage.world.mark(), self.home.count("DHCPACK")
+        self.wait(lambda: self.home.count("DHCPACK") > before, "DHCPv4 renewed")
+        return self.requests(mark)
+
+    def assert_no_leak(self) -> None:
+        """Judge every frame since the first."""
+        evidence = world_evidence(self.stage.server.read_flows(), claimed=(HOME,))
+        leaks = find_leaks(self.stage.world.frames_since(self.begin), evidence)
+        assert not leaks, [leak.text for leak in leaks[:10]]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """Networkd started behind the boot lock, before there is a daemon."""
+    with open_stage(start=False) as stage:
+        client = stage.world.client
+        client.run(["ip", "address", "flush", "dev", "eth0"])
+        client.run(["ip", "link", "set", "eth0", "down"])
+        client.set_sysctls(
+            {"ipv6/conf/eth0/temp_prefered_lft": TEMPORARY_SECONDS, "ipv6/conf/eth0/max_desync_factor": 0}
+        )
+        made = Scene(stage, Home(stage), stage.world.mark())
+        made.home.lend(100)
+        made.home.lend6()
+        network = stage.world.directory / "eth0.network"
+        network.write_text(NETWORK)
+        network.chmod(0o644)
+        argv: list[str | Path] = ["unshare", "--mount", "sh", "-c", START, "sh", network]
+        client.spawn(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        yield made
+
+
+@pytest.mark.requirement("R2", "R7", "R19")
+def test_addresses_by_dhcp_dhcpv6_and_advertisement_are_had_behind_the_boot_lock_before_there_is_a_daemon(
+    scene: Scene,
+) -> None:
+    scene.wait(lambda: any(address.startswith("192.168.77.10") for address in scene.addresses()), "DHCPv4")
+    scene.wait(lambda: f"{PREFIX}d601" in scene.addresses("/128"), "DHCPv6")
+    scene.wait(lambda: bool(scene.addresses("mngtmpaddr")) and bool(scene.addresses("temporary")), "SLAAC")
+    scene.assert_no_leak()
+    scene.stage.machine.start_daemon()
+    scene.stage.machine.wait_state("OPEN")
+    assert scene.stage.page() == plan.SERVER4
+
+
+@pytest.mark.requirement("R6", "R7", "R19")
+@pytest.mark.parametrize("state", ["open", "locked"])
+def test_leases_are_renewed_and_rebound_and_addresses_of_the_prefix_change_without_a_transition(
+    scene: Scene, state: str
+) -> None:
+    home, machine = scene.home, scene.stage.machine
+    machine.command("start" if state == "open" else "stop")
+    before = machine.wait_state("OPEN" if state == "open" else "LOCKED")
+    lease = scene.addresses("192.168.77.")
+    temporary = set(scene.addresses("temporary"))
+    renewals6 = home.count6("renew")
+    assert any(scene.renew() == {ROUTER} for _ in range(3)), "renewed by unicast, at the latest once it is heard again"
+    scene.wait(lambda: home.count6("renew") > renewals6, "DHCPv6 renewed")
+    mark, address6 = scene.stage.world.mark(), home.lend6()
+    with home.deaf_to_unicast():
+        acks = home.count("DHCPACK")
+        # In vain by unicast, then by broadcast.
+        scene.wait(lambda: scene.requests(mark) == {ROUTER, EVERYBODY}, "DHCPv4 by broadcast")
+        scene.wait(lambda: home.count("DHCPACK") > acks, "DHCPv4 rebound")
+    scene.wait(lambda: home.count6("rebind") > 0, "DHCPv6 rebound")
+    scene.wait(lambda: address6 in scene.addresses(), "another address by DHCPv6")
+    scene.wait(lambda: bool(set(scene.addresses("temporary")) - temporary), "another temporary address")
+    scene.stage.world.client.call(solicit_router)
+    scene.wait(lambda: scene.prefix_lifetime() >= 118, "the prefix advertised anew")
+    assert scene.addresses("192.168.77.") == lease
+    after = scene.status()
+    names = ("state", "since", "core_pid")
+    assert [after[name] for name in names] == [before[name] for name in names]
+    assert machine.lease_remains() is (state == "open")
+    scene.assert_no_leak()
+
+
+@pytest.mark.requirement("R6", "R19")
+def test_another_address_by_dhcp_is_a_transition_and_ends_in_an_open_tunnel(scene: Scene) -> None:
+    machine = scene.stage.machine
+    machine.command("start")
+    before = machine.wait_state("OPEN")
+    # A server that knows nothing of the lease refuses to renew it.
+    scene.home.lend(120)
+    scene.wait(lambda: scene.addresses("192.168.77.12") != [], "another address")
+    scene.wait(
+        lambda: (now := scene.status())["state"] == "OPEN" and now["core_pid"] != before["core_pid"],
+        "an open tunnel by another core",
+    )
+    assert scene.stage.page() == plan.SERVER4
+    assert {flow.client[:-1] for flow in scene.stage.server.read_flows()} == {"192.168.77.10", "192.168.77.12"}
+    scene.assert_no_leak()
