@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.stage import Stage, open_stage
 
+from psiphon_vpn.core.datastore import ASIDE, STORE_PARENT
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.judge import find_leaks, world_evidence
 from psiphon_vpn.lab.machine import LAB_UID
 from psiphon_vpn.lab.namespace import LabError
+from psiphon_vpn.lab.standin_store import CRASHES, STORE_FILE
 from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
@@ -72,14 +75,95 @@ def moves_in(log: str) -> int:
 
 
 @pytest.mark.requirement("R1")
-def test_a_region_that_no_server_is_in_is_named_as_the_reason(stage: Stage) -> None:
+@pytest.mark.parametrize("target", [True, False], ids=["the one server", "any of the list"])
+def test_a_region_that_no_server_is_in_is_named_as_the_reason(stage: Stage, target: bool) -> None:
+    """With a server of its own the core ends, without one it waits for a list."""
+    stage.machine.write_config(target=target)
     text = stage.machine.config_path.read_text()
     stage.machine.write_config('egress_region = "ZZ"\n' + text)
+    if not target:
+        stage.set_faults({"kind": "no_region"})
     stage.machine.command("reload")
     status = wait_reason(stage, "region")
     assert "egress_region" in status["next_step"]
-    assert (status["state"], status["locked"]) == ("CONNECTING", True)
-    assert status["next_try"] is not None
+    assert (status["state"] in {"LOCKED", "CONNECTING"}, status["locked"]) == (True, True)
+    stage.machine.wait_for(lambda: status_of(stage)["next_try"] is not None, "the next try")
+    assert set(watch_states(stage, 1.0)) <= {"LOCKED", "CONNECTING"}
+    assert status_of(stage)["reason_code"] == "region"
+
+
+def spoil_with_noise(store: Path) -> None:
+    store.write_bytes(os.urandom(40000))
+
+
+def spoil_by_truncation(store: Path) -> None:
+    os.truncate(store, 3)
+
+
+def spoil_so_that_it_crashes(store: Path) -> None:
+    store.write_bytes(CRASHES)
+
+
+def put_a_full_directory(store: Path) -> None:
+    store.unlink()
+    store.mkdir()
+    (store / "something").touch()
+
+
+def make_unreadable(store: Path) -> None:
+    os.chown(store.parent, 0, 0)
+    store.parent.chmod(0o700)
+
+
+@pytest.mark.requirement("R1")
+@pytest.mark.parametrize(
+    ("spoil", "by_the_core"),
+    [
+        (spoil_with_noise, True),
+        (spoil_by_truncation, True),
+        (spoil_so_that_it_crashes, False),
+        (put_a_full_directory, False),
+        (make_unreadable, False),
+    ],
+)
+def test_a_corrupt_data_store_is_told_of_set_aside_once_and_the_tunnel_opens_again(
+    stage: Stage, spoil: Callable[[Path], None], by_the_core: bool
+) -> None:
+    mark = stage.world.mark()
+    root = stage.machine.state_dir / "core" / STORE_PARENT
+    stage.machine.command("stop")
+    stage.machine.wait_for(lambda: status_of(stage)["core_pid"] is None, "the core's end")
+    spoil(root / STORE_FILE)
+    before = len(stage.machine.read_log())
+    stage.machine.command("start")
+    if not by_the_core:
+        status = wait_reason(stage, "datastore_broken")
+        assert status["locked"] is True
+        assert status["next_step"]
+    stage.machine.wait_state("OPEN")
+    log = stage.machine.read_log()[before:]
+    assert log.count("tries with a new one" if by_the_core else "was set aside") in {1, 2}
+    assert (root / ASIDE).exists() is not by_the_core
+    assert str(root) not in log
+    shutil.rmtree(root / ASIDE, ignore_errors=True)
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R1")
+@pytest.mark.parametrize("kind", ["datastore_broken", "datastore_crash"])
+def test_a_data_store_that_setting_aside_does_not_help_is_set_aside_once_and_never_in_a_loop(
+    stage: Stage, kind: str
+) -> None:
+    stage.set_faults({"kind": kind})
+    before = len(stage.machine.read_log())
+    stage.machine.command("restart")
+    seen = watch_states(stage, 4.0)
+    log = stage.machine.read_log()[before:]
+    assert "OPEN" not in seen
+    assert log.count("was set aside") == 1
+    assert 3 <= log.count("-> CONNECTING") <= 4, log
+    status = status_of(stage)
+    assert (status["reason_code"], status["next_try_what"] is None) == ("datastore_broken", False)
 
 
 @pytest.mark.requirement("R1")

@@ -87,6 +87,39 @@ def test_no_candidates_has_the_reason_that_the_known_regions_tell(
     assert finder.fault is None
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (notices.DatastoreError("held"), Reason.DATASTORE),
+        (notices.DatastoreError("disk"), Reason.DISK),
+        (notices.DatastoreError("broken"), Reason.DATASTORE_BROKEN),
+        (notices.TargetUnfit("region"), Reason.REGION),
+        (notices.TargetUnfit("protocols"), Reason.PROTOCOLS),
+        (notices.TargetUnfit("proxy"), Reason.TARGET_AND_PROXY),
+    ],
+)
+def test_a_data_store_or_a_target_that_ends_the_core_has_its_reason(said: notices.CoreEvent, reason: Reason) -> None:
+    finder = CauseFinder("CA", target=True)
+    assert finder.hear(said)
+    # What the core says between that and its end changes nothing.
+    assert not finder.hear(notices.AvailableEgressRegions(()))
+    assert not finder.hear(notices.CandidateServers(0))
+    assert finder.fault is reason
+
+
+def test_a_core_that_has_a_target_does_not_lack_a_list_of_servers() -> None:
+    finder = CauseFinder("", target=True)
+    finder.hear(notices.AvailableEgressRegions(()))
+    assert not finder.hear(notices.CandidateServers(0))
+    assert finder.fault is None
+
+
+def test_a_data_store_that_the_core_throws_away_itself_is_no_fault() -> None:
+    finder = CauseFinder("")
+    assert not finder.hear(notices.DatastoreReset())
+    assert not finder.hear(notices.DatastoreFailed())
+
+
 def test_a_dead_upstream_proxy_is_the_fault_until_there_is_a_tunnel() -> None:
     finder = CauseFinder("")
     assert finder.hear(notices.UpstreamProxyError())

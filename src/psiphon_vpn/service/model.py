@@ -41,6 +41,7 @@ class Model:
         unrest: uplinks that came and tunnels that were lost since it was calm.
         asleep: the machine said that it is going to sleep, and not yet that it woke.
         fault: what is wrong with this core's attempts.
+        data_set_aside: the core's data were set aside since it was last open; that helps once, or not at all.
     """
 
     state: State = State.LOCKED
@@ -60,6 +61,7 @@ class Model:
     establish_timeout: int = 300
     region: str | None = None
     fault: Reason | None = None
+    data_set_aside: bool = False
 
 
 def calm_delay(unrest: int) -> float:

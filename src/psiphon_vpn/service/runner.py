@@ -11,6 +11,7 @@ from pathlib import Path
 
 from psiphon_vpn.config import Settings
 from psiphon_vpn.core import events as notices
+from psiphon_vpn.core.datastore import set_data_aside
 from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess
 from psiphon_vpn.core.sealing import Sealing
@@ -227,6 +228,8 @@ class Runner:
                 self._timers.cancel()
             case do.FindCause(core):
                 self._find_cause(core)
+            case do.SetDataAside():
+                set_data_aside(self._around.state_dir / "core")
             case do.StoreIntent(intent):
                 store_intent(self._around.state_dir / "intent", intent)
 
@@ -282,7 +285,9 @@ class Runner:
             uplink=uplink.name,
             dns_servers=self.settings.bootstrap_dns,
         )
-        self._causes = CauseFinder(self.settings.egress_region)
+        self._causes = CauseFinder(
+            self.settings.egress_region, target=bool(self.settings.core_advanced.get("TargetServerEntry"))
+        )
         core = CoreProcess(
             on_event=lambda notice: self._hear(number, notice),
             on_exit=lambda code: self.post(CoreExited(number, f"code {code}" if code >= 0 else f"signal {-code}")),
@@ -306,6 +311,10 @@ class Runner:
                 self.post(CoreRegion(number, region))
             case notices.ServerTimestamp():
                 self._skew = measure_skew(notice, datetime.now(UTC))
+            case notices.DatastoreReset():
+                log.warning("the core could not open its data store and tries with a new one")
+            case notices.DatastoreFailed():
+                log.warning("the core's data store failed; it is made anew when the core is started again")
             case _:
                 log.debug("core: %s", type(notice).__name__)
 
