@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
+JUMPY = Path(__file__).with_name("jumpy_daemon.py")
 HASTY = Path(__file__).with_name("hasty_daemon.py")
 SAMPLE_SECONDS = 0.02
 
@@ -220,6 +223,58 @@ def test_a_wrong_clock_is_told_from_what_the_server_said_and_named_when_no_serve
         assert "timedatectl" in status["next_step"]
 
 
+def read_cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.requirement("R1", "R2", "R17")
+def test_a_wall_clock_that_jumps_by_years_neither_closes_nor_opens_nor_ends_nor_spins_anything() -> None:
+    year = 365 * 86400.0
+    with open_stage(start=False) as stage:
+        machine = stage.machine
+        offset = stage.world.directory / "offset"
+
+        def jump(seconds: float) -> None:
+            beside = offset.with_name("offset.new")
+            beside.write_text(str(seconds))
+            beside.chmod(0o644)
+            beside.replace(offset)
+            if machine.read_status() is not None:
+                machine.signal_daemon(signal.SIGUSR1)
+
+        jump(0)
+        machine.program = [str(JUMPY), str(offset)]
+        machine.start_daemon()
+        first = machine.wait_state("OPEN")
+        machine.wait_for(machine.lease_remains, "the lease")
+        cpu = read_cpu_seconds(machine.daemon_pid)
+        begin = time.monotonic()
+        for seconds in (40 * year, -50 * year, 3600.0, -3600.0, 150 * year):
+            jump(seconds)
+            end = time.monotonic() + 1.2
+            while time.monotonic() < end:
+                assert machine.lease_remains()
+                time.sleep(0.2)
+            status = status_of(stage)
+            assert (status["state"], status["core_pid"]) == ("OPEN", first["core_pid"])
+            told = datetime.fromisoformat(status["since"]) - datetime.now(UTC)
+            assert abs(told.total_seconds() - seconds) < 60, "since is told by the clock as it is now"
+            assert abs(status["clock_skew_seconds"] - seconds) < 5
+        # Status and listings of the test itself cost some; a loop would take all of it.
+        assert read_cpu_seconds(machine.daemon_pid) - cpu < 0.5 * (time.monotonic() - begin)
+        assert stage.page() == plan.SERVER4
+        # Locked and waiting for a timer: the time until then does not change, only when that is told to be.
+        stage.set_faults({"kind": "exit", "code": 1})
+        jump(-50 * year)
+        os.kill(first["core_pid"], 9)
+        machine.wait_for(lambda: status_of(stage)["next_try_what"] is not None, "the next try")
+        jump(50 * year)
+        stage.set_faults()
+        machine.wait_state("OPEN")
+        assert machine.read_log().count("has slept") == 0
+
+
 @pytest.mark.requirement("R1")
 @pytest.mark.parametrize(
     ("fault", "reason"),
@@ -355,8 +410,6 @@ def test_a_read_only_state_directory_keeps_it_locked_and_is_named() -> None:
 @pytest.mark.requirement("R1", "R2")
 def test_a_storm_of_netlink_messages_that_overruns_its_socket_ends_with_a_look_at_everything(stage: Stage) -> None:
     """The daemon is stopped while the kernel's messages pile up; a change is hidden among those that were lost."""
-    import signal
-
     client = stage.world.client
     batch = "\n".join(
         f"route add unreachable 198.18.{i // 250}.{i % 250}/32\nroute del unreachable 198.18.{i // 250}.{i % 250}/32"

@@ -95,11 +95,6 @@ def explain_failed_start(error: CoreError) -> Reason:
     return Reason.CORE_MISSING
 
 
-def measure_skew(notice: notices.ServerTimestamp, now: datetime) -> float:
-    """Seconds that this machine's clock is ahead of the server's; negative when it is behind."""
-    return (now - notice.timestamp).total_seconds()
-
-
 def find_cause(*, now: datetime, skew: float | None, portal: bool) -> Reason:
     """Why no server answers, as far as that is known here.
 
