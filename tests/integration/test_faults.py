@@ -35,12 +35,17 @@ NEVER_OPENS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "its tunnel carries nothing": ({"kind": "blackhole"}, {"tunnel_up", "tunnel_silent"}),
     "its packet channel is not opened": ({"kind": "no_packet_channel"}, {"tunnel_up", "tunnel_silent"}),
     "its data store is locked": ({"kind": "datastore"}, {"datastore"}),
+    "its data store cannot be opened": ({"kind": "datastore_broken"}, {"datastore_broken"}),
+    "its data store makes it crash": ({"kind": "datastore_crash"}, {"datastore_broken"}),
     "its port is in use": ({"kind": "port_in_use"}, {"port_in_use"}),
     "its servers do not fit its options": ({"kind": "no_region"}, {"protocols"}),
     "it knows no server": ({"kind": "empty_list"}, {"no_server_list"}),
     "its upstream proxy is dead": ({"kind": "upstream_error"}, {"upstream_proxy"}),
     "it gives up": ({"kind": "establish_timeout"}, {"core_exited"}),
 }
+WITHOUT_TARGET = {"no_region", "empty_list"}
+"""A core that has a target needs no list."""
+ENDS_BY_ITSELF = {"core_exited", "datastore", "datastore_broken", "port_in_use", "tunnel_silent"}
 OPENS_ALL_THE_SAME: dict[str, dict[str, Any]] = {
     "it floods its standard error": {"kind": "flood"},
     "it writes junk": {"kind": "junk"},
@@ -66,7 +71,11 @@ def test_a_core_in_trouble_never_opens_and_the_service_comes_back_by_itself(stag
     fault, reasons = NEVER_OPENS[what]
     mark = stage.world.mark()
     stage.set_faults(fault)
-    stage.machine.command("restart")
+    if fault["kind"] in WITHOUT_TARGET:
+        stage.machine.write_config(target=False)
+        stage.machine.command("reload")
+    else:
+        stage.machine.command("restart")
     seen = set()
     end = time.monotonic() + 1.5
     while time.monotonic() < end:
@@ -80,7 +89,10 @@ def test_a_core_in_trouble_never_opens_and_the_service_comes_back_by_itself(stag
     assert seen & reasons, seen
     stage.set_faults()
     # What waits for a retry comes by itself; a core that hangs or waits needs its turn: the user's restart.
-    if not seen & {"core_exited", "datastore", "port_in_use", "tunnel_silent"}:
+    if fault["kind"] in WITHOUT_TARGET:
+        stage.machine.write_config()
+        stage.machine.command("reload")
+    elif not seen & ENDS_BY_ITSELF:
         stage.machine.command("restart")
     stage.machine.wait_state("OPEN", seconds=12)
     stage.assert_no_leak(mark)

@@ -1,14 +1,15 @@
-"""The daemon is killed before each of its effects in turn: locked each time, and a fresh daemon opens again."""
+"""The daemon is killed before each effect of each path in turn: locked each time, and a fresh daemon opens again."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.buses import Logind, run_bus, run_mock, wait_until
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_vpn.errors import UserError
@@ -18,114 +19,216 @@ from psiphon_vpn.lab.judge import find_leaks, world_evidence
 from psiphon_vpn.lab.namespace import LabError
 from psiphon_vpn.linux.lockstate import read_lock_state
 
-pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces"),
+]
 
 LAUNCHER = Path(__file__).with_name("killed_daemon.py")
-LAST_EFFECT = 60
-"""More than a start, an opening and a move to another provider take; the run ends where nothing is left to kill."""
+MOST_EFFECTS = 40
+"""More than any path takes; each ends where nothing is left to kill."""
+SECONDS = 8.0
 
-FIRST_AFTER_OPENING = 18
-"""The effects before are those of a start, which the first of the tests goes through."""
+
+class Killer:
+    """A stage whose daemon is killed where it is told, and started again by the next who needs it."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.machine, self.world = stage.machine, stage.world
+        self.home = LAN_A
+        self._directory = stage.world.directory / "orders"
+        self._directory.mkdir()
+        self._directory.chmod(0o755)
+        self._orders = 0
+        self._read_from = 0
+        self._slept = 0
+        self.oversleep()
+        self.machine.program = [str(LAUNCHER), str(self._directory)]
+
+    def _write(self, name: str, text: str) -> None:
+        beside = self._directory / f"{name}.new"
+        beside.write_text(text)
+        beside.chmod(0o644)
+        beside.replace(self._directory / name)
+
+    def spare(self, effects: Iterable[str] = ("all",)) -> None:
+        """These effects are lived through from now on, and no other."""
+        self._orders += 1
+        self._read_from = self.machine.log_path.stat().st_size if self.machine.log_path.exists() else 0
+        self._write("kill", "\n".join([str(self._orders), *effects]))
+
+    def oversleep(self) -> None:
+        """What the clocks tell after a sleep."""
+        self._slept += 100
+        self._write("slept", str(self._slept))
+
+    def alive(self) -> bool:
+        """Whether the daemon runs."""
+        try:
+            return bool(self.machine.daemon_pid)
+        except LabError:
+            return False
+
+    def start(self) -> None:
+        """From whatever was left over, with the user's wish to connect."""
+        self.machine.kill_daemon()
+        (self.machine.state_dir / "intent").unlink(missing_ok=True)
+        self.world.set_carrier(self.home, up=True)
+        self.machine.start_daemon()
+
+    def read_new(self) -> str:
+        """What was logged since the effects that are spared were told last."""
+        with self.machine.log_path.open("rb") as log:
+            log.seek(self._read_from)
+            return log.read().decode(errors="replace")
+
+    def wait_logged(self, text: str) -> None:
+        """Wait until it was logged. The status is not asked for: it reads the kernel's rules anew each time."""
+        self.machine.wait_for(lambda: text in self.read_new(), text, seconds=SECONDS)
+
+    def wait_open(self) -> None:
+        """Wait until it has opened since then, and the kernel holds the lease."""
+        self.wait_logged(" -> OPEN: ")
+        self.machine.wait_for(self.machine.lease_remains, "the lease", seconds=SECONDS)
+
+    def try_each(self, go: Callable[[], None], *, from_start: bool = False) -> list[str]:
+        """Walk a path again and again, killed before the first effect that it was not killed before yet, until there is
+        none; returns all of them. Events of the network come together in more than one way, so they are not counted.
+
+        Args:
+            go: walks it to its end; a LabError if the daemon ends on the way.
+            from_start: the path begins with the daemon's start.
+        """
+        killed: list[str] = []
+        while len(killed) < MOST_EFFECTS:
+            if not from_start and not self.alive():
+                self.spare()
+                self.start()
+                self.wait_open()
+            self.spare(killed)
+            arrived = False
+            with contextlib.suppress(LabError, UserError):
+                go()
+                arrived = True
+            log = self.read_new()
+            found = re.findall(r"KILLED BEFORE (.+)", log)
+            assert self.world.client.call(read_lock_state).locked is True, found
+            if not found:
+                assert arrived, f"not killed, and not there either: {log[-3000:]}"
+                return killed
+            assert not self.alive()
+            killed += found
+        pytest.fail(f"the daemon never got through: {killed}")
+
+
+@pytest.fixture(scope="module")
+def _killer() -> Iterator[Killer]:
+    with open_stage(start=False) as stage:
+        yield Killer(stage)
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    with open_stage(start=False) as made:
-        yield made
-
-
-@pytest.mark.requirement("R2", "R3", "R6", "B2")
-def test_killed_before_any_effect_the_machine_is_locked_and_a_fresh_daemon_opens(stage: Stage) -> None:
-    """From the start to open, and on by a move to the other provider and back."""
-    machine, world = stage.machine, stage.world
-    plain = list(machine.program)
-    here, there = LAN_A, LAN_B
-    mark = world.mark()
-    killed: list[str] = []
-    for number in range(1, LAST_EFFECT):
-        machine.program = [str(LAUNCHER), str(number)]
-        before = len(machine.read_log())
-        try:
-            machine.start_daemon()
-            machine.wait_state("OPEN", seconds=6)
-            machine.wait_for(machine.lease_remains, "the lease", seconds=3)
-            world.disconnect_uplink(here)
-            world.connect_uplink(there)
-            here, there = there, here
-            machine.wait_state("OPEN", seconds=6)
-            machine.wait_for(machine.lease_remains, "the lease", seconds=3)
-        except LabError:
-            pass
-        found = re.findall(r"KILLED BEFORE (.+)", machine.read_log()[before:])
-        machine.kill_daemon()
-        lock = world.client.call(read_lock_state)
-        assert lock.locked is True, (found, lock)
-        if not found:
-            break
-        killed += found
-    else:
-        pytest.fail("the daemon never got through")
-    names = {name.split(" in ")[0] for name in killed}
-    assert {"ApplyPolicy", "StartCore", "Verify", "OpenTunnel", "CloseLease", "StopCore"} <= names
-    machine.program = plain
-    machine.start_daemon()
-    machine.wait_state("OPEN")
-    assert stage.page() == plan.SERVER4
-    stage.assert_no_leak(mark)
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("half", [0, 1], ids=["every other effect", "the others"])
-@pytest.mark.requirement("R2", "R3", "R6", "B2")
-def test_killed_before_any_effect_of_a_wake_a_loss_or_a_stop_the_machine_is_locked(stage: Stage, half: int) -> None:
-    """A sleep that the clock tells of, a core that is killed, a carrier that goes and comes, the user's stop."""
-    machine, world = stage.machine, stage.world
-    slept = world.directory / "slept"
-
-    def sleep_until(seconds: int) -> None:
-        beside = slept.with_name("slept.new")
-        beside.write_text(f"{seconds}")
-        beside.chmod(0o644)
-        beside.replace(slept)
-
-    def live_through() -> None:
-        machine.start_daemon()
-        machine.wait_state("OPEN", seconds=6)
-        machine.wait_for(machine.lease_remains, "the lease", seconds=3)
-        core = machine.wait_state("OPEN", seconds=6)["core_pid"]
-        sleep_until(200)
-        machine.wait_for(lambda: (machine.read_status() or {}).get("core_pid") not in {None, core}, "waking", seconds=6)
-        core = machine.wait_state("OPEN", seconds=6)["core_pid"]
-        machine.wait_for(machine.lease_remains, "the lease", seconds=3)
-        os.kill(core, 9)
-        machine.wait_for(lambda: (machine.read_status() or {}).get("core_pid") not in {None, core}, "a core", seconds=6)
-        machine.wait_state("OPEN", seconds=6)
-        machine.wait_for(machine.lease_remains, "the lease", seconds=3)
-        world.set_carrier(LAN_A, up=False)
-        machine.wait_state("LOCKED", seconds=6)
-        machine.command("stop")
-
-    mark = world.mark()
-    killed: list[str] = []
-    for number in range(FIRST_AFTER_OPENING + half, LAST_EFFECT, 2):
-        sleep_until(100)
-        world.disconnect_uplink(LAN_A)
-        world.connect_uplink(LAN_A)
-        (machine.state_dir / "intent").unlink(missing_ok=True)
-        machine.program = [str(LAUNCHER), f"{number}:{slept}"]
-        before = len(machine.read_log())
-        with contextlib.suppress(LabError, UserError):
-            live_through()
-        found = re.findall(r"KILLED BEFORE (.+)", machine.read_log()[before:])
-        machine.kill_daemon()
-        assert world.client.call(read_lock_state).locked is True, found
-        if not found:
-            break
-        killed += found
-    else:
-        pytest.fail("the daemon never got through")
-    # StoreIntent is the last but one of all: whichever half this is, it got as far as the user's stop.
-    assert {name.split(" in ")[1] for name in killed} >= {"CONNECTING", "VERIFYING", "OPEN", "LOCKED"}
-    leaks = find_leaks(world.frames_since(mark), world_evidence(stage.server.read_flows()))
+def killer(_killer: Killer) -> Iterator[Killer]:
+    """Nothing leaked meanwhile, and at the end everything works."""
+    mark = _killer.world.mark()
+    yield _killer
+    _killer.spare()
+    _killer.start()
+    _killer.wait_open()
+    assert _killer.stage.page() == plan.SERVER4
+    leaks = find_leaks(_killer.world.frames_since(mark), world_evidence(_killer.stage.server.read_flows()))
     # A core that is ended while it shakes hands leaves frames of a connection that its server has no record of.
     assert [leak.text for leak in leaks if f" > {plan.SERVER4}:" not in leak.text] == []
+
+
+def names_in(killed: list[str]) -> set[str]:
+    return {one.split(" in ")[0] for one in killed}
+
+
+CONNECTING = {"CancelTimers", "ApplyPolicy", "StartCore", "ArmTimer", "Verify", "OpenTunnel"}
+
+
+@pytest.mark.requirement("R2", "R3", "R6", "B2")
+def test_killed_before_any_effect_of_a_start_the_machine_is_locked_and_a_fresh_daemon_opens(killer: Killer) -> None:
+    def go() -> None:
+        killer.start()
+        killer.wait_open()
+
+    assert names_in(killer.try_each(go, from_start=True)) >= CONNECTING
+
+
+@pytest.mark.requirement("R2", "R3", "R6", "B2")
+def test_killed_before_any_effect_of_a_move_the_machine_is_locked_and_a_fresh_daemon_opens(killer: Killer) -> None:
+    def go() -> None:
+        killer.world.disconnect_uplink(killer.home)
+        killer.home = LAN_B if killer.home is LAN_A else LAN_A
+        killer.world.connect_uplink(killer.home)
+        killer.wait_open()
+
+    assert names_in(killer.try_each(go)) >= {*CONNECTING, "CloseLease", "StopCore"}
+
+
+@pytest.mark.requirement("R2", "R3", "R6", "B2")
+def test_killed_before_any_effect_of_a_wake_that_the_clock_tells_of_the_machine_is_locked(killer: Killer) -> None:
+    def go() -> None:
+        killer.oversleep()
+        killer.wait_open()
+
+    assert names_in(killer.try_each(go)) >= {*CONNECTING, "CloseLease", "StopCore"}
+
+
+@pytest.mark.requirement("R2", "R3", "R6", "R17", "B2")
+def test_killed_before_any_effect_of_a_sleep_that_logind_announces_the_machine_is_locked(killer: Killer) -> None:
+    """PrepareForSleep, locked, and the waking; a daemon that is started again after it was killed asleep is awake."""
+    machine = killer.machine
+    with run_bus(machine.bus_path, killer.world.client) as (address, _bus), run_mock(address, "logind"):
+        logind = Logind(address)
+        killer.spare()
+        killer.start()
+        killer.wait_open()
+
+        def go() -> None:
+            wait_until(lambda: logind.inhibitors() == 1, "the delay lock")
+            logind.announce(sleep=True)
+            killer.wait_logged(": sleeping")
+            wait_until(lambda: logind.inhibitors() == 0, "the machine may sleep")
+            assert not machine.lease_remains()
+            logind.announce(sleep=False)
+            killer.wait_open()
+
+        killed = killer.try_each(go)
+        assert names_in(killed) >= {*CONNECTING, "CloseLease", "StopCore"}
+        assert {one.split()[2] for one in killed} >= {"LOCKED", "CONNECTING", "VERIFYING", "OPEN"}
+        machine.kill_daemon()
+
+
+@pytest.mark.requirement("R2", "R3", "R6", "B2")
+def test_killed_before_any_effect_of_a_lost_core_the_machine_is_locked(killer: Killer) -> None:
+    def go() -> None:
+        core = (killer.machine.read_status() or {})["core_pid"]
+        os.kill(core, 9)
+        killer.wait_open()
+
+    assert names_in(killer.try_each(go)) >= {*CONNECTING, "CloseLease"}
+
+
+@pytest.mark.requirement("R2", "R3", "R6", "B2")
+def test_killed_before_any_effect_of_a_lost_carrier_the_machine_is_locked(killer: Killer) -> None:
+    def go() -> None:
+        killer.world.set_carrier(killer.home, up=False)
+        killer.wait_logged(": no_uplink")
+        killer.machine.wait_for(
+            lambda: (killer.machine.read_status() or {}).get("core_pid") is None, "the core's end", seconds=SECONDS
+        )
+
+    assert names_in(killer.try_each(go)) >= {"CloseLease", "CancelTimers", "ApplyPolicy", "StopCore"}
+
+
+@pytest.mark.requirement("R2", "R3", "R6", "B2")
+def test_killed_before_any_effect_of_the_users_stop_the_machine_is_locked(killer: Killer) -> None:
+    def go() -> None:
+        killer.machine.command("stop")
+
+    assert names_in(killer.try_each(go)) >= {"CloseLease", "StoreIntent", "CancelTimers", "ApplyPolicy", "StopCore"}

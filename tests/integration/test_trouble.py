@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.stage import Stage, open_stage
 
+from psiphon_vpn.core.datastore import ASIDE, STORE_PARENT
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.judge import find_leaks, world_evidence
 from psiphon_vpn.lab.machine import LAB_UID
 from psiphon_vpn.lab.namespace import LabError
+from psiphon_vpn.lab.standin_store import CRASHES, STORE_FILE
 from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
+JUMPY = Path(__file__).with_name("jumpy_daemon.py")
 HASTY = Path(__file__).with_name("hasty_daemon.py")
 SAMPLE_SECONDS = 0.02
 
@@ -72,14 +78,95 @@ def moves_in(log: str) -> int:
 
 
 @pytest.mark.requirement("R1")
-def test_a_region_that_no_server_is_in_is_named_as_the_reason(stage: Stage) -> None:
+@pytest.mark.parametrize("target", [True, False], ids=["the one server", "any of the list"])
+def test_a_region_that_no_server_is_in_is_named_as_the_reason(stage: Stage, target: bool) -> None:
+    """With a server of its own the core ends, without one it waits for a list."""
+    stage.machine.write_config(target=target)
     text = stage.machine.config_path.read_text()
     stage.machine.write_config('egress_region = "ZZ"\n' + text)
+    if not target:
+        stage.set_faults({"kind": "no_region"})
     stage.machine.command("reload")
     status = wait_reason(stage, "region")
     assert "egress_region" in status["next_step"]
-    assert (status["state"], status["locked"]) == ("CONNECTING", True)
-    assert status["next_try"] is not None
+    assert (status["state"] in {"LOCKED", "CONNECTING"}, status["locked"]) == (True, True)
+    stage.machine.wait_for(lambda: status_of(stage)["next_try"] is not None, "the next try")
+    assert set(watch_states(stage, 1.0)) <= {"LOCKED", "CONNECTING"}
+    assert status_of(stage)["reason_code"] == "region"
+
+
+def spoil_with_noise(store: Path) -> None:
+    store.write_bytes(os.urandom(40000))
+
+
+def spoil_by_truncation(store: Path) -> None:
+    os.truncate(store, 3)
+
+
+def spoil_so_that_it_crashes(store: Path) -> None:
+    store.write_bytes(CRASHES)
+
+
+def put_a_full_directory(store: Path) -> None:
+    store.unlink()
+    store.mkdir()
+    (store / "something").touch()
+
+
+def make_unreadable(store: Path) -> None:
+    os.chown(store.parent, 0, 0)
+    store.parent.chmod(0o700)
+
+
+@pytest.mark.requirement("R1")
+@pytest.mark.parametrize(
+    ("spoil", "by_the_core"),
+    [
+        (spoil_with_noise, True),
+        (spoil_by_truncation, True),
+        (spoil_so_that_it_crashes, False),
+        (put_a_full_directory, False),
+        (make_unreadable, False),
+    ],
+)
+def test_a_corrupt_data_store_is_told_of_set_aside_once_and_the_tunnel_opens_again(
+    stage: Stage, spoil: Callable[[Path], None], by_the_core: bool
+) -> None:
+    mark = stage.world.mark()
+    root = stage.machine.state_dir / "core" / STORE_PARENT
+    stage.machine.command("stop")
+    stage.machine.wait_for(lambda: status_of(stage)["core_pid"] is None, "the core's end")
+    spoil(root / STORE_FILE)
+    before = len(stage.machine.read_log())
+    stage.machine.command("start")
+    if not by_the_core:
+        status = wait_reason(stage, "datastore_broken")
+        assert status["locked"] is True
+        assert status["next_step"]
+    stage.machine.wait_state("OPEN")
+    log = stage.machine.read_log()[before:]
+    assert log.count("tries with a new one" if by_the_core else "was set aside") in {1, 2}
+    assert (root / ASIDE).exists() is not by_the_core
+    assert str(root) not in log
+    shutil.rmtree(root / ASIDE, ignore_errors=True)
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R1")
+@pytest.mark.parametrize("kind", ["datastore_broken", "datastore_crash"])
+def test_a_data_store_that_setting_aside_does_not_help_is_set_aside_once_and_never_in_a_loop(
+    stage: Stage, kind: str
+) -> None:
+    stage.set_faults({"kind": kind})
+    before = len(stage.machine.read_log())
+    stage.machine.command("restart")
+    seen = watch_states(stage, 4.0)
+    log = stage.machine.read_log()[before:]
+    assert "OPEN" not in seen
+    assert log.count("was set aside") == 1
+    assert 3 <= log.count("-> CONNECTING") <= 4, log
+    status = status_of(stage)
+    assert (status["reason_code"], status["next_try_what"] is None) == ("datastore_broken", False)
 
 
 @pytest.mark.requirement("R1")
@@ -134,6 +221,58 @@ def test_a_wrong_clock_is_told_from_what_the_server_said_and_named_when_no_serve
         stage.set_faults({"kind": "disconnect"})
         status = wait_reason(stage, "clock")
         assert "timedatectl" in status["next_step"]
+
+
+def read_cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.requirement("R1", "R2", "R17")
+def test_a_wall_clock_that_jumps_by_years_neither_closes_nor_opens_nor_ends_nor_spins_anything() -> None:
+    year = 365 * 86400.0
+    with open_stage(start=False) as stage:
+        machine = stage.machine
+        offset = stage.world.directory / "offset"
+
+        def jump(seconds: float) -> None:
+            beside = offset.with_name("offset.new")
+            beside.write_text(str(seconds))
+            beside.chmod(0o644)
+            beside.replace(offset)
+            if machine.read_status() is not None:
+                machine.signal_daemon(signal.SIGUSR1)
+
+        jump(0)
+        machine.program = [str(JUMPY), str(offset)]
+        machine.start_daemon()
+        first = machine.wait_state("OPEN")
+        machine.wait_for(machine.lease_remains, "the lease")
+        cpu = read_cpu_seconds(machine.daemon_pid)
+        begin = time.monotonic()
+        for seconds in (40 * year, -50 * year, 3600.0, -3600.0, 150 * year):
+            jump(seconds)
+            end = time.monotonic() + 1.2
+            while time.monotonic() < end:
+                assert machine.lease_remains()
+                time.sleep(0.2)
+            status = status_of(stage)
+            assert (status["state"], status["core_pid"]) == ("OPEN", first["core_pid"])
+            told = datetime.fromisoformat(status["since"]) - datetime.now(UTC)
+            assert abs(told.total_seconds() - seconds) < 60, "since is told by the clock as it is now"
+            assert abs(status["clock_skew_seconds"] - seconds) < 5
+        # Status and listings of the test itself cost some; a loop would take all of it.
+        assert read_cpu_seconds(machine.daemon_pid) - cpu < 0.5 * (time.monotonic() - begin)
+        assert stage.page() == plan.SERVER4
+        # Locked and waiting for a timer: the time until then does not change, only when that is told to be.
+        stage.set_faults({"kind": "exit", "code": 1})
+        jump(-50 * year)
+        os.kill(first["core_pid"], 9)
+        machine.wait_for(lambda: status_of(stage)["next_try_what"] is not None, "the next try")
+        jump(50 * year)
+        stage.set_faults()
+        machine.wait_state("OPEN")
+        assert machine.read_log().count("has slept") == 0
 
 
 @pytest.mark.requirement("R1")
@@ -271,8 +410,6 @@ def test_a_read_only_state_directory_keeps_it_locked_and_is_named() -> None:
 @pytest.mark.requirement("R1", "R2")
 def test_a_storm_of_netlink_messages_that_overruns_its_socket_ends_with_a_look_at_everything(stage: Stage) -> None:
     """The daemon is stopped while the kernel's messages pile up; a change is hidden among those that were lost."""
-    import signal
-
     client = stage.world.client
     batch = "\n".join(
         f"route add unreachable 198.18.{i // 250}.{i % 250}/32\nroute del unreachable 198.18.{i // 250}.{i % 250}/32"

@@ -171,6 +171,17 @@ class TestRunning:
         assert core.finish() == 1
         assert "error in init" in core.notices("Error")[0]["message"]
 
+    def test_the_data_store_cannot_be_opened(self, tunnel: Tunnel) -> None:
+        core = tunnel.start_core(faults=({"kind": "datastore_broken"},))
+        assert core.finish() == 1
+        assert [data["message"] for data in core.notices("Warning")].count("tryDatastoreOpenDB: reset") == 2
+        assert "is a directory" in core.notices("Error")[0]["message"]
+
+    def test_the_data_store_makes_it_crash(self, tunnel: Tunnel) -> None:
+        core = tunnel.start_core(faults=({"kind": "datastore_crash"},))
+        assert core.finish() == 2
+        assert b"tryDatastoreOpenDB(" in core.raw
+
     def test_the_data_store_fails_without_a_word_if_diagnostics_are_off(self, tunnel: Tunnel) -> None:
         core = tunnel.start_core(faults=({"kind": "datastore"},), EmitDiagnosticNotices=False)
         assert core.finish() == 1

@@ -16,6 +16,7 @@ from psiphon_vpn.service.effects import (
     Effect,
     FindCause,
     OpenTunnel,
+    SetDataAside,
     StartCore,
     StopCore,
     StoreIntent,
@@ -47,6 +48,8 @@ class Watch:
     stored: list[Intent] = field(default_factory=list)
     effects: tuple[Effect, ...] = ()
     opened: int = 0
+    set_aside: int = 0
+    """Since it was last open."""
 
     def tell(self, event: Event) -> tuple[Effect, ...]:
         """Hand an event in, look at what comes of it, and return the effects."""
@@ -104,6 +107,7 @@ class Watch:
                 self.fresh = None
                 self.lease = True
                 self.opened += 1
+                self.set_aside = 0
             case CancelTimers():
                 self.timers.clear()
             case ArmTimer(timer, seconds):
@@ -113,6 +117,10 @@ class Watch:
                 self.stored.append(intent)
             case FindCause(core):
                 assert core == self.running, "the cause of another core's trouble"
+            case SetDataAside():
+                assert self.running is None, "moved from under a running core"
+                self.set_aside += 1
+                assert self.set_aside == 1, "set aside in a loop"
 
     def _look_at_what_stands(self, event: Event) -> None:
         model = self.model

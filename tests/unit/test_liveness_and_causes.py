@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from psiphon_vpn.core import events as notices
 from psiphon_vpn.core.process import CoreError
+from psiphon_vpn.linux import clocks
 from psiphon_vpn.linux.clocks import JumpTimer, SleepClock, read_slept
 from psiphon_vpn.service.causes import (
     EARLIEST,
@@ -18,7 +20,6 @@ from psiphon_vpn.service.causes import (
     explain_failed_start,
     find_cause,
     find_portal,
-    measure_skew,
 )
 from psiphon_vpn.service.effects import Timer
 from psiphon_vpn.service.events import Event, TimerFired
@@ -87,6 +88,39 @@ def test_no_candidates_has_the_reason_that_the_known_regions_tell(
     assert finder.fault is None
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (notices.DatastoreError("held"), Reason.DATASTORE),
+        (notices.DatastoreError("disk"), Reason.DISK),
+        (notices.DatastoreError("broken"), Reason.DATASTORE_BROKEN),
+        (notices.TargetUnfit("region"), Reason.REGION),
+        (notices.TargetUnfit("protocols"), Reason.PROTOCOLS),
+        (notices.TargetUnfit("proxy"), Reason.TARGET_AND_PROXY),
+    ],
+)
+def test_a_data_store_or_a_target_that_ends_the_core_has_its_reason(said: notices.CoreEvent, reason: Reason) -> None:
+    finder = CauseFinder("CA", target=True)
+    assert finder.hear(said)
+    # What the core says between that and its end changes nothing.
+    assert not finder.hear(notices.AvailableEgressRegions(()))
+    assert not finder.hear(notices.CandidateServers(0))
+    assert finder.fault is reason
+
+
+def test_a_core_that_has_a_target_does_not_lack_a_list_of_servers() -> None:
+    finder = CauseFinder("", target=True)
+    finder.hear(notices.AvailableEgressRegions(()))
+    assert not finder.hear(notices.CandidateServers(0))
+    assert finder.fault is None
+
+
+def test_a_data_store_that_the_core_throws_away_itself_is_no_fault() -> None:
+    finder = CauseFinder("")
+    assert not finder.hear(notices.DatastoreReset())
+    assert not finder.hear(notices.DatastoreFailed())
+
+
 def test_a_dead_upstream_proxy_is_the_fault_until_there_is_a_tunnel() -> None:
     finder = CauseFinder("")
     assert finder.hear(notices.UpstreamProxyError())
@@ -113,8 +147,57 @@ def test_the_cause_is_the_most_certain_of_what_is_known(
     assert find_cause(now=now, skew=skew, portal=portal, ipv4=ipv4) is reason
 
 
-def test_the_skew_is_how_far_this_clock_is_ahead() -> None:
-    assert measure_skew(notices.ServerTimestamp(NOW), NOW + timedelta(seconds=90)) == 90
+class Clocks:
+    """Both clocks, set by hand."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.wall, self.running = NOW, 1000.0
+        patch.setattr(clocks, "read_wall", lambda: self.wall)
+        patch.setattr(clocks, "read_running", lambda: self.running)
+
+    def pass_time(self, seconds: float) -> None:
+        self.wall += timedelta(seconds=seconds)
+        self.running += seconds
+
+
+def test_the_skew_is_how_far_this_clock_is_ahead_also_after_it_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = Clocks(monkeypatch)
+    server = clocks.ServerClock(NOW - timedelta(seconds=90))
+    assert server.measure_skew() == 90
+    both.pass_time(3600)
+    assert server.measure_skew() == 90
+    both.wall -= timedelta(seconds=90)
+    assert server.measure_skew() == 0
+
+
+@pytest.mark.parametrize("years", [-50, -1, 1, 150])
+def test_a_moment_is_told_by_the_clock_as_it_was_set_last(monkeypatch: pytest.MonkeyPatch, years: int) -> None:
+    both = Clocks(monkeypatch)
+    moment = clocks.Moment()
+    both.pass_time(60)
+    assert moment.tell() == NOW
+    both.wall += timedelta(days=365 * years)
+    moment.correct()
+    assert moment.tell() == both.wall - timedelta(seconds=60)
+
+
+def test_nothing_in_the_daemon_reads_the_wall_clock_but_what_is_told_to_people() -> None:
+    """Whoever reads it elsewhere must say here why a jump by years harms nothing."""
+    allowed = {"linux/clocks.py": "the one place", "core/verify.py": "when a core was installed; not the daemon"}
+    root = Path(clocks.__file__).parents[1]
+    reading = re.compile(r"datetime\.now|datetime\.utcnow|time\.time\(|time_ns\(|date\.today|CLOCK_REALTIME\)")
+    found = {
+        str(path.relative_to(root))
+        for part in ("service", "core", "linux", "policy")
+        for path in (root / part).rglob("*.py")
+        if reading.search(path.read_text(encoding="utf-8"))
+    }
+    assert found <= set(allowed), found
+
+
+def test_no_clock_can_be_set_so_late_that_the_timer_that_tells_of_jumps_expires() -> None:
+    ktime_max_seconds = (2**63 - 1) // 10**9
+    assert ktime_max_seconds - 30 * 365 * 24 * 3600 < clocks._FAR_FUTURE
 
 
 def test_a_sign_in_page_is_seen_where_networkd_notes_it_and_nowhere_else(tmp_path: Path) -> None:

@@ -192,6 +192,40 @@ def test_what_the_core_said_is_wrong_is_the_reason_when_it_ends() -> None:
     assert watch.model.reason is Reason.PORT_IN_USE
 
 
+def break_store(watch: Watch) -> None:
+    """A core that cannot open its data store, and the next one that is started."""
+    watch.tell(ev.CoreFault(watch.model.core, Reason.DATASTORE_BROKEN))
+    watch.tell(ev.CoreExited(watch.model.core, "code 1"))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.DATASTORE_BROKEN)
+    assert Timer.RETRY in watch.timers
+
+
+def test_a_broken_data_store_is_set_aside_once_until_the_tunnel_was_open_again() -> None:
+    watch = Watch().to_connecting()
+    break_store(watch)
+    assert kinds(watch.effects)[-1] == "SetDataAside"
+    for _ in range(5):
+        watch.tell(ev.TimerFired(Timer.RETRY))
+        break_store(watch)
+        assert "SetDataAside" not in kinds(watch.effects)
+    watch.tell(ev.TimerFired(Timer.RETRY))
+    watch.tell(ev.CoreTunnels(watch.model.core, 1))
+    watch.tell(ev.Verified(watch.model.verification))
+    watch.expect(State.OPEN)
+    watch.tell(ev.UserRestart())
+    break_store(watch)
+    assert kinds(watch.effects)[-1] == "SetDataAside"
+
+
+@pytest.mark.parametrize("reason", [Reason.DATASTORE, Reason.DISK, Reason.PORT_IN_USE])
+def test_a_data_store_that_is_held_or_has_no_room_is_never_set_aside(reason: Reason) -> None:
+    watch = Watch().to_connecting()
+    watch.tell(ev.CoreFault(watch.model.core, reason))
+    watch.tell(ev.CoreExited(watch.model.core, "code 1"))
+    assert watch.model.reason is reason
+    assert "SetDataAside" not in kinds(watch.effects)
+
+
 def test_a_fault_of_the_last_core_is_not_the_reason_of_the_next_ones_end() -> None:
     watch = Watch().to_connecting()
     watch.tell(ev.CoreFault(watch.model.core, Reason.PORT_IN_USE))

@@ -16,6 +16,13 @@ def notice(kind: str, **data: object) -> bytes:
     return json.dumps({"data": data, "noticeType": kind, "timestamp": "2026-01-02T03:04:05.678Z"}).encode() + b"\n"
 
 
+# As a real core says it.
+OPENING = "main.(*TunnelWorker).Init#355: psiphon.openDataStore#169: psiphon.tryDatastoreOpenDB#167"
+ITERATING = "failed to iterate over candidates: psiphon.(*Controller).establishCandidateGenerator#2932"
+DISK = ev.DatastoreError("disk")
+UNFIT_REGION = ev.TargetUnfit("region")
+
+
 @pytest.mark.parametrize(
     ("line", "event"),
     [
@@ -36,7 +43,27 @@ def notice(kind: str, **data: object) -> bytes:
         (notice("CandidateServers", region="CA", count=0), ev.CandidateServers(0)),
         (notice("Info", message="DialPacketTunnelChannel: established channel"), ev.PacketTunnelEstablished()),
         (notice("Warning", message="dial packet tunnel channel failed: EOF"), ev.PacketTunnelFailed()),
-        (notice("Error", message="error in init: psiphon.OpenDataStore#105: timeout"), ev.DatastoreError()),
+        (notice("Error", message=f"error in init: {OPENING}: timeout"), ev.DatastoreError("held")),
+        (notice("Error", message=f"error in init: {OPENING}: open /x/y: is a directory"), ev.DatastoreError("broken")),
+        (notice("Error", message=f"error in init: {OPENING}: write /x: no space left on device"), DISK),
+        (notice("Error", message=f"error in init: {OPENING}: open /x: read-only file system"), DISK),
+        (notice("Warning", message="tryDatastoreOpenDB: reset"), ev.DatastoreReset()),
+        (notice("Warning", message="datastore has failed: x#236: panic: invalid meta pages"), ev.DatastoreFailed()),
+        (
+            b"example.com/core/psiphon.tryDatastoreOpenDB({0x3, 0x5}, 0x0)\n",
+            ev.DatastoreError("broken"),
+        ),
+        (notice("Error", message=f"{ITERATING}: TargetServerEntry does not support EgressRegion"), UNFIT_REGION),
+        (
+            notice("Error", message=f"{ITERATING}: TargetServerEntry does not support LimitTunnelProtocols: [X]"),
+            ev.TargetUnfit("protocols"),
+        ),
+        (notice("Error", message=f"{ITERATING}: something else"), ev.Other("Error")),
+        (
+            notice("SkipServerEntry", reason="server entry source disallowed with upstream proxy: TARGET"),
+            ev.TargetUnfit("proxy"),
+        ),
+        (notice("SkipServerEntry", reason="protocol disallowed"), ev.Other("SkipServerEntry")),
         (notice("Error", message="error loading configuration file: x"), ev.ConfigRejected()),
         (notice("Error", message="error processing configuration file: x"), ev.ConfigRejected()),
         (notice("Error", message="error configuring packet tunnel: x"), ev.TunDeviceFailed()),

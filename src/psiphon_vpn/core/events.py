@@ -92,7 +92,33 @@ class TunDeviceFailed:
 
 @dataclasses.dataclass(frozen=True)
 class DatastoreError:
-    """The core cannot open its data store (locked by another process, or permissions) and ends with exit code 1."""
+    """The core cannot open its data store, and ends: with exit code 1, or 2 where the store made it crash.
+
+    Attributes:
+        why: another process holds it, the file system takes nothing, or it cannot be read.
+    """
+
+    why: Literal["held", "disk", "broken"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatastoreReset:
+    """The core threw its data store away, because it could not open it, and tries to begin with an empty one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatastoreFailed:
+    """The data store became unusable while it was open; the core goes on without, until it is started again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetUnfit:
+    """The one server that the core may use is not what else was asked for.
+
+    For its region or protocols the core ends with exit code 0; beside an upstream proxy it never calls the server.
+    """
+
+    what: Literal["region", "protocols", "proxy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +181,9 @@ CoreEvent: TypeAlias = (
     | ConfigRejected
     | TunDeviceFailed
     | DatastoreError
+    | DatastoreReset
+    | DatastoreFailed
+    | TargetUnfit
     | BytesTransferred
     | TrafficRateLimits
     | ServerTimestamp

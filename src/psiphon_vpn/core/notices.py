@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from psiphon_vpn.core.events import (
     ActiveTunnel,
@@ -22,6 +22,8 @@ from psiphon_vpn.core.events import (
     ConnectedServerRegion,
     CoreEvent,
     DatastoreError,
+    DatastoreFailed,
+    DatastoreReset,
     EstablishTunnelTimeout,
     Exiting,
     ListeningSocksProxyPort,
@@ -31,6 +33,7 @@ from psiphon_vpn.core.events import (
     PortInUse,
     ServerAlert,
     ServerTimestamp,
+    TargetUnfit,
     TrafficRateLimits,
     TunDeviceFailed,
     Tunnels,
@@ -46,6 +49,10 @@ _REGION: Final = re.compile(r"[A-Z]{2}")
 _REVISION: Final = re.compile(r"[0-9a-f]{7,40}")
 _SHOWN_REVISION: Final = 10
 _ALERT_REASONS: Final = ("disallowed-traffic", "unsafe-traffic")
+_STORE_CRASH: Final = re.compile(rb"(?:\S+/)?psiphon\.tryDatastoreOpenDB\(")
+"""A line of the trace of a Go program that crashed while it opened the data store. A store whose list of free pages is
+corrupt makes the core ask for more memory than there is, which a Go program does not survive (bolt's freelist.read)."""
+_DISK_ERRORS: Final = ("no space left on device", "read-only file system", "disk quota exceeded")
 _OTHER_KINDS: Final = frozenset(
     """
     ActiveAuthorizationIDs ApplicationParameters BindToDevice Bursts ClientAddress ClientIsLatestVersion ClientRegion
@@ -53,7 +60,7 @@ _OTHER_KINDS: Final = frozenset(
     Fragmentor Goroutine HoldOffTunnel Homepage Info InproxyMustUpgrade InproxyProxyActivity InproxyProxyTotalActivity
     InternalError LightProxyAvailable ListeningHttpProxyPort ListeningHttpProxyUnixPath ListeningSocksProxyUnixPath
     LivenessTest LocalProxyError NetworkID PruneServerEntry RemoteServerListResourceDownloaded
-    RemoteServerListResourceDownloadedBytes RequestedTactics RequestingTactics SLOKSeeded SessionId SkipServerEntry
+    RemoteServerListResourceDownloadedBytes RequestedTactics RequestingTactics SLOKSeeded SessionId
     SplitTunnelRegions TotalBytesTransferred Untunneled UserLog Warning packet_metrics
     """.split()
 )
@@ -78,6 +85,8 @@ def parse_notice(line: bytes) -> CoreEvent | None:
     """
     if len(line) > MAX_LINE:
         return None
+    if _STORE_CRASH.match(line):
+        return DatastoreError("broken")
     try:
         notice = json.loads(line.decode())
     except (ValueError, RecursionError):
@@ -162,8 +171,14 @@ def _parse_info(data: _Data) -> CoreEvent:
 
 
 def _parse_warning(data: _Data) -> CoreEvent:
-    failed = _take_message(data).startswith("dial packet tunnel channel failed:")
-    return PacketTunnelFailed() if failed else Other("Warning")
+    message = _take_message(data)
+    if message.startswith("dial packet tunnel channel failed:"):
+        return PacketTunnelFailed()
+    if message == "tryDatastoreOpenDB: reset":
+        return DatastoreReset()
+    if message.startswith("datastore has failed:"):
+        return DatastoreFailed()
+    return Other("Warning")
 
 
 def _parse_error(data: _Data) -> CoreEvent:
@@ -173,8 +188,25 @@ def _parse_error(data: _Data) -> CoreEvent:
     if message.startswith("error configuring packet tunnel:"):
         return TunDeviceFailed()
     if message.startswith("error in init:") and "datastore" in message.casefold():
-        return DatastoreError()
+        return DatastoreError(_find_store_trouble(message))
+    if message.startswith("failed to iterate over candidates:"):
+        if message.endswith("TargetServerEntry does not support EgressRegion"):
+            return TargetUnfit("region")
+        if "TargetServerEntry does not support LimitTunnelProtocols" in message:
+            return TargetUnfit("protocols")
     return Other("Error")
+
+
+def _parse_skip(data: _Data) -> CoreEvent:
+    unfit = data.get("reason") == "server entry source disallowed with upstream proxy: TARGET"
+    return TargetUnfit("proxy") if unfit else Other("SkipServerEntry")
+
+
+def _find_store_trouble(message: str) -> Literal["held", "disk", "broken"]:
+    # The lock of the file is waited for, and nothing else takes time.
+    if message.endswith(": timeout"):
+        return "held"
+    return "disk" if message.endswith(_DISK_ERRORS) else "broken"
 
 
 _PARSERS: Final[Mapping[str, Callable[[_Data], CoreEvent]]] = {
@@ -189,6 +221,7 @@ _PARSERS: Final[Mapping[str, Callable[[_Data], CoreEvent]]] = {
     "UpstreamProxyError": lambda _data: UpstreamProxyError(),
     "EstablishTunnelTimeout": lambda _data: EstablishTunnelTimeout(),
     "Exiting": lambda _data: Exiting(),
+    "SkipServerEntry": _parse_skip,
     "CandidateServers": lambda data: CandidateServers(_take_int(data, "count")),
     "Info": _parse_info,
     "Warning": _parse_warning,

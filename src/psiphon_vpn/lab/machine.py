@@ -91,11 +91,15 @@ class Machine:
 
     # -- the parts of an installation ------------------------------------------------------------------------------
 
-    def write_config(self, text: str | None = None, *, entry: str | None = None) -> None:
-        """Write the configuration file: the lab's own, with another server entry, or any text."""
+    def write_config(self, text: str | None = None, *, entry: str | None = None, target: bool = True) -> None:
+        """Write the configuration file: the lab's own, or any text.
+
+        entry: another server entry. target: whether the lab's own names its server at all.
+        """
         if text is None:
             lines = [f"{name} = {json.dumps(value)}" for name, value in self._settings.items()]
-            lines += ["[core.advanced]", f"TargetServerEntry = {json.dumps(entry or self._entry())}"]
+            lines += ["[core.advanced]"]
+            lines += [f"TargetServerEntry = {json.dumps(entry or self._entry())}"] if target else []
             lines += ["DisableRemoteServerListFetcher = true"]
             text = "\n".join(lines) + "\n"
         self.config_path.write_text(text, encoding="utf-8")

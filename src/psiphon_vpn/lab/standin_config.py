@@ -128,3 +128,10 @@ def load_config(flags: dict[str, str]) -> CoreConfig:
         resolver4=_read_resolver(values, "PacketTunnelTransparentDNSIPv4Address", 4),
         resolver6=_read_resolver(values, "PacketTunnelTransparentDNSIPv6Address", 6),
     )
+
+
+def find_unfit(config: CoreConfig) -> str | None:
+    """What the real core says, and ends for, when the one server that it may use is not what else is asked for."""
+    if config.entry is not None and config.egress_region not in ("", config.entry.region):
+        return "TargetServerEntry does not support EgressRegion"
+    return None

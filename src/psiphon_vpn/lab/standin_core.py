@@ -9,8 +9,6 @@ by the wrapper script that `write_core_wrapper` makes; everything after it is th
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import os
 import shlex
 import signal
@@ -18,9 +16,10 @@ import sys
 from pathlib import Path
 
 import psiphon_vpn
-from psiphon_vpn.lab.standin_config import ConfigError, FlagError, load_config, parse_flags
+from psiphon_vpn.lab.standin_config import ConfigError, FlagError, find_unfit, load_config, parse_flags
 from psiphon_vpn.lab.standin_faults import FaultPlan, act_on_process_faults
 from psiphon_vpn.lab.standin_notices import Notices
+from psiphon_vpn.lab.standin_store import StoreEndError, open_store
 from psiphon_vpn.lab.standin_tunnel import Core
 from psiphon_vpn.lab.tun_device import attach_tun
 
@@ -30,14 +29,6 @@ VERSION_TEXT = """STAND-IN CORE, a test instrument: not psiphon-tunnel-core
   Repository: none, part of the laboratory
   Revision: standin
 """
-
-
-def open_datastore(directory: Path) -> int:
-    """Lock the data store as the real core does. Raises OSError if another process has it."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    fd = os.open(directory / "psiphon.boltdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return fd
 
 
 def run(flags: dict[str, str], plan: FaultPlan) -> int:
@@ -59,12 +50,13 @@ def run(flags: dict[str, str], plan: FaultPlan) -> int:
             return 1
     notices.emit("BuildInfo", buildInfo={"buildRev": "standin", "buildRepo": "laboratory", "goVersion": "none"})
     try:
-        if plan.find("datastore") is not None:
-            raise OSError(errno.EAGAIN, "fault")
-        open_datastore(config.data_directory)
-    except OSError as error:
-        notices.emit("Error", message=f"error in init: datastore: {error.__class__.__name__}")
-        return 1
+        open_store(config.data_directory, plan, notices)
+    except StoreEndError as end:
+        return end.code
+    if (unfit := find_unfit(config)) is not None:
+        notices.emit("Error", message=f"failed to iterate over candidates: {unfit}")
+        notices.emit("Exiting")
+        return 0
     bind_interface = flags["tunBindInterface"] if flags["tunDevice"] else None
 
     async def live() -> int:

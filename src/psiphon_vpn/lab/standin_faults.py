@@ -16,7 +16,9 @@ blackhole               make the tunnel, carry nothing
 no_packet_channel       make the tunnel, fail to open its packet channel (a warning, no retry), carry nothing
 flap (period)           report Tunnels 0, 1, 0, ... every period/2 seconds (default 0.2) whatever is true
 disconnect              drop the tunnel's connection and make no new one
-datastore               "error in init", code 1
+datastore               another process holds the data store: "error in init", code 1
+datastore_broken        the data store cannot be opened, whatever is there: "error in init", code 1
+datastore_crash         the data store makes it crash, whatever is there: a trace, code 2
 port_in_use             SocksProxyPortInUse, code 0, no farewell
 no_region               no candidate server, for ever, though servers are known
 empty_list              no server is known at all, for ever
@@ -39,7 +41,7 @@ from psiphon_vpn.lab.standin_notices import JUNK, Notices
 
 KINDS = frozenset(
     "exit signal hang silent close_stderr flood junk oversize liar blackhole no_packet_channel flap disconnect"
-    " datastore port_in_use no_region"
+    " datastore datastore_broken datastore_crash port_in_use no_region"
     " empty_list wrong_clock upstream_error establish_timeout".split()
 )
 

@@ -154,6 +154,8 @@ class Core:
         config = self._config
         empty = self._plan.find("empty_list") is not None
         regions = [config.entry.region] if config.entry and not empty else []
+        if self._plan.find("no_region") is not None:
+            regions = regions or ["US"]
         self._notices.emit("AvailableEgressRegions", regions=regions)
         told_upstream = False
         while True:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 LEAST_SLEEP_SECONDS: Final = 0.3
@@ -16,12 +17,55 @@ LEAST_SLEEP_SECONDS: Final = 0.3
 _TFD_NONBLOCK, _TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _TFD_TIMER_ABSTIME, _TFD_TIMER_CANCEL_ON_SET = 1, 2
 _FAR_FUTURE: Final = 1 << 33
-"""Seconds since 1970: the year 2242."""
+"""Seconds since 1970: the year 2242. The kernel lets nobody set a clock beyond 2232 (TIME_SETTOD_SEC_MAX, time64.h);
+one beyond this would have the timer expire again and again."""
 
 
 def read_slept() -> float:
     """Seconds that the machine has slept since it was started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def read_wall() -> datetime:
+    """The wall clock, UTC. It may jump by years either way: only what is told to people may rest on it."""
+    return datetime.now(UTC)
+
+
+def read_running() -> float:
+    """Seconds on a clock that only goes forward, also while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Moment:
+    """A moment that is told by the wall clock as it was set last.
+
+    Until `correct` is called it is told the same each time.
+    """
+
+    def __init__(self) -> None:
+        self._at = read_running()
+        self._told = read_wall()
+
+    def tell(self) -> datetime:
+        """When it was, UTC."""
+        return self._told
+
+    def correct(self) -> None:
+        """The wall clock jumped: tell it by the new one."""
+        with contextlib.suppress(OverflowError):
+            self._told = read_wall() - timedelta(seconds=read_running() - self._at)
+
+
+class ServerClock:
+    """What a server said the time is."""
+
+    def __init__(self, said: datetime) -> None:
+        self._said = said
+        self._at = read_running()
+
+    def measure_skew(self) -> float:
+        """Seconds that this machine's clock is ahead of the server's now; negative when it is behind."""
+        return (read_wall() - self._said).total_seconds() - (read_running() - self._at)
 
 
 class SleepClock:

@@ -13,10 +13,11 @@ from psiphon_vpn.service.reasons import Reason
 FAULTS: Final[dict[type[notices.CoreEvent], Reason]] = {
     notices.PortInUse: Reason.PORT_IN_USE,
     notices.UpstreamProxyError: Reason.UPSTREAM_PROXY,
-    notices.DatastoreError: Reason.DATASTORE,
     notices.ConfigRejected: Reason.BAD_CONFIG,
     notices.TunDeviceFailed: Reason.TUN_FAILED,
 }
+STORE_FAULTS: Final = {"held": Reason.DATASTORE, "disk": Reason.DISK, "broken": Reason.DATASTORE_BROKEN}
+UNFIT: Final = {"region": Reason.REGION, "protocols": Reason.PROTOCOLS, "proxy": Reason.TARGET_AND_PROXY}
 FLAWS: Final[dict[CoreFlaw, Reason]] = {
     CoreFlaw.NOT_INSTALLED: Reason.CORE_NOT_INSTALLED,
     CoreFlaw.MISMATCH: Reason.CORE_MISMATCH,
@@ -37,10 +38,12 @@ class CauseFinder:
 
     Args:
         egress_region: the country that the user asked for, or "".
+        target: the user named the one server to use. The core does not count it among its candidates.
     """
 
-    def __init__(self, egress_region: str) -> None:
+    def __init__(self, egress_region: str, *, target: bool = False) -> None:
         self._region = egress_region
+        self._target = target
         self._regions: tuple[str, ...] = ()
         self._fault: Reason | None = None
 
@@ -50,12 +53,18 @@ class CauseFinder:
         match notice:
             case notices.AvailableEgressRegions(regions):
                 self._regions = regions
+            case notices.CandidateServers() if self._target:
+                pass
             case notices.CandidateServers(0):
                 self._fault = self._explain_no_candidates()
             case notices.CandidateServers() if self._fault in NO_CANDIDATES:
                 self._fault = None
             case notices.Tunnels(count) if count > 0:
                 self._fault = None
+            case notices.DatastoreError(why):
+                self._fault = STORE_FAULTS[why]
+            case notices.TargetUnfit(what):
+                self._fault = UNFIT[what]
             case _ if type(notice) in FAULTS:
                 self._fault = FAULTS[type(notice)]
             case _:
@@ -84,11 +93,6 @@ def explain_failed_start(error: CoreError) -> Reason:
     if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EROFS, errno.EDQUOT}:
         return Reason.DISK
     return Reason.CORE_MISSING
-
-
-def measure_skew(notice: notices.ServerTimestamp, now: datetime) -> float:
-    """Seconds that this machine's clock is ahead of the server's; negative when it is behind."""
-    return (now - notice.timestamp).total_seconds()
 
 
 def find_cause(*, now: datetime, skew: float | None, portal: bool, ipv4: bool = True) -> Reason:

@@ -85,6 +85,11 @@ class StoreIntent:
 
 
 @dataclass(frozen=True)
+class SetDataAside:
+    """Move what the core stored out of its way. No core runs, and whether it succeeds is not waited for."""
+
+
+@dataclass(frozen=True)
 class FindCause:
     """Look, without sending anything, why the core with this number gets no tunnel; answer by `CoreFault`."""
 
@@ -102,4 +107,5 @@ Effect = (
     | CancelTimers
     | StoreIntent
     | FindCause
+    | SetDataAside
 )

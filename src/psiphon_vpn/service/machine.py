@@ -19,6 +19,7 @@ from psiphon_vpn.service.effects import (
     Effect,
     FindCause,
     OpenTunnel,
+    SetDataAside,
     StartCore,
     StopCore,
     StoreIntent,
@@ -300,7 +301,11 @@ def _step_core(model: Model, event: Event) -> Step:
         case CoreExited(core, detail) if core == model.core and model.core_running:
             gone = replace(model, core_running=False)
             known = model.fault if model.fault is not Reason.SLOW else None
-            return _retry_later(gone, known or Reason.CORE_EXITED, detail)
+            after, effects_done = _retry_later(gone, known or Reason.CORE_EXITED, detail)
+            if known is Reason.DATASTORE_BROKEN and not (after.core_running or model.data_set_aside):
+                # Once: what comes back although it began with nothing does not come from what was stored.
+                return replace(after, data_set_aside=True), (*effects_done, SetDataAside())
+            return after, effects_done
         case CoreFault(core, reason) if core == model.core and model.core_running:
             return _show_fault(model, reason), ()
         case CoreRegion(core, region) if core == model.core and model.core_running:
@@ -325,7 +330,7 @@ def _step_core(model: Model, event: Event) -> Step:
         ):
             model, effects = _move(model, State.OPEN, Reason.VERIFIED)
             effects.append(ArmTimer(Timer.CALM, CALM_SECONDS))
-            return replace(model, failures=0, doubts=0), (*effects, OpenTunnel(number))
+            return replace(model, failures=0, doubts=0, data_set_aside=False), (*effects, OpenTunnel(number))
         case VerificationFailed(number, detail) if number == model.verification and model.state is State.VERIFYING:
             if model.doubts + 1 < VERIFICATIONS_PER_CORE:
                 return _verify(replace(model, doubts=model.doubts + 1), Reason.TUNNEL_SILENT, detail)

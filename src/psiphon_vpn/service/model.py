@@ -44,6 +44,7 @@ class Model:
         fights: with other programs over the lock, since it was calm.
         asleep: the machine said that it is going to sleep, and not yet that it woke.
         fault: what is wrong with this core's attempts.
+        data_set_aside: the core's data were set aside since it was last open; that helps once, or not at all.
     """
 
     state: State = State.LOCKED
@@ -64,6 +65,7 @@ class Model:
     establish_timeout: int = 300
     region: str | None = None
     fault: Reason | None = None
+    data_set_aside: bool = False
 
 
 def calm_delay(unrest: int) -> float:

@@ -27,6 +27,7 @@ class Reason(enum.StrEnum):
     PORT_IN_USE = "port_in_use"
     UPSTREAM_PROXY = "upstream_proxy"
     DATASTORE = "datastore"
+    DATASTORE_BROKEN = "datastore_broken"
     DISK = "disk"
     NO_SERVER = "no_server"
     SLOW = "slow"
@@ -34,6 +35,7 @@ class Reason(enum.StrEnum):
     NO_SERVER_LIST = "no_server_list"
     REGION = "region"
     PROTOCOLS = "protocols"
+    TARGET_AND_PROXY = "target_and_proxy"
     CLOCK = "clock"
     CAPTIVE_PORTAL = "captive_portal"
     CORE_HANGS = "core_hangs"
@@ -82,7 +84,10 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.VERIFIED: (_("everything goes through the tunnel; lock, routes and tunnel are checked"), None),
         Reason.TUNNEL_LOST: (_("the server was lost; connecting again"), None),
         Reason.TUNNEL_SILENT: (_("the tunnel carried nothing; trying again"), None),
-        Reason.CORE_EXITED: (_("the tunnel program ended; starting it again"), None),
+        Reason.CORE_EXITED: (
+            _("the tunnel program ended; starting it again"),
+            _("If it goes on: sudo psiphon-vpn update, or see what it said: journalctl -u psiphon-vpn"),
+        ),
         Reason.CORE_MISSING: (
             _("the tunnel program cannot be started"),
             _("See that its file is there and may be executed, then: sudo psiphon-vpn restart"),
@@ -112,8 +117,15 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("Check 'upstream_proxy' in the configuration."),
         ),
         Reason.DATASTORE: (
-            _("the tunnel program cannot open its data"),
-            _("See that no other copy of it runs, then: sudo psiphon-vpn restart"),
+            _("another program holds the data of the tunnel program"),
+            _("See that no other copy of it runs; the service goes on by itself."),
+        ),
+        Reason.DATASTORE_BROKEN: (
+            _("the tunnel program cannot use what it stored; beginning with nothing stored"),
+            _(
+                "If it goes on: sudo rm -r /var/lib/psiphon-vpn/state/core, then: sudo psiphon-vpn restart. Nothing is "
+                "lost but what is fetched again."
+            ),
         ),
         Reason.NO_SERVER: (
             _("no Psiphon server could be reached"),
@@ -147,6 +159,10 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.PROTOCOLS: (
             _("no known Psiphon server can be used with the options in the configuration"),
             _("Allow more in LimitTunnelProtocols under [core.advanced], then: sudo psiphon-vpn reload"),
+        ),
+        Reason.TARGET_AND_PROXY: (
+            _("the tunnel program does not call a server that the configuration names through an upstream proxy"),
+            _("Remove 'upstream_proxy', or TargetServerEntry under [core.advanced], then: sudo psiphon-vpn reload"),
         ),
         Reason.CLOCK: (
             _("this machine's clock is wrong, and servers may refuse it for that"),

@@ -6,20 +6,22 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from psiphon_vpn.config import Settings
 from psiphon_vpn.core import events as notices
+from psiphon_vpn.core.datastore import set_data_aside
 from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess
 from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.core.settings import render_core_config
+from psiphon_vpn.linux.clocks import Moment, ServerClock, read_wall
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
 from psiphon_vpn.linux.tun import TunError
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.service import effects as do
-from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal, measure_skew
+from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal
 from psiphon_vpn.service.events import (
     CoreExited,
     CoreFault,
@@ -73,7 +75,7 @@ class Runner:
         self.shown = model
         """The model as it is told: open only once the lease is taken, closed as soon as that is decided."""
         self.settings = settings
-        self.since = datetime.now(UTC)
+        self._since = Moment()
         self.wires: tuple[str, ...] = ()
         self.headerless: tuple[str, ...] = ()
         self._around = surroundings
@@ -85,7 +87,7 @@ class Runner:
         self._sealing: Sealing | None = None
         self._timers = Timers(self.post)
         self._causes = CauseFinder("")
-        self._skew: float | None = None
+        self._server_clock: ServerClock | None = None
         self._verification: asyncio.Task[None] | None = None
         self._lease: asyncio.Task[None] | None = None
         self._rehearsal: asyncio.Task[None] | None = None
@@ -106,7 +108,16 @@ class Runner:
     @property
     def clock_skew(self) -> float | None:
         """Seconds that this machine's clock is ahead of the last server's; None as long as none has told."""
-        return self._skew
+        return self._server_clock.measure_skew() if self._server_clock is not None else None
+
+    @property
+    def since(self) -> datetime:
+        """When the state became what it is, UTC."""
+        return self._since.tell()
+
+    def correct_since(self) -> None:
+        """The wall clock jumped."""
+        self._since.correct()
 
     def post(self, event: Event) -> None:
         """Hand an event in; it is handled in its turn."""
@@ -169,7 +180,7 @@ class Runner:
         if self.model.state is not before.state or self.model.reason is not before.reason:
             log.info("%s -> %s: %s %s", before.state, self.model.state, self.model.reason, self.model.detail)
             if self.model.state is not before.state:
-                self.since = datetime.now(UTC)
+                self._since = Moment()
         try:
             with contextlib.ExitStack() as stack:
                 if any(isinstance(effect, do.StartCore) for effect in effects):
@@ -228,6 +239,8 @@ class Runner:
                 self._timers.cancel()
             case do.FindCause(core):
                 self._find_cause(core)
+            case do.SetDataAside():
+                set_data_aside(self._around.state_dir / "core")
             case do.StoreIntent(intent):
                 store_intent(self._around.state_dir / "intent", intent)
 
@@ -283,7 +296,9 @@ class Runner:
             uplink=uplink.name,
             dns_servers=self.settings.bootstrap_dns,
         )
-        self._causes = CauseFinder(self.settings.egress_region)
+        self._causes = CauseFinder(
+            self.settings.egress_region, target=bool(self.settings.core_advanced.get("TargetServerEntry"))
+        )
         core = CoreProcess(
             on_event=lambda notice: self._hear(number, notice),
             on_exit=lambda code: self.post(CoreExited(number, f"code {code}" if code >= 0 else f"signal {-code}")),
@@ -315,7 +330,11 @@ class Runner:
             case notices.ConnectedServerRegion(region):
                 self.post(CoreRegion(number, region))
             case notices.ServerTimestamp():
-                self._skew = measure_skew(notice, datetime.now(UTC))
+                self._server_clock = ServerClock(notice.timestamp)
+            case notices.DatastoreReset():
+                log.warning("the core could not open its data store and tries with a new one")
+            case notices.DatastoreFailed():
+                log.warning("the core's data store failed; it is made anew when the core is started again")
             case _:
                 log.debug("core: %s", type(notice).__name__)
 
@@ -323,7 +342,7 @@ class Runner:
         uplink = self.model.uplink
         portal = uplink is not None and find_portal(uplink.index)
         ipv4 = uplink is None or uplink.ipv4
-        self.post(CoreFault(core, find_cause(now=datetime.now(UTC), skew=self._skew, portal=portal, ipv4=ipv4)))
+        self.post(CoreFault(core, find_cause(now=read_wall(), skew=self.clock_skew, portal=portal, ipv4=ipv4)))
 
     async def _verify(self, number: int) -> None:
         """Rules, routes and TUN, and then the tunnel itself; the opening looks at the former once more."""

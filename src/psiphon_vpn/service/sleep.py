@@ -84,6 +84,7 @@ class SleepGuard:
 
         def jumped() -> None:
             timer.acknowledge()
+            self._runner.correct_since()
             self.check_clock()
 
         asyncio.get_running_loop().add_reader(timer.fileno(), jumped)

@@ -4,9 +4,10 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.clocks import read_wall
 from psiphon_vpn.service.effects import Timer
 from psiphon_vpn.service.events import Event, TimerFired
 
@@ -36,7 +37,7 @@ class Timers:
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
-        self._running: dict[Timer, tuple[asyncio.TimerHandle, datetime]] = {}
+        self._running: dict[Timer, asyncio.TimerHandle] = {}
         self._quiet_seconds = 0.0
         self._heard_at = 0.0
 
@@ -50,9 +51,8 @@ class Timers:
 
     def _schedule(self, timer: Timer, delay: float) -> None:
         if (old := self._running.pop(timer, None)) is not None:
-            old[0].cancel()
-        handle = asyncio.get_running_loop().call_later(delay, self._fire, timer)
-        self._running[timer] = (handle, datetime.now(UTC) + timedelta(seconds=delay))
+            old.cancel()
+        self._running[timer] = asyncio.get_running_loop().call_later(delay, self._fire, timer)
 
     def heard(self) -> None:
         """The core said something: QUIET starts anew. Costs next to nothing, since a core may say a great deal."""
@@ -69,7 +69,7 @@ class Timers:
 
     def cancel(self) -> None:
         """Forget all of them."""
-        for handle, _when in self._running.values():
+        for handle in self._running.values():
             handle.cancel()
         self._running.clear()
 
@@ -82,5 +82,7 @@ class Timers:
         }
         for timer, what in sentences.items():
             if timer in self._running:
-                return NextTry(self._running[timer][1], what)
+                # By the wall clock as it is now: it may have been set since the timer was armed.
+                left = self._running[timer].when() - asyncio.get_running_loop().time()
+                return NextTry(read_wall() + timedelta(seconds=left), what)
         return None

@@ -1,0 +1,45 @@
+"""The daemon, with a wall clock that a file sets: `python jumpy_daemon.py FILE ARGS`. SIGUSR1 tells that it jumped.
+
+The file holds seconds that are added to the machine's own clock, which is never touched. The signal stands for what the
+kernel does when a clock is set: it makes the timer's descriptor readable.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from psiphon_vpn.linux import clocks
+from psiphon_vpn.service import __main__ as daemon
+from psiphon_vpn.service import runner, sleep, timers
+
+
+def main() -> int:
+    """Run the daemon with that clock."""
+    path = Path(sys.argv.pop(1))
+
+    def read_wall() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=float(path.read_text()))
+
+    for module in (clocks, runner, timers):
+        module.read_wall = read_wall  # type: ignore[attr-defined]
+    told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    class SignalledTimer(clocks.JumpTimer):
+        def __init__(self) -> None:
+            super().__init__()
+            os.dup2(told, self._fd, inheritable=False)
+
+        def acknowledge(self) -> None:
+            os.eventfd_read(told)
+
+    vars(sleep)["JumpTimer"] = SignalledTimer
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: os.eventfd_write(told, 1))
+    return daemon.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
