@@ -64,11 +64,11 @@ def main(argv: list[str] | None = None) -> int:
     """Command line entry. Ends only by a signal."""
     parser = argparse.ArgumentParser(prog="psiphon_vpn.lab.dhcp6_server", description=__doc__)
     parser.add_argument("--interface", required=True)
-    parser.add_argument("--address", required=True, help="what it lends")
-    parser.add_argument("--identifier", required=True, help="the server's DUID, hexadecimal")
-    parser.add_argument("--record", required=True, help="the file for what it has answered")
+    parser.add_argument("--address", required=True)  # what it lends
+    parser.add_argument("--identifier", required=True)  # its DUID, hexadecimal
+    parser.add_argument("--record", required=True)  # file for what it has answered
     for name in ("renew", "rebind", "valid"):
-        parser.add_argument(f"--{name}", type=int, required=True, help="seconds")
+        parser.add_argument(f"--{name}", type=int, required=True)  # seconds
     options = parser.parse_args(argv)
     server = Server(
         identifier=bytes.fromhex(options.identifier),
