@@ -153,11 +153,14 @@ def test_a_call_of_the_core_is_innocent_only_from_its_ports_to_the_servers_own()
     evidence = world_evidence(core_ports=range(61000, 61500))
 
     def leaks(source_port: int, target: str, port: int) -> bool:
-        packet = craft.tcp_packet("192.0.2.10", target, (source_port, port), craft.SYN)
+        source = "2001:db8:a::10" if ":" in target else "192.0.2.10"
+        packet = craft.tcp_packet(source, target, (source_port, port), craft.SYN)
         data = craft.ip_frame("02:00:00:00:00:01", "02:50:53:00:0a:10", packet)
         return judge_frame(Frame(time=0, wire="provider_a", data=data, from_client=True), evidence).is_leak
 
     assert not leaks(61000, "198.51.100.10", 4443)
+    assert not leaks(61000, "2001:db8:5::10", 4443)
+    assert leaks(61000, "2001:db8:ffff::80", 4443)
     assert leaks(60999, "198.51.100.10", 4443)
     assert leaks(61500, "198.51.100.10", 4443)
     assert leaks(61000, "198.51.100.10", 80)

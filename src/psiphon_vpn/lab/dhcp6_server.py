@@ -21,7 +21,7 @@ ALL_SERVERS = "ff02::1:2"
 SOLICIT, ADVERTISE, REQUEST, CONFIRM, RENEW, REBIND, REPLY, RELEASE, INFORMATION = 1, 2, 3, 4, 5, 6, 7, 8, 11
 NAMES = {SOLICIT: "solicit", REQUEST: "request", CONFIRM: "confirm", RENEW: "renew", REBIND: "rebind",
          RELEASE: "release", INFORMATION: "information"}  # fmt: skip
-CLIENT_ID, SERVER_ID, IA_NA, IA_ADDRESS, STATUS, RAPID_COMMIT = 1, 2, 3, 5, 13, 14
+CLIENT_ID, SERVER_ID, IA_NA, IA_ADDRESS, STATUS = 1, 2, 3, 5, 13
 
 
 def _read_options(data: bytes) -> Iterator[tuple[int, bytes]]:
