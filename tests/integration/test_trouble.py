@@ -329,7 +329,7 @@ def test_a_core_that_ends_at_once_every_time_is_not_retried_in_a_tight_loop(
 def test_a_core_that_dies_right_after_each_opening_is_replaced_ever_more_slowly(stage: Stage) -> None:
     before = len(stage.machine.read_log())
     begin = time.monotonic()
-    killed = set()
+    killed: set[int] = set()
     # On a loaded machine a start takes longer, and five at once with it.
     while (took := time.monotonic() - begin) < 8.0 or (len(killed) < 6 and took < 30.0):
         status = status_of(stage)
