@@ -138,3 +138,34 @@ class Logind:
             "dbus_interface='org.freedesktop.DBus.Mock')"
         )
         subprocess.run([MOCK_PYTHON, "-c", code, self._address, *LOGIND, "1" if sleep else "0"], check=True, timeout=10)
+
+
+_ANNOUNCER = (
+    "import dbus,sys;b=dbus.bus.BusConnection(sys.argv[1])\n"
+    "for line in sys.stdin:\n"
+    " o=b.get_object(sys.argv[2],sys.argv[3])\n"
+    " o.EmitSignal(sys.argv[4],'PrepareForSleep','b',[line=='1\\n'],dbus_interface='org.freedesktop.DBus.Mock')\n"
+    " print(flush=True)\n"
+)
+
+
+@contextlib.contextmanager
+def run_announcer(address: str) -> Iterator[Callable[[bool], None]]:
+    """PrepareForSleep of the mock of logind, again and again: what `Logind.announce` does, by one process."""
+    process = subprocess.Popen(
+        [MOCK_PYTHON, "-c", _ANNOUNCER, address, *LOGIND], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    lines_in, lines_out = process.stdin, process.stdout
+
+    def announce(sleep: bool) -> None:
+        lines_in.write("1\n" if sleep else "0\n")
+        lines_in.flush()
+        assert lines_out.readline() == "\n", "the announcer ended"
+
+    with process:
+        try:
+            yield announce
+        finally:
+            process.kill()

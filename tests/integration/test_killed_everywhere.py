@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.buses import Logind, run_bus, run_mock, wait_until
+from tests.buses import LOGIND, call, run_announcer, run_bus, run_mock, wait_until
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_vpn.errors import UserError
@@ -21,7 +21,7 @@ from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [
     pytest.mark.lab,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces"),
 ]
 
@@ -42,7 +42,7 @@ class Killer:
         self._directory.mkdir()
         self._directory.chmod(0o755)
         self._orders = 0
-        self._read_from = 0
+        self._read_from = self._started_at = 0
         self._slept = 0
         self.oversleep()
         self.machine.program = [str(LAUNCHER), str(self._directory)]
@@ -56,7 +56,7 @@ class Killer:
     def spare(self, effects: Iterable[str] = ("all",)) -> None:
         """These effects are lived through from now on, and no other."""
         self._orders += 1
-        self._read_from = self.machine.log_path.stat().st_size if self.machine.log_path.exists() else 0
+        self._read_from = self._measure_log()
         self._write("kill", "\n".join([str(self._orders), *effects]))
 
     def oversleep(self) -> None:
@@ -76,17 +76,21 @@ class Killer:
         self.machine.kill_daemon()
         (self.machine.state_dir / "intent").unlink(missing_ok=True)
         self.world.set_carrier(self.home, up=True)
+        self._started_at = self._measure_log()
         self.machine.start_daemon()
 
-    def read_new(self) -> str:
-        """What was logged since the effects that are spared were told last."""
+    def _measure_log(self) -> int:
+        return self.machine.log_path.stat().st_size if self.machine.log_path.exists() else 0
+
+    def read_new(self, *, since_start: bool = False) -> str:
+        """What was logged since the effects that are spared were told last, or since the daemon's start."""
         with self.machine.log_path.open("rb") as log:
-            log.seek(self._read_from)
+            log.seek(self._started_at if since_start else self._read_from)
             return log.read().decode(errors="replace")
 
-    def wait_logged(self, text: str) -> None:
+    def wait_logged(self, text: str, *, since_start: bool = False) -> None:
         """Wait until it was logged. The status is not asked for: it reads the kernel's rules anew each time."""
-        self.machine.wait_for(lambda: text in self.read_new(), text, seconds=SECONDS)
+        self.machine.wait_for(lambda: text in self.read_new(since_start=since_start), text, seconds=SECONDS)
 
     def wait_open(self) -> None:
         """Wait until it has opened since then, and the kernel holds the lease."""
@@ -183,19 +187,22 @@ def test_killed_before_any_effect_of_a_wake_that_the_clock_tells_of_the_machine_
 def test_killed_before_any_effect_of_a_sleep_that_logind_announces_the_machine_is_locked(killer: Killer) -> None:
     """PrepareForSleep, locked, and the waking; a daemon that is started again after it was killed asleep is awake."""
     machine = killer.machine
-    with run_bus(machine.bus_path, killer.world.client) as (address, _bus), run_mock(address, "logind"):
-        logind = Logind(address)
+    with (
+        run_bus(machine.bus_path, killer.world.client) as (address, _bus),
+        run_mock(address, "logind"),
+        run_announcer(address) as announce,
+    ):
+        wait_until(lambda: call(address, *LOGIND[:2], f"{LOGIND[2]}.ListInhibitors") != "", "logind")
         killer.spare()
         killer.start()
         killer.wait_open()
 
         def go() -> None:
-            wait_until(lambda: logind.inhibitors() == 1, "the delay lock")
-            logind.announce(sleep=True)
+            killer.wait_logged("sleep waits until the tunnel is closed", since_start=True)
+            announce(True)
             killer.wait_logged(": sleeping")
-            wait_until(lambda: logind.inhibitors() == 0, "the machine may sleep")
-            assert not machine.lease_remains()
-            logind.announce(sleep=False)
+            machine.wait_for(lambda: not machine.lease_remains(), "the end of the lease", seconds=2)
+            announce(False)
             killer.wait_open()
 
         killed = killer.try_each(go)

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +165,8 @@ def test_a_data_store_that_setting_aside_does_not_help_is_set_aside_once_and_nev
     assert "OPEN" not in seen
     assert log.count("was set aside") == 1
     assert 3 <= log.count("-> CONNECTING") <= 4, log
-    status = status_of(stage)
-    assert (status["reason_code"], status["next_try_what"] is None) == ("datastore_broken", False)
+    assert status_of(stage)["reason_code"] == "datastore_broken"
+    stage.machine.wait_for(lambda: status_of(stage)["next_try_what"] is not None, "the next try")
 
 
 @pytest.mark.requirement("R1")
@@ -221,6 +221,26 @@ def test_a_wrong_clock_is_told_from_what_the_server_said_and_named_when_no_serve
         stage.set_faults({"kind": "disconnect"})
         status = wait_reason(stage, "clock")
         assert "timedatectl" in status["next_step"]
+
+
+@pytest.mark.requirement("R1")
+def test_status_and_journal_say_in_a_sentence_what_it_waits_for_since_when_and_what_it_tries_next_and_when(
+    stage: Stage,
+) -> None:
+    stage.set_faults({"kind": "port_in_use"})
+    before = len(stage.machine.read_log())
+    asked = datetime.now(UTC)
+    stage.machine.command("restart")
+    stage.machine.wait_for(lambda: status_of(stage)["next_try_what"] == "connecting again", "the next try")
+    status = status_of(stage)
+    assert "another program uses the port" in status["reason"]
+    assert "socks_port" in status["next_step"]
+    since, next_try = (datetime.fromisoformat(status[name]) for name in ("since", "next_try"))
+    assert asked <= since <= datetime.now(UTC)
+    assert since < next_try < since + timedelta(seconds=10)
+    log = stage.machine.read_log()[before:]
+    assert re.search(r"-> LOCKED: port_in_use .*: another program uses the port of the SOCKS proxy\n", log)
+    assert re.search(r"-> LOCKED: port_in_use .*\n.*next: connecting again, at 20\d\d-\d\d-\d\dT\d\d:\d\d", log), log
 
 
 def read_cpu_seconds(pid: int) -> float:
@@ -299,18 +319,19 @@ def test_a_core_that_ends_at_once_every_time_is_not_retried_in_a_tight_loop(
     assert 2 <= log.count("-> CONNECTING") <= 4
     assert "OPEN" not in seen
     assert len(log.splitlines()) < 30
-    status = status_of(stage)
-    assert status["reason_code"] == reason
-    assert status["next_try"] is not None
-    assert status["next_try_what"]
+    assert status_of(stage)["reason_code"] == reason
+    # While a try is being begun there is none that follows.
+    stage.machine.wait_for(lambda: status_of(stage)["next_try"] is not None, "the next try")
+    assert status_of(stage)["locked"] is True
 
 
 @pytest.mark.requirement("R1", "R6")
 def test_a_core_that_dies_right_after_each_opening_is_replaced_ever_more_slowly(stage: Stage) -> None:
     before = len(stage.machine.read_log())
-    end = time.monotonic() + 8.0
-    killed = set()
-    while time.monotonic() < end:
+    begin = time.monotonic()
+    killed: set[int] = set()
+    # On a loaded machine a start takes longer, and five at once with it.
+    while (took := time.monotonic() - begin) < 8.0 or (len(killed) < 6 and took < 30.0):
         status = status_of(stage)
         pid = status["core_pid"]
         if status["state"] == "OPEN" and pid is not None and pid not in killed:

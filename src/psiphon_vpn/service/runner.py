@@ -38,6 +38,7 @@ from psiphon_vpn.service.intent import store_intent
 from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver
 from psiphon_vpn.service.machine import step
 from psiphon_vpn.service.model import Model
+from psiphon_vpn.service.reasons import explain
 from psiphon_vpn.service.timers import NextTry, Timers
 from psiphon_vpn.service.upstream import find_proxy_endpoint
 
@@ -178,7 +179,14 @@ class Runner:
         if self.model.state is not State.OPEN:
             self.shown = self.model
         if self.model.state is not before.state or self.model.reason is not before.reason:
-            log.info("%s -> %s: %s %s", before.state, self.model.state, self.model.reason, self.model.detail)
+            log.info(
+                "%s -> %s: %s %s: %s",
+                before.state,
+                self.model.state,
+                self.model.reason,
+                self.model.detail,
+                explain(self.model.reason).sentence,
+            )
             if self.model.state is not before.state:
                 self._since = Moment()
         try:
@@ -213,7 +221,7 @@ class Runner:
 
     def _log_what_is_next(self, before: Model) -> None:
         following = self.next_try
-        if following is not None and self.model.reason is not before.reason:
+        if following is not None and (self.model.reason, self.model.state) != (before.reason, before.state):
             log.info("next: %s, at %s", following.what, following.at.isoformat(timespec="seconds"))
 
     async def _carry_out(self, effect: do.Effect) -> None:
