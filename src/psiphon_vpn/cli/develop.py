@@ -12,6 +12,8 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 
 _PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
+_BOOTED: Final = "tests/booted"
+_FIGURES: Final = "tests/integration/test_figures.py"
 _BINARY: Final = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True)
 
 
@@ -81,7 +83,7 @@ def leaktest(
 @click.option("--fast", is_flag=True, help=_("Leave out the tests that boot whole systems."))
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def run_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> int:
-    """Run the checks one after the other, pytest last so that its summary is the last thing seen."""
+    """Run the checks one after the other, pytest last so that its summaries are the last thing seen."""
     _need_checkout(_("There are no tests here"))
     checks = {
         "ruff check": ["ruff", "check", "."],
@@ -91,10 +93,28 @@ def run_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> int:
     failed = [name for name, argv in checks.items() if not _run_module(name, argv)]
     if failed:
         click.echo(click.style(_("Failed so far: {names}").format(names=", ".join(failed)), fg="red"), err=True)
-    left_out = ["--ignore=tests/booted"] if fast else []
-    if not _run_module("pytest", ["pytest", *left_out, *pytest_args]):
-        failed.append("pytest")
+    for name, argv in _plan_tests(fast=fast, pytest_args=pytest_args).items():
+        if not _run_module(name, ["pytest", *argv]):
+            failed.append(name)
+    if failed:
+        click.echo(click.style(_("Failed: {names}").format(names=", ".join(failed)), fg="red"), err=True)
     return 1 if failed else 0
+
+
+def _plan_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> dict[str, list[str]]:
+    """The runs of pytest, one after the other.
+
+    Most tests wait for most of their time, so several files go side by side. Those that measure times, or boot whole
+    systems, have the machine for themselves. Who asks for tests of his choice gets them in one plain run.
+    """
+    booted = [] if fast else [_BOOTED]
+    if pytest_args:
+        return {"pytest": [*(f"--ignore={path}" for path in (_BOOTED,) if fast), *pytest_args]}
+    left_out = [f"--ignore={path}" for path in (_BOOTED, _FIGURES)]
+    return {
+        "pytest, side by side": ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *left_out],
+        "pytest, one by one": [_FIGURES, *booted],
+    }
 
 
 def _need_checkout(what: str) -> None:
