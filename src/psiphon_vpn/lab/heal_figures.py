@@ -143,8 +143,8 @@ def main() -> int:
     """Print the figures."""
     parser = argparse.ArgumentParser(prog="heal_figures", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--kind", action="append", help="part of a kind's name; may be given more than once")
-    parser.add_argument("--log", type=Path, help="keep the daemon's log here")
+    parser.add_argument("--kind", action="append")  # a part of a kind's name
+    parser.add_argument("--log", type=Path)  # where the daemon's log is kept
     options = parser.parse_args()
     kinds = tuple(kind for kind in KINDS if not options.kind or any(part in kind.name for part in options.kind))
     with open_machine(Figures(), rounds=1) as machine:
