@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.02
 """Changes that come together are looked at together."""
+LONGEST_BLIND_SECONDS = 0.1
+"""How long a fight may keep changes of links from being looked at."""
 TELL_SECONDS = 0.2
 """How often the state machine is told that a fight goes on."""
 OWN_TABLES = frozenset({names.BASE_TABLE, names.EGRESS_TABLE, names.ARP_TABLE})
@@ -114,9 +116,13 @@ class Healer:
         """Look at everything after a change of the network, and mend what is not as it should be."""
         while True:
             await self._network_dirty.wait()
-            await asyncio.sleep(max(SETTLE_SECONDS, self._wait()))
+            # Links are looked at in a fight over routes too: one that came has to be guarded.
+            await asyncio.sleep(max(SETTLE_SECONDS, min(LONGEST_BLIND_SECONDS, self._wait())))
             self._network_dirty.clear()
             await self._look_at_links()
+            if pause := self._wait():
+                asyncio.get_running_loop().call_later(pause, self._network_dirty.set)
+                continue
             culprit, self._route_culprit = self._route_culprit, None
             if culprit is not None:
                 self._enforcer.put_network_back()
