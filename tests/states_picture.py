@@ -8,8 +8,10 @@ from psiphon_vpn.policy.model import State
 from psiphon_vpn.service.effects import Timer
 from psiphon_vpn.service.model import (
     CALM_SECONDS,
+    FIRST_FIGHT_SECONDS,
     FIRST_RETRY_SECONDS,
     LAST_CALM_SECONDS,
+    LAST_FIGHT_SECONDS,
     LAST_RETRY_SECONDS,
     LEGAL_MOVES,
     QUIET_SECONDS,
@@ -32,7 +34,8 @@ TIMERS = {
     Timer.RETRY: (
         f"{FIRST_RETRY_SECONDS:g} s, doubled each time up to {LAST_RETRY_SECONDS:g} s; for troubles without a calm "
         f"between them {TROUBLES_AT_ONCE} times at once, then after {FIRST_RETRY_SECONDS:g} to "
-        f"{LAST_CALM_SECONDS:g} s",
+        f"{LAST_CALM_SECONDS:g} s; in a fight over the lock after {FIRST_FIGHT_SECONDS:g} to "
+        f"{LAST_FIGHT_SECONDS:g} s of peace",
         "`LOCKED`: connects again",
     ),
     Timer.ESTABLISH: ("`establish_timeout`", "`CONNECTING` without a tunnel: gives this core up"),

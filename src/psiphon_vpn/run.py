@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
+from collections import deque
 from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
@@ -21,6 +22,8 @@ CLEAN_ENV: Final[Mapping[str, str]] = {
     "LC_ALL": "C.UTF-8",
 }
 MAX_STDERR_IN_MESSAGE = 2000
+_REMEMBERED = 64
+_started: deque[int] = deque(maxlen=_REMEMBERED)
 
 
 class CommandError(UserError):
@@ -137,9 +140,14 @@ async def run_async(
     return await _finish(argv, process, input, ok, timeout)
 
 
+def was_started_here(pid: int) -> bool:
+    """Whether one of the last commands that `run_async` started was this process."""
+    return pid in _started
+
+
 async def _start_async(argv: Sequence[str], *, with_input: bool) -> asyncio.subprocess.Process:
     try:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.PIPE if with_input else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -149,6 +157,8 @@ async def _start_async(argv: Sequence[str], *, with_input: bool) -> asyncio.subp
         )
     except OSError as cause:
         raise _not_started(argv, cause) from cause
+    _started.append(process.pid)
+    return process
 
 
 async def _finish(

@@ -18,13 +18,17 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.routing import RULE_PRIORITIES, build_routes, build_rules
 from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
-from psiphon_vpn.service.fight import AT_ONCE, CALM_SECONDS, MAX_PAUSE_SECONDS, WINDOW_SECONDS, Fight
+from psiphon_vpn.service.fight import AT_ONCE, CALM_SECONDS, MAX_PAUSE_SECONDS, SWEEP_SECONDS, WINDOW_SECONDS, Fight
 from psiphon_vpn.service.reasons import Reason, explain
 
 
 def test_a_few_changes_are_put_back_at_once_and_more_of_them_are_a_fight() -> None:
     fight = Fight()
-    told = [fight.note(number * 0.1) for number in range(AT_ONCE + 1)]
+    told = []
+    for number in range(AT_ONCE + 1):
+        told.append(fight.strike(number * 0.1))
+        assert fight.wait(number * 0.1) == 0
+        fight.heal(number * 0.1)
     assert told == [False] * AT_ONCE + [True]
     assert fight.wait(AT_ONCE * 0.1) > 0
 
@@ -32,38 +36,54 @@ def test_a_few_changes_are_put_back_at_once_and_more_of_them_are_a_fight() -> No
 def test_changes_with_time_between_them_are_never_a_fight() -> None:
     fight = Fight()
     apart = WINDOW_SECONDS / AT_ONCE + 0.01
-    assert not any(fight.note(number * apart) for number in range(500))
+    for number in range(500):
+        assert not fight.strike(number * apart)
+        fight.heal(number * apart)
     assert fight.wait(499 * apart) == 0
+
+
+def test_one_sweep_that_takes_away_piece_by_piece_is_one_change() -> None:
+    fight = Fight()
+    for sweep in range(AT_ONCE):
+        assert not any(fight.strike(sweep * 0.1 + piece * 0.001) for piece in range(15))
+
+
+def test_a_fight_is_noticed_by_the_blows_also_where_nothing_was_put_back_between_them() -> None:
+    fight = Fight()
+    assert [fight.strike(number * 0.05) for number in range(AT_ONCE + 1)][-1]
+    assert fight.wait(1.0) == 0, "nothing was put back yet"
 
 
 def test_the_pauses_grow_up_to_their_limit_and_a_calm_ends_the_fight() -> None:
     fight = Fight()
     now, pauses = 0.0, []
     for _ in range(40):
-        fight.note(now)
+        fight.strike(now)
+        fight.heal(now)
         pauses.append(fight.pause)
-        now += fight.pause + 0.001
+        now += max(fight.pause, SWEEP_SECONDS) + 0.001
     assert pauses == sorted(pauses)
     assert pauses[-1] == MAX_PAUSE_SECONDS
     assert fight.settle(now) is None
-    now += CALM_SECONDS + MAX_PAUSE_SECONDS
+    now += CALM_SECONDS
     over = fight.settle(now)
     assert over is not None
-    assert over[0] == 40
+    assert over[0] == 40 - AT_ONCE
     assert fight.wait(now) == 0
-    assert fight.note(now) is False
+    assert fight.strike(now) is False
 
 
 @given(st.lists(st.floats(0, 0.05), min_size=1, max_size=300))
-def test_who_is_changed_ever_so_quickly_puts_back_at_most_about_once_a_second(gaps: list[float]) -> None:
+def test_whoever_is_ever_so_quick_is_answered_at_most_about_once_a_second(gaps: list[float]) -> None:
     fight, now, done = Fight(), 0.0, 0
     for gap in gaps:
         now += gap
+        fought = fight.strike(now)
         if fight.wait(now) == 0:
-            fight.note(now)
-            done += 1
-    # Those at once, those of the growing pauses, and one a second.
-    assert done <= AT_ONCE + 8 + now / MAX_PAUSE_SECONDS
+            fight.heal(now)
+            done += fought
+    # Those of the growing pauses, and one a second.
+    assert done <= 8 + now / MAX_PAUSE_SECONDS
 
 
 def test_a_fight_is_told_with_the_name_of_who_does_it_and_a_next_step() -> None:

@@ -97,11 +97,11 @@ class HealWatch:
                 selector.register(monitor, selectors.EVENT_READ)
             while not self._ended.is_set():
                 ready = selector.select(_POLL_SECONDS)
-                now = time.monotonic()
                 for key, _ in ready:
                     with contextlib.suppress(BlockingIOError):
                         while True:
                             data = key.fileobj.recv(65536)  # type: ignore[union-attr]
+                            now = time.monotonic()
                             self._changes += (
                                 self._read_commits(now, data) if key.fileobj is self._rules else self._parse(now, data)
                             )

@@ -96,15 +96,19 @@ class Enforcer:
         """Close at once: every proof is void, and the lease is taken out of the kernel. Never fails."""
         # Elements that may have timed out count as none.
         held = self._proof is not None and _boot_seconds() - self._renewed_at < names.LEASE_SECONDS - 1
-        self._closings += 1
-        self._proof = None
-        self._ipv6 = False
+        self._void()
         try:
             self._tables.withdraw(LEASE_SETS, held=held)
         except OSError as error:
             # Without the table there is no lease either. Anything else: the lease runs out by itself.
             if error.errno != errno.ENOENT:
                 log.error("the lease could not be withdrawn and will run out by itself: %s", error)
+
+    def _void(self) -> None:
+        """Every proof is void from here on."""
+        self._closings += 1
+        self._proof = None
+        self._ipv6 = False
 
     async def ensure_tun(self) -> Tun:
         """Make the TUN or put it right.
@@ -275,8 +279,19 @@ class Enforcer:
                 return False
         except OSError:
             return False
+        return self._replace_tables()
+
+    def _replace_tables(self) -> bool:
+        """Close and put back in one transaction: the lease's sets come back empty.
+
+        Closing first would cost a grace period of the kernel's (10 ms) where the base table is gone: a transaction that
+        fails is undone only after one (nf_tables_api.c, __nf_tables_abort).
+        """
+        self._void()
+        if self._tables.put_back_now():
+            return True
         self.close()
-        return self._tables.put_back_now()
+        return False
 
     def put_network_back(self) -> bool:
         """Somebody took rules, routes or the TUN away: put back what is missing, and close, in the same breath.
@@ -305,8 +320,7 @@ class Enforcer:
             async with self._lock:
                 if self._tables.is_current():
                     return False
-                self.close()
-                if not self._tables.put_back_now():
+                if not self._replace_tables():
                     await self._tables.put_back()
         except (RulesetError, OSError) as error:
             log.warning("rules could not be put back at once: %s", error)

@@ -13,7 +13,14 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from psiphon_vpn.linux.netlink import HEADER, iterate_messages, read_attributes, widen, write_attribute
+from psiphon_vpn.linux.netlink import (
+    HEADER,
+    iterate_attributes,
+    iterate_messages,
+    read_attributes,
+    widen,
+    write_attribute,
+)
 
 NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES = 10
@@ -108,11 +115,13 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
     for kind, body in iterate_messages(data):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES:
             continue
-        attributes = read_attributes(body[4:])  # behind struct nfgenmsg
         if kind != _nftables(NFT_MSG_NEWGEN):
-            # Whatever it is about, its first attribute names the table (linux/netfilter/nf_tables.h).
-            touched.add(attributes.get(NFTA_TABLE, b"").split(b"\0")[0].decode("ascii", "replace"))
+            # Whatever it is about, its first attribute names the table (linux/netfilter/nf_tables.h). A flush announces
+            # hundreds of objects, and what was taken away waits for the end of this.
+            _, table = next(iterate_attributes(body[4:]), (NFTA_TABLE, b""))
+            touched.add(table.split(b"\0")[0].decode("ascii", "replace"))
             continue
+        attributes = read_attributes(body[4:])  # behind struct nfgenmsg
         number = attributes.get(NFTA_GEN_ID, b"")
         pid = attributes.get(NFTA_GEN_PROC_PID, b"")
         name = attributes.get(NFTA_GEN_PROC_NAME, b"").split(b"\0")[0].decode("ascii", "replace")

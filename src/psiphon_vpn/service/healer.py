@@ -14,6 +14,7 @@ from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.monitor import NetworkChange
 from psiphon_vpn.linux.nfnetlink import Generation
 from psiphon_vpn.policy import names
+from psiphon_vpn.run import was_started_here
 from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
 from psiphon_vpn.service.events import LockBroken, LockFought, TunBroken, UplinkSeen
 from psiphon_vpn.service.fight import CALM_SECONDS, Fight
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.02
 """Changes that come together are looked at together."""
+LONGEST_BLIND_SECONDS = 0.1
+"""How long a fight may keep changes of links from being looked at."""
+TELL_SECONDS = 0.2
+"""How often the state machine is told that a fight goes on."""
 OWN_TABLES = frozenset({names.BASE_TABLE, names.EGRESS_TABLE, names.ARP_TABLE})
 
 
@@ -47,6 +52,7 @@ class Healer:
         self._route_culprit: str | None = None
         """Who touched our rules or routes last, if that waits for its turn."""
         self._fight = Fight()
+        self._told = 0.0
 
     # -- what the kernel says ---------------------------------------------------------------------------------------
 
@@ -59,8 +65,9 @@ class Healer:
             touched, self._touched = self._touched, False
             if generation.pid == os.getpid():
                 return
-            if touched:
+            if touched and not was_started_here(generation.pid):
                 self._culprit = describe_committer(generation.process, generation.pid)
+                self._strike(self._culprit)
                 if not self._wait() and self._enforcer.put_rules_back_now():
                     self._tell(self._culprit)
                     self._culprit = None
@@ -85,21 +92,21 @@ class Healer:
         self._network_dirty.set()
 
     def _lose_tun(self, *, gone: bool) -> None:
+        self._strike(UNKNOWN)
         if self._wait():
             return
         # Of a change of links the kernel does not say who made it.
         if self._enforcer.put_network_back():
-            log.warning("%s deleted the TUN; it was made again", UNKNOWN)
-            self._note(UNKNOWN)
+            self._healed("%s deleted the TUN; it was made again", UNKNOWN)
             self._runner.post(TunBroken("the TUN is gone, or another device has its name"))
         elif not gone:
-            log.warning("%s set the TUN down; it was put back", UNKNOWN)
-            self._note(UNKNOWN)
+            self._healed("%s set the TUN down; it was put back", UNKNOWN)
             self._runner.post(LockBroken("the TUN was set down"))
 
     def _lose_route(self, change: NetworkChange) -> None:
         # Named now: a moment later the program may have ended.
         self._route_culprit = self._route_culprit or describe_port(change.port)
+        self._strike(self._route_culprit)
         if change.removed and not self._wait():
             self._enforcer.put_network_back()
 
@@ -109,9 +116,13 @@ class Healer:
         """Look at the links after a change of the network, and put back at once what was taken from the routes."""
         while True:
             await self._network_dirty.wait()
-            await asyncio.sleep(max(SETTLE_SECONDS, self._wait()))
+            # Links are looked at in a fight over routes too: one that came has to be guarded.
+            await asyncio.sleep(max(SETTLE_SECONDS, min(LONGEST_BLIND_SECONDS, self._wait())))
             self._network_dirty.clear()
             await self._look_at_links()
+            if pause := self._wait():
+                asyncio.get_running_loop().call_later(pause, self._network_dirty.set)
+                continue
             culprit, self._route_culprit = self._route_culprit, None
             if culprit is not None:
                 self._enforcer.put_network_back()
@@ -158,7 +169,8 @@ class Healer:
                 self._rules_dirty.set()
             elif wrong is not None:
                 self._runner.close_now()
-                self._note(culprit or UNKNOWN)
+                self._strike(culprit or UNKNOWN)
+                self._healed("%s: it is put back", wrong)
                 self._runner.post(LockBroken(wrong))
                 await self._runner.settle()
             else:
@@ -179,20 +191,26 @@ class Healer:
 
     def _tell(self, culprit: str, what: str = "the lock") -> None:
         """It was put back: say who it was, and have everything verified."""
-        if self._fight.began is None:
-            log.warning("%s changed %s; it was put back", culprit, what)
-        self._note(culprit)
+        self._healed("%s changed %s; it was put back", culprit, what)
         self._runner.post(LockBroken(f"{culprit} changed {what}"))
 
-    def _note(self, culprit: str) -> None:
+    def _healed(self, said: str, *who: str) -> None:
+        if self._fight.began is None:
+            log.warning(said, *who)
+        self._fight.heal(asyncio.get_running_loop().time())
+
+    def _strike(self, culprit: str) -> None:
         self._end_fight()
         fought = self._fight.began is not None
-        if not self._fight.note(asyncio.get_running_loop().time()):
+        if not self._fight.strike(asyncio.get_running_loop().time()):
             return
         if not fought:
             log.warning("%s keeps changing the lock: put back ever more slowly, and locked until it stops", culprit)
-        self._runner.close_now()
-        self._runner.post(LockFought(culprit))
+        now = asyncio.get_running_loop().time()
+        if not fought or now - self._told >= TELL_SECONDS:
+            self._told = now
+            self._runner.close_now()
+            self._runner.post(LockFought(culprit))
 
     def _end_fight(self) -> None:
         over = self._fight.settle(asyncio.get_running_loop().time())
