@@ -10,10 +10,12 @@ from types import TracebackType
 
 from psiphon_vpn.lab.namespace import Host
 from psiphon_vpn.linux.monitor import parse_changes
+from psiphon_vpn.linux.netlink import iterate_messages
 from psiphon_vpn.linux.nfnetlink import Generation, open_generation_monitor, parse_generations
 
 _POLL_SECONDS = 0.2
 RTMGRP_LINK = 1
+_NEWTABLE, _NEWSETELEM, _NEWGEN = 0xA00, 0xA0C, 0xA0F
 
 
 def _open_link_monitor() -> socket.socket:
@@ -30,6 +32,9 @@ class CommitWatch:
         self._rules: socket.socket = host.call(open_generation_monitor)
         self._links: socket.socket = host.call(_open_link_monitor)
         self._commits: list[tuple[float, Generation]] = []
+        self._made: list[frozenset[int]] = []
+        """What each commit was made of, as nfnetlink's types of messages."""
+        self._pending: set[int] = set()
         self._lost: list[float] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._read, name="commits")
@@ -55,10 +60,18 @@ class CommitWatch:
                 now = time.monotonic()  # one moment for all that came together
                 for key, _ in ready:
                     if key.fileobj is self._rules:
-                        heard = parse_generations(self._rules.recv(65536))
-                        self._commits += [(now, item) for item in heard if item.number]
+                        self._note(now, self._rules.recv(65536))
                     elif any(change.lost for change in parse_changes(self._links.recv(65536))):
                         self._lost.append(now)
+
+    def _note(self, now: float, data: bytes) -> None:
+        for kind, _ in iterate_messages(data):
+            if kind == _NEWGEN:
+                self._made.append(frozenset(self._pending))
+                self._pending.clear()
+            else:
+                self._pending.add(kind)
+        self._commits += [(now, item) for item in parse_generations(data) if item.number]
 
     def first_loss(self) -> float | None:
         """Time of the first lost carrier."""
@@ -73,12 +86,14 @@ class CommitWatch:
         return next((when for when, commit in list(self._commits) if when >= begin and commit.pid == pid), None)
 
     def opened_after(self, begin: float, *, pid: int) -> float | None:
-        """Time at which a daemon took the lease: its first commit behind the last load of rules after a moment."""
-        commits = [(when, commit.pid) for when, commit in list(self._commits) if when >= begin]
-        loads = [index for index, (_, by) in enumerate(commits) if by != pid]
-        if not loads:
-            return None
-        return next((when for when, by in commits[loads[-1] + 1 :] if by == pid), None)
+        """Time at which a daemon took the lease: it put elements into a set, behind a load of tables after a moment."""
+        loaded = False
+        for (when, commit), made in zip(list(self._commits), list(self._made), strict=False):
+            if when >= begin and _NEWTABLE in made:
+                loaded = True
+            elif loaded and commit.pid == pid and _NEWSETELEM in made:
+                return when
+        return None
 
     def next_after(self, begin: float) -> float | None:
         """Time of the first commit after a moment, by anyone."""

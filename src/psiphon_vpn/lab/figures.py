@@ -112,16 +112,12 @@ def measure_bare_core(world: World, core: Path, entry: str, rounds: int) -> list
 
 
 def _wait_reopened(machine: Machine, commits: CommitWatch, begin: float, pid: int | None) -> float:
-    """When the lease was taken by a core that is not `pid`."""
-
-    def reopened() -> bool:
-        status = machine.read_status() or {}
-        return status.get("state") == "OPEN" and status.get("core_pid") not in {None, pid} and machine.lease_remains()
-
-    machine.wait_for(reopened, "an open tunnel")
+    """When the lease was taken by a core that is not `pid`. The daemon is not asked meanwhile: answers take it time."""
+    machine.wait_for(lambda: commits.opened_after(begin, pid=machine.daemon_pid) is not None, "an open tunnel")
     opened = commits.opened_after(begin, pid=machine.daemon_pid)
-    if opened is None:
-        raise LabError("nobody saw it open")
+    status = machine.wait_state("OPEN")
+    if opened is None or status["core_pid"] in {None, pid}:
+        raise LabError("it was not another core that opened")
     return opened
 
 
