@@ -22,9 +22,10 @@ from psiphon_vpn.lab.battery import run_probes, unseen_probes
 from psiphon_vpn.lab.heal_figures import KINDS, PACE_SECONDS, measure_heal, restore_kernel_rules
 from psiphon_vpn.lab.namespace import Host
 from psiphon_vpn.lab.probe import probe_specs
-from psiphon_vpn.linux.nfnetlink import NftSocket
+from psiphon_vpn.linux.netlink import write_attribute
+from psiphon_vpn.linux.nfnetlink import Message, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
-from psiphon_vpn.linux.nftimage import read_image
+from psiphon_vpn.linux.nftimage import FAMILIES, NFT_MSG_DELTABLE, read_image
 from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
 from psiphon_vpn.linux.rtbatch import RouteSocket, encode_route, encode_rule, encode_tun
 from psiphon_vpn.linux.tables import Tables
@@ -84,22 +85,63 @@ def test_an_image_makes_every_policys_tables_again_whatever_stands_there(kernel:
 
 @pytest.mark.requirement("B3")
 def test_what_cannot_be_put_back_is_put_back_not_in_part_and_then_by_nft(kernel: Kernel) -> None:
-    """A device that is gone, say: the transaction is all or nothing."""
-    kernel.ip("link", "add", "wire0", "type", "veth", "peer", "name", "wire1")
-    egress = build_egress_guard(IDENTITY, ("wire0",))
-    assert egress is not None
+    """A device that is gone, say, on kernels before 6.16: the transaction is all or nothing."""
 
     async def work(netlink: NftSocket) -> None:
         tables = Tables(netlink)
-        await tables.put(build_base_table(make_policy(State.LOCKED)), egress)
-        tables.get_ready()
+        await tables.put(build_base_table(make_policy(State.LOCKED)))
         assert tables.put_back_now()
         await tables.check()
-        await tables.put(build_base_table(make_policy(State.CONNECTING)), egress)
-        assert not tables.put_back_now(), "that image is of another policy"
+        ((which, image),) = tables._images._kept.items()
+        refused = Message(NFT_MSG_DELTABLE, FAMILIES["inet"], 0, write_attribute(1, b"nowhere\0"))
+        tables._images._kept[which] = (*image, refused)
         kernel.nft("flush ruleset")
+        assert not tables.put_back_now()
+        assert names.BASE_TABLE not in kernel.host.run(["nft", "list", "tables"]).stdout
         await tables.put_back()
         await tables.check()
+
+    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
+
+
+@pytest.mark.requirement("R1", "R4")
+def test_a_policy_that_was_found_right_before_is_loaded_from_its_image_and_read_back(kernel: Kernel) -> None:
+    first, second = (build_base_table(make_policy(state)) for state in (State.LOCKED, State.CONNECTING))
+
+    async def work(netlink: NftSocket) -> None:
+        tables = Tables(netlink)
+        await tables.put(first)
+        await tables.put(second)
+        loaded: list[object] = []
+        tables._nft.replace_all = loaded.append  # type: ignore[assignment,method-assign]
+        await tables.put(first)
+        await tables.put(second)
+        assert not loaded, "nft was not asked to load anything"
+        fresh = Tables(netlink)
+        fresh._base = second
+        await fresh.check()
+
+    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
+
+
+@pytest.mark.requirement("R1", "R4")
+def test_an_image_that_reads_back_otherwise_is_loaded_by_nft_and_no_image_is_trusted_for_long(kernel: Kernel) -> None:
+    first, second = (build_base_table(make_policy(state)) for state in (State.LOCKED, State.CONNECTING))
+
+    async def work(netlink: NftSocket) -> None:
+        tables = Tables(netlink)
+        await tables.put(first)
+        await tables.put(second)
+        kept = tables._images._kept
+        for _ in range(3):
+            kept[first,] = kept[second,]  # a listing that this kernel takes for something else
+            await tables.put(first)
+            assert await tables.check()
+            fresh = Tables(netlink)
+            fresh._base = first
+            await fresh.check()
+            await tables.put(second)
+        assert not kept
 
     kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
 

@@ -3,9 +3,9 @@
 import contextlib
 import logging
 
-from psiphon_vpn.linux.nfnetlink import GenerationChanged, Message, NftSocket
+from psiphon_vpn.linux.images import Images
+from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import Nft, RulesetError, build_drop_only
-from psiphon_vpn.linux.nftimage import read_image
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.run import CommandError
@@ -28,8 +28,9 @@ class Tables:
         self._beside: tuple[Table, ...] = ()
         self._generation: int | None = None
         """The generation in which all were found right; None when that is not known."""
-        self._image: tuple[Message, ...] | None = None
-        self._imaged: tuple[Table, ...] = ()
+        self._images = Images(netlink)
+        self._from_image = False
+        """Whether the last `put` made what is in force from an image."""
 
     def withdraw(self, set_names: tuple[str, ...], *, held: bool) -> None:
         """Empty sets of the base table at once, and go on knowing what was known, if that was the only commit.
@@ -86,6 +87,7 @@ class Tables:
         Raises:
             RulesetError: the base table did not load, or is not what it should be. Then everything is dropped.
         """
+        self._from_image = False
         try:
             same = self._base is not None and not self._dropped and self._base.chains == base.chains
             if not (same and beside == self._beside and self.is_current()):
@@ -93,10 +95,15 @@ class Tables:
             try:
                 await self.check()
             except RulesetError:
-                # The base table has just been loaded; what others took away is beside it.
+                # What others took away is beside the base table, which has just been loaded, unless from an image.
+                if self._from_image:
+                    await self._nft.replace(base)
                 self._beside = ()
                 await self._put_beside(beside)
                 await self.check()
+                if self._from_image:
+                    self._images.doubt()
+            self.get_ready()
         except (RulesetError, OSError) as error:
             await self._drop_everything(base)
             raise RulesetError(str(error)) from error
@@ -106,6 +113,9 @@ class Tables:
         fresh = tuple(table for table in beside if table not in self._beside)
         kept = {table.name for table in self._beside} <= {table.name for table in beside}
         self._base, self._dropped, self._generation = base, False, None
+        if kept and self._images.load((base, *beside)):
+            self._beside, self._from_image = beside, True
+            return
         if fresh and kept:
             try:
                 await self._nft.replace_all([base, *fresh])
@@ -136,15 +146,10 @@ class Tables:
         Returns:
             Whether that was done; if not, `put_back` remains. Reading back comes later either way.
         """
-        if self._image is None or self._imaged != (self._base, *self._beside):
+        if self._base is None:
             return False
         self._generation = None
-        try:
-            self._netlink.commit(self._image)
-        except OSError as error:
-            log.info("the tables could not be put back at once: %s", error)
-            return False
-        return True
+        return self._images.load((self._base, *self._beside))
 
     async def put_back(self) -> None:
         """Load what is in force once more, all in one transaction: somebody touched it. Reading back comes later.
@@ -159,18 +164,8 @@ class Tables:
 
     def get_ready(self) -> None:
         """Have an image at hand for `put_back_now`. Costs nothing where there is one."""
-        if self._base is None or self._generation is None or self._imaged == (self._base, *self._beside):
-            return
-        tables = (self._base, *self._beside)
-        try:
-            image = read_image(
-                self._netlink, [(table.family, table.name) for table in tables], generation=self._generation
-            )
-        except (OSError, ValueError) as error:
-            log.info("no image of the tables: %s", error)
-            return
-        if image is not None:
-            self._image, self._imaged = image, tables
+        if self._base is not None and self._generation is not None:
+            self._images.take((self._base, *self._beside), self._generation)
 
     async def _put_beside(self, wanted: tuple[Table, ...]) -> None:
         standing, self._beside = self._beside, ()

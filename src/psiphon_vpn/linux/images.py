@@ -1,0 +1,69 @@
+"""Images of the tables that were found right lately, and their loading."""
+
+import logging
+from collections import OrderedDict
+
+from psiphon_vpn.linux.nfnetlink import Message, NftSocket
+from psiphon_vpn.linux.nftimage import read_image
+from psiphon_vpn.policy.ruleset import Table
+
+log = logging.getLogger(__name__)
+
+_KEPT = 6
+"""A machine that goes to and fro between two networks needs so many; each takes some ten kilobytes."""
+_MOST_DOUBTS = 3
+
+
+class Images:
+    """What was loaded once by nft and found right is loaded again in about a millisecond, by a message of our own.
+
+    It is no reading: who loads an image reads the tables back as after any load.
+    """
+
+    def __init__(self, netlink: NftSocket) -> None:
+        self._netlink = netlink
+        self._kept: OrderedDict[tuple[Table, ...], tuple[Message, ...]] = OrderedDict()
+        self._doubts = 0
+
+    def take(self, tables: tuple[Table, ...], generation: int) -> None:
+        """Take the image of tables that were found right in this generation; nothing where there is one."""
+        if self._doubts >= _MOST_DOUBTS or tables in self._kept:
+            return
+        try:
+            image = read_image(self._netlink, [(table.family, table.name) for table in tables], generation=generation)
+        except (OSError, ValueError) as error:
+            log.info("no image of the tables: %s", error)
+            return
+        if image is not None:
+            self._kept[tables] = image
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+
+    def load(self, tables: tuple[Table, ...]) -> bool:
+        """Make tables anew in one transaction, whatever stands in their place.
+
+        Returns:
+            Whether that was done. If not, nothing was changed: there is no image, or the kernel refused it.
+        """
+        image = self._kept.get(tables)
+        if image is None:
+            return False
+        self._kept.move_to_end(tables)
+        try:
+            self._netlink.commit(image)
+        except OSError as error:
+            # A device that is gone, mostly.
+            log.info("the tables were not made from their image: %s", error)
+            return False
+        return True
+
+    def doubt(self) -> None:
+        """What was made from an image read back otherwise, and was right once nft had loaded it.
+
+        A device that went in between does that, or another program. But when it happens again and again, this kernel
+        does not take what it lists, and no image is used any more.
+        """
+        self._doubts += 1
+        if self._doubts == _MOST_DOUBTS:
+            log.warning("tables made from their images are not as they should be; nft alone loads them from now on")
+            self._kept.clear()
