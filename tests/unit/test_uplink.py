@@ -17,6 +17,7 @@ from psiphon_vpn.service.uplink import (
     Snapshot,
     Uplink,
     choose_uplink,
+    find_leading,
     find_wires,
 )
 
@@ -178,6 +179,18 @@ def test_wires_are_hardware_and_what_stands_for_it_and_inner_kinds_only_with_a_d
     )
     lan = DefaultRoute(version=4, index=6, gateway="192.0.2.1", metric=100)
     assert find_wires(Snapshot(interfaces=interfaces, defaults=(lan,))) == ("br-lan", "eth0", "ppp0", "vlan5")
+
+
+@pytest.mark.requirement("B4")
+def test_what_led_out_once_stays_a_wire_until_it_is_gone() -> None:
+    inner = Interface(index=7, name="veth1", up=True, kind="veth")
+    default = DefaultRoute(version=4, index=7, gateway=None, metric=0)
+    led = find_leading(Snapshot(interfaces=(ETH, inner), defaults=(default,)))
+    without_route = Snapshot(interfaces=(ETH, inner))
+    assert find_wires(without_route, find_leading(without_route, led)) == ("eth0", "veth1")
+    gone = Snapshot(interfaces=(ETH,))
+    assert find_leading(gone, led) == frozenset()
+    assert find_wires(without_route, find_leading(without_route, find_leading(gone, led))) == ("eth0",)
 
 
 _addresses = st.sampled_from([(4, "192.0.2.10"), (4, "192.0.2.138"), (6, "2001:db8:a::/64"), (6, "2001:db8:b::/64")])

@@ -148,18 +148,26 @@ class KernelRules:
     def list_candidates(self) -> list[tuple[str, Policy]]:
         """Every policy that the base table may rightly follow now, and how to call it."""
         from psiphon_vpn.policy.model import Links, Policy, State
-        from psiphon_vpn.service.uplink import find_headerless, find_wires
+        from psiphon_vpn.service.uplink import find_headerless, find_leading, find_wires
         from psiphon_vpn.service.upstream import find_proxy_endpoint
 
         facts = self._facts
         snapshot, uplink, tun = facts.network.snapshot, facts.uplink, facts.network.tun
         settings = facts.settings_or_default
-        wires = tuple(sorted({*find_wires(snapshot), *((uplink.name,) if uplink else ())}))
+        # What led out once stays guarded: the service remembers, and who asks afresh sees it by its guard.
+        guarded = {
+            device
+            for chain in parse_chains(self.read_table("netdev", names.EGRESS_TABLE) or "")
+            for device in chain.devices
+        }
+        before = frozenset(link.index for link in snapshot.interfaces if link.name in guarded)
+        leading = find_leading(snapshot, before)
+        wires = tuple(sorted({*find_wires(snapshot, leading), *((uplink.name,) if uplink else ())}))
         links = Links(
             tun_index=tun.index if tun else None,
             uplink=uplink.name if uplink else None,
             wires=wires,
-            headerless=find_headerless(snapshot),
+            headerless=find_headerless(snapshot, leading),
             dhcp_servers=uplink.gateways if uplink else (),
             gateways=uplink.hops if uplink else (),
             versions=tuple(version for version, _, _ in uplink.paths) if uplink else (),

@@ -43,7 +43,7 @@ from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single import claim_machine
 from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
-from psiphon_vpn.service.uplink import Snapshot, choose_uplink, find_headerless, find_wires
+from psiphon_vpn.service.uplink import Snapshot, choose_uplink, find_headerless, find_leading, find_wires
 from psiphon_vpn.service.watchers import watch_generations, watch_network
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ class Daemon:
         self._sleep: SleepGuard
         self._changed = asyncio.Event()
         self._hops: tuple[str, ...] = ()
+        self._leading: frozenset[int] = frozenset()
+        """Indexes of the interfaces that lead out, or did."""
         self._looking = asyncio.Lock()
         """A netlink socket carries one dump at a time, and not only one of us looks."""
 
@@ -234,10 +236,11 @@ class Daemon:
     async def _look_at_links(self) -> None:
         async with self._looking:
             snapshot = await self._read_links()
-        uplink, wires = choose_uplink(snapshot), find_wires(snapshot)
+        self._leading = find_leading(snapshot, self._leading)
+        uplink, wires = choose_uplink(snapshot), find_wires(snapshot, self._leading)
         hops, self._hops = self._hops, uplink.hops if uplink is not None else ()
         wires_changed = wires != self._runner.wires or hops != self._hops
-        self._runner.wires, self._runner.headerless = wires, find_headerless(snapshot)
+        self._runner.wires, self._runner.headerless = wires, find_headerless(snapshot, self._leading)
         # Posted even when it is the one that the model has now: an event that says otherwise may still wait its turn.
         self._runner.post(UplinkSeen(uplink))
         if wires_changed:

@@ -120,23 +120,36 @@ def choose_uplink(snapshot: Snapshot) -> Uplink | None:
     )
 
 
-def find_wires(snapshot: Snapshot) -> tuple[str, ...]:
+def find_leading(snapshot: Snapshot, before: frozenset[int] = frozenset()) -> frozenset[int]:
+    """Indexes of the interfaces that have a default route, or had one (`before`) and are still there.
+
+    One that led out once leads out: its guard must not go because its route does, and come back a moment too late.
+    """
+    there = {interface.index for interface in snapshot.interfaces}
+    return frozenset({route.index for route in snapshot.defaults} | (before & there))
+
+
+def find_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[str, ...]:
     """Names of the interfaces that lead out of the machine: these carry the egress guard.
 
-    Hardware, and what stands for it (VLAN, bond, PPP, WWAN, macvlan...); an inner kind only with a default route.
+    Hardware, and what stands for it (VLAN, bond, PPP, WWAN, macvlan...); an inner kind only where it leads out.
+
+    Args:
+        snapshot: the links.
+        leading: what leads out (`find_leading`); None for what does now.
     """
-    leading = {route.index for route in snapshot.defaults}
+    leads = find_leading(snapshot) if leading is None else leading
     return tuple(
         sorted(
             interface.name
             for interface in snapshot.interfaces
             if interface.name not in {"lo", names.TUN_NAME}
-            and (interface.kind not in INNER_KINDS or interface.index in leading)
+            and (interface.kind not in INNER_KINDS or interface.index in leads)
         )
     )
 
 
-def find_headerless(snapshot: Snapshot) -> tuple[str, ...]:
-    """Names of the wires whose frames have no Ethernet header."""
-    wires = set(find_wires(snapshot))
+def find_headerless(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[str, ...]:
+    """Names of the wires whose frames have no Ethernet header. Arguments as for `find_wires`."""
+    wires = set(find_wires(snapshot, leading))
     return tuple(sorted(link.name for link in snapshot.interfaces if link.headerless and link.name in wires))
