@@ -142,8 +142,8 @@ def test_a_link_that_is_down_says_its_name_and_one_without_carrier_is_only_lost(
         (change,) = parse_changes(announce(kind, body, 0))
         return change
 
-    assert link(16, 0x10001) == NetworkChange("link", 9)
-    assert link(16, 0x1) == NetworkChange("link", 9, lost=True)
+    assert link(16, 0x10001) == NetworkChange("link", 9, name=names.TUN_NAME)
+    assert link(16, 0x1) == NetworkChange("link", 9, lost=True, name=names.TUN_NAME)
     assert link(16, 0x0) == NetworkChange("link", 9, lost=True, down=True, name=names.TUN_NAME)
     assert link(17, 0x10001) == NetworkChange("link", 9, lost=True, down=True, gone=True, name=names.TUN_NAME)
 

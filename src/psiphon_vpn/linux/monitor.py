@@ -33,7 +33,7 @@ class NetworkChange:
         lost: the link went down, lost its carrier or is gone.
         down: the link was set down, or is gone.
         gone: the link is gone.
-        name: what a link that is down or gone is called.
+        name: what a link is called.
         ours: a rule with a priority of ours, or a route of the private table.
         removed: that rule or route was taken away.
         port: netlink's port id of who asked for a change of a rule or route: for the first socket of a process the
@@ -66,7 +66,7 @@ def parse_changes(data: bytes) -> tuple[NetworkChange, ...]:
             gone = message == RTM_DELLINK
             down = gone or not flags & IFF_UP
             lost = down or not flags & IFF_LOWER_UP
-            name = read_attributes(body[16:]).get(_IFNAME, b"").split(b"\0")[0] if down else b""
+            name = read_attributes(body[16:]).get(_IFNAME, b"").split(b"\0")[0]
             changes.append(
                 NetworkChange(kind, index, lost=lost, down=down, gone=gone, name=name.decode("ascii", "replace"))
             )

@@ -82,14 +82,21 @@ class Healer:
             # Closed in the same breath; what to do next is decided on a fresh look.
             self._runner.close_now()
             self._runner.post(UplinkSeen(None))
-        if change is None or change.kind in {"rule", "route"} or is_tun:
+        if change is None or ((change.kind in {"rule", "route"} or is_tun) and not self._is_harmless(change)):
             self._routes_dirty.set()
         if change is not None:
             if is_tun and change.down and change.name == names.TUN_NAME:
                 self._lose_tun(gone=change.gone)
             elif change.ours and not self._enforcer.is_own(change.port) and change.port:
                 self._lose_route(change)
-        self._network_dirty.set()
+        # The TUN and the private table are no part of any uplink: no look at the links for what we do there ourselves.
+        if change is None or not (is_tun or change.ours) or self._route_culprit is not None:
+            self._network_dirty.set()
+
+    def _is_harmless(self, change: NetworkChange) -> bool:
+        """Whether rules, routes and TUN need no look for it: our own doing, or a core that took or left the TUN."""
+        carrier_alone = change.kind == "link" and not change.down and change.name == names.TUN_NAME
+        return carrier_alone or (change.port != 0 and self._enforcer.is_own(change.port))
 
     def _lose_tun(self, *, gone: bool) -> None:
         self._strike(UNKNOWN)
