@@ -6,11 +6,13 @@ import os
 import socket
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.linux.monitor import NetworkChange, parse_changes
 from psiphon_vpn.linux.netlink import HEADER, write_attribute
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule
@@ -101,6 +103,8 @@ def test_a_committer_is_named_as_the_kernel_names_it() -> None:
 
 def test_a_port_id_is_a_living_process_a_hidden_one_or_only_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
+        # Popen hears of the exec by a pipe that the kernel closes a moment before it changes the name (begin_new_exec).
+        wait_until(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n", "the program's name")
         assert describe_port(child.pid) == f"sleep (pid {child.pid})"
         child.kill()
     assert describe_port(child.pid) == f"a program that is gone (netlink port id {child.pid})"
