@@ -495,15 +495,15 @@ def test_a_daemon_that_may_have_no_more_memory_leaves_a_locked_machine() -> None
     with open_stage() as stage:
         mark = stage.world.mark()
         pid = stage.machine.daemon_pid
-        resident = stage.machine.read_resident_kib()
-        # No more than it has: whatever it asks for next is refused, as by the kernel's own limit of a service.
-        stage.world.client.run(["prlimit", f"--pid={pid}", f"--as={resident * 1024 // 2}"], uid=LAB_UID, gid=LAB_UID)
+        # Whatever it asks for next is refused, as by the kernel's own limit of a service, and no program of its own has
+        # room to start. What it has may do for putting the tables back, but nobody can read them back then.
+        stage.world.client.run(["prlimit", f"--pid={pid}", f"--as={1 << 20}"], uid=LAB_UID, gid=LAB_UID)
         stage.world.client.run(["nft", "flush", "ruleset"])
         time.sleep(6.0)
         assert stage.world.client.call(read_lock_state).locked is True
         assert not stage.machine.lease_remains()
         assert len(stage.machine.read_log()) < 100_000, "it neither hangs nor fails for ever in the same place"
-        with pytest.raises(LabError, match="the daemon ended"):
+        with pytest.raises(LabError, match=r"the daemon ended|not OPEN"):
             stage.machine.wait_state("OPEN", seconds=0.5)
         stage.assert_no_leak(mark)
         stage.machine.kill_daemon()
