@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -16,11 +18,15 @@ from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.linux.monitor import NetworkChange, parse_changes
 from psiphon_vpn.linux.netlink import HEADER, write_attribute
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule
+from psiphon_vpn.linux.tun import Tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.routing import RULE_PRIORITIES, build_routes, build_rules
 from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
+from psiphon_vpn.service.events import Intent
 from psiphon_vpn.service.fight import AT_ONCE, CALM_SECONDS, MAX_PAUSE_SECONDS, SWEEP_SECONDS, WINDOW_SECONDS, Fight
+from psiphon_vpn.service.healer import Healer
+from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.reasons import Reason, explain
 
 
@@ -101,6 +107,11 @@ def test_a_committer_is_named_as_the_kernel_names_it() -> None:
     assert describe_committer("", 12) == "a program (pid 12)"
 
 
+@pytest.mark.requirement("R24")
+def test_a_program_cannot_write_lines_into_the_journal_or_onto_a_terminal_by_its_name() -> None:
+    assert describe_committer("a\nERROR \x1b[2J", 12) == "a?ERROR ?[2J (pid 12)"
+
+
 def test_a_port_id_is_a_living_process_a_hidden_one_or_only_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         # Popen hears of the exec by a pipe that the kernel closes a moment before it changes the name (begin_new_exec).
@@ -157,3 +168,51 @@ def test_no_bytes_of_any_kind_make_the_reading_of_announcements_fail(data: bytes
     parse_changes(data)
     for kind in (16, 17, 20, 24, 25, 32, 33):
         parse_changes(announce(kind, data, 1))
+
+
+class _Edge:
+    """Runner and enforcer as far as hearing of a change asks them."""
+
+    model = Model(intent=Intent.CONNECTED)
+    tun = Tun(9)
+
+    def is_own(self, port: int) -> bool:
+        return port == 77
+
+    def put_network_back(self) -> bool:
+        return False
+
+    def post(self, event: object) -> None: ...
+
+    def close_now(self) -> None: ...
+
+
+@pytest.mark.requirement("R1", "R9")
+@pytest.mark.parametrize(
+    ("change", "looked_at"),
+    [
+        (None, True),
+        (NetworkChange("link", 9, name=names.TUN_NAME), False),  # a core took the TUN
+        (NetworkChange("link", 9, lost=True, name=names.TUN_NAME), False),  # or left it
+        (NetworkChange("link", 9, name="other"), True),  # renamed while it is up
+        (NetworkChange("link", 9, lost=True, down=True, name=names.TUN_NAME), True),
+        (NetworkChange("link", 9, lost=True, down=True, gone=True, name=names.TUN_NAME), True),
+        (NetworkChange("address", 9), True),
+        (NetworkChange("route", ours=True, port=77), False),
+        (NetworkChange("rule", ours=True, removed=True, port=77), False),
+        (NetworkChange("route", ours=True, port=78), True),
+        (NetworkChange("route", ours=True, removed=True, port=0), True),  # the kernel itself
+        (NetworkChange("rule", port=0), True),
+        (NetworkChange("link", 2, name="eth0"), False),
+    ],
+)
+def test_rules_routes_and_tun_are_looked_at_for_all_but_our_own_doing_and_the_cores(
+    change: NetworkChange | None, looked_at: bool
+) -> None:
+    async def hear() -> bool:
+        edge = _Edge()
+        healer = Healer(runner=cast(Any, edge), enforcer=cast(Any, edge), look_at_links=cast(Any, None))
+        healer.on_network(change)
+        return healer._routes_dirty.is_set()
+
+    assert asyncio.run(hear()) is looked_at

@@ -9,7 +9,12 @@ UNKNOWN: Final = "a program that the kernel does not name"
 
 def describe_committer(process: str, pid: int) -> str:
     """Who committed to the ruleset; the kernel itself names the program (NFTA_GEN_PROC_NAME)."""
-    return f"{process or 'a program'} (pid {pid})"
+    return f"{_show(process) or 'a program'} (pid {pid})"
+
+
+def _show(name: str) -> str:
+    """A program's name as it may stand in a journal and on a terminal: it gives itself any bytes (PR_SET_NAME)."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def describe_port(port: int) -> str:
@@ -27,7 +32,7 @@ def describe_port(port: int) -> str:
         name = Path(f"/proc/{port}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return f"a program (pid {port})" if _runs(port) else f"a program that is gone (netlink port id {port})"
-    return f"{name} (pid {port})"
+    return f"{_show(name)} (pid {port})"
 
 
 def _runs(pid: int) -> bool:
