@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.integration.kernel import Kernel, open_kernel
+from tests.integration.stage import Stage, open_stage
 
 
 @pytest.fixture
@@ -13,3 +14,23 @@ def kernel() -> Iterator[Kernel]:
     """A network namespace of this test's own."""
     with open_kernel() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def module_stage() -> Iterator[Stage]:
+    """A world with the service open, one for all tests of a module; each module says what a test finds it like."""
+    with open_stage() as made:
+        yield made
+
+
+@pytest.fixture
+def reopened_stage(module_stage: Stage) -> Iterator[Stage]:
+    """Open, whatever the test before did."""
+    module_stage.set_faults()
+    module_stage.machine.write_config()
+    module_stage.machine.command("reload")
+    module_stage.machine.command("restart")
+    module_stage.machine.wait_state("OPEN")
+    module_stage.machine.wait_for(module_stage.machine.lease_remains, "the lease")
+    yield module_stage
+    module_stage.set_faults()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +52,9 @@ OPENS_ALL_THE_SAME: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def _stage() -> Iterator[Stage]:
-    with open_stage() as made:
-        yield made
-
-
 @pytest.fixture
-def stage(_stage: Stage) -> Stage:
-    return _stage
+def stage(module_stage: Stage) -> Stage:
+    return module_stage
 
 
 @pytest.mark.defect(1, 16)

@@ -2,268 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
-from pyroute2 import AsyncIPRoute
-from tests.integration.kernel import Kernel
 from tests.integration.stage import Stage, open_stage
-from tests.policies import make_policy
 
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.battery import run_probes, unseen_probes
 from psiphon_vpn.lab.heal_figures import KINDS, PACE_SECONDS, measure_heal, restore_kernel_rules
 from psiphon_vpn.lab.namespace import Host
 from psiphon_vpn.lab.probe import probe_specs
-from psiphon_vpn.linux.netlink import write_attribute
-from psiphon_vpn.linux.nfnetlink import Message, NftSocket
-from psiphon_vpn.linux.nft import RulesetError
-from psiphon_vpn.linux.nftimage import FAMILIES, NFT_MSG_DELTABLE, read_image
-from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
-from psiphon_vpn.linux.rtbatch import RouteSocket, encode_route, encode_rule, encode_tun
-from psiphon_vpn.linux.tables import Tables
-from psiphon_vpn.linux.tun import Tun, check_tun, ensure_tun, make_tun
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
-from psiphon_vpn.policy.model import Identity, State
-from psiphon_vpn.policy.routing import build_routes, build_rules
-from psiphon_vpn.policy.ruleset import Rule, Table
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
-IDENTITY = Identity(uid=64190, gid=64190)
-SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
-HARMS = ("", "flush ruleset", f"delete table inet {names.BASE_TABLE}", f"flush table inet {names.BASE_TABLE}")
-
-
-def tables_of(state: State) -> tuple[Table, ...]:
-    egress = build_egress_guard(IDENTITY, ("lo",))
-    assert egress is not None
-    return build_base_table(make_policy(state)), build_arp_table(), egress
-
-
-# -- tables ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.requirement("B3")
-@pytest.mark.parametrize("state", State)
-def test_an_image_makes_every_policys_tables_again_whatever_stands_there(kernel: Kernel, state: State) -> None:
-    tables = tables_of(state)
-    for table in tables:
-        kernel.nft(table.render_replacement())
-
-    def listings() -> list[str]:
-        return [kernel.listing("table", table.family, table.name) for table in tables]
-
-    before = listings()
-
-    def work(netlink: NftSocket) -> None:
-        addresses = [(table.family, table.name) for table in tables]
-        image = read_image(netlink, addresses, generation=netlink.read_generation())
-        assert image is not None
-        generation = 0
-        for harm in HARMS:
-            if harm:
-                kernel.nft(harm)
-            generation = netlink.read_generation()
-            netlink.commit(image)
-            assert netlink.read_generation() == generation + 1, "one transaction"
-            assert listings() == before
-        kernel.nft("add table inet docker")
-        assert read_image(netlink, addresses, generation=generation) is None
-
-    kernel.with_netlink(work)
-
-
-@pytest.mark.requirement("B3")
-def test_what_cannot_be_put_back_is_put_back_not_in_part_and_then_by_nft(kernel: Kernel) -> None:
-    """A device that is gone, say, on kernels before 6.16: the transaction is all or nothing."""
-
-    async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
-        await tables.put(build_base_table(make_policy(State.LOCKED)))
-        assert tables.put_back_now()
-        await tables.check()
-        ((which, image),) = tables._images._kept.items()
-        refused = Message(NFT_MSG_DELTABLE, FAMILIES["inet"], 0, write_attribute(1, b"nowhere\0"))
-        tables._images._kept[which] = (*image, refused)
-        kernel.nft("flush ruleset")
-        assert not tables.put_back_now()
-        assert names.BASE_TABLE not in kernel.host.run(["nft", "list", "tables"]).stdout
-        await tables.put_back()
-        await tables.check()
-
-    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
-
-
-@pytest.mark.requirement("R1", "R4")
-def test_a_policy_that_was_found_right_before_is_loaded_from_its_image_and_read_back(kernel: Kernel) -> None:
-    first, second = (build_base_table(make_policy(state)) for state in (State.LOCKED, State.CONNECTING))
-
-    async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
-        await tables.put(first)
-        await tables.put(second)
-        loaded: list[object] = []
-        tables._nft.replace_all = loaded.append  # type: ignore[assignment,method-assign]
-        await tables.put(first)
-        await tables.put(second)
-        assert not loaded, "nft was not asked to load anything"
-        fresh = Tables(netlink)
-        fresh._base = second
-        await fresh.check()
-
-    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
-
-
-@pytest.mark.requirement("R1", "R4")
-def test_an_image_that_reads_back_otherwise_is_loaded_by_nft_and_no_image_is_trusted_for_long(kernel: Kernel) -> None:
-    first, second = (build_base_table(make_policy(state)) for state in (State.LOCKED, State.CONNECTING))
-
-    async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
-        await tables.put(first)
-        await tables.put(second)
-        kept = tables._images._kept
-        for _ in range(3):
-            kept[first,] = kept[second,]  # a listing that this kernel takes for something else
-            await tables.put(first)
-            assert await tables.check()
-            fresh = Tables(netlink)
-            fresh._base = first
-            await fresh.check()
-            await tables.put(second)
-        assert not kept
-
-    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
-
-
-@pytest.mark.requirement("B2", "R1")
-@pytest.mark.parametrize("held", [True, False])
-def test_closing_never_takes_somebody_elses_commit_for_its_own(kernel: Kernel, held: bool) -> None:
-    """With nothing to take out of the sets the kernel counts no commit: the number that follows is a stranger's."""
-
-    async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
-        await tables.put(build_base_table(make_policy(State.OPEN)))
-        assert tables.is_current()
-        kernel.nft(f"insert rule inet {names.BASE_TABLE} output accept")
-        tables.withdraw(SETS, held=held)
-        assert not tables.is_current(), "rules that nobody has read"
-        with pytest.raises(RulesetError):
-            await tables.check()
-
-    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
-
-
-@pytest.mark.requirement("R1", "R2", "B3")
-def test_the_table_that_drops_everything_is_put_back_too(kernel: Kernel) -> None:
-    base = build_base_table(make_policy(State.OPEN))
-    first, *rest = base.chains
-    bad = Table(
-        family=base.family,
-        name=base.name,
-        chains=(type(first)(name=first.name, hook=first.hook, rules=(Rule(text="this is no rule"),)), *rest),
-    )
-
-    async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
-        with pytest.raises(RulesetError):
-            await tables.put(bad)
-        assert tables.stand
-        assert tables.is_current(), "who changes it is noticed, and only then"
-        kernel.nft("flush ruleset")
-        assert not tables.is_current()
-        await tables.put_back()
-        await tables.look()
-        with pytest.raises(RulesetError, match="no policy is in force"):
-            await tables.check()
-
-    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
-    assert kernel.listing("table", "inet", names.BASE_TABLE).count("policy drop;") == 4
-
-
-# -- rules, routes, the TUN ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.requirement("R9")
-def test_what_is_added_in_one_breath_is_what_is_added_with_care(kernel: Kernel) -> None:
-    rules = build_rules(IDENTITY)
-
-    def show() -> str:
-        what = ("rule", "-6 rule", f"route show table {names.ROUTE_TABLE}", f"-6 route show table {names.ROUTE_TABLE}")
-        return "\n".join(kernel.ip("-d", *text.split()) for text in (*what, "addr show PsiphonTUN"))
-
-    async def with_care() -> int:
-        async with AsyncIPRoute() as ipr:
-            tun = await ensure_tun(ipr, uid=IDENTITY.uid)
-            await apply_rules(ipr, rules)
-            await apply_routes(ipr, routes, tun.index)
-        return tun.index
-
-    routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False, ipv6_probe=("2001:db8::53",))
-    index = kernel.host.call(lambda: asyncio.run(with_care()))
-    careful = show()
-
-    async def check(tun: int) -> str | None:
-        async with AsyncIPRoute() as ipr:
-            bad = await check_tun(ipr, Tun(tun), uid=IDENTITY.uid)
-            return bad.detail if bad else await check_routing(ipr, rules, routes, tun)
-
-    def breathe() -> list[str]:
-        additions = RouteSocket()
-        try:
-            here = index
-            if not os.path.exists(f"/proc/sys/net/ipv4/conf/{names.TUN_NAME}"):
-                make_tun(IDENTITY.uid)
-            here = socket.if_nametoindex(names.TUN_NAME)
-            return additions.add(
-                [*encode_tun(here), *(encode_route(route, here) for route in routes), *map(encode_rule, rules)]
-            )
-        finally:
-            additions.close()
-
-    assert kernel.host.call(breathe) == [], "all there already"
-    assert show() == careful
-    for harm in (
-        "rule flush",
-        "-6 rule flush",
-        f"route flush table {names.ROUTE_TABLE}",
-        f"-6 route flush table {names.ROUTE_TABLE}",
-        f"link set {names.TUN_NAME} down",
-    ):
-        kernel.ip(*harm.split())
-        assert kernel.host.call(lambda: asyncio.run(check(index))) is not None, "the positive control"
-        assert kernel.host.call(breathe) == []
-        assert kernel.host.call(lambda: asyncio.run(check(index))) is None
-    kernel.ip("link", "del", names.TUN_NAME)
-    assert kernel.host.call(breathe) == []
-    now = int(kernel.host.run(["cat", f"/sys/class/net/{names.TUN_NAME}/ifindex"]).stdout)
-    assert kernel.host.call(lambda: asyncio.run(check(now))) is None
-
-
-# -- the service -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def _stage() -> Iterator[Stage]:
-    with open_stage() as made:
-        yield made
-
 
 @pytest.fixture
-def stage(_stage: Stage) -> Stage:
-    _stage.machine.wait_state("OPEN")
-    _stage.machine.wait_for(_stage.machine.lease_remains, "the lease")
-    return _stage
+def stage(module_stage: Stage) -> Stage:
+    module_stage.machine.wait_state("OPEN")
+    module_stage.machine.wait_for(module_stage.machine.lease_remains, "the lease")
+    return module_stage
 
 
 SENDER = """

@@ -8,11 +8,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.stage import Stage
 
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.addresses import LAN_A
@@ -24,24 +23,18 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="nee
 CAPABILITY_BITS = {"net_bind_service": 10, "net_admin": 12, "net_raw": 13}
 
 
-@pytest.fixture(scope="module")
-def _stage() -> Iterator[Stage]:
-    with open_stage() as made:
-        yield made
-
-
 @pytest.fixture
-def stage(_stage: Stage) -> Stage:
+def stage(module_stage: Stage) -> Stage:
     """The module's stage, open again after whatever the test before did."""
-    _stage.set_faults()
-    _stage.machine.write_config()
-    if _stage.machine.read_status() is None:
-        _stage.machine.start_daemon()
-    _stage.machine.command("start")
-    _stage.machine.command("reload")
-    _stage.machine.wait_state("OPEN")
-    _stage.machine.wait_for(_stage.machine.lease_remains, "the lease")
-    return _stage
+    module_stage.set_faults()
+    module_stage.machine.write_config()
+    if module_stage.machine.read_status() is None:
+        module_stage.machine.start_daemon()
+    module_stage.machine.command("start")
+    module_stage.machine.command("reload")
+    module_stage.machine.wait_state("OPEN")
+    module_stage.machine.wait_for(module_stage.machine.lease_remains, "the lease")
+    return module_stage
 
 
 def _capabilities(pid: int) -> dict[str, int]:

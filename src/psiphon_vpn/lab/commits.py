@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import selectors
 import socket
-import threading
-import time
-from types import TracebackType
 
+from psiphon_vpn.lab.announcements import Announcements
 from psiphon_vpn.lab.namespace import Host
 from psiphon_vpn.linux.monitor import parse_changes
 from psiphon_vpn.linux.netlink import iterate_messages
 from psiphon_vpn.linux.nfnetlink import Generation, open_generation_monitor, parse_generations
 
-_POLL_SECONDS = 0.2
 RTMGRP_LINK = 1
 _NEWTABLE, _NEWSETELEM, _NEWGEN = 0xA00, 0xA0C, 0xA0F
 
@@ -24,45 +20,23 @@ def _open_link_monitor() -> socket.socket:
     return monitor
 
 
-class CommitWatch:
+class CommitWatch(Announcements):
     """Collects announcements while the block runs. Times are of time.monotonic(), seconds."""
 
     def __init__(self, host: Host) -> None:
-        # A socket stays in the namespace that it was made in.
-        self._rules: socket.socket = host.call(open_generation_monitor)
-        self._links: socket.socket = host.call(_open_link_monitor)
+        super().__init__(host, open_generation_monitor, _open_link_monitor)
         self._commits: list[tuple[float, Generation]] = []
         self._made: list[frozenset[int]] = []
         """What each commit was made of, as nfnetlink's types of messages."""
         self._pending: set[int] = set()
         self._lost: list[float] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="commits")
 
-    def __enter__(self) -> CommitWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._rules.close()
-        self._links.close()
-
-    def _read(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._rules, selectors.EVENT_READ)
-            selector.register(self._links, selectors.EVENT_READ)
-            while not self._ended.is_set():
-                ready = selector.select(_POLL_SECONDS)
-                now = time.monotonic()  # one moment for all that came together
-                for key, _ in ready:
-                    if key.fileobj is self._rules:
-                        self._note(now, self._rules.recv(65536))
-                    elif any(change.lost for change in parse_changes(self._links.recv(65536))):
-                        self._lost.append(now)
+    def hear(self, number: int, now: float, data: bytes) -> None:
+        """Take a message: the first socket tells of rules, the other of links."""
+        if number == 0:
+            self._note(now, data)
+        elif any(change.lost for change in parse_changes(data)):
+            self._lost.append(now)
 
     def _note(self, now: float, data: bytes) -> None:
         for kind, _ in iterate_messages(data):

@@ -5,16 +5,12 @@ Rules, routes, addresses and the TUN by name; a piece is back when everything th
 
 from __future__ import annotations
 
-import contextlib
-import selectors
 import socket
 import struct
-import threading
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import TracebackType
 
+from psiphon_vpn.lab.announcements import Announcements
 from psiphon_vpn.lab.namespace import Host
 from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.netlink import iterate_messages, read_attributes
@@ -23,7 +19,6 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
 
-_POLL_SECONDS = 0.2
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE = 16, 17, 20, 21, 24, 25, 32, 33
 _NEWTABLE, _DELTABLE, _NEWGEN = 0xA00, 0xA02, 0xA0F
 _IFLA_IFNAME, _ATTR_PRIORITY, _ATTR_TABLE = 3, 6, 15
@@ -66,45 +61,18 @@ def routes(*, tun: bool) -> frozenset[Piece]:
 ADDRESSES: frozenset[Piece] = frozenset({("address", 4), ("address", 6)})
 
 
-class HealWatch:
+class HealWatch(Announcements):
     """Collects changes while the block runs. Times are of time.monotonic(), seconds."""
 
     def __init__(self, host: Host, *, tun: int) -> None:
-        self._rules: socket.socket = host.call(open_generation_monitor)
-        self._network: socket.socket = host.call(open_network_monitor)
+        super().__init__(host, open_generation_monitor, open_network_monitor)
         self._tun = tun
         self._changes: list[Change] = []
         self._committed: dict[str, bool] = {}
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="heals")
 
-    def __enter__(self) -> HealWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._rules.close()
-        self._network.close()
-
-    def _read(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for monitor in (self._rules, self._network):
-                monitor.setblocking(False)
-                selector.register(monitor, selectors.EVENT_READ)
-            while not self._ended.is_set():
-                ready = selector.select(_POLL_SECONDS)
-                for key, _ in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        while True:
-                            data = key.fileobj.recv(65536)  # type: ignore[union-attr]
-                            now = time.monotonic()
-                            self._changes += (
-                                self._read_commits(now, data) if key.fileobj is self._rules else self._parse(now, data)
-                            )
+    def hear(self, number: int, now: float, data: bytes) -> None:
+        """Take a message: the first socket tells of rules, the other of links, addresses, routes and routing rules."""
+        self._changes += self._read_commits(now, data) if number == 0 else self._parse(now, data)
 
     def _read_commits(self, now: float, data: bytes) -> Iterable[Change]:
         for kind, body in iterate_messages(data):

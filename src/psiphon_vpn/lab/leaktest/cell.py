@@ -14,9 +14,9 @@ from psiphon_vpn.lab.hands import Hands
 from psiphon_vpn.lab.judge import world_evidence
 from psiphon_vpn.lab.leaktest.arena import Arena, missing_tools
 from psiphon_vpn.lab.leaktest.attack import Attack, Mode
+from psiphon_vpn.lab.leaktest.held import Held
 from psiphon_vpn.lab.leaktest.layers import ROUTING, read_counters, subtract
 from psiphon_vpn.lab.leaktest.stage import Mark, Stage
-from psiphon_vpn.lab.leaktest.states import Held
 from psiphon_vpn.lab.leaktest.verdict import Judgement, Kind, Tried, conclude, judge_recording
 from psiphon_vpn.lab.namespace import LabError
 from psiphon_vpn.lab.pcapng import read_recording, write_recording
