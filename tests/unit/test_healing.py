@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psiphon_vpn.lab.waiting import wait_until
+from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.monitor import NetworkChange, parse_changes
 from psiphon_vpn.linux.netlink import HEADER, write_attribute
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule
@@ -22,6 +23,7 @@ from psiphon_vpn.linux.tun import Tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.routing import RULE_PRIORITIES, build_routes, build_rules
+from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
 from psiphon_vpn.service.events import Intent
 from psiphon_vpn.service.fight import AT_ONCE, CALM_SECONDS, MAX_PAUSE_SECONDS, SWEEP_SECONDS, WINDOW_SECONDS, Fight
@@ -216,3 +218,22 @@ def test_rules_routes_and_tun_are_looked_at_for_all_but_our_own_doing_and_the_co
         return healer._routes_dirty.is_set()
 
     assert asyncio.run(hear()) is looked_at
+
+
+@pytest.mark.requirement("R1")
+@given(
+    st.lists(
+        st.binary(max_size=40) | st.binary(max_size=20).map(lambda rest: b"\x06\x00\x01\x00t\x00" + rest), max_size=4
+    )
+)
+def test_a_listing_that_makes_no_sense_gives_no_image_and_no_error(listing: list[bytes]) -> None:
+    class Netlink:
+        def dump(self, kind: int, family: int, body: bytes = b"") -> list[bytes]:
+            return listing
+
+        def read_generation(self) -> int:
+            return 7
+
+    images = Images(cast(Any, Netlink()))
+    images.take((Table(family="inet", name="t", chains=()),), 6)
+    assert not images.load((Table(family="inet", name="t", chains=()),))

@@ -1,6 +1,7 @@
 """Images of the tables that were found right lately, and their loading."""
 
 import logging
+import struct
 from collections import OrderedDict
 
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
@@ -31,7 +32,8 @@ class Images:
             return
         try:
             image = read_image(self._netlink, [(table.family, table.name) for table in tables], generation=generation)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError, struct.error) as error:
+            # Also a listing in a form that is not known here: nft loads the tables then.
             log.info("no image of the tables: %s", error)
             return
         if image is not None:
