@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 
@@ -55,7 +56,7 @@ def test_an_image_makes_every_policys_tables_again_whatever_stands_there(kernel:
     before = listings()
 
     def work(netlink: NftSocket) -> None:
-        addresses = [(table.family, table.name) for table in tables]
+        addresses = [(table.family, table.name, table.name) for table in tables]
         image = read_image(netlink, addresses, generation=netlink.read_generation())
         assert image is not None
         generation = 0
@@ -131,6 +132,90 @@ def test_an_image_that_reads_back_otherwise_is_loaded_by_nft_and_no_image_is_tru
             await fresh.check()
             await tables.put(second)
         assert not kept
+
+    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
+
+
+@pytest.mark.requirement("R1", "R4")
+@pytest.mark.parametrize("state", State)
+def test_the_image_of_a_dormant_copy_makes_the_table_itself(kernel: Kernel, state: State) -> None:
+    scratch = names.SCRATCH_TABLES[1]
+
+    def work(netlink: NftSocket) -> None:
+        for table in tables_of(state):
+            kernel.nft(table.render_replacement())
+            wanted = kernel.listing("table", table.family, table.name)
+            kernel.nft(f"delete table {table.family} {table.name}\n{table.render(name=scratch, flags='dormant')}")
+            which = [(table.family, scratch, table.name)]
+            image = read_image(netlink, which, generation=netlink.read_generation())
+            assert image is not None
+            netlink.commit(image)
+            assert kernel.listing("table", table.family, table.name) == wanted
+            kernel.nft(f"delete table {table.family} {scratch}")
+
+    kernel.with_netlink(work)
+
+
+@pytest.mark.requirement("R1", "R4")
+def test_what_is_coming_is_loaded_without_nft_once_it_was_rehearsed_and_no_copy_is_left(kernel: Kernel) -> None:
+    egress, arp = tables_of(State.OPEN)[2], build_arp_table()
+    connecting, opening = (build_base_table(make_policy(state)) for state in (State.CONNECTING, State.OPEN))
+
+    async def work(netlink: NftSocket) -> None:
+        tables = Tables(netlink)
+        await tables.put(connecting, arp, egress, coming=opening)
+        generation = await tables.check()
+        await tables.rehearse(opening)
+        assert netlink.read_generation() == generation + 1, "nothing was committed but the end of the copy"
+        assert await tables.check() == generation + 1
+        assert not any(name in table for table in kernel.tables() for name in names.SCRATCH_TABLES)
+        tables._nft.replace_all = tables._nft.replace = None  # type: ignore[assignment,method-assign]
+        await tables.put(opening, arp, egress)
+        assert netlink.read_generation() == generation + 2
+        fresh = Tables(netlink)
+        fresh._base, fresh._beside = opening, (arp, egress)
+        await fresh.check()
+
+    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
+
+
+@pytest.mark.requirement("R1", "R4")
+@pytest.mark.parametrize(
+    "harm",
+    [
+        f"insert rule inet {names.SCRATCH_TABLES[1]} output accept",
+        f"delete table inet {names.SCRATCH_TABLES[1]}",
+        "add table inet docker",
+        "flush ruleset",
+        # Another rule for one of ours: as many as before, so that only the commits tell.
+        f"replace rule inet {names.SCRATCH_TABLES[1]} output handle HANDLE accept",
+    ],
+)
+def test_nothing_is_made_from_a_copy_that_somebody_may_have_touched(kernel: Kernel, harm: str) -> None:
+    """Reading and image would agree on what is in it, and a hole would pass for verified."""
+    connecting, opening = (build_base_table(make_policy(state)) for state in (State.CONNECTING, State.OPEN))
+
+    async def work(netlink: NftSocket) -> None:
+        tables = Tables(netlink)
+        await tables.put(connecting, coming=opening)
+        if "HANDLE" in harm:
+            listing = kernel.host.run(["nft", "-a", "list", "chain", "inet", names.SCRATCH_TABLES[1], "output"]).stdout
+            handle = next(line for line in listing.splitlines() if " accept" in line).rsplit(" ", 1)[1]
+            kernel.nft(harm.replace("HANDLE", handle))
+        else:
+            kernel.nft(harm)
+        with contextlib.suppress(RulesetError):
+            await tables.rehearse(opening)
+        assert not any(opening in which for which in tables._images._kept)
+        with contextlib.suppress(RulesetError):
+            await tables.put(opening)
+        fresh = Tables(netlink)
+        fresh._base = tables._base
+        await fresh.look()
+        assert await tables.look(), "what stands is what it is taken for: the policy, or what drops everything"
+        await tables.put(connecting)
+        await tables.put(opening)  # and no misreading is kept
+        assert not any(name in table for table in kernel.tables() for name in names.SCRATCH_TABLES)
 
     kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
 

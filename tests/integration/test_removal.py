@@ -71,6 +71,9 @@ def put_everything(kernel: Kernel) -> None:
     assert egress is not None
     kernel.nft(egress.render_replacement())
     kernel.nft(build_arp_table().render_replacement())
+    for name in names.SCRATCH_TABLES:  # a daemon that was killed at its reading left them
+        kernel.nft(egress.render(name=name, flags="dormant"))
+        kernel.nft(build_arp_table().render(name=name, flags="dormant"))
 
 
 def change_rules(kernel: Kernel, verb: str) -> None:

@@ -17,6 +17,7 @@ from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.addresses import LAN_A
 from psiphon_vpn.lab.machine import CAPABILITIES
 from psiphon_vpn.lab.socks_client import fetch_by_socks
+from psiphon_vpn.service.fight import AT_ONCE, WINDOW_SECONDS
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
@@ -160,6 +161,8 @@ def _commands() -> dict[str, list[str]]:
 @pytest.mark.requirement("B3", "R2", "R9")
 @pytest.mark.parametrize("what", _commands())
 def test_what_others_take_away_is_put_back_without_a_leaked_frame(stage: Stage, what: str) -> None:
+    # With those of the cases before it, more changes than this within the window would be a fight.
+    time.sleep(WINDOW_SECONDS / AT_ONCE)
     mark = stage.world.mark()
     stage.world.client.run(_commands()[what])
     if what == "the routing rules are flushed":

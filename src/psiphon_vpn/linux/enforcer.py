@@ -27,6 +27,7 @@ from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
+from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 
 log = logging.getLogger(__name__)
@@ -120,18 +121,25 @@ class Enforcer:
             self._tun = await ensure_tun(self._ipr, uid=self._identity.uid)
             return self._tun
 
-    async def apply(self, policy: Policy) -> None:
+    async def apply(self, policy: Policy, *, coming: Policy | None = None) -> None:
         """Put a policy into force: rules first, then routes. The tunnel is closed by it, whatever the state.
+
+        Args:
+            policy: what is to hold.
+            coming: what is likely to follow, and `rehearse` is called with.
 
         Raises:
             EnforcementError: the rules or routes could not be made so; then everything is dropped.
         """
         self.close()
         async with self._lock:
-            await self._apply(policy)
+            await self._apply(policy, coming)
 
-    async def _apply(self, policy: Policy) -> None:
-        self._policy = policy
+    def holds(self, policy: Policy) -> bool:
+        """Whether the tables of a policy are in force already, all of them: applying it would change nothing."""
+        return self._tables.hold(build_base_table(policy), *self._build_beside(policy))
+
+    def _build_beside(self, policy: Policy) -> list[Table]:
         beside = [build_arp_table()]
         if self._features.egress_hook:
             egress = build_egress_guard(
@@ -141,8 +149,13 @@ class Enforcer:
                 headerless=policy.links.headerless,
             )
             beside += [egress] if egress is not None else []
+        return beside
+
+    async def _apply(self, policy: Policy, coming: Policy | None) -> None:
+        self._policy = policy
+        following = build_base_table(coming) if coming is not None else None
         try:
-            await self._tables.put(build_base_table(policy), *beside)
+            await self._tables.put(build_base_table(policy), *self._build_beside(policy), coming=following)
             await apply_rules(self._ipr, self._rules)
             await self._set_routes(open_ipv4=False, open_ipv6=False)
             self.routing_trouble = None

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from psiphon_vpn.linux.nft import SCRATCH_TABLE
+from psiphon_vpn.policy import names
 from psiphon_vpn.run import CommandError, run_async
 
 TUN_DEVICE = Path("/dev/net/tun")
@@ -38,7 +38,7 @@ class Features:
 
 async def _try(family: str, body: str, expected: str) -> bool:
     """Load a dormant scratch table and look for a text in its reading."""
-    table = f"{family} {SCRATCH_TABLE}"
+    table = f"{family} {names.SCRATCH_TABLES[0]}"
     text = f"table {table}\ndelete table {table}\ntable {table} {{\nflags dormant\n{body}\n}}\n"
     try:
         await run_async(["nft", "-f", "-"], input=text)
@@ -53,7 +53,7 @@ async def _try(family: str, body: str, expected: str) -> bool:
 
 async def _try_owner() -> bool:
     """An owned table goes with the process that made it, so that process must be asked itself."""
-    table = f"inet {SCRATCH_TABLE}"
+    table = f"inet {names.SCRATCH_TABLES[0]}"
     try:
         done = await run_async(["nft", "-i"], input=f"add table {table} {{ flags owner; }}\nlist table {table}\n")
     except CommandError:

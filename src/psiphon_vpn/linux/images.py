@@ -3,6 +3,8 @@
 import logging
 import struct
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
 from psiphon_vpn.linux.nftimage import read_image
@@ -26,12 +28,21 @@ class Images:
         self._kept: OrderedDict[tuple[Table, ...], tuple[Message, ...]] = OrderedDict()
         self._doubts = 0
 
-    def take(self, tables: tuple[Table, ...], generation: int) -> None:
-        """Take the image of tables that were found right in this generation; nothing where there is one."""
+    def take(
+        self, tables: tuple[Table, ...], generation: int, *, copies: Mapping[Table, str] = MappingProxyType({})
+    ) -> None:
+        """Take the image of tables that were found right in this generation; nothing where there is one.
+
+        Args:
+            tables: they stand, unless a copy is named.
+            generation: the one in which they were found right.
+            copies: names of dormant copies that stand instead.
+        """
         if self._doubts >= _MOST_DOUBTS or tables in self._kept:
             return
         try:
-            image = read_image(self._netlink, [(table.family, table.name) for table in tables], generation=generation)
+            which = [(table.family, copies.get(table, table.name), table.name) for table in tables]
+            image = read_image(self._netlink, which, generation=generation)
         except (OSError, ValueError, LookupError, struct.error) as error:
             # Also a listing in a form that is not known here: nft loads the tables then.
             log.info("no image of the tables: %s", error)

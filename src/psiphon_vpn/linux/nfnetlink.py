@@ -134,6 +134,11 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
     return tuple(found)
 
 
+def follow(generation: int) -> int:
+    """The generation after one, when one transaction was committed: zero is skipped (nf_tables_commit)."""
+    return (generation + 1) & 0xFFFFFFFF or 1
+
+
 class NftSocket:
     """A netlink socket for the generation number and for set elements. Needs CAP_NET_ADMIN to change anything."""
 
@@ -184,8 +189,7 @@ class NftSocket:
             remove = Message(NFT_MSG_DELSETELEM, NFPROTO_INET, 0, _element_body(element, None))
             messages += [add, remove, add]
         self.commit(messages, generation=generation)
-        # The kernel counts a commit as one and skips zero (nf_tables_api.c, nf_tables_commit).
-        return (generation + 1) & 0xFFFFFFFF or 1
+        return follow(generation)
 
     def flush_sets(self, table: str, set_names: tuple[str, ...], *, generation: int | None = None) -> None:
         """Empty sets at once: the quickest way to close.

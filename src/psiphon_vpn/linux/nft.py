@@ -10,13 +10,13 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from psiphon_vpn.linux.nfnetlink import NftSocket
+from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
+from psiphon_vpn.linux.nftimage import remove_table
 from psiphon_vpn.linux.reading import Reading, parse_listing
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
 from psiphon_vpn.run import CommandError, run_async
 
-SCRATCH_TABLE = "psiphon_scratch"
 _CACHED_REFERENCES = 16
 _ROUNDS = 5
 LOAD = ("nft", "-f", "-")
@@ -48,31 +48,61 @@ def build_drop_only(table: Table) -> Table:
 class Nft:
     """Loads and reads tables with the program nft; generation numbers come from netlink.
 
-    Its owner calls one method at a time: there is one scratch table.
+    Its owner calls one method at a time: there are only so many scratch tables.
     """
 
     def __init__(self, netlink: NftSocket) -> None:
         self._netlink = netlink
         self._references: OrderedDict[str, Reading] = OrderedDict()
+        self._copies: dict[str, tuple[str, str]] = {}
+        """The dormant copies that stand: the text of the table, and family and name of its copy."""
+        self._untouched: int | None = None
+        """The generation up to which nobody but us committed anything since the copies were made."""
 
-    async def replace_all(self, tables: Sequence[Table]) -> None:
+    async def replace_all(self, tables: Sequence[Table], *, coming: Table | None = None) -> None:
         """Replace tables in one transaction, without reading them back.
+
+        Args:
+            tables: what is loaded. Dormant copies of those that are not known yet are made in the same breath, so that
+                the reading does not have to wait for another program to load them.
+            coming: a table that is loaded soon: a copy of it as well.
 
         Raises:
             RulesetError: they did not load. What stood before still stands.
         """
-        try:
-            await run_async(LOAD, input="".join(table.render_replacement() for table in tables))
-        except CommandError as error:
-            raise RulesetError(str(error)) from error
+        await self._load(tables, copied=[*tables, *([coming] if coming is not None else [])])
 
     async def replace(self, table: Table) -> None:
-        """Replace a table in one transaction, without reading it back.
+        """Replace a table in one transaction with nothing else in it, without reading it back.
 
         Raises:
             RulesetError: it did not load. What stood before still stands: the transaction is all or nothing.
         """
-        await self.replace_all([table])
+        await self._run([table])
+
+    async def _load(self, tables: Sequence[Table], *, copied: Sequence[Table]) -> None:
+        plan: dict[str, tuple[str, str]] = {}
+        copies = ""
+        for table in copied:
+            text = table.render()
+            used = [address for address in plan.values() if address[0] == table.family]
+            if text in self._references or text in plan or len(used) == len(names.SCRATCH_TABLES):
+                continue
+            plan[text] = (table.family, names.SCRATCH_TABLES[len(used)])
+            copies += table.render(name=plan[text][1], flags="dormant")
+        # Older copies go, whether or not their names are needed.
+        addresses = {**dict.fromkeys(self._copies.values()), **dict.fromkeys(plan.values())}
+        removal = "".join(f"table {family} {name}\ndelete table {family} {name}\n" for family, name in addresses)
+        before = self._netlink.read_generation()
+        await self._run(tables, removal + copies)
+        self._copies, self._untouched = plan, follow(before)
+
+    @staticmethod
+    async def _run(tables: Sequence[Table], rest: str = "") -> None:
+        try:
+            await run_async(LOAD, input="".join(table.render_replacement() for table in tables) + rest)
+        except CommandError as error:
+            raise RulesetError(str(error)) from error
 
     async def remove(self, family: str, name: str) -> None:
         """Remove a table of ours, present or not."""
@@ -80,73 +110,102 @@ class Nft:
             await run_async(LOAD, input=f"table {family} {name}\ndelete table {family} {name}\n")
 
     async def verify(self, tables: Sequence[Table]) -> int:
-        """Read tables back and compare them.
+        """Read tables back and compare them with what nft says of their dormant copies.
 
         Returns:
-            The one generation of the ruleset in which all of them were right.
+            The one generation of the ruleset in which all of them were right; their copies are gone in it.
 
         Raises:
             RulesetError: one is not there, not as it should be, or the ruleset changes all the time.
         """
+        texts = [table.render() for table in tables]
         try:
-            references = await self.learn(tables)
             for _ in range(_ROUNDS):
+                if any(text not in self._references and text not in self._copies for text in texts):
+                    await self.learn(tables)
                 generation = self._netlink.read_generation()
-                readings = await self._read([(table.family, table.name) for table in tables])
-                if self._netlink.read_generation() == generation:
-                    break
-            else:
-                raise RulesetError("the ruleset keeps changing while it is read")
+                found = await self._read([(table.family, table.name) for table in tables], tables)
+                if self._netlink.read_generation() != generation:
+                    continue
+                for table, text, reading in zip(tables, texts, found, strict=True):
+                    if reading != self._references[text]:
+                        # Or it was the copy that somebody changed: neither is believed the next time.
+                        del self._references[text]
+                        raise RulesetError(f"table {table.family} {table.name} is not as it was loaded")
+                with contextlib.suppress(GenerationChanged):
+                    return self._discard(texts, generation)
         except (CommandError, OSError, ValueError) as error:
             raise RulesetError(str(error)) from error
-        for table, reading, reference in zip(tables, readings, references, strict=True):
-            if reading != reference:
-                raise RulesetError(f"table {table.family} {table.name} is not as it was loaded")
-        return generation
+        raise RulesetError("the ruleset keeps changing while it is read")
 
-    @staticmethod
-    async def _read(addresses: Sequence[tuple[str, str]]) -> list[Reading]:
-        """Read tables side by side, one nft for each: two `list table` in one nft 1.0.6 find only one of them."""
-        listings = await asyncio.gather(
-            *(run_async(["nft", "-s", "list", "table", family, name]) for family, name in addresses)
-        )
-        return [parse_listing(listing.stdout) for listing in listings]
+    async def _read(self, addresses: Sequence[tuple[str, str]], learned: Sequence[Table]) -> list[Reading]:
+        """Read tables, and beside them the copies that stand of those to be learned: these become known.
 
-    async def learn(self, tables: Sequence[Table]) -> list[Reading]:
-        """How nft prints these tables: readings of dormant copies, kept for the next time.
-
-        Raises:
-            CommandError: a copy could not be loaded or read.
-            RulesetError: nft did not load every rule of one.
+        Side by side, one nft for each: two `list table` in one nft 1.0.6 find only one of them.
         """
-        unknown = {table.render(): table for table in tables if table.render() not in self._references}
-        found: dict[str, Reading] = {}
-        while unknown:
-            # A scratch table for each family at a time.
-            batch = {table.family: text for text, table in unknown.items()}
-            copied = [unknown.pop(text) for text in batch.values()]
-            found |= zip(batch.values(), await self._read_copies(copied), strict=True)
-        for text in (table.render() for table in tables):
-            self._references[text] = found.get(text) or self._references[text]
-            self._references.move_to_end(text)
-            found[text] = self._references[text]
-        while len(self._references) > _CACHED_REFERENCES:
-            self._references.popitem(last=False)
-        return [found[table.render()] for table in tables]
-
-    async def _read_copies(self, tables: Sequence[Table]) -> list[Reading]:
-        scratch = [f"table {table.family} {SCRATCH_TABLE}\n" for table in tables]
-        removal = "".join(f"{address}delete {address}" for address in scratch)
-        copies = "".join(table.render(name=SCRATCH_TABLE, flags="dormant") for table in tables)
-        await run_async(LOAD, input=removal + copies)
+        copied = [table for table in learned if table.render() in self._copies]
+        wanted = [*addresses, *(self._copies[table.render()] for table in copied)]
         try:
-            readings = await self._read([(table.family, SCRATCH_TABLE) for table in tables])
-        finally:
-            await run_async(LOAD, input=removal)
-        for table, reading in zip(tables, readings, strict=True):
+            listings = await asyncio.gather(
+                *(run_async(["nft", "-s", "list", "table", family, name]) for family, name in wanted)
+            )
+        except CommandError:
+            self._copies = {}  # one of them may be what is missing
+            raise
+        readings = [parse_listing(listing.stdout) for listing in listings]
+        for table, reading in zip(copied, readings[len(addresses) :], strict=True):
             if reading.count_rules() != sum(len(chain.rules) for chain in table.chains):
                 raise RulesetError("nft did not load every rule of the table")
-        return readings
+            self._references[table.render()] = reading
+        return readings[: len(addresses)]
+
+    async def learn(self, tables: Sequence[Table]) -> None:
+        """Get to know how nft prints these tables, if that is not known. Copies that were made for it may stand.
+
+        Raises:
+            CommandError: a copy could not be read.
+            RulesetError: one could not be loaded, or not every rule of it.
+        """
+        for table in tables:
+            text = table.render()
+            if text in self._references:
+                self._references.move_to_end(text)
+            elif text not in self._copies:
+                await self._load([], copied=tables)
+            if text not in self._references:
+                await self._read([], tables)
+        while len(self._references) > _CACHED_REFERENCES:
+            self._references.popitem(last=False)
+
+    def copy_of(self, table: Table, generation: int) -> str | None:
+        """The name of the dormant copy of a table, if one stands and was touched by nobody up to a generation."""
+        return self._copies.get(table.render(), ("", None))[1] if generation == self._untouched else None
+
+    def discard(self, table: Table, generation: int) -> int:
+        """Take the copy of a table away, if one stands.
+
+        Args:
+            table: the table.
+            generation: the one that the ruleset must still be.
+
+        Returns:
+            The generation that is now.
+
+        Raises:
+            GenerationChanged: it was another one.
+            OSError: the kernel refused for another reason.
+        """
+        return self._discard([table.render()], generation)
+
+    def _discard(self, texts: Sequence[str], generation: int) -> int:
+        going = {text: address for text, address in self._copies.items() if text in texts}
+        if not going:
+            return generation
+        self._netlink.commit([remove_table(family, name) for family, name in going.values()], generation=generation)
+        self._copies = {text: address for text, address in self._copies.items() if text not in going}
+        if self._untouched == generation:
+            self._untouched = follow(generation)
+        return follow(generation)
 
 
 async def lease_remains() -> bool:

@@ -38,9 +38,9 @@ _OF_SET = {1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 7: 0, 8: 0, 9: NLA_F_NESTED, 13: 
 """TABLE, NAME, FLAGS, KEY_TYPE, KEY_LEN, DATA_TYPE, DATA_LEN, POLICY, DESC, USERDATA"""
 
 
-def _copy(data: bytes, wanted: dict[int, int]) -> bytes:
+def _copy(data: bytes, wanted: dict[int, int], name: str) -> bytes:
     return b"".join(
-        write_attribute(kind | wanted[kind], payload)
+        _named(name) if kind == _TABLE else write_attribute(kind | wanted[kind], payload)
         for kind, payload in read_attributes(data).items()
         if kind in wanted
     )
@@ -59,12 +59,12 @@ def _copy_expression(data: bytes) -> bytes:
     return write_attribute(_EXPR_NAME, b"exthdr\0") + write_attribute(_EXPR_DATA | NLA_F_NESTED, inner)
 
 
-def _copy_rule(data: bytes) -> bytes:
+def _copy_rule(data: bytes, name: str) -> bytes:
     expressions = b"".join(
         write_attribute(kind | NLA_F_NESTED, _copy_expression(payload))
         for kind, payload in iterate_attributes(read_attributes(data).get(_EXPRESSIONS, b""))
     )
-    return _copy(data, _OF_RULE) + write_attribute(_EXPRESSIONS | NLA_F_NESTED, expressions)
+    return _copy(data, _OF_RULE, name) + write_attribute(_EXPRESSIONS | NLA_F_NESTED, expressions)
 
 
 def _named(name: str) -> bytes:
@@ -78,40 +78,48 @@ def _objects(netlink: NftSocket, kind: int, family: int, table: str) -> Iterator
             yield data
 
 
-def _read_sets(netlink: NftSocket, family: int, table: str) -> Iterator[Message]:
-    for number, data in enumerate(_objects(netlink, NFT_MSG_GETSET, family, table), start=1):
+def _read_sets(netlink: NftSocket, family: int, source: str, name: str) -> Iterator[Message]:
+    for number, data in enumerate(_objects(netlink, NFT_MSG_GETSET, family, source), start=1):
         attributes = read_attributes(data)
         identity = struct.pack(">I", number)
-        body = _copy(data, _OF_SET) + write_attribute(_SET_ID, identity)
+        body = _copy(data, _OF_SET, name) + write_attribute(_SET_ID, identity)
         yield Message(NFT_MSG_NEWSET, family, NLM_F_CREATE, body)
         if not struct.unpack(">I", attributes.get(_SET_FLAGS, bytes(4)))[0] & NFT_SET_ANONYMOUS:
             continue  # a set of ours with a name holds the lease: it comes back empty
-        which = _named(table) + write_attribute(_SET_NAME, attributes[_SET_NAME])
-        for chunk in netlink.dump(NFT_MSG_GETSETELEM, family, which):
+        of_set = write_attribute(_SET_NAME, attributes[_SET_NAME])
+        for chunk in netlink.dump(NFT_MSG_GETSETELEM, family, _named(source) + of_set):
             elements = write_attribute(_ELEMENTS | NLA_F_NESTED, read_attributes(chunk).get(_ELEMENTS, b""))
-            body = which + elements + write_attribute(_ELEMENTS_SET_ID, identity)
+            body = _named(name) + of_set + elements + write_attribute(_ELEMENTS_SET_ID, identity)
             yield Message(NFT_MSG_NEWSETELEM, family, NLM_F_CREATE, body)
 
 
-def _read_table(netlink: NftSocket, family: int, name: str) -> Iterator[Message]:
-    (table,) = _objects(netlink, NFT_MSG_GETTABLE, family, name)
-    # Present or not: it is made, taken away with all that is in it, and made as it was.
+def remove_table(family: str, name: str) -> Message:
+    """The message that takes a table away."""
+    return Message(NFT_MSG_DELTABLE, FAMILIES[family], 0, _named(name))
+
+
+def _read_table(netlink: NftSocket, family: int, source: str, name: str) -> Iterator[Message]:
+    (table,) = _objects(netlink, NFT_MSG_GETTABLE, family, source)
+    # Present or not: it is made, taken away with all that is in it, and made as it was. Its flags are not taken over:
+    # that it is dormant, if it is, is a matter of the copy.
     yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _named(name))
     yield Message(NFT_MSG_DELTABLE, family, 0, _named(name))
-    yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _copy(table, _OF_TABLE))
-    for chain in _objects(netlink, NFT_MSG_GETCHAIN, family, name):
-        yield Message(NFT_MSG_NEWCHAIN, family, NLM_F_CREATE, _copy(chain, _OF_CHAIN))
-    yield from _read_sets(netlink, family, name)
-    for rule in _objects(netlink, NFT_MSG_GETRULE, family, name):
-        yield Message(NFT_MSG_NEWRULE, family, NLM_F_CREATE | NLM_F_APPEND, _copy_rule(rule))
+    yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _copy(table, _OF_TABLE, name))
+    for chain in _objects(netlink, NFT_MSG_GETCHAIN, family, source):
+        yield Message(NFT_MSG_NEWCHAIN, family, NLM_F_CREATE, _copy(chain, _OF_CHAIN, name))
+    yield from _read_sets(netlink, family, source, name)
+    for rule in _objects(netlink, NFT_MSG_GETRULE, family, source):
+        yield Message(NFT_MSG_NEWRULE, family, NLM_F_CREATE | NLM_F_APPEND, _copy_rule(rule, name))
 
 
-def read_image(netlink: NftSocket, tables: Iterable[tuple[str, str]], *, generation: int) -> tuple[Message, ...] | None:
+def read_image(
+    netlink: NftSocket, tables: Iterable[tuple[str, str, str]], *, generation: int
+) -> tuple[Message, ...] | None:
     """Take the image of tables that were found right.
 
     Args:
         netlink: a socket for it.
-        tables: family and name of each.
+        tables: of each the family, the name under which it stands, and the name under which it is made.
         generation: the one in which they were found right.
 
     Returns:
@@ -123,6 +131,6 @@ def read_image(netlink: NftSocket, tables: Iterable[tuple[str, str]], *, generat
         ValueError: it lists another number of tables of a name than one.
     """
     messages: list[Message] = []
-    for family, name in tables:
-        messages += _read_table(netlink, FAMILIES[family], name)
+    for family, source, name in tables:
+        messages += _read_table(netlink, FAMILIES[family], source, name)
     return tuple(messages) if netlink.read_generation() == generation else None

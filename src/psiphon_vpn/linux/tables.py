@@ -4,7 +4,7 @@ import contextlib
 import logging
 
 from psiphon_vpn.linux.images import Images
-from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket
+from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
 from psiphon_vpn.linux.nft import Nft, RulesetError, build_drop_only
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Table
@@ -51,7 +51,7 @@ class Tables:
             self._netlink.flush_sets(names.BASE_TABLE, set_names)
             return
         if known is not None:
-            expected = ((known + 1) & 0xFFFFFFFF or 1) if held else known
+            expected = follow(known) if held else known
             self._generation = expected if self._netlink.read_generation() == expected else None
 
     @property
@@ -77,21 +77,26 @@ class Tables:
         """
         return self._generation is not None and self._netlink.read_generation() == self._generation
 
-    async def put(self, base: Table, *beside: Table) -> None:
+    def hold(self, base: Table, *beside: Table) -> bool:
+        """Whether these were loaded last, all of them. Not whether they stand yet: `is_current` tells of changes."""
+        same = self._base is not None and not self._dropped and self._base.chains == base.chains
+        return same and beside == self._beside
+
+    async def put(self, base: Table, *beside: Table, coming: Table | None = None) -> None:
         """Make these the tables in force. Without any change to make, and none made by others, this costs nothing.
 
         Args:
             base: the table that must stand.
             beside: further layers; the others hold where one of them cannot be loaded.
+            coming: the base table that is likely to follow: `rehearse` is quicker for it then.
 
         Raises:
             RulesetError: the base table did not load, or is not what it should be. Then everything is dropped.
         """
         self._from_image = False
         try:
-            same = self._base is not None and not self._dropped and self._base.chains == base.chains
-            if not (same and beside == self._beside and self.is_current()):
-                await self._load(base, beside)
+            if not (self.hold(base, *beside) and self.is_current()):
+                await self._load(base, beside, coming)
             try:
                 await self.check()
             except RulesetError:
@@ -108,7 +113,7 @@ class Tables:
             await self._drop_everything(base)
             raise RulesetError(str(error)) from error
 
-    async def _load(self, base: Table, beside: tuple[Table, ...]) -> None:
+    async def _load(self, base: Table, beside: tuple[Table, ...], coming: Table | None) -> None:
         """Load them: in one transaction where that works, else one by one, so that none fails with another."""
         fresh = tuple(table for table in beside if table not in self._beside)
         kept = {table.name for table in self._beside} <= {table.name for table in beside}
@@ -116,9 +121,9 @@ class Tables:
         if kept and self._images.load((base, *beside)):
             self._beside, self._from_image = beside, True
             return
-        if fresh and kept:
+        if kept:
             try:
-                await self._nft.replace_all([base, *fresh])
+                await self._nft.replace_all([base, *fresh], coming=coming)
             except RulesetError as error:
                 log.debug("not all tables at once: %s", error)
             else:
@@ -129,16 +134,21 @@ class Tables:
             await self._put_beside(beside)
 
     async def rehearse(self, base: Table) -> None:
-        """Learn how a table reads that is to be loaded soon, so that its loading does not wait for that.
+        """Learn how a base table reads that is to be loaded soon, and take its image, so that loading is quick.
 
         Raises:
             RulesetError: that cannot be learned, or what stands is not as it should be.
         """
         try:
             await self._nft.learn([base])
+            generation = await self.check()  # a copy may have come, which the kernel counts
+            if (copy := self._nft.copy_of(base, generation)) is not None:
+                self._images.take((base, *self._beside), generation, copies={base: copy})
+            self._generation = self._nft.discard(base, generation)
+        except GenerationChanged:
+            await self.check()
         except (CommandError, OSError, ValueError) as error:
             raise RulesetError(str(error)) from error
-        await self.check()  # the copies came and went, which the kernel counts
 
     def put_back_now(self) -> bool:
         """Make what is in force anew from its image, in one transaction of our own: somebody touched it.

@@ -22,6 +22,8 @@ FRAME_TABLE: Final = "psiphon_frames"
 WIRES: Final = "@WIRES@"
 """Stands in the frame guard's file for the cards of the moment; no interface can be called so and be found."""
 ARP_TABLE: Final = "psiphon_arp"
+SCRATCH_TABLES: Final = ("psiphon_scratch", "psiphon_scratch2")
+"""Dormant copies, which no packet meets: how nft reads a table is found out with them."""
 LEASE_SET: Final = "tunnel_open"
 LEASE_SET_IPV6: Final = "tunnel_open_ipv6"
 

@@ -116,6 +116,11 @@ class ControlServer:
             if self._path.lstat().st_ino == self._inode:
                 self._path.unlink()
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody waits to be told of changes."""
+        return bool(self._watchers)
+
     def publish(self, status: dict[str, object]) -> None:
         """Tell every watcher; who has left too much unread is dropped."""
         line = render_notification("status", status)

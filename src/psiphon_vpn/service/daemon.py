@@ -230,7 +230,8 @@ class Daemon:
             await self._changed.wait()
             await asyncio.sleep(TELL_SECONDS)
             self._changed.clear()
-            self._control.publish(await self.status())
+            if self._control.watched:
+                self._control.publish(await self.status())
             notify(f"STATUS={self._runner.shown.state}: {self._runner.shown.reason}")
 
     async def _look_at_links(self) -> None:

@@ -30,6 +30,7 @@ from psiphon_vpn.service.events import (
     CoreTunnels,
     EnforcementFailed,
     Event,
+    LinksChanged,
     TunBroken,
     VerificationFailed,
     Verified,
@@ -93,6 +94,8 @@ class Runner:
         self._lease: asyncio.Task[None] | None = None
         self._rehearsal: asyncio.Task[None] | None = None
         self._answered = 0
+        self._changes_told = 0
+        """How many events say that the links changed, and wait."""
         self._handling = False
         self._ended = asyncio.Event()
 
@@ -122,6 +125,7 @@ class Runner:
 
     def post(self, event: Event) -> None:
         """Hand an event in; it is handled in its turn."""
+        self._changes_told += isinstance(event, LinksChanged)
         self._events.put_nowait(event)
 
     def close_now(self) -> None:
@@ -173,7 +177,22 @@ class Runner:
         if self._core is not None:
             await self._core.stop(graceful=True)
 
+    def _is_nothing_new(self, event: Event) -> bool:
+        """Whether the links changed in nothing that the rules in force do not say, or this is told once more later.
+
+        An uplink that came has its policy by then, with all wires of that moment.
+        """
+        if not isinstance(event, LinksChanged):
+            return False
+        self._changes_told -= 1
+        if self._changes_told:
+            return True
+        tun = self._enforcer.tun
+        return tun is not None and self._enforcer.holds(self._policy(self.model.state, tun.index))
+
     async def _handle(self, event: Event) -> None:
+        if self._is_nothing_new(event):
+            return
         before = self.model
         self.model, effects = step(before, event)
         if self.model.state is not State.OPEN:
@@ -286,7 +305,9 @@ class Runner:
                 log.error("no TUN: %s", error)
                 return
             raise
-        await self._enforcer.apply(self._policy(state, tun.index))
+        # The opening follows the connecting, if all goes well.
+        coming = self._policy(State.OPEN, tun.index) if state is State.CONNECTING else None
+        await self._enforcer.apply(self._policy(state, tun.index), coming=coming)
         if index_before not in {None, tun.index} and self._core is not None:
             # The core still holds the old device and would spin on it.
             raise TunError("the TUN was replaced")

@@ -23,14 +23,15 @@ SYSTEMCTL_NO_UNIT: Final = 5
 RUNTIME_UNITS: Final = Path("/run/systemd/system")
 USERDEL_NO_USER, GROUPDEL_NO_GROUP = 6, 6
 """Exit codes: userdel(8), groupdel(8)."""
+SCRATCH: Final = names.SCRATCH_TABLES[0]
 TABLES: Final = (
+    *((family, name) for family in ("netdev", "arp", "inet") for name in names.SCRATCH_TABLES),
     ("netdev", names.EGRESS_TABLE),
     ("arp", names.ARP_TABLE),
     ("inet", names.GUARD_TABLE),
     ("inet", names.BASE_TABLE),
 )
 """All tables of ours. The base table is removed last."""
-SCRATCH_TABLE: Final = "psiphon_scratch"
 PRIORITIES: Final = range(names.RULE_PRIORITY - 1, names.RULE_PRIORITY + 6)
 UID_RULE: Final = names.RULE_PRIORITY + 4
 
@@ -110,7 +111,7 @@ class MachineKernel:
     def check_rules(self, text: str) -> str | None:
         """`nft -c`, under another name: a table that is owned by its holder cannot even be asked about."""
         for _family, name in TABLES:
-            text = text.replace(f" {name} {{", f" {SCRATCH_TABLE} {{").replace(f" {name}\n", f" {SCRATCH_TABLE}\n")
+            text = text.replace(f" {name} {{", f" {SCRATCH} {{").replace(f" {name}\n", f" {SCRATCH}\n")
         try:
             run(["nft", "-c", "-f", "-"], input=text)
         except CommandError as error:
@@ -151,14 +152,10 @@ class MachineKernel:
 
     def remove_tables(self) -> None:
         """Each by a transaction that does not mind its absence: `destroy` needs nft 1.0.7."""
+        standing = {line.strip() for line in run(["nft", "list", "tables"]).stdout.splitlines()}
         for family, name in TABLES:
-            if self._stands(family, name):
+            if f"table {family} {name}" in standing:
                 run(["nft", "-f", "-"], input=f"table {family} {name}\ndelete table {family} {name}\n")
-
-    @staticmethod
-    def _stands(family: str, name: str) -> bool:
-        listing = run(["nft", "list", "tables"]).stdout.splitlines()
-        return f"table {family} {name}" in (line.strip() for line in listing)
 
 
 def find_own_rule(rule: dict[str, Any]) -> list[str] | None:
