@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from tests.diagnose.breaks import BREAKS, Break, _drop_in_sandbox
+from tests.diagnose.breaks import kernel as break_kernel
 from tests.diagnose.scene import (
     CORE_PID,
     ELF,
+    HealthyKernel,
     Recording,
     Scene,
     SceneSystem,
@@ -88,6 +90,18 @@ def test_a_check_sees_what_is_broken_in_a_real_kernel_and_no_other_does(name: st
     with open_healthy_kernel() as kernel:
         scene.kernel = kernel
         judge(name, BREAKS[name], scene)
+
+
+@pytest.mark.requirement("R4")
+def test_a_table_that_is_dormant_stops_nothing_and_is_not_called_a_lock(tmp_path: Path) -> None:
+    def put_to_sleep(it: HealthyKernel) -> None:
+        it.nft("add table inet psiphon_filter { flags dormant; }\n")
+        it.release_guard()
+
+    scene = make_scene(tmp_path, None)
+    broken = break_kernel(put_to_sleep, "lock.base-text", "lock.wire-guard", "lock.forwarded", "dns.wire", opens=True)
+    with open_healthy_kernel() as scene.kernel:
+        judge("lock.samples", broken, scene)
 
 
 def test_a_drop_in_beside_our_own_units_is_read_too(scene: Scene) -> None:

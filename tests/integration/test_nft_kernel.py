@@ -46,6 +46,7 @@ CHANGES = {
     "a chain is flushed": f"flush chain {TABLE} output",
     "a chain is added": f"add chain {TABLE} extra {{ type filter hook output priority -400 ; }}",
     "a set is added": f"add set {TABLE} extra {{ type ipv4_addr ; }}",
+    "the table is put to sleep": f"add table {TABLE} {{ flags dormant ; }}",
     "the table is flushed": f"flush table {TABLE}",
     "the table is deleted": f"delete table {TABLE}",
     "the whole ruleset is flushed": "flush ruleset",
@@ -271,6 +272,7 @@ def test_the_wire_guard_alone_locks(kernel: Kernel) -> None:
     "change",
     [
         f"add chain {TABLE} output {{ policy accept ; }} ; flush chain {TABLE} output",
+        f"add table {TABLE} {{ flags dormant ; }}",
         f"insert rule {TABLE} output accept",
         f'insert rule {TABLE} output oifname "eth0" accept',
         f'insert rule {TABLE} output oifname "eth*" accept',

@@ -1,4 +1,4 @@
-"""What is kept of nft's listing, and what is not: elements, name and flags come and go, rules do not."""
+"""What is kept of nft's listing, and what is not: elements, name and owner come and go, rules do not."""
 
 from __future__ import annotations
 
@@ -41,11 +41,19 @@ def test_elements_make_no_difference_on_one_line_or_on_many() -> None:
     assert parse_listing(LISTING.replace("\t\tflags timeout\n", one)) == plain
 
 
-def test_the_tables_own_name_flags_and_owner_make_no_difference() -> None:
+def test_the_tables_own_name_and_owner_make_no_difference() -> None:
     plain = parse_listing(LISTING)
-    assert parse_listing(LISTING.replace("psiphon_filter {", "psiphon_scratch {\n\tflags dormant")) == plain
+    assert parse_listing(LISTING.replace("psiphon_filter {", "psiphon_scratch {\n\tflags dormant"), copy=True) == plain
     owned = "psiphon_filter { # progname nft pid 7\n\tflags owner"
     assert parse_listing(LISTING.replace("psiphon_filter {", owned)) == plain
+
+
+@pytest.mark.requirement("R4")
+@pytest.mark.parametrize(
+    "flags", ["flags dormant", "flags owner,dormant", "flags dormant, owner", "flags owner dormant"]
+)
+def test_a_table_that_is_dormant_is_not_the_table(flags: str) -> None:
+    assert parse_listing(LISTING.replace("psiphon_filter {", f"psiphon_filter {{\n\t{flags}")) != parse_listing(LISTING)
 
 
 @pytest.mark.requirement("R4")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from psiphon_vpn.diagnose.model import Skip, Unknowable
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.reading import DORMANT, Reading, parse_listing
 from psiphon_vpn.policy import names
 
 if TYPE_CHECKING:
     from psiphon_vpn.diagnose.facts import Facts
-    from psiphon_vpn.linux.reading import Reading
     from psiphon_vpn.policy.model import Policy
     from psiphon_vpn.policy.ruleset import Table
 
@@ -118,12 +118,24 @@ class KernelRules:
             raise Unknowable(_("what nft says is not understood")) from error
         return objects
 
+    def is_dormant(self, family: str, name: str) -> bool:
+        """Whether there is such a table, and it is dormant."""
+        text = self.read_table(family, name)
+        try:
+            return text is not None and DORMANT in parse_listing(text).lines
+        except ValueError as error:
+            raise Unknowable(_("what nft says is not understood")) from error
+
     def read_base(self) -> list[Any] | None:
-        """The base table in JSON."""
+        """The base table in JSON; nothing of it where it is dormant, and no packet meets it."""
+        if self.is_dormant("inet", names.BASE_TABLE):
+            return []
         return self.read_objects("table", "inet", names.BASE_TABLE)
 
     def read_guard(self, chain: str) -> list[Any] | None:
         """A chain of the wire guard: nft 1.0.6 prints uninitialised memory for the flags of a table in JSON."""
+        if self.is_dormant("inet", names.GUARD_TABLE):
+            return []
         objects = self.read_objects("chain", "inet", names.GUARD_TABLE, chain)
         return None if objects is None else [entry for entry in objects if "table" not in entry]
 
@@ -228,8 +240,6 @@ class KernelRules:
 
     def compare(self, text: str, references: Sequence[tuple[str, Reading]]) -> str | None:
         """The name of the reference that a table's text is equal to, None when it is none of them."""
-        from psiphon_vpn.linux.reading import parse_listing
-
         try:
             reading = parse_listing(text)
         except ValueError as error:

@@ -1,11 +1,15 @@
 """Is this machine locked? Asked of the kernel, without a daemon: `status` rests on nothing but this."""
 
 import asyncio
+import contextlib
 import json
+import struct
 from dataclasses import dataclass, field
 from typing import Any
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.nfnetlink import NftSocket
+from psiphon_vpn.linux.nftimage import read_dormant
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.simulate import application_packets, lets_out
 from psiphon_vpn.run import CommandError, run_async
@@ -56,6 +60,12 @@ async def _read_guard() -> list[Any] | None:
     return [entry for entry in chain if "table" not in entry]
 
 
+def _read_dormant() -> frozenset[tuple[str, str]]:
+    """By netlink: nft's JSON says nothing of a table's flags that could be relied on."""
+    with contextlib.closing(NftSocket()) as netlink:
+        return read_dormant(netlink)
+
+
 def _holds(objects: list[Any] | None) -> bool:
     """Whether a table alone stops every sample of an application."""
     if objects is None:
@@ -92,8 +102,10 @@ async def fetch_lock_state() -> LockState:
             _list("table", "netdev", names.EGRESS_TABLE),
             _read_lease(),
         )
-        base_holds, guard_holds = _holds(base), _holds(guard)
-    except (CommandError, ValueError, KeyError, TypeError) as error:
+        dormant = _read_dormant()
+        base_holds = _holds(base) and ("inet", names.BASE_TABLE) not in dormant
+        guard_holds = _holds(guard) and ("inet", names.GUARD_TABLE) not in dormant
+    except (CommandError, OSError, ValueError, KeyError, TypeError, struct.error) as error:
         return LockState(
             locked=None,
             sentence=_("the lock cannot be read ({reason}); only root may look").format(
@@ -103,7 +115,7 @@ async def fetch_lock_state() -> LockState:
     layers = {
         "base": _describe(base, base_holds),
         "wire_guard": _describe(guard, guard_holds),
-        "egress_guard": _layer("missing", "") if egress is None else _layer("ok", ""),
+        "egress_guard": _describe(egress, ("netdev", names.EGRESS_TABLE) not in dormant),
         "lease": _layer("missing", "") if lease is None else _layer("ok", f"{lease:g} s"),
     }
     locked = base_holds or guard_holds
@@ -121,4 +133,4 @@ async def fetch_lock_state() -> LockState:
 def _describe(listing: list[Any] | None, holds: bool) -> dict[str, str]:
     if listing is None:
         return _layer("missing", "")
-    return _layer("ok", "") if holds else _layer("broken", _("its rules let packets out"))
+    return _layer("ok", "") if holds else _layer("broken", _("it lets packets out"))

@@ -152,7 +152,9 @@ class Nft:
         except CommandError:
             self._copies = {}  # one of them may be what is missing
             raise
-        readings = [parse_listing(listing.stdout) for listing in listings]
+        readings = [
+            parse_listing(listing.stdout, copy=number >= len(addresses)) for number, listing in enumerate(listings)
+        ]
         for table, reading in zip(copied, readings[len(addresses) :], strict=True):
             if reading.count_rules() != sum(len(chain.rules) for chain in table.chains):
                 raise RulesetError("nft did not load every rule of the table")

@@ -24,10 +24,11 @@ NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN = 3, 4
 NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
 NFT_MSG_NEWSET, NFT_MSG_GETSET, NFT_MSG_GETSETELEM = 9, 10, 13
 NLM_F_APPEND = 0x800
-NFT_SET_ANONYMOUS = 0x1
+NFT_SET_ANONYMOUS, NFT_TABLE_F_DORMANT = 0x1, 0x1
 
 _TABLE = 1
 """The attribute that names the table, of every object but set elements the first too."""
+_TABLE_FLAGS = 2
 _EXPRESSIONS, _EXPR_NAME, _EXPR_DATA, _EXTHDR_FLAGS, _EXTHDR_SREG = 4, 1, 2, 5, 7
 _SET_NAME, _SET_FLAGS, _SET_ID, _ELEMENTS, _ELEMENTS_SET_ID = 2, 3, 10, 3, 4
 # What of an object is made again (enum nft_*_attributes); the rest are handles, positions and counts of the kernel's.
@@ -96,6 +97,22 @@ def _read_sets(netlink: NftSocket, family: int, source: str, name: str) -> Itera
 def remove_table(family: str, name: str) -> Message:
     """The message that takes a table away."""
     return Message(NFT_MSG_DELTABLE, FAMILIES[family], 0, _named(name))
+
+
+def read_dormant(netlink: NftSocket) -> frozenset[tuple[str, str]]:
+    """Family and name of every table that is dormant (NFT_TABLE_F_DORMANT): no packet meets its rules.
+
+    Raises:
+        OSError: the kernel does not list tables to us.
+    """
+    families = {number: name for name, number in FAMILIES.items()}
+    found = []
+    for number, family in families.items():
+        for data in netlink.dump(NFT_MSG_GETTABLE, number):
+            attributes = read_attributes(data)
+            if int.from_bytes(attributes.get(_TABLE_FLAGS, b""), "big") & NFT_TABLE_F_DORMANT:
+                found.append((family, attributes[_TABLE].split(b"\0")[0].decode("utf-8", "replace")))
+    return frozenset(found)
 
 
 def _read_table(netlink: NftSocket, family: int, source: str, name: str) -> Iterator[Message]:

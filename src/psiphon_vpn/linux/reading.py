@@ -6,10 +6,15 @@ leaves out the devices of an egress chain. With `-s` the counters have no values
 
 from dataclasses import dataclass
 
+DORMANT = "flags dormant"
+
 
 @dataclass(frozen=True)
 class Reading:
-    """A table as the kernel holds it: its chains, sets and rules in order, without its name, flags and elements."""
+    """A table as the kernel holds it: its chains, sets and rules in order, without its name, owner and elements.
+
+    That it is dormant is a line of it: such a table stops nothing.
+    """
 
     lines: tuple[str, ...]
 
@@ -26,8 +31,12 @@ class Reading:
         return count
 
 
-def parse_listing(text: str) -> Reading:
+def parse_listing(text: str, *, copy: bool = False) -> Reading:
     """Read the text of one table.
+
+    Args:
+        text: what `nft -s list table` says.
+        copy: this is one of our copies, which are dormant; it is read as what it is a copy of.
 
     Raises:
         ValueError: this is not the listing of one table.
@@ -37,10 +46,12 @@ def parse_listing(text: str) -> Reading:
     if not lines or not lines[0].startswith("table ") or not lines[0].endswith("{") or lines[-1] != "}":
         raise ValueError("not the listing of a table")
     body = lines[1:-1]
-    if body and body[0].startswith("flags "):
-        # The table's own: our scratch copy is dormant, the wire guard is owned.
-        body = body[1:]
     kept: list[str] = []
+    if body and body[0].startswith("flags "):
+        # The table's own; "owner", of the wire guard, is no part of what it does.
+        if "dormant" in body[0].replace(",", " ").split() and not copy:
+            kept.append(DORMANT)
+        body = body[1:]
     in_elements = False
     for line in body:
         if line.startswith("elements = {"):
