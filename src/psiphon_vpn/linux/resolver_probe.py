@@ -7,7 +7,9 @@ import struct
 
 DNS_PORT = 53
 _ROOT_NS_QUESTION = b"\x00" + struct.pack(">HH", 2, 1)  # ".", type NS, class IN: says nothing about the user
-_RESEND_SECONDS = 0.3
+_FIRST_RESEND_SECONDS, _MAX_RESEND_SECONDS = 0.05, 1.0
+"""When it is asked again: soon at first, since a question may come just before the core's packet tunnel stands, and
+then ever more slowly, since the way through the tunnel may take a second."""
 
 
 def build_question(identifier: int) -> bytes:
@@ -27,7 +29,7 @@ async def ask(server: str, *, source: str, device: str, seconds: float) -> bool:
         server: the resolver's address.
         source: our address, of the same family.
         device: interface that the socket is bound to (SO_BINDTODEVICE, socket(7)).
-        seconds: how long to try; the question is repeated meanwhile.
+        seconds: how long to try; the question is repeated meanwhile, and an answer to any of these is one.
 
     Returns:
         Whether an answer came.
@@ -42,18 +44,20 @@ async def ask(server: str, *, source: str, device: str, seconds: float) -> bool:
         except OSError:
             return False
         deadline = loop.time() + seconds
+        identifier = secrets.randbelow(0x10000)
+        pause = _FIRST_RESEND_SECONDS
         while (left := deadline - loop.time()) > 0:
-            identifier = secrets.randbelow(0x10000)
             try:
                 connection.send(build_question(identifier))
-                async with asyncio.timeout(min(_RESEND_SECONDS, left)):
+                async with asyncio.timeout(min(pause, left)):
                     while not is_answer(await loop.sock_recv(connection, 4096), identifier):
                         pass
             except TimeoutError:
-                continue
+                pass
             except OSError:
                 # Refused at once, by the lock or because the TUN is down: no use hurrying.
-                await asyncio.sleep(min(_RESEND_SECONDS, left))
-                continue
-            return True
+                await asyncio.sleep(min(pause, left))
+            else:
+                return True
+            pause = min(pause * 2, _MAX_RESEND_SECONDS)
     return False

@@ -374,13 +374,17 @@ class Runner:
         self.post(CoreFault(core, find_cause(now=read_wall(), skew=self.clock_skew, portal=portal, ipv4=ipv4)))
 
     async def _verify(self, number: int) -> None:
-        """Rules, routes and TUN, and then the tunnel itself; the opening looks at the former once more."""
+        """Rules, routes and TUN, and beside it the tunnel itself; the opening looks at the former once more."""
+        question = asyncio.create_task(ask_resolver(VERIFY_SECONDS))
         try:
             await self._enforcer.verify()
+            answered = await question
         except EnforcementError as error:
             self.post(VerificationFailed(number, str(error)))
             return
-        if await ask_resolver(VERIFY_SECONDS):
+        finally:
+            question.cancel()
+        if answered:
             self._answered = number
             self.post(Verified(number))
         else:
