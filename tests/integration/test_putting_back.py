@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 
 import pytest
 from pyroute2 import AsyncIPRoute
 from tests.integration.kernel import Kernel
+from tests.integration.test_nft_kernel import CHANGES, first_handle
 from tests.policies import make_policy
 
+from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.netlink import write_attribute
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
@@ -123,8 +126,14 @@ def test_an_image_that_reads_back_otherwise_is_loaded_by_nft_and_no_image_is_tru
         await tables.put(first)
         await tables.put(second)
         kept = tables._images._kept
+        load = tables._images.load
+
+        def mistake(which: tuple[Table, ...]) -> bool:
+            """A listing that this kernel takes for something else."""
+            return load((second,)) if which == (first,) else load(which)
+
+        tables._images.load = mistake  # type: ignore[assignment,method-assign]
         for _ in range(3):
-            kept[first,] = kept[second,]  # a listing that this kernel takes for something else
             await tables.put(first)
             assert await tables.check()
             fresh = Tables(netlink)
@@ -134,6 +143,39 @@ def test_an_image_that_reads_back_otherwise_is_loaded_by_nft_and_no_image_is_tru
         assert not kept
 
     kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
+
+
+@pytest.mark.requirement("R1", "R4")
+@pytest.mark.parametrize("what", [*CHANGES, "an egress chain is emptied", "an egress guard is put to sleep"])
+def test_whatever_is_changed_is_not_what_the_image_was_taken_of(kernel: Kernel, what: str) -> None:
+    tables = tables_of(State.OPEN)
+    harm = {
+        "an egress chain is emptied": f"flush chain netdev {names.EGRESS_TABLE} egress",
+        "an egress guard is put to sleep": f"add table netdev {names.EGRESS_TABLE} {{ flags dormant ; }}",
+        **CHANGES,
+    }[what]
+
+    kernel.ip("link", "add", "wire", "type", "veth", "peer", "name", "beyond")
+    kernel.ip("addr", "add", "192.0.2.1/24", "dev", "wire")
+    for device in ("wire", "beyond"):
+        kernel.ip("link", "set", device, "up")
+
+    def work(netlink: NftSocket) -> None:
+        for table in tables:
+            kernel.nft(table.render_replacement())
+        images = Images(netlink)
+        images.take(tables, netlink.read_generation())
+        for _ in range(2):
+            assert images.load(tables)
+            # Counts and leases are none of it.
+            kernel.nft(f'add element inet {names.BASE_TABLE} {names.LEASE_SET} {{ "lo" timeout 60s }}')
+            kernel.host.run(["bash", "-c", "echo > /dev/udp/192.0.2.9/9"], check=False)
+            assert re.search(r"counter packets [1-9]", kernel.host.run(["nft", "list", "ruleset"]).stdout)
+            assert images.read_back(tables) == netlink.read_generation()
+            kernel.nft(harm.replace("HANDLE", first_handle(kernel)))
+            assert images.read_back(tables) is None
+
+    kernel.with_netlink(work)
 
 
 @pytest.mark.requirement("R1", "R4")

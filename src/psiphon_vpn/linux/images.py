@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
-from psiphon_vpn.linux.nftimage import read_image
+from psiphon_vpn.linux.nftimage import are_equal, read_image
 from psiphon_vpn.policy.ruleset import Table
 
 log = logging.getLogger(__name__)
@@ -18,10 +18,7 @@ _MOST_DOUBTS = 3
 
 
 class Images:
-    """What was loaded once by nft and found right is loaded again in about a millisecond, by a message of our own.
-
-    It is no reading: who loads an image reads the tables back as after any load.
-    """
+    """What was loaded once by nft and found right is loaded again in about a millisecond, by a message of our own."""
 
     def __init__(self, netlink: NftSocket) -> None:
         self._netlink = netlink
@@ -69,6 +66,24 @@ class Images:
             log.info("the tables were not made from their image: %s", error)
             return False
         return True
+
+    def read_back(self, tables: tuple[Table, ...]) -> int | None:
+        """Whether the kernel lists tables now as it did when they were found right and their image was taken.
+
+        No weaker than nft's word, which is made of nothing but this list.
+
+        Returns:
+            The generation in which it does; None when it does not, or has changed meanwhile: ask nft.
+        """
+        image = self._kept.get(tables)
+        try:
+            generation = self._netlink.read_generation()
+            which = [(table.family, table.name, table.name) for table in tables]
+            found = read_image(self._netlink, which, generation=generation)
+        except (OSError, ValueError, LookupError, struct.error) as error:
+            log.info("what was made from an image cannot be listed: %s", error)
+            return None
+        return generation if image and found and are_equal(image, found) else None
 
     def doubt(self) -> None:
         """What was made from an image read back otherwise, and was right once nft had loaded it.

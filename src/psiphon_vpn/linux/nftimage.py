@@ -8,6 +8,7 @@ program. What is put back so is read back by nft afterwards, like whatever is lo
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from psiphon_vpn.linux.netlink import iterate_attributes, read_attributes, write_attribute
 from psiphon_vpn.linux.nfnetlink import (
@@ -48,8 +49,13 @@ def _copy(data: bytes, wanted: dict[int, int], name: str) -> bytes:
 
 
 def _copy_expression(data: bytes) -> bytes:
-    """An expression as its init takes it: one that writes an option must not have the flags that are listed with it."""
+    """An expression as its init takes it: one that writes an option must not have the flags that are listed with it.
+
+    A counter begins anew: what it has counted is no part of a rule.
+    """
     attributes = read_attributes(data)
+    if attributes.get(_EXPR_NAME) == b"counter\0":
+        return write_attribute(_EXPR_NAME, b"counter\0")
     if attributes.get(_EXPR_NAME) != b"exthdr\0" or _EXTHDR_SREG not in read_attributes(attributes[_EXPR_DATA]):
         return data
     inner = b"".join(
@@ -99,26 +105,30 @@ def remove_table(family: str, name: str) -> Message:
     return Message(NFT_MSG_DELTABLE, FAMILIES[family], 0, _named(name))
 
 
+def _is_dormant(table: bytes) -> bool:
+    return bool(int.from_bytes(read_attributes(table).get(_TABLE_FLAGS, b""), "big") & NFT_TABLE_F_DORMANT)
+
+
 def read_dormant(netlink: NftSocket) -> frozenset[tuple[str, str]]:
     """Family and name of every table that is dormant (NFT_TABLE_F_DORMANT): no packet meets its rules.
 
     Raises:
         OSError: the kernel does not list tables to us.
     """
-    families = {number: name for name, number in FAMILIES.items()}
-    found = []
-    for number, family in families.items():
-        for data in netlink.dump(NFT_MSG_GETTABLE, number):
-            attributes = read_attributes(data)
-            if int.from_bytes(attributes.get(_TABLE_FLAGS, b""), "big") & NFT_TABLE_F_DORMANT:
-                found.append((family, attributes[_TABLE].split(b"\0")[0].decode("utf-8", "replace")))
-    return frozenset(found)
+    return frozenset(
+        (family, read_attributes(data)[_TABLE].split(b"\0")[0].decode("utf-8", "replace"))
+        for family, number in FAMILIES.items()
+        for data in netlink.dump(NFT_MSG_GETTABLE, number)
+        if _is_dormant(data)
+    )
 
 
 def _read_table(netlink: NftSocket, family: int, source: str, name: str) -> Iterator[Message]:
     (table,) = _objects(netlink, NFT_MSG_GETTABLE, family, source)
+    if source == name and _is_dormant(table):
+        raise ValueError(f"{name} is dormant")
     # Present or not: it is made, taken away with all that is in it, and made as it was. Its flags are not taken over:
-    # that it is dormant, if it is, is a matter of the copy.
+    # a copy is dormant, what is made of it is not.
     yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _named(name))
     yield Message(NFT_MSG_DELTABLE, family, 0, _named(name))
     yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _copy(table, _OF_TABLE, name))
@@ -145,9 +155,23 @@ def read_image(
 
     Raises:
         OSError: the kernel does not list them.
-        ValueError: it lists another number of tables of a name than one.
+        ValueError: it lists another number of tables of a name than one, or one of them stands and is dormant.
     """
     messages: list[Message] = []
     for family, source, name in tables:
         messages += _read_table(netlink, FAMILIES[family], source, name)
     return tuple(messages) if netlink.read_generation() == generation else None
+
+
+def are_equal(one: Iterable[Message], other: Iterable[Message]) -> bool:
+    """Whether two images make the same tables: elements of a set are listed in any order (nft_set_hash.c)."""
+    return [_sort_elements(message) for message in one] == [_sort_elements(message) for message in other]
+
+
+def _sort_elements(message: Message) -> Message | tuple[Message, list[tuple[int, bytes]]]:
+    if message.kind != NFT_MSG_NEWSETELEM:
+        return message
+    attributes = read_attributes(message.body)
+    elements = sorted(iterate_attributes(attributes.pop(_ELEMENTS)))
+    rest = b"".join(write_attribute(kind, payload) for kind, payload in sorted(attributes.items()))
+    return replace(message, body=rest), elements

@@ -120,6 +120,7 @@ class Tables:
         self._base, self._dropped, self._generation = base, False, None
         if kept and self._images.load((base, *beside)):
             self._beside, self._from_image = beside, True
+            self._generation = self._images.read_back((base, *beside))
             return
         if kept:
             try:
