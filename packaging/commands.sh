@@ -7,6 +7,7 @@ package_for() { # command, package manager
         ip:dnf) echo iproute ;; tc:dnf) echo iproute-tc ;; ip:* | tc:*) echo iproute2 ;;
         setpriv:* | nsenter:* | flock:* | unshare:*) echo util-linux ;; timeout:*) echo coreutils ;;
         dnsmasq:apt-get) echo dnsmasq-base ;; dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;
+        dhcpd:apt-get) echo isc-dhcp-server ;; dhcpd:pacman) echo dhcp ;; dhcpd:*) echo dhcp-server ;;
         dbus-daemon:apt-get) echo dbus python3-dbusmock ;; dbus-daemon:*) echo dbus-daemon python3-dbusmock ;;
         arping:apt-get) echo iputils-arping ;; arping:*) echo iputils ;; firewall-cmd:*) echo firewalld ;;
         dockerd:apt-get) echo docker.io ;; dockerd:dnf) echo moby-engine ;; dockerd:*) echo docker ;;
@@ -18,12 +19,15 @@ package_for() { # command, package manager
 }
 
 may_come() { # command; fails if its package must not be installed here
-    # The services in these would write rules of their own into this machine's firewall, or announce routes. Only the
+    # The services in these would write rules of their own into this machine's firewall, announce routes or lend. Only the
     # laboratory wants the programs: masked, the services never run here. Without systemd there are no masks; then
     # Debian's policy-rc.d has to forbid their start (code 101), or the program does not come. ufw does nothing until a
     # user enables it, and must come back after a boot then: it stays as its package has it.
     case "$1" in
         firewalld | firewall-cmd) set -- firewalld.service ;; radvd) set -- radvd.service ;;
+        dhcpd) # without a configuration it lends nothing, and its service only fails
+            [ -d /run/systemd/system ] || return 0
+            set -- isc-dhcp-server.service isc-dhcp-server6.service dhcpd.service dhcpd4.service dhcpd6.service ;;
         dockerd) # a containerd that is there already may be in use without Docker
             set -- docker.service docker.socket
             command -v containerd >/dev/null || set -- "$@" containerd.service ;;

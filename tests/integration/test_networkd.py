@@ -1,7 +1,7 @@
 """A real systemd-networkd through the lock: addresses by DHCPv4, DHCPv6 and SLAAC are had, renewed, rebound and moved.
 
 Without a service manager, directly on the client. The network is a private one, as at home, so that DHCPv4 is renewed
-by unicast; dnsmasq lends and advertises. Its shortest lease of DHCPv6 is too long for a test: lab/dhcp6_server.py.
+by unicast; dnsmasq lends and advertises. Its shortest lease of DHCPv6 is too long for a test: there dhcpd lends.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.addresses import LAN_A
 from psiphon_vpn.lab.frames import decode_packet
 from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.waiting import wait_ready
+from psiphon_vpn.lab.waiting import wait_until
 
 NETWORKD = "/lib/systemd/systemd-networkd"
-MISSING = [name for name in ("dnsmasq", NETWORKD) if shutil.which(name) is None]
+MISSING = [name for name in ("dnsmasq", "dhcpd", NETWORKD) if shutil.which(name) is None]
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces"),
@@ -88,11 +88,20 @@ class Home:
         _end(self._dhcp6)
         self._servers += 1
         address = f"{PREFIX}d6{self._servers:02x}"
-        argv = ["--interface", "lan", "--identifier", f"00030001025053{self._servers:06x}", "--address", address]
-        argv += ["--renew", str(RENEW_SECONDS), "--rebind", str(REBIND_SECONDS), "--valid", "60"]
-        argv += ["--record", str(self._record6)]
-        self._dhcp6 = self._host.spawn_module("psiphon_vpn.lab.dhcp6_server", *argv, stdout=subprocess.PIPE)
-        wait_ready(self._dhcp6, "the DHCPv6 server")
+        at = self._log6.with_suffix("")
+        config, leases = at.with_suffix(".conf"), at.with_suffix(".leases")
+        config.write_text(
+            f"default-lease-time 60; preferred-lifetime 60; dhcp-cache-threshold 0; authoritative;\n"
+            f"option dhcp-renewal-time {RENEW_SECONDS}; option dhcp-rebinding-time {REBIND_SECONDS};\n"
+            f"server-duid LL ethernet 02:50:53:00:00:{self._servers:02x};\n"
+            f"subnet6 {LAN_A.network6} {{ range6 {address} {address}; }}\n"
+        )
+        leases.touch()
+        # All paths of its own: it would take the machine's otherwise.
+        argv: list[str | Path] = ["dhcpd", "-6", "-d", "-f", "--no-pid", "-cf", config, "-lf", leases, "lan"]
+        with self._log6.open("wb") as log:
+            self._dhcp6 = self._host.spawn(argv, stdout=subprocess.DEVNULL, stderr=log)
+        wait_until(lambda: b"Server starting service" in self._log6.read_bytes(), "the DHCPv6 server")
         return address
 
     def count(self, words: str) -> int:
@@ -101,12 +110,13 @@ class Home:
         return log.read_text().count(words) if log.exists() else 0
 
     def count6(self, kind: str) -> int:
-        """How often this DHCPv6 server has answered that."""
-        return self._record6.read_text().split().count(kind) if self._record6.exists() else 0
+        """How often this DHCPv6 server was asked that, and did not leave it to another."""
+        text = self._log6.read_text()
+        return text.count(f"{kind} message from") - text.count(f"Discarding {kind} from")
 
     @property
-    def _record6(self) -> Path:
-        return self._directory / f"dhcp6-{self._servers}"
+    def _log6(self) -> Path:
+        return self._directory / f"dhcp6-{self._servers}.log"
 
     @contextlib.contextmanager
     def deaf_to_unicast(self) -> Iterator[None]:
@@ -222,16 +232,16 @@ def test_leases_are_renewed_and_rebound_and_addresses_of_the_prefix_change_witho
     before = machine.wait_state("OPEN" if state == "open" else "LOCKED")
     lease = scene.addresses("192.168.77.")
     temporary = set(scene.addresses("temporary"))
-    renewals6 = home.count6("renew")
+    renewals6 = home.count6("Renew")
     assert any(scene.renew() == {ROUTER} for _ in range(3)), "renewed by unicast, at the latest once it is heard again"
-    scene.wait(lambda: home.count6("renew") > renewals6, "DHCPv6 renewed")
+    scene.wait(lambda: home.count6("Renew") > renewals6, "DHCPv6 renewed")
     mark, address6 = scene.stage.world.mark(), home.lend6()
     with home.deaf_to_unicast():
         acks = home.count("DHCPACK")
         # In vain by unicast, then by broadcast.
         scene.wait(lambda: scene.requests(mark) == {ROUTER, EVERYBODY}, "DHCPv4 by broadcast")
         scene.wait(lambda: home.count("DHCPACK") > acks, "DHCPv4 rebound")
-    scene.wait(lambda: home.count6("rebind") > 0, "DHCPv6 rebound")
+    scene.wait(lambda: home.count6("Rebind") > 0, "DHCPv6 rebound")
     scene.wait(lambda: address6 in scene.addresses(), "another address by DHCPv6")
     scene.wait(lambda: bool(set(scene.addresses("temporary")) - temporary), "another temporary address")
     scene.stage.world.client.call(solicit_router)
