@@ -24,6 +24,7 @@ from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.nfnetlink import NftSocket, open_generation_monitor
 from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
+from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.events import (
@@ -37,6 +38,7 @@ from psiphon_vpn.service.events import (
 )
 from psiphon_vpn.service.healer import Healer
 from psiphon_vpn.service.intent import load_intent
+from psiphon_vpn.service.memory import Tidier
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.sdnotify import notify
@@ -79,6 +81,7 @@ class Daemon:
         self._control: ControlServer
         self._sleep: SleepGuard
         self._changed = asyncio.Event()
+        self._tidier = Tidier(self._is_quiet)
         self._hops: tuple[str, ...] = ()
         self._leading: frozenset[int] = frozenset()
         """Indexes of the interfaces that lead out, or did."""
@@ -179,6 +182,7 @@ class Daemon:
                 task.result()
         finally:
             notify("STOPPING=1")
+            self._tidier.cancel()
             await self._runner.stop()
             for task in (*tasks, stopped):
                 task.cancel()
@@ -233,6 +237,10 @@ class Daemon:
             if self._control.watched:
                 self._control.publish(await self.status())
             notify(f"STATUS={self._runner.shown.state}: {self._runner.shown.reason}")
+            self._tidier.changed()
+
+    def _is_quiet(self) -> bool:
+        return not self._runner.busy and self._runner.model.state not in {State.CONNECTING, State.VERIFYING}
 
     async def _look_at_links(self) -> None:
         async with self._looking:
