@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyroute2 import AsyncIPRoute
 from tests.integration.kernel import Kernel
 
+from psiphon_vpn.lab.tun_device import attach_tun
+from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.linux import tun as product
+from psiphon_vpn.linux.netlink import HEADER
+from psiphon_vpn.linux.queueing import RTM_NEWQDISC, parse_queued, read_queued
 from psiphon_vpn.linux.tun import Tun, TunError, TunTrouble, check_tun, ensure_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.sysctls import TUN_SYSCTLS
@@ -147,3 +157,55 @@ def test_without_dev_net_tun_it_says_so(kernel: Kernel, monkeypatch: pytest.Monk
             await ensure_tun(ipr, uid=UID)
 
     kernel.with_routes(work)
+
+
+def test_what_was_sent_into_a_tunnel_that_nobody_reads_is_counted_before_it(kernel: Kernel) -> None:
+    make(kernel)
+    peer = (names.RESOLVER_IPV4, 9)
+
+    def count(field: int) -> int:
+        line = next(line for line in Path("/proc/thread-self/net/dev").read_text().splitlines() if NAME in line)
+        return int(line.split()[field])
+
+    def work() -> tuple[int, int, int, int]:
+        reader = attach_tun(NAME)
+        try:
+            # Until the kernel has noticed the carrier, what is sent goes nowhere.
+            wait_until(lambda: "lower_up" in kernel.ip("link", "show", NAME).lower(), "a carrier")
+            time.sleep(0.2)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind((names.TUN_IPV4, 0))
+                sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, NAME.encode())
+                before = read_queued(NAME)
+                for _ in range(7):
+                    sender.sendto(b"lost?", peer)
+                few = read_queued(NAME) - before
+                for _ in range(1000):  # more than it holds
+                    with contextlib.suppress(BlockingIOError):
+                        sender.sendto(b"lost?", socket.MSG_DONTWAIT, peer)
+                many = read_queued(NAME) - before
+            unread = count(10)
+            while True:
+                try:
+                    os.read(reader, 2048)
+                except BlockingIOError:
+                    return few, many, unread, count(10)
+        finally:
+            os.close(reader)
+
+    few, many, unread, read = kernel.host.call(work)
+    assert few == 7
+    assert many > 400
+    assert unread == 0
+    assert read > 400, "the device itself counts what is taken out of it"
+
+
+def test_a_device_without_a_queue_or_without_a_name_counts_nothing(kernel: Kernel) -> None:
+    assert kernel.host.call(lambda: read_queued("lo")) == 0
+    assert kernel.host.call(lambda: read_queued("nowhere")) == 0
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_of_any_kind_make_the_reading_of_a_queue_fail(data: bytes) -> None:
+    for noise in (data, HEADER.pack(HEADER.size + len(data), RTM_NEWQDISC, 0, 1, 0) + data):
+        assert parse_queued(noise) >= 0

@@ -1,12 +1,15 @@
 """When to ask whether the tunnel still carries packets: now and then, and soon when it looks dead.
 
-Counted are packets on our TUN as the kernel counts them: what applications sent into it, and what came back.
+Counted are packets on our TUN: what applications sent into it, and what came back. A core that hangs reads nothing, and
+the TUN's own counter of what was sent is one of what was read: then the queue before it tells.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from psiphon_vpn.linux.queueing import read_queued
 from psiphon_vpn.policy import names
 
 LIVENESS_SECONDS: Final = 15.0
@@ -25,14 +28,14 @@ class Traffic:
     received: int
 
 
-def read_traffic(path: Path = _PROC_NET_DEV) -> Traffic | None:
-    """The TUN's counters (proc_pid_net_dev(5)), None when there are none."""
+def read_traffic(path: Path = _PROC_NET_DEV, read_queue: Callable[[str], int] = read_queued) -> Traffic | None:
+    """The TUN's counters (proc_pid_net_dev(5)) and its queue's, None when there are none."""
     try:
         for line in path.read_text().splitlines():
             name, _, rest = line.partition(":")
             if name.strip() == names.TUN_NAME:
                 fields = rest.split()
-                return Traffic(sent=int(fields[9]), received=int(fields[1]))
+                return Traffic(sent=max(int(fields[9]), read_queue(names.TUN_NAME)), received=int(fields[1]))
     except (OSError, ValueError, IndexError):
         return None
     return None

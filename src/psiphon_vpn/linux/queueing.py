@@ -1,0 +1,55 @@
+"""How many packets programs have sent into a device, whether or not anybody takes them out at its other end.
+
+The counters of a TUN count what the program behind it has read. What waits for a program that hangs is in none of them,
+but it has gone through the queueing discipline before (rtnetlink(7), RTM_GETQDISC).
+"""
+
+import socket
+import struct
+
+from psiphon_vpn.linux.netlink import HEADER, iterate_messages, read_attributes
+
+RTM_NEWQDISC, RTM_GETQDISC = 36, 38
+NLM_F_REQUEST, NLM_F_ECHO = 0x1, 0x8
+TC_H_ROOT = 0xFFFFFFFF
+TCA_STATS2, TCA_STATS_BASIC, TCA_STATS_QUEUE = 7, 1, 3
+_TCMSG = struct.Struct("=BxxxiIII")
+"""struct tcmsg: family, index, handle, parent, info."""
+_BASIC = struct.Struct("=QI")
+"""struct gnet_stats_basic: bytes, packets."""
+_QUEUE = struct.Struct("=III")
+"""The beginning of struct gnet_stats_queue: packets that wait, their bytes, packets dropped."""
+
+
+def parse_queued(data: bytes) -> int:
+    """The number in the kernel's answer; 0 where there is none. Never raises, whatever the bytes."""
+    for kind, body in iterate_messages(data):
+        if kind != RTM_NEWQDISC:
+            continue
+        stats = read_attributes(read_attributes(body[_TCMSG.size :]).get(TCA_STATS2, b""))
+        basic, queue = stats.get(TCA_STATS_BASIC, b""), stats.get(TCA_STATS_QUEUE, b"")
+        if len(basic) < _BASIC.size or len(queue) < _QUEUE.size:
+            continue
+        _bytes, passed = _BASIC.unpack_from(basic)
+        waiting, _backlog, dropped = _QUEUE.unpack_from(queue)
+        return int(passed + waiting + dropped)
+    return 0
+
+
+def read_queued(device: str) -> int:
+    """Packets that were sent into a device since it is up, those included that wait for its reader.
+
+    Args:
+        device: name of the interface.
+
+    Returns:
+        0 where there is no such device, or it has no queue that counts ("noqueue").
+    """
+    try:
+        body = _TCMSG.pack(0, socket.if_nametoindex(device), 0, TC_H_ROOT, 0)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asking:
+            asking.send(HEADER.pack(HEADER.size + len(body), RTM_GETQDISC, NLM_F_REQUEST | NLM_F_ECHO, 1, 0) + body)
+            # An announcement, which the asker gets if it wants an echo. It is there before send() returns.
+            return parse_queued(asking.recv(1 << 14, socket.MSG_DONTWAIT))
+    except OSError:
+        return 0
