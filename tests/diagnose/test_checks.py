@@ -23,10 +23,14 @@ from tests.diagnose.scene import (
     open_healthy_kernel,
     write,
 )
+from tests.policies import make_policy
 
 from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
 from psiphon_vpn.diagnose.registry import CHECKS
 from psiphon_vpn.diagnose.system import RealSystem
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.names import SCRATCH_TABLES
 from psiphon_vpn.system import layout as places
 from psiphon_vpn.system.layout import Layout
 
@@ -102,6 +106,14 @@ def test_a_table_that_is_dormant_stops_nothing_and_is_not_called_a_lock(tmp_path
     broken = break_kernel(put_to_sleep, "lock.base-text", "lock.wire-guard", "lock.forwarded", "dns.wire", opens=True)
     with open_healthy_kernel() as scene.kernel:
         judge("lock.samples", broken, scene)
+
+
+def test_the_dormant_copies_of_a_reading_are_nobody_elses_rules(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, None)
+    with open_healthy_kernel() as scene.kernel:
+        for name in SCRATCH_TABLES:
+            scene.kernel.nft(build_base_table(make_policy(State.OPEN)).render(name=name, flags="dormant"))
+        assert find_troubles(scene.diagnose()) == set()
 
 
 def test_a_drop_in_beside_our_own_units_is_read_too(scene: Scene) -> None:

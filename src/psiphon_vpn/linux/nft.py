@@ -128,6 +128,7 @@ class Nft:
                 if self._netlink.read_generation() != generation:
                     continue
                 for table, text, reading in zip(tables, texts, found, strict=True):
+                    self._references.move_to_end(text)
                     if reading != self._references[text]:
                         # Or it was the copy that somebody changed: neither is believed the next time.
                         del self._references[text]
@@ -159,6 +160,8 @@ class Nft:
             if reading.count_rules() != sum(len(chain.rules) for chain in table.chains):
                 raise RulesetError("nft did not load every rule of the table")
             self._references[table.render()] = reading
+        while len(self._references) > _CACHED_REFERENCES:
+            self._references.popitem(last=False)
         return readings[: len(addresses)]
 
     async def learn(self, tables: Sequence[Table]) -> None:
@@ -176,8 +179,6 @@ class Nft:
                 await self._load([], copied=tables)
             if text not in self._references:
                 await self._read([], tables)
-        while len(self._references) > _CACHED_REFERENCES:
-            self._references.popitem(last=False)
 
     def copy_of(self, table: Table, generation: int) -> str | None:
         """The name of the dormant copy of a table, if one stands and was touched by nobody up to a generation."""

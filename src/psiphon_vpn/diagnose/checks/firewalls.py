@@ -10,7 +10,9 @@ from psiphon_vpn.diagnose.model import Outcome, Skip, check, mark, ok, warn
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
 
-OURS: Final = frozenset({names.BASE_TABLE, names.GUARD_TABLE, names.EGRESS_TABLE, names.ARP_TABLE})
+OURS: Final = frozenset(
+    {names.BASE_TABLE, names.GUARD_TABLE, names.EGRESS_TABLE, names.FRAME_TABLE, names.ARP_TABLE, *names.SCRATCH_TABLES}
+)
 PROGRAMS: Final = ("firewalld.service", "ufw.service", "docker.service", "libvirtd.service")
 VPN_KINDS: Final = frozenset({"wireguard", "tun", "ppp", "ipip", "sit", "gre", "gretap", "vti", "xfrm", "l2tp", "ovpn"})
 
