@@ -8,13 +8,14 @@ import shlex
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
-from typing import Final
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from psiphon_vpn.errors import UserError, join_line
 from psiphon_vpn.i18n import _
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # A fixed PATH: sudo and cron give one without sbin, and a caller's PATH must not choose which nft root runs.
 CLEAN_ENV: Final[Mapping[str, str]] = {
@@ -138,6 +139,23 @@ async def run_async(
     """Do what `run` does without blocking the event loop; cancelling it kills the command."""
     process = await _start_async(argv, with_input=input is not None)
     return await _finish(argv, process, input, ok, timeout)
+
+
+async def run_all(commands: Iterable[Sequence[str]]) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands side by side, all of them to their end.
+
+    Raises:
+        CommandError: the first, in their order, that failed; none runs any more then.
+    """
+    done = await asyncio.gather(*(run_async(argv) for argv in commands), return_exceptions=True)
+    return [known(result) for result in done]
+
+
+def known(result: T | BaseException) -> T:
+    """One of what `asyncio.gather` returned with its exceptions: the result, or the exception is raised."""
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def was_started_here(pid: int) -> bool:

@@ -11,7 +11,7 @@ from psiphon_vpn.lab.figures import Figures, measure, measure_woken, open_machin
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
-SLACK_MS, SLACK_BARE = 800.0, 4.0
+SLACK_MS, SLACK_BARE = 400.0, 2.0
 """What may be lost on top of the bare core's time: so much, and so many times the bare core's own time.
 
 The aim is 150 ms, on a machine with nothing else to do. This bound is far from it: it only finds a wait that does not

@@ -12,7 +12,7 @@ from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nftimage import read_dormant
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.simulate import application_packets, lets_out
-from psiphon_vpn.run import CommandError, run_async
+from psiphon_vpn.run import CommandError, known, run_async
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +96,15 @@ async def fetch_lock_state() -> LockState:
         The lock's state; `locked` is None when it could not be read. Never raises.
     """
     try:
-        base, guard, egress, lease = await asyncio.gather(
+        # All to their end: what is left behind by one that fails would still run when the loop is closed.
+        found = await asyncio.gather(
             _list("table", "inet", names.BASE_TABLE),
             _read_guard(),
             _list("table", "netdev", names.EGRESS_TABLE),
             _read_lease(),
+            return_exceptions=True,
         )
+        base, guard, egress, lease = known(found[0]), known(found[1]), known(found[2]), known(found[3])
         dormant = _read_dormant()
         base_holds = _holds(base) and ("inet", names.BASE_TABLE) not in dormant
         guard_holds = _holds(guard) and ("inet", names.GUARD_TABLE) not in dormant

@@ -5,7 +5,6 @@ has no effect on packets): so what is compared is always nft's and the kernel's 
 their versions, and a difference means that somebody changed the table.
 """
 
-import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from psiphon_vpn.linux.nftimage import remove_table
 from psiphon_vpn.linux.reading import Reading, parse_listing
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
-from psiphon_vpn.run import CommandError, run_async
+from psiphon_vpn.run import CommandError, run_all, run_async
 
 _CACHED_REFERENCES = 16
 _ROUNDS = 5
@@ -147,9 +146,7 @@ class Nft:
         copied = [table for table in learned if table.render() in self._copies]
         wanted = [*addresses, *(self._copies[table.render()] for table in copied)]
         try:
-            listings = await asyncio.gather(
-                *(run_async(["nft", "-s", "list", "table", family, name]) for family, name in wanted)
-            )
+            listings = await run_all(["nft", "-s", "list", "table", family, name] for family, name in wanted)
         except CommandError:
             self._copies = {}  # one of them may be what is missing
             raise
