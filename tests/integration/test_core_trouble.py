@@ -252,17 +252,17 @@ def test_a_core_that_dies_right_after_each_opening_is_replaced_ever_more_slowly(
 def test_an_uplink_that_flaps_is_waited_for_without_ever_opening_between(stage: Stage) -> None:
     world = stage.world
     mark = world.mark()
-    opened, seen = 0, []
+    seen = []
     for _ in range(12):
         world.set_carrier(plan.LAN_A, up=False)
         world.set_carrier(plan.LAN_A, up=True)
         time.sleep(0.25)
         seen.append(status_of(stage))  # not the log: it leaves lines out where so much happens
-        opened += seen[-1]["state"] == "OPEN"
     assert "unstable" in {status["reason_code"] for status in seen}
     assert len({status["core_pid"] for status in seen}) <= 8
-    # The carrier's end and its return at the latest close it; it was never open for long.
-    assert opened <= 6
+    # At once at first, and then not while it goes on. The kernel tells of a carrier that comes and goes about once a
+    # second, so an opening may be seen more than once: told apart by when they began.
+    assert len({status["since"] for status in seen if status["state"] == "OPEN"}) <= 6
     world.disconnect_uplink(plan.LAN_A)
     world.connect_uplink(plan.LAN_A)
     stage.machine.wait_state("OPEN", seconds=20)
