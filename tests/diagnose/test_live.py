@@ -115,3 +115,16 @@ def test_an_open_tunnel_carries_the_plain_probes_and_no_wire_shows_one() -> None
     assert report.wires[0].control
     # The evidence is taken outside: the watch inside did not only fail to look.
     assert not [frame for frame in frames if any(one.probe.token in frame.data for one in report.sent)]
+
+
+@pytest.mark.parametrize("wires", [1, 3, 17])
+def test_no_two_probes_have_the_same_target_while_there_are_enough(wires: int) -> None:
+    """A question for the link address of a target has no token: which probe it was, only the target tells."""
+    probes = live_probes.list_probes(tuple(f"eth{number}" for number in range(wires)), ())
+    targets = [probe.target for probe in probes]
+    assert len(set(targets)) == len(targets)
+
+
+def test_where_there_are_more_probes_than_targets_none_goes_without_one() -> None:
+    probes = live_probes.list_probes(tuple(f"eth{number}" for number in range(30)), ())
+    assert {probe.target for probe in probes if probe.version == 4} == set(live_probes.TARGETS4)

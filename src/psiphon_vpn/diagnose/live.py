@@ -138,10 +138,11 @@ def _judge(watch: _Watch, probes: tuple[Probe, ...], control: bytes) -> WireRepo
         if control in frame:
             continue
         for address in live_probes.iterate_addresses(frame, header=watch.header):
-            for probe in by_target.get(address, ()):
-                # Several IPv4 probes may share a target: the token tells which, where there is one.
-                if len(by_target[address]) == 1 or probe.token in frame or probe.kind == "tcp":
-                    seen[probe.name] = None
+            sharing = by_target.get(address, ())
+            # Where there are more probes than targets the token tells which it was. Without one, as in a question for
+            # the target's link address, it was one of them: none of them may be called held.
+            told = [probe for probe in sharing if probe.token in frame]
+            seen |= dict.fromkeys(probe.name for probe in told or sharing)
         if b"psiphon-live-" in frame:
             seen |= dict.fromkeys(probe.name for probe in probes if probe.token in frame)
     return WireReport(wire=watch.wire, seen=tuple(seen), control=any(control in frame for frame in frames), lost=lost)

@@ -59,23 +59,31 @@ class Sent:
     outcome: str
 
 
+TARGETS4: Final = tuple(
+    str(ipaddress.ip_network(network)[number])
+    for network in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+    for number in range(200, 255)
+)
+
+
 def make_target(version: int) -> str:
-    """A documentation address that nobody has, and that no other probe has."""
+    """A documentation address that nobody has."""
     if version == 4:
-        network = ipaddress.ip_network(random.choice(("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")))  # noqa: S311
-        return str(network[random.randrange(200, 255)])  # noqa: S311
+        return random.choice(TARGETS4)  # noqa: S311
     return str(ipaddress.ip_network("2001:db8::/32")[secrets.randbits(90)])
 
 
 def list_probes(wires: tuple[str, ...], headerless: tuple[str, ...]) -> tuple[Probe, ...]:
-    """The whole battery, about twenty for each wire and as many plain."""
+    """The whole battery, about twenty for each wire and as many plain. Each has its own target, while there are any."""
+    unused = random.sample(TARGETS4, len(TARGETS4))
 
     def make(kind: str, version: int, wire: str, user: bool) -> Probe:
         who = "a user" if user else "root"
         how = f"bound to {wire}" if wire else "plain"
         token = b"psiphon-live-" + secrets.token_hex(8).encode()
         name = f"{kind} IPv{version} of {who}, {how}"
-        return Probe(name=name, kind=kind, target=make_target(version), wire=wire, user=user, token=token)
+        target = unused.pop() if version == 4 and unused else make_target(version)
+        return Probe(name=name, kind=kind, target=target, wire=wire, user=user, token=token)
 
     probes = [
         make(kind, version, wire, user)
