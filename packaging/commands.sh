@@ -4,6 +4,7 @@
 package_for() { # command, package manager
     case "$1:$2" in
         nft:*) echo nftables ;; ip*tables*:*) echo iptables ;; rpm:pacman) echo rpm-tools ;;
+        shellcheck:dnf | shellcheck:zypper) echo ShellCheck ;;
         ip:dnf) echo iproute ;; tc:dnf) echo iproute-tc ;; ip:* | tc:*) echo iproute2 ;;
         setpriv:* | nsenter:* | flock:* | unshare:*) echo util-linux ;; timeout:*) echo coreutils ;;
         dnsmasq:apt-get) echo dnsmasq-base ;; dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;

@@ -148,7 +148,7 @@ def test_a_strangers_rule_among_ours_is_noticed_and_removed(kernel: Kernel) -> N
     index = make_tun(kernel)
     assert apply(kernel, OPEN, index) is None
     before = show(kernel)
-    kernel.ip("rule", "add", "priority", str(names.RULE_PRIORITY), "to", "203.0.113.0/24", "table", "main")
+    kernel.ip("rule", "add", "priority", str(names.RULE_PRIORITY + 1), "to", "203.0.113.0/24", "table", "main")
     assert check(kernel, OPEN, index) is not None
     assert apply(kernel, OPEN, index) is None
     assert show(kernel) == before

@@ -18,6 +18,7 @@ import psiphon_vpn
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.model import Policy
+from psiphon_vpn.policy.own_tables import LAYERS
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
 
 PACKAGE = Path(psiphon_vpn.__file__).parent
@@ -206,7 +207,7 @@ def test_what_comes_from_a_wire_is_forwarded_nowhere_before_anything_else_is_ask
 @pytest.mark.parametrize("name", golden_rulesets())
 def test_every_statement_of_a_ruleset_names_one_of_our_own_tables(name: str) -> None:
     """What is misspelt, or reaches further than our table, is none of the three statements that we use."""
-    ours = "|".join((names.BASE_TABLE, names.GUARD_TABLE, names.EGRESS_TABLE, names.ARP_TABLE, names.FRAME_TABLE))
+    ours = "|".join(table.name for table in LAYERS)
     statement = re.compile(rf"(table|delete table) (inet|netdev|arp) ({ours})( \{{)?")
     lines = [line for line in golden_rulesets()[name].splitlines() if line and line[0] not in "#\t} "]
     assert lines

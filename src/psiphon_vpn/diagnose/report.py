@@ -24,6 +24,7 @@ from psiphon_vpn.diagnose.render import render_text
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.own_tables import LAYERS
 from psiphon_vpn.system import layout as places
 
 MODE: Final = 0o600
@@ -33,10 +34,7 @@ FIRST_USER: Final = 1000
 COMMANDS: Final = (
     # Our own tables only: comments in others' are their users' own words.
     ("nft", "list", "tables"),
-    ("nft", "-s", "list", "table", "inet", names.BASE_TABLE),
-    ("nft", "list", "table", "inet", names.GUARD_TABLE),
-    ("nft", "-s", "list", "table", "netdev", names.EGRESS_TABLE),
-    ("nft", "-s", "list", "table", "arp", names.ARP_TABLE),
+    *(("nft", "-s", "list", "table", *table.address) for table in LAYERS),
     ("ip", "-br", "link"),
     ("ip", "rule"),
     ("ip", "-6", "rule"),

@@ -21,6 +21,7 @@ from psiphon_vpn.lab.standin_core import write_core_wrapper
 from psiphon_vpn.lab.story import Story
 from psiphon_vpn.lab.trial import StepResult, TunnelServer
 from psiphon_vpn.lab.world import World
+from psiphon_vpn.policy import names
 
 Say = Callable[[str], None]
 
@@ -157,7 +158,7 @@ def _tell_how_to_look(world: World, machine: Machine, say: Say) -> None:
             say(f"  {name:<11} {command}")
     say(_("On the client, for example (the connection was stopped; everything is locked):"))
     program = f"{sys.executable} -m psiphon_vpn --runtime-dir {machine.runtime_dir}"
-    for command in (f"{program} status", f"{program} start", "nft list chain inet psiphon_filter output"):
+    for command in (f"{program} status", f"{program} start", f"nft list chain inet {names.BASE_TABLE} output"):
         say(f"  {shells['client']} {command}")
     say(_("To end it and everything in it:"))
     say(f"  {shells['end']}")

@@ -44,14 +44,6 @@ class Decoded:
     options: bool
 
 
-def read_ethernet(data: bytes) -> dpkt.ethernet.Ethernet | None:
-    """The frame as dpkt reads it, or None if it is malformed. dpkt raises more than its own errors on junk."""
-    try:
-        return dpkt.ethernet.Ethernet(data)
-    except Exception:  # noqa: BLE001 - any failure of the parser means malformed
-        return None
-
-
 def decode_ip(data: bytes) -> Decoded | None:
     """The IP packet in an Ethernet frame, or None if there is none or it is malformed. VLAN frames are none."""
     if len(data) < 34 or data[12:14] not in (b"\x08\x00", b"\x86\xdd"):

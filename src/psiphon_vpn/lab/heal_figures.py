@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,10 +71,6 @@ class Heals:
 
     back: dict[str, list[float]] = field(default_factory=dict)
     reopened: dict[str, list[float]] = field(default_factory=dict)
-
-    def medians(self) -> Mapping[str, float]:
-        """The median until it was back, by kind."""
-        return {name: statistics.median(values) for name, values in self.back.items()}
 
     def render(self) -> Iterator[str]:
         """A line for each kind."""

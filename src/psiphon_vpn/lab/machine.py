@@ -25,9 +25,11 @@ from psiphon_vpn.lab.addresses import LAN_A, LAN_B
 from psiphon_vpn.lab.namespace import Host, LabError
 from psiphon_vpn.lab.world import World
 from psiphon_vpn.linux.identity import find_network_managers
+from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
+from psiphon_vpn.policy.own_tables import Keeper, list_kept
 from psiphon_vpn.policy.ruleset import Table
 
 LAB_UID = 64190
@@ -159,7 +161,7 @@ class Machine:
 
     def _guards_stand(self) -> bool:
         tables = self.client.run(["nft", "list", "tables"], check=False).stdout
-        return "psiphon_guard" in tables and "psiphon_frames" in tables
+        return all(f"table {table}\n" in tables for table in list_kept(Keeper.HOLDER))
 
     def release_guard(self) -> None:
         """End the holder: the kernel removes its table."""
@@ -297,8 +299,8 @@ class Machine:
 
     def lease_remains(self) -> bool:
         """Whether the kernel holds a lease now."""
-        listing = self.client.run(["nft", "list", "set", "inet", "psiphon_filter", "tunnel_open"], check=False)
-        return "PsiphonTUN" in listing.stdout
+        listing = self.client.run(["nft", "list", "set", "inet", names.BASE_TABLE, names.LEASE_SET], check=False)
+        return names.TUN_NAME in listing.stdout
 
 
 def _chown(path: Path, uid: int) -> None:

@@ -19,6 +19,7 @@ from psiphon_vpn.lab.commits import CommitWatch
 from psiphon_vpn.lab.namespace import LabError
 from psiphon_vpn.lab.socks_client import fetch_by_socks
 from psiphon_vpn.lab.trial import StepResult, Trial
+from psiphon_vpn.policy import names
 
 
 class Story(Trial):
@@ -201,7 +202,7 @@ class Story(Trial):
         with CommitWatch(self._world.client) as commits:
             self._world.client.run(["nft", "flush", "ruleset"])
             begin = commits.first_by("nft") or time.monotonic()
-            guard = self._world.client.run(["nft", "list", "table", "inet", "psiphon_guard"], check=False)
+            guard = self._world.client.run(["nft", "list", "table", "inet", names.GUARD_TABLE], check=False)
             result.check(_("the wire guard outlives the flush"), guard.returncode == 0)
             self._machine.wait_for(self._base_stands, "the base rules")
             self._machine.wait_state("OPEN")
@@ -215,7 +216,7 @@ class Story(Trial):
         return result
 
     def _base_stands(self) -> bool:
-        chain = ["nft", "list", "chain", "inet", "psiphon_filter", "output"]
+        chain = ["nft", "list", "chain", "inet", names.BASE_TABLE, "output"]
         return "policy drop" in self._world.client.run(chain, check=False).stdout
 
     def _uplink_moved(self) -> StepResult:

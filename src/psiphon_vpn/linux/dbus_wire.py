@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 METHOD_CALL, METHOD_RETURN, ERROR, SIGNAL = 1, 2, 3, 4
-NO_REPLY_EXPECTED: Final = 1
 MAX_MESSAGE: Final = 1 << 20
 """Bytes; what we ask for is a hundred times smaller. The protocol allows 128 MiB."""
 _MAX_DEPTH: Final = 32

@@ -41,14 +41,6 @@ class Sleeper(Protocol):
         ...
 
 
-class SleepSource(Protocol):
-    """What tells of sleep."""
-
-    async def run(self) -> None:
-        """Tell for ever. Never raises but for cancellation."""
-        ...
-
-
 class LogindSleep:
     """Tells a sleeper what logind announces.
 

@@ -13,8 +13,6 @@ TUN_IPV6_SUBNET: Final = "fd42:42:42::/64"
 RESOLVER_IPV4: Final = "10.200.3.2"
 """The tunnel core's transparent DNS address: the Psiphon server's own resolver answers there."""
 
-SOCKS_ADDRESS: Final = "127.0.0.1"
-
 BASE_TABLE: Final = "psiphon_filter"
 GUARD_TABLE: Final = "psiphon_guard"
 EGRESS_TABLE: Final = "psiphon_egress"
@@ -36,8 +34,8 @@ ROUTE_TABLE: Final = 20595
 ROUTE_METRIC: Final = 10
 UNREACHABLE_METRIC: Final = 4278198272
 """The last metric that counts: any other route in the table is better (RFC 1812 has no opinion; ip-route(8))."""
-RULE_PRIORITY: Final = 5071
-"""Priority of the first routing rule; the others follow it."""
+RULE_PRIORITY: Final = 5070
+"""Priority of the first routing rule; the others follow it (`routing.RULE_PRIORITIES`)."""
 
 LEASE_SECONDS: Final = 5
 """Time-out of the lease in the kernel: how long a machine can stay open after its daemon died."""

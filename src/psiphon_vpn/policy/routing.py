@@ -21,7 +21,7 @@ from psiphon_vpn.policy.model import Identity
 IPV4, IPV6 = 4, 6
 MAIN_TABLE = 254
 MARK_MASK = 0xFFFFFFFF
-RULE_PRIORITIES = range(names.RULE_PRIORITY - 1, names.RULE_PRIORITY + 6)
+RULE_PRIORITIES = range(names.RULE_PRIORITY, names.RULE_PRIORITY + 7)
 """The priorities of our routing rules; whatever else stands there is a stranger's."""
 
 
@@ -61,19 +61,19 @@ def build_rules(identity: Identity) -> tuple[RoutingRule, ...]:
     rules: list[RoutingRule] = []
     for version, subnet, dhcp_port in ((IPV4, names.TUN_IPV4_SUBNET, 67), (IPV6, names.TUN_IPV6_SUBNET, 547)):
         rules += [
-            RoutingRule(version=version, priority=first - 1, table=private, output_interface=names.TUN_NAME),
-            RoutingRule(version=version, priority=first, table=private, destination=subnet),
-            RoutingRule(version=version, priority=first + 1, table=MAIN_TABLE, input_interface=names.TUN_NAME),
-            RoutingRule(version=version, priority=first + 2, table=MAIN_TABLE, protocol=17, destination_port=dhcp_port),
+            RoutingRule(version=version, priority=first, table=private, output_interface=names.TUN_NAME),
+            RoutingRule(version=version, priority=first + 1, table=private, destination=subnet),
+            RoutingRule(version=version, priority=first + 2, table=MAIN_TABLE, input_interface=names.TUN_NAME),
+            RoutingRule(version=version, priority=first + 3, table=MAIN_TABLE, protocol=17, destination_port=dhcp_port),
             RoutingRule(
                 version=version,
-                priority=first + 3,
+                priority=first + 4,
                 table=MAIN_TABLE,
                 input_interface="lo",
                 fwmark=names.CORE_MARK,
             ),
-            RoutingRule(version=version, priority=first + 4, table=MAIN_TABLE, uid_range=uids),
-            RoutingRule(version=version, priority=first + 5, table=private),
+            RoutingRule(version=version, priority=first + 5, table=MAIN_TABLE, uid_range=uids),
+            RoutingRule(version=version, priority=first + 6, table=private),
         ]
     return tuple(rules)
 

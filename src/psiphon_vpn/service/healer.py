@@ -14,6 +14,7 @@ from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.monitor import NetworkChange
 from psiphon_vpn.linux.nfnetlink import Generation
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.own_tables import Keeper, list_kept
 from psiphon_vpn.run import was_started_here
 from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
 from psiphon_vpn.service.events import LockBroken, LockFought, TunBroken, UplinkSeen
@@ -28,7 +29,8 @@ LONGEST_BLIND_SECONDS = 0.1
 """How long a fight may keep changes of links from being looked at."""
 TELL_SECONDS = 0.2
 """How often the state machine is told that a fight goes on."""
-OWN_TABLES = frozenset({names.BASE_TABLE, names.EGRESS_TABLE, names.ARP_TABLE})
+KEPT_TABLES = frozenset(table.name for table in list_kept(Keeper.DAEMON))
+"""What is put back here. The holder's tables are its own: nobody else can touch them."""
 
 
 class Healer:
@@ -59,7 +61,7 @@ class Healer:
     def on_commit(self, generation: Generation | None) -> None:
         """Somebody committed to the ruleset; with None, some commits were missed."""
         if generation is not None:
-            self._touched = self._touched or not OWN_TABLES.isdisjoint(generation.tables)
+            self._touched = self._touched or not KEPT_TABLES.isdisjoint(generation.tables)
             if generation.number == 0:
                 return  # more of the same commit follows
             touched, self._touched = self._touched, False

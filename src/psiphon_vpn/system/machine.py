@@ -13,6 +13,8 @@ from typing import Any, Final
 from psiphon_vpn.linux.identity import find_network_managers
 from psiphon_vpn.linux.lockstate import read_lock_state
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.own_tables import LAYERS, REMOVAL
+from psiphon_vpn.policy.routing import RULE_PRIORITIES
 from psiphon_vpn.run import CommandError, run
 from psiphon_vpn.system.edges import Account, Edges
 from psiphon_vpn.system.layout import GROUP, USER, Layout
@@ -24,16 +26,6 @@ RUNTIME_UNITS: Final = Path("/run/systemd/system")
 USERDEL_NO_USER, GROUPDEL_NO_GROUP = 6, 6
 """Exit codes: userdel(8), groupdel(8)."""
 SCRATCH: Final = names.SCRATCH_TABLES[0]
-TABLES: Final = (
-    *((family, name) for family in ("netdev", "arp", "inet") for name in names.SCRATCH_TABLES),
-    ("netdev", names.EGRESS_TABLE),
-    ("arp", names.ARP_TABLE),
-    ("inet", names.GUARD_TABLE),
-    ("inet", names.BASE_TABLE),
-)
-"""All tables of ours. The base table is removed last."""
-PRIORITIES: Final = range(names.RULE_PRIORITY - 1, names.RULE_PRIORITY + 6)
-UID_RULE: Final = names.RULE_PRIORITY + 4
 
 
 class Systemctl:
@@ -110,8 +102,8 @@ class MachineKernel:
 
     def check_rules(self, text: str) -> str | None:
         """`nft -c`, under another name: a table that is owned by its holder cannot even be asked about."""
-        for _family, name in TABLES:
-            text = text.replace(f" {name} {{", f" {SCRATCH} {{").replace(f" {name}\n", f" {SCRATCH}\n")
+        for table in LAYERS:
+            text = text.replace(f" {table.name} {{", f" {SCRATCH} {{").replace(f" {table.name}\n", f" {SCRATCH}\n")
         try:
             run(["nft", "-c", "-f", "-"], input=text)
         except CommandError as error:
@@ -153,9 +145,9 @@ class MachineKernel:
     def remove_tables(self) -> None:
         """Each by a transaction that does not mind its absence: `destroy` needs nft 1.0.7."""
         standing = {line.strip() for line in run(["nft", "list", "tables"]).stdout.splitlines()}
-        for family, name in TABLES:
-            if f"table {family} {name}" in standing:
-                run(["nft", "-f", "-"], input=f"table {family} {name}\ndelete table {family} {name}\n")
+        for table in REMOVAL:
+            if f"table {table}" in standing:
+                run(["nft", "-f", "-"], input=f"table {table}\ndelete table {table}\n")
 
 
 def find_own_rule(rule: dict[str, Any]) -> list[str] | None:
@@ -165,7 +157,7 @@ def find_own_rule(rule: dict[str, Any]) -> list[str] | None:
         rule: one object of `ip -j rule show` (iproute.c, print_rule of iprule.c).
     """
     priority, table = rule.get("priority"), str(rule.get("table"))
-    if priority not in PRIORITIES or table not in {str(names.ROUTE_TABLE), "main", "254"}:
+    if priority not in RULE_PRIORITIES or table not in {str(names.ROUTE_TABLE), "main", "254"}:
         return None
     words = ["priority", str(priority), "table", table]
     if rule.get("dst"):

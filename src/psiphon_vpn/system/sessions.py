@@ -21,7 +21,6 @@ from psiphon_vpn.run import CommandError, run
 ESTABLISHED, LISTENING = "01", "0A"
 """States of TCP in /proc/net/tcp (include/net/tcp_states.h)."""
 PROC: Final = Path("/proc")
-LOGINS: Final = Path("/run/systemd/sessions")
 MAX_PARENTS: Final = 64
 MAX_SHOWN: Final = 4
 OPTION: Final = "--yes-cut-remote-sessions"

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.own_tables import FRAMES, GUARD
 from psiphon_vpn.system.layout import (
     GROUP,
     GUARD_UNIT,
@@ -121,11 +122,11 @@ def render_killswitch_failed(layout: Layout) -> str:
     Hardly confined, on purpose: what may have failed before is the confinement.
     """
     script = (
-        f"{NFT} -f {layout.drop_rules} && now='All traffic is dropped instead.' || {{ "
+        f"if {NFT} -f {layout.drop_rules}; then now='All traffic is dropped instead.'; else "
         # Not even that: without rules no interface may be up, whoever brought it up (an initrd, for instance).
         "now='All network interfaces were taken down instead.'; "
         'for link in /sys/class/net/*; do link=$${link##*/}; [ "$$link" = lo ] || ip link set dev "$$link" down || '
-        "now='Network interfaces may be up: PULL THE CABLE.'; done; }; "
+        "now='Network interfaces may be up: PULL THE CABLE.'; done; fi; "
         'echo "psiphon-vpn: the kill switch could not be loaded, so this machine stays offline. $$now"; '
         f'echo "psiphon-vpn: the reason: journalctl -b -u {KILLSWITCH_UNIT}"; '
         'echo "psiphon-vpn: what to do: psiphon-vpn help stranded"'
@@ -188,8 +189,7 @@ OOMScoreAdjust=-900
 
 def render_guard_script() -> str:
     """What psiphon-guard.service runs. In a file of its own so that a person can read it and a test can run it."""
-    table = f"inet {names.GUARD_TABLE}"
-    frames = f"netdev {names.FRAME_TABLE}"
+    table, frames = str(GUARD), str(FRAMES)
     return f"""\
 #!/bin/sh
 # Holds the Psiphon wire guard: an nft owns its table, and the kernel removes the table when that process ends.
@@ -213,18 +213,6 @@ await() {{ # a command; five seconds
         [ "$tries" -lt 100 ] || return 1
         sleep 0.05
     done
-}}
-
-# One file is one transaction: the table of before is gone when the new one is there, and not earlier.
-load() {{
-    cat >"$RUNTIME_DIRECTORY/load.nft" <<EOF
-table {table} {{
-    flags owner
-}}
-delete table {table}
-include "$1"
-EOF
-    printf 'include "%s"\n' "$RUNTIME_DIRECTORY/load.nft"
 }}
 
 # The frame guard names the cards that this machine has now: a hook on one that does not exist may be refused.

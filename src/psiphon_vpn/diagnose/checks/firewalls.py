@@ -9,16 +9,14 @@ from psiphon_vpn.diagnose.kernel_rules import BaseChain
 from psiphon_vpn.diagnose.model import Outcome, Skip, check, mark, ok, warn
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.own_tables import OWN_NAMES
 
-OURS: Final = frozenset(
-    {names.BASE_TABLE, names.GUARD_TABLE, names.EGRESS_TABLE, names.FRAME_TABLE, names.ARP_TABLE, *names.SCRATCH_TABLES}
-)
 PROGRAMS: Final = ("firewalld.service", "ufw.service", "docker.service", "libvirtd.service")
 VPN_KINDS: Final = frozenset({"wireguard", "tun", "ppp", "ipip", "sit", "gre", "gretap", "vti", "xfrm", "l2tp", "ovpn"})
 
 
 def _foreign(facts: Facts) -> list[BaseChain]:
-    return [chain for chain in facts.rules.read_chains() if chain.table not in OURS]
+    return [chain for chain in facts.rules.read_chains() if chain.table not in OWN_NAMES]
 
 
 def _name(chains: list[BaseChain]) -> str:

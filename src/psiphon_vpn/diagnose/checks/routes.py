@@ -9,13 +9,11 @@ from psiphon_vpn.diagnose.facts import OPEN, SYSCTLS, Facts
 from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.routing import build_rules
+from psiphon_vpn.policy.routing import RULE_PRIORITIES, build_rules
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 
 RESTART: Final = mark("Put them back: sudo systemctl restart psiphon-vpn")
 SYSCTL: Final = mark("Put it back: sudo systemctl restart psiphon-vpn, and look for what sets it in /etc/sysctl.d")
-FIRST: Final = names.RULE_PRIORITY - 1
-LAST: Final = names.RULE_PRIORITY + 5
 RTN_UNREACHABLE: Final = 7
 
 
@@ -27,7 +25,7 @@ def rules(facts: Facts) -> Outcome:
     if missing:
         places = ", ".join(f"IPv{rule.version} {rule.priority}" for rule in missing[:6])
         return fail(_("missing: {names}").format(names=places))
-    return ok(_("{count} rules from priority {first}").format(count=len(wanted), first=FIRST))
+    return ok(_("{count} rules from priority {first}").format(count=len(wanted), first=RULE_PRIORITIES[0]))
 
 
 @check(
@@ -38,8 +36,8 @@ def rules(facts: Facts) -> Outcome:
 def strangers(facts: Facts) -> Outcome:
     """Is there a rule of others in our range, or before it?"""
     wanted = set(build_rules(facts.identity))
-    others = [rule for rule in facts.network.rules if 0 < rule.priority <= LAST and rule not in wanted]
-    inside = [rule for rule in others if rule.priority >= FIRST]
+    others = [rule for rule in facts.network.rules if 0 < rule.priority <= RULE_PRIORITIES[-1] and rule not in wanted]
+    inside = [rule for rule in others if rule.priority in RULE_PRIORITIES]
     shown = ", ".join(f"IPv{rule.version} {rule.priority}" for rule in inside or others)
     if inside:
         return fail(_("among ours: {names}").format(names=shown))

@@ -16,7 +16,7 @@ from psiphon_vpn.lab.leaktest.arena import Arena
 from psiphon_vpn.lab.leaktest.attack import Actor, Attack, Mode, Trace
 
 KEEPALIVE_SECONDS = 1
-SYS_SETFSUID, SYS_SETFSGID = 122, 123  # x86-64; elsewhere the flows are all root's
+SYS_SETFSUID = 122  # x86-64; elsewhere the flows are all root's
 
 
 @dataclass

@@ -15,10 +15,11 @@ from psiphon_vpn.lab.addresses import LAN_A, Lan
 from psiphon_vpn.lab.leaktest.stage import Stage
 from psiphon_vpn.lab.namespace import Host, LabError
 from psiphon_vpn.lab.waiting import wait_until
+from psiphon_vpn.policy import names
 
 LOOK = (
-    "nft list tables; ip -o link show PsiphonTUN 2>&1 | cut -d: -f2; "
-    "for v in -4 -6; do ip $v rule; ip $v route show table 20595; done"
+    f"nft list tables; ip -o link show {names.TUN_NAME} 2>&1 | cut -d: -f2; "
+    f"for v in -4 -6; do ip $v rule; ip $v route show table {names.ROUTE_TABLE}; done"
 )
 NETWORK = "for v in -4 -6; do ip $v route show default dev {wire}; ip $v addr show dev {wire}; done"
 TURN_PAUSE = 0.05
@@ -100,9 +101,9 @@ class Held:
     def _ensure_lock(self) -> None:
         """What boot does, where it is gone. What still stands is left alone."""
         tables = self.world.client.run(["nft", "list", "tables"]).stdout
-        if "psiphon_filter" not in tables:
+        if names.BASE_TABLE not in tables:
             self.machine.boot_lock()
-        if "psiphon_guard" not in tables:
+        if names.GUARD_TABLE not in tables:
             self.machine.hold_guard()
 
     def _status_is(self, *states: str) -> str:
@@ -168,7 +169,6 @@ class Looping(Held):
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
         self._loop: Loop | None = None
-        self._turns = 0
 
     def enter(self) -> None:
         """Open, and begin to turn."""

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Final
 
 from psiphon_vpn.lab.namespace import Host
+from psiphon_vpn.policy.own_tables import LAYERS
 
 _COUNTER = re.compile(r"counter packets (\d+) bytes \d+ (drop|reject|goto refused)")
-LAYERS = {
-    ("psiphon_filter", "refused"): "base table: output",
-    ("psiphon_filter", "to_tunnel"): "base table: TUN filter",
-    ("psiphon_filter", "output"): "base table: output",
-    ("psiphon_filter", "to_wire"): "base table: output",
-    ("psiphon_filter", "input"): "base table: input",
-    ("psiphon_filter", "forward"): "base table: forward",
-    ("psiphon_filter", "postrouting"): "base table: postrouting",
-    ("psiphon_guard", "output"): "wire guard: output",
-    ("psiphon_guard", "forward"): "wire guard: forward",
-    ("psiphon_guard", "postrouting"): "wire guard: postrouting",
-    ("psiphon_arp", "input"): "ARP table",
-    ("psiphon_arp", "output"): "ARP table",
-}
+TABLES: Final = {table.name: table for table in LAYERS}
+CHAINS: Final = {"refused": "output", "to_wire": "output", "to_tunnel": "TUN filter"}
+"""What a chain is shown as, where that is not its name: those that others jump to count for the hook before them."""
 ROUTING = "routing wall"
 
 
@@ -38,8 +29,8 @@ def parse_counters(listing: str) -> dict[str, int]:
         elif match := _COUNTER.search(line):
             if match[2] == "goto refused":
                 continue  # counted again where it leads
-            if table.startswith("psiphon_"):
-                layer = LAYERS.get((table, chain)) or f"egress guard ({table.removeprefix('psiphon_')})"
+            if (own := TABLES.get(table)) is not None:
+                layer = f"{own.layer}: {CHAINS.get(chain, chain)}" if own.family == "inet" else own.layer
                 found[layer] = found.get(layer, 0) + int(match[1])
     return found
 

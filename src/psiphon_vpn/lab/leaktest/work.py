@@ -28,9 +28,6 @@ from psiphon_vpn.lab.leaktest.stage import Stage, open_stage
 from psiphon_vpn.lab.leaktest.states import STATES
 from psiphon_vpn.lab.namespace import LabError
 
-NUMBERS_PER_WORLD = 4000
-"""Shots of a world have numbers, and by them source ports, of their own: a world never fires more than this."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
