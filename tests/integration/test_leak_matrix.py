@@ -19,7 +19,7 @@ MODES = (Mode.BOOT, Mode.OPEN, Mode.DAEMON_KILLED, Mode.FLUSHED)
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.requirement("R1", "R2", "R4", "B4")
+@pytest.mark.requirement("R1", "R2", "R4", "B4", "B5")
 def test_known_leaks_hold_in_states_with_and_without_a_daemon(tmp_path: Path) -> None:
     chosen = [attack for attack in choose_attacks(list(ATTACKS)) if attack.id in ATTACKS]
     result = run_matrix(chosen, MODES, jobs=4, recordings=tmp_path)

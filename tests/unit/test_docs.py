@@ -1,11 +1,13 @@
 """The documents say nothing that the code or the file tree contradicts, as far as a program can tell."""
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from tests import modules_page
 from tests.states_picture import PATH, render
 
 from psiphon_vpn.cli.main import cli
@@ -78,6 +80,67 @@ def test_the_moves_in_the_architecture_are_the_legal_ones() -> None:
     rows = re.findall(r"^\| `([A-Z]+)` \| ((?:`[A-Z]+`(?:, )?)+) \|", text, re.MULTILINE)
     told = {state: set(re.findall(r"[A-Z]+", moves)) for state, moves in rows}
     assert told == {str(state): {str(move) for move in moves} for state, moves in LEGAL_MOVES.items()}
+
+
+def test_the_page_of_modules_is_current() -> None:
+    wanted = modules_page.render()
+    assert modules_page.PATH.read_text(encoding="utf-8") == wanted, "write it anew: python -m tests.modules_page"
+
+
+def test_the_package_map_has_every_package_and_no_other() -> None:
+    text = read_sections("docs/architecture.md")["Package map"]
+    told = {
+        name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`([\w/]+)/`", row)
+    }
+    there = {path.relative_to(modules_page.PACKAGE).as_posix() for path in modules_page.list_packages()} - {"."}
+    assert told == there
+
+
+PLACES = (ROOT, modules_page.PACKAGE)
+NAMED = re.compile(
+    r"(?:src|tests|docs|packaging|policy|linux|core|service|system|diagnose|cli|lab)/[\w./-]*|[\w.-]+\.(?:py|sh|md|toml)"
+)
+OTHERS = {"config.toml"}
+"""A file on a user's machine."""
+
+
+def list_named(text: str) -> Iterator[str]:
+    """Paths of this project in a document's code, and modules that it says to run."""
+    for line in list_code(text):
+        yield from (
+            word
+            for word in re.split(r"[\s'\"=:,()]+", line)
+            if NAMED.fullmatch(word) and word not in OTHERS and "/locale/" not in word
+        )
+        yield from (f"-m {name}" for name in re.findall(r"\bpython3? (?:-I )?-m ([\w.]+)", line))
+
+
+def is_there(name: str) -> bool:
+    if name.startswith("-m "):
+        return importlib.util.find_spec(name.removeprefix("-m ")) is not None
+    if "/" in name:
+        return any((place / name).exists() for place in PLACES)
+    return (
+        any(
+            next(place.rglob(name), None) for place in (ROOT / "src", ROOT / "tests", ROOT / "docs", ROOT / "packaging")
+        )
+        or (ROOT / name).exists()
+    )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_and_module_that_a_document_names_is_there(document: Path) -> None:
+    names = {*list_named(document.read_text(encoding="utf-8"))}
+    assert [name for name in sorted(names) if not is_there(name)] == []
+
+
+def test_a_path_or_module_that_is_not_there_would_be_found() -> None:
+    text = "See `policy/base.py`, `policy/nowhere.py`, `nothing.py` and `.venv/bin/python -m tests.no_page`."
+    assert {name for name in list_named(text) if not is_there(name)} == {
+        "policy/nowhere.py", "nothing.py", "-m tests.no_page",
+    }  # fmt: skip
+    named = {*list_named((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
+    assert {"src/psiphon_vpn/policy/base.py", "-m tests.modules_page", "-m pytest"} <= named
 
 
 def test_the_picture_of_the_states_is_current() -> None:

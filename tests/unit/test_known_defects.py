@@ -48,11 +48,6 @@ DEFECTS = {
     20: "a signal went to a process number out of a file",
 }
 
-NOT_A_TEST = {
-    14: "there are no units yet; `systemd-analyze verify` and a start under each of them come with them",
-}
-"""Defects that no test can hold for now, with the reason."""
-
 SERVICE = sorted(path for path in PACKAGE.rglob("*.py") if "lab" not in path.relative_to(PACKAGE).parts)
 """What is installed and runs; the laboratory is a test instrument."""
 
@@ -67,10 +62,9 @@ def _read_numbers(path: Path) -> Iterator[tuple[str, int]]:
                 yield from ((node.name, ast.literal_eval(argument)) for argument in decorator.args)
 
 
-def test_every_known_defect_has_a_test_or_a_reason_why_not() -> None:
+def test_every_known_defect_has_a_test() -> None:
     held = {number for path in TESTS.rglob("test_*.py") for _, number in _read_numbers(path)}
-    assert held | set(NOT_A_TEST) == set(DEFECTS)
-    assert not held & set(NOT_A_TEST), "what has a test needs no excuse"
+    assert held == set(DEFECTS)
     assert list(DEFECTS) == list(range(1, 21))
 
 

@@ -68,6 +68,7 @@ def analyze(tree: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_systemd
+@pytest.mark.defect(14)
 @pytest.mark.parametrize("unit", UNITS)
 def test_systemd_finds_nothing_to_say_about_the_unit(tree: Path, unit: str) -> None:
     done = analyze(tree, "verify", "--man=no", unit)
@@ -128,6 +129,7 @@ def test_the_lock_needs_no_python(unit: str) -> None:
     assert "python" not in units.render_guard_script().lower()
 
 
+@pytest.mark.defect(14)
 @pytest.mark.requirement("R2", "R3")
 @pytest.mark.parametrize("unit", UNITS)
 def test_stopping_a_unit_runs_no_command(unit: str) -> None:

@@ -1,0 +1,51 @@
+"""Writes docs/modules.md: every module and what it says of itself.
+
+Run `python -m tests.modules_page` in the root of the checkout after a module was added, removed or described anew.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "psiphon_vpn"
+PATH = ROOT / "docs" / "modules.md"
+
+
+def describe(path: Path) -> str:
+    """The first sentence of a module's documentation.
+
+    Raises:
+        ValueError: it has none.
+    """
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
+    if not text:
+        raise ValueError(f"{path}: a module says what it is for")
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", text, maxsplit=1)[0].replace("|", "\\|")
+
+
+def list_packages() -> Iterator[Path]:
+    """Every directory with modules, the package itself first."""
+    yield from sorted({path.parent for path in PACKAGE.rglob("*.py")})
+
+
+def render() -> str:
+    """The document."""
+    lines = [
+        "# Modules",
+        "",
+        "Made from the modules by `python -m tests.modules_page`; do not edit. Each with the first sentence of what it",
+        "says of itself. What the packages are to each other is in [architecture.md](architecture.md#package-map).",
+    ]
+    for package in list_packages():
+        lines += ["", f"## {package.relative_to(PACKAGE.parent).as_posix()}", "", describe(package / "__init__.py"), ""]
+        lines += ["| Module | What it is |", "| --- | --- |"]
+        lines += [
+            f"| `{path.stem}` | {describe(path)} |" for path in sorted(package.glob("*.py")) if path.stem != "__init__"
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(render(), encoding="utf-8")
