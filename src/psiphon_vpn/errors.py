@@ -21,6 +21,19 @@ def join_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def describe_failure(error: Exception) -> str:
+    """Any failure in one line, for people: what went wrong, never nothing.
+
+    Args:
+        error: a failure that was told, one of the system (its file and its reason), or a defect (its kind as well).
+    """
+    if isinstance(error, UserError):
+        return f"{error.what}: {error.why}"
+    if isinstance(error, OSError) and error.strerror:
+        return join_line(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    return join_line(f"{type(error).__name__} {error}")
+
+
 class UserError(Exception):
     """A failure told to the user. Its `str()` is one line, "what: why. next_step".
 

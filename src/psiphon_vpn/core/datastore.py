@@ -1,9 +1,11 @@
 """What the core stores between its runs, set aside where it cannot be used."""
 
 import logging
-import shutil
+import stat
 from pathlib import Path
 from typing import Final
+
+from psiphon_vpn.trees import remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -11,6 +13,8 @@ STORE_PARENT: Final = "ca.psiphon.PsiphonTunnel.tunnel-core"
 """The core's own directory below its data root (psiphon-tunnel-core, PsiphonDataDirectoryName)."""
 STORE: Final = "datastore"
 ASIDE: Final = "datastore.broken"
+MAX_REMOVED: Final = 100_000
+"""Entries of what was set aside before: a second or two. What is more is removed in several attempts."""
 
 
 def set_data_aside(data_dir: Path) -> bool:
@@ -27,13 +31,21 @@ def set_data_aside(data_dir: Path) -> bool:
     """
     parent = data_dir / STORE_PARENT
     try:
-        if (parent / ASIDE).is_dir() and not (parent / ASIDE).is_symlink():
-            shutil.rmtree(parent / ASIDE, ignore_errors=True)
-        else:
-            (parent / ASIDE).unlink(missing_ok=True)
+        _remove(parent / ASIDE)
         (parent / STORE).rename(parent / ASIDE)
     except OSError as error:
         log.warning("the core's data store could not be set aside: %s", error.strerror)
         return False
     log.warning("the core's data store cannot be used; it was set aside as %s", ASIDE)
     return True
+
+
+def _remove(path: Path) -> None:
+    try:
+        is_directory = stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return
+    if is_directory:
+        remove_tree(path, limit=MAX_REMOVED)
+    else:
+        path.unlink()

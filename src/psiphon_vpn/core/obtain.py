@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from psiphon_vpn.core.manifest import PinnedCore
 from psiphon_vpn.core.record import CoreRecord
 from psiphon_vpn.core.store import CoreStore, StagedCore
 from psiphon_vpn.i18n import _
+from psiphon_vpn.trees import remove_tree
 
 if TYPE_CHECKING:
     import ssl
@@ -120,7 +120,7 @@ def obtain(
         except CoreFlawError as error:
             if wish.needs_network and error.flaw is not CoreFlaw.DISK:
                 # It is complete and wrong: to go on with it would be of no use.
-                shutil.rmtree(store.downloads())
+                remove_tree(store.downloads())
             raise
         yield staged
-        shutil.rmtree(store.downloads())
+        remove_tree(store.downloads())

@@ -12,7 +12,6 @@ import fcntl
 import grp
 import os
 import pwd
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,8 @@ from psiphon_vpn.core.verify import compare_order, verify_core
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system.layout import GROUP, USER, Layout
+from psiphon_vpn.system.tree_changes import remove_path
+from psiphon_vpn.trees import remove_tree
 
 _STAGING: Final = ".staging"
 _NEW_LINK: Final = ".link"
@@ -239,7 +240,8 @@ class CoreStore:
             yield StagedCore(record=record, old=old, warnings=warnings)
         finally:
             # A directory that cannot be removed now is removed by the next run.
-            shutil.rmtree(staging, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_tree(staging)
 
     def activate(self, staged: StagedCore) -> Change:
         """Put a staged core into use. Every step leaves a valid core in use, the old one or the new one.
@@ -356,7 +358,7 @@ class CoreStore:
             if entry.name == _NEW_LINK:
                 entry.unlink()
             elif entry.name == _STAGING or (SHA256.fullmatch(entry.name) and entry.name not in kept):
-                shutil.rmtree(entry)
+                remove_path(entry)
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:

@@ -267,7 +267,8 @@ class Runner:
             case do.FindCause(core):
                 self._find_cause(core)
             case do.SetDataAside():
-                set_data_aside(self._around.state_dir / "core")
+                # In a thread: what a core left there can be large, and the kernel must be heard meanwhile.
+                await asyncio.to_thread(set_data_aside, self._around.state_dir / "core")
             case do.StoreIntent(intent):
                 store_intent(self._around.state_dir / "intent", intent)
 

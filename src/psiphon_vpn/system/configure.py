@@ -22,7 +22,7 @@ from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.edges import Account, Edges
-from psiphon_vpn.system.journal import Ledger, Record
+from psiphon_vpn.system.journal import Ledger
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
 from psiphon_vpn.system.system_changes import (
     AccountMade,
@@ -73,11 +73,6 @@ def render_rules(account: Account, network_managers: tuple[int, ...]) -> Rules:
 def record_lock(ledger: Ledger) -> None:
     """Record what is undone last, before anything is changed: the tables, the ways, what others have read of ours."""
     ledger.record_only(TablesLoaded(), WaysMade(), *READERS, UnitsRead())
-
-
-def is_lock_recorded(record: Record) -> bool:
-    """Whether the lock was closed by this installation, or was about to be: then nothing opens it but its removal."""
-    return any(isinstance(change, UnitStarted) and change.unit == KILLSWITCH_UNIT for change in record.changes)
 
 
 def prepare(ledger: Ledger) -> Account:

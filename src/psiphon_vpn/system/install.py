@@ -7,13 +7,14 @@ between boots as before, or locked, and never without an answer.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
 from psiphon_vpn import __version__
-from psiphon_vpn.errors import UserError, join_line
+from psiphon_vpn.errors import UserError, describe_failure
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change
@@ -21,13 +22,14 @@ from psiphon_vpn.system.configure import (
     close_lock,
     enable_for_boot,
     find_running,
-    is_lock_recorded,
     prepare,
     record_lock,
+    relock,
     start_service,
 )
 from psiphon_vpn.system.edges import Edges
-from psiphon_vpn.system.journal import Journal, Ledger, Method, Record, Stage, open_ledger
+from psiphon_vpn.system.journal import Journal, Ledger, Method, Record, Stage, UndoError, open_ledger
+from psiphon_vpn.system.removal import is_lock_recorded
 from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
 
 Say = Callable[[str], None]
@@ -180,27 +182,37 @@ class _Recovering:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None or self._ledger.dry_run:
             return
-        if is_lock_recorded(self._ledger.record):
-            if isinstance(error, UserError | OSError):
+        if is_lock_recorded(self._ledger.record.changes):
+            if isinstance(error, Exception):
                 raise UserError(
-                    _("The installation did not end, and this machine stays locked"),
-                    _describe(error),
+                    _("The installation did not end, and this machine stays locked")
+                    if self._is_locked()
+                    else _("The installation did not end, and this machine is not locked before its next boot"),
+                    describe_failure(error),
                     _("Run the same command again, or undo it with: sudo psiphon-vpn uninstall"),
                 ) from error
             return
-        self._ledger.remove_all()
-        if isinstance(error, UserError | OSError):
-            raise UserError(
-                _("The installation did not work, and everything is as it was before"),
-                _describe(error),
-                error.next_step if isinstance(error, UserError) else _("See what is wrong there, and run it again."),
-            ) from error
+        next_step = error.next_step if isinstance(error, UserError) else _("See what is wrong there, and run it again.")
+        what = _("The installation did not work, and everything is as it was before")
+        try:
+            self._ledger.remove_all()
+        except (UndoError, OSError):
+            # Why it did not work comes first; what is left is recorded.
+            what = _("The installation did not work, and not everything could be undone")
+            next_step = _("Mend that, and then run it again, or undo it with: sudo psiphon-vpn uninstall")
+        if isinstance(error, Exception):
+            raise UserError(what, describe_failure(error), next_step) from error
 
-
-def _describe(error: UserError | OSError) -> str:
-    if isinstance(error, UserError):
-        return f"{error.what}: {error.why}"
-    return join_line(f"{error.filename or ''} {error.strerror or error}")
+    def _is_locked(self) -> bool:
+        """Whether the kernel is locked: what failed may be what was to lock it, so it is tried once more."""
+        edges = self._ledger.edges
+        with contextlib.suppress(Exception):
+            if edges.kernel.is_locked() is True:
+                return True
+        with contextlib.suppress(Exception):
+            relock(edges)
+            return edges.kernel.is_locked() is True
+        return False
 
 
 def _split(edges: Edges, payload: Iterable[Payload]) -> tuple[list[Payload], list[Payload]]:

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from psiphon_vpn.errors import UserError
-from psiphon_vpn.i18n import _
+from psiphon_vpn.errors import UserError, describe_failure
+from psiphon_vpn.i18n import _, ngettext
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.change_kinds import restore_change
 from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.removal import FilesKept, Turn, is_lock_recorded, sort_by_turn
 from psiphon_vpn.system.system_changes import UnitStarted
 from psiphon_vpn.system.tree_changes import name_temporary, remove_path, write_file
 
@@ -78,13 +79,19 @@ class UndoError(UserError):
 
     Args:
         failures: those, with the reason.
+        is_locked: whether the kernel says that this machine is locked.
     """
 
-    def __init__(self, failures: Mapping[Change, str]) -> None:
+    def __init__(self, failures: Mapping[Change, str], *, is_locked: bool = False) -> None:
         self.failures = dict(failures)
+        first, *others = failures.values()
+        count = len(others)
+        more = ngettext("and {count} more like this", "and {count} more like this", count).format(count=count)
         super().__init__(
-            _("Not everything could be undone"),
-            "; ".join(failures.values()),
+            _("Not everything could be undone, and this machine stays locked")
+            if is_locked
+            else _("Not everything could be undone"),
+            f"{first} ({more})" if others else first,
             _("What was not undone is still recorded: mend it and run the same command again."),
         )
 
@@ -211,7 +218,7 @@ class Ledger:
 
     def act(self, command: str, action: Callable[[], object]) -> None:
         """Do what changes nothing that would have to be undone, such as checking a text."""
-        self._say(f"[#] {command}")
+        self._show(command)
         if not self.dry_run:
             action()
 
@@ -229,21 +236,24 @@ class Ledger:
             UndoError: something could not be undone.
         """
         unwanted = tuple(changes)
+        if failures := self._undo_in_order(reversed(unwanted)):
+            raise UndoError(failures)
+        self._forget(unwanted)
+
+    def _undo_in_order(self, changes: Iterable[Change], *, stop_early: bool = False) -> dict[Change, str]:
         failures: dict[Change, str] = {}
-        for change in reversed(unwanted):
+        for change in changes:
             if (command := change.describe_undo()) is not None:
-                self._say(f"[#] {command}")
+                self._show(command)
             if self.dry_run:
                 continue
             try:
                 change.undo(self.edges)
-            except (UserError, OSError) as error:
-                failures[change] = f"{change.key}: {error}"
-                if isinstance(change, UnitStarted):
+            except Exception as error:  # noqa: BLE001  whatever it is, the other changes are undone nevertheless
+                failures[change] = f"{change.key}: {describe_failure(error)}"
+                if stop_early or isinstance(change, UnitStarted):
                     break
-        if failures:
-            raise UndoError(failures)
-        self._forget(unwanted)
+        return failures
 
     def _forget(self, changes: Iterable[Change]) -> None:
         gone = {(change.kind, change.key) for change in changes}
@@ -258,14 +268,45 @@ class Ledger:
         self._write(replace(self.record, stage=Stage.INSTALLED))
 
     def remove_all(self) -> None:
-        """Undo everything, the last change first, then remove the journal."""
+        """Undo everything in its turn, then remove the journal. The lock is undone last, and as a whole or not at all.
+
+        Raises:
+            UndoError: something could not be undone. The machine is locked still, and at the next boot.
+            OSError: the journal cannot be written, and nothing was undone; or not removed, and everything was.
+        """
         self._write(replace(self.record, stage=Stage.REMOVING))
-        self.undo(self.record.changes)
+        turns = sort_by_turn(self.record.changes, self.edges)
+        last = (*turns[Turn.PROGRAM], *turns[Turn.LOCK])
+        if self.record.method is Method.PACKAGE or is_lock_recorded(self.record.changes):
+            for changes in (turns[Turn.DATA], turns[Turn.SYSTEM]):
+                self._raise_for(self._undo_in_order(changes))
+            self._undo_or_put_back(last)
+        else:  # nothing was ever locked: as much as possible goes
+            self._raise_for(self._undo_in_order((*turns[Turn.DATA], *turns[Turn.SYSTEM], *last)))
         if not self.dry_run:
             self._journal.remove(self.record)
 
+    def _undo_or_put_back(self, changes: tuple[Change, ...]) -> None:
+        kept = FilesKept(changes, self.edges)
+        try:
+            self._raise_for(self._undo_in_order(changes, stop_early=True))
+        except BaseException:
+            kept.put_back()
+            raise
+
+    def _raise_for(self, failures: Mapping[Change, str]) -> None:
+        if failures:
+            locked = None
+            with contextlib.suppress(Exception):  # it is told if it can be told
+                locked = self.edges.kernel.is_locked()
+            raise UndoError(failures, is_locked=locked is True)
+
     def _tell(self, change: Change) -> None:
         if command := change.describe():
+            self._show(command)
+
+    def _show(self, command: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal may have gone with the connections that end here
             self._say(f"[#] {command}")
 
     def _write(self, record: Record) -> None:

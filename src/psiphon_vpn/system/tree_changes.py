@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import os
 import shlex
-import shutil
 import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import ClassVar, Self
 
 from psiphon_vpn.system.change import Change, Previous, locate
 from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.trees import remove_tree
 
 
 def look_at(path: Path) -> Previous | None:
@@ -59,11 +59,24 @@ def write_file(path: Path, content: bytes, *, mode: int, uid: int, gid: int) -> 
 
 def remove_path(path: Path) -> None:
     """Remove a file, a link or a whole directory. A link is not followed."""
-    if path.is_symlink() or not path.is_dir():
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            path.unlink()
-        return
-    shutil.rmtree(path)
+    try:
+        is_directory = stat.S_ISDIR(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return  # looked at first: on a read-only file system even what is not there cannot be removed
+    if is_directory:
+        remove_tree(path)
+    else:
+        path.unlink()
+
+
+def put_back(path: Path, before: Previous) -> None:
+    """Put back a file or a link that `look_at` found; of a directory nothing is put back."""
+    if before.target is not None:
+        remove_path(path)
+        path.symlink_to(before.target)
+        os.lchown(path, before.uid, before.gid)
+    elif before.content is not None:
+        write_file(path, base64.b64decode(before.content), mode=before.mode, uid=before.uid, gid=before.gid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +141,11 @@ class FileWritten(Change):
         """Put the old file or link back, or remove ours."""
         path = locate(edges, self.path)
         before = self.previous
-        if path.parent.is_dir():
-            name_temporary(path).unlink(missing_ok=True)
+        remove_path(name_temporary(path))
         if before is None:
             remove_path(path)
-        elif before.target is not None:
-            remove_path(path)
-            path.symlink_to(before.target)
-            os.lchown(path, before.uid, before.gid)
-        elif before.content is not None:
-            write_file(path, base64.b64decode(before.content), mode=before.mode, uid=before.uid, gid=before.gid)
+        elif look_at(path) != before:
+            put_back(path, before)
 
 
 @dataclass(frozen=True, kw_only=True)
