@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hypothesis import strategies as st
+from tests import hostile
 
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy.base import build_base_table
@@ -14,18 +15,23 @@ from psiphon_vpn.policy.model import Endpoint, Identity, Links, Policy, State
 from psiphon_vpn.policy.routing import Route, RoutingRule, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Chain, Rule, Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
+from psiphon_vpn.policy.values import InterfaceName, decode_name, parse_addresses, parse_names
 
 IDENTITY = Identity(uid=64190, gid=64190, network_manager_uids=(0, 998))
 # Index 1 is lo in every namespace, so the golden files load anywhere: nft refuses the index of no interface.
 LINKS = Links(
-    tun_index=1, uplink="eth0", wires=("eth0",), dhcp_servers=("192.0.2.1",), gateways=("192.0.2.1", "fe80::1")
+    tun_index=1,
+    uplink=InterfaceName("eth0"),
+    wires=parse_names("eth0"),
+    dhcp_servers=parse_addresses(["192.0.2.1"]),
+    gateways=parse_addresses(["192.0.2.1", "fe80::1"]),
 )
 PROBE = ("2001:500:ba3e::2:30", "2001:7fd::1")
 
 
 def make_policy(state: State, **changes: object) -> Policy:
     """The policy of a usual machine: an uplink, a TUN, IPv6 to be probed."""
-    return replace(Policy(state=state, identity=IDENTITY, links=LINKS, ipv6_probe=PROBE), **changes)  # type: ignore[arg-type]
+    return replace(Policy(state=state, identity=IDENTITY, links=LINKS, ipv6_probe=parse_addresses(PROBE)), **changes)  # type: ignore[arg-type]
 
 
 def golden_rulesets() -> dict[str, str]:
@@ -34,10 +40,10 @@ def golden_rulesets() -> dict[str, str]:
     texts = {"boot": build_base_table(boot).render_replacement()}
     for state in State:
         texts[state.lower()] = build_base_table(make_policy(state)).render_replacement()
-    egress = build_egress_guard(IDENTITY, ("lo",), LINKS.dhcp_servers)
+    egress = build_egress_guard(IDENTITY, parse_names("lo"), LINKS.dhcp_servers)
     assert egress is not None
     texts["wire_guard"] = build_wire_guard(IDENTITY).render()
-    frames = build_frame_guard(IDENTITY, ("lo",))
+    frames = build_frame_guard(IDENTITY, parse_names("lo"))
     assert frames is not None
     texts["frame_guard"] = frames.render()
     texts["egress_guard"] = egress.render_replacement()
@@ -99,14 +105,25 @@ def accepting_rules(table: Table) -> Iterator[tuple[Chain, Rule]]:
                 yield chain, rule
 
 
-_names = st.sampled_from(["eth0", "wlan0", "enp0s31f6", "wwan0", "br-lan", "eth0.100"])
-_ipv4 = st.ip_addresses(v=4).map(str)
-_ipv6 = st.ip_addresses(v=6).map(str)
+_names = st.sampled_from(parse_names("eth0", "wlan0", "enp0s31f6", "wwan0", "br-lan", "eth0.100", "7", "accept"))
+
+
+@st.composite
+def _links_out(draw: st.DrawFn) -> tuple[tuple[InterfaceName, ...], tuple[int, ...]]:
+    """Wires with usual and hostile names, as the daemon tells them apart: by name, or by index."""
+    found = draw(st.lists(_names | hostile.names.map(decode_name), unique=True, max_size=4))
+    wires = tuple(name for text in found if (name := InterfaceName.of(text)) is not None)
+    odd = draw(st.lists(st.integers(1, 2**31 - 1), unique=True, min_size=len(found), max_size=len(found)))
+    return wires, tuple(odd[len(wires) :])
+
+
+_ipv4 = st.ip_addresses(v=4)
+_ipv6 = st.ip_addresses(v=6)
 _links = st.builds(
-    Links,
+    lambda out, **rest: Links(wires=out[0], odd_wires=out[1], **rest),
+    out=_links_out(),
     tun_index=st.none() | st.integers(1, 2**31 - 1),
-    uplink=st.none() | _names,
-    wires=st.lists(_names, unique=True, max_size=3).map(tuple),
+    uplink=st.none() | _names | hostile.names.map(decode_name).map(InterfaceName.of),
     dhcp_servers=st.lists(_ipv4, unique=True, max_size=2).map(tuple),
     gateways=st.lists(_ipv4 | _ipv6, unique=True, max_size=3).map(tuple),
 )

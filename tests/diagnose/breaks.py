@@ -15,6 +15,7 @@ from tests.diagnose.scene import CORE_PID, DAEMON_PID, IDENTITY, HealthyKernel, 
 from psiphon_vpn.diagnose.system import Answer
 from psiphon_vpn.errors import DaemonDownError
 from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
+from psiphon_vpn.policy.values import parse_names
 from psiphon_vpn.service.uplink import Interface
 from psiphon_vpn.system import layout as places
 
@@ -120,7 +121,7 @@ def _unown(it: HealthyKernel) -> None:
 
 
 def _guard_lo_only(it: HealthyKernel) -> None:
-    table = build_egress_guard(IDENTITY, ("lo",))
+    table = build_egress_guard(IDENTITY, parse_names("lo"))
     assert table is not None
     it.nft(table.render_replacement())
 

@@ -37,10 +37,10 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
-from psiphon_vpn.policy.names import WIRES
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.policy.values import CardsOfTheMoment, InterfaceName, parse_addresses, parse_names
 from psiphon_vpn.system import layout as places
 from psiphon_vpn.system.layout import Layout
 
@@ -224,7 +224,7 @@ def make_installation(root: Path) -> Layout:
     layout = Layout(root=root)
     boot = build_base_table(Policy(state=State.LOCKED, identity=IDENTITY))
     guard = build_wire_guard(IDENTITY).render()
-    frames = build_frame_guard(IDENTITY, (WIRES,))
+    frames = build_frame_guard(IDENTITY, (CardsOfTheMoment(),))
     assert frames is not None
     drop = build_drop_only(boot).render_replacement()
     rules = (
@@ -308,14 +308,15 @@ class HealthyKernel(Kernel):
         tun = self.with_routes(lambda ipr: ensure_tun(ipr, uid=UID))
         self.links = Links(
             tun_index=tun.index,
-            uplink="eth0",
-            wires=("eth0",),
-            dhcp_servers=("192.0.2.1",),
-            gateways=("192.0.2.1", "2001:db8:a::1"),
+            uplink=InterfaceName("eth0"),
+            wires=parse_names("eth0"),
+            dhcp_servers=parse_addresses(["192.0.2.1"]),
+            gateways=parse_addresses(["192.0.2.1", "2001:db8:a::1"]),
         )
         settings = Settings()
-        self.policy = Policy(state=State.OPEN, identity=IDENTITY, links=self.links, ipv6_probe=settings.ipv6_probe)
-        egress = build_egress_guard(IDENTITY, ("eth0",), ("192.0.2.1",))
+        probes = parse_addresses(settings.ipv6_probe)
+        self.policy = Policy(state=State.OPEN, identity=IDENTITY, links=self.links, ipv6_probe=probes)
+        egress = build_egress_guard(IDENTITY, self.links.wires, self.links.dhcp_servers)
         assert egress is not None
         self.nft(build_base_table(self.policy).render_replacement())
         self.nft(egress.render_replacement())

@@ -15,6 +15,7 @@ from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.names import WIRES
 from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.policy.values import CardsOfTheMoment
 from psiphon_vpn.system.units import render_guard_script
 
 pytestmark = pytest.mark.lab
@@ -38,7 +39,7 @@ class Holder:
         self._script.chmod(0o755)
         self.rules = directory / "guard.nft"
         self.write(GUARD)
-        frames = build_frame_guard(IDENTITY, (WIRES,))
+        frames = build_frame_guard(IDENTITY, (CardsOfTheMoment(),))
         assert frames is not None
         (directory / "frames.nft").write_text(frames.render_replacement())
         self.process: subprocess.Popen[bytes] | None = None

@@ -20,6 +20,7 @@ from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.ruleset import Rule, Table
+from psiphon_vpn.policy.values import parse_names
 
 pytestmark = pytest.mark.lab
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -28,7 +29,7 @@ ARP = build_arp_table()
 
 
 def _egress() -> Table:
-    guard = build_egress_guard(IDENTITY, ("lo",))
+    guard = build_egress_guard(IDENTITY, parse_names("lo"))
     assert guard is not None
     return guard
 

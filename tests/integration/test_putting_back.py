@@ -29,6 +29,7 @@ from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
 from psiphon_vpn.policy.model import Identity, State
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Rule, Table
+from psiphon_vpn.policy.values import parse_names
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
@@ -38,7 +39,7 @@ HARMS = ("", "flush ruleset", f"delete table inet {names.BASE_TABLE}", f"flush t
 
 
 def tables_of(state: State) -> tuple[Table, ...]:
-    egress = build_egress_guard(IDENTITY, ("lo",))
+    egress = build_egress_guard(IDENTITY, parse_names("lo"))
     assert egress is not None
     return build_base_table(make_policy(state)), build_arp_table(), egress
 

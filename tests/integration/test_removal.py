@@ -18,6 +18,7 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
 from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.policy.values import parse_names
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system.configure import render_rules
 from psiphon_vpn.system.edges import Account
@@ -67,7 +68,7 @@ def put_everything(kernel: Kernel) -> None:
 
     kernel.with_routes(work)
     kernel.nft(build_base_table(Policy(state=State.LOCKED, identity=IDENTITY)).render_replacement())
-    egress = build_egress_guard(IDENTITY, ("wire",))
+    egress = build_egress_guard(IDENTITY, parse_names("wire"))
     assert egress is not None
     kernel.nft(egress.render_replacement())
     kernel.nft(build_arp_table().render_replacement())

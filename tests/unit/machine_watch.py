@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.routing import IPV4
+from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.effects import (
     ApplyPolicy,
@@ -28,8 +29,8 @@ from psiphon_vpn.service.machine import step
 from psiphon_vpn.service.model import LEGAL_MOVES, Model
 from psiphon_vpn.service.uplink import Uplink
 
-UPLINK_A = Uplink(index=2, name="eth0", paths=((IPV4, "192.0.2.1", ("192.0.2.10",)),), ipv4=True)
-UPLINK_B = Uplink(index=3, name="eth1", paths=((IPV4, "192.0.2.129", ("192.0.2.138",)),), ipv4=True)
+UPLINK_A = Uplink(index=2, name=InterfaceName("eth0"), paths=((IPV4, "192.0.2.1", ("192.0.2.10",)),), ipv4=True)
+UPLINK_B = Uplink(index=3, name=InterfaceName("eth1"), paths=((IPV4, "192.0.2.129", ("192.0.2.138",)),), ipv4=True)
 CHECKED = {State.VERIFYING, State.OPEN}
 CONNECTED = {State.CONNECTING, State.VERIFYING, State.OPEN}
 

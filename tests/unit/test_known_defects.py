@@ -20,6 +20,7 @@ from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.model import Policy
 from psiphon_vpn.policy.own_tables import LAYERS
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
+from psiphon_vpn.policy.values import name_by_index
 
 PACKAGE = Path(psiphon_vpn.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -180,7 +181,8 @@ def test_addresses_are_translated_on_the_way_into_the_tunnel_and_never_onto_a_wi
     for chain in build_base_table(policy).chains:
         for rule in chain.rules:
             if re.search(r"\b(snat|masquerade)\b(?! accept)", rule.text):
-                assert rule.text.startswith(f'oifname "{names.TUN_NAME}" oif {policy.links.tun_index} ')
+                index = name_by_index(policy.links.tun_index or 0)
+                assert rule.text.startswith(f'oifname "{names.TUN_NAME}" oif {index} ')
                 assert rule.text.endswith((f" snat ip to {names.TUN_IPV4}", f" snat ip6 to {names.TUN_IPV6}"))
 
 
@@ -190,11 +192,13 @@ def test_what_comes_from_a_wire_is_forwarded_nowhere_before_anything_else_is_ask
     chain = next(chain for chain in build_base_table(policy).chains if chain.name == "forward")
     accepting = [index for index, rule in enumerate(chain.rules) if rule.text.endswith(" accept")]
     if accepting:
-        assert chain.rules[0].text.startswith("iifname {")
-        assert chain.rules[1].text.startswith("oifname {")
-        for rule in chain.rules[:2]:
-            assert rule.text.endswith(" counter drop")
-            assert all(f'"{wire}"' in rule.text for wire in policy.links.wires)
+        links = policy.links
+        by_index = ", ".join(map(name_by_index, links.odd_wires))
+        by_name = ", ".join(f'"{wire}"' for wire in links.wires)
+        first = [rule.text for rule in chain.rules[: accepting[0]]]
+        for side in ("iif", "oif"):
+            assert f"{side}name {{ {by_name} }} counter drop" in first
+            assert not by_index or f"{side} {{ {by_index} }} counter drop" in first
 
 
 @pytest.mark.defect(2, 3)

@@ -25,6 +25,7 @@ from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
 from psiphon_vpn.policy.model import Endpoint, Policy, State
 from psiphon_vpn.policy.routing import build_routes
 from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.policy.values import parse_address
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN_FILES = {
@@ -272,7 +273,7 @@ def test_the_egress_guard_names_every_wire_and_drops_what_it_does_not_know(polic
 
 
 def test_an_upstream_proxy_is_the_only_place_where_psiphon_user_may_go() -> None:
-    policy = make_policy(State.CONNECTING, upstream_proxy=Endpoint(address="192.0.2.9", port=3128))
+    policy = make_policy(State.CONNECTING, upstream_proxy=Endpoint(address=parse_address("192.0.2.9"), port=3128))
     texts = [
         rule.text
         for chain, rule in accepting_rules(build_base_table(policy))

@@ -11,6 +11,7 @@ from tests.policies import IDENTITY
 from psiphon_vpn.config import Settings
 from psiphon_vpn.linux.enforcer import EnforcementError
 from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.values import InterfaceName, parse_names
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service.events import Event, Intent, LinksChanged, TunBroken, UplinkSeen, UserStart
 from psiphon_vpn.service.model import Model
@@ -142,8 +143,8 @@ def test_changes_of_links_are_applied_once_and_only_when_the_rules_do_not_say_th
             settings=Settings(),
             on_change=lambda: None,
         )
-        runner.wires = wires
-        uplink = Uplink(index=2, name="eth1", paths=((4, "192.0.2.1", ("192.0.2.9",)),))
+        runner.wires = parse_names(*wires)
+        uplink = Uplink(index=2, name=InterfaceName("eth1"), paths=((4, "192.0.2.1", ("192.0.2.9",)),))
         for name in events:
             runner.post(LinksChanged() if name == "links" else UplinkSeen(uplink))
         task = asyncio.create_task(runner.run())
@@ -162,7 +163,7 @@ def test_of_changes_that_keep_coming_the_last_is_never_left_out() -> None:
             handled.append(int(self.wires[0]))
             self._enforcer.wires = self.wires  # type: ignore[attr-defined]
             if int(self.wires[0]) < 50:
-                self.wires = (str(int(self.wires[0]) + 1),)
+                self.wires = parse_names(str(int(self.wires[0]) + 1))
                 self.post(LinksChanged())
             await asyncio.sleep(0)
 
@@ -172,7 +173,7 @@ def test_of_changes_that_keep_coming_the_last_is_never_left_out() -> None:
         runner = Applying(
             surroundings=around, enforcer=kernel, model=Model(), settings=Settings(), on_change=lambda: None
         )
-        runner.wires = ("1",)
+        runner.wires = parse_names("1")
         runner.post(LinksChanged())
         task = asyncio.create_task(runner.run())
         await runner.settle()

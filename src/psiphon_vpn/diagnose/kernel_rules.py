@@ -160,7 +160,8 @@ class KernelRules:
     def list_candidates(self) -> list[tuple[str, Policy]]:
         """Every policy that the base table may rightly follow now, and how to call it."""
         from psiphon_vpn.policy.model import Links, Policy, State
-        from psiphon_vpn.service.uplink import find_headerless, find_leading, find_wires
+        from psiphon_vpn.policy.values import parse_addresses
+        from psiphon_vpn.service.uplink import find_headerless, find_leading, find_odd_wires, find_wires
         from psiphon_vpn.service.upstream import find_proxy_endpoint
 
         facts = self._facts
@@ -179,9 +180,10 @@ class KernelRules:
             tun_index=tun.index if tun else None,
             uplink=uplink.name if uplink else None,
             wires=wires,
+            odd_wires=find_odd_wires(snapshot, leading),
             headerless=find_headerless(snapshot, leading),
-            dhcp_servers=uplink.gateways if uplink else (),
-            gateways=uplink.hops if uplink else (),
+            dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
+            gateways=parse_addresses(uplink.hops) if uplink else (),
             versions=tuple(version for version, _, _ in uplink.paths) if uplink else (),
         )
         whole = Policy(
@@ -189,15 +191,15 @@ class KernelRules:
             identity=facts.identity,
             links=links,
             socks_port=settings.socks_port,
-            ipv6_probe=settings.ipv6_probe,
+            ipv6_probe=parse_addresses(settings.ipv6_probe),
             upstream_proxy=find_proxy_endpoint(settings.upstream_proxy),
-            bootstrap_dns=settings.bootstrap_dns,
+            bootstrap_dns=parse_addresses(settings.bootstrap_dns),
         )
         found = [("boot", Policy(state=State.LOCKED, identity=facts.identity))]
         if tun is not None:
             found += [(str(state), replace(whole, state=state)) for state in State if state is not State.FAILED]
             found.append(("LOCKED", replace(whole, links=replace(links, uplink=None, dhcp_servers=()))))
-        bare = Links(wires=wires, headerless=links.headerless)
+        bare = Links(wires=wires, odd_wires=links.odd_wires, headerless=links.headerless)
         found.append(("LOCKED", replace(whole, links=bare)))
         return found
 
@@ -206,6 +208,7 @@ class KernelRules:
         from psiphon_vpn.linux.nft import build_drop_only
         from psiphon_vpn.policy.base import build_base_table
         from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
+        from psiphon_vpn.policy.values import parse_addresses
 
         candidates = self.list_candidates()
         tables = [(f"base:{name}", build_base_table(policy)) for name, policy in candidates]
@@ -215,7 +218,7 @@ class KernelRules:
         links = candidates[-1][1].links
         # With the gateways of the uplink, and without where the service knows none yet.
         uplink = self._facts.uplink
-        for servers in (uplink.gateways if uplink else (), ()):
+        for servers in (parse_addresses(uplink.gateways) if uplink else (), ()):
             egress = build_egress_guard(identity, links.wires, servers, headerless=links.headerless)
             tables += [("egress", egress)] if egress is not None else []
         return tables

@@ -70,14 +70,16 @@ def list_own_texts() -> tuple[str, ...]:
     from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
     from psiphon_vpn.policy.model import Identity, Links, Policy, State
     from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
+    from psiphon_vpn.policy.values import InterfaceName
     from psiphon_vpn.system import layout as places
     from psiphon_vpn.system import units
 
     identity = Identity(uid=1, gid=1)
-    links = Links(tun_index=2, uplink="eth0", wires=("eth0",))
+    wire = InterfaceName("eth0")
+    links = Links(tun_index=2, uplink=wire, wires=(wire,))
     tables = [build_base_table(Policy(state=state, identity=identity, links=links)) for state in State]
     tables += [build_wire_guard(identity), build_arp_table()]
-    egress = build_egress_guard(identity, ("eth0",))
+    egress = build_egress_guard(identity, (wire,))
     tables += [egress] if egress is not None else []
     layout = places.Layout()
     paths = [str(getattr(layout, name)) for name, kind in vars(places.Layout).items() if isinstance(kind, property)]

@@ -54,9 +54,10 @@ from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.policy.values import parse_names
 
 IDENTITY = Identity(uid=LAB_UID, gid=LAB_UID)
-WIRES = (LAN_A.interface, LAN_B.interface)
+WIRES = parse_names(LAN_A.interface, LAN_B.interface)
 SO_BINDTODEVICE = 25
 LIMIT = 0.6
 """A probe waits so long for an answer, seconds: what matters is what it sends."""
@@ -154,7 +155,7 @@ class Scene:
                     self.client.run(["ip", f"-{rule.version}", "rule", "del", "priority", str(rule.priority)])
 
     def _policy(self, state: State) -> Policy:
-        links = Links(tun_index=self.tun, uplink=LAN_A.interface, wires=WIRES, versions=FAMILIES)
+        links = Links(tun_index=self.tun, uplink=WIRES[0], wires=WIRES, versions=FAMILIES)
         return Policy(state=state, identity=IDENTITY, links=links)
 
     def _load(self, table: Table) -> None:

@@ -31,6 +31,7 @@ from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.own_tables import Keeper, list_kept
 from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.policy.values import parse_names
 
 LAB_UID = 64190
 """psiphon-user on lab machines: a uid that no distribution gives to anybody."""
@@ -116,7 +117,7 @@ class Machine:
 
     def _guard_tables(self) -> tuple[Table, ...]:
         # Both providers' cards are known when the rules are made, plugged in or not.
-        frames = build_frame_guard(self.identity, (LAN_A.interface, LAN_B.interface))
+        frames = build_frame_guard(self.identity, parse_names(LAN_A.interface, LAN_B.interface))
         assert frames is not None
         return build_wire_guard(self.identity), frames
 

@@ -317,7 +317,7 @@ class Enforcer:
         """
         if self._lock.locked() or self._tun is None or self._policy is None:
             return False
-        made = self._mender.mend(self._tun.index, rules=self._rules, ipv6_probe=self._policy.ipv6_probe)
+        made = self._mender.mend(self._tun.index, rules=self._rules, ipv6_probe=self._probes())
         self.close()
         return made
 
@@ -388,12 +388,15 @@ class Enforcer:
         self._proof = replace(proof, generation=generation)
         self._renewed_at = _boot_seconds()
 
+    def _probes(self) -> tuple[str, ...]:
+        return tuple(map(str, self._policy.ipv6_probe)) if self._policy else ()
+
     async def _set_routes(self, *, open_ipv4: bool, open_ipv6: bool) -> None:
         self._routes = build_routes(
             tun=self._tun is not None,
             open_ipv4=open_ipv4,
             open_ipv6=open_ipv6,
-            ipv6_probe=self._policy.ipv6_probe if self._policy else (),
+            ipv6_probe=self._probes(),
         )
         try:
             await apply_routes(self._ipr, self._routes, self._tun.index if self._tun else None)

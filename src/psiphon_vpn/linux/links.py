@@ -6,6 +6,7 @@ from typing import Any
 from pyroute2 import AsyncIPRoute
 
 from psiphon_vpn.policy.routing import IPV4, IPV6, MAIN_TABLE
+from psiphon_vpn.policy.values import decode_name
 from psiphon_vpn.service.uplink import DefaultRoute, Interface, Snapshot
 
 AF_INET, AF_INET6 = 2, 10
@@ -13,6 +14,11 @@ ARPHRD_ETHER = 1
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 RT_SCOPE_UNIVERSE = 0
 IFA_F_TENTATIVE, IFA_F_DADFAILED = 0x40, 0x08
+
+
+def read_name(link: Any) -> str:
+    """The name of a link. pyroute2 leaves what is no UTF-8 undecoded."""
+    return decode_name(link.get("ifname") or "")
 
 
 async def read_snapshot(ipr: AsyncIPRoute) -> Snapshot:
@@ -29,7 +35,7 @@ async def read_snapshot(ipr: AsyncIPRoute) -> Snapshot:
         interfaces.append(
             Interface(
                 index=link["index"],
-                name=link.get("ifname"),
+                name=read_name(link),
                 up=up,
                 kind=link.get(("linkinfo", "kind")),
                 headerless=link["ifi_type"] != ARPHRD_ETHER,

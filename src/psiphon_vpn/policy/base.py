@@ -5,8 +5,9 @@ Here are the chains for what this machine itself sends and receives, and the who
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Policy, State
-from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Set, Table, quote_set
+from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Set, Table
 from psiphon_vpn.policy.transit import build_forward, build_open_chains, build_postrouting, build_wire_mark
+from psiphon_vpn.policy.values import name_by_index, quote_set
 from psiphon_vpn.policy.wire import (
     ICMPV6,
     REFUSED_IPV4,
@@ -106,7 +107,7 @@ def _output(policy: Policy) -> tuple[Chain, ...]:
         chains.append(Chain(name="to_tunnel", rules=(*_tunnel_rules(policy), Rule(text="goto refused"))))
         rules.append(
             Rule(
-                text=f'oifname "{names.TUN_NAME}" oif {policy.links.tun_index} goto to_tunnel',
+                text=f'oifname "{names.TUN_NAME}" oif {name_by_index(policy.links.tun_index)} goto to_tunnel',
                 comment="into the tunnel: our own TUN, by name and by index",
             )
         )
@@ -136,7 +137,8 @@ def _input(policy: Policy) -> Chain:
     if policy.links.tun_index is not None:
         rules.append(
             Rule(
-                text=f'iifname "{names.TUN_NAME}" iif {policy.links.tun_index} ct state established,related accept',
+                text=f'iifname "{names.TUN_NAME}" iif {name_by_index(policy.links.tun_index)} '
+                "ct state established,related accept",
                 comment="answers out of the tunnel",
             )
         )

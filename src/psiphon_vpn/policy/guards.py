@@ -2,13 +2,14 @@
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
-from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table, quote_set
+from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
+from psiphon_vpn.policy.values import Address, InterfaceName, quote_set
 from psiphon_vpn.policy.wire import PRIVATE_IPV4, TCP, UDP, discovery_rules, plumbing_rules, tunnel_address_rules
 
 ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6, ETHERTYPE_EAPOL = 0x0800, 0x0806, 0x86DD, 0x888E
 
 
-def build_wire_guard(identity: Identity, dhcp_servers: tuple[str, ...] = ()) -> Table:
+def build_wire_guard(identity: Identity, dhcp_servers: tuple[Address, ...] = ()) -> Table:
     """The wire guard: the same in every state, so that it needs nobody to manage it.
 
     Its table is owned by the netlink socket of a holder process (`flags owner`, Linux 5.12): no other program can
@@ -64,7 +65,7 @@ def _frame(ethertype: int, *, header: bool) -> str:
     return f"meta protocol {ethertype:#06x}" + (f" @ll,96,16 {ethertype:#06x}" if header else "")
 
 
-def _egress_rules(identity: Identity, dhcp_servers: tuple[str, ...], *, header: bool) -> tuple[Rule, ...]:
+def _egress_rules(identity: Identity, dhcp_servers: tuple[Address, ...], *, header: bool) -> tuple[Rule, ...]:
     targets = ("255.255.255.255", *PRIVATE_IPV4, *dhcp_servers)
     # dhclient and udhcpc send from a packet socket, whose owner is root.
     uids = quote_set(identity.network_manager_uids)
@@ -97,10 +98,10 @@ def _egress_rules(identity: Identity, dhcp_servers: tuple[str, ...], *, header: 
 
 def build_egress_guard(
     identity: Identity,
-    devices: tuple[str, ...],
-    dhcp_servers: tuple[str, ...] = (),
+    devices: tuple[InterfaceName, ...],
+    dhcp_servers: tuple[Address, ...] = (),
     *,
-    headerless: tuple[str, ...] = (),
+    headerless: tuple[InterfaceName, ...] = (),
 ) -> Table | None:
     """The egress guard of the devices that lead out: frames that no inet hook ever sees (AF_PACKET, bridges, macvlan).
 
@@ -128,7 +129,7 @@ def build_egress_guard(
 
 
 def build_frame_guard(
-    identity: Identity, devices: tuple[str, ...], *, headerless: tuple[str, ...] = ()
+    identity: Identity, devices: tuple[InterfaceName, ...], *, headerless: tuple[InterfaceName, ...] = ()
 ) -> Table | None:
     """The egress guard's twin for devices known beforehand, held like the wire guard (`flags owner`).
 
@@ -157,7 +158,10 @@ def build_frame_guard(
 
 
 def _egress_chains(
-    identity: Identity, devices: tuple[str, ...], dhcp_servers: tuple[str, ...], headerless: tuple[str, ...]
+    identity: Identity,
+    devices: tuple[InterfaceName, ...],
+    dhcp_servers: tuple[Address, ...],
+    headerless: tuple[InterfaceName, ...],
 ) -> tuple[Chain, ...]:
     return tuple(
         Chain(

@@ -3,6 +3,8 @@
 import enum
 from dataclasses import dataclass, field
 
+from psiphon_vpn.policy.values import Address, InterfaceName, is_plain_address
+
 
 class State(enum.StrEnum):
     """The states of the service. Only OPEN lets applications out, through the tunnel, and only while leased."""
@@ -18,8 +20,17 @@ class State(enum.StrEnum):
 class Endpoint:
     """A fixed address and port that the core is confined to (an upstream proxy)."""
 
-    address: str
+    address: Address
     port: int
+
+    def __post_init__(self) -> None:
+        """Refuse what could not stand in a rule.
+
+        Raises:
+            ValueError: it could not.
+        """
+        _check_addresses(self.address)
+        _check_numbers(self.port, low=1, high=0xFFFF)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +42,14 @@ class Identity:
     network_manager_uids: tuple[int, ...] = (0,)
     """The uids that may speak DHCP: root and, where it exists, systemd-network."""
 
+    def __post_init__(self) -> None:
+        """Refuse what could not stand in a rule.
+
+        Raises:
+            ValueError: it could not.
+        """
+        _check_numbers(self.uid, self.gid, *self.network_manager_uids, low=0, high=0xFFFFFFFE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Links:
@@ -40,6 +59,7 @@ class Links:
         tun_index: interface index of the TUN that this daemon made, None while there is none.
         uplink: name of the interface that the core is bound to, None while locked.
         wires: names of the interfaces that lead out of the machine and carry the egress guard.
+        odd_wires: indexes of those whose names are not of the usual form: rules know them by these.
         headerless: those of the wires whose frames have no Ethernet header.
         gateways: every gateway of the uplink, both families; none where there is none to go by (PPP).
         versions: the IP versions for which the uplink has a default route at all.
@@ -47,12 +67,29 @@ class Links:
     """
 
     tun_index: int | None = None
-    uplink: str | None = None
-    wires: tuple[str, ...] = ()
-    headerless: tuple[str, ...] = ()
-    dhcp_servers: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
+    uplink: InterfaceName | None = None
+    wires: tuple[InterfaceName, ...] = ()
+    odd_wires: tuple[int, ...] = ()
+    headerless: tuple[InterfaceName, ...] = ()
+    dhcp_servers: tuple[Address, ...] = ()
+    gateways: tuple[Address, ...] = ()
     versions: tuple[int, ...] = (4, 6)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not stand in a rule.
+
+        Raises:
+            ValueError: it could not.
+        """
+        uplinks = () if self.uplink is None else (self.uplink,)
+        for name in (*uplinks, *self.wires, *self.headerless):
+            if not isinstance(name, InterfaceName):
+                raise ValueError("an interface whose name was not checked")
+        _check_addresses(*self.dhcp_servers, *self.gateways)
+        _check_numbers(*self.odd_wires, low=1, high=2**31 - 1)
+        _check_numbers(*self.versions, low=4, high=6)
+        if self.tun_index is not None:
+            _check_numbers(self.tun_index, low=0, high=2**31 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +100,20 @@ class Policy:
     identity: Identity
     links: Links = field(default_factory=Links)
     socks_port: int = 1081
-    ipv6_probe: tuple[str, ...] = ()
+    ipv6_probe: tuple[Address, ...] = ()
     """Name servers that the daemon itself asks through the tunnel, to learn whether it carries IPv6."""
     upstream_proxy: Endpoint | None = None
-    bootstrap_dns: tuple[str, ...] = ()
+    bootstrap_dns: tuple[Address, ...] = ()
     """Resolvers that the core itself may ask outside the tunnel. Empty unless the user says otherwise: R11."""
+
+    def __post_init__(self) -> None:
+        """Refuse what could not stand in a rule.
+
+        Raises:
+            ValueError: it could not.
+        """
+        _check_addresses(*self.ipv6_probe, *self.bootstrap_dns)
+        _check_numbers(self.socks_port, low=1, high=0xFFFF)
 
     @property
     def core_may_connect(self) -> bool:
@@ -78,3 +124,13 @@ class Policy:
     def tunnel_may_open(self) -> bool:
         """Whether a lease has any effect in this state."""
         return self.state is State.OPEN and self.links.tun_index is not None
+
+
+def _check_addresses(*values: object) -> None:
+    if not all(is_plain_address(value) for value in values):
+        raise ValueError("an address that was not checked")
+
+
+def _check_numbers(*values: object, low: int, high: int) -> None:
+    if not all(type(value) is int and low <= value <= high for value in values):
+        raise ValueError("a number that was not checked")

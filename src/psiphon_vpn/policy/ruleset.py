@@ -4,7 +4,14 @@ The text is what `nft -f` loads. It uses numbers where names depend on files of 
 only words that nft 0.9.3 knows, except in the wire guard and the egress guard, which are loaded apart (R22).
 """
 
+import re
 from dataclasses import dataclass
+
+from psiphon_vpn.policy.values import InterfaceName
+
+_TEXT = re.compile(r'(?:[A-Za-z0-9_ .:,/@=!&|(){}-]|"[A-Za-z0-9._-]+")*')
+"""What a rule is written with: no comment, no end of a line, nothing in quotes that could be more than a name."""
+_BARE_INDEX = re.compile(r"\b[io]if (?:[!=]= )?\{? ?\d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +20,15 @@ class Rule:
 
     text: str
     comment: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what no rule of ours is written with. Values come from `policy.values` alone; this is a second look.
+
+        Raises:
+            ValueError: this is no text of a rule.
+        """
+        if not _TEXT.fullmatch(self.text) or _BARE_INDEX.search(self.text) or re.search(r'["\\\n]', self.comment):
+            raise ValueError("not the text of a rule")
 
     def render(self) -> str:
         """The rule as one line of nft."""
@@ -27,7 +43,16 @@ class Hook:
     hook: str
     priority: int
     policy: str
-    devices: tuple[str, ...] = ()
+    devices: tuple[InterfaceName, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a device whose name is not of the usual form.
+
+        Raises:
+            ValueError: there is one.
+        """
+        if not all(isinstance(name, InterfaceName) for name in self.devices):
+            raise ValueError("a device whose name was not checked")
 
     def render(self) -> str:
         """The chain's type line."""
@@ -99,8 +124,3 @@ class Table:
         """
         flags = f" {{\n\tflags {self.flags}\n}}" if self.flags else ""
         return f"table {self.family} {self.name}{flags}\ndelete table {self.family} {self.name}\n{self.render()}"
-
-
-def quote_set(values: tuple[str, ...] | tuple[int, ...]) -> str:
-    """An anonymous set of nft; strings are interface names or addresses and are given as they are."""
-    return "{ " + ", ".join(str(value) for value in values) + " }"

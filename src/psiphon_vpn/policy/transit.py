@@ -1,27 +1,54 @@
 """The chains of the base table that see packets on their way: forwarded, leaving, arriving, translated."""
 
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.model import Policy
-from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, quote_set
+from psiphon_vpn.policy.model import Links, Policy
+from psiphon_vpn.policy.ruleset import Chain, Hook, Rule
+from psiphon_vpn.policy.values import InterfaceName, name_by_index, quote_set
 from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, TCP, UDP, tunnel_address_rules
+
+_INNER = (InterfaceName("lo"), InterfaceName(names.TUN_NAME))
+
+
+def _may_forward(policy: Policy) -> bool:
+    """Whether containers get anything: only where it is known which interfaces lead out."""
+    return policy.tunnel_may_open and bool(policy.links.wires)
+
+
+def _find_wires(side: str, links: Links) -> list[str]:
+    """What matches packets by a wire of the moment, one text for each kind: by name, and by index."""
+    by_index = ", ".join(name_by_index(index) for index in links.odd_wires)
+    return [
+        *([f"{side}name {quote_set(links.wires)}"] if links.wires else []),
+        *([f"{side} {{ {by_index} }}"] if links.odd_wires else []),
+    ]
+
+
+def _avoid_wires(side: str, links: Links, *others: InterfaceName) -> str:
+    """What matches packets by none of them, nor by others."""
+    by_index = ", ".join(name_by_index(index) for index in links.odd_wires)
+    by_name = f"{side}name != {quote_set((*others, *links.wires))}"
+    return f"{by_name} {side} != {{ {by_index} }}" if by_index else by_name
 
 
 def build_forward(policy: Policy) -> Chain:
     """Containers and virtual machines: through the tunnel or nowhere. A host on a wire is not one of them."""
-    rules: list[Rule] = []
-    wires = quote_set(tuple(f'"{name}"' for name in policy.links.wires))
-    if policy.links.wires:
-        rules = [
-            Rule(text=f"iifname {wires} counter drop", comment="this machine is no router for the wire's other hosts"),
-            Rule(text=f"oifname {wires} counter drop", comment="nothing is forwarded onto a wire"),
-        ]
-    if policy.tunnel_may_open and policy.links.wires:
+    rules = [
+        *(
+            Rule(text=f"{wires} counter drop", comment="this machine is no router for the wire's other hosts")
+            for wires in _find_wires("iif", policy.links)
+        ),
+        *(
+            Rule(text=f"{wires} counter drop", comment="nothing is forwarded onto a wire")
+            for wires in _find_wires("oif", policy.links)
+        ),
+    ]
+    if _may_forward(policy) and policy.links.tun_index is not None:
         tun = f'"{names.TUN_NAME}"'
-        into = f"oifname {tun} oif {policy.links.tun_index}"
+        index = name_by_index(policy.links.tun_index)
+        into = f"oifname {tun} oif {index}"
         rules += [
             Rule(
-                text=f"iifname {tun} iif {policy.links.tun_index} ct state established,related "
-                "ct direction reply accept",
+                text=f"iifname {tun} iif {index} ct state established,related ct direction reply accept",
                 comment="answers to containers",
             ),
             Rule(
@@ -61,7 +88,7 @@ def build_postrouting(policy: Policy) -> Chain:
     """
     rules = [Rule(text='oifname "lo" accept', comment="this machine to itself")]
     if policy.links.tun_index is not None:
-        into = f'oifname "{names.TUN_NAME}" oif {policy.links.tun_index}'
+        into = f'oifname "{names.TUN_NAME}" oif {name_by_index(policy.links.tun_index)}'
         rules += [
             Rule(text=f"{into} ip saddr {names.TUN_IPV4} accept", comment="the source that the server has seen first"),
             Rule(text=f"{into} ip6 saddr {names.TUN_IPV6} accept", comment="the source that the server has seen first"),
@@ -70,11 +97,10 @@ def build_postrouting(policy: Policy) -> Chain:
         Rule(text=f'oifname "{names.TUN_NAME}" counter drop', comment="one stray source would spoil a session")
     )
     rules += tunnel_address_rules()
-    if policy.tunnel_may_open and policy.links.wires:
-        wires = quote_set(tuple(f'"{name}"' for name in policy.links.wires))
+    if _may_forward(policy):
         rules.append(
             Rule(
-                text=f"oifname != {wires} ct direction reply ct status snat accept",
+                text=f"{_avoid_wires('oif', policy.links)} ct direction reply ct status snat accept",
                 comment="answers out of the tunnel to containers",
             )
         )
@@ -106,10 +132,11 @@ def build_wire_mark() -> Chain:
 
 def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
     """Address translation and segment size: only while open does anything of an application enter the tunnel."""
+    assert policy.links.tun_index is not None, "open without a TUN"
     tun, uid = names.TUN_NAME, policy.identity.uid
     resolver = f"th dport 53 dnat ip to {names.RESOLVER_IPV4}"
     protocols = f"meta l4proto {{ {TCP}, {UDP} }}"
-    into = f'oifname "{tun}" oif {policy.links.tun_index}'
+    into = f'oifname "{tun}" oif {name_by_index(policy.links.tun_index)}'
     chains = [
         Chain(
             name="dns_output",
@@ -132,15 +159,15 @@ def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
             ),
         ),
     ]
-    if policy.links.wires:
-        wires = quote_set(tuple(f'"{name}"' for name in ("lo", tun, *policy.links.wires)))
+    if _may_forward(policy):
+        elsewhere = _avoid_wires("iif", policy.links, *_INNER)
         chains += [
             Chain(
                 name="dns_prerouting",
                 hook=Hook(kind="nat", hook="prerouting", priority=-100, policy="accept"),
                 rules=(
                     Rule(
-                        text=f"meta nfproto ipv4 iifname != {wires} fib daddr type != local {protocols} {resolver}",
+                        text=f"meta nfproto ipv4 {elsewhere} fib daddr type != local {protocols} {resolver}",
                         comment="names asked by containers",
                     ),
                 ),

@@ -5,9 +5,11 @@ Everything that is not `lo` and not our TUN is a *wire*.
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity, Policy
-from psiphon_vpn.policy.ruleset import Rule, quote_set
+from psiphon_vpn.policy.ruleset import Rule
+from psiphon_vpn.policy.values import Address, quote_set
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
+IPV4, IPV6 = 4, 6
 
 # What the tunnel cannot carry or must not be asked for: special-purpose ranges of the IANA registries (RFC 6890) that
 # can be a destination on some local network. The documentation ranges are left out: nobody can be there.
@@ -64,7 +66,7 @@ def discovery_rules(identity: Identity, ipv6: str = "") -> tuple[Rule, ...]:
     )
 
 
-def plumbing_rules(identity: Identity, dhcp_servers: tuple[str, ...]) -> tuple[Rule, ...]:
+def plumbing_rules(identity: Identity, dhcp_servers: tuple[Address, ...]) -> tuple[Rule, ...]:
     """What the machine's own links need to stay alive, sent by the kernel or the network manager.
 
     Sources: RFC 4861 (hop limit 255), RFC 2710 and RFC 3810 (MLD, hop limit 1), RFC 2131 (DHCP), RFC 8415 (DHCPv6).
@@ -113,7 +115,7 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
     who = f'meta skuid {uid} oifname "{uplink}"'
     rules = [
         Rule(
-            text=f"{who} {'ip6' if ':' in server else 'ip'} daddr {server} meta l4proto {{ {TCP}, {UDP} }} "
+            text=f"{who} {'ip' if server.version == IPV4 else 'ip6'} daddr {server} meta l4proto {{ {TCP}, {UDP} }} "
             "th dport 53 ct mark set ct_mark accept".replace("ct_mark", str(names.CORE_MARK)),
             comment="the resolver that the configuration allows psiphon-tunnel-core",
         )
@@ -128,7 +130,7 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
     target = ""
     if policy.upstream_proxy is not None:
         proxy = policy.upstream_proxy
-        family = "ip6" if ":" in proxy.address else "ip"
+        family = "ip" if proxy.address.version == IPV4 else "ip6"
         target = f" {family} daddr {proxy.address} tcp dport {proxy.port}"
     else:
         rules += _next_hop_rules(policy, who)
@@ -145,8 +147,8 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
 def _next_hop_rules(policy: Policy, who: str) -> list[Rule]:
     """A server is no neighbour: bound to the uplink and without a route, the core would ask the link for its server."""
     rules = []
-    for version, family, sign in ((4, "ip", "."), (6, "ip6", ":")):
-        gateways = tuple(gateway for gateway in policy.links.gateways if sign in gateway)
+    for version, family in ((IPV4, "ip"), (IPV6, "ip6")):
+        gateways = tuple(gateway for gateway in policy.links.gateways if gateway.version == version)
         if version not in policy.links.versions:
             rules.append(
                 Rule(

@@ -45,7 +45,14 @@ from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single import claim_machine
 from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
-from psiphon_vpn.service.uplink import Snapshot, choose_uplink, find_headerless, find_leading, find_wires
+from psiphon_vpn.service.uplink import (
+    Snapshot,
+    choose_uplink,
+    find_headerless,
+    find_leading,
+    find_odd_wires,
+    find_wires,
+)
 from psiphon_vpn.service.watchers import watch_generations, watch_network
 
 log = logging.getLogger(__name__)
@@ -248,8 +255,10 @@ class Daemon:
         self._leading = find_leading(snapshot, self._leading)
         uplink, wires = choose_uplink(snapshot), find_wires(snapshot, self._leading)
         hops, self._hops = self._hops, uplink.hops if uplink is not None else ()
-        wires_changed = wires != self._runner.wires or hops != self._hops
-        self._runner.wires, self._runner.headerless = wires, find_headerless(snapshot, self._leading)
+        odd = find_odd_wires(snapshot, self._leading)
+        wires_changed = (wires, odd) != (self._runner.wires, self._runner.odd_wires) or hops != self._hops
+        self._runner.wires, self._runner.odd_wires = wires, odd
+        self._runner.headerless = find_headerless(snapshot, self._leading)
         # Posted even when it is the one that the model has now: an event that says otherwise may still wait its turn.
         self._runner.post(UplinkSeen(uplink))
         if wires_changed:

@@ -20,6 +20,7 @@ from psiphon_vpn.linux.clocks import Moment, ServerClock, read_wall
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
 from psiphon_vpn.linux.tun import TunError
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
+from psiphon_vpn.policy.values import InterfaceName, parse_addresses
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal
 from psiphon_vpn.service.events import (
@@ -78,8 +79,9 @@ class Runner:
         """The model as it is told: open only once the lease is taken, closed as soon as that is decided."""
         self.settings = settings
         self._since = Moment()
-        self.wires: tuple[str, ...] = ()
-        self.headerless: tuple[str, ...] = ()
+        self.wires: tuple[InterfaceName, ...] = ()
+        self.odd_wires: tuple[int, ...] = ()
+        self.headerless: tuple[InterfaceName, ...] = ()
         self._around = surroundings
         self._enforcer = enforcer
         self._on_change = on_change
@@ -281,15 +283,16 @@ class Runner:
                 tun_index=tun_index,
                 uplink=uplink.name if uplink else None,
                 wires=tuple(sorted({*self.wires, *((uplink.name,) if uplink else ())})),
+                odd_wires=self.odd_wires,
                 headerless=self.headerless,
-                dhcp_servers=uplink.gateways if uplink else (),
-                gateways=uplink.hops if uplink else (),
+                dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
+                gateways=parse_addresses(uplink.hops) if uplink else (),
                 versions=tuple(version for version, _, _ in uplink.paths) if uplink else (),
             ),
             socks_port=self.settings.socks_port,
-            ipv6_probe=self.settings.ipv6_probe,
+            ipv6_probe=parse_addresses(self.settings.ipv6_probe),
             upstream_proxy=find_proxy_endpoint(self.settings.upstream_proxy),
-            bootstrap_dns=self.settings.bootstrap_dns,
+            bootstrap_dns=parse_addresses(self.settings.bootstrap_dns),
         )
 
     async def _apply(self, state: State) -> None:
@@ -299,9 +302,8 @@ class Runner:
             tun = await self._enforcer.ensure_tun()
         except TunError as error:
             # Without a TUN there is still a lock, and it comes first.
-            await self._enforcer.apply(
-                replace(self._policy(State.LOCKED, 0), links=Links(wires=self.wires, headerless=self.headerless))
-            )
+            links = Links(wires=self.wires, odd_wires=self.odd_wires, headerless=self.headerless)
+            await self._enforcer.apply(replace(self._policy(State.LOCKED, 0), links=links))
             if state in {State.LOCKED, State.FAILED}:
                 log.error("no TUN: %s", error)
                 return

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import IPV4, IPV6
+from psiphon_vpn.policy.values import InterfaceName
 
 # Kinds of interface that lead to something on this machine itself, unless a default route says otherwise.
 INNER_KINDS = frozenset({"veth", "bridge", "dummy", "ifb", "tun", "vcan", "nlmon", "netkit"})
@@ -55,7 +56,7 @@ class Uplink:
     """
 
     index: int
-    name: str
+    name: InterfaceName
     paths: tuple[tuple[int, str | None, tuple[str, ...]], ...]
     """Per IP version: gateway, and the places that our addresses give us there."""
     hops: tuple[str, ...] = field(compare=False, default=())
@@ -84,7 +85,11 @@ def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tupl
 
 
 def choose_uplink(snapshot: Snapshot) -> Uplink | None:
-    """The best interface with a default route, a carrier and an address; the lowest metric wins, IPv4 before IPv6."""
+    """The best interface with a default route, a carrier and an address; the lowest metric wins, IPv4 before IPv6.
+
+    Never one whose name is not of the usual form (`find_odd_wires`): the core is told a name, and whoever could choose
+    such a one means no good.
+    """
     by_index = {interface.index: interface for interface in snapshot.interfaces}
     usable = [
         route
@@ -92,6 +97,7 @@ def choose_uplink(snapshot: Snapshot) -> Uplink | None:
         if (interface := by_index.get(route.index)) is not None
         and interface.up
         and interface.name not in {"lo", names.TUN_NAME}
+        and InterfaceName.of(interface.name) is not None
         and _find_places(snapshot, interface, route.version)
     ]
     if not usable:
@@ -112,7 +118,7 @@ def choose_uplink(snapshot: Snapshot) -> Uplink | None:
     versions = {version for version, _, _ in paths}
     return Uplink(
         index=interface.index,
-        name=interface.name,
+        name=InterfaceName(interface.name),
         paths=tuple(paths),
         hops=tuple(sorted(hops)),
         ipv4=IPV4 in versions,
@@ -129,27 +135,38 @@ def find_leading(snapshot: Snapshot, before: frozenset[int] = frozenset()) -> fr
     return frozenset({route.index for route in snapshot.defaults} | (before & there))
 
 
-def find_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[str, ...]:
-    """Names of the interfaces that lead out of the machine: these carry the egress guard.
+def _find_leading_out(snapshot: Snapshot, leading: frozenset[int] | None) -> list[Interface]:
+    """The interfaces that lead out of the machine: these carry the egress guard.
 
     Hardware, and what stands for it (VLAN, bond, PPP, WWAN, macvlan...); an inner kind only where it leads out.
+    """
+    leads = find_leading(snapshot) if leading is None else leading
+    return [
+        interface
+        for interface in snapshot.interfaces
+        if interface.name not in {"lo", names.TUN_NAME}
+        and (interface.kind not in INNER_KINDS or interface.index in leads)
+    ]
+
+
+def find_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[InterfaceName, ...]:
+    """Names of the interfaces that lead out of the machine, but for odd ones.
 
     Args:
         snapshot: the links.
         leading: what leads out (`find_leading`); None for what does now.
     """
-    leads = find_leading(snapshot) if leading is None else leading
-    return tuple(
-        sorted(
-            interface.name
-            for interface in snapshot.interfaces
-            if interface.name not in {"lo", names.TUN_NAME}
-            and (interface.kind not in INNER_KINDS or interface.index in leads)
-        )
-    )
+    found = (InterfaceName.of(interface.name) for interface in _find_leading_out(snapshot, leading))
+    return tuple(sorted(name for name in found if name is not None))
 
 
-def find_headerless(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[str, ...]:
+def find_odd_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[int, ...]:
+    """Indexes of those whose names are not of the usual form, and stand in no rule. Arguments as for `find_wires`."""
+    found = _find_leading_out(snapshot, leading)
+    return tuple(sorted(interface.index for interface in found if InterfaceName.of(interface.name) is None))
+
+
+def find_headerless(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[InterfaceName, ...]:
     """Names of the wires whose frames have no Ethernet header. Arguments as for `find_wires`."""
-    wires = set(find_wires(snapshot, leading))
-    return tuple(sorted(link.name for link in snapshot.interfaces if link.headerless and link.name in wires))
+    headerless = {link.name for link in snapshot.interfaces if link.headerless}
+    return tuple(name for name in find_wires(snapshot, leading) if name in headerless)

@@ -1,9 +1,9 @@
 """The upstream proxy as an endpoint that the firewall can confine the core to. Pure."""
 
-import ipaddress
 from urllib.parse import urlsplit
 
 from psiphon_vpn.policy.model import Endpoint
+from psiphon_vpn.policy.values import parse_address
 
 DEFAULT_PORTS = {"http": 80, "socks5": 1080, "socks4a": 1080}
 
@@ -14,8 +14,8 @@ def find_proxy_endpoint(url: str | None) -> Endpoint | None:
         return None
     parts = urlsplit(url)
     try:
-        address = ipaddress.ip_address(parts.hostname or "")
+        address = parse_address(parts.hostname or "")
         port = parts.port or DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return None
-    return Endpoint(address=str(address), port=port) if port else None
+    return Endpoint(address=address, port=port) if port else None

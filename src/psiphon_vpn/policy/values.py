@@ -1,0 +1,132 @@
+"""Values that come from outside the policy, in the only forms that may stand in the text of a rule. Pure.
+
+What nft reads is text, and whoever can choose a part of it chooses rules: any user of a desktop can make an interface
+called `c*"}accept#`. So nothing from outside is text here. An interface is an `InterfaceName` or, where its name is of
+another form, its index. An address is an object of `ipaddress` without a scope: `fe80::1%lo;accept;` is one with a
+scope. Ports and users are numbers. Rules are built from these alone (`policy/model.py`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from psiphon_vpn.policy import names
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
+"""At most 15 characters, as in the kernel (IFNAMSIZ), and none that nft takes for more than a name, such as `*`."""
+
+
+class InterfaceName(str):
+    """The name of an interface, of the usual form: it may stand in quotes in a rule."""
+
+    __slots__ = ()
+
+    def __new__(cls, name: str) -> InterfaceName:
+        """Check the name.
+
+        Raises:
+            ValueError: it is of another form.
+        """
+        if not _NAME.fullmatch(name):
+            raise ValueError("not the usual form of an interface's name")
+        return super().__new__(cls, name)
+
+    @classmethod
+    def of(cls, name: str) -> InterfaceName | None:
+        """The name; None for one of another form."""
+        return cls(name) if _NAME.fullmatch(name) else None
+
+
+def decode_name(name: bytes | str) -> str:
+    """The name of an interface as text. It is bytes, which need be no text at all: none is lost (PEP 383)."""
+    return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
+
+
+def parse_names(*texts: str) -> tuple[InterfaceName, ...]:
+    """Several names.
+
+    Raises:
+        ValueError: one is of another form.
+    """
+    return tuple(map(InterfaceName, texts))
+
+
+class CardsOfTheMoment(InterfaceName):
+    """What stands in the frame guard's file for the cards that the machine has when it is loaded. Never in a rule."""
+
+    __slots__ = ()
+
+    def __new__(cls) -> CardsOfTheMoment:
+        """Make the only one there is."""
+        return str.__new__(cls, names.WIRES)
+
+
+def name_by_index(index: int) -> str:
+    """The index of an interface as nft takes it for one, whatever interfaces are called.
+
+    nft looks a number up as a name first (datatype.c, ifindex_type_parse): `oif 7` is the interface that is *called* 7,
+    where there is one. No name has sixteen characters, and what is no name is read as a number.
+    """
+    if not 0 < index < 2**31:
+        raise ValueError("not the index of an interface")
+    return f'"{index:016d}"'
+
+
+def parse_address(text: str) -> Address:
+    """An address without its scope: the interface is told apart by other means.
+
+    Raises:
+        ValueError: this is none.
+    """
+    address = ipaddress.ip_address(text)
+    return ipaddress.IPv6Address(int(address)) if isinstance(address, ipaddress.IPv6Address) else address
+
+
+def parse_addresses(texts: Iterable[str]) -> tuple[Address, ...]:
+    """Do the same for several."""
+    return tuple(parse_address(text) for text in texts)
+
+
+def is_plain_address(value: object) -> bool:
+    """Whether this is an address, without a scope."""
+    return isinstance(value, ipaddress.IPv4Address) or (
+        isinstance(value, ipaddress.IPv6Address) and value.scope_id is None
+    )
+
+
+def quote_set(values: Iterable[int | str | Address]) -> str:
+    """An anonymous set of nft.
+
+    Args:
+        values: numbers, addresses, names of interfaces, and networks of the policy as text.
+
+    Raises:
+        ValueError: a text is no network.
+    """
+    return "{ " + ", ".join(_render(value) for value in values) + " }"
+
+
+def _render(value: int | str | Address) -> str:
+    if isinstance(value, InterfaceName):
+        return f'"{value}"'
+    if isinstance(value, str):
+        return value if "/" not in value and is_plain_address(_address(value)) else _network(value)
+    if not isinstance(value, int) and not is_plain_address(value):
+        raise ValueError("not an address that may stand in a rule")
+    return str(value)
+
+
+def _address(text: str) -> Address:
+    return ipaddress.ip_address(text)
+
+
+def _network(text: str) -> str:
+    ipaddress.ip_network(text)
+    if "%" in text:
+        raise ValueError("not a network that may stand in a rule")
+    return text

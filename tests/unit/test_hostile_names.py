@@ -1,0 +1,214 @@
+"""What an attacker calls an interface, or writes behind an address, is never a piece of a rule."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tests import hostile
+from tests.policies import IDENTITY, golden_tables, policies
+
+from psiphon_vpn.linux.nft import build_drop_only
+from psiphon_vpn.policy import model, names
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
+from psiphon_vpn.policy.model import Endpoint, Identity, Links, Policy, State
+from psiphon_vpn.policy.ruleset import Hook, Rule
+from psiphon_vpn.policy.values import (
+    InterfaceName,
+    decode_name,
+    name_by_index,
+    parse_address,
+    parse_addresses,
+    quote_set,
+)
+from psiphon_vpn.service.uplink import (
+    DefaultRoute,
+    Interface,
+    Snapshot,
+    choose_uplink,
+    find_headerless,
+    find_odd_wires,
+    find_wires,
+)
+
+USUAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
+SCOPES = (
+    st.sampled_from(["lo", "lo;accept;", "1 accept", '"', "}", "eth0\naccept"]) | st.text(min_size=1, max_size=9)
+).filter(lambda scope: "%" not in scope)
+
+
+@given(hostile.names)
+def test_a_name_of_another_form_is_no_name_to_the_policy(name: bytes) -> None:
+    text = decode_name(name)
+    assert text.encode("utf-8", "surrogateescape") == name, "no byte of it is lost"
+    found = InterfaceName.of(text)
+    assert (found is not None) == bool(USUAL.fullmatch(text))
+    if found is None:
+        with pytest.raises(ValueError, match="form"):
+            InterfaceName(text)
+        for links in ({"uplink": text}, {"wires": (text,)}, {"headerless": (text,)}):
+            with pytest.raises(ValueError, match="not checked"):
+                Links(**links)
+        with pytest.raises(ValueError, match="not checked"):
+            Hook(kind="filter", hook="egress", priority=0, policy="drop", devices=(text,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", hostile.KNOWN)
+def test_every_known_bad_name_is_one(name: bytes) -> None:
+    assert hostile.is_name(name)
+    assert InterfaceName.of(decode_name(name)) is None
+
+
+@pytest.mark.requirement("R1", "R4", "R19")
+@given(policies)
+def test_what_stands_in_quotes_is_a_name_of_the_policy_or_an_index(policy: Policy) -> None:
+    links = policy.links
+    allowed = {"lo", names.TUN_NAME, *links.wires, *((links.uplink,) if links.uplink else ())}
+    indexes = {f"{index:016d}" for index in (*links.odd_wires, *((links.tun_index,) if links.tun_index else ()))}
+    tables = [build_base_table(policy), build_drop_only(build_base_table(policy)), build_wire_guard(policy.identity)]
+    egress = build_egress_guard(policy.identity, links.wires, links.dhcp_servers)
+    for table in [*tables, *([egress] if egress is not None else [])]:
+        for chain in table.chains:
+            for rule in chain.rules:
+                for before, quoted in re.findall(r'(\S+ (?:!= )?(?:\{ (?:"[^"]*", )*)?)"([^"]*)"', rule.text):
+                    by_index = before.startswith(("iif ", "oif "))
+                    assert quoted in (indexes if by_index else allowed), rule.text
+                assert rule.text.count('"') % 2 == 0
+        assert re.sub(r'"[^"\n]*"|#[^\n]*', "", table.render()).isascii()
+
+
+@pytest.mark.requirement("R19")
+@given(policies)
+def test_a_wire_with_an_odd_name_is_told_by_its_index_wherever_wires_are_named(policy: Policy) -> None:
+    links = policy.links
+    table = build_base_table(policy)
+    for side in ("iif", "oif"):
+        index_set = ", ".join(map(name_by_index, links.odd_wires))
+        forward = next(chain for chain in table.chains if chain.name == "forward")
+        assert (f"{side} {{ {index_set} }} counter drop" in [rule.text for rule in forward.rules]) == bool(index_set)
+    for chain in table.chains:
+        for rule in chain.rules:
+            for side in ("iif", "oif"):
+                if links.wires and f"{side}name != {{" in rule.text and f'"{links.wires[0]}"' in rule.text:
+                    assert all(name_by_index(index) in rule.text for index in links.odd_wires)
+
+
+@given(st.integers(1, 2**31 - 1))
+def test_no_interface_can_be_called_as_an_index_is_written(index: int) -> None:
+    """`oif 7` is the interface that is called 7, where there is one."""
+    written = name_by_index(index).strip('"')
+    assert not hostile.is_name(written.encode())
+    assert int(written, 10) == index
+
+
+@given(st.ip_addresses(v=6), SCOPES)
+@example(ipaddress.IPv6Address("fe80::1"), "lo;accept;")
+def test_an_address_has_no_scope_in_a_rule(address: ipaddress.IPv6Address, scope: str) -> None:
+    text = f"{address}%{scope}"
+    try:
+        scoped = ipaddress.ip_address(text)
+    except ValueError:
+        return
+    assert parse_address(text) == address
+    for build in (
+        lambda: Links(gateways=(scoped,)),
+        lambda: Links(dhcp_servers=(scoped,)),
+        lambda: Endpoint(address=scoped, port=1),
+        lambda: Policy(state=State.LOCKED, identity=IDENTITY, ipv6_probe=(scoped,)),
+        lambda: Policy(state=State.LOCKED, identity=IDENTITY, bootstrap_dns=(scoped,)),
+        lambda: quote_set((scoped,)),
+        lambda: quote_set((text,)),
+    ):
+        with pytest.raises(ValueError, match=r"may stand|not checked"):
+            build()
+
+
+@given(st.text(max_size=12))
+@example("10.0.0.0/8 } accept #")
+@example("1 accept")
+def test_a_text_that_is_no_network_stands_in_no_set(text: str) -> None:
+    try:
+        rendered = quote_set((text,))
+    except ValueError:
+        return
+    ipaddress.ip_network(text)
+    assert re.fullmatch(r"\{ [0-9a-f.:/]+ \}", rendered)
+
+
+@given(hostile.names.map(decode_name))
+def test_a_rule_with_such_a_name_in_it_is_refused_once_more(name: str) -> None:
+    if USUAL.fullmatch(name):
+        assert Rule(text=f'oifname "{name}" drop').text
+        return
+    if re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        return  # of another form, but harmless in quotes
+    with pytest.raises(ValueError, match="not the text"):
+        Rule(text=f'oifname "{name}" drop')
+
+
+@pytest.mark.parametrize("text", ["oif 7 accept", "iif != 7 drop", "oif { 7 } drop", "accept\ndrop", "accept # x"])
+def test_what_no_rule_is_written_with_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not the text"):
+        Rule(text=text)
+
+
+def test_no_value_of_the_policy_is_text() -> None:
+    """Whoever adds a field of plain text opens the way that these tests close."""
+    for kind in (Endpoint, Identity, Links, Policy):
+        for field in fields(kind):
+            assert not re.search(r"\bstr\b", str(field.type)), f"{kind.__name__}.{field.name}: {field.type}"
+    assert model.State("OPEN")
+
+
+@given(st.integers() | st.text(max_size=4) | st.booleans())
+def test_a_number_of_the_policy_is_one(value: object) -> None:
+    builders: tuple[tuple[int, int, Callable[[Any], object]], ...] = (
+        (1, 0xFFFF, lambda number: Endpoint(address=parse_address("192.0.2.1"), port=number)),
+        (1, 0xFFFF, lambda number: Policy(state=State.LOCKED, identity=IDENTITY, socks_port=number)),
+        (0, 0xFFFFFFFE, lambda number: Identity(uid=number, gid=1)),
+    )
+    for low, high, build in builders:
+        if type(value) is int and low <= value <= high:
+            build(value)
+        else:
+            with pytest.raises(ValueError, match="not checked"):
+                build(value)
+
+
+def _snapshot(texts: list[str], uplink: int) -> Snapshot:
+    interfaces = tuple(
+        Interface(index=index, name=text, up=True, headerless=index % 2 == 0, addresses=((4, f"192.0.2.{index}"),))
+        for index, text in enumerate(texts, start=2)
+    )
+    return Snapshot(
+        interfaces=interfaces,
+        defaults=(DefaultRoute(version=4, index=2 + uplink % len(texts), gateway="192.0.2.1", metric=0),),
+    )
+
+
+@given(st.lists(hostile.names, min_size=1, max_size=5, unique=True), st.integers(0, 9))
+def test_every_wire_is_known_by_its_name_or_by_its_index(found: list[bytes], uplink: int) -> None:
+    texts = [decode_name(name) for name in found if name not in {b"lo", names.TUN_NAME.encode()}]
+    if not texts:
+        return
+    snapshot = _snapshot(texts, uplink)
+    wires, odd = find_wires(snapshot), find_odd_wires(snapshot)
+    assert len(wires) + len(odd) == len(texts)
+    assert {link.name for link in snapshot.interfaces if link.index in odd} == set(texts) - set(wires)
+    chosen = choose_uplink(snapshot)
+    is_odd = snapshot.defaults[0].index in odd
+    assert (chosen is None) == is_odd, "an uplink with an odd name is none: the core is told a name"
+    assert set(find_headerless(snapshot)) <= set(wires)
+    links = Links(wires=wires, odd_wires=odd, uplink=chosen.name if chosen else None, gateways=parse_addresses([]))
+    assert build_base_table(Policy(state=State.CONNECTING, identity=IDENTITY, links=links)).render().isascii()
+
+
+def test_the_golden_tables_are_built_from_checked_values_too() -> None:
+    assert golden_tables()
