@@ -15,6 +15,7 @@ from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.own_tables import BASE, LAYERS, OWN_NAMES, OWN_TABLES, REMOVAL, Keeper, list_kept
+from psiphon_vpn.policy.values import parse_names
 from psiphon_vpn.service.healer import KEPT_TABLES
 from psiphon_vpn.system.units import render_guard_script
 
@@ -28,7 +29,10 @@ LIST = PACKAGE / "policy" / "own_tables.py"
 def build_all() -> tuple[tuple[str, str], ...]:
     """Family and name of each table that the policy has."""
     identity = Identity(uid=1, gid=1)
-    frames, egress = build_frame_guard(identity, ("card0",)), build_egress_guard(identity, ("card0",))
+    frames, egress = (
+        build_frame_guard(identity, parse_names("card0")),
+        build_egress_guard(identity, parse_names("card0")),
+    )
     assert frames is not None
     assert egress is not None
     base = build_base_table(Policy(state=State.LOCKED, identity=identity))
