@@ -13,7 +13,7 @@ from psiphon_vpn.service.memory import Tidier, give_back
 
 
 class Circle:
-    """Refers to itself, as what pyroute2 makes of a message does."""
+    """Refers to itself, as a task and its exception do."""
 
     def __init__(self) -> None:
         self.itself = self
