@@ -267,9 +267,9 @@ def test_it_opens_again_after_restarts_and_with_a_new_daemon_beside_forty_contai
         text = "".join(f"link add m{number} type veth peer name p{number}\n" for number in range(40))
         stage.world.client.run(["ip", "-batch", "-"], input=text)
         for _ in range(2):
-            core = machine.wait_state("OPEN")["core_pid"]
+            seen = {machine.wait_state("OPEN")["core_pid"]}
             machine.command("restart")
-            machine.wait_for(lambda seen=core: machine.wait_state("OPEN")["core_pid"] != seen, "another core")
+            machine.wait_for(lambda: machine.wait_state("OPEN")["core_pid"] not in seen, "another core")  # noqa: B023
         machine.stop_daemon()
         machine.start_daemon()
         machine.wait_state("OPEN")
