@@ -32,7 +32,23 @@ SECRETS = {
     "public address": "5.160.12.9",
     "address 6": "2001:db8:77::abcd",
     "link local": "fe80::211:22ff:fe33:4455",
+    "in /proc/net/tcp": "4D0002C0:01BB",
+    "in hexadecimal": "c000024d",
+    "as a number": "3221226061",
+    "in the other order": "1291845824",
+    "in if_inet6": "20010db800770000000000000000abcd",
     "hardware": "00:11:22:33:44:55",
+    "client id": "01001122334455",
+    "user of a directory": "dariush",
+    "user with a home alone": "shirin",
+    "user in hexadecimal": b"dariush".hex(),
+    "printer": "laleh",
+    "host in a unit": "night\\x2dingale2",
+    "wireless in numbers": "67;97;102;195;169;32;65;122;97;100;105;32;53;71;",
+    "wireless in percent": "Caf%C3%A9%20Azadi%205G",
+    "hidden wireless": "Golestan",
+    "boot": "c0ffee00-1234-4321-8765-0123456789ab",
+    "lease's host": "sepideh",
     "proxy password": "correct-horse",
     "proxy host": "proxy.hosseini.example.ir",
     "machine id": "0123456789abcdef0123456789abcdef",
@@ -59,9 +75,15 @@ def make_telling_machine(root: Path) -> Layout:
     write(root / "etc/hostname", "nightingale.hosseini.example.ir\n")
     write(root / "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 nightingale.hosseini.example.ir nightingale\n")
     write(root / "etc/passwd", "root:x:0:0::/root:/bin/sh\nparisa:x:1000:1000:Parisa Hosseini,,,:/home/parisa:/bin/sh")
+    write(root / "run/systemd/users/60001", "NAME=dariush\nSTATE=active\n")
+    (root / "home/shirin").mkdir(parents=True)
+    write(root / "etc/hosts", (root / "etc/hosts").read_text() + "192.0.2.9 laleh\n10.0.0.1 night-ingale2\n")
+    write(root / "run/systemd/netif/leases/2", "ADDRESS=192.0.2.77\nHOSTNAME=sepideh\nCLIENTID=01001122334455\n")
     write(root / "etc/resolv.conf", "search office.example.ir\nnameserver 192.0.2.77\n")
     write(root / "etc/machine-id", SECRETS["machine id"] + "\n")
     directory = root / "etc/NetworkManager/system-connections"
+    numbers = "".join(f"{byte};" for byte in b"Golestan")
+    write(directory / "x.nmconnection", f"[wifi]\nssid={numbers}\n", mode=0o600)
     write(directory / "home-of-parisa.nmconnection", "[wifi]\nssid=Café Azadi 5G\n", mode=0o600)
     proxy = f"http://parisa:{SECRETS['proxy password']}@{SECRETS['proxy host']}:3128"
     write(layout.config, f'upstream_proxy = "{proxy}"\n[core.advanced]\nTargetServerEntry = "{SECRETS["entry"]}"\n')

@@ -62,9 +62,11 @@ not rest on the machine itself, there is the laboratory: `sudo ./Psiphon-Linux-V
 
 `diagnose --report FILE` writes what the checks found, the rules, routes, units and the last lines of our own log into
 a new text file that only root can read. Addresses, names and secrets are replaced: whatever is known of the machine
-(its name, users, interfaces, wireless networks, values of the configuration), and whatever has the form of an
-address, a name with dots or a long secret and is not the service's own. It is a text so that you can read it before
-you give it to anybody. It refuses to overwrite a file or to follow a link.
+(its name, users, addresses, interfaces, serial numbers, wireless networks, values of the configuration), also where it
+is written in digits, lists of numbers, escapes or base64; and whatever has the form of an address, a name with dots or
+a long secret and is not the service's own. In doubt it is replaced: a number of eight digits may be an address. What
+nobody can know for a name, such as the one-word name of another machine, may remain. It is a text so that you can read
+it before you give it to anybody. It refuses to overwrite a file or to follow a link.
 
 ## Verify
 

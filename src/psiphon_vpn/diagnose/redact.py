@@ -1,20 +1,26 @@
 """Takes out of a text what says who somebody is, where, and by which secrets. Pure.
 
 Two ways at once. What is *known* of this machine (its name, its users, its interfaces, networks it knows, values of its
-configuration) is replaced wherever it stands as a word of its own. And whatever has the *form* of an address, a name
-with dots or a secret is replaced unless this program itself uses that very text: a list of what may stay, not of what
-must go. The same value gets the same placeholder, so that a reader still sees what belongs together.
+configuration) is replaced wherever it stands as a word of its own, and in whatever form programs write it
+(`spellings`). And whatever has the *form* of an address, a name with dots or a secret is replaced unless this program
+itself uses that very text: a list of what may stay, not of what must go. In doubt it goes: a large number may be an
+address. The same value gets the same placeholder, so that a reader still sees what belongs together.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Final
 
-ADDRESS, NAME, SECRET = "address", "name", "secret"
+from psiphon_vpn.diagnose.spellings import Hidden, View, spell_hardware, spell_name, spell_numbers, undo_escapes
+
+ADDRESS, HARDWARE, NAME, SECRET, USER = "address", "hardware", "name", "secret", "user"
+HIDDEN_KINDS: Final = frozenset({USER, "host", "network"})
+"""Kinds of known texts that programs also write as bytes; a word of the configuration is too common for that."""
 _EDGE_BEFORE, _EDGE_AFTER = r"(?<![^\W_])", r"(?![^\W_])"
 
 # Hexadecimal with two colons or more: IPv6, MAC and InfiniBand addresses, also when they are glued to a word.
@@ -22,20 +28,40 @@ _COLONS: Final = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:]*(?:\d{1,3}(
 _TIME: Final = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\Z")
 _VERSION: Final = re.compile(r"v?\d{1,4}(?:\.\d{1,4}){1,2}\Z")
 """Two or three numbers: too few for an address, and no name ends in a number."""
-_QUAD: Final = re.compile(r"\d{1,3}(?:[.-]\d{1,3}){3}")
-_MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{4}(?:\.[0-9A-Fa-f]{4}){2}")
+_QUAD: Final = re.compile(r"\d{1,3}(?:[._-]\d{1,3}){3}")
+_MAC: Final = re.compile(
+    r"[0-9A-Fa-f]{2}(?:([-_ ,])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4,}|[0-9A-Fa-f]{4}(?:\.[0-9A-Fa-f]{4}){2}"
+)
 _DOTTED: Final = re.compile(r"[^\W_](?:[\w\-]*)(?:\.[\w\-]+)+")
 _MAIL: Final = re.compile(r"[^\s@<>\"'=]+@[^\s@<>\"'=]+")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
-_HEX: Final = re.compile(r"[0-9A-Fa-f]{12,}")
+_HEX: Final = re.compile(r"[0-9A-Fa-f]{8,}|0[xX][0-9A-Fa-f]{6,}")
+"""Eight digits are an IPv4 address, as in /proc/net/tcp; behind 0x the first may be left out."""
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_=-]{20,}")
-_DIGITS: Final = re.compile(r"\d{9,}")
+_DIGITS: Final = re.compile(r"\d{8,}")
+"""From 1.0.0.0 on, an IPv4 address as one number has eight digits or more."""
+_BYTES: Final = re.compile(
+    r"(?:\d{1,3}; ?){3,}(?:\d{1,3})?|\d{1,3}(?:, ?\d{1,3}){5,}"
+    r"|(?:0[xX][0-9A-Fa-f]{1,2}[,; ]{1,2}){3,}0[xX][0-9A-Fa-f]{1,2}"
+)
+"""A network's name or an address as a list of numbers, as in NetworkManager's files (nm-settings-keyfile(5))."""
+_ESCAPED: Final = re.compile(r"(?:\\x[0-9A-Fa-f]{2}|\\[0-3][0-7]{2}|%[0-9A-Fa-f]{2}){3,}")
+"""What is no text: an identifier, or a name in other letters."""
+_HOME: Final = re.compile(r"(?<=/home/)[^/\s:\"'<>]+")
+_SAID: Final = re.compile(
+    r"(?:(?<=user=)|(?<=host=)|(?<=ssid=)|(?<=login=)|(?<=hostname=)|(?<=username=))[\"']?[^\s\"',;()]+", re.IGNORECASE
+)
+_NUMBER: Final = re.compile(r"(?<![\w.])(?:0[xX])?0*([0-9A-Fa-f]+(?:\.\d+){0,2})(?![\w.])")
 PLACEHOLDER: Final = re.compile(r"<(?:address|name|secret|[a-z]+)-\d+>")
 
 
 FORMS: Final = (
     (_URL, NAME),
     (_MAIL, NAME),
+    (_HOME, USER),
+    (_SAID, NAME),
+    (_BYTES, SECRET),
+    (_ESCAPED, SECRET),
     (_MAC, ADDRESS),
     (_COLONS, ADDRESS),
     (_QUAD, ADDRESS),
@@ -105,7 +131,8 @@ def list_own_texts() -> tuple[str, ...]:
         *PROPERTIES,
         *(f"{check.id} {check.title} {check.next_step}" for check in CHECKS),
         "skuid l4proto hook postrouting type filter priority mangle conntrack admin-prohibited 10.200.3.1/24",
-        "mld2-listener-report",
+        f"mld2-listener-report metric {names.UNREACHABLE_METRIC} metric 4294967295",
+        f"fwmark {names.CORE_MARK:#x} mark {names.CORE_MARK:#010x}",
     )
 
 
@@ -127,17 +154,41 @@ class Redactor:
         self._given: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._kinds: dict[str, str] = {}
-        spellings: set[str] = set()
+        self._hidden: dict[bytes, tuple[str, str]] = {}
+        """What is looked for in digits, with the value that it says and its kind."""
+        self._numbers: dict[str, str] = {}
+        words: set[str] = set()
         for kind, values in (known or {}).items():
             for value in map(str.strip, values):
-                if is_punctuation(value):
-                    continue
-                self._kinds.setdefault(value.casefold(), kind)
-                # Each by itself: to fold a letter and to ignore its case are not the same for every letter.
-                spellings |= {value, value.lower(), value.upper(), value.casefold()}
+                if value and not is_punctuation(value):
+                    words |= self._learn(kind, value)
         # The longest first: a host's name may contain a user's.
-        words = sorted(spellings, key=len, reverse=True)
-        self._known = re.compile("|".join(map(_as_word, words)), re.IGNORECASE) if words else None
+        # Of those that differ in case alone one is enough where a letter is a letter: the list is long.
+        alone = {word.lower() if word.isascii() else word for word in words}
+        longest = sorted(alone, key=len, reverse=True)
+        self._known = re.compile("|".join(map(_as_word, longest)), re.IGNORECASE) if longest else None
+
+    def _learn(self, kind: str, value: str) -> set[str]:
+        """Take up a known value. Returns the texts by which it is found."""
+        if kind == ADDRESS and value.count(".") == 3 and ":" not in value:
+            packed = ipaddress.IPv4Address(value).packed
+            self._hidden |= dict.fromkeys((packed, packed[::-1]), (value, kind))
+            self._numbers |= dict.fromkeys(spell_numbers(value), value)
+        elif kind == ADDRESS:
+            self._hidden[ipaddress.IPv6Address(value).packed] = (value, kind)
+        elif kind == HARDWARE:
+            self._hidden |= dict.fromkeys(spell_hardware(value), (value, kind))
+        names = spell_name(value) if kind in HIDDEN_KINDS else {value}
+        spellings: set[str] = set()
+        for name in names:
+            # Each by itself: to fold a letter and to ignore its case are not the same for every letter.
+            cases = {name, name.lower(), name.upper(), name.casefold(), name.title()}
+            if kind in HIDDEN_KINDS:
+                self._hidden |= {case.encode("utf-8", "replace"): (value, kind) for case in cases}
+            spellings |= cases
+        for text in spellings:
+            self._kinds.setdefault(text.casefold(), kind)
+        return spellings
 
     def redact(self, text: str) -> str:
         """The text without what identifies."""
@@ -146,17 +197,37 @@ class Redactor:
         spans = sorted(self._find(text))
         pieces, position, number = [], 0, 0
         while number < len(spans):
-            start, end, kind = spans[number]
+            start, end, kind, value = spans[number]
             while number < len(spans) and spans[number][0] < end:
                 if spans[number][1] > end:
-                    end, kind = spans[number][1], spans[number][2]
+                    _, end, kind, value = spans[number]
                 number += 1
-            pieces += [text[position:start], self._name(text[start:end], kind)]
+            pieces += [text[position:start], self.name(value or text[start:end], kind)]
             position = end
         return "".join([*pieces, text[position:]])
 
-    def _find(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """Where something has to go, and of which kind it is."""
+    def _find(self, text: str) -> Iterator[tuple[int, int, str, str]]:
+        """Where something has to go, of which kind it is, and which known value it says."""
+        for start, end, kind in self._find_plain(text):
+            yield start, end, kind, ""
+        views, offset = list[View](), 0
+        for line in text.splitlines(keepends=True):
+            views += undo_escapes(line, offset)
+            offset += len(line)
+        for view in views:
+            for start, end, kind in self._find_plain(view.text):
+                if any(view.escaped[start:end]):
+                    yield *view.locate(start, end), kind, ""
+        if self._hidden:
+            hidden = Hidden(text, views)
+            for needle, (value, kind) in self._hidden.items():
+                for start, end in hidden.find(needle):
+                    yield start, end, kind, value
+        for match in _NUMBER.finditer(text) if self._numbers else ():
+            if match[1].lower() in self._numbers:
+                yield match.start(), match.end(), ADDRESS, self._numbers[match[1].lower()]
+
+    def _find_plain(self, text: str) -> Iterator[tuple[int, int, str]]:
         if self._known is not None:
             for match in self._known.finditer(text):
                 yield match.start(), match.end(), self._kinds.get(match[0].casefold(), NAME)
@@ -173,7 +244,8 @@ class Redactor:
             or match in {"::", ":::"}
         )
 
-    def _name(self, value: str, kind: str) -> str:
+    def name(self, value: str, kind: str) -> str:
+        """The placeholder of a value of which it is known that it has to go."""
         key = value.casefold()
         if key not in self._given:
             self._counts[kind] = self._counts.get(kind, 0) + 1
