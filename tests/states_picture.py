@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from psiphon_vpn.policy.model import State
+from psiphon_vpn.service.choice import FIRST_PATIENCE_SECONDS, LAST_PATIENCE_SECONDS
 from psiphon_vpn.service.effects import Timer
 from psiphon_vpn.service.model import (
     CALM_SECONDS,
@@ -41,6 +42,10 @@ TIMERS = {
     Timer.ESTABLISH: ("`establish_timeout`", "`CONNECTING` without a tunnel: gives this core up"),
     Timer.SLOW: (f"{SLOW_SECONDS:g} s", "`CONNECTING`: looks for the cause, without sending anything, and tells it"),
     Timer.QUIET: (f"{QUIET_SECONDS:g} s without a word of the core", "`CONNECTING`: the core hangs; another one"),
+    Timer.GIVE_WAY: (
+        f"{FIRST_PATIENCE_SECONDS:g} s, doubled with each round up to {LAST_PATIENCE_SECONDS:g} s",
+        "`CONNECTING` without a tunnel: takes another uplink, where there is one",
+    ),
     Timer.CALM: (f"{CALM_SECONDS:g} s", "`OPEN`, or no uplink: troubles are counted from zero again"),
     Timer.WAKE: (
         f"{WAKE_SECONDS:g} s of waking time",

@@ -14,6 +14,8 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.values import InterfaceName
 
 _TYPE_NAMES: Final[Mapping[type, Callable[[], str]]] = {
     bool: lambda: _("true or false"),
@@ -170,6 +172,16 @@ def check_base64_url(value: object) -> str:
     text = check_base64(value)
     if not re.fullmatch(rb"https?://[\x21-\x7e]+", base64.b64decode(text)):
         raise Refused(_("it must be the base64 of an http or https address"))
+    return text
+
+
+def check_uplink(value: object) -> str:
+    """The name of an interface that may be an uplink (IFNAMSIZ: 15 characters), or nothing."""
+    text = check_text(value)
+    if text and InterfaceName.of(text) is None:
+        raise Refused(_("it must be the name of an interface: up to 15 letters, digits and . _ - characters"))
+    if text in {"lo", names.TUN_NAME}:
+        raise Refused(_("{name} leads nowhere outside").format(name=text))
     return text
 
 

@@ -33,6 +33,8 @@ class Settings:
     Attributes:
         egress_region: country of the exit, two capital letters (ISO 3166-1 alpha-2); empty for the best.
         upstream_proxy: URL of a proxy on the way to the tunnel server, or None.
+        uplink: name of the interface that the core goes out by, and no other; empty for the best one. For those who
+            want it to go through another VPN.
         socks_port: TCP port of the SOCKS proxy on 127.0.0.1.
         establish_timeout: seconds without a connection after which the service says why and tries with a fresh core;
             0 for never.
@@ -46,6 +48,7 @@ class Settings:
 
     egress_region: str = ""
     upstream_proxy: str | None = dataclasses.field(default=None, repr=False)
+    uplink: str = ""
     socks_port: int = 1081
     establish_timeout: int = 300
     log_level: str = "info"
@@ -63,6 +66,7 @@ def _check_egress_region(value: object) -> object:
 _CHECKS: Final[Mapping[str, checks.Check]] = {
     "egress_region": _check_egress_region,
     "upstream_proxy": checks.check_upstream_proxy,
+    "uplink": checks.check_uplink,
     # The core has no capability, so it cannot listen below 1024.
     "socks_port": checks.check_int(1024, 65535),
     "establish_timeout": checks.check_int(0, 86400),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from psiphon_vpn.service import __main__ as daemon
-from psiphon_vpn.service import causes, machine, model
+from psiphon_vpn.service import causes, choice, machine, model
 
 
 def main() -> int:
@@ -16,8 +16,9 @@ def main() -> int:
         if name == "LINKS":
             causes.NETWORKD_LINKS = Path(value)  # type: ignore[misc]
             continue
-        assert hasattr(model, name), name
-        for module in (model, machine):
+        modules = (model, machine, choice)
+        assert any(hasattr(module, name) for module in modules), name
+        for module in modules:
             if hasattr(module, name):
                 setattr(module, name, float(value))
     return daemon.main()

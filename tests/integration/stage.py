@@ -30,6 +30,10 @@ class Stage:
     machine: Machine
     faults: Path
     salt: int = 0
+    claimed: tuple[str, ...] = ()
+    """Networks that are the client's too, besides the address plan's."""
+    core_ports: range = range(0)
+    """Source ports that only the core can have here: so calls that no server saw are known for the core's."""
 
     def set_faults(self, *faults: dict[str, Any]) -> None:
         """Tell the stand-in core how to misbehave; nothing means well."""
@@ -52,7 +56,9 @@ class Stage:
 
     def assert_no_leak(self, mark: dict[str, int]) -> None:
         """Judge everything that came out of the client since `mark`."""
-        leaks = find_leaks(self.world.frames_since(mark), world_evidence(self.server.read_flows()))
+        flows = self.server.read_flows()
+        evidence = world_evidence(flows, core_ports=self.core_ports, claimed=self.claimed)
+        leaks = find_leaks(self.world.frames_since(mark), evidence)
         assert not leaks, [leak.text for leak in leaks[:10]]
 
     def page(self, family: int = 4) -> str:

@@ -141,7 +141,7 @@ def test_a_second_network_that_is_no_better_is_no_transition(stage: Stage) -> No
 def test_a_network_with_ipv4_alone_is_enough(stage: Stage) -> None:
     mark = stage.world.mark()
     ip(stage, "-6", "route", "del", "default", "dev", "eth0")
-    wanted = {"interface": "eth0", "ipv4": True, "ipv6": False}
+    wanted = IPV6_ALONE | {"ipv4": True, "ipv6": False}
     stage.machine.wait_for(lambda: status_of(stage)["uplink"] == wanted, "an uplink of IPv4 alone")
     stage.machine.wait_state("OPEN")
     assert stage.page() == plan.SERVER4
@@ -163,7 +163,7 @@ def ipv6_alone(stage: Stage, *, address: bool = False) -> Iterator[None]:
         ip(stage, "-4", "route", "replace", *route.split())
 
 
-IPV6_ALONE = {"interface": "eth0", "ipv4": False, "ipv6": True}
+IPV6_ALONE = {"interface": "eth0", "ipv4": False, "ipv6": True, "chosen": "only", "others": []}
 
 
 @pytest.mark.requirement("R6", "R7")
@@ -285,6 +285,8 @@ def test_a_point_to_point_link_without_an_address_of_its_own_is_an_uplink_with_a
     try:
         ip(stage, "link", "set", "p2p0", "up")
         ip(stage, "route", "add", "default", "dev", "p2p0", "metric", "5")
+        stage.machine.write_config('uplink = "p2p0"\n' + stage.machine.config_path.read_text())
+        stage.machine.command("reload")
         stage.machine.wait_for(lambda: (status_of(stage)["uplink"] or {}).get("interface") == "p2p0", "the new uplink")
         stage.machine.wait_for(lambda: 6 in read_protocols(other_end), "the core's attempt to connect by it")
         assert status_of(stage)["locked"] is True
@@ -292,8 +294,14 @@ def test_a_point_to_point_link_without_an_address_of_its_own_is_an_uplink_with_a
         assert "p2p0" in guard
         stage.probe()
         assert read_protocols(other_end) <= {6}, "TCP of the core, and of nobody else"
+        shown = status_of(stage)["uplink"]
+        assert (shown["chosen"], shown["others"]) == ("named", ["eth0"])
     finally:
         os.close(other_end)
+    # The named one is gone: no other is taken.
+    stage.machine.wait_for(lambda: status_of(stage)["reason_code"] == "uplink_absent", "locked without the named one")
+    stage.machine.write_config()
+    stage.machine.command("reload")
     wait_uplink(stage, "eth0")
     stage.assert_no_leak(mark)
 

@@ -27,10 +27,12 @@ from psiphon_vpn.service.effects import (
 from psiphon_vpn.service.events import Event, Intent
 from psiphon_vpn.service.machine import step
 from psiphon_vpn.service.model import LEGAL_MOVES, Model
-from psiphon_vpn.service.uplink import Uplink
+from psiphon_vpn.service.uplink import Path, Uplink
 
-UPLINK_A = Uplink(index=2, name=InterfaceName("eth0"), paths=((IPV4, "192.0.2.1", ("192.0.2.10",)),), ipv4=True)
-UPLINK_B = Uplink(index=3, name=InterfaceName("eth1"), paths=((IPV4, "192.0.2.129", ("192.0.2.138",)),), ipv4=True)
+_PATH_A = Path(version=IPV4, gateways=("192.0.2.1",), places=("192.0.2.10",))
+_PATH_B = Path(version=IPV4, gateways=("192.0.2.129",), places=("192.0.2.138",))
+UPLINK_A = Uplink(index=2, name=InterfaceName("eth0"), paths=(_PATH_A,))
+UPLINK_B = Uplink(index=3, name=InterfaceName("eth1"), paths=(_PATH_B,))
 CHECKED = {State.VERIFYING, State.OPEN}
 CONNECTED = {State.CONNECTING, State.VERIFYING, State.OPEN}
 

@@ -85,7 +85,7 @@ def test_an_uplink_starts_the_core_under_the_connecting_policy_with_the_lease_cl
     watch.tell(ev.SettingsGood(300))
     watch.tell(ev.UplinkSeen(UPLINK_A))
     watch.expect(State.CONNECTING)
-    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "StartCore", *["ArmTimer"] * 3]
+    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "StartCore", *["ArmTimer"] * 4]
     assert ArmTimer(Timer.ESTABLISH, 300.0) in watch.effects
 
 

@@ -56,13 +56,17 @@ class AnyEvents(RuleBasedStateMachine):
         assert self.watch.model.state is not State.OPEN, "what was checked before a sleep says nothing about now"
         assert self.watch.running is None or self.watch.running != core, "a core outlived a sleep"
 
-    @rule(timeout=st.sampled_from([0, 1, 300]))
-    def settings_good(self, timeout: int) -> None:
+    @rule(timeout=st.sampled_from([0, 1, 300]), named=st.sampled_from(["", "", "eth1"]))
+    def settings_good(self, timeout: int, named: str) -> None:
         self.tell(ev.SettingsGood(timeout))
+        self.tell(ev.SettingsGood(timeout, named))
 
-    @rule(uplink=st.sampled_from([UPLINK_A, UPLINK_A, UPLINK_B, None]))
-    def uplink_seen(self, uplink: typing.Any) -> None:
-        self.tell(ev.UplinkSeen(uplink))
+    @rule(uplinks=st.sampled_from([(UPLINK_A,), (UPLINK_A,), (UPLINK_B,), (UPLINK_A, UPLINK_B), (None,)]))
+    def uplink_seen(self, uplinks: typing.Any) -> None:
+        self.tell(ev.UplinkSeen(uplinks[0], uplinks[1:]))
+        model = self.watch.model
+        assert model.uplink is None or model.uplink in model.choices
+        assert model.uplink is not None or model.footing is None
 
     @rule(offset=OFFSETS, count=st.sampled_from([0, 1, 1, 2, -1]))
     def core_tunnels(self, offset: int, count: int) -> None:

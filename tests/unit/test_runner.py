@@ -16,7 +16,7 @@ from psiphon_vpn.service import effects as do
 from psiphon_vpn.service.events import Event, Intent, LinksChanged, TunBroken, UplinkSeen, UserStart
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner, Surroundings
-from psiphon_vpn.service.uplink import Uplink
+from psiphon_vpn.service.uplink import Path, Uplink
 
 
 def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> None:
@@ -144,7 +144,8 @@ def test_changes_of_links_are_applied_once_and_only_when_the_rules_do_not_say_th
             on_change=lambda: None,
         )
         runner.wires = parse_names(*wires)
-        uplink = Uplink(index=2, name=InterfaceName("eth1"), paths=((4, "192.0.2.1", ("192.0.2.9",)),))
+        path = Path(version=4, gateways=("192.0.2.1",), places=("192.0.2.9",))
+        uplink = Uplink(index=2, name=InterfaceName("eth1"), paths=(path,))
         for name in events:
             runner.post(LinksChanged() if name == "links" else UplinkSeen(uplink))
         task = asyncio.create_task(runner.run())

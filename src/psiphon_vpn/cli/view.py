@@ -153,7 +153,15 @@ def _describe_uplink(uplink: object) -> str | None:
     if not isinstance(uplink, dict):
         return None
     families = [name for key, name in (("ipv4", "IPv4"), ("ipv6", "IPv6")) if uplink.get(key)]
-    return f"{uplink.get('interface')} ({', '.join(families) or _('no address')})"
+    shown = f"{uplink.get('interface')} ({', '.join(families) or _('no address')})"
+    others = uplink.get("others")
+    names = ", ".join(map(str, others)) if isinstance(others, list) else ""
+    why = {
+        "named": _("named in the configuration"),
+        "gave_way": _("a better one brought no tunnel; there are also: {names}").format(names=names),
+        "best": _("there are also: {names}").format(names=names),
+    }.get(str(uplink.get("chosen")))
+    return f"{shown}; {why}" if why else shown
 
 
 def _list_layers(layers: object, *, is_open: bool) -> Iterator[tuple[str, str]]:

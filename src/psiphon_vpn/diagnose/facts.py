@@ -201,7 +201,7 @@ class Facts:
         """The interface that leads out, as the service chooses it."""
         from psiphon_vpn.service.uplink import choose_uplink
 
-        return choose_uplink(self.network.snapshot)
+        return choose_uplink(self.network.snapshot, self.settings_or_default.uplink)
 
     @fact
     def tun(self) -> Device:

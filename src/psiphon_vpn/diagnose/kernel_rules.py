@@ -184,7 +184,7 @@ class KernelRules:
             headerless=find_headerless(snapshot, leading),
             dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
             gateways=parse_addresses(uplink.hops) if uplink else (),
-            versions=tuple(version for version, _, _ in uplink.paths) if uplink else (),
+            versions=uplink.versions if uplink else (),
         )
         whole = Policy(
             state=State.LOCKED,

@@ -13,6 +13,7 @@ from psiphon_vpn.config import Settings, load_settings
 from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.errors import ConfigError, UserError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.core_sockets import read_core_uses
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.identity import find_identity
@@ -25,6 +26,7 @@ from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.routing import build_routes, build_rules
+from psiphon_vpn.service.choice import Use, carries_on
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.events import (
     LinksChanged,
@@ -46,11 +48,12 @@ from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
 from psiphon_vpn.service.uplink import (
     Snapshot,
-    choose_uplink,
+    Uplink,
     find_headerless,
     find_leading,
     find_odd_wires,
     find_wires,
+    list_uplinks,
 )
 from psiphon_vpn.service.watchers import watch_generations, watch_network
 
@@ -87,7 +90,8 @@ class Daemon:
         self._sleep: SleepGuard
         self._changed = asyncio.Event()
         self._tidier = Tidier(self._is_quiet)
-        self._hops: tuple[str, ...] = ()
+        self._ways: tuple[tuple[int, tuple[str, ...], tuple[int, ...]], ...] = ()
+        """What the rules may have to name of each uplink that there is."""
         self._leading: frozenset[int] = frozenset()
         """Indexes of the interfaces that lead out, or did."""
         self._looking = asyncio.Lock()
@@ -227,7 +231,7 @@ class Daemon:
             return error
         self._runner.settings = settings
         logging.getLogger().setLevel(settings.log_level.upper())
-        self._runner.post(SettingsGood(settings.establish_timeout))
+        self._runner.post(SettingsGood(settings.establish_timeout, settings.uplink))
         return None
 
     async def _publish_changes(self) -> None:
@@ -248,16 +252,30 @@ class Daemon:
         async with self._looking:
             snapshot = await self._read_links()
         self._leading = find_leading(snapshot, self._leading)
-        uplink, wires = choose_uplink(snapshot), find_wires(snapshot, self._leading)
-        hops, self._hops = self._hops, uplink.hops if uplink is not None else ()
+        uplinks, wires = list_uplinks(snapshot), find_wires(snapshot, self._leading)
+        ways = tuple((uplink.index, uplink.hops, uplink.versions) for uplink in uplinks)
         odd = find_odd_wires(snapshot, self._leading)
-        wires_changed = (wires, odd) != (self._runner.wires, self._runner.odd_wires) or hops != self._hops
+        changed = (wires, odd, ways) != (self._runner.wires, self._runner.odd_wires, self._ways)
+        self._ways = ways
         self._runner.wires, self._runner.odd_wires = wires, odd
         self._runner.headerless = find_headerless(snapshot, self._leading)
         # Posted even when it is the one that the model has now: an event that says otherwise may still wait its turn.
-        self._runner.post(UplinkSeen(uplink))
-        if wires_changed:
+        best, others = (uplinks[0], uplinks[1:]) if uplinks else (None, ())
+        self._runner.post(UplinkSeen(best, others, await self._find_uses(uplinks)))
+        if changed:
             self._runner.post(LinksChanged())
+
+    async def _find_uses(self, uplinks: tuple[Uplink, ...]) -> frozenset[Use] | None:
+        """What the core uses of its uplink, if something of that is gone: else it is not asked.
+
+        Or if a version came: a call that began without a route has a source of some other interface, and would go on.
+        """
+        footing = self._runner.model.footing
+        if footing is None:
+            return None
+        if any(carries_on(footing, uplink) and footing.versions == uplink.versions for uplink in uplinks):
+            return None
+        return await asyncio.to_thread(read_core_uses, self._identity.uid, footing.index)
 
     async def _read_links(self) -> Snapshot:
         """Read the links; once more where the kernel says that they changed while it listed them."""

@@ -18,6 +18,8 @@ class Timer(enum.StrEnum):
     """A core that has no tunnel yet: time to say what may be the cause."""
     QUIET = "quiet"
     """A core that has no tunnel and says nothing any more is given up. Starts anew with everything that it says."""
+    GIVE_WAY = "give_way"
+    """An uplink that brings no tunnel is given up for another, where there is one."""
     CALM = "calm"
     """Nothing has gone wrong for a while: troubles are counted from zero again."""
     WAKE = "wake"

@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from psiphon_vpn.service.choice import Use
 from psiphon_vpn.service.reasons import Reason
 from psiphon_vpn.service.uplink import Uplink
 
@@ -38,6 +39,8 @@ class SettingsGood:
     """The configuration was read."""
 
     establish_timeout: int
+    uplink: str = ""
+    """The interface that it names as uplink, if any."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,17 @@ class SettingsBad:
 
 @dataclass(frozen=True)
 class UplinkSeen:
-    """The way out as it is now, None when there is none."""
+    """The ways out as they are now.
+
+    Attributes:
+        uplink: the best, None when there is none.
+        others: the other ones, the best first.
+        uses: what the core's sockets use of the uplink; None where that is not known.
+    """
 
     uplink: Uplink | None
+    others: tuple[Uplink, ...] = ()
+    uses: frozenset[Use] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ What holds by construction, and is tested with random sequences of events:
 from dataclasses import replace
 
 from psiphon_vpn.policy.model import State
+from psiphon_vpn.service.choice import carries_on, find_next, find_patience, pick_uplink
 from psiphon_vpn.service.effects import (
     ApplyPolicy,
     ArmTimer,
@@ -54,6 +55,7 @@ from psiphon_vpn.service.events import (
 )
 from psiphon_vpn.service.model import (
     CALM_SECONDS,
+    FAILURES_PER_UPLINK,
     LEGAL_MOVES,
     QUIET_SECONDS,
     SLOW_SECONDS,
@@ -65,12 +67,13 @@ from psiphon_vpn.service.model import (
     retry_delay,
 )
 from psiphon_vpn.service.reasons import Reason
-from psiphon_vpn.service.uplink import Uplink
 
 Step = tuple[Model, tuple[Effect, ...]]
 
 _NO_REASON_TO_CONNECT = frozenset({Reason.UNSTABLE, Reason.SLEEPING, Reason.FIGHT})
 """Why nothing was tried, which is no longer so when something is."""
+_BROUGHT_NOTHING = frozenset({Reason.CORE_EXITED, Reason.CORE_HANGS, Reason.NO_SERVER, Reason.TUNNEL_SILENT})
+"""What may be the uplink's fault."""
 
 
 class IllegalMove(Exception):
@@ -97,11 +100,13 @@ def _start_core(model: Model, effects: list[Effect]) -> Model:
     number = model.core + 1
     effects.append(StartCore(number))
     _await_tunnel(model, effects)
-    return replace(model, core=number, core_running=True, tunnels=0, doubts=0, region=None, fault=None)
+    fresh = replace(model, core=number, core_running=True, tunnels=0, doubts=0, region=None, fault=None)
+    return replace(fresh, footing=model.uplink)
 
 
 def _await_tunnel(model: Model, effects: list[Effect]) -> None:
     effects += [ArmTimer(Timer.SLOW, SLOW_SECONDS), ArmTimer(Timer.QUIET, QUIET_SECONDS)]
+    effects.append(ArmTimer(Timer.GIVE_WAY, find_patience(model.rounds)))
     if model.establish_timeout:
         effects.append(ArmTimer(Timer.ESTABLISH, float(model.establish_timeout)))
 
@@ -122,7 +127,8 @@ def _begin(model: Model, reason: Reason, detail: str = "") -> Step:
         model, effects = _lock(model, Reason.SLEEPING)
         return model, (*effects, ArmTimer(Timer.WAKE, WAKE_SECONDS))
     if model.uplink is None:
-        model, effects = _lock(model, Reason.NO_UPLINK)
+        named = model.named and Reason.UPLINK_ABSENT
+        model, effects = _lock(model, named or Reason.NO_UPLINK, model.named)
         return model, (*effects, ArmTimer(Timer.CALM, CALM_SECONDS))
     return _connect(model, reason, detail)
 
@@ -154,6 +160,8 @@ def _retry_later(model: Model, reason: Reason, detail: str = "") -> Step:
         if not (delay := calm_delay(model.unrest)):
             return _connect(model, reason, detail)
         return _pause(model, reason, detail, delay)
+    if wanted and reason in _BROUGHT_NOTHING and model.failures + 1 >= FAILURES_PER_UPLINK:
+        model = _turn_to_another(model) or model
     model, effects = _lock(model, reason, detail)
     if not wanted:
         return model, tuple(effects)
@@ -187,26 +195,25 @@ def step(model: Model, event: Event) -> Step:
     """What an event leads to. An event that does not concern the present leads to nothing."""
     match event:
         case UserStart():
-            stored = replace(model, intent=Intent.CONNECTED, failures=0, unrest=0, fights=0)
             if model.intent is Intent.CONNECTED and model.state in {State.CONNECTING, State.VERIFYING, State.OPEN}:
-                return stored, ()
+                return replace(model, failures=0, unrest=0, fights=0), ()
+            stored = _choose(replace(_forget_troubles(model), intent=Intent.CONNECTED))
             after, effects = _begin(stored, Reason.CONNECTING)
             return after, _remember(Intent.CONNECTED, effects)
         case UserStop():
             after, effects = _begin(replace(model, intent=Intent.STOPPED), Reason.STOPPED_BY_USER)
             return after, _remember(Intent.STOPPED, effects)
         case UserRestart():
-            after, effects = _begin(
-                replace(model, intent=Intent.CONNECTED, failures=0, unrest=0, fights=0), Reason.RESTARTING
-            )
+            fresh = _choose(replace(_forget_troubles(model), intent=Intent.CONNECTED))
+            after, effects = _begin(fresh, Reason.RESTARTING)
             return after, _remember(Intent.CONNECTED, effects)
         case SettingsBad(detail):
             return _fail(replace(model, settings_good=False, detail=detail), Reason.BAD_CONFIG, detail)
-        case SettingsGood(timeout):
-            good = replace(model, settings_good=True, establish_timeout=timeout, failures=0)
-            return _begin(good, Reason.CONNECTING)
-        case UplinkSeen(uplink):
-            return _see_uplink(model, uplink)
+        case SettingsGood(timeout, named):
+            good = replace(model, settings_good=True, establish_timeout=timeout, named=named, failures=0)
+            return _begin(_choose(replace(good, barren=frozenset(), rounds=0)), Reason.CONNECTING)
+        case UplinkSeen():
+            return _see_uplink(model, event)
         case LinksChanged() if model.state is State.OPEN or model.state is State.VERIFYING:
             return _verify(model, Reason.RULES_CHANGED)
         case LinksChanged():
@@ -242,6 +249,10 @@ def step(model: Model, event: Event) -> Step:
             return _retry_later(model, Reason.CORE_HANGS)
         case TimerFired(Timer.SLOW) if model.state is State.CONNECTING and model.fault is None:
             return model, (FindCause(model.core),)
+        case TimerFired(Timer.GIVE_WAY) if model.state is State.CONNECTING:
+            if (other := _turn_to_another(model)) is None:
+                return model, (ArmTimer(Timer.GIVE_WAY, find_patience(model.rounds)),)
+            return _begin(other, Reason.UPLINK_BARREN)
         case TimerFired(Timer.CALM):
             return replace(model, unrest=0, fights=0), ()
         case SleepComing():
@@ -263,23 +274,53 @@ def _fight(model: Model, culprit: str) -> Step:
     return model, (*effects, ArmTimer(Timer.RETRY, fight_delay(model.fights)))
 
 
-def _see_uplink(model: Model, uplink: Uplink | None) -> Step:
-    if uplink == model.uplink:
-        return replace(model, uplink=uplink), ()  # what is no part of its identity may be new
-    changed = replace(model, uplink=uplink, unrest=model.unrest + (uplink is not None))
+def _see_uplink(model: Model, event: UplinkSeen) -> Step:
+    choices = (event.uplink, *event.others) if event.uplink is not None else ()
+    before, model = model, _choose(replace(model, choices=choices))
+    uplink = model.uplink
+    if uplink == before.uplink == before.footing:
+        return model, ()
+    if uplink is not None and before.footing is not None and carries_on(before.footing, uplink, event.uses):
+        return model, ()  # what was gained beside it is no transition
+    if uplink is None and before.footing is None:
+        return model, ()
+    model = replace(model, footing=uplink)
+    changed = replace(model, unrest=model.unrest + (uplink is not None))
     if model.state is State.FAILED or model.intent is Intent.STOPPED:
         return changed, (ApplyPolicy(model.state),)
     changed = replace(changed, failures=0)
     delay = calm_delay(changed.unrest)
     if delay and uplink is not None and not model.asleep and model.settings_good:
         return _pause(changed, Reason.UNSTABLE, "", delay)
-    first = model.uplink is None
-    return _begin(changed, Reason.CONNECTING if first else Reason.UPLINK_CHANGED)
+    return _begin(changed, Reason.CONNECTING if before.uplink is None else Reason.UPLINK_CHANGED)
+
+
+def _choose(model: Model) -> Model:
+    """Take the best of the uplinks that there are.
+
+    One that brought no tunnel counts again once the one that was taken in its place is lost.
+    """
+    lost = model.uplink is not None and all(choice.index != model.uplink.index for choice in model.choices)
+    barren = frozenset() if lost else model.barren
+    return replace(model, barren=barren, uplink=pick_uplink(model.choices, named=model.named, barren=barren))
+
+
+def _turn_to_another(model: Model) -> Model | None:
+    """From an uplink that brought no tunnel; None where there is no other."""
+    found = find_next(model.uplink, model.choices, named=model.named, barren=model.barren) if model.uplink else None
+    if found is None:
+        return None
+    uplink, barren = found
+    return replace(model, uplink=uplink, footing=uplink, barren=barren, rounds=model.rounds + (not barren))
+
+
+def _forget_troubles(model: Model) -> Model:
+    return replace(model, failures=0, unrest=0, fights=0, barren=frozenset(), rounds=0)
 
 
 def _wake(model: Model) -> Step:
     """Everything anew: connections do not outlive a sleep, and a core takes minutes to notice."""
-    woken = replace(model, asleep=False, failures=0, unrest=0, fights=0)
+    woken = _choose(replace(_forget_troubles(model), asleep=False))
     return (woken, ()) if model.state is State.FAILED else _begin(woken, Reason.WOKE)
 
 
@@ -330,7 +371,7 @@ def _step_core(model: Model, event: Event) -> Step:
         ):
             model, effects = _move(model, State.OPEN, Reason.VERIFIED)
             effects.append(ArmTimer(Timer.CALM, CALM_SECONDS))
-            return replace(model, failures=0, doubts=0, data_set_aside=False), (*effects, OpenTunnel(number))
+            return replace(model, failures=0, doubts=0, rounds=0, data_set_aside=False), (*effects, OpenTunnel(number))
         case VerificationFailed(number, detail) if number == model.verification and model.state is State.VERIFYING:
             if model.doubts + 1 < VERIFICATIONS_PER_CORE:
                 return _verify(replace(model, doubts=model.doubts + 1), Reason.TUNNEL_SILENT, detail)

@@ -17,6 +17,8 @@ LEGAL_MOVES: dict[State, frozenset[State]] = {
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 60.0
 VERIFICATIONS_PER_CORE = 3
+FAILURES_PER_UPLINK = 3
+"""So many cores in a row that led to nothing, and another uplink is tried, where there is one."""
 TROUBLES_AT_ONCE = 5
 """So many networks that are new, and tunnels that are lost, are answered at once; further ones after a pause that
 doubles, until it has been calm for CALM_SECONDS."""
@@ -44,6 +46,11 @@ class Model:
         fights: with other programs over the lock, since it was calm.
         asleep: the machine said that it is going to sleep, and not yet that it woke.
         fault: what is wrong with this core's attempts.
+        choices: every uplink that could be taken, the best first.
+        named: the interface that the configuration names as uplink, if any.
+        footing: the uplink as it was when the core was started: what may be in use of it.
+        barren: indexes of the uplinks that brought no tunnel, until all were tried or the one that did is lost.
+        rounds: how often all were tried without a tunnel.
         data_set_aside: the core's data were set aside since it was last open; that helps once, or not at all.
     """
 
@@ -53,6 +60,11 @@ class Model:
     intent: Intent = Intent.CONNECTED
     settings_good: bool = True
     uplink: Uplink | None = None
+    choices: tuple[Uplink, ...] = ()
+    named: str = ""
+    footing: Uplink | None = None
+    barren: frozenset[int] = frozenset()
+    rounds: int = 0
     core: int = 0
     core_running: bool = False
     tunnels: int = 0

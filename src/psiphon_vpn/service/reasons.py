@@ -13,6 +13,8 @@ class Reason(enum.StrEnum):
     STOPPED_BY_USER = "stopped_by_user"
     NO_UPLINK = "no_uplink"
     UPLINK_CHANGED = "uplink_changed"
+    UPLINK_ABSENT = "uplink_absent"
+    UPLINK_BARREN = "uplink_barren"
     CONNECTING = "connecting"
     TUNNEL_UP = "tunnel_up"
     VERIFIED = "verified"
@@ -76,6 +78,14 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("Check the cable or the Wi-Fi connection; the service goes on by itself."),
         ),
         Reason.UPLINK_CHANGED: (_("the network changed; connecting over the new one"), None),
+        Reason.UPLINK_ABSENT: (
+            _("the interface that the configuration names as uplink is down, or has no default route"),
+            _("Bring it up, or remove 'uplink' from the configuration, then: sudo psiphon-vpn reload"),
+        ),
+        Reason.UPLINK_BARREN: (
+            _("no tunnel came over the last network; trying another one"),
+            _("To use one and no other: set 'uplink' in the configuration, then: sudo psiphon-vpn reload"),
+        ),
         Reason.CONNECTING: (_("looking for a Psiphon server"), None),
         Reason.TUNNEL_UP: (
             _("a server answered; checking the lock and the tunnel before anything is let through"),

@@ -287,7 +287,7 @@ class Runner:
                 headerless=self.headerless,
                 dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
                 gateways=parse_addresses(uplink.hops) if uplink else (),
-                versions=tuple(version for version, _, _ in uplink.paths) if uplink else (),
+                versions=uplink.versions if uplink else (),
             ),
             socks_port=self.settings.socks_port,
             ipv6_probe=parse_addresses(self.settings.ipv6_probe),
@@ -319,7 +319,8 @@ class Runner:
         uplink = self.model.uplink
         assert uplink is not None, "the machine starts no core without an uplink"
         assert self._sealing is not None, "begun with the effects of the same event"
-        network = hashlib.sha256(repr(uplink.paths).encode()).hexdigest()[:16]
+        # Of the first version alone: prefixes of IPv6 come and go on the same network.
+        network = hashlib.sha256(repr(uplink.paths[0]).encode()).hexdigest()[:16]
         plan = CorePlan(
             data_dir=self._around.state_dir / "core",
             config=render_core_config(

@@ -10,6 +10,8 @@ from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
 from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.service.choice import tell_why
+from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.reasons import explain
 from psiphon_vpn.service.runner import Runner
 
@@ -18,6 +20,19 @@ Layers = dict[str, dict[str, str]]
 
 def _layer(state: str, detail: str = "") -> dict[str, str]:
     return {"state": state, "detail": detail}
+
+
+def _describe_uplink(model: Model) -> dict[str, object] | None:
+    uplink = model.uplink
+    if uplink is None:
+        return None
+    return {
+        "interface": uplink.name,
+        "ipv4": uplink.ipv4,
+        "ipv6": uplink.ipv6,
+        "chosen": tell_why(uplink, model.choices, named=model.named, barren=model.barren),
+        "others": [other.name for other in model.choices if other.index != uplink.index],
+    }
 
 
 class StatusReader:
@@ -45,7 +60,6 @@ class StatusReader:
         lock = await self._read_lock()
         model = self._runner.shown
         explanation = explain(model.reason, model.detail)
-        uplink = model.uplink
         following = self._runner.next_try
         return {
             "state": str(model.state),
@@ -58,7 +72,7 @@ class StatusReader:
             "locked": lock.locked is True,
             "intent": str(model.intent),
             "region": model.region,
-            "uplink": {"interface": uplink.name, "ipv4": uplink.ipv4, "ipv6": uplink.ipv6} if uplink else None,
+            "uplink": _describe_uplink(model),
             "ipv6": self._enforcer.ipv6_open,
             "layers": self._layers(lock),
             "missing_features": list(self._features.missing),

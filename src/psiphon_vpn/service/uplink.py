@@ -1,6 +1,6 @@
-"""Which way the core goes out: the uplink, and its egress identity. Pure decisions on a snapshot of the links."""
+"""Which ways the core may go out: the uplinks. Pure decisions on a snapshot of the links."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import IPV4, IPV6
@@ -8,6 +8,10 @@ from psiphon_vpn.policy.values import InterfaceName
 
 # Kinds of interface that lead to something on this machine itself, unless a default route says otherwise.
 INNER_KINDS = frozenset({"veth", "bridge", "dummy", "ifb", "tun", "vcan", "nlmon", "netkit"})
+
+TUNNEL_KINDS = frozenset({"tun", "wireguard", "ppp", "gretap", "ip6gretap", "vxlan", "geneve", "ovpn"})
+"""Kinds of interface that mostly are another VPN, beside all without an Ethernet header (ipip, gre, vti, xfrm)."""
+MOBILE_KINDS = frozenset({"wwan", "rmnet", "mhi_net"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,26 +53,57 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uplink:
-    """The interface that the core is bound to, with its egress identity: when it changes, that is a transition.
+class Path:
+    """The way of one IP version over an interface.
 
-    A DHCP renewal, or a new temporary IPv6 address of the same prefix, changes nothing of it.
+    Attributes:
+        gateways: of the default routes with the best metric, sorted; what has a worse metric is not gone by. Empty on a
+            link without neighbours.
+        places: where our addresses put us there (see `Interface.addresses`), sorted.
+    """
+
+    version: int
+    gateways: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uplink:
+    """An interface that the core can be bound to, with the way of each version that it has.
+
+    Whether another one is a transition, `choice.carries_on` says.
     """
 
     index: int
     name: InterfaceName
-    paths: tuple[tuple[int, str | None, tuple[str, ...]], ...]
-    """Per IP version: gateway, and the places that our addresses give us there."""
-    hops: tuple[str, ...] = field(compare=False, default=())
-    """Every gateway that packets may go by: of the default routes with the best metric, both families. One more of them
-    is no transition, but the rules name them."""
-    ipv4: bool = field(compare=False, default=False)
-    ipv6: bool = field(compare=False, default=False)
+    paths: tuple[Path, ...]
+    tunnel: bool = False
+    """Most likely another VPN's: it has no card of its own."""
+
+    @property
+    def hops(self) -> tuple[str, ...]:
+        """Every gateway that packets may go by, both families."""
+        return tuple(sorted({gateway for path in self.paths for gateway in path.gateways}))
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that it has a default route for."""
+        return tuple(path.version for path in self.paths)
+
+    @property
+    def ipv4(self) -> bool:
+        """Whether it leads out for IPv4."""
+        return IPV4 in self.versions
+
+    @property
+    def ipv6(self) -> bool:
+        """Whether it leads out for IPv6."""
+        return IPV6 in self.versions
 
     @property
     def gateways(self) -> tuple[str, ...]:
         """IPv4 gateways: where a DHCP lease may be renewed by unicast."""
-        return tuple(gateway for version, gateway, _ in self.paths if version == IPV4 and gateway is not None)
+        return tuple(gateway for path in self.paths if path.version == IPV4 for gateway in path.gateways)
 
 
 def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tuple[str, ...]:
@@ -84,8 +119,20 @@ def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tupl
     return tuple(sorted({place for link in others for kind, place in link.addresses if kind == version}))
 
 
-def choose_uplink(snapshot: Snapshot) -> Uplink | None:
-    """The best interface with a default route, a carrier and an address; the lowest metric wins, IPv4 before IPv6.
+def _is_tunnel(interface: Interface) -> bool:
+    """Whether it stands for no card: another VPN's, as far as can be told.
+
+    A card without Ethernet (mobile) has no kind, or one of its driver's.
+    """
+    if interface.kind in TUNNEL_KINDS:
+        return True
+    return interface.headerless and interface.kind is not None and interface.kind not in MOBILE_KINDS
+
+
+def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
+    """Every interface with a default route, a carrier and an address, the best first.
+
+    Cards, and what stands for them, come before tunnels, IPv4 before IPv6, and then the lowest metric wins.
 
     Never one whose name is not of the usual form (`find_odd_wires`): the core is told a name, and whoever could choose
     such a one means no good.
@@ -100,30 +147,36 @@ def choose_uplink(snapshot: Snapshot) -> Uplink | None:
         and InterfaceName.of(interface.name) is not None
         and _find_places(snapshot, interface, route.version)
     ]
-    if not usable:
-        return None
-    best = min(usable, key=lambda route: (route.version, route.metric, route.index))
-    interface = by_index[best.index]
-    paths = []
-    hops: set[str] = set()
-    for version in (IPV4, IPV6):
-        routes = sorted(
-            (route for route in usable if route.index == best.index and route.version == version),
-            key=lambda route: (route.metric, route.gateway or ""),
+    ranks: dict[int, tuple[bool, int, int, int]] = {}
+    for route in usable:
+        rank = (_is_tunnel(by_index[route.index]), route.version, route.metric, route.index)
+        ranks[route.index] = min(rank, ranks.get(route.index, rank))
+    return tuple(
+        Uplink(
+            index=index,
+            name=InterfaceName(by_index[index].name),
+            paths=_find_paths(snapshot, by_index[index], [route for route in usable if route.index == index]),
+            tunnel=ranks[index][0],
         )
-        if routes:
-            paths.append((version, routes[0].gateway, _find_places(snapshot, interface, version)))
-            # What has a worse metric is not gone by.
-            hops |= {route.gateway for route in routes if route.gateway and route.metric == routes[0].metric}
-    versions = {version for version, _, _ in paths}
-    return Uplink(
-        index=interface.index,
-        name=InterfaceName(interface.name),
-        paths=tuple(paths),
-        hops=tuple(sorted(hops)),
-        ipv4=IPV4 in versions,
-        ipv6=IPV6 in versions,
+        for index in sorted(ranks, key=lambda index: ranks[index])
     )
+
+
+def _find_paths(snapshot: Snapshot, interface: Interface, routes: list[DefaultRoute]) -> tuple[Path, ...]:
+    paths = []
+    for version in (IPV4, IPV6):
+        own = [route for route in routes if route.version == version]
+        if own:
+            best = min(route.metric for route in own)
+            gateways = {route.gateway for route in own if route.gateway and route.metric == best}
+            places = _find_places(snapshot, interface, version)
+            paths.append(Path(version=version, gateways=tuple(sorted(gateways)), places=places))
+    return tuple(paths)
+
+
+def choose_uplink(snapshot: Snapshot, named: str = "") -> Uplink | None:
+    """The uplink that is tried first: the named one and no other, or the best."""
+    return next((uplink for uplink in list_uplinks(snapshot) if uplink.name == (named or uplink.name)), None)
 
 
 def find_leading(snapshot: Snapshot, before: frozenset[int] = frozenset()) -> frozenset[int]:

@@ -1,0 +1,84 @@
+"""Which source addresses the core's sockets have, by the kernel's own list (sock_diag(7)).
+
+Reading it needs no capability. A kernel without it (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG) refuses, and then nobody
+knows what is in use.
+"""
+
+import ipaddress
+import socket
+import struct
+
+from psiphon_vpn.linux.netlink import HEADER, iterate_messages
+from psiphon_vpn.policy.routing import IPV4, IPV6
+from psiphon_vpn.service.choice import Use
+
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY = 20
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+TCP_STATES = 1 << 1 | 1 << 2
+"""ESTABLISHED and SYN_SENT (tcp_states.h)."""
+ALL_STATES = 0xFFFFFFFF
+_MESSAGE = struct.Struct("=BBBB2s2s16s16sI8xIIIII")
+"""struct inet_diag_msg: family, state, timer, retrans; ports and addresses, interface, cookie; expires, rqueue, wqueue,
+uid, inode."""
+_ANSWER_SECONDS = 1.0
+_LARGEST = 1 << 16
+
+
+def read_core_uses(uid: int, index: int) -> frozenset[Use] | None:
+    """What the sockets of a user use of the interface that they are bound to.
+
+    Args:
+        uid: of the user.
+        index: of the interface.
+
+    Returns:
+        None where the kernel does not tell. Blocks for as long as the kernel takes to list the sockets.
+    """
+    found: set[Use] = set()
+    try:
+        for protocol, states in ((socket.IPPROTO_TCP, TCP_STATES), (socket.IPPROTO_UDP, ALL_STATES)):
+            for family in (socket.AF_INET, socket.AF_INET6):
+                # A socket for each: a dump that was not read to its end keeps no other from being made.
+                with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as diag:
+                    diag.settimeout(_ANSWER_SECONDS)
+                    found |= _dump(diag, family, protocol, states, uid=uid, index=index)
+    except OSError:
+        return None
+    return frozenset(found)
+
+
+def _dump(diag: socket.socket, family: int, protocol: int, states: int, *, uid: int, index: int) -> set[Use]:
+    # struct inet_diag_req_v2: family, protocol, extensions, states, and an empty inet_diag_sockid.
+    body = struct.pack("=BBBxI48x", family, protocol, 0, states)
+    diag.send(HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
+    found: set[Use] = set()
+    while True:
+        data = diag.recv(_LARGEST)
+        if not data:
+            raise OSError("the kernel's list of sockets has no end")
+        for kind, message in iterate_messages(data):
+            if kind == NLMSG_DONE:
+                return found
+            if kind == NLMSG_ERROR:
+                raise OSError(-struct.unpack_from("=i", message)[0], "sock_diag")
+            if kind == SOCK_DIAG_BY_FAMILY and len(message) >= _MESSAGE.size:
+                found |= parse_socket(message, uid=uid, index=index)
+
+
+def parse_socket(message: bytes, *, uid: int, index: int) -> frozenset[Use]:
+    """What one socket uses (struct inet_diag_msg); nothing if it is another user's, or bound elsewhere."""
+    family, _, _, _, _, _, source, _, bound, _, _, _, owner, _ = _MESSAGE.unpack_from(message)
+    if (owner, bound) != (uid, index):
+        return frozenset()
+    if family == socket.AF_INET:
+        address = ipaddress.IPv4Address(source[:4])
+        return frozenset({Use(IPV4, None if address.is_unspecified else str(address))})
+    address6 = ipaddress.IPv6Address(source)
+    if address6.is_unspecified:
+        # Whether it is for IPv6 alone is not asked.
+        return frozenset({Use(IPV4, None), Use(IPV6, None)})
+    if address6.ipv4_mapped is not None:
+        return frozenset({Use(IPV4, str(address6.ipv4_mapped))})
+    return frozenset({Use(IPV6, str(ipaddress.IPv6Network((address6, 64), strict=False)))})

@@ -1,0 +1,99 @@
+"""Which uplink is taken, when another takes its place, and what of it is in use: what R6 calls a transition. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from psiphon_vpn.policy.routing import IPV4, IPV6
+from psiphon_vpn.service.uplink import Uplink
+
+FIRST_PATIENCE_SECONDS, LAST_PATIENCE_SECONDS = 30.0, 480.0
+
+
+@dataclass(frozen=True)
+class Use:
+    """What one socket of the core's uses of its uplink.
+
+    Attributes:
+        version: of IP.
+        place: where its source puts it (see `Interface.addresses`), None where the kernel chooses for each packet anew.
+    """
+
+    version: int
+    place: str | None
+
+
+def carries_on(before: Uplink, now: Uplink, uses: Iterable[Use] | None = None) -> bool:
+    """Whether all that is in use of an uplink is still there. What was gained beside it counts for nothing.
+
+    Args:
+        before: the uplink as it was when the core was started.
+        now: as it is.
+        uses: what the core's sockets use; without any, or where it cannot be told, everything that was there is in use.
+    """
+    if (before.index, before.name) != (now.index, now.name):
+        return False
+    known = frozenset(uses or ())
+    used = {use.version for use in known} or {IPV4, IPV6}
+    ways = {path.version: path for path in now.paths}
+    for path in before.paths:
+        if path.version not in used:
+            continue
+        way = ways.get(path.version)
+        # By which of several gateways the kernel sends is its own business: each of them was in use.
+        if way is None or not set(path.gateways) <= set(way.gateways) or bool(path.gateways) != bool(way.gateways):
+            return False
+        if (not known or Use(path.version, None) in known) and not set(path.places) <= set(way.places):
+            return False
+    # Also of a version or an address that was gained, and taken by a socket since.
+    return all(use.version in ways and (use.place is None or use.place in ways[use.version].places) for use in known)
+
+
+def pick_uplink(choices: Iterable[Uplink], *, named: str, barren: frozenset[int]) -> Uplink | None:
+    """The uplink to take.
+
+    Args:
+        choices: the best first.
+        named: the one that the configuration names; then no other is taken.
+        barren: indexes of those that brought no tunnel. Where all are, the best is tried again.
+    """
+    fit = [uplink for uplink in choices if uplink.name == (named or uplink.name)]
+    return next((uplink for uplink in fit if uplink.index not in barren), fit[0] if fit else None)
+
+
+def find_patience(rounds: int) -> float:
+    """Seconds that an uplink is given to bring a tunnel while there are others, in so many rounds among all of them."""
+    return min(LAST_PATIENCE_SECONDS, FIRST_PATIENCE_SECONDS * 2.0 ** min(rounds, 10))
+
+
+def tell_why(uplink: Uplink, choices: Iterable[Uplink], *, named: str, barren: frozenset[int]) -> str:
+    """Why it is this one: a code for programs.
+
+    Returns:
+        "named" by the configuration, "only" one there is, "gave_way": better ones brought no tunnel; "best".
+    """
+    if named:
+        return "named"
+    others = [other for other in choices if other.index != uplink.index]
+    if not others:
+        return "only"
+    return "gave_way" if any(other.index in barren for other in others) else "best"
+
+
+def find_next(
+    current: Uplink, choices: Iterable[Uplink], *, named: str, barren: frozenset[int]
+) -> tuple[Uplink, frozenset[int]] | None:
+    """The uplink to try after one that brought no tunnel.
+
+    Returns:
+        That uplink, and the indexes of those that are passed over from now on: none of them once all were tried. None
+        where there is no other.
+    """
+    fit = [uplink for uplink in choices if uplink.name == (named or uplink.name)]
+    if all(uplink.index == current.index for uplink in fit):
+        return None
+    tried = barren | {current.index}
+    if all(uplink.index in tried for uplink in fit):
+        tried = frozenset()
+    # After a whole round the best comes first again; it is another one unless the order changed meanwhile.
+    following = pick_uplink(fit, named=named, barren=tried or frozenset({current.index}))
+    return (following, tried) if following is not None else None

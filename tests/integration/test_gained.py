@@ -1,0 +1,181 @@
+"""What is gained beside the network in use is no transition; of several networks one that leads nowhere gives way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.mobile import NAME, open_mobile_link
+from tests.integration.stage import Stage, open_stage
+from tests.integration.test_uplinks import HASTY, ip, ipv6_alone, status_of, wait_uplink
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import CORE_PORTS, LAN_A
+from psiphon_vpn.lab.tun_device import attach_tun
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+PREFIXES = 8
+PREFIXES_ALL = "2001:db8:a0::/44"
+
+
+class Router:
+    """A real radvd at provider A that advertises another prefix each time that it is told to."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._config: Path = stage.world.directory / "radvd.conf"
+        self._stage = stage
+        self._number = 0
+        stage.claimed = (PREFIXES_ALL,)
+        # The way back to all of them.
+        stage.world.provider_a.run(["ip", "-6", "route", "replace", PREFIXES_ALL, "dev", "lan"])
+        for host in (stage.world.backbone, stage.world.internet):
+            host.run(["ip", "-6", "route", "replace", PREFIXES_ALL, "via", plan.BACKBONE_A6])
+        self._write()
+        self._radvd = stage.world.provider_a.spawn(
+            ["radvd", "-n", "-C", str(self._config), "-p", str(stage.world.directory / "radvd.pid"), "-m", "none"]
+        )
+
+    def _write(self) -> None:
+        self._number += 1
+        self.prefix = f"2001:db8:a{self._number:x}:"
+        # Deprecated after three seconds, gone after five.
+        self._config.write_text(
+            "interface lan { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; MinDelayBetweenRAs 3;\n"
+            f"AdvDefaultLifetime 0; prefix {self.prefix}:/64 {{ AdvValidLifetime 5; AdvPreferredLifetime 3; }}; }};\n"
+        )
+        self._config.chmod(0o644)
+
+    def advertise_another(self) -> None:
+        """Told of another prefix, it advertises at once."""
+        self._write()
+        self._radvd.send_signal(signal.SIGHUP)
+
+    def end(self) -> None:
+        """No advertisement any more."""
+        self._radvd.terminate()
+        self._radvd.wait(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with open_stage(start=False) as made:
+        made.world.client.set_sysctls({"ipv4/ip_local_reserved_ports": f"{CORE_PORTS.start}-{CORE_PORTS.stop - 1}"})
+        made.core_ports = CORE_PORTS
+        made.machine.program = [str(HASTY), "FIRST_PATIENCE_SECONDS=2"]
+        made.machine.start_daemon()
+        made.machine.wait_state("OPEN")
+        yield made
+
+
+def _addresses(stage: Stage) -> str:
+    return stage.world.client.run(["ip", "-6", "address", "show", "dev", "eth0", "scope", "global"]).stdout
+
+
+def _advertise_for_long(stage: Stage, router: Router) -> None:
+    """A prefix more every two seconds, until the first ones are gone again."""
+    first = router.prefix
+    for _ in range(PREFIXES):
+        router.advertise_another()
+        stage.machine.wait_for(lambda: router.prefix in _addresses(stage), "an address of the new prefix")
+    stage.machine.wait_for(lambda: "deprecated" in _addresses(stage), "a deprecated address")
+    stage.machine.wait_for(lambda: first not in _addresses(stage), "the end of the first prefix")
+
+
+@pytest.mark.requirement("R6", "R7")
+@pytest.mark.skipif(shutil.which("radvd") is None, reason="radvd is not installed")
+@pytest.mark.parametrize("family", [4, 6])
+def test_prefixes_that_come_and_go_do_not_disturb_and_the_loss_of_what_is_in_use_closes(
+    stage: Stage, family: int
+) -> None:
+    machine, client = stage.machine, stage.world.client
+    mark = stage.world.mark()
+    names = ("state", "since", "core_pid", "reason_code")
+    own = f"{LAN_A.client4}/{LAN_A.prefix4}" if family == 4 else f"{LAN_A.client6}/{LAN_A.prefix6}"
+    client.set_sysctls({"ipv6/conf/eth0/accept_ra": 2, "ipv6/conf/eth0/autoconf": 1})
+    machine.command("restart")
+    machine.wait_state("OPEN")
+    router, alone = Router(stage), contextlib.ExitStack()
+    try:
+        stage.machine.wait_for(lambda: router.prefix in _addresses(stage), "the first prefix")
+        if family == 6:
+            alone.enter_context(ipv6_alone(stage))
+            machine.write_config(entry=stage.server.entry6)
+            machine.command("reload")
+            machine.wait_for(lambda: not (status_of(stage)["uplink"] or {"ipv4": True})["ipv4"], "IPv6 alone")
+        machine.wait_state("OPEN")
+        machine.wait_for(machine.lease_remains, "the lease")
+        before = status_of(stage)
+        _advertise_for_long(stage, router)
+        after = status_of(stage)
+        assert [after[name] for name in names] == [before[name] for name in names]
+        assert machine.lease_remains()
+        # The source in use goes: closed, another core.
+        ip(stage, "addr", "del", own, "dev", "eth0")
+        machine.wait_for(lambda: status_of(stage)["core_pid"] != before["core_pid"], "a transition")
+        stage.probe()
+    finally:
+        router.end()
+        if family == 6:
+            ip(stage, "-6", "addr", "replace", own, "dev", "eth0", "nodad")
+            alone.close()
+            machine.write_config()
+            machine.command("reload")
+        else:
+            ip(stage, "addr", "replace", own, "dev", "eth0")
+        for version, router_address in (("-4", LAN_A.router4), ("-6", LAN_A.router6)):
+            ip(stage, version, "route", "replace", "default", "via", router_address, "dev", "eth0", "metric", "100")
+        client.set_sysctls({"ipv6/conf/eth0/accept_ra": 0})
+    wait_uplink(stage, "eth0")
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R6")
+def test_another_vpn_with_the_better_route_is_not_taken_for_the_uplink(stage: Stage) -> None:
+    before = status_of(stage)
+    other_vpn = stage.world.client.call(lambda: attach_tun("tun0"))
+    try:
+        ip(stage, "addr", "add", "10.8.0.2/24", "dev", "tun0")
+        ip(stage, "link", "set", "tun0", "up")
+        ip(stage, "route", "add", "default", "via", "10.8.0.1", "dev", "tun0", "metric", "5")
+        stage.machine.wait_for(lambda: (status_of(stage)["uplink"] or {}).get("others") == ["tun0"], "both uplinks")
+        after = status_of(stage)
+        assert (after["uplink"]["interface"], after["uplink"]["chosen"]) == ("eth0", "best")
+        stage.machine.wait_state("OPEN")
+        assert status_of(stage)["core_pid"] == before["core_pid"], "no transition"
+        assert stage.page() == plan.SERVER4
+    finally:
+        os.close(other_vpn)
+    wait_uplink(stage, "eth0")
+
+
+@pytest.mark.requirement("R6")
+def test_a_network_that_brings_no_tunnel_gives_way_to_one_that_does_and_does_not_come_back_until_that_is_lost(
+    stage: Stage,
+) -> None:
+    mark, world = stage.world.mark(), stage.world
+    world.provider_a.run(
+        ["nft", "add table ip deaf { chain f { type filter hook forward priority 0; policy drop; }; }"]
+    )
+    try:
+        with open_mobile_link(world, metric=700):
+            stage.machine.command("restart")
+            status = wait_uplink(stage, NAME)
+            assert (status["uplink"]["chosen"], status["uplink"]["others"]) == ("gave_way", ["eth0"])
+            assert stage.page() == plan.SERVER4
+            # What else comes to the first one is no reason to go back.
+            ip(stage, "addr", "add", "2001:db8:a:1::7/64", "dev", "eth0", "nodad")
+            stage.probe()
+            after = status_of(stage)
+            assert (after["uplink"]["interface"], after["core_pid"]) == (NAME, status["core_pid"])
+            ip(stage, "addr", "del", "2001:db8:a:1::7/64", "dev", "eth0")
+            world.provider_a.run(["nft", "delete", "table", "ip", "deaf"])
+        wait_uplink(stage, "eth0")
+    finally:
+        world.provider_a.run(["nft", "delete", "table", "ip", "deaf"], check=False)
+    stage.assert_no_leak(mark)
