@@ -16,8 +16,10 @@ from psiphon_vpn.service.model import (
     LAST_RETRY_SECONDS,
     LEGAL_MOVES,
     QUIET_SECONDS,
+    RENEWAL_SECONDS,
     SLOW_SECONDS,
     TROUBLES_AT_ONCE,
+    VERIFICATION_SECONDS,
     WAKE_SECONDS,
 )
 from psiphon_vpn.service.reasons import Reason, explain
@@ -47,6 +49,8 @@ TIMERS = {
         "`CONNECTING` without a tunnel: takes another uplink, where there is one",
     ),
     Timer.CALM: (f"{CALM_SECONDS:g} s", "`OPEN`, or no uplink: troubles are counted from zero again"),
+    Timer.VERIFICATION: (f"{VERIFICATION_SECONDS:g} s", "`VERIFYING`: a verification without an outcome is given up"),
+    Timer.RENEWAL: (f"{RENEWAL_SECONDS:g} s without a renewal of the lease", "`OPEN`: everything is verified again"),
     Timer.WAKE: (
         f"{WAKE_SECONDS:g} s of waking time",
         "sleep was announced, and did not come or its end was not told: connects",

@@ -161,6 +161,9 @@ class Watch:
             assert waits or not self.could_connect() or isinstance(event, ev.TimerFired), "never calm again"
         if model.state is State.VERIFYING:
             assert self.fresh == model.verification, "verifying for ever"
+            assert Timer.VERIFICATION in self.timers, "a verification that never ends is never given up"
+        if model.state is State.OPEN:
+            assert Timer.RENEWAL in self.timers, "nobody sees that the lease is not renewed"
 
     def could_connect(self) -> bool:
         """Whether all that a connection needs is there: uplink, settings, and the wish."""

@@ -26,6 +26,7 @@ from psiphon_vpn.service.events import Event, TimerFired
 from psiphon_vpn.service.liveness import LIVENESS_SECONDS, Liveness, Traffic, read_traffic
 from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.timers import JITTER, Timers
+from psiphon_vpn.tasks import Supervisor
 
 NOW = EARLIEST + timedelta(days=200)
 
@@ -234,11 +235,15 @@ def test_every_reason_is_one_sentence_for_the_user(reason: Reason) -> None:
 # -- timers and clocks ------------------------------------------------------------------------------------------------
 
 
+def never(part: str, error: BaseException) -> None:
+    pytest.fail(f"{part} failed: {error!r}")
+
+
 def test_timers_fire_with_up_to_a_fifth_more_and_say_what_is_next() -> None:
     async def scenario() -> list[float]:
         loop = asyncio.get_running_loop()
         fired: list[tuple[float, Event]] = []
-        timers = Timers(lambda event: fired.append((loop.time(), event)))
+        timers = Timers(lambda event: fired.append((loop.time(), event)), Supervisor(never).guard)
         begin = loop.time()
         timers.arm(Timer.CALM, 0.05)
         assert timers.find_next() is None, "nothing is tried when calm comes"
@@ -264,11 +269,11 @@ def test_timers_fire_with_up_to_a_fifth_more_and_say_what_is_next() -> None:
 def test_a_core_that_keeps_talking_is_never_taken_to_hang_and_a_silent_one_is() -> None:
     async def scenario() -> None:
         fired: list[Event] = []
-        timers = Timers(fired.append)
+        timers = Timers(fired.append, Supervisor(never).guard)
         timers.arm(Timer.QUIET, 0.2)
         for _ in range(12):
             await asyncio.sleep(0.04)
-            timers.heard()
+            timers.heard(Timer.QUIET)
         assert fired == []
         await asyncio.sleep(0.6)
         assert fired == [TimerFired(Timer.QUIET)]

@@ -26,6 +26,7 @@ from psiphon_vpn.service.model import (
     LAST_CALM_SECONDS,
     LAST_RETRY_SECONDS,
     LEGAL_MOVES,
+    RENEWAL_SECONDS,
     TROUBLES_AT_ONCE,
     VERIFICATIONS_PER_CORE,
     WAKE_SECONDS,
@@ -39,6 +40,8 @@ FAILURES_OF_NOW = [
     ev.LockBroken("flushed"),
     ev.LockFought("ufw (pid 7)"),
     ev.TunnelSilent("silent"),
+    ev.PartFailed("keeping of the lease", "OSError"),
+    ev.PartFailed("watching of links", "OSError"),
     ev.SettingsBad("line 3"),
     ev.CoreExited(1, "code 0"),
     ev.CoreTunnels(1, 0),
@@ -109,9 +112,10 @@ def test_a_good_verification_opens_and_the_opening_comes_last() -> None:
     watch = Watch().to_verifying()
     watch.tell(ev.Verified(watch.model.verification))
     assert (watch.model.state, watch.model.reason) == (State.OPEN, Reason.VERIFIED)
-    assert watch.effects[-3:] == (
+    assert watch.effects[-4:] == (
         ApplyPolicy(State.OPEN),
         ArmTimer(Timer.CALM, CALM_SECONDS),
+        ArmTimer(Timer.RENEWAL, RENEWAL_SECONDS),
         OpenTunnel(watch.model.verification),
     )
 
@@ -376,7 +380,7 @@ def test_a_broken_lock_while_open_is_put_right_and_verified_before_it_opens_agai
     watch = Watch().to_open()
     watch.tell(event)
     watch.expect(State.VERIFYING)
-    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "Verify"]
+    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "ArmTimer", "Verify"]
     watch.tell(ev.Verified(watch.model.verification))
     watch.expect(State.OPEN)
 

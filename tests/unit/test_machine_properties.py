@@ -15,6 +15,7 @@ from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.effects import StartCore, Timer
 from psiphon_vpn.service.events import Event, Intent
 from psiphon_vpn.service.model import Model
+from psiphon_vpn.service.parts import Part
 from psiphon_vpn.service.reasons import Reason
 
 OFFSETS = st.sampled_from([0, 0, 0, -1, -2, 1])
@@ -110,6 +111,10 @@ class AnyEvents(RuleBasedStateMachine):
         ],
     ) -> None:
         self.tell_failure(kind("reason"))
+
+    @rule(part=st.sampled_from([*Part, "effect ApplyPolicy"]))
+    def part_failed(self, part: str) -> None:
+        self.tell_failure(ev.PartFailed(part, "OSError"))
 
     @rule(timer=st.sampled_from(Timer))
     def timer_fired(self, timer: Timer) -> None:

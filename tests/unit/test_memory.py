@@ -10,10 +10,11 @@ import pytest
 
 from psiphon_vpn.service import memory
 from psiphon_vpn.service.memory import Tidier, give_back
+from psiphon_vpn.tasks import Supervisor
 
 
 class Circle:
-    """Refers to itself, as a task and its exception do."""
+    """Refers to itself, as what pyroute2 makes of a message does."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -40,7 +41,7 @@ def test_it_is_done_once_for_many_changes_and_again_for_later_ones_and_only_when
 
     async def scenario() -> None:
         nonlocal quiet
-        tidier = Tidier(lambda: quiet)
+        tidier = Tidier(lambda: quiet, Supervisor(lambda part, error: pytest.fail(part)))
         for _ in range(10):
             tidier.changed()
         await asyncio.sleep(0.12)

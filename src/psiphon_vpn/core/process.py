@@ -16,6 +16,7 @@ from psiphon_vpn.core.notices import MAX_LINE, parse_notice
 from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.policy import names
 from psiphon_vpn.run import CLEAN_ENV
+from psiphon_vpn.tasks import Supervisor, call_when_readable, describe, forget_readable
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class CoreProcess:
         self._on_event = on_event
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
+        self._tasks = Supervisor(self._lose)
         self._reader: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -161,7 +163,16 @@ class CoreProcess:
         except OSError as error:
             raise CoreError(str(error)) from error
         _end_group_with(self._process.pid)
-        self._reader = asyncio.create_task(self._read(self._process))
+        self._reader = self._tasks.start("reading of notices", self._read(self._process))
+
+    def _lose(self, part: str, error: BaseException) -> None:
+        """A core that nobody listens to is of no use, and would stall on a full pipe: it ends, and that is told."""
+        log.error("%s failed: %s; the core is ended", part, describe(error))
+        if self._process is not None and self._process.returncode is None:
+            self._signal(self._process, signal.SIGKILL)
+        if not self._stopping:
+            self._stopping = True
+            self._on_exit(-signal.SIGKILL)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         """Read to the end, whatever comes: a full pipe would stall the core, a closed one would kill it."""
@@ -205,7 +216,7 @@ class CoreProcess:
                 # A descendant that keeps the pipe open must not keep us.
                 async with asyncio.timeout(1.0):
                     await asyncio.shield(self._reader)
-            self._reader.cancel()
+            self._tasks.cancel(self._reader)
 
     @staticmethod
     def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
@@ -223,14 +234,13 @@ def _end_group_with(leader: int) -> None:
     A descendant that keeps the pipe open would keep the core's end from being seen: only its end of file tells that
     everything was read. A pidfd is readable once its process has ended (pidfd_open(2), Linux 5.3).
     """
-    loop = asyncio.get_running_loop()
 
     def kill_group() -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(leader, signal.SIGKILL)
 
     def ended() -> None:
-        loop.remove_reader(descriptor)
+        forget_readable(descriptor)
         os.close(descriptor)
         kill_group()
 
@@ -239,4 +249,4 @@ def _end_group_with(leader: int) -> None:
     except ProcessLookupError:
         kill_group()
         return
-    loop.add_reader(descriptor, ended)
+    call_when_readable(descriptor, ended)

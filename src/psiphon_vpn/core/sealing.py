@@ -10,6 +10,7 @@ import asyncio
 import os
 
 from psiphon_vpn.core.image import CoreSource, seal_core
+from psiphon_vpn.tasks import start_thread
 
 
 class Sealing:
@@ -17,7 +18,7 @@ class Sealing:
 
     def __init__(self, source: CoreSource) -> None:
         # In a thread: the lease must be renewed and the kernel heard meanwhile.
-        self._task = asyncio.create_task(asyncio.to_thread(seal_core, source))
+        self._task = start_thread(seal_core, source)
         self._taken = False
 
     def __enter__(self) -> Sealing:

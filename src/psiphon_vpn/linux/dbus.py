@@ -6,6 +6,7 @@ It needs three calls and four signals. Why no library does it: docs/architecture
 import array
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from psiphon_vpn.linux.dbus_wire import (
     parse_message,
     render_call,
 )
+from psiphon_vpn.tasks import call_when_readable, describe, forget_readable
+
+log = logging.getLogger(__name__)
 
 SYSTEM_BUS: Final = "unix:path=/run/dbus/system_bus_socket"
 BUS_NAME: Final = "org.freedesktop.DBus"
@@ -79,7 +83,7 @@ class Bus:
             if not answer.startswith(wanted):
                 raise BusError("the bus does not accept us")
         await loop.sock_sendall(self._socket, b"BEGIN\r\n")
-        loop.add_reader(self._socket.fileno(), self._receive)
+        call_when_readable(self._socket.fileno(), self._receive_or_leave)
         await self.call(BUS_NAME, BUS_PATH, BUS_NAME, "Hello")
 
     def close(self) -> None:
@@ -87,7 +91,7 @@ class Bus:
         if self.closed.is_set():
             return
         self.closed.set()
-        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        forget_readable(self._socket.fileno())
         self._socket.close()
         for descriptor in self._fds:
             os.close(descriptor)
@@ -159,6 +163,14 @@ class Bus:
             if self.closed.is_set():
                 raise
             return None
+
+    def _receive_or_leave(self) -> None:
+        """Whatever the bus sends, and whatever comes of it: at worst the connection ends, and another is made."""
+        try:
+            self._receive()
+        except Exception as error:  # noqa: BLE001  nothing on a bus may end the daemon
+            log.error("a message of the bus could not be handled: %s", describe(error))
+            self.close()
 
     def _receive(self) -> None:
         try:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from psiphon_vpn.linux.dbus import BUS_NAME, SYSTEM_BUS, Bus, BusError, open_bus
 from psiphon_vpn.linux.dbus_wire import Message
+from psiphon_vpn.tasks import beside
 
 log = logging.getLogger(__name__)
 
@@ -80,23 +81,20 @@ class LogindSleep:
 
     async def _attend(self) -> None:
         bus = await open_bus(self._address, self._hear)
-        closing = asyncio.create_task(bus.closed.wait())
         try:
-            for rule in _RULES:
-                await bus.listen(rule)
-            self._news = asyncio.Queue()
-            await self._meet(bus)
-            self._pause = FIRST_PAUSE_SECONDS
-            while not bus.closed.is_set():
-                news = asyncio.create_task(self._news.get())
-                await asyncio.wait({news, closing}, return_when=asyncio.FIRST_COMPLETED)
-                if news.done():
-                    await self._act(bus, news.result())
-                else:
-                    news.cancel()
+            async with beside(bus.closed.wait()) as closing:
+                for rule in _RULES:
+                    await bus.listen(rule)
+                self._news = asyncio.Queue()
+                await self._meet(bus)
+                self._pause = FIRST_PAUSE_SECONDS
+                while not bus.closed.is_set():
+                    async with beside(self._news.get()) as news:
+                        await asyncio.wait({news, closing}, return_when=asyncio.FIRST_COMPLETED)
+                    if not news.cancelled():
+                        await self._act(bus, news.result())
             raise BusError("the bus went away")
         finally:
-            closing.cancel()
             self._owner = None
             self._release()
             bus.close()

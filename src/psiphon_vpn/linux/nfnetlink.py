@@ -29,7 +29,7 @@ SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 16, 17
 NFNL_BATCH_GENID = 1
-NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM, NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 12, 14, 15, 16
+NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM, NFT_MSG_DELSETELEM, NFT_MSG_NEWGEN, NFT_MSG_GETGEN = 12, 13, 14, 15, 16
 NFTA_TABLE = 1
 NFTA_GEN_ID, NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 1, 2, 3
 NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
@@ -257,6 +257,26 @@ class NftSocket:
                         raise OSError(errno.EINTR, "the ruleset changed while it was listed")
                     found.append(data[offset + HEADER.size + 4 : offset + length])
                 offset += max((length + 3) & ~3, HEADER.size)
+
+    def holds(self, element: Element) -> bool:
+        """Whether a set has an element, by what the kernel lists: it leaves out those whose time has run out.
+
+        Raises:
+            OSError: the kernel does not say. That there is no such set is an answer.
+        """
+        wanted = element.interface.encode().ljust(IFNAMSIZ, b"\0")
+        try:
+            lists = self.dump(NFT_MSG_GETSETELEM, NFPROTO_INET, _set_body(element.table, element.set_name))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+        for data in lists:
+            for _, found in iterate_attributes(read_attributes(data).get(NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
+                key = read_attributes(found).get(NFTA_SET_ELEM_KEY, b"")
+                if read_attributes(key).get(NFTA_DATA_VALUE, b"") == wanted:
+                    return True
+        return False
 
     def _await_commit(self, first: int, last: int) -> None:
         for _ in range(64):

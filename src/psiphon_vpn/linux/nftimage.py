@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from psiphon_vpn.linux.netlink import iterate_attributes, read_attributes, write_attribute
 from psiphon_vpn.linux.nfnetlink import (
+    NFT_MSG_GETSETELEM,
     NFT_MSG_NEWSETELEM,
     NLA_F_NESTED,
     NLM_F_CREATE,
@@ -23,7 +24,7 @@ FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "ip6": 10}
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
 NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN = 3, 4
 NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
-NFT_MSG_NEWSET, NFT_MSG_GETSET, NFT_MSG_GETSETELEM = 9, 10, 13
+NFT_MSG_NEWSET, NFT_MSG_GETSET = 9, 10
 NLM_F_APPEND = 0x800
 NFT_SET_ANONYMOUS, NFT_TABLE_F_DORMANT = 0x1, 0x1
 

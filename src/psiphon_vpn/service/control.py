@@ -30,6 +30,7 @@ from psiphon_vpn.service.jsonrpc import (
     render_result,
 )
 from psiphon_vpn.service.peers import Peer, read_peer
+from psiphon_vpn.tasks import call_later
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class ControlServer:
             # close() sends what is unsent; a client that does not read it is cut off, at shutdown at once.
             writer.close()
             patience = DRAIN_SECONDS if self._server is not None else 0
-            asyncio.get_running_loop().call_later(patience, writer.transport.abort)
+            call_later(patience, writer.transport.abort)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = read_peer(writer.get_extra_info("socket"))

@@ -1,13 +1,15 @@
 """psiphon-vpnd: puts the parts together. Runs as psiphon-user with CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from psiphon_vpn.config import Settings, load_settings
 from psiphon_vpn.core.image import CoreSource
@@ -23,7 +25,6 @@ from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.nfnetlink import NftSocket, open_generation_monitor
 from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
-from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.service.choice import Use, carries_on
@@ -39,8 +40,9 @@ from psiphon_vpn.service.events import (
 )
 from psiphon_vpn.service.healer import Healer
 from psiphon_vpn.service.intent import load_intent
-from psiphon_vpn.service.memory import Tidier
+from psiphon_vpn.service.memory import Tidier, end_without_memory
 from psiphon_vpn.service.model import Model
+from psiphon_vpn.service.parts import Part
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single import claim_machine
@@ -56,6 +58,7 @@ from psiphon_vpn.service.uplink import (
     list_uplinks,
 )
 from psiphon_vpn.service.watchers import watch_generations, watch_network
+from psiphon_vpn.tasks import beside, call_at_signal, describe
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +66,6 @@ LOOK_AGAIN_SECONDS = (0.02, 0.1, 0.5)
 TELL_SECONDS = 0.05
 """Watchers are told so much after a change: reading the kernel for them must not slow the change itself down."""
 MIN_WATCHDOG_SECONDS = 1.0
-EXIT_NO_MEMORY = 71
-"""sysexits.h EX_OSERR."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +84,20 @@ class Daemon:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._identity = find_identity()
+        self._links: AsyncIPRoute
         self._runner: Runner
         self._enforcer: Enforcer
         self._status: StatusReader
         self._control: ControlServer
         self._sleep: SleepGuard
         self._changed = asyncio.Event()
-        self._tidier = Tidier(self._is_quiet)
+        self._tidier: Tidier
         self._ways: tuple[tuple[int, tuple[str, ...], tuple[int, ...]], ...] = ()
         """What the rules may have to name of each uplink that there is."""
         self._leading: frozenset[int] = frozenset()
         """Indexes of the interfaces that lead out, or did."""
         self._looking = asyncio.Lock()
-        """Not only one of us looks, and what was read first is told first."""
+        """A netlink socket carries one dump at a time, and not only one of us looks."""
 
     async def run(self) -> None:
         """Run until a signal says otherwise. Stopping opens nothing.
@@ -114,34 +116,33 @@ class Daemon:
                 _("Install the package 'nftables', and see that the kernel has nf_tables; until then stay offline."),
             )
         stopping = asyncio.Event()
-        asyncio.get_running_loop().set_exception_handler(self._end_without_memory)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-        self._enforcer = Enforcer(identity=self._identity, netlink=netlink, features=features)
-        await self._serve(stopping, netlink, features)
+            call_at_signal(number, stopping.set)
+        # Two sockets: a netlink socket carries one dump at a time.
+        async with AsyncIPRoute() as ipr, AsyncIPRoute() as links:
+            self._links = links
+            self._enforcer = Enforcer(identity=self._identity, ipr=ipr, netlink=netlink, features=features)
+            await self._serve(stopping, netlink, features)
         netlink.close()
         if claim is not None:
             os.close(claim)
 
-    @staticmethod
-    def _end_without_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Without memory nothing here can be relied on, and the event loop would fail for ever in the same place.
-
-        So the end, at once: the core goes with us and the lease runs out, which takes no memory, and the service
-        manager starts a fresh daemon.
-        """
-        if isinstance(context.get("exception"), MemoryError):
-            os.write(2, b"no memory: the daemon ends, locked\n")
-            os._exit(EXIT_NO_MEMORY)
-        loop.default_exception_handler(context)
+    def _hear_of_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the event loop has nobody to tell of. Connections of clients are no part of what the lock rests on."""
+        error = context.get("exception")
+        if isinstance(error, MemoryError):
+            end_without_memory()
+        if error is None or {"transport", "socket", "server", "client_connected_cb"} & context.keys():
+            loop.default_exception_handler(context)
+        else:
+            self._runner.lose(Part.LOOP, error)
 
     async def _lock_by_routing_alone(self) -> None:
         """What can be locked without rules: no program finds a route but by asking for an interface itself."""
         rules = [rule for rule in build_rules(self._identity) if rule.uid_range is None]
-        with contextlib.closing(RouteSocket()) as socket:
-            await apply_routes(socket, build_routes(tun=False, open_ipv4=False, open_ipv6=False), None)
-            await apply_rules(socket, rules)
+        async with AsyncIPRoute() as ipr:
+            await apply_routes(ipr, build_routes(tun=False, open_ipv4=False, open_ipv6=False), None)
+            await apply_rules(ipr, rules)
 
     async def _serve(self, stopping: asyncio.Event, netlink: NftSocket, features: Features) -> None:
         self._runner = Runner(
@@ -157,41 +158,46 @@ class Daemon:
             runner=self._runner, enforcer=self._enforcer, features=features, generation=netlink.read_generation
         )
         self._control = ControlServer(self._paths.runtime_dir / "control.sock", gid=self._identity.gid, backend=self)
-        tasks = [asyncio.create_task(self._runner.run())]
+        tasks = self._runner.tasks
+        asyncio.get_running_loop().set_exception_handler(self._hear_of_fault)
+        call_at_signal(signal.SIGHUP, tasks.guard(Part.SETTINGS, self._reload))
+        self._tidier = Tidier(self._is_quiet, tasks)
+        handling = tasks.start(Part.EVENTS, self._runner.run())
         # The settings first: no core is started with any but the user's own.
         self._reload()
         # Locked before anything else is looked at, and could fail.
         await self._runner.settle()
         healer = Healer(runner=self._runner, enforcer=self._enforcer, look_at_links=self._look_at_links)
-        watch_generations(open_generation_monitor(), healer.on_commit)
-        watch_network(open_network_monitor(), healer.on_network)
-        await self._look_at_links()
+        watch_generations(open_generation_monitor(), healer.on_commit, tasks)
+        watch_network(open_network_monitor(), healer.on_network, tasks)
+        try:
+            await self._look_at_links()
+        except Exception as error:  # noqa: BLE001  the watch of links goes on with it
+            self._runner.lose(Part.LINKS, error)
+            healer.on_network(None)
         # Locked before anybody is answered.
         await self._runner.settle()
-        tasks += [
-            asyncio.create_task(healer.watch_network()),
-            asyncio.create_task(healer.watch_routes()),
-            asyncio.create_task(healer.watch_rules()),
-            asyncio.create_task(self._publish_changes()),
-            asyncio.create_task(self._feed_watchdog()),
-            asyncio.create_task(LogindSleep(self._sleep).run()),
-        ]
+        tasks.keep(Part.LINKS, healer.watch_network)
+        tasks.keep(Part.ROUTES, healer.watch_routes)
+        tasks.keep(Part.RULES, healer.watch_rules)
+        tasks.keep(Part.TELLING, self._publish_changes)
+        tasks.keep(Part.WATCHDOG, self._feed_watchdog)
+        tasks.keep(Part.SLEEP, LogindSleep(self._sleep).run)
         await self._enforcer.get_ready()
         self._sleep.watch_jumps()
         await self._control.start()
         notify("READY=1")
-        stopped = asyncio.create_task(stopping.wait())
         try:
-            done, _pending = await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopped}:
-                # A part of the daemon ended: that is a defect, and the lease must not outlive it.
-                task.result()
+            async with beside(stopping.wait()) as stopped, beside(tasks.wait_broken()) as broken:
+                await asyncio.wait({handling, stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
+                if not stopped.done():
+                    # A defect, and nothing is left that could say so but the service manager.
+                    raise RuntimeError("the service handles no events any more") from tasks.broken
         finally:
             notify("STOPPING=1")
             self._tidier.cancel()
             await self._runner.stop()
-            for task in (*tasks, stopped):
-                task.cancel()
+            await tasks.close()
             await self._control.close()
             self._enforcer.shut_down()
 
@@ -229,6 +235,10 @@ class Daemon:
             log.error("configuration: line %s: not usable", error.line)
             self._runner.post(SettingsBad(error.why))
             return error
+        except Exception as error:  # noqa: BLE001  whatever a file can hold: locked, and it is said to be the file
+            log.error("configuration: not usable: %s", describe(error))
+            self._runner.post(SettingsBad(describe(error)))
+            return ConfigError(self._paths.config, describe(error), "")
         self._runner.settings = settings
         logging.getLogger().setLevel(settings.log_level.upper())
         self._runner.post(SettingsGood(settings.establish_timeout, settings.uplink))
@@ -281,11 +291,11 @@ class Daemon:
         """Read the links; once more where the kernel says that they changed while it listed them."""
         for pause in LOOK_AGAIN_SECONDS:
             try:
-                return await read_snapshot()
-            except OSError as error:
+                return await read_snapshot(self._links)
+            except (NetlinkError, OSError) as error:
                 log.warning("the links could not be read, once more: %s", error)
                 await asyncio.sleep(pause)
-        return await read_snapshot()
+        return await read_snapshot(self._links)
 
     async def _feed_watchdog(self) -> None:
         """WATCHDOG=1 at half of what the service manager allows (sd_watchdog_enabled(3))."""

@@ -22,6 +22,10 @@ class Timer(enum.StrEnum):
     """An uplink that brings no tunnel is given up for another, where there is one."""
     CALM = "calm"
     """Nothing has gone wrong for a while: troubles are counted from zero again."""
+    VERIFICATION = "verification"
+    """A verification that neither succeeds nor fails is given up."""
+    RENEWAL = "renewal"
+    """Open, and nothing renews the lease: it has run out by then. Starts anew with each renewal."""
     WAKE = "wake"
     """The machine said that it would sleep, and still runs: nobody told of its waking. Counts waking time only."""
 

@@ -172,6 +172,19 @@ class TunnelSilent:
 
 
 @dataclass(frozen=True)
+class PartFailed:
+    """A part of the service failed, or carrying out an effect did. It is closed already.
+
+    Attributes:
+        part: its name.
+        kind: what ended it, without the error's own text.
+    """
+
+    part: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class TimerFired:
     """A timer that was armed ran out."""
 
@@ -200,5 +213,6 @@ Event = (
     | Verified
     | VerificationFailed
     | TunnelSilent
+    | PartFailed
     | TimerFired
 )

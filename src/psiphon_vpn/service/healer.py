@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.monitor import NetworkChange
@@ -20,6 +20,7 @@ from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_po
 from psiphon_vpn.service.events import LockBroken, LockFought, TunBroken, UplinkSeen
 from psiphon_vpn.service.fight import CALM_SECONDS, Fight
 from psiphon_vpn.service.runner import Runner
+from psiphon_vpn.tasks import call_later
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ SETTLE_SECONDS = 0.02
 """Changes that come together are looked at together."""
 LONGEST_BLIND_SECONDS = 0.1
 """How long a fight may keep changes of links from being looked at."""
+LOOK_SECONDS = 60.0
+"""Every program that is called for a look has its own limit of time; a list of the kernel's has not."""
 TELL_SECONDS = 0.2
 """How often the state machine is told that a fight goes on."""
 KEPT_TABLES = frozenset(table.name for table in list_kept(Keeper.DAEMON))
@@ -128,9 +131,10 @@ class Healer:
             # Links are looked at in a fight over routes too: one that came has to be guarded.
             await asyncio.sleep(max(SETTLE_SECONDS, min(LONGEST_BLIND_SECONDS, self._wait())))
             self._network_dirty.clear()
-            await self._look_at_links()
+            async with self._look(self._network_dirty):
+                await self._look_at_links()
             if pause := self._wait():
-                asyncio.get_running_loop().call_later(pause, self._network_dirty.set)
+                call_later(pause, self._network_dirty.set)
                 continue
             culprit, self._route_culprit = self._route_culprit, None
             if culprit is not None:
@@ -148,10 +152,21 @@ class Healer:
             self._routes_dirty.clear()
             await self._check_routes()
 
+    @contextlib.asynccontextmanager
+    async def _look(self, dirty: asyncio.Event) -> AsyncIterator[None]:
+        """A look takes only so long, and one that failed is made up for when its watch begins anew."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                yield
+        except BaseException:
+            dirty.set()
+            raise
+
     async def _check_routes(self) -> None:
         """Look at rules and routes while no change of our own is under way."""
         await self._runner.settle()
-        wrong = await self._enforcer.check_routes()
+        async with self._look(self._routes_dirty):
+            wrong = await self._enforcer.check_routes()
         if self._runner.busy:
             # A change of our own came between: what was seen may be half of it.
             self._routes_dirty.set()
@@ -170,10 +185,13 @@ class Healer:
             culprit, self._culprit = self._culprit, None
             # In a fight everything is put back, also where it was not heard who changed it.
             who = culprit or (UNKNOWN if self._fight.began is not None else None)
-            if who is not None and await self._enforcer.put_rules_back():
-                self._tell(who)
+            async with self._look(self._rules_dirty):
+                put_back = who is not None and await self._enforcer.put_rules_back()
+            if put_back:
+                self._tell(who or UNKNOWN)
                 await self._runner.settle()
-            wrong = await self._enforcer.check_rules()
+            async with self._look(self._rules_dirty):
+                wrong = await self._enforcer.check_rules()
             if self._runner.busy:
                 self._rules_dirty.set()
             elif wrong is not None:
@@ -183,7 +201,8 @@ class Healer:
                 self._runner.post(LockBroken(wrong))
                 await self._runner.settle()
             else:
-                await self._enforcer.get_ready()
+                async with self._look(self._rules_dirty):
+                    await self._enforcer.get_ready()
 
     async def _await_change(self) -> None:
         """Wait for the next; and say that a fight is over when none comes."""

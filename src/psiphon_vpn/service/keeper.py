@@ -8,6 +8,7 @@ from psiphon_vpn.linux.resolver_probe import ask
 from psiphon_vpn.policy import names
 from psiphon_vpn.service.events import Event, LockBroken, TunnelSilent
 from psiphon_vpn.service.liveness import Liveness, read_traffic
+from psiphon_vpn.tasks import beside
 
 VERIFY_SECONDS = 4.0
 IPV6_PROBE_SECONDS = 3.0
@@ -25,7 +26,8 @@ class LeaseKeeper:
         enforcer: holds the lease.
         post: takes the events.
         on_change: called when IPv6 is open too.
-        has_slept: whether the machine slept since this was last asked; who asks is answered once.
+        has_slept: whether the machine slept since this was last asked; who asks is answered once, and sees to it.
+        on_renewal: called after each renewal.
         ipv6_probe: name servers that tell of IPv6.
     """
 
@@ -36,53 +38,60 @@ class LeaseKeeper:
         post: Callable[[Event], None],
         on_change: Callable[[], None],
         has_slept: Callable[[], bool],
+        on_renewal: Callable[[], None],
         ipv6_probe: tuple[str, ...],
     ) -> None:
         self._enforcer = enforcer
         self._post = post
         self._on_change = on_change
         self._has_slept = has_slept
+        self._on_renewal = on_renewal
         self._ipv6_probe = ipv6_probe
-        self._question: asyncio.Task[bool] | None = None
+        self._liveness = Liveness(0.0)
+        self._doubtful = asyncio.Event()
+        """Whether the tunnel is to be asked."""
 
     async def run(self) -> None:
-        """Renew the lease until something is wrong."""
-        loop = asyncio.get_running_loop()
-        liveness = Liveness(loop.time())
-        ipv6 = asyncio.create_task(self._find_ipv6())
-        due = loop.time() + names.LEASE_RENEW_SECONDS
+        """Renew the lease until something is wrong, which is posted then."""
+        self._liveness = Liveness(asyncio.get_running_loop().time())
         try:
-            while True:
-                await self._pause(due - loop.time())
-                if self._question is not None and self._question.done():
-                    if not self._question.result():
-                        self._enforcer.close()
-                        self._post(TunnelSilent("the resolver in the tunnel stopped answering"))
-                        return
-                    self._question = None
-                    liveness.asked(loop.time())
-                if loop.time() < due:
-                    continue
-                due = loop.time() + names.LEASE_RENEW_SECONDS
-                if self._has_slept():
-                    return
-                await self._enforcer.renew()
-                if liveness.look(read_traffic(), loop.time()) and self._question is None:
-                    # Beside the renewals, which must not wait for an answer.
-                    self._question = asyncio.create_task(ask_resolver(VERIFY_SECONDS))
+            # Beside the renewals, which must not wait for an answer.
+            async with beside(self._question_tunnel()) as silent, beside(self._find_ipv6()) as ipv6:
+                await self._renew_until(silent, ipv6)
         except EnforcementError as error:
             self._post(LockBroken(str(error)))
-        finally:
-            ipv6.cancel()
-            if self._question is not None:
-                self._question.cancel()
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait until it is time, or a question has its answer."""
-        if self._question is None:
-            await asyncio.sleep(seconds)
-        else:
-            await asyncio.wait({self._question}, timeout=max(0.0, seconds))
+    async def _renew_until(self, silent: asyncio.Task[None], ipv6: asyncio.Task[None]) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + names.LEASE_RENEW_SECONDS
+        while True:
+            waited_for = {task for task in (silent, ipv6) if task is silent or not task.done()}
+            await asyncio.wait(waited_for, timeout=max(0.0, due - loop.time()), return_when=asyncio.FIRST_COMPLETED)
+            if ipv6.done():
+                ipv6.result()
+            if silent.done():
+                silent.result()
+                self._enforcer.close()
+                self._post(TunnelSilent("the resolver in the tunnel stopped answering"))
+                return
+            if loop.time() < due:
+                continue
+            due = loop.time() + names.LEASE_RENEW_SECONDS
+            if self._has_slept():
+                return
+            await self._enforcer.renew()
+            self._on_renewal()
+            if self._liveness.look(read_traffic(), loop.time()):
+                self._doubtful.set()
+
+    async def _question_tunnel(self) -> None:
+        """Ask the resolver in the tunnel whenever there is doubt, until it does not answer."""
+        while True:
+            await self._doubtful.wait()
+            if not await ask_resolver(VERIFY_SECONDS):
+                return
+            self._doubtful.clear()
+            self._liveness.asked(asyncio.get_running_loop().time())
 
     async def _find_ipv6(self) -> None:
         """A server without IPv6 swallows it silently, so applications get it only once it was seen to work."""

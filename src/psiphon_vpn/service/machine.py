@@ -39,6 +39,7 @@ from psiphon_vpn.service.events import (
     LinksChanged,
     LockBroken,
     LockFought,
+    PartFailed,
     SettingsBad,
     SettingsGood,
     SleepComing,
@@ -58,7 +59,9 @@ from psiphon_vpn.service.model import (
     FAILURES_PER_UPLINK,
     LEGAL_MOVES,
     QUIET_SECONDS,
+    RENEWAL_SECONDS,
     SLOW_SECONDS,
+    VERIFICATION_SECONDS,
     VERIFICATIONS_PER_CORE,
     WAKE_SECONDS,
     Model,
@@ -66,6 +69,7 @@ from psiphon_vpn.service.model import (
     fight_delay,
     retry_delay,
 )
+from psiphon_vpn.service.parts import VERIFIED_AGAIN, Part
 from psiphon_vpn.service.reasons import Reason
 
 Step = tuple[Model, tuple[Effect, ...]]
@@ -181,8 +185,32 @@ def _verify(model: Model, reason: Reason, detail: str = "") -> Step:
     if same_policy:
         effects = [effect for effect in effects if not isinstance(effect, ApplyPolicy)]
     number = model.verification + 1
-    effects.append(Verify(number))
+    effects += [ArmTimer(Timer.VERIFICATION, VERIFICATION_SECONDS), Verify(number)]
     return replace(model, verification=number), tuple(effects)
+
+
+def _begin_anew_after(model: Model, part: str, kind: str) -> Step:
+    """A part of the service failed: verified again where that can be enough, else locked, and begun anew after a pause.
+
+    As with other troubles that may come right after each opening, the pauses grow until it was calm for a while.
+    """
+    detail = f"{part}: {kind}"
+    model = replace(model, unrest=model.unrest + 1)
+    delay = calm_delay(model.unrest)
+    if not delay and part in VERIFIED_AGAIN and model.state in {State.OPEN, State.VERIFYING}:
+        return _verify(model, Reason.PART_FAILED, detail)
+    known = model.state is State.LOCKED and model.reason in {Reason.PART_FAILED, Reason.FIGHT}
+    if known:
+        # Locking was what failed, or is not to be done in a fight. It is not tried again at once.
+        effects: list[Effect] = []
+        model = _stop_core(model, effects)
+    else:
+        model, effects = _lock(model, Reason.PART_FAILED, detail)
+    pause = max(delay, retry_delay(model.failures))
+    if model.reason is Reason.FIGHT:
+        pause = max(pause, fight_delay(model.fights))
+    effects.append(ArmTimer(Timer.RETRY, pause))
+    return replace(model, failures=model.failures + 1), tuple(effects)
 
 
 def _remember(intent: Intent, effects: tuple[Effect, ...]) -> tuple[Effect, ...]:
@@ -228,6 +256,12 @@ def step(model: Model, event: Event) -> Step:
             delay = retry_delay(model.failures)
             effects_list.append(ArmTimer(Timer.RETRY, delay))
             return replace(model, failures=model.failures + 1), tuple(effects_list)
+        case PartFailed(part, kind):
+            return _begin_anew_after(model, part, kind)
+        case TimerFired(Timer.VERIFICATION) if model.state is State.VERIFYING:
+            return _begin_anew_after(model, Part.VERIFICATION, "no outcome")
+        case TimerFired(Timer.RENEWAL) if model.state is State.OPEN:
+            return _verify(replace(model, unrest=model.unrest + 1), Reason.LEASE_LOST)
         case LockFought(culprit) if model.state is not State.FAILED:
             return _fight(model, culprit)
         case TunBroken() | LockBroken() if model.reason is Reason.FIGHT:
@@ -370,7 +404,7 @@ def _step_core(model: Model, event: Event) -> Step:
             and model.tunnels >= 1
         ):
             model, effects = _move(model, State.OPEN, Reason.VERIFIED)
-            effects.append(ArmTimer(Timer.CALM, CALM_SECONDS))
+            effects += [ArmTimer(Timer.CALM, CALM_SECONDS), ArmTimer(Timer.RENEWAL, RENEWAL_SECONDS)]
             return replace(model, failures=0, doubts=0, rounds=0, data_set_aside=False), (*effects, OpenTunnel(number))
         case VerificationFailed(number, detail) if number == model.verification and model.state is State.VERIFYING:
             if model.doubts + 1 < VERIFICATIONS_PER_CORE:

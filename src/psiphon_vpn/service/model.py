@@ -27,6 +27,10 @@ SLOW_SECONDS = 15.0
 QUIET_SECONDS = 120.0
 """The longest that psiphon-tunnel-core was seen to say nothing while it tries is one dial: 20 s, times up to three."""
 WAKE_SECONDS = 30.0
+VERIFICATION_SECONDS = 60.0
+"""A question takes 4 s, and reading back tens of milliseconds; a busy machine may take seconds for it."""
+RENEWAL_SECONDS = 8.0
+"""The lease has run out by then, and is not renewed as it was."""
 FIRST_FIGHT_SECONDS, LAST_FIGHT_SECONDS = 2.0, 60.0
 """So long nobody may have changed the lock before it is tried again, doubled with each fight without calm between."""
 

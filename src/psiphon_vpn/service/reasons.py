@@ -48,6 +48,8 @@ class Reason(enum.StrEnum):
     FIGHT = "fight"
     LOCK_FAILED = "lock_failed"
     TUN_FAILED = "tun_failed"
+    PART_FAILED = "part_failed"
+    LEASE_LOST = "lease_lost"
     BAD_CONFIG = "bad_config"
     RESTARTING = "restarting"
 
@@ -215,6 +217,14 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("the tunnel's network device cannot be made"),
             _("Load the kernel module 'tun' and see that /dev/net/tun may be opened by everyone (mode 0666)."),
         ),
+        Reason.PART_FAILED: (
+            _("a part of the service failed; it is begun anew"),
+            _(
+                "The service goes on by itself. If it happens again and again: the machine may be short of memory or "
+                "open files; the journal of psiphon-vpn says more. Then: sudo psiphon-vpn restart"
+            ),
+        ),
+        Reason.LEASE_LOST: (_("the kernel holds no permission to pass any more; checking everything again"), None),
         Reason.BAD_CONFIG: (
             _("the configuration is not usable"),
             _("Correct it, then: sudo psiphon-vpn reload"),

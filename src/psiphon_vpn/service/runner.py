@@ -32,6 +32,7 @@ from psiphon_vpn.service.events import (
     EnforcementFailed,
     Event,
     LinksChanged,
+    PartFailed,
     TunBroken,
     VerificationFailed,
     Verified,
@@ -39,12 +40,22 @@ from psiphon_vpn.service.events import (
 from psiphon_vpn.service.intent import store_intent
 from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver
 from psiphon_vpn.service.machine import step
+from psiphon_vpn.service.memory import end_without_memory
 from psiphon_vpn.service.model import Model
+from psiphon_vpn.service.parts import ONLY_TOLD, Part
 from psiphon_vpn.service.reasons import explain
 from psiphon_vpn.service.timers import NextTry, Timers
 from psiphon_vpn.service.upstream import find_proxy_endpoint
+from psiphon_vpn.tasks import Supervisor, beside, describe, describe_kind, was_cancelled
 
 log = logging.getLogger(__name__)
+
+EFFECT_SECONDS = 90.0
+"""Longer than any effect takes on a machine that works: every program that one calls has its own limit of time."""
+
+
+class PartDownError(Exception):
+    """A part that should run for ever does not run: nothing is opened without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +100,9 @@ class Runner:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._core: CoreProcess | None = None
         self._sealing: Sealing | None = None
-        self._timers = Timers(self.post)
+        self.tasks = Supervisor(self.lose)
+        """Through which everything is started that runs beside this."""
+        self._timers = Timers(self.post, self.tasks.guard)
         self._causes = CauseFinder("")
         self._server_clock: ServerClock | None = None
         self._verification: asyncio.Task[None] | None = None
@@ -160,12 +173,8 @@ class Runner:
         Raises:
             RuntimeError: nobody handles events any more, so waiting would never end.
         """
-        waiting = {asyncio.create_task(self._events.join()), asyncio.create_task(self._ended.wait())}
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
+        async with beside(self._events.join()) as joined, beside(self._ended.wait()) as ended:
+            await asyncio.wait({joined, ended}, return_when=asyncio.FIRST_COMPLETED)
         if self._ended.is_set():
             raise RuntimeError("the service handles no events any more")
 
@@ -173,11 +182,19 @@ class Runner:
         """End the core and what runs beside it. The rules stay."""
         self._enforcer.close()
         for task in (self._verification, self._lease, self._rehearsal):
-            if task is not None:
-                task.cancel()
+            self.tasks.cancel(task)
         self._timers.cancel()
         if self._core is not None:
             await self._core.stop(graceful=True)
+
+    def lose(self, part: str, error: BaseException) -> None:
+        """A part failed: closed in the same breath, told, and answered in its turn."""
+        if isinstance(error, MemoryError):
+            end_without_memory()
+        if part not in ONLY_TOLD:
+            self._enforcer.close()
+            self.post(PartFailed(part, describe_kind(error)))
+        log.error("a part of the service failed: %s: %s", part, describe(error))
 
     def _is_nothing_new(self, event: Event) -> bool:
         """Whether the links changed in nothing that the rules in force do not say, or this is told once more later.
@@ -210,13 +227,16 @@ class Runner:
             )
             if self.model.state is not before.state:
                 self._since = Moment()
+        part = str(Part.EVENTS)
         try:
             with contextlib.ExitStack() as stack:
                 if any(isinstance(effect, do.StartCore) for effect in effects):
                     self._sealing = stack.enter_context(Sealing(self._around.core))
                 for effect in effects:
                     log.debug("effect: %s", effect)
-                    await self._carry_out(effect)
+                    part = f"effect {type(effect).__name__}"
+                    async with asyncio.timeout(EFFECT_SECONDS):
+                        await self._carry_out(effect)
         except EnforcementError as error:
             self._enforcer.close()
             self.post(EnforcementFailed(str(error)))
@@ -225,6 +245,12 @@ class Runner:
             self._enforcer.close()
             self.post(TunBroken(str(error)))
             await self._end_forgotten_core()
+        except asyncio.CancelledError as error:
+            if was_cancelled():
+                raise
+            await self._give_up(part, error)
+        except Exception as error:  # noqa: BLE001  every failure of an effect is answered
+            await self._give_up(part, error)
         self.shown = self.model
         if replace(self.model, unrest=before.unrest) != before:
             self._log_what_is_next(before)
@@ -239,6 +265,13 @@ class Runner:
         """The effect that failed may have come before the core's end: the model knows of no core, so there is none."""
         if not self.model.core_running:
             await self._stop_core(graceful=False)
+
+    async def _give_up(self, part: str, error: BaseException) -> None:
+        """An effect failed in a way that nobody foresaw. Without timers nothing would ever be tried again: the end."""
+        if part in {f"effect {kind.__name__}" for kind in (do.ArmTimer, do.CancelTimers)}:
+            raise error
+        self.lose(part, error)
+        await self._end_forgotten_core()
 
     def _log_what_is_next(self, before: Model) -> None:
         following = self.next_try
@@ -258,8 +291,8 @@ class Runner:
                 await self._stop_core(graceful=False)
                 await self._start_core(number)
             case do.Verify(number):
-                self._cancel(self._verification)
-                self._verification = asyncio.create_task(self._verify(number))
+                self.tasks.cancel(self._verification)
+                self._verification = self.tasks.start(Part.VERIFICATION, self._verify(number))
             case do.OpenTunnel(number):
                 await self._open(number)
             case do.ArmTimer(timer, seconds):
@@ -346,13 +379,13 @@ class Runner:
 
     def _rehearse(self) -> None:
         """While the core connects, which takes longer, learn what the opening would otherwise wait for."""
-        self._cancel(self._rehearsal)
+        self.tasks.cancel(self._rehearsal)
         if self._enforcer.tun is not None:
             policy = self._policy(State.OPEN, self._enforcer.tun.index)
-            self._rehearsal = asyncio.create_task(self._enforcer.rehearse(policy))
+            self._rehearsal = self.tasks.start(Part.REHEARSAL, self._enforcer.rehearse(policy))
 
     def _hear(self, number: int, notice: notices.CoreEvent) -> None:
-        self._timers.heard()
+        self._timers.heard(do.Timer.QUIET)
         if self._causes.hear(notice):
             self.post(CoreFault(number, self._causes.fault))
         match notice:
@@ -379,15 +412,15 @@ class Runner:
 
     async def _verify(self, number: int) -> None:
         """Rules, routes and TUN, and beside it the tunnel itself; the opening looks at the former once more."""
-        question = asyncio.create_task(ask_resolver(VERIFY_SECONDS))
+        if down := self.tasks.down - ONLY_TOLD:
+            raise PartDownError(", ".join(sorted(down)))
         try:
-            await self._enforcer.verify()
-            answered = await question
+            async with beside(ask_resolver(VERIFY_SECONDS)) as question:
+                await self._enforcer.verify()
+                answered = await question
         except EnforcementError as error:
             self.post(VerificationFailed(number, str(error)))
             return
-        finally:
-            question.cancel()
         if answered:
             self._answered = number
             self.post(Verified(number))
@@ -403,15 +436,11 @@ class Runner:
             post=self.post,
             on_change=self._on_change,
             has_slept=self._has_slept,
+            on_renewal=lambda: self._timers.heard(do.Timer.RENEWAL),
             ipv6_probe=self.settings.ipv6_probe,
         )
-        self._lease = asyncio.create_task(keeper.run())
+        self._lease = self.tasks.start(Part.LEASE, keeper.run())
 
     def _stop_lease(self) -> None:
-        self._cancel(self._lease)
+        self.tasks.cancel(self._lease)
         self._lease = None
-
-    @staticmethod
-    def _cancel(task: asyncio.Task[None] | None) -> None:
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()

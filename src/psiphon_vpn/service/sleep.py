@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from psiphon_vpn.linux.clocks import JumpTimer, SleepClock
 from psiphon_vpn.policy import names
 from psiphon_vpn.service.events import SleepComing, Woke
+from psiphon_vpn.service.parts import Part
 from psiphon_vpn.service.runner import Runner
+from psiphon_vpn.tasks import call_when_readable
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,6 @@ class SleepGuard:
         self._lease_remains = lease_remains
         self._look_at_links = look_at_links
         self._clock = SleepClock()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def close_now(self) -> None:
         """Close before anything else."""
@@ -65,9 +66,7 @@ class SleepGuard:
         if slept:
             log.warning("the machine has slept")
             self._runner.close_now()
-            task = asyncio.create_task(self._begin_anew())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._runner.tasks.start(Part.WAKING, self._begin_anew())
         return slept
 
     async def _begin_anew(self) -> None:
@@ -87,4 +86,4 @@ class SleepGuard:
             self._runner.correct_since()
             self.check_clock()
 
-        asyncio.get_running_loop().add_reader(timer.fileno(), jumped)
+        call_when_readable(timer.fileno(), self._runner.tasks.guard(Part.CLOCK, jumped))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC
 
 from psiphon_vpn.i18n import _
@@ -9,10 +10,11 @@ from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
 from psiphon_vpn.linux.sysctl import check_sysctls
+from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.service.choice import tell_why
 from psiphon_vpn.service.model import Model
-from psiphon_vpn.service.reasons import explain
+from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.runner import Runner
 
 Layers = dict[str, dict[str, str]]
@@ -58,7 +60,11 @@ class StatusReader:
         What the machine decided is read last, after everything that has to be waited for.
         """
         lock = await self._read_lock()
+        held = self._holds_lease()
         model = self._runner.shown
+        if model.state is State.OPEN and not held:
+            # What the machine decided is on its way, or its watch over the renewals decides it within seconds.
+            model = replace(model, state=State.VERIFYING, reason=Reason.LEASE_LOST, detail="")
         explanation = explain(model.reason, model.detail)
         following = self._runner.next_try
         return {
@@ -73,8 +79,8 @@ class StatusReader:
             "intent": str(model.intent),
             "region": model.region,
             "uplink": _describe_uplink(model),
-            "ipv6": self._enforcer.ipv6_open,
-            "layers": self._layers(lock),
+            "ipv6": held and self._enforcer.ipv6_open,
+            "layers": self._layers(lock, held=held),
             "missing_features": list(self._features.missing),
             "core_pid": self._runner.core_pid,
             "clock_skew_seconds": self._runner.clock_skew,
@@ -91,7 +97,14 @@ class StatusReader:
                 self._seen = (generation, await fetch_lock_state())
             return self._seen[1]
 
-    def _layers(self, lock: LockState) -> Layers:
+    def _holds_lease(self) -> bool:
+        """What the kernel holds, not what was asked of it: the lease runs out without a word."""
+        try:
+            return self._enforcer.read_lease()
+        except OSError:
+            return self._enforcer.leased
+
+    def _layers(self, lock: LockState, *, held: bool) -> Layers:
         layers: Layers = dict(lock.layers)
         if not self._features.owner_flag and layers.get("wire_guard", {}).get("state") == "missing":
             layers["wire_guard"] = _layer("unsupported", _("this kernel or nft has no owned tables"))
@@ -102,5 +115,5 @@ class StatusReader:
         layers["tun"] = _layer("ok") if self._enforcer.tun else _layer("missing")
         trouble = self._enforcer.routing_trouble
         layers["routing"] = _layer("broken", trouble) if trouble else _layer("ok")
-        layers["lease"] = _layer("ok") if self._enforcer.leased else _layer("missing")
+        layers["lease"] = _layer("ok") if held else _layer("missing")
         return layers

@@ -1,6 +1,7 @@
 """The state machine's timers, and what is told of them: what is tried next, and when."""
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.clocks import read_wall
 from psiphon_vpn.service.effects import Timer
 from psiphon_vpn.service.events import Event, TimerFired
+from psiphon_vpn.service.parts import Part
+from psiphon_vpn.tasks import call_later
 
 JITTER = 0.2
 """So much more at random, so that many machines do not come back in step."""
@@ -33,38 +36,41 @@ class Timers:
 
     Args:
         post: takes the events.
+        guard: makes a callback of which a failure is told (`Supervisor.guard`).
     """
 
-    def __init__(self, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, post: Callable[[Event], None], guard: Callable[[str, Callable[[], object]], Callable[[], None]]
+    ) -> None:
         self._post = post
+        self._guard = guard
         self._running: dict[Timer, asyncio.TimerHandle] = {}
-        self._quiet_seconds = 0.0
-        self._heard_at = 0.0
+        self._patience: dict[Timer, float] = {}
+        self._heard_at: dict[Timer, float] = {}
 
     def arm(self, timer: Timer, seconds: float) -> None:
         """Post TimerFired after so many seconds and a little more."""
         loop = asyncio.get_running_loop()
         delay = seconds * (1 + random.random() * JITTER)  # noqa: S311
-        if timer is Timer.QUIET:
-            self._quiet_seconds, self._heard_at = delay, loop.time()
+        self._patience[timer], self._heard_at[timer] = delay, loop.time()
         self._schedule(timer, delay)
 
     def _schedule(self, timer: Timer, delay: float) -> None:
         if (old := self._running.pop(timer, None)) is not None:
             old.cancel()
-        self._running[timer] = asyncio.get_running_loop().call_later(delay, self._fire, timer)
+        self._running[timer] = call_later(delay, self._guard(Part.TIMERS, functools.partial(self._fire, timer)))
 
-    def heard(self) -> None:
-        """The core said something: QUIET starts anew. Costs next to nothing, since a core may say a great deal."""
-        self._heard_at = asyncio.get_running_loop().time()
+    def heard(self, timer: Timer) -> None:
+        """What a timer waits for in vain came: it starts anew. Costs next to nothing: a core may say a great deal."""
+        self._heard_at[timer] = asyncio.get_running_loop().time()
 
     def _fire(self, timer: Timer) -> None:
         del self._running[timer]
-        if timer is Timer.QUIET:
-            left = self._heard_at + self._quiet_seconds - asyncio.get_running_loop().time()
-            if left > 0:
-                self._schedule(timer, left)
-                return
+        left = self._heard_at[timer] + self._patience[timer] - asyncio.get_running_loop().time()
+        # Less than a millisecond: the event loop's clock is no finer than that.
+        if left > 0.001:
+            self._schedule(timer, left)
+            return
         self._post(TimerFired(timer))
 
     def cancel(self) -> None:

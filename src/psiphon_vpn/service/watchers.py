@@ -1,6 +1,5 @@
 """The event sources: commits to the ruleset, and changes of links, addresses, routes and rules."""
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -8,6 +7,8 @@ from typing import TypeVar
 
 from psiphon_vpn.linux.monitor import NetworkChange, parse_changes
 from psiphon_vpn.linux.nfnetlink import Generation, parse_generations
+from psiphon_vpn.service.parts import Part
+from psiphon_vpn.tasks import Supervisor, call_when_readable
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,11 @@ _LARGEST = 1 << 16
 
 
 def _watch(
-    monitor: socket.socket, parse: Callable[[bytes], tuple[T, ...]], on_event: Callable[[T | None], None], what: str
+    monitor: socket.socket,
+    parse: Callable[[bytes], tuple[T, ...]],
+    on_event: Callable[[T | None], None],
+    what: str,
+    tasks: Supervisor,
 ) -> None:
     def receive() -> None:
         # Bounded: the loop calls again while there is more.
@@ -32,17 +37,23 @@ def _watch(
                 log.warning("%s were missed: %s", what, error)
                 on_event(None)
                 return
-            for event in parse(data):
-                on_event(event)
+            try:
+                for event in parse(data):
+                    on_event(event)
+            except Exception:
+                on_event(None)  # the rest of it was missed
+                raise
 
-    asyncio.get_running_loop().add_reader(monitor.fileno(), receive)
+    call_when_readable(monitor.fileno(), tasks.guard(Part.NEWS, receive))
 
 
-def watch_generations(monitor: socket.socket, on_commit: Callable[[Generation | None], None]) -> None:
+def watch_generations(
+    monitor: socket.socket, on_commit: Callable[[Generation | None], None], tasks: Supervisor
+) -> None:
     """Call for every commit to the ruleset; with None when some were missed and all must be read again."""
-    _watch(monitor, parse_generations, on_commit, "commits to the ruleset")
+    _watch(monitor, parse_generations, on_commit, "commits to the ruleset", tasks)
 
 
-def watch_network(monitor: socket.socket, on_change: Callable[[NetworkChange | None], None]) -> None:
+def watch_network(monitor: socket.socket, on_change: Callable[[NetworkChange | None], None], tasks: Supervisor) -> None:
     """Call for every change of the network; with None when some were missed and all must be looked at."""
-    _watch(monitor, parse_changes, on_change, "changes of the network")
+    _watch(monitor, parse_changes, on_change, "changes of the network", tasks)

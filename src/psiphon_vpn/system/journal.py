@@ -18,7 +18,6 @@ from typing import Final
 
 from psiphon_vpn.errors import UserError, describe_failure
 from psiphon_vpn.i18n import _, ngettext
-from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.change_kinds import restore_change
 from psiphon_vpn.system.edges import Edges
@@ -28,8 +27,6 @@ from psiphon_vpn.system.tree_changes import name_temporary, remove_path, write_f
 
 FORMAT: Final = 1
 DIRECTORY_MODE: Final = 0o755
-MAX_SIZE: Final = 256 * 1024 * 1024
-"""Bytes. It holds the content of the files that stood in our way."""
 
 
 class Stage(enum.StrEnum):
@@ -112,21 +109,21 @@ class Journal:
             JournalError: it is there and cannot be understood.
         """
         try:
-            stored = parse_object(read_stored(self.path, high=MAX_SIZE))
-            if take(stored, "format", int) != FORMAT:
-                raise StoredError("it was written by another version of this program")
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            if stored["format"] != FORMAT:
+                raise ValueError("it was written by another version of this program")
             return Record(
-                method=Method(take(stored, "method", str)),
-                version=take(stored, "version", str),
-                stage=Stage(take(stored, "stage", str)),
-                changes=tuple(restore_change(change) for change in take(stored, "changes", list)),
-                had_directory=take(stored, "had_directory", bool),
+                method=Method(stored["method"]),
+                version=str(stored["version"]),
+                stage=Stage(stored["stage"]),
+                changes=tuple(restore_change(change) for change in stored["changes"]),
+                had_directory=bool(stored["had_directory"]),
             )
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise JournalError(self.path, error.strerror or str(error)) from error
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise JournalError(self.path, str(error)) from error
 
     def write(self, record: Record) -> None:

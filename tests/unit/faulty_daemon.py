@@ -1,0 +1,364 @@
+"""The daemon's own parts with fakes at the edge and a clock that skips what is only waited for.
+
+Every task that is started, every effect and every call into the kernel's side can be made to fail, by its name: what is
+added later is met without a word here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import selectors
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tests.policies import IDENTITY
+from tests.unit.machine_watch import UPLINK_A
+
+from psiphon_vpn.config import Settings
+from psiphon_vpn.core import events as notices
+from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.service import effects as do
+from psiphon_vpn.service import keeper, runner
+from psiphon_vpn.service.events import TunBroken, UplinkSeen, UserRestart
+from psiphon_vpn.service.healer import Healer
+from psiphon_vpn.service.model import Model
+from psiphon_vpn.service.parts import Part
+from psiphon_vpn.service.runner import Runner, Surroundings
+from psiphon_vpn.service.timers import NextTry
+from psiphon_vpn.tasks import Supervisor, beside
+
+LIVE_SECONDS = 150
+
+
+class _Skipping(selectors.DefaultSelector):
+    """Does not wait for time: it says that it has passed."""
+
+    now = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready now; else time goes on."""
+        ready = super().select(0)
+        assert ready or timeout is not None, "nothing would ever happen again"
+        self.now += 0.0 if ready else timeout or 0.0
+        return ready
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop with a clock of its own."""
+
+    def __init__(self) -> None:
+        self._skipping = _Skipping()
+        super().__init__(self._skipping)
+
+    def time(self) -> float:
+        """Seconds of that clock."""
+        return self._skipping.now
+
+
+@dataclass
+class Fault:
+    """What fails, how, and how often.
+
+    Attributes:
+        where: "part", "callback", "effect" or "kernel".
+        name: of the part, the effect's type, or the enforcer's method.
+        error: made anew each time.
+        number: the first time that it fails, counted from 1.
+        always: and each time from then on.
+        late: seconds for which a part runs before it fails.
+    """
+
+    where: str
+    name: str
+    error: Callable[[], BaseException]
+    number: int = 1
+    always: bool = False
+    late: float = 0.0
+    met: int = 0
+
+    def strike(self, where: str, name: str) -> None:
+        """Fail, if this is it."""
+        if (where, name) == (self.where, self.name):
+            self.met += 1
+            if self.met == self.number or (self.always and self.met > self.number):
+                raise self.error()
+
+
+class Tun:
+    """Stands for the TUN."""
+
+    index = 7
+
+
+class FakeKernel:
+    """Stands for `Enforcer` and the kernel behind it: a lease that runs out."""
+
+    routing_trouble = None
+
+    def __init__(self, fault: Fault) -> None:
+        self._fault = fault
+        self._policy: Policy | None = None
+        self._ends = 0.0
+        self.tun: Tun | None = None
+        self.leased = False
+        self.ipv6_open = False
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name.startswith("_") or not inspect.ismethod(found):
+            return found
+        fault = self._fault
+        if inspect.iscoroutinefunction(found):
+
+            async def faulty(*arguments: Any, **more: Any) -> Any:
+                await asyncio.sleep(0.01)
+                fault.strike("kernel", name)
+                return await found(*arguments, **more)
+
+            return faulty
+
+        def faulty_now(*arguments: Any, **more: Any) -> Any:
+            if name not in {"close", "read_lease"}:  # the first never fails, by its own word; the other is the judge's
+                fault.strike("kernel", name)
+            return found(*arguments, **more)
+
+        return faulty_now
+
+    def close(self) -> None:
+        """The lease goes."""
+        self.leased, self._ends = False, 0.0
+
+    def read_lease(self) -> bool:
+        """Whether it stands."""
+        return asyncio.get_running_loop().time() < self._ends
+
+    async def ensure_tun(self) -> Tun:
+        """There is one."""
+        self.tun = Tun()
+        return self.tun
+
+    async def apply(self, policy: Policy, *, coming: Policy | None = None) -> None:
+        """It is in force."""
+        self.close()
+        self._policy = policy
+
+    def holds(self, policy: Policy) -> bool:
+        """Whether it is."""
+        return policy == self._policy
+
+    async def rehearse(self, policy: Policy) -> None:
+        """Nothing to do."""
+
+    async def verify(self) -> None:
+        """All is well."""
+
+    async def open(self) -> None:
+        """The lease."""
+        assert self._policy is not None
+        assert self._policy.state is State.OPEN, "opened under another policy"
+        self.leased, self._ends = True, asyncio.get_running_loop().time() + names.LEASE_SECONDS
+
+    async def renew(self) -> None:
+        """For longer."""
+        if not self.leased:
+            raise EnforcementError("there is no lease to renew")
+        self._ends = asyncio.get_running_loop().time() + names.LEASE_SECONDS
+
+    async def open_ipv6(self) -> None:
+        """IPv6 too."""
+        self.ipv6_open = True
+
+    async def check_routes(self) -> None:
+        """All is well."""
+
+    async def check_rules(self) -> None:
+        """All is well."""
+
+    async def put_rules_back(self) -> bool:
+        """Nothing to do."""
+        return False
+
+    def put_rules_back_now(self) -> bool:
+        """Nothing to do."""
+        return False
+
+    def put_network_back(self) -> bool:
+        """Nothing to do."""
+        return False
+
+    def is_own(self, port: int) -> bool:
+        """Nobody's."""
+        return False
+
+    def shut_down(self) -> None:
+        """Nothing to do."""
+
+    async def get_ready(self) -> None:
+        """Nothing to do."""
+
+
+def unlike() -> set[str]:
+    """What the real one has and the fake has not: a method that is new is to be made to fail too."""
+    real = {name for name in vars(Enforcer) if not name.startswith("_")}
+    return real - set(dir(FakeKernel)) - {"leased", "ipv6_open", "tun", "routing_trouble"}
+
+
+class FakeCore:
+    """Stands for the core: has a tunnel after a while. The first takes long, the second cannot use its data."""
+
+    made = 0
+    pid = 1
+
+    def __init__(self, *, on_event: Callable[[notices.CoreEvent], None], on_exit: Callable[[int], None]) -> None:
+        self._on_event, self._on_exit = on_event, on_exit
+        self._handles: list[asyncio.TimerHandle] = []
+
+    async def start(self, plan: object, sealing: object) -> None:
+        """It runs."""
+        FakeCore.made += 1
+        later = asyncio.get_running_loop().call_later
+        if FakeCore.made == 2:
+            self._handles.append(later(0.2, self._on_event, notices.DatastoreError("broken")))
+            self._handles.append(later(0.3, self._on_exit, 1))
+        else:
+            seconds = 20.0 if FakeCore.made == 1 else 0.4
+            self._handles.append(later(seconds, self._on_event, notices.Tunnels(1)))
+
+    async def stop(self, *, graceful: bool) -> None:
+        """It is gone."""
+        for handle in self._handles:
+            handle.cancel()
+
+
+async def _answer(*_arguments: object, **_more: object) -> bool:
+    await asyncio.sleep(0.1)
+    return True
+
+
+@dataclass
+class Life:
+    """What was seen in the life of a daemon.
+
+    Attributes:
+        ended: it ended by itself.
+        unleased: the longest that it was taken for open without a lease in the kernel, in seconds.
+        next_try: as it was told in the end.
+        down: parts that should run for ever and did not, in the end.
+        parts: that were started.
+        effects: that were carried out.
+    """
+
+    runner: Any = None
+    ended: bool = False
+    leased: bool = False
+    unleased: int = 0
+    next_try: NextTry | None = None
+    down: frozenset[str] = frozenset()
+    parts: set[str] = field(default_factory=set)
+    effects: set[str] = field(default_factory=set)
+
+
+def _inject(fault: Fault, life: Life) -> Iterator[contextlib.AbstractContextManager[object]]:
+    start, keep, carry_out = Supervisor.start, Supervisor.keep, Runner._carry_out
+
+    async def faulty(part: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if (fault.where, fault.name) != ("part", part):
+            await make()
+            return
+        if not fault.late:
+            fault.strike("part", part)
+        async with beside(make()) as work:
+            await asyncio.wait({work}, timeout=fault.late or None)
+            if not work.done():
+                fault.strike("part", part)
+            await work
+
+    def started(self: Supervisor, part: str, work: Coroutine[Any, Any, None]) -> Any:
+        life.parts.add(part)
+        task = start(self, part, work if part == Part.EVENTS else faulty(part, lambda: work))
+        task.add_done_callback(lambda _: work.close())
+        return task
+
+    def kept(self: Supervisor, part: str, make: Callable[[], Coroutine[Any, Any, None]]) -> Any:
+        life.parts.add(part)
+        return keep(self, part, lambda: faulty(part, make))
+
+    async def carried_out(self: Runner, effect: do.Effect) -> None:
+        life.effects.add(type(effect).__name__)
+        fault.strike("effect", type(effect).__name__)
+        await carry_out(self, effect)
+
+    yield mock.patch.object(Supervisor, "start", started)
+    yield mock.patch.object(Supervisor, "keep", kept)
+    yield mock.patch.object(Runner, "_carry_out", carried_out)
+    yield mock.patch.object(runner, "CoreProcess", FakeCore)
+    yield mock.patch.object(runner, "Sealing", return_value=contextlib.nullcontext(object()))
+    yield mock.patch.object(runner, "ask_resolver", _answer)
+    yield mock.patch.object(keeper, "ask_resolver", _answer)
+    yield mock.patch.object(keeper, "ask", _answer)
+    yield mock.patch.object(keeper, "read_traffic", return_value=None)
+
+
+def live(fault: Fault, directory: Path) -> Life:
+    """Live for some minutes with a fault."""
+    FakeCore.made = 0
+    life = Life()
+
+    async def scenario() -> None:
+        kernel: Any = FakeKernel(fault)
+        around = Surroundings(identity=IDENTITY, core=None, state_dir=directory)  # type: ignore[arg-type]
+        service = life.runner = Runner(
+            surroundings=around, enforcer=kernel, model=Model(), settings=Settings(), on_change=lambda: None
+        )
+
+        async def look_at_links() -> None:
+            service.post(UplinkSeen(UPLINK_A))
+
+        healer = Healer(runner=service, enforcer=kernel, look_at_links=look_at_links)
+        handling = service.tasks.start(Part.EVENTS, service.run())
+        service.tasks.keep(Part.LINKS, healer.watch_network)
+        service.tasks.keep(Part.ROUTES, healer.watch_routes)
+        service.tasks.keep(Part.RULES, healer.watch_rules)
+        healer.on_network(None)
+        unleased = 0
+        for second in range(LIVE_SECONDS):
+            if second in {40, 70}:
+                service.post(UserRestart())
+            elif second == 55:
+                service.post(TunBroken("the TUN is gone"))
+            elif second % 30 == 29:
+                healer.on_network(None)
+                healer.on_commit(None)
+            if second % 10 == 5 and fault.where == "callback":
+                service.tasks.guard(fault.name, lambda: fault.strike("callback", fault.name))()
+            await asyncio.sleep(1)
+            if handling.done():
+                life.ended = True
+                break
+            assert not kernel.read_lease() or service.model.state is State.OPEN, "a lease in another state"
+            unleased = unleased + 1 if service.shown.state is State.OPEN and not kernel.read_lease() else 0
+            life.unleased = max(life.unleased, unleased)
+        life.leased = kernel.read_lease()
+        life.next_try, life.down = service.next_try, service.tasks.down
+        await service.stop()
+        await service.tasks.close()
+
+    with contextlib.ExitStack() as stack:
+        for one in _inject(fault, life):
+            stack.enter_context(one)
+        loop = SkippingLoop()
+        try:
+            loop.run_until_complete(scenario())
+        finally:
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), 1))
+            loop.close()
+    return life
