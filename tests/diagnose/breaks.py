@@ -310,6 +310,12 @@ BREAKS: dict[str, Break] = {
     "firewalls.legacy": system(lambda it: it.files.update({"/proc/thread-self/net/ip_tables_names": b"nat\nfilter\n"})),
     "firewalls.vpns": change_links(lambda links: (*links, Interface(index=99, name="tun0", up=True, kind="tun"))),
     "firewalls.containers": system(_forward_without_chain),
+    "firewalls.guests": change_links(
+        lambda links: (
+            *links,
+            Interface(index=99, name="virbr0", up=True, kind="bridge", addresses=((4, "192.168.122.1"),)),
+        )
+    ),
     "clock.past": Break(act=_set_back),
     "clock.hardware": system(lambda it: it.files.update({"/sys/class/rtc/rtc0/since_epoch": b"1790000400\n"})),
     "clock.synchronised": system(

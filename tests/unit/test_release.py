@@ -313,5 +313,8 @@ def test_other_firewalls_are_known_by_what_runs_and_by_what_they_left_in_the_ker
     listing = "table inet firewalld\ntable ip filter {\n\tchain ufw-user-input {\n\t}\n\tchain DOCKER {\n\t}\n}\n"
     assert [found.name for found in match_neighbours((), listing)] == ["firewalld", "ufw", "docker"]
     assert [found.name for found in match_neighbours({"nftables.service"}, "")] == ["nftables.service"]
+    guests = match_neighbours({"libvirtd.service", "incus.service", "snap.lxd.daemon.service"}, "table inet netavark\n")
+    assert [found.name for found in guests] == ["libvirt", "LXD", "Incus", "podman"]
+    assert all("DHCP" in found.meaning for found in guests)
     assert match_neighbours((), "table inet psiphon_filter\n\tchain output {\n") == ()
     assert all(found.meaning for found in match_neighbours((), listing))

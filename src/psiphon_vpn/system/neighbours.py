@@ -30,7 +30,8 @@ def _filters() -> str:
 def _forwards() -> str:
     return _(
         "It keeps running; its containers and machines reach the internet through the tunnel or not at all, "
-        "and nobody outside reaches them."
+        "and nobody outside reaches them. This computer and they do not reach each other: it answers none of them, "
+        "not with an address (DHCP) either, nor with names."
     )
 
 
@@ -53,13 +54,22 @@ class _Known:
 _KNOWN = (
     _Known(name="firewalld", units=("firewalld.service",), traces=("table inet firewalld",), meaning=_filters),
     _Known(name="ufw", units=("ufw.service",), traces=("chain ufw-",), meaning=_filters),
-    _Known(name="docker", units=("docker.service",), traces=("chain DOCKER",), meaning=_forwards),
+    _Known(
+        name="docker", units=("docker.service",), traces=("chain DOCKER", "table ip docker-bridges"), meaning=_forwards
+    ),
     _Known(
         name="libvirt",
         units=("libvirtd.service", "virtnetworkd.service"),
         traces=("table ip libvirt_network", "chain LIBVIRT_"),
         meaning=_forwards,
     ),
+    _Known(
+        name="LXD",
+        units=("lxd.service", "snap.lxd.daemon.service"),
+        traces=("table inet lxd", "chain fwd.lxdbr"),
+        meaning=_forwards,
+    ),
+    _Known(name="Incus", units=("incus.service",), traces=("table inet incus", "chain fwd.incusbr"), meaning=_forwards),
     _Known(name="podman", units=(), traces=("table inet netavark", "chain NETAVARK"), meaning=_forwards),
     _Known(name="nftables.service", units=("nftables.service",), traces=(), meaning=_flushes),
 )

@@ -126,4 +126,30 @@ def containers(facts: Facts) -> Outcome:
     return ok(_("forwarding for {names}").format(names=shown) if shown else _("nothing is forwarded"))
 
 
-CHECKS: Final = (programs, flush, rerouting, filters, legacy, vpns, containers)
+@check(
+    "firewalls.guests",
+    mark("No container or virtual machine waits for an answer of this computer"),
+    mark(
+        "Refused on purpose. Give a virtual machine a fixed address of the bridge's network, the bridge's address as "
+        "its gateway and any public resolver: its pages and names then go through the tunnel."
+    ),
+)
+def guests(facts: Facts) -> Outcome:
+    """Bridges with an address of this machine that lead to no uplink: libvirt's, Docker's, LXD's and the like."""
+    snapshot = facts.network.snapshot
+    leading = {route.index for route in snapshot.defaults}
+    found = [
+        link.name
+        for link in snapshot.interfaces
+        if link.kind == "bridge" and link.addresses and link.index not in leading
+    ]
+    if found:
+        return warn(
+            _("this computer and the guests on these bridges do not reach each other: {names}").format(
+                names=", ".join(found)
+            )
+        )
+    return ok(_("there is no bridge to any"))
+
+
+CHECKS: Final = (programs, flush, rerouting, filters, legacy, vpns, containers, guests)
