@@ -268,8 +268,8 @@ def make_installation(root: Path) -> Layout:
 def make_core(layout: Layout) -> None:
     directory = layout.core_dir / "0123abcd"
     write(directory / "psiphon-tunnel-core", ELF, mode=0o755, uid=UID)
-    record = {"sha256": hashlib.sha256(ELF).hexdigest(), "size": len(ELF), "revision": "24b8381cc3"}
-    record["installed_at"] = "2026-02-03T04:05:06+00:00"
+    record = {"sha256": hashlib.sha256(ELF).hexdigest(), "size": len(ELF), "revision": "24b8381cc3", "blob": "b"}
+    record |= {"architecture": "x86_64", "source": "/core", "installed_at": "2026-02-03T04:05:06+00:00"}
     write(directory / "record.json", json.dumps(record))
     layout.core_current.symlink_to(directory.name)
 

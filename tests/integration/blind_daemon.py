@@ -7,7 +7,7 @@ import sys
 from psiphon_vpn.service import __main__, daemon
 
 
-async def fail(_ipr: object) -> None:
+async def fail() -> None:
     raise OSError("blind")
 
 

@@ -9,11 +9,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from pyroute2 import AsyncIPRoute
-
 from psiphon_vpn.lab.namespace import Host, open_host
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import Nft
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 
 T = TypeVar("T")
 
@@ -57,12 +56,12 @@ class Kernel:
         """Do something with the service's own nft."""
         return self.with_netlink(lambda netlink: asyncio.run(_await(work(Nft(netlink)))))
 
-    def with_routes(self, work: Callable[[AsyncIPRoute], Awaitable[T]]) -> T:
-        """Do something with pyroute2."""
+    def with_routes(self, work: Callable[[RouteSocket], Awaitable[T]]) -> T:
+        """Do something with a socket that changes links, addresses, routes and rules."""
 
         async def inside() -> T:
-            async with AsyncIPRoute() as ipr:
-                return await work(ipr)
+            with contextlib.closing(RouteSocket()) as socket:
+                return await work(socket)
 
         return self.host.call(lambda: asyncio.run(inside()))
 

@@ -9,7 +9,6 @@ import re
 import socket
 
 import pytest
-from pyroute2 import AsyncIPRoute
 from tests.integration.kernel import Kernel
 from tests.integration.test_nft_kernel import CHANGES, first_handle
 from tests.policies import make_policy
@@ -20,7 +19,8 @@ from psiphon_vpn.linux.nfnetlink import Message, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.nftimage import FAMILIES, NFT_MSG_DELTABLE, read_image
 from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
-from psiphon_vpn.linux.rtbatch import RouteSocket, encode_route, encode_rule, encode_tun
+from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tables import Tables
 from psiphon_vpn.linux.tun import Tun, check_tun, ensure_tun, make_tun
 from psiphon_vpn.policy import names
@@ -320,10 +320,10 @@ def test_what_is_added_in_one_breath_is_what_is_added_with_care(kernel: Kernel) 
         return "\n".join(kernel.ip("-d", *text.split()) for text in (*what, "addr show PsiphonTUN"))
 
     async def with_care() -> int:
-        async with AsyncIPRoute() as ipr:
-            tun = await ensure_tun(ipr, uid=IDENTITY.uid)
-            await apply_rules(ipr, rules)
-            await apply_routes(ipr, routes, tun.index)
+        with contextlib.closing(RouteSocket()) as changes:
+            tun = await ensure_tun(changes, uid=IDENTITY.uid)
+            await apply_rules(changes, rules)
+            await apply_routes(changes, routes, tun.index)
         return tun.index
 
     routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False, ipv6_probe=("2001:db8::53",))
@@ -331,9 +331,8 @@ def test_what_is_added_in_one_breath_is_what_is_added_with_care(kernel: Kernel) 
     careful = show()
 
     async def check(tun: int) -> str | None:
-        async with AsyncIPRoute() as ipr:
-            bad = await check_tun(ipr, Tun(tun), uid=IDENTITY.uid)
-            return bad.detail if bad else await check_routing(ipr, rules, routes, tun)
+        bad = await check_tun(Tun(tun), uid=IDENTITY.uid)
+        return bad.detail if bad else await check_routing(rules, routes, tun)
 
     def breathe() -> list[str]:
         additions = RouteSocket()

@@ -7,13 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pyroute2 import AsyncIPRoute
 from tests.integration.kernel import Kernel
 from tests.integration.test_routing import OPEN, RULES, make_tun
 from tests.policies import IDENTITY
 
 from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
@@ -62,9 +62,9 @@ def put_everything(kernel: Kernel) -> None:
     """What boot lock and daemon make."""
     index = make_tun(kernel)
 
-    async def work(ipr: AsyncIPRoute) -> None:
-        await apply_rules(ipr, RULES)
-        await apply_routes(ipr, OPEN, index)
+    async def work(socket: RouteSocket) -> None:
+        await apply_rules(socket, RULES)
+        await apply_routes(socket, OPEN, index)
 
     kernel.with_routes(work)
     kernel.nft(build_base_table(Policy(state=State.LOCKED, identity=IDENTITY)).render_replacement())

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from pyroute2 import AsyncIPRoute
 from tests.integration.kernel import Kernel
 from tests.integration.stage import open_stage
 from tests.policies import IDENTITY, PROBE
@@ -16,6 +15,7 @@ from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.namespace import Host
 from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tun import ensure_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
@@ -33,22 +33,22 @@ Change = Callable[[Kernel], object]
 
 
 def make_tun(kernel: Kernel) -> int:
-    return kernel.with_routes(lambda ipr: ensure_tun(ipr, uid=IDENTITY.uid)).index
+    return kernel.with_routes(lambda socket: ensure_tun(socket, uid=IDENTITY.uid)).index
 
 
 def apply(kernel: Kernel, routes: tuple[Route, ...], index: int | None) -> str | None:
     """Make it so, and what the check says then."""
 
-    async def work(ipr: AsyncIPRoute) -> str | None:
-        await apply_rules(ipr, RULES)
-        await apply_routes(ipr, routes, index)
-        return await check_routing(ipr, RULES, routes, index)
+    async def work(socket: RouteSocket) -> str | None:
+        await apply_rules(socket, RULES)
+        await apply_routes(socket, routes, index)
+        return await check_routing(RULES, routes, index)
 
     return kernel.with_routes(work)
 
 
 def check(kernel: Kernel, routes: tuple[Route, ...], index: int | None) -> str | None:
-    return kernel.with_routes(lambda ipr: check_routing(ipr, RULES, routes, index))
+    return kernel.with_routes(lambda _: check_routing(RULES, routes, index))
 
 
 def show(kernel: Kernel) -> list[str]:

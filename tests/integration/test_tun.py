@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyroute2 import AsyncIPRoute
 from tests.integration.kernel import Kernel
 
 from psiphon_vpn.lab.tun_device import attach_tun
@@ -21,6 +20,7 @@ from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.linux import tun as product
 from psiphon_vpn.linux.netlink import HEADER
 from psiphon_vpn.linux.queueing import RTM_NEWQDISC, parse_queued, read_queued
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tun import Tun, TunError, TunTrouble, check_tun, ensure_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.sysctls import TUN_SYSCTLS
@@ -32,11 +32,11 @@ NAME = names.TUN_NAME
 
 
 def make(kernel: Kernel) -> Tun:
-    return kernel.with_routes(lambda ipr: ensure_tun(ipr, uid=UID))
+    return kernel.with_routes(lambda socket: ensure_tun(socket, uid=UID))
 
 
 def check(kernel: Kernel, tun: Tun) -> TunTrouble | None:
-    return kernel.with_routes(lambda ipr: check_tun(ipr, tun, uid=UID))
+    return kernel.with_routes(lambda _: check_tun(tun, uid=UID))
 
 
 def show(kernel: Kernel) -> dict[str, Any]:
@@ -152,9 +152,9 @@ def test_another_tun_of_ours_under_the_same_name_is_not_the_one_that_was_made(ke
 def test_without_dev_net_tun_it_says_so(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "TUN_DEVICE", Path("/dev/net/no-such-tun"))
 
-    async def work(ipr: AsyncIPRoute) -> None:
+    async def work(routes: RouteSocket) -> None:
         with pytest.raises(TunError, match="No such file"):
-            await ensure_tun(ipr, uid=UID)
+            await ensure_tun(routes, uid=UID)
 
     kernel.with_routes(work)
 

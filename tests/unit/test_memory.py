@@ -14,7 +14,7 @@ from psiphon_vpn.tasks import Supervisor
 
 
 class Circle:
-    """Refers to itself, as what pyroute2 makes of a message does."""
+    """Refers to itself, as a task and its exception do."""
 
     def __init__(self) -> None:
         self.itself = self

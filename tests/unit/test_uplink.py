@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psiphon_vpn.linux.links import _place
+from psiphon_vpn.linux.rtvalues import Address
 from psiphon_vpn.policy import names
 from psiphon_vpn.service.choice import carries_on
 from psiphon_vpn.service.uplink import (
@@ -131,11 +132,11 @@ def test_a_route_of_an_interface_that_is_gone_is_passed_over() -> None:
 @pytest.mark.requirement("R6")
 def test_another_temporary_ipv6_address_of_the_same_prefix_is_no_change() -> None:
     places = [
-        _place({"family": 10, "address": address, "local": None})
-        for address in ("2001:db8:a::1234", "2001:db8:a::ffff:8")
+        _place(Address(version=6, index=2, text=text, prefix=64, scope=0, flags=0, body=b""))
+        for text in ("2001:db8:a::1234", "2001:db8:a::ffff:8", "2001:db8:a:1::1")
     ]
     assert places[0] == places[1] == (6, "2001:db8:a::/64")
-    assert _place({"family": 10, "address": "2001:db8:a:1::1", "local": None}) != places[0]
+    assert places[2] != places[0]
 
 
 @pytest.mark.requirement("R6")

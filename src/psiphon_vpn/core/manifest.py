@@ -6,11 +6,12 @@ A pinned core is fetched by commit, never by branch, and checked by what is know
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from psiphon_vpn.tomllines import parse_toml
 
 MANIFEST_PATH: Final = Path(__file__).with_name("manifest.toml")
 MAX_CORE_SIZE: Final = 256 * 1024 * 1024
@@ -99,18 +100,27 @@ def parse_manifest(text: str) -> Manifest:
         ManifestError: something is missing, unknown or malformed.
     """
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = parse_toml(text)
+    except ValueError as error:
         raise ManifestError(str(error)) from error
     if set(document) != {"repository", "url", "core"} or not isinstance(document["core"], list):
         raise ManifestError("a manifest has repository, url and a list of cores, and nothing else")
     url = document["url"]
-    if not isinstance(url, str) or not url.startswith("https://") or any(url.count(word) != 1 for word in _URL_FIELDS):
+    if not isinstance(url, str) or not _is_address(url):
         raise ManifestError("url must be https and have {repository}, {commit} and {path} once")
     cores = tuple(_parse_core(entry) for entry in document["core"])
     if len({(core.architecture, core.order) for core in cores}) != len(cores):
         raise ManifestError("two cores have the same order")
     return Manifest(repository=_take(document, "repository", _REPOSITORY), url=url, cores=cores)
+
+
+def _is_address(url: str) -> bool:
+    rest = url
+    for word in _URL_FIELDS:
+        if url.count(word) != 1:
+            return False
+        rest = rest.replace(word, "")
+    return rest.startswith("https://") and not {"{", "}"} & set(rest)
 
 
 def _take(entry: Mapping[str, object], name: str, form: re.Pattern[str]) -> str:
@@ -147,7 +157,11 @@ def _parse_core(entry: object) -> PinnedCore:
 
 def load_manifest(path: Path = MANIFEST_PATH) -> Manifest:
     """Read the manifest of this package; raises ManifestError, or OSError when it cannot be read."""
-    return parse_manifest(path.read_text(encoding="utf-8"))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ManifestError("it is not UTF-8") from error
+    return parse_manifest(text)
 
 
 def render_pinned(text: str, core: PinnedCore) -> str:
@@ -162,7 +176,7 @@ def render_pinned(text: str, core: PinnedCore) -> str:
     """
     parts = re.split(r"(?m)^(?=\[\[core\]\])", text)
     for index, part in enumerate(parts[1:], start=1):
-        entry = tomllib.loads(part)["core"][0]
+        entry = parse_toml(part)["core"][0]  # type: ignore[index]
         if (entry["architecture"], entry["order"]) == (core.architecture, core.order):
             kept = re.sub(r"(?m)^(?:size|sha256) *=.*\n?", "", part).rstrip("\n")
             tail = "\n" if index == len(parts) - 1 else "\n\n"

@@ -7,8 +7,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import httpx
+
+from psiphon_vpn.stored import StoredError, parse_object, read_stored, take_or_none
+from psiphon_vpn.system.tree_changes import remove_path
+
+MAX_NOTE: Final = 64 * 1024
 
 
 @dataclass(kw_only=True)
@@ -31,10 +37,9 @@ class Partial:
         found = cls(path=path, url=url)
         for other in directory.iterdir():
             if other not in {path, found.note}:
-                other.unlink()
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            validator = json.loads(found.note.read_text()).get("validator")
-            found.validator = validator if isinstance(validator, str) else None
+                remove_path(other)
+        with contextlib.suppress(OSError, StoredError):
+            found.validator = take_or_none(parse_object(read_stored(found.note, high=MAX_NOTE)), "validator", str)
         if found.validator is None:
             path.unlink(missing_ok=True)
         return found

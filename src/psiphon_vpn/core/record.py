@@ -4,9 +4,11 @@ import json
 import os
 import stat
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Final
 
-from psiphon_vpn.core.manifest import SHA256
+from psiphon_vpn.core.manifest import MAX_CORE_SIZE, SHA256
+from psiphon_vpn.stored import parse_object, take, take_or_none
 
 RECORD_NAME: Final = "record.json"
 BINARY_NAME: Final = "psiphon-tunnel-core"
@@ -47,29 +49,35 @@ class CoreRecord:
 
 def render_record(record: CoreRecord) -> bytes:
     """The record as JSON, for people too."""
-    return (json.dumps(asdict(record), indent=2) + "\n").encode()
+    fields = asdict(record)
+    # A path may hold bytes that are no text (os.fsdecode); they are shown as escapes.
+    fields["source"] = record.source.encode(errors="backslashreplace").decode()
+    return (json.dumps(fields, indent=2) + "\n").encode()
 
 
 def parse_record(content: bytes) -> CoreRecord:
     """Read a record; raises RecordError if it is not exactly one. Fields of a later version are passed over."""
     try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise RecordError("it is not JSON") from error
-    if not isinstance(fields, dict):
-        raise RecordError("it is no object")
-    types: dict[str, tuple[type, ...]] = {
-        **dict.fromkeys(("sha256", "blob", "architecture", "source", "installed_at"), (str,)),
-        **dict.fromkeys(("revision", "commit"), (str, type(None))),
-        "size": (int,),
-        "order": (int, type(None)),
-    }
-    for name, allowed in types.items():
-        if not isinstance(fields.get(name), allowed) or isinstance(fields.get(name), bool):
-            raise RecordError(f"{name} is missing or of the wrong kind")
-    if not SHA256.fullmatch(fields["sha256"]):
+        fields = parse_object(content)
+        record = CoreRecord(
+            sha256=take(fields, "sha256", str),
+            size=take(fields, "size", int),
+            blob=take(fields, "blob", str),
+            architecture=take(fields, "architecture", str),
+            revision=take_or_none(fields, "revision", str),
+            commit=take_or_none(fields, "commit", str),
+            order=take_or_none(fields, "order", int),
+            source=take(fields, "source", str),
+            installed_at=take(fields, "installed_at", str),
+        )
+        datetime.fromisoformat(record.installed_at).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise RecordError(str(error)) from error
+    if not SHA256.fullmatch(record.sha256):
         raise RecordError("sha256 is malformed")
-    return CoreRecord(**{name: fields[name] for name in types})
+    if not 0 <= record.size <= MAX_CORE_SIZE:
+        raise RecordError("size is out of range")
+    return record
 
 
 def check_owner(status: os.stat_result, *, owner: int, name: str) -> None:
@@ -103,4 +111,7 @@ def read_record(directory: int, *, owner: int = 0) -> CoreRecord:
         if not stat.S_ISREG(status.st_mode):
             raise RecordError("it is no regular file")
         check_owner(status, owner=owner, name="the record")
-        return parse_record(file.read(MAX_RECORD_SIZE))
+        content = file.read(MAX_RECORD_SIZE + 1)
+    if len(content) > MAX_RECORD_SIZE:
+        raise RecordError("it is too large")
+    return parse_record(content)

@@ -12,16 +12,25 @@ import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from psiphon_vpn.linux import rtvalues
 from psiphon_vpn.linux.features import Features, probe_features
+from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.reading import Reading, parse_listing
-from psiphon_vpn.policy.routing import RoutingRule
+from psiphon_vpn.linux.rtbatch import encode_link
+from psiphon_vpn.linux.rtlist import find_link, list_addresses, list_routes, list_rules
+from psiphon_vpn.linux.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, RouteSocket
+from psiphon_vpn.linux.rtvalues import IFF_UP, Link
+from psiphon_vpn.linux.tun import read_attributes
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.routing import IPV4, IPV6, RoutingRule
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.run import CommandError, run_async
 from psiphon_vpn.service.uplink import Snapshot
 
 T = TypeVar("T")
+LOCAL_TABLE = 255
 _CLONE_NEWNET = 0x40000000
 
 
@@ -76,70 +85,43 @@ def read_network() -> Network:
 
 
 async def _read_network() -> Network:
-    from pyroute2 import AsyncIPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    from psiphon_vpn.linux.links import read_snapshot
-    from psiphon_vpn.linux.routes import FAMILY, read_rule
-    from psiphon_vpn.policy import names
-
-    try:
-        async with AsyncIPRoute() as ipr:
-            snapshot = await read_snapshot(ipr)
-            tun = None
-            async for link in await ipr.get_links():
-                if link.get("ifname") == names.TUN_NAME:
-                    tun = await _read_device(ipr, link)
-            rules: list[RoutingRule] = []
-            routes: list[KernelRoute] = []
-            for version, family in ((4, FAMILY[4]), (6, FAMILY[6])):
-                rules += [read_rule(message) async for message in await ipr.get_rules(family=family)]
-                async for message in await ipr.get_routes(family=family):
-                    routes += _read_route(message, version)
-    except NetlinkError as error:
-        raise OSError(error.code, str(error)) from error
+    snapshot = await read_snapshot()
+    link = find_link(names.TUN_NAME)
+    tun = await _read_device(link) if link is not None else None
+    rules: list[RoutingRule] = []
+    routes: list[KernelRoute] = []
+    for version in (IPV4, IPV6):
+        rules += [found.rule for found in await list_rules(version)]
+        for route in await list_routes(version):
+            routes += _read_route(route)
     return Network(snapshot=snapshot, rules=tuple(rules), routes=tuple(routes), tun=tun)
 
 
-async def _read_device(ipr: Any, link: Any) -> Device:
-    data = link.get(("linkinfo", "data"))
-    attributes = {}
-    for name in ("TYPE", "OWNER", "GROUP", "PI", "VNET_HDR", "MULTI_QUEUE", "PERSIST"):
-        value = data.get(f"IFLA_TUN_{name}") if data is not None and hasattr(data, "get") else None
-        if value is not None:
-            attributes[name] = int(value)
-    addresses = [
-        f"{address.get('local') or address.get('address')}/{address['prefixlen']}"
-        async for address in await ipr.get_addr(index=link["index"])
-    ]
+async def _read_device(link: Link) -> Device:
     return Device(
-        index=link["index"],
-        kind=link.get(("linkinfo", "kind")),
-        up=bool(link["flags"] & 1),
-        mtu=link.get("mtu") or 0,
-        attributes=attributes,
-        addresses=tuple(sorted(addresses)),
+        index=link.index,
+        kind=link.kind,
+        up=bool(link.flags & IFF_UP),
+        mtu=link.mtu,
+        attributes=read_attributes(link),
+        addresses=tuple(sorted(f"{found.text}/{found.prefix}" for found in await list_addresses(link.index))),
     )
 
 
-def _read_route(message: Any, version: int) -> list[KernelRoute]:
-    table = message.get("RTA_TABLE", message["table"])
-    if table == 255:
+def _read_route(route: rtvalues.KernelRoute) -> list[KernelRoute]:
+    if route.table == LOCAL_TABLE:
         return []
-    hops = message.get("RTA_MULTIPATH") or ()
-    devices = [hop["oif"] for hop in hops] or [message.get("RTA_OIF")]
-    destination = message.get("RTA_DST") or ("0.0.0.0" if version == 4 else "::")  # noqa: S104  a destination
     return [
         KernelRoute(
-            version=version,
-            table=table,
-            destination=f"{destination}/{message['dst_len']}",
-            device=device,
-            gateway=bool(hops) or message.get("RTA_GATEWAY") is not None,
-            type=message["type"],
-            metric=message.get("RTA_PRIORITY") or 0,
+            version=route.version,
+            table=route.table,
+            destination=route.destination,
+            device=hop.device,
+            gateway=len(route.hops) > 1 or hop.gateway is not None,
+            type=route.type,
+            metric=route.metric,
         )
-        for device in devices
+        for hop in route.hops
     ]
 
 
@@ -187,7 +169,7 @@ def read_references(tables: Sequence[Table], links: Sequence[tuple[str, int]]) -
 
 
 async def _read_references(tables: Sequence[Table], links: Sequence[tuple[str, int]]) -> tuple[Reading | None, ...]:
-    await _make_links(links)
+    _make_links(links)
     # All in one run, which is fast; when one does not load, each in a run of its own.
     named = [(table, f"reference{number}") for number, table in enumerate(tables)]
     if not await _load("".join(table.render(name=name, flags="") for table, name in named)):
@@ -209,18 +191,13 @@ async def _load(text: str) -> bool:
     return True
 
 
-async def _make_links(links: Sequence[tuple[str, int]]) -> None:
-    from pyroute2 import AsyncIPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    async with AsyncIPRoute() as ipr:
+def _make_links(links: Sequence[tuple[str, int]]) -> None:
+    with contextlib.closing(RouteSocket()) as socket:
         for name, index in links:
             for kind in ("dummy", "bridge"):
-                try:
-                    await ipr.link("add", ifname=name, index=index, kind=kind)
-                except (NetlinkError, OSError):
-                    continue
-                break
+                with contextlib.suppress(OSError):
+                    socket.change(*encode_link(name, index, kind), flags=NLM_F_CREATE | NLM_F_EXCL)
+                    break
 
 
 def split_listing(text: str) -> dict[tuple[str, str], Reading]:

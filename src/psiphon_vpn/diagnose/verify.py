@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import grp
-import json
 import pwd
 import stat
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any, Final
 from psiphon_vpn.diagnose.system import System
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.stored import StoredError, parse_object, take, take_or_none
 from psiphon_vpn.system.layout import Layout
 
 MAX_DEPTH: Final = 24
@@ -82,28 +82,32 @@ def read_manifest(system: System, layout: Layout) -> tuple[str, tuple[_Entry, ..
     """
     path = layout.program_manifest
     try:
-        document = json.loads(system.read(path))
-        entries = tuple(
-            _Entry(
-                path=str(item["path"]),
-                sha256=str(item["sha256"]).lower(),
-                # As chmod(1) takes it, or as a number.
-                mode=int(item["mode"], 8) if isinstance(item["mode"], str) else int(item["mode"]),
-                uid=_number(item.get("owner", "root"), "owner"),
-                gid=_number(item.get("group", "root"), "group"),
-            )
-            for item in document["files"]
-        )
-        version = str(document.get("version", ""))
+        document = parse_object(system.read(path))
+        entries = tuple(_read_entry(item) for item in take(document, "files", list))
+        version = take_or_none(document, "version", str) or ""
     except FileNotFoundError:
         raise ManifestError(_("nothing is installed: there is no {path}").format(path=path)) from None
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         raise ManifestError(_("{path} is not a manifest").format(path=path)) from None
     if not entries or any(not entry.path.startswith("/") or "/../" in entry.path for entry in entries):
         raise ManifestError(_("{path} is not a manifest").format(path=path))
     return version, entries
+
+
+def _read_entry(item: object) -> _Entry:
+    if not isinstance(item, dict):
+        raise StoredError("an entry is no object")
+    mode = item.get("mode")
+    return _Entry(
+        path=take(item, "path", str),
+        sha256=take(item, "sha256", str).lower(),
+        # As chmod(1) takes it, or as a number.
+        mode=int(mode, 8) if isinstance(mode, str) else take(item, "mode", int),
+        uid=_number(item.get("owner", "root"), "owner"),
+        gid=_number(item.get("group", "root"), "group"),
+    )
 
 
 def walk(system: System, directory: Path, *, depth: int = 0) -> Iterator[Path]:

@@ -45,7 +45,8 @@ from psiphon_vpn.lab.namespace import Host
 from psiphon_vpn.lab.probe import ICMP, ProbeSpec, probe_specs
 from psiphon_vpn.lab.tun_device import attach_tun
 from psiphon_vpn.lab.world import World
-from psiphon_vpn.linux.rtbatch import RouteSocket, encode_route, encode_rule, encode_tun
+from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tun import make_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table

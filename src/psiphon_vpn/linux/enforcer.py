@@ -11,14 +11,12 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.putback import NetworkMender
 from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules, check_routing
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.sysctl import apply_sysctls, check_sysctls
 from psiphon_vpn.linux.tables import Tables
 from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun
@@ -68,20 +66,19 @@ def _boot_seconds() -> float:
 class Enforcer:
     """Holds the kernel's side of the policy in force."""
 
-    def __init__(self, *, identity: Identity, ipr: AsyncIPRoute, netlink: NftSocket, features: Features) -> None:
+    def __init__(self, *, identity: Identity, netlink: NftSocket, features: Features) -> None:
         self._identity = identity
-        self._ipr = ipr
         self._netlink = netlink
         self._tables = Tables(netlink)
-        self._mender = NetworkMender(identity.uid)
+        self._socket = RouteSocket()
+        self._mender = NetworkMender(identity.uid, self._socket)
         self._features = features
         self._rules = build_rules(identity)
         self._routes: tuple[Route, ...] = ()
         self._policy: Policy | None = None
         self._tun: Tun | None = None
         self._closings = 0
-        # One change or look at a time: a look must not see a change half-way, and a netlink socket carries one
-        # dump at a time (EBUSY otherwise). `close` does not wait for it.
+        # One change or look at a time: a look must not see a change half-way. `close` does not wait for it.
         self._lock = asyncio.Lock()
         self._proof: Proof | None = None
         self._renewed_at = 0.0
@@ -121,7 +118,7 @@ class Enforcer:
             TunError: it cannot be made.
         """
         async with self._lock:
-            self._tun = await ensure_tun(self._ipr, uid=self._identity.uid)
+            self._tun = await ensure_tun(self._socket, uid=self._identity.uid)
             return self._tun
 
     async def apply(self, policy: Policy, *, coming: Policy | None = None) -> None:
@@ -159,10 +156,10 @@ class Enforcer:
         following = build_base_table(coming) if coming is not None else None
         try:
             await self._tables.put(build_base_table(policy), *self._build_beside(policy), coming=following)
-            await apply_rules(self._ipr, self._rules)
+            await apply_rules(self._socket, self._rules)
             await self._set_routes(open_ipv4=False, open_ipv6=False)
             self.routing_trouble = None
-        except (RulesetError, RoutingError, NetlinkError, OSError) as error:
+        except (RulesetError, RoutingError, OSError) as error:
             raise EnforcementError(str(error)) from error
         for failure in apply_sysctls(GLOBAL_SYSCTLS):
             log.warning("kernel setting not made: %s", failure)
@@ -194,10 +191,10 @@ class Enforcer:
             raise EnforcementError("there is no TUN")
         try:
             generation = await self._tables.check()
-            bad_tun = await check_tun(self._ipr, self._tun, uid=self._identity.uid)
+            bad_tun = await check_tun(self._tun, uid=self._identity.uid)
             wrong = bad_tun.detail if bad_tun else None
-            wrong = wrong or await check_routing(self._ipr, self._rules, self._routes, self._tun.index)
-        except (RulesetError, NetlinkError, OSError) as error:
+            wrong = wrong or await check_routing(self._rules, self._routes, self._tun.index)
+        except (RulesetError, OSError) as error:
             raise EnforcementError(str(error)) from error
         if wrong is None and (lost := check_sysctls({"net/ipv4/conf/all/src_valid_mark": "1"})):
             wrong = f"{lost[0]} was changed"
@@ -274,12 +271,12 @@ class Enforcer:
         found: Trouble | None = None
         try:
             async with self._lock:
-                wrong = await check_tun(self._ipr, self._tun, uid=self._identity.uid)
+                wrong = await check_tun(self._tun, uid=self._identity.uid)
                 if wrong is not None:
                     found = Trouble(wrong.detail, wrong.gone)
-                elif lost := await check_routing(self._ipr, self._rules, self._routes, self._tun.index):
+                elif lost := await check_routing(self._rules, self._routes, self._tun.index):
                     found = Trouble(lost)
-        except (NetlinkError, OSError) as error:
+        except OSError as error:
             found = Trouble(str(error))
         self.routing_trouble = found.detail if found else None
         return found
@@ -349,11 +346,11 @@ class Enforcer:
 
     def is_own(self, port: int) -> bool:
         """Whether a change of routes was made by us, by the port id in its announcement."""
-        return port in {self._mender.port, self._ipr.socket.getsockname()[0]}
+        return port == self._socket.port
 
     def shut_down(self) -> None:
         """End what is ours alone. What stands in the kernel stays."""
-        self._mender.close()
+        self._socket.close()
 
     async def check_rules(self) -> str | None:
         """Why the tables are not as they were loaded; None when all is well."""
@@ -410,8 +407,8 @@ class Enforcer:
             ipv6_probe=self._probes(),
         )
         try:
-            await apply_routes(self._ipr, self._routes, self._tun.index if self._tun else None)
-        except (NetlinkError, OSError) as error:
+            await apply_routes(self._socket, self._routes, self._tun.index if self._tun else None)
+        except OSError as error:
             raise RoutingError(str(error)) from error
 
 

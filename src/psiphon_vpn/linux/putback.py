@@ -1,10 +1,11 @@
 """Rules, routes and the TUN, put back in the moment in which one of them is missed."""
 
 import logging
-import socket
 from collections.abc import Sequence
+from socket import if_indextoname, if_nametoindex
 
-from psiphon_vpn.linux.rtbatch import RouteSocket, encode_route, encode_rule, encode_tun
+from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tun import TunError, make_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import RoutingRule, build_routes
@@ -17,22 +18,14 @@ class NetworkMender:
 
     Args:
         uid: whose a TUN is that has to be made again.
+        socket: by which the changes are made.
     """
 
-    def __init__(self, uid: int) -> None:
+    def __init__(self, uid: int, socket: RouteSocket) -> None:
         self._uid = uid
-        self._socket = RouteSocket()
+        self._socket = socket
         self._made = 0
         """Index of the TUN that took the place of one that was taken away."""
-
-    @property
-    def port(self) -> int:
-        """By which its changes are known (`NetworkChange.port`)."""
-        return self._socket.port
-
-    def close(self) -> None:
-        """Close the socket; what it did stays."""
-        self._socket.close()
 
     def mend(self, tun_index: int, *, rules: Sequence[RoutingRule], ipv6_probe: tuple[str, ...]) -> bool:
         """Put back what stands in every state. Never fails: what could not be put back is for others to find.
@@ -50,7 +43,7 @@ class NetworkMender:
             index = tun_index if _is_tun(tun_index) else self._made
             if not _is_tun(index):
                 make_tun(self._uid)
-                index = self._made = socket.if_nametoindex(names.TUN_NAME)
+                index = self._made = if_nametoindex(names.TUN_NAME)
                 made = True
             routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False, ipv6_probe=ipv6_probe)
             refused = self._socket.add(
@@ -66,6 +59,6 @@ class NetworkMender:
 def _is_tun(index: int) -> bool:
     """Whether the device with this index has the TUN's name."""
     try:
-        return socket.if_indextoname(index) == names.TUN_NAME
+        return if_indextoname(index) == names.TUN_NAME
     except OSError:
         return False

@@ -1,35 +1,36 @@
-"""Routing rules, routes and the TUN put back in one breath: one write to a netlink socket, without a look before it.
+"""Routing rules, routes and the TUN in the kernel's words, as a `RouteSocket` sends them.
 
-What is there already stays as it is (NLM_F_EXCL), so it may be sent at any time. Whether everything is as it should be
-is another question, asked afterwards by `routes.check_routing` and `tun.check_tun`.
+All of them go in one write, without a look before it: what is there already stays as it is (NLM_F_EXCL). Whether
+everything is as it should be is another question, asked afterwards by `routes.check_routing` and `tun.check_tun`.
 """
 
-import errno
-import os
 import socket
 import struct
-from collections.abc import Iterable
 
-from psiphon_vpn.linux.netlink import HEADER, write_attribute
+from psiphon_vpn.linux.netlink import write_attribute
+from psiphon_vpn.linux.rtnetlink import (
+    RTM_DELLINK,
+    RTM_DELROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWROUTE,
+    RTM_NEWRULE,
+    Message,
+)
+from psiphon_vpn.linux.rtvalues import encode_name
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import IPV4, MARK_MASK, Route, RoutingRule
 
-RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWRULE = 16, 20, 24, 32
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
-NLMSG_ERROR = 2
 IFF_UP = 1
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RTN_UNICAST, RTN_UNREACHABLE = 1, 7
-RT_TABLE_UNSPEC, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 4, 0, 253
+RT_TABLE_UNSPEC, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 4, 0, 253, 255
 FR_ACT_TO_TBL = 1
 # enum of linux/fib_rules.h and linux/rtnetlink.h; the numbers of table and priority are the same in both.
 _DST, _IIFNAME, _OIF, _PRIORITY, _PREFSRC, _FWMARK, _TABLE, _FWMASK, _OIFNAME = 1, 3, 4, 6, 7, 10, 15, 16, 17
 _UID_RANGE, _IP_PROTO, _DPORT_RANGE = 20, 22, 24
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFLA_MTU = 1, 2, 8, 4
-_RECEIVE_TIMEOUT = 1.0  # seconds; the kernel has answered before send() returns
-_HARMLESS = frozenset({0, errno.EEXIST})
-
-Message = tuple[int, bytes]
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 18, 1
 
 
 def _family(version: int) -> int:
@@ -53,7 +54,7 @@ def encode_rule(rule: RoutingRule) -> Message:
         body += write_attribute(_DST, _pack_address(rule.version, address))
     for kind, name in ((_IIFNAME, rule.input_interface), (_OIFNAME, rule.output_interface)):
         if name is not None:
-            body += write_attribute(kind, name.encode() + b"\0")
+            body += write_attribute(kind, encode_name(name))
     if rule.fwmark is not None:
         body += _number(_FWMARK, rule.fwmark) + _number(_FWMASK, MARK_MASK)
     if rule.uid_range is not None:
@@ -81,6 +82,30 @@ def encode_route(route: Route, tun_index: int) -> Message:
     return RTM_NEWROUTE, body
 
 
+def encode_route_removal(route: Route, kind: int) -> Message:
+    """The removal of a route of the private table, of whichever type (RTN_*) and by whichever way."""
+    address, _, length = route.destination.partition("/")
+    # Whichever scope it has (fib_trie.c, fib_table_delete); IPv6 has none.
+    scope = RT_SCOPE_NOWHERE if route.version == IPV4 else RT_SCOPE_UNIVERSE
+    head = (_family(route.version), int(length), 0, 0, RT_TABLE_UNSPEC, 0, scope, kind, 0)
+    body = struct.pack("=BBBBBBBBI", *head) + _number(_TABLE, names.ROUTE_TABLE) + _number(_PRIORITY, route.metric)
+    if int(length):
+        body += write_attribute(_DST, _pack_address(route.version, address))
+    return RTM_DELROUTE, body
+
+
+def encode_link(name: str, index: int, kind: str) -> Message:
+    """A new device of a kind that needs no more to be said (struct ifinfomsg)."""
+    body = struct.pack("=BxHiII", 0, 0, index, 0, 0) + write_attribute(_IFLA_IFNAME, encode_name(name))
+    info = write_attribute(_IFLA_INFO_KIND, kind.encode() + b"\0")
+    return RTM_NEWLINK, body + write_attribute(_IFLA_LINKINFO, info)
+
+
+def encode_link_removal(index: int) -> Message:
+    """The removal of a device (struct ifinfomsg)."""
+    return RTM_DELLINK, struct.pack("=BxHiII", 0, 0, index, 0, 0)
+
+
 def encode_tun(index: int) -> tuple[Message, ...]:
     """Our TUN set up, and its addresses (struct ifinfomsg, struct ifaddrmsg)."""
     messages = [
@@ -92,56 +117,3 @@ def encode_tun(index: int) -> tuple[Message, ...]:
         body += write_attribute(_IFA_LOCAL, packed) + _number(_IFA_FLAGS, IFA_F_NOPREFIXROUTE | nodad)
         messages.append((RTM_NEWADDR, body))
     return tuple(messages)
-
-
-class RouteSocket:
-    """A netlink socket that adds, and waits for the kernel's answer to each addition."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self._socket.bind((0, 0))
-        self._socket.settimeout(_RECEIVE_TIMEOUT)
-        self._sequence = 0
-
-    @property
-    def port(self) -> int:
-        """The port id, by which announcements tell whose change it was."""
-        return int(self._socket.getsockname()[0])
-
-    def close(self) -> None:
-        """Close the socket; what it did stays."""
-        self._socket.close()
-
-    def add(self, messages: Iterable[Message]) -> list[str]:
-        """Add what is missing.
-
-        Returns:
-            What the kernel said of those that it did not add, other than that they are there already.
-
-        Raises:
-            OSError: it did not answer.
-        """
-        data, wanted = b"", {}
-        for kind, body in messages:
-            self._sequence = self._sequence % 0x7FFFFFFF + 1
-            # A link is changed, never made by this; and an address that is there would only be refused.
-            flags = NLM_F_REQUEST | NLM_F_ACK | (0 if kind == RTM_NEWLINK else NLM_F_CREATE | NLM_F_EXCL)
-            data += HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0) + body
-            data += b"\0" * (-len(data) % 4)
-            wanted[self._sequence] = kind
-        if not wanted:
-            return []
-        self._socket.send(data)
-        refused = []
-        while wanted:
-            answers = self._socket.recv(1 << 16)
-            offset = 0
-            while offset + HEADER.size + 4 <= len(answers):
-                length, kind, _, sequence, _ = HEADER.unpack_from(answers, offset)
-                if kind == NLMSG_ERROR and sequence in wanted:
-                    number = -struct.unpack_from("=i", answers, offset + HEADER.size)[0]
-                    if number not in _HARMLESS:
-                        refused.append(f"{wanted[sequence]}: {os.strerror(number)}")
-                    del wanted[sequence]
-                offset += max((length + 3) & ~3, HEADER.size)
-        return refused

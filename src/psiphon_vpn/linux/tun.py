@@ -4,18 +4,21 @@ import contextlib
 import fcntl
 import os
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
+from psiphon_vpn.linux.rtbatch import encode_link_removal, encode_tun
+from psiphon_vpn.linux.rtlist import find_link, list_addresses
+from psiphon_vpn.linux.rtnetlink import RTM_DELADDR, RouteSocket
+from psiphon_vpn.linux.rtvalues import IFF_UP, Link
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.sysctls import TUN_SYSCTLS
 
 TUNSETIFF, TUNSETPERSIST, TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 IFF_TUN, IFF_NO_PI, IFF_TUN_EXCL = 0x0001, 0x1000, 0x8000
+IFLA_TUN = {"OWNER": 1, "GROUP": 2, "TYPE": 3, "PI": 4, "VNET_HDR": 5, "PERSIST": 6, "MULTI_QUEUE": 7}
+"""What the kernel tells of a TUN, by its number (linux/if_link.h, Linux 4.20)."""
 TUN_DEVICE = Path("/dev/net/tun")
 
 
@@ -58,31 +61,30 @@ def _set_sysctls() -> None:
             (Path("/proc/sys") / path).write_text(value)
 
 
-async def _find(ipr: AsyncIPRoute) -> Any | None:
-    async for link in await ipr.get_links():
-        if link.get("ifname") == names.TUN_NAME:
-            return link
-    return None
+def read_attributes(link: Link) -> dict[str, int]:
+    """IFLA_TUN_* of a TUN or TAP by name; what the kernel does not say is not there."""
+    return {
+        name: int.from_bytes(link.data[number], sys.byteorder)
+        for name, number in IFLA_TUN.items()
+        if link.kind == "tun" and number in link.data
+    }
 
 
-def _is_ours(link: Any, uid: int) -> bool:
-    """Whether this is a persistent, single-queue TUN of that owner and no group (IFLA_TUN_*, Linux 4.20)."""
-    if link.get(("linkinfo", "kind")) != "tun":
-        return False
-    data = link.get(("linkinfo", "data"))
+def _is_ours(link: Link, uid: int) -> bool:
+    """Whether this is a persistent, single-queue TUN of that owner and no group."""
+    said = read_attributes(link)
     return (
-        data is not None
-        and data.get("IFLA_TUN_TYPE") == IFF_TUN
-        and data.get("IFLA_TUN_OWNER") == uid
-        and data.get("IFLA_TUN_GROUP") is None
-        and not data.get("IFLA_TUN_PI")
-        and not data.get("IFLA_TUN_VNET_HDR")
-        and not data.get("IFLA_TUN_MULTI_QUEUE")
-        and bool(data.get("IFLA_TUN_PERSIST"))
+        said.get("TYPE") == IFF_TUN
+        and said.get("OWNER") == uid
+        and "GROUP" not in said
+        and not said.get("PI")
+        and not said.get("VNET_HDR")
+        and not said.get("MULTI_QUEUE")
+        and bool(said.get("PERSIST"))
     )
 
 
-async def ensure_tun(ipr: AsyncIPRoute, *, uid: int) -> Tun:
+async def ensure_tun(socket: RouteSocket, *, uid: int) -> Tun:
     """Make the TUN, or put right the one that is there, and give it its addresses.
 
     A device that has our name and is no TUN of our owner is removed: its name stands in the rules.
@@ -91,36 +93,30 @@ async def ensure_tun(ipr: AsyncIPRoute, *, uid: int) -> Tun:
         TunError: it cannot be made; why, in English.
     """
     try:
-        found = await _find(ipr)
+        found = find_link(names.TUN_NAME)
         if found is not None and not _is_ours(found, uid):
-            await ipr.link("del", index=found["index"])
+            socket.change(*encode_link_removal(found.index))
             found = None
         if found is None:
             make_tun(uid)
-            found = await _find(ipr)
+            found = find_link(names.TUN_NAME)
         if found is None:
             raise TunError(f"{names.TUN_NAME} is gone as soon as it is made")
-        index = found["index"]
         _set_sysctls()
-        await ipr.link("set", index=index, mtu=names.TUN_MTU, state="up")
-        await _set_addresses(ipr, index)
-    except (OSError, NetlinkError) as error:
-        raise TunError(str(error)) from error
-    return Tun(index)
+        await _remove_strange_addresses(socket, found.index)
+        refused = socket.add(encode_tun(found.index))
+    except OSError as error:
+        raise TunError(error.strerror or str(error)) from error
+    if refused:
+        raise TunError(f"{names.TUN_NAME}: {refused[0]}")
+    return Tun(found.index)
 
 
-async def _set_addresses(ipr: AsyncIPRoute, index: int) -> None:
+async def _remove_strange_addresses(socket: RouteSocket, index: int) -> None:
     wanted = {(names.TUN_IPV4, 24), (names.TUN_IPV6, 64)}
-    present = set()
-    async for address in await ipr.get_addr(index=index):
-        entry = (address.get("local") or address.get("address"), address["prefixlen"])
-        if entry in wanted:
-            present.add(entry)
-        else:
-            await ipr.addr("del", index=index, address=entry[0], prefixlen=entry[1])
-    for text, prefix in sorted(wanted - present):
-        # IFA_F_NOPREFIXROUTE (0x200): the routes are in the private table; IFA_F_NODAD (0x02): nobody to ask.
-        await ipr.addr("add", index=index, address=text, prefixlen=prefix, flags=0x202 if ":" in text else 0x200)
+    for address in await list_addresses(index):
+        if (address.text, address.prefix) not in wanted:
+            socket.change(RTM_DELADDR, address.body)
 
 
 @dataclass(frozen=True)
@@ -131,11 +127,15 @@ class TunTrouble:
     gone: bool
 
 
-async def check_tun(ipr: AsyncIPRoute, tun: Tun, *, uid: int) -> TunTrouble | None:
-    """Look at the TUN; None when all is well."""
-    found = await _find(ipr)
-    if found is None or found["index"] != tun.index:
+async def check_tun(tun: Tun, *, uid: int) -> TunTrouble | None:
+    """Look at the TUN; None when all is well.
+
+    Raises:
+        OSError: the kernel does not answer.
+    """
+    found = find_link(names.TUN_NAME)
+    if found is None or found.index != tun.index:
         return TunTrouble("the TUN is gone, or another device has its name", gone=True)
     if not _is_ours(found, uid):
         return TunTrouble("the TUN is not ours", gone=True)
-    return None if found["flags"] & 1 else TunTrouble("the TUN is down", gone=False)
+    return None if found.flags & IFF_UP else TunTrouble("the TUN is down", gone=False)

@@ -41,6 +41,8 @@ class RoutingRule:
     destination_port: int | None = None
     inverted: bool = False
     """Matches what it says *not* (FIB_RULE_INVERT); none of ours does."""
+    odd: bool = False
+    """Has a match or an action that none of ours has, and that is not told here."""
 
 
 @dataclass(frozen=True, kw_only=True)

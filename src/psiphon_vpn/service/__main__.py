@@ -11,7 +11,6 @@ from psiphon_vpn.core.image import CoreSource, GivenCore, RecordedCore
 from psiphon_vpn.core.manifest import SHA256
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.service.lean import load_netlink_alone
 from psiphon_vpn.service.logging_limit import LogLimit
 from psiphon_vpn.system.layout import Layout
 
@@ -46,9 +45,6 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogLimit())
-    # pyroute2 tells every message at debug level, addresses included.
-    logging.getLogger("pyroute2").setLevel(logging.WARNING)
-    load_netlink_alone()
     from psiphon_vpn.service.daemon import Daemon, read_paths
 
     _wait_for_children_without_threads()

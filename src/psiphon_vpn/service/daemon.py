@@ -1,15 +1,13 @@
 """psiphon-vpnd: puts the parts together. Runs as psiphon-user with CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from psiphon_vpn.config import Settings, load_settings
 from psiphon_vpn.core.image import CoreSource
@@ -25,6 +23,7 @@ from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.nfnetlink import NftSocket, open_generation_monitor
 from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.service.choice import Use, carries_on
@@ -84,7 +83,6 @@ class Daemon:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._identity = find_identity()
-        self._links: AsyncIPRoute
         self._runner: Runner
         self._enforcer: Enforcer
         self._status: StatusReader
@@ -97,7 +95,7 @@ class Daemon:
         self._leading: frozenset[int] = frozenset()
         """Indexes of the interfaces that lead out, or did."""
         self._looking = asyncio.Lock()
-        """A netlink socket carries one dump at a time, and not only one of us looks."""
+        """Not only one of us looks, and what was read first is told first."""
 
     async def run(self) -> None:
         """Run until a signal says otherwise. Stopping opens nothing.
@@ -117,12 +115,10 @@ class Daemon:
             )
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            call_at_signal(number, stopping.set)
-        # Two sockets: a netlink socket carries one dump at a time.
-        async with AsyncIPRoute() as ipr, AsyncIPRoute() as links:
-            self._links = links
-            self._enforcer = Enforcer(identity=self._identity, ipr=ipr, netlink=netlink, features=features)
-            await self._serve(stopping, netlink, features)
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        self._enforcer = Enforcer(identity=self._identity, netlink=netlink, features=features)
+        await self._serve(stopping, netlink, features)
         netlink.close()
         if claim is not None:
             os.close(claim)
@@ -140,9 +136,9 @@ class Daemon:
     async def _lock_by_routing_alone(self) -> None:
         """What can be locked without rules: no program finds a route but by asking for an interface itself."""
         rules = [rule for rule in build_rules(self._identity) if rule.uid_range is None]
-        async with AsyncIPRoute() as ipr:
-            await apply_routes(ipr, build_routes(tun=False, open_ipv4=False, open_ipv6=False), None)
-            await apply_rules(ipr, rules)
+        with contextlib.closing(RouteSocket()) as socket:
+            await apply_routes(socket, build_routes(tun=False, open_ipv4=False, open_ipv6=False), None)
+            await apply_rules(socket, rules)
 
     async def _serve(self, stopping: asyncio.Event, netlink: NftSocket, features: Features) -> None:
         self._runner = Runner(
@@ -291,11 +287,11 @@ class Daemon:
         """Read the links; once more where the kernel says that they changed while it listed them."""
         for pause in LOOK_AGAIN_SECONDS:
             try:
-                return await read_snapshot(self._links)
-            except (NetlinkError, OSError) as error:
+                return await read_snapshot()
+            except OSError as error:
                 log.warning("the links could not be read, once more: %s", error)
                 await asyncio.sleep(pause)
-        return await read_snapshot(self._links)
+        return await read_snapshot()
 
     async def _feed_watchdog(self) -> None:
         """WATCHDOG=1 at half of what the service manager allows (sd_watchdog_enabled(3))."""

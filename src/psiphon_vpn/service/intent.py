@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from psiphon_vpn.service.events import Intent
+from psiphon_vpn.stored import read_stored
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +16,7 @@ _MAX_BYTES = 64
 def load_intent(path: Path) -> Intent:
     """The stored intent. Absent or unreadable means connected: locked, and trying to connect."""
     try:
-        with path.open("rb") as file:
-            return Intent(file.read(_MAX_BYTES).decode().strip())
+        return Intent(read_stored(path, high=_MAX_BYTES).decode().strip())
     except FileNotFoundError:
         return Intent.CONNECTED
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Keeps the daemon as small as it began: memory that a change needed goes back to the system once it is quiet.
 
-What pyroute2 makes of each message refers to itself, so it stays until the interpreter looks for such circles, and the
-holes that it leaves stay with the C library. Without this a hundred mended locks cost 7 MiB of resident memory.
+What refers to itself stays until the interpreter looks for such circles, and the holes that a change leaves stay with
+the C library.
 """
 
 import asyncio

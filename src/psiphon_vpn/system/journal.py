@@ -18,6 +18,7 @@ from typing import Final
 
 from psiphon_vpn.errors import UserError, describe_failure
 from psiphon_vpn.i18n import _, ngettext
+from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.change_kinds import restore_change
 from psiphon_vpn.system.edges import Edges
@@ -27,6 +28,8 @@ from psiphon_vpn.system.tree_changes import name_temporary, remove_path, write_f
 
 FORMAT: Final = 1
 DIRECTORY_MODE: Final = 0o755
+MAX_SIZE: Final = 256 * 1024 * 1024
+"""Bytes. It holds the content of the files that stood in our way."""
 
 
 class Stage(enum.StrEnum):
@@ -109,21 +112,21 @@ class Journal:
             JournalError: it is there and cannot be understood.
         """
         try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
-            if stored["format"] != FORMAT:
-                raise ValueError("it was written by another version of this program")
+            stored = parse_object(read_stored(self.path, high=MAX_SIZE))
+            if take(stored, "format", int) != FORMAT:
+                raise StoredError("it was written by another version of this program")
             return Record(
-                method=Method(stored["method"]),
-                version=str(stored["version"]),
-                stage=Stage(stored["stage"]),
-                changes=tuple(restore_change(change) for change in stored["changes"]),
-                had_directory=bool(stored["had_directory"]),
+                method=Method(take(stored, "method", str)),
+                version=take(stored, "version", str),
+                stage=Stage(take(stored, "stage", str)),
+                changes=tuple(restore_change(change) for change in take(stored, "changes", list)),
+                had_directory=take(stored, "had_directory", bool),
             )
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise JournalError(self.path, error.strerror or str(error)) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise JournalError(self.path, str(error)) from error
 
     def write(self, record: Record) -> None:

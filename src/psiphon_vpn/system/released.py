@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.tree_changes import write_file
@@ -40,10 +41,9 @@ def read_record(layout: Layout) -> Released | None:
     try:
         if layout.release_record.lstat().st_uid != layout.root.stat().st_uid:
             return None
-        with layout.release_record.open(encoding="utf-8") as file:
-            stored = json.loads(file.read(MAX_RECORD))
-        return Released(since=str(stored["since"]), by=str(stored["by"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = parse_object(read_stored(layout.release_record, high=MAX_RECORD))
+        return Released(since=take(stored, "since", str), by=take(stored, "by", str))
+    except (OSError, StoredError):
         return None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from psiphon_vpn.core.record import RecordError, parse_record
 from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
 from psiphon_vpn.i18n import _
@@ -38,9 +38,8 @@ def past(facts: Facts) -> Outcome:
 def _read_installed_at(facts: Facts) -> float | None:
     text = facts.find_text(facts.layout.core_record)
     try:
-        moment = json.loads(text or "{}").get("installed_at")
-        return datetime.fromisoformat(str(moment)).astimezone(UTC).timestamp() if moment else None
-    except (ValueError, AttributeError):
+        return None if text is None else datetime.fromisoformat(parse_record(text.encode()).installed_at).timestamp()
+    except RecordError:
         return None
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
 import stat
-from typing import Any, Final
+from typing import Final
 
+from psiphon_vpn.core.record import CoreRecord, RecordError, parse_record
 from psiphon_vpn.diagnose.facts import PROC, Facts, describe_mode
 from psiphon_vpn.diagnose.model import Outcome, Skip, Unknowable, check, fail, mark, ok, warn
 from psiphon_vpn.i18n import _
@@ -17,7 +16,6 @@ UPDATE: Final = mark(
 )
 ELF_MACHINES: Final = {"x86_64": 62, "aarch64": 183, "armv7l": 40, "i686": 3, "riscv64": 243}
 """e_machine (elf.h) by what uname(2) says."""
-SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def _need_core(facts: Facts) -> None:
@@ -37,19 +35,17 @@ def present(facts: Facts) -> Outcome:
     return ok(facts.system.read_link(facts.layout.core_current))
 
 
-def read_record(facts: Facts) -> dict[str, Any]:
+def read_record(facts: Facts) -> CoreRecord:
     """What was verified about the core in use. Skips when there is no core or no record."""
     _need_core(facts)
     text = facts.find_text(facts.layout.core_record)
     if text is None:
         raise Skip(_("there is no record"))
     try:
-        record = json.loads(text)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or not SHA256.match(str(record.get("sha256"))):
-        raise Skip(_("the record is not readable"))
-    return record
+        return parse_record(text.encode())
+    except RecordError as error:
+        # What every start reads as well: with this one none starts.
+        raise Skip(_("the record cannot be used ({reason})").format(reason=error)) from error
 
 
 @check("core.record", mark("What was verified about the core is on record"), UPDATE)
@@ -60,13 +56,13 @@ def record(facts: Facts) -> Outcome:
         found = read_record(facts)
     except Skip as why:
         return fail(str(why))
-    return ok(_("revision {revision}").format(revision=found.get("revision") or _("not recorded")))
+    return ok(_("revision {revision}").format(revision=found.revision or _("not recorded")))
 
 
 @check("core.checksum", mark("The core is the one that was verified"), UPDATE)
 def checksum(facts: Facts) -> Outcome:
     """Its SHA-256, against the record."""
-    wanted = read_record(facts)["sha256"]
+    wanted = read_record(facts).sha256
     try:
         found = facts.system.hash(facts.layout.core_binary)
     except OSError as error:
@@ -126,7 +122,7 @@ def owner(facts: Facts) -> Outcome:
 )
 def running(facts: Facts) -> Outcome:
     """What runs is a sealed copy in memory (core/image.py): its SHA-256, against the record."""
-    wanted, pid = read_record(facts)["sha256"], facts.core_pid
+    wanted, pid = read_record(facts).sha256, facts.core_pid
     try:
         found = facts.system.hash(PROC / str(pid) / "exe")
     except OSError as error:
@@ -143,7 +139,7 @@ def running(facts: Facts) -> Outcome:
 )
 def known(facts: Facts) -> Outcome:
     """Has the manifest of the package a line for it?"""
-    revision = read_record(facts).get("revision")
+    revision = read_record(facts).revision
     if not revision:
         return warn(_("its checksum is only what was recorded when it was installed"))
     return ok(_("revision {revision}").format(revision=revision))
