@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Endpoint, Identity, Links, Policy, State
+from psiphon_vpn.policy.onlink import find_on_link
 from psiphon_vpn.policy.routing import Route, RoutingRule, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Chain, Rule, Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
@@ -25,6 +27,10 @@ LINKS = Links(
     wires=parse_names("eth0"),
     dhcp_servers=parse_addresses(["192.0.2.1"]),
     gateways=parse_addresses(["192.0.2.1", "fe80::1"]),
+    on_link=find_on_link(
+        map(ipaddress.ip_interface, ("192.0.2.10/25", "2001:db8:a::10/64", "fe80::a10/64")),
+        parse_addresses(["192.0.2.1", "fe80::1"]),
+    ),
 )
 PROBE = ("2001:500:ba3e::2:30", "2001:7fd::1")
 
@@ -40,7 +46,7 @@ def golden_rulesets() -> dict[str, str]:
     texts = {"boot": build_base_table(boot).render_replacement()}
     for state in State:
         texts[state.lower()] = build_base_table(make_policy(state)).render_replacement()
-    egress = build_egress_guard(IDENTITY, parse_names("lo"), LINKS.dhcp_servers)
+    egress = build_egress_guard(IDENTITY, parse_names("lo"), LINKS.dhcp_servers, on_link=LINKS.on_link)
     assert egress is not None
     texts["wire_guard"] = build_wire_guard(IDENTITY).render()
     frames = build_frame_guard(IDENTITY, parse_names("lo"))
@@ -119,6 +125,16 @@ def _links_out(draw: st.DrawFn) -> tuple[tuple[InterfaceName, ...], tuple[int, .
 
 _ipv4 = st.ip_addresses(v=4)
 _ipv6 = st.ip_addresses(v=6)
+on_links = st.builds(
+    find_on_link,
+    st.lists(
+        st.builds(lambda *parts: ipaddress.ip_interface(parts), st.ip_addresses(v=4), st.integers(0, 32))
+        | st.builds(lambda *parts: ipaddress.ip_interface(parts), st.ip_addresses(v=6), st.integers(0, 128)),
+        max_size=4,
+    ),
+    st.lists(st.ip_addresses(), max_size=2),
+)
+"""Anything that netlink may tell of the links."""
 _links = st.builds(
     lambda out, **rest: Links(wires=out[0], odd_wires=out[1], **rest),
     out=_links_out(),
@@ -126,6 +142,7 @@ _links = st.builds(
     uplink=st.none() | _names | hostile.names.map(decode_name).map(InterfaceName.of),
     dhcp_servers=st.lists(_ipv4, unique=True, max_size=2).map(tuple),
     gateways=st.lists(_ipv4 | _ipv6, unique=True, max_size=3).map(tuple),
+    on_link=on_links,
 )
 policies = st.builds(
     Policy,

@@ -21,6 +21,7 @@ CLIENT6, ROUTER6, LINK6, PAGE6 = (
     for text in ("2001:db8:a::10", "2001:db8:a::1", "fe80::50:53ff:fe00:a10", "2001:db8:ffff::80")
 )
 TUNNEL4, TUNNEL6 = ipaddress.ip_address("10.200.3.1").packed, ipaddress.ip_address("fd42:42:42::1").packed
+ALL_ROUTERS = ipaddress.ip_address("ff02::2").packed
 SOLICITED = ipaddress.ip_address("ff02::1:ff00:1").packed
 MACS = b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02"
 FLOW = Flow(protocol=6, client="192.0.2.10", client_port=40000, server="198.51.100.10", server_port=4443)
@@ -46,9 +47,18 @@ def solicitation(source: bytes, target: bytes, *, hop_limit: int = 255, destinat
     return icmp6(source, destination, 135, bytes(4) + target, hop_limit=hop_limit)
 
 
-def mld(*, hop_limit: int = 1, destination: str = "ff02::16", kind: int = 143, source: bytes = LINK6) -> Frame:
-    body = b"\x3a\0\x05\x02\0\0\x01\0" + bytes([kind, 0, 0, 0]) + bytes(4)
+def mld(
+    *,
+    hop_limit: int = 1,
+    destination: str = "ff02::1:ff00:1",
+    kind: int = 131,
+    source: bytes = LINK6,
+    group: str = "",
+    tail: bytes = b"",
+) -> Frame:
     packed = ipaddress.ip_address(destination).packed
+    named = ipaddress.ip_address(group).packed if group else packed
+    body = b"\x3a\0\x05\x02\0\0\x01\0" + bytes([kind, 0, 0, 0]) + bytes(4) + named + tail
     return frame(0x86DD, struct.pack("!IHBB16s16s", 6 << 28, len(body), 0, hop_limit, source, packed) + body)
 
 
@@ -79,6 +89,20 @@ INNOCENT = {
     "ARP with padding": ("arp", arp(CLIENT4, ROUTER4, padding=bytes(18))),
     "an ARP probe for its own address": ("arp", arp(bytes(4), CLIENT4)),
     "EAPOL": ("eapol", frame(0x888E, b"\x01\x01\0\0")),
+    "EAPOL with padding": ("eapol", frame(0x888E, b"\x01\x01\0\0" + bytes(42))),
+    "EAPOL with a body": ("eapol", frame(0x888E, b"\x02\0\0\x05\x02\x01\0\x05\x01")),
+    "a solicitation with our link's address": (
+        "nd",
+        icmp6(CLIENT6, SOLICITED, 135, bytes(4) + ROUTER6 + b"\x01\x01" + MACS[6:]),
+    ),
+    "enhanced duplicate address detection": (
+        "nd",
+        icmp6(bytes(16), SOLICITED, 135, bytes(4) + CLIENT6 + b"\x0e\x01\1\2\3\4\5\6"),
+    ),
+    "an advertisement with all flags": (
+        "nd",
+        icmp6(CLIENT6, ROUTER6, 136, b"\xe0\0\0\0" + CLIENT6 + b"\x02\x01" + MACS[6:]),
+    ),
     "a router solicitation": ("nd", icmp6(LINK6, ipaddress.ip_address("ff02::2").packed, 133, bytes(4))),
     "a neighbour solicitation": ("nd", solicitation(CLIENT6, ROUTER6)),
     "duplicate address detection": ("nd", solicitation(bytes(16), CLIENT6)),
@@ -119,7 +143,33 @@ LEAKS = {
     "a router advertisement": icmp6(LINK6, ipaddress.ip_address("ff02::1").packed, 134, bytes(12)),
     "a redirect": icmp6(LINK6, CLIENT6, 137, bytes(36)),
     "an MLD report with hop limit 2": mld(hop_limit=2),
-    "an MLD report to another group": mld(destination="ff02::1"),
+    "an MLD report of another group": mld(destination="ff02::fb"),
+    "an MLD report of a group whose address is text": mld(destination="ff3e:0:7365:6372:6574:2d77:6f72:6473"),
+    "an MLD report to all nodes": mld(destination="ff02::1"),
+    "an MLD report of another group than it goes to": mld(group="ff02::1:ff00:2"),
+    "an MLD report with something behind it": mld(tail=b"secret"),
+    "an MLD report of version 2": mld(destination="ff02::16", kind=143),
+    "an MLD report of version 2 to a group": mld(kind=143),
+    "an MLD farewell": mld(destination="ff02::2", kind=132, group="ff02::1:ff00:1"),
+    "a solicitation with a text in it": icmp6(
+        CLIENT6, SOLICITED, 135, bytes(4) + ROUTER6 + b"\x0e\x0b" + b"secret" * 14
+    ),
+    "a solicitation with an unknown option": icmp6(CLIENT6, SOLICITED, 135, bytes(4) + ROUTER6 + b"\x19\x01secret"),
+    "a solicitation with two options": icmp6(CLIENT6, SOLICITED, 135, bytes(4) + ROUTER6 + b"\x01\x01\0\0\0\0\0\0" * 2),
+    "a solicitation with something reserved": icmp6(CLIENT6, SOLICITED, 135, b"text" + ROUTER6),
+    "an advertisement with something reserved": icmp6(CLIENT6, ROUTER6, 136, b"\xe0ext" + CLIENT6),
+    "an advertisement with a nonce": icmp6(CLIENT6, ROUTER6, 136, bytes(4) + CLIENT6 + b"\x0e\x01secret"),
+    "a router solicitation with something reserved": icmp6(LINK6, ALL_ROUTERS, 133, b"text"),
+    "a router solicitation to one router": icmp6(LINK6, CLIENT6, 133, bytes(4)),
+    "a solicitation and something behind the packet": frame(
+        0x86DD, solicitation(CLIENT6, ROUTER6).data[14:] + b"secret"
+    ),
+    "EAPOL with a body of its own length": frame(0x888E, b"secret" * 100),
+    "EAPOL that says less than it carries": frame(0x888E, b"\x01\x01\0\0" + b"secret" * 100),
+    "EAPOL of a version without a number": frame(0x888E, b"\x07\x01\0\0"),
+    "EAPOL of an unknown type": frame(0x888E, b"\x01\x09\0\0"),
+    "EAPOL of nothing": frame(0x888E, b""),
+    "ARP with a long padding": arp(CLIENT4, ROUTER4, padding=bytes(400)),
     "an MLD report from a global address": mld(source=CLIENT6),
     "an MLD query": mld(kind=130),
     "DHCP to a server off the link": udp4("203.0.113.80", (68, 67), DHCP),

@@ -108,11 +108,10 @@ def test_locked_and_failed_let_psiphon_user_out_no_more_than_anybody(policy: Pol
 @pytest.mark.requirement("R4", "R5", "R7", "R19")
 @given(policies)
 def test_only_psiphon_user_and_the_links_own_plumbing_are_accepted_towards_a_wire(policy: Policy) -> None:
-    uid = policy.identity.uid
     plumbing = ("meta l4proto 58 icmpv6 type ", "meta skuid {")
     for chain, rule in accepting_rules(build_base_table(policy)):
         if chain.name == "to_wire":
-            core = rule.text.startswith(f'meta skuid {uid} oifname "{policy.links.uplink}" ')
+            core = rule.text.startswith(f'{policy.identity.owner} oifname "{policy.links.uplink}" ')
             assert core or rule.text.startswith(plumbing)
             assert core or re.search(r"icmpv6 type|udp sport (68|546) udp dport (67|547) ", rule.text)
         elif chain.hook and chain.hook.hook == "output":
@@ -150,7 +149,7 @@ def test_every_way_in_and_out_is_dropped_by_default_in_every_state(policy: Polic
 @given(policies)
 def test_psiphon_user_resolves_no_name_outside_unless_the_configuration_says_so(policy: Policy) -> None:
     chain = next(chain for chain in build_base_table(policy).chains if chain.name == "to_wire")
-    texts = [rule.text for rule in chain.rules if rule.text.startswith(f"meta skuid {policy.identity.uid} oifname")]
+    texts = [rule.text for rule in chain.rules if rule.text.startswith(f"{policy.identity.owner} oifname")]
     if texts:
         dns = [index for index, text in enumerate(texts) if text.endswith("853, 5353, 5355 } drop")]
         assert dns == [len(policy.bootstrap_dns)]
@@ -277,7 +276,7 @@ def test_an_upstream_proxy_is_the_only_place_where_psiphon_user_may_go() -> None
     texts = [
         rule.text
         for chain, rule in accepting_rules(build_base_table(policy))
-        if rule.text.startswith(f"meta skuid {IDENTITY.uid} oifname")
+        if rule.text.startswith(f"{IDENTITY.owner} oifname")
     ]
     assert len(texts) == 1
     assert " ip daddr 192.0.2.9 tcp dport 3128 " in texts[0]

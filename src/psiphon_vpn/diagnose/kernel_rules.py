@@ -161,7 +161,13 @@ class KernelRules:
         """Every policy that the base table may rightly follow now, and how to call it."""
         from psiphon_vpn.policy.model import Links, Policy, State
         from psiphon_vpn.policy.values import parse_addresses
-        from psiphon_vpn.service.uplink import find_headerless, find_leading, find_odd_wires, find_wires
+        from psiphon_vpn.service.uplink import (
+            find_headerless,
+            find_leading,
+            find_neighbourhood,
+            find_odd_wires,
+            find_wires,
+        )
         from psiphon_vpn.service.upstream import find_proxy_endpoint
 
         facts = self._facts
@@ -185,6 +191,7 @@ class KernelRules:
             dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
             gateways=parse_addresses(uplink.hops) if uplink else (),
             versions=uplink.versions if uplink else (),
+            on_link=find_neighbourhood(snapshot, leading),
         )
         whole = Policy(
             state=State.LOCKED,
@@ -199,7 +206,7 @@ class KernelRules:
         if tun is not None:
             found += [(str(state), replace(whole, state=state)) for state in State if state is not State.FAILED]
             found.append(("LOCKED", replace(whole, links=replace(links, uplink=None, dhcp_servers=()))))
-        bare = Links(wires=wires, odd_wires=links.odd_wires, headerless=links.headerless)
+        bare = Links(wires=wires, odd_wires=links.odd_wires, headerless=links.headerless, on_link=links.on_link)
         found.append(("LOCKED", replace(whole, links=bare)))
         return found
 
@@ -219,7 +226,9 @@ class KernelRules:
         # With the gateways of the uplink, and without where the service knows none yet.
         uplink = self._facts.uplink
         for servers in (parse_addresses(uplink.gateways) if uplink else (), ()):
-            egress = build_egress_guard(identity, links.wires, servers, headerless=links.headerless)
+            egress = build_egress_guard(
+                identity, links.wires, servers, headerless=links.headerless, on_link=links.on_link
+            )
             tables += [("egress", egress)] if egress is not None else []
         return tables
 

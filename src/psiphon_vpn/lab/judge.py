@@ -1,7 +1,8 @@
 """Which captured frames are innocent. Pure: a frame and the evidence in, a verdict out.
 
-Innocent are, each in exactly one form: ARP for an on-link neighbour, EAPOL, neighbour discovery, MLD reports, DHCP, and
-the flows that the tunnel server itself has recorded. Everything else is a leak; what cannot be read is a leak.
+Innocent are, each in exactly one form and length: ARP for an on-link neighbour, EAPOL, neighbour discovery, MLD reports
+of solicited-node groups, DHCP, and the flows that the tunnel server itself has recorded. Everything else is a leak;
+what cannot be read is a leak.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from psiphon_vpn.lab.frames import Decoded, Frame, decode_packet, describe_frame
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 EAPOL, ARP, IPV4, IPV6 = 0x888E, 0x0806, 0x0800, 0x86DD
-ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, MLD2_REPORT = 133, 135, 136, 143
+ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, MLD_REPORT = 133, 135, 136, 131
 DHCP4_SERVER, DHCP4_CLIENT, DHCP6_CLIENT, DHCP6_SERVER = 67, 68, 546, 547
 DHCP4_COOKIE = b"\x63\x82\x53\x63"
 DHCP6_CLIENT_MESSAGES = (1, 3, 4, 5, 6, 8, 9, 11)  # RFC 8415, 7.3: those that clients send
@@ -25,7 +26,13 @@ ALL_DHCP6 = "ff02::1:2"
 ALL_ROUTERS = "ff02::2"
 ALL_NODES = "ff02::1"
 UNSPECIFIED = "0.0.0.0"  # noqa: S104 - compared with, never bound to
-ALL_MLD2_ROUTERS = "ff02::16"
+SOLICITED_NODE = ipaddress.ip_network("ff02::1:ff00:0/104")
+# Hop-by-hop header of eight bytes: next header ICMPv6, length 0, router alert (type 5, length 2, MLD), PadN.
+ROUTER_ALERT = b"\x3a\0\x05\x02\0\0\x01\0"
+# RFC 4861 4.6: type and length in units of eight bytes. Nonce: RFC 3971 5.3.2, in RFC 7527's detection.
+SOURCE_OPTION, TARGET_OPTION, NONCE_OPTION = b"\x01\x01", b"\x02\x01", b"\x0e\x01"
+MINIMUM_FRAME = 60
+"""bytes, without the checksum (IEEE 802.3): what is shorter is padded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +114,13 @@ def _find_innocence(frame: Frame, evidence: Evidence) -> str | None:
         return None
     ethertype = int.from_bytes(data[12:14], "big")
     if ethertype == EAPOL:
-        return "eapol"
+        return "eapol" if _is_eapol(data[14:]) else None
     if ethertype == ARP:
         return "arp" if _is_innocent_arp(data[14:], frame.wire, evidence) else None
     if ethertype not in (IPV4, IPV6) or len(data) == 14:
         return None
     packet = decode_packet(data[14:])
-    if packet is None or packet.version != (4 if ethertype == IPV4 else 6) or packet.fragment:
+    if packet is None or _has_room(data) or packet.version != (4 if ethertype == IPV4 else 6) or packet.fragment:
         return None
     if _names_tunnel(evidence, packet.source, packet.destination):
         return None
@@ -141,12 +148,29 @@ def _is_on_link(address: str, wire: str, evidence: Evidence) -> bool:
     return any(value in network for network in networks if network.version == value.version)
 
 
+def _has_room(data: bytes) -> bool:
+    """Whether there is more in the frame than its packet, and it is not the padding of a short one."""
+    head = data[14:]
+    size = 14 + (int.from_bytes(head[2:4], "big") if head[0] >> 4 == 4 else 40 + int.from_bytes(head[4:6], "big"))
+    return len(data) > size and (len(data) != MINIMUM_FRAME or any(data[size:]))
+
+
+def _is_eapol(body: bytes) -> bool:
+    """IEEE 802.1X-2010 11.3: version, type, the length of what follows, and that."""
+    if len(body) < 4 or body[0] not in (1, 2, 3) or body[1] not in (0, 1, 2, 3, 5):
+        return False
+    size = 4 + int.from_bytes(body[2:4], "big")
+    return len(body) >= size and not any(body[size:]) and len(body) <= max(size, MINIMUM_FRAME - 14)
+
+
 def _is_innocent_arp(body: bytes, wire: str, evidence: Evidence) -> bool:
     # RFC 826, Ethernet and IPv4; the rest of the frame may only be padding.
     if len(body) < 28 or body[:6] != b"\0\x01\x08\0\x06\x04" or body[6:8] not in (b"\0\x01", b"\0\x02"):
         return False
-    if any(body[28:]):
+    if len(body) not in (28, MINIMUM_FRAME - 14) or any(body[28:]):
         return False
+    if body[6:8] == b"\0\x01" and any(body[18:24]):
+        return False  # who is asked for is not known yet
     sender, target = str(ipaddress.ip_address(body[14:18])), str(ipaddress.ip_address(body[24:28]))
     if _names_tunnel(evidence, sender, target):
         return False
@@ -199,26 +223,38 @@ def _is_link_local(address: str) -> bool:
 
 
 def _judge_discovery(packet: Decoded, wire: str, evidence: Evidence) -> str | None:
+    payload = packet.payload
     if packet.protocol == 0:
         return "mld" if _is_mld_report(packet) else None
-    if packet.protocol != 58 or len(packet.payload) < 8 or packet.payload[1] != 0 or packet.hop_limit != 255:
+    if packet.protocol != 58 or len(payload) < 8 or payload[1] != 0 or packet.hop_limit != 255:
         return None
     if not _is_local_source(packet.source, wire, evidence):
         return None
-    kind = packet.payload[0]
+    kind = payload[0]
     if kind == ROUTER_SOLICITATION:
-        return "nd" if packet.destination == ALL_ROUTERS or _is_link_local(packet.destination) else None
-    if kind not in (NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT) or len(packet.payload) < 24:
+        formed = not any(payload[4:8]) and _has_options(payload[8:], SOURCE_OPTION)
+        return "nd" if formed and packet.destination == ALL_ROUTERS else None
+    if kind not in (NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT) or len(payload) < 24:
         return None
-    target = str(ipaddress.ip_address(packet.payload[8:24]))
+    asking = kind == NEIGHBOUR_SOLICITATION
+    reserved = payload[4:8] if asking else bytes([payload[4] & 0x1F]) + payload[5:8]
+    options = (SOURCE_OPTION, NONCE_OPTION) if asking else (TARGET_OPTION,)
+    if any(reserved) or not _has_options(payload[24:], *options):
+        return None
+    target = str(ipaddress.ip_address(payload[8:24]))
     neighbour = _is_link_local(target) or _is_on_link(target, wire, evidence)
     if _names_tunnel(evidence, target) or not neighbour:
         return None
     return "nd" if _is_local_destination(packet.destination, wire, evidence) else None
 
 
+def _has_options(rest: bytes, *allowed: bytes) -> bool:
+    """None at all, or one of these, of eight bytes."""
+    return not rest or (len(rest) == 8 and rest[:2] in allowed)
+
+
 def _is_local_destination(address: str, wire: str, evidence: Evidence) -> bool:
-    solicited = ipaddress.ip_address(address) in ipaddress.ip_network("ff02::1:ff00:0/104")
+    solicited = ipaddress.ip_address(address) in SOLICITED_NODE
     return solicited or address == ALL_NODES or _is_link_local(address) or _is_on_link(address, wire, evidence)
 
 
@@ -227,11 +263,16 @@ def _is_local_source(address: str, wire: str, evidence: Evidence) -> bool:
 
 
 def _is_mld_report(packet: Decoded) -> bool:
-    """An MLDv2 report (RFC 3810): hop limit 1, to ff02::16, router alert before it, from a link-local address or ::."""
+    """An MLDv1 report (RFC 2710): hop limit 1, router alert before it, to the group that it names.
+
+    Only of a solicited-node group, and from a link-local address or none. One of version 2 (RFC 3810) names whatever
+    groups and sources a user joined: it says nothing that a link needs.
+    """
     payload = packet.payload
-    if packet.hop_limit != 1 or packet.destination != ALL_MLD2_ROUTERS:
+    if packet.hop_limit != 1 or len(payload) != 32 or payload[:8] != ROUTER_ALERT:
         return False
     if packet.source != "::" and not _is_link_local(packet.source):
         return False
-    # Hop-by-hop header of eight bytes: next header ICMPv6, length 0, router alert (type 5, length 2, MLD), PadN.
-    return len(payload) >= 16 and payload[:6] == b"\x3a\0\x05\x02\0\0" and payload[8] == MLD2_REPORT
+    group = ipaddress.ip_address(payload[16:32])
+    formed = payload[8:10] == bytes([MLD_REPORT, 0]) and not any(payload[12:16])
+    return formed and group in SOLICITED_NODE and str(group) == packet.destination

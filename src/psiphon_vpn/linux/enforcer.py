@@ -135,6 +135,23 @@ class Enforcer:
         async with self._lock:
             await self._apply(policy, coming)
 
+    async def amend(self, policy: Policy) -> bool:
+        """Put a policy into force that differs in single rules. Nothing is closed; the next renewal reads all back.
+
+        Returns:
+            Whether that was done. If not, it takes `apply`, and it is closed where the kernel holds something else.
+        """
+        async with self._lock:
+            try:
+                done = await self._tables.amend(build_base_table(policy), *self._build_beside(policy))
+            except (RulesetError, OSError) as error:
+                log.warning("rules could not be amended: %s", error)
+                self.close()
+                return False
+            if done:
+                self._policy = policy
+            return done
+
     def holds(self, policy: Policy) -> bool:
         """Whether the tables of a policy are in force already, all of them: applying it would change nothing."""
         return self._tables.hold(build_base_table(policy), *self._build_beside(policy))
@@ -147,6 +164,7 @@ class Enforcer:
                 policy.links.wires,
                 policy.links.dhcp_servers,
                 headerless=policy.links.headerless,
+                on_link=policy.links.on_link,
             )
             beside += [egress] if egress is not None else []
         return beside

@@ -4,6 +4,7 @@ import ipaddress
 
 from psiphon_vpn.linux.rtlist import list_addresses, list_links, list_routes
 from psiphon_vpn.linux.rtvalues import IFF_LOWER_UP, IFF_UP, Address, KernelRoute
+from psiphon_vpn.policy.onlink import AddressOnLink
 from psiphon_vpn.policy.routing import IPV4, IPV6, MAIN_TABLE
 from psiphon_vpn.service.uplink import DefaultRoute, Interface, Snapshot
 
@@ -20,7 +21,9 @@ async def read_snapshot() -> Snapshot:
         OSError: the kernel does not answer, or they never stopped changing.
     """
     addresses: dict[int, set[tuple[int, str]]] = {}
+    on_link: dict[int, set[AddressOnLink]] = {}
     for address in await list_addresses():
+        on_link.setdefault(address.index, set()).add(ipaddress.ip_interface(f"{address.text}/{address.prefix}"))
         if address.scope == RT_SCOPE_UNIVERSE and not address.flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED):
             addresses.setdefault(address.index, set()).add(_place(address))
     interfaces = tuple(
@@ -31,6 +34,7 @@ async def read_snapshot() -> Snapshot:
             kind=link.kind,
             headerless=link.hardware != ARPHRD_ETHER,
             addresses=tuple(sorted(addresses.get(link.index, ()))),
+            on_link=tuple(sorted(on_link.get(link.index, ()), key=str)),
         )
         for link in await list_links()
     )

@@ -79,6 +79,19 @@ class Nft:
         """
         await self._run([table])
 
+    async def amend(self, before: Table, after: Table, beside: Sequence[Table]) -> None:
+        """Replace the rules of a table's chains, and other tables as a whole, in one transaction; read nothing back.
+
+        Args:
+            before: the table as it stands.
+            after: the same with other rules in its chains.
+            beside: tables to replace.
+
+        Raises:
+            RulesetError: they did not load. What stood before still stands.
+        """
+        await self._run(beside, after.render_amendment(before))
+
     async def _load(self, tables: Sequence[Table], *, copied: Sequence[Table]) -> None:
         plan: dict[str, tuple[str, str]] = {}
         copies = ""

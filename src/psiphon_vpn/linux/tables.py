@@ -113,6 +113,27 @@ class Tables:
             await self._drop_everything(base)
             raise RulesetError(str(error)) from error
 
+    async def amend(self, base: Table, *beside: Table) -> bool:
+        """Make these the tables in force where they differ in rules alone: sets and their elements stay as they are.
+
+        Returns:
+            Whether that was done; if not, it takes `put`, and nothing was changed.
+
+        Raises:
+            RulesetError: they did not load, or are not what they should be.
+        """
+        before = self._base
+        if before is None or self._dropped or not before.differs_in_rules_alone(base):
+            return False
+        if [table.name for table in beside] != [table.name for table in self._beside]:
+            return False
+        self._generation = None
+        await self._nft.amend(before, base, [table for table in beside if table not in self._beside])
+        self._base, self._beside = base, beside
+        await self.check()
+        self.get_ready()
+        return True
+
     async def _load(self, base: Table, beside: tuple[Table, ...], coming: Table | None) -> None:
         """Load them: in one transaction where that works, else one by one, so that none fails with another."""
         fresh = tuple(table for table in beside if table not in self._beside)

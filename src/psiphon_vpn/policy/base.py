@@ -5,11 +5,11 @@ Here are the chains for what this machine itself sends and receives, and the who
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.policy.plumbing import ICMPV6
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Set, Table
 from psiphon_vpn.policy.transit import build_forward, build_open_chains, build_postrouting, build_wire_mark
 from psiphon_vpn.policy.values import name_by_index, quote_set
 from psiphon_vpn.policy.wire import (
-    ICMPV6,
     REFUSED_IPV4,
     REFUSED_IPV6,
     TCP,
@@ -50,19 +50,19 @@ def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
 
 def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
     """The way into the TUN, as seen by the output chain."""
-    uid = policy.identity.uid
+    uid, owner = policy.identity.uid, policy.identity.owner
     rules: list[Rule] = []
     if policy.core_may_connect:
         rules.append(
             Rule(
-                text=f"meta skuid {uid} ip saddr {names.TUN_IPV4} ip daddr {names.RESOLVER_IPV4} udp dport 53 accept",
+                text=f"{owner} ip saddr {names.TUN_IPV4} ip daddr {names.RESOLVER_IPV4} udp dport 53 accept",
                 comment="the service asks the resolver whether the tunnel carries packets",
             )
         )
         if policy.ipv6_probe:
             rules.append(
                 Rule(
-                    text=f"meta skuid {uid} ip6 saddr {names.TUN_IPV6} ip6 daddr {quote_set(policy.ipv6_probe)} "
+                    text=f"{owner} ip6 saddr {names.TUN_IPV6} ip6 daddr {quote_set(policy.ipv6_probe)} "
                     "udp dport 53 accept",
                     comment="the service asks whether the tunnel carries IPv6",
                 )
@@ -120,7 +120,10 @@ def _output(policy: Policy) -> tuple[Chain, ...]:
     chains.append(
         Chain(
             name="to_wire",
-            rules=(*plumbing_rules(policy.identity, policy.links.dhcp_servers), *core_rules(policy)),
+            rules=(
+                *plumbing_rules(policy.identity, policy.links.dhcp_servers, policy.links.on_link),
+                *core_rules(policy),
+            ),
         )
     )
     chains.append(

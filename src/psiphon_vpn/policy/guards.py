@@ -2,9 +2,11 @@
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
+from psiphon_vpn.policy.onlink import NOTHING, OnLink
+from psiphon_vpn.policy.plumbing import ETHERNET_HEADER, arp_rules, discovery_rules, eapol_rules
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
 from psiphon_vpn.policy.values import Address, InterfaceName, quote_set
-from psiphon_vpn.policy.wire import PRIVATE_IPV4, TCP, UDP, discovery_rules, plumbing_rules, tunnel_address_rules
+from psiphon_vpn.policy.wire import PRIVATE_IPV4, TCP, UDP, plumbing_rules, tunnel_address_rules
 
 ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6, ETHERTYPE_EAPOL = 0x0800, 0x0806, 0x86DD, 0x888E
 
@@ -17,7 +19,7 @@ def build_wire_guard(identity: Identity, dhcp_servers: tuple[Address, ...] = ())
     """
     tun = f'"{names.TUN_NAME}"'
     core = Rule(
-        text=f"meta skuid {identity.uid} meta l4proto {{ {TCP}, {UDP} }} accept",
+        text=f"{identity.owner} meta l4proto {{ {TCP}, {UDP} }} accept",
         comment="psiphon-user, TCP and UDP",
     )
     local = Rule(text=f'oifname {{ "lo", {tun} }} accept', comment="not a wire")
@@ -65,25 +67,30 @@ def _frame(ethertype: int, *, header: bool) -> str:
     return f"meta protocol {ethertype:#06x}" + (f" @ll,96,16 {ethertype:#06x}" if header else "")
 
 
-def _egress_rules(identity: Identity, dhcp_servers: tuple[Address, ...], *, header: bool) -> tuple[Rule, ...]:
+def _egress_rules(
+    identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None, *, header: bool
+) -> tuple[Rule, ...]:
     targets = ("255.255.255.255", *PRIVATE_IPV4, *dhcp_servers)
     # dhclient and udhcpc send from a packet socket, whose owner is root.
     uids = quote_set(identity.network_manager_uids)
     ipv4, ipv6 = _frame(ETHERTYPE_IPV4, header=header), _frame(ETHERTYPE_IPV6, header=header)
-    link = ((ETHERTYPE_ARP, "ARP"), (ETHERTYPE_EAPOL, "EAPOL: the link's own log-in")) if header else ()
+    link: tuple[Rule, ...] = ()
+    if header:
+        arp, eapol = _frame(ETHERTYPE_ARP, header=True), _frame(ETHERTYPE_EAPOL, header=True)
+        link = (*arp_rules(identity, arp, on_link), *eapol_rules(eapol))
     tunnel = "the tunnel's addresses are never on a wire"
     return (
-        *(Rule(text=f"{_frame(number, header=header)} accept", comment=comment) for number, comment in link),
+        *link,
         Rule(text=f"{ipv4} ip saddr {names.TUN_IPV4_SUBNET} drop", comment=tunnel),
         Rule(text=f"{ipv6} ip6 saddr {names.TUN_IPV6_SUBNET} drop", comment=tunnel),
         *(
             Rule(
-                text=f"{protocol} meta skuid {identity.uid} meta l4proto {{ {TCP}, {UDP} }} accept",
+                text=f"{protocol} {identity.owner} meta l4proto {{ {TCP}, {UDP} }} accept",
                 comment="psiphon-user, TCP and UDP",
             )
             for protocol in (ipv4, ipv6)
         ),
-        *discovery_rules(identity, ipv6),
+        *discovery_rules(identity, on_link, ipv6=ipv6, header=ETHERNET_HEADER if header else 0, targets=True),
         Rule(
             text=f"{ipv4} meta skuid {uids} udp sport 68 udp dport 67 ip daddr {quote_set(targets)} accept",
             comment="DHCP",
@@ -102,6 +109,7 @@ def build_egress_guard(
     dhcp_servers: tuple[Address, ...] = (),
     *,
     headerless: tuple[InterfaceName, ...] = (),
+    on_link: OnLink = NOTHING,
 ) -> Table | None:
     """The egress guard of the devices that lead out: frames that no inet hook ever sees (AF_PACKET, bridges, macvlan).
 
@@ -113,11 +121,12 @@ def build_egress_guard(
         devices: names of interfaces that exist now; nft refuses a chain on one that does not.
         dhcp_servers: on-link gateways.
         headerless: those of the devices whose frames have no Ethernet header (PPP, WWAN, tunnels).
+        on_link: our own addresses on the links, and whom the kernel may speak to there.
 
     Returns:
         The table, or None where there is no device to guard.
     """
-    chains = _egress_chains(identity, devices, dhcp_servers, headerless)
+    chains = _egress_chains(identity, devices, dhcp_servers, headerless, on_link)
     if not chains:
         return None
     return Table(
@@ -134,8 +143,9 @@ def build_frame_guard(
     """The egress guard's twin for devices known beforehand, held like the wire guard (`flags owner`).
 
     The daemon's egress guard follows devices as they come, but is not there before the daemon, and not between a flush
-    and its repair. This one is: loaded at boot, and no other program can flush it. It knows no gateways, so a DHCP
-    renewal by unicast goes to private ranges only until the daemon is asked.
+    and its repair. This one is: loaded at boot, and no other program can flush it. It knows neither gateways nor
+    addresses: a DHCP renewal by unicast goes to private ranges only, and of neighbour discovery, MLD and ARP it holds
+    form and length.
 
     Args:
         identity: who may use the wire.
@@ -145,7 +155,7 @@ def build_frame_guard(
     Returns:
         The table, or None where there is no device to guard.
     """
-    chains = _egress_chains(identity, devices, (), headerless)
+    chains = _egress_chains(identity, devices, (), headerless, None)
     if not chains:
         return None
     return Table(
@@ -162,12 +172,13 @@ def _egress_chains(
     devices: tuple[InterfaceName, ...],
     dhcp_servers: tuple[Address, ...],
     headerless: tuple[InterfaceName, ...],
+    on_link: OnLink | None,
 ) -> tuple[Chain, ...]:
     return tuple(
         Chain(
             name=name,
             hook=Hook(kind="filter", hook="egress", priority=0, policy="drop", devices=members),
-            rules=_egress_rules(identity, dhcp_servers, header=header),
+            rules=_egress_rules(identity, dhcp_servers, on_link, header=header),
         )
         for name, header, members in (
             ("egress", True, tuple(name for name in devices if name not in headerless)),

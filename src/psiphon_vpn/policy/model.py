@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
+from psiphon_vpn.policy.onlink import NOTHING, OnLink
 from psiphon_vpn.policy.values import Address, InterfaceName, is_plain_address
 
 
@@ -50,6 +51,11 @@ class Identity:
         """
         _check_numbers(self.uid, self.gid, *self.network_manager_uids, low=0, high=0xFFFFFFFE)
 
+    @property
+    def owner(self) -> str:
+        """What matches a socket of psiphon-user's, in every hook: both numbers, since a container may use either."""
+        return f"meta skuid {self.uid} meta skgid {self.gid}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Links:
@@ -64,6 +70,7 @@ class Links:
         gateways: every gateway of the uplink, both families; none where there is none to go by (PPP).
         versions: the IP versions for which the uplink has a default route at all.
         dhcp_servers: on-link gateways (IPv4), which may be asked to renew a DHCP lease by unicast (RFC 2131 4.4.5).
+        on_link: our own addresses on the links, and whom the kernel may speak to there.
     """
 
     tun_index: int | None = None
@@ -74,6 +81,7 @@ class Links:
     dhcp_servers: tuple[Address, ...] = ()
     gateways: tuple[Address, ...] = ()
     versions: tuple[int, ...] = (4, 6)
+    on_link: OnLink = NOTHING
 
     def __post_init__(self) -> None:
         """Refuse what could not stand in a rule.

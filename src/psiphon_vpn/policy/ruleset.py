@@ -5,7 +5,7 @@ only words that nft 0.9.3 knows, except in the wire guard and the egress guard, 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psiphon_vpn.policy.values import InterfaceName
 
@@ -124,3 +124,22 @@ class Table:
         """
         flags = f" {{\n\tflags {self.flags}\n}}" if self.flags else ""
         return f"table {self.family} {self.name}{flags}\ndelete table {self.family} {self.name}\n{self.render()}"
+
+    def differs_in_rules_alone(self, other: "Table") -> bool:
+        """Whether another table is this one, but for the rules in its chains: then `render_amendment` leads there."""
+        return replace(self, heading="", chains=()) == replace(other, heading="", chains=()) and [
+            (chain.name, chain.hook) for chain in self.chains
+        ] == [(chain.name, chain.hook) for chain in other.chains]
+
+    def render_amendment(self, before: "Table") -> str:
+        """The text that makes this table out of one that differs in rules alone. The elements of its sets stay.
+
+        Args:
+            before: the table that stands.
+        """
+        lines = []
+        for old, new in zip(before.chains, self.chains, strict=True):
+            if old.rules != new.rules:
+                chain = f"{self.family} {self.name} {new.name}"
+                lines += [f"flush chain {chain}", *(f"add rule {chain} {rule.render()}" for rule in new.rules)]
+        return "".join(f"{line}\n" for line in lines)

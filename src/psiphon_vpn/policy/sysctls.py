@@ -13,6 +13,9 @@ GLOBAL_SYSCTLS: dict[str, str] = {
     "net/ipv4/conf/default/accept_redirects": "0",
     "net/ipv6/conf/all/accept_redirects": "0",
     "net/ipv6/conf/default/accept_redirects": "0",
+    # MLD version 1: a report goes to the group that it names, so the rules know it. One of version 2 carries whatever
+    # groups and sources a user joins.
+    "net/ipv6/conf/all/force_mld_version": "1",
     # 127.0.0.0/8 stays inside: the SOCKS proxy and stub resolvers listen there.
     "net/ipv4/conf/all/route_localnet": "0",
 }

@@ -5,10 +5,12 @@ Everything that is not `lo` and not our TUN is a *wire*.
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity, Policy
+from psiphon_vpn.policy.onlink import OnLink
+from psiphon_vpn.policy.plumbing import discovery_rules
 from psiphon_vpn.policy.ruleset import Rule
 from psiphon_vpn.policy.values import Address, quote_set
 
-TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
+TCP, UDP, ICMP = 6, 17, 1
 IPV4, IPV6 = 4, 6
 
 # What the tunnel cannot carry or must not be asked for: special-purpose ranges of the IANA registries (RFC 6890) that
@@ -31,50 +33,22 @@ REFUSED_IPV6 = ("::/127", "::ffff:0:0/96", "fc00::/7", "fe80::/10", "fec0::/10",
 PRIVATE_IPV4 = ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
 
 
-NO_UID = 0xFFFFFFFF
-"""No user has this number (setuid(2)): a comparison with it says whether there is an owner at all."""
-
-
-def discovery_rules(identity: Identity, ipv6: str = "") -> tuple[Rule, ...]:
-    """Neighbour discovery and MLD: of the kernel, which has no uid. Routers are also looked for by network managers.
-
-    Everything else of that form is made by a program, and a router would forward it to wherever its maker says.
-
-    Args:
-        identity: who may look for routers.
-        ipv6: what tells IPv6 where the rules are not in a table of the internet protocols.
-    """
-    kind = f"{ipv6} meta l4proto {ICMPV6} icmpv6 type".lstrip()
-    return (
-        Rule(
-            text=f"{kind} 133 icmpv6 code 0 ip6 hoplimit 255 ip6 daddr ff02::2 "
-            f"meta skuid {quote_set(identity.network_manager_uids)} accept",
-            comment="root or the network manager looks for a router",
-        ),
-        Rule(
-            text=f"{kind} {{ 131, 132, 133, 135, 136, 143 }} meta skuid != {NO_UID} drop",
-            comment="made by a program: only the kernel itself speaks so",
-        ),
-        Rule(
-            text=f"{kind} {{ 133, 135, 136 }} icmpv6 code 0 ip6 hoplimit 255 accept",
-            comment="IPv6 neighbour discovery: RS, NS, NA, on this link only",
-        ),
-        Rule(
-            text=f"{kind} {{ 131, 132, 143 }} ip6 hoplimit 1 ip6 daddr {{ ff02::2, ff02::16 }} accept",
-            comment="MLD reports, sent by the kernel, on this link only",
-        ),
-    )
-
-
-def plumbing_rules(identity: Identity, dhcp_servers: tuple[Address, ...]) -> tuple[Rule, ...]:
+def plumbing_rules(
+    identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None = None
+) -> tuple[Rule, ...]:
     """What the machine's own links need to stay alive, sent by the kernel or the network manager.
 
-    Sources: RFC 4861 (hop limit 255), RFC 2710 and RFC 3810 (MLD, hop limit 1), RFC 2131 (DHCP), RFC 8415 (DHCPv6).
+    Sources: RFC 4861 (hop limit 255), RFC 2710 (MLD, hop limit 1), RFC 2131 (DHCP), RFC 8415 (DHCPv6).
+
+    Args:
+        identity: who may speak DHCP and look for routers.
+        dhcp_servers: gateways of this link outside of the private ranges.
+        on_link: whom the kernel may speak to; None for a table that outlives what is known of the links.
     """
     dhcp_uids = quote_set(identity.network_manager_uids)
     dhcp_targets = quote_set(("255.255.255.255", *PRIVATE_IPV4))
     rules = [
-        *discovery_rules(identity),
+        *discovery_rules(identity, on_link),
         Rule(
             text=f"meta skuid {dhcp_uids} udp sport 68 udp dport 67 ip daddr {dhcp_targets} accept",
             comment="DHCP of root or the network manager",
@@ -111,8 +85,7 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
     """What psiphon-user may do on its uplink in this state (R5, R11)."""
     if not policy.core_may_connect:
         return ()
-    uid, uplink = policy.identity.uid, policy.links.uplink
-    who = f'meta skuid {uid} oifname "{uplink}"'
+    who = f'{policy.identity.owner} oifname "{policy.links.uplink}"'
     rules = [
         Rule(
             text=f"{who} {'ip' if server.version == IPV4 else 'ip6'} daddr {server} meta l4proto {{ {TCP}, {UDP} }} "

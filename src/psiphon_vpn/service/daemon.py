@@ -30,6 +30,7 @@ from psiphon_vpn.service.choice import Use, carries_on
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.events import (
     LinksChanged,
+    OnLinkChanged,
     SettingsBad,
     SettingsGood,
     UplinkSeen,
@@ -52,6 +53,7 @@ from psiphon_vpn.service.uplink import (
     Uplink,
     find_headerless,
     find_leading,
+    find_neighbourhood,
     find_odd_wires,
     find_wires,
     list_uplinks,
@@ -265,11 +267,14 @@ class Daemon:
         self._ways = ways
         self._runner.wires, self._runner.odd_wires = wires, odd
         self._runner.headerless = find_headerless(snapshot, self._leading)
+        on_link, self._runner.on_link = self._runner.on_link, find_neighbourhood(snapshot, self._leading)
         # Posted even when it is the one that the model has now: an event that says otherwise may still wait its turn.
         best, others = (uplinks[0], uplinks[1:]) if uplinks else (None, ())
         self._runner.post(UplinkSeen(best, others, await self._find_uses(uplinks)))
         if changed:
             self._runner.post(LinksChanged())
+        elif on_link != self._runner.on_link:
+            self._runner.post(OnLinkChanged())
 
     async def _find_uses(self, uplinks: tuple[Uplink, ...]) -> frozenset[Use] | None:
         """What the core uses of its uplink, if something of that is gone: else it is not asked.

@@ -43,6 +43,13 @@ class ApplyPolicy:
 
 
 @dataclass(frozen=True)
+class AmendPolicy:
+    """Load what changed in the rules of a state and nothing else: a lease goes on, and is renewed after a reading."""
+
+    state: State
+
+
+@dataclass(frozen=True)
 class StartCore:
     """Start the core with this number, bound to the present uplink."""
 
@@ -105,6 +112,7 @@ class FindCause:
 Effect = (
     CloseLease
     | ApplyPolicy
+    | AmendPolicy
     | StartCore
     | StopCore
     | Verify

@@ -71,6 +71,11 @@ class LinksChanged:
 
 
 @dataclass(frozen=True)
+class OnLinkChanged:
+    """Addresses, prefixes or gateways on the wires came or went beside the uplink's own: no transition."""
+
+
+@dataclass(frozen=True)
 class LockBroken:
     """Rules or routes were not what they should be."""
 
@@ -199,6 +204,7 @@ Event = (
     | SettingsBad
     | UplinkSeen
     | LinksChanged
+    | OnLinkChanged
     | LockBroken
     | LockFought
     | TunBroken

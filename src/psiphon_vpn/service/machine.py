@@ -13,6 +13,7 @@ from dataclasses import replace
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service.choice import carries_on, find_next, find_patience, pick_uplink
 from psiphon_vpn.service.effects import (
+    AmendPolicy,
     ApplyPolicy,
     ArmTimer,
     CancelTimers,
@@ -39,6 +40,7 @@ from psiphon_vpn.service.events import (
     LinksChanged,
     LockBroken,
     LockFought,
+    OnLinkChanged,
     PartFailed,
     SettingsBad,
     SettingsGood,
@@ -246,6 +248,8 @@ def step(model: Model, event: Event) -> Step:
             return _verify(model, Reason.RULES_CHANGED)
         case LinksChanged():
             return model, (ApplyPolicy(model.state),)
+        case OnLinkChanged():
+            return model, (AmendPolicy(model.state),)
         case EnforcementFailed() if model.reason is Reason.FIGHT:
             return model, (ArmTimer(Timer.RETRY, fight_delay(model.fights)),)
         case EnforcementFailed(detail):

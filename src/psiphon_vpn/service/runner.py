@@ -20,6 +20,7 @@ from psiphon_vpn.linux.clocks import Moment, ServerClock, read_wall
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
 from psiphon_vpn.linux.tun import TunError
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
+from psiphon_vpn.policy.onlink import NOTHING
 from psiphon_vpn.policy.values import InterfaceName, parse_addresses
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal
@@ -32,6 +33,7 @@ from psiphon_vpn.service.events import (
     EnforcementFailed,
     Event,
     LinksChanged,
+    OnLinkChanged,
     PartFailed,
     TunBroken,
     VerificationFailed,
@@ -93,6 +95,7 @@ class Runner:
         self.wires: tuple[InterfaceName, ...] = ()
         self.odd_wires: tuple[int, ...] = ()
         self.headerless: tuple[InterfaceName, ...] = ()
+        self.on_link = NOTHING
         self._around = surroundings
         self._enforcer = enforcer
         self._on_change = on_change
@@ -201,11 +204,12 @@ class Runner:
 
         An uplink that came has its policy by then, with all wires of that moment.
         """
-        if not isinstance(event, LinksChanged):
+        if not isinstance(event, LinksChanged | OnLinkChanged):
             return False
-        self._changes_told -= 1
-        if self._changes_told:
-            return True
+        if isinstance(event, LinksChanged):
+            self._changes_told -= 1
+            if self._changes_told:
+                return True
         tun = self._enforcer.tun
         return tun is not None and self._enforcer.holds(self._policy(self.model.state, tun.index))
 
@@ -285,6 +289,8 @@ class Runner:
                 self._stop_lease()
             case do.ApplyPolicy(state):
                 await self._apply(state)
+            case do.AmendPolicy(state):
+                await self._amend(state)
             case do.StopCore(graceful):
                 await self._stop_core(graceful=graceful)
             case do.StartCore(number):
@@ -321,6 +327,7 @@ class Runner:
                 dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
                 gateways=parse_addresses(uplink.hops) if uplink else (),
                 versions=uplink.versions if uplink else (),
+                on_link=self.on_link,
             ),
             socks_port=self.settings.socks_port,
             ipv6_probe=parse_addresses(self.settings.ipv6_probe),
@@ -335,7 +342,7 @@ class Runner:
             tun = await self._enforcer.ensure_tun()
         except TunError as error:
             # Without a TUN there is still a lock, and it comes first.
-            links = Links(wires=self.wires, odd_wires=self.odd_wires, headerless=self.headerless)
+            links = Links(wires=self.wires, odd_wires=self.odd_wires, headerless=self.headerless, on_link=self.on_link)
             await self._enforcer.apply(replace(self._policy(State.LOCKED, 0), links=links))
             if state in {State.LOCKED, State.FAILED}:
                 log.error("no TUN: %s", error)
@@ -347,6 +354,12 @@ class Runner:
         if index_before not in {None, tun.index} and self._core is not None:
             # The core still holds the old device and would spin on it.
             raise TunError("the TUN was replaced")
+
+    async def _amend(self, state: State) -> None:
+        """Only what the links hold changed: nothing is closed for it. Where that fails, the policy is applied anew."""
+        tun = self._enforcer.tun
+        if tun is None or not await self._enforcer.amend(self._policy(state, tun.index)):
+            self.post(LinksChanged())
 
     async def _start_core(self, number: int) -> None:
         uplink = self.model.uplink

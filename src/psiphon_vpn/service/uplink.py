@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.onlink import AddressOnLink, OnLink, find_on_link
 from psiphon_vpn.policy.routing import IPV4, IPV6
-from psiphon_vpn.policy.values import InterfaceName
+from psiphon_vpn.policy.values import InterfaceName, parse_addresses
 
 # Kinds of interface that lead to something on this machine itself, unless a default route says otherwise.
 INNER_KINDS = frozenset({"veth", "bridge", "dummy", "ifb", "tun", "vcan", "nlmon", "netkit"})
@@ -31,6 +32,8 @@ class Interface:
     headerless: bool = False
     addresses: tuple[tuple[int, str], ...] = ()
     """(IP version, what identifies our place on this link: an IPv4 address, or the /64 of an IPv6 one)."""
+    on_link: tuple[AddressOnLink, ...] = ()
+    """Every address of this interface with the length of its prefix, of any scope, tentative ones too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,3 +226,9 @@ def find_headerless(snapshot: Snapshot, leading: frozenset[int] | None = None) -
     """Names of the wires whose frames have no Ethernet header. Arguments as for `find_wires`."""
     headerless = {link.name for link in snapshot.interfaces if link.headerless}
     return tuple(name for name in find_wires(snapshot, leading) if name in headerless)
+
+
+def find_neighbourhood(snapshot: Snapshot, leading: frozenset[int] | None = None) -> OnLink:
+    """Whom the kernel may speak to on the wires without a router. Arguments as for `find_wires`."""
+    addresses = (address for link in _find_leading_out(snapshot, leading) for address in link.on_link)
+    return find_on_link(addresses, parse_addresses({route.gateway for route in snapshot.defaults if route.gateway}))
