@@ -12,6 +12,7 @@ import pwd
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from psiphon_vpn.diagnose.registry import CHECKS
 from psiphon_vpn.diagnose.system import Answer, RealSystem, Service
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.linux.features import Features
+from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.linux.reading import Reading
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
@@ -37,10 +39,13 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
+from psiphon_vpn.policy.onlink import OnLink
+from psiphon_vpn.policy.plumbing import LINK_LOCAL
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.policy.values import CardsOfTheMoment, InterfaceName, parse_addresses, parse_names
+from psiphon_vpn.service.uplink import find_neighbourhood
 from psiphon_vpn.system import layout as places
 from psiphon_vpn.system.layout import Layout
 
@@ -54,7 +59,14 @@ ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00" + b"a tunnel core"
 
 
 def _process(caps: str, bounding: str) -> bytes:
-    lines = {"Uid": "\t".join([str(UID)] * 4), "CapInh": caps, "CapPrm": caps, "CapEff": caps, "CapBnd": bounding}
+    lines = {
+        "Uid": "\t".join([str(UID)] * 4),
+        "Gid": "\t".join([str(UID)] * 4),
+        "CapInh": caps,
+        "CapPrm": caps,
+        "CapEff": caps,
+        "CapBnd": bounding,
+    }
     lines |= {"CapAmb": caps, "NoNewPrivs": "1"}
     return "".join(f"{key}:\t{value}\n" for key, value in lines.items()).encode()
 
@@ -312,11 +324,12 @@ class HealthyKernel(Kernel):
             wires=parse_names("eth0"),
             dhcp_servers=parse_addresses(["192.0.2.1"]),
             gateways=parse_addresses(["192.0.2.1", "2001:db8:a::1"]),
+            on_link=self.read_on_link(),
         )
         settings = Settings()
         probes = parse_addresses(settings.ipv6_probe)
         self.policy = Policy(state=State.OPEN, identity=IDENTITY, links=self.links, ipv6_probe=probes)
-        egress = build_egress_guard(IDENTITY, self.links.wires, self.links.dhcp_servers)
+        egress = build_egress_guard(IDENTITY, self.links.wires, self.links.dhcp_servers, on_link=self.links.on_link)
         assert egress is not None
         self.nft(build_base_table(self.policy).render_replacement())
         self.nft(egress.render_replacement())
@@ -327,6 +340,14 @@ class HealthyKernel(Kernel):
         self.with_routes(lambda ipr: apply_routes(ipr, routes, tun.index))
         assert not self.host.call(lambda: apply_sysctls(GLOBAL_SYSCTLS))
         self.host.set_sysctls({"ipv4/ip_forward": 0, "ipv6/conf/all/forwarding": 0})
+
+    def read_on_link(self) -> OnLink:
+        for _ in range(500):
+            found = find_neighbourhood(self.with_routes(read_snapshot))
+            if LINK_LOCAL in found.networks_ipv6:  # the kernel gives it once there is a carrier
+                return found
+            time.sleep(0.01)
+        raise AssertionError("no link-local address came")
 
     def hold_guard(self) -> None:
         self.holder = self.host.spawn(

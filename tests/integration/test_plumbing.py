@@ -27,7 +27,7 @@ RS, RA, NS, NA, REDIRECT, MLD2 = 133, 134, 135, 136, 137, 143
 LINK_LOCAL = "fe80::50:53ff:fe00:a10"
 ALL_NODES, ALL_ROUTERS, ALL_MLD2, ALL_DHCP6 = "ff02::1", "ff02::2", "ff02::16", "ff02::1:2"
 SITE_DHCP6 = "ff05::1:3"
-TOKEN = b"plumbing-"
+TOKEN = b"p"  # with two numbers six bytes: as much as an address of the link, and so as little as one
 Send = Callable[[bytes], None]
 
 
@@ -41,28 +41,33 @@ def frame(packet: bytes) -> None:
     send_bytes(WIRE, craft.ip_frame(craft.BROADCAST_MAC, LAN_A.mac, packet))
 
 
+def option(token: bytes, *, exact: bool) -> bytes:
+    """An option of neighbour discovery with a token: the source's link-layer address, or a nonce of 32 bytes."""
+    return b"\x01\x01" + token if exact else b"\x0e\x04" + token.ljust(30)
+
+
 def discovery(kind: int, target: str, about: str = "", *, source: str = LAN_A.client6, hop_limit: int = 255,
-              code: int = 0) -> Send:  # fmt: skip
+              code: int = 0, exact: bool = False) -> Send:  # fmt: skip
     """A message of neighbour discovery in a raw frame. about: the address that it asks for or answers for."""
 
     def send(token: bytes) -> None:
-        rest = bytes(4) + (craft.pack_address(about) if about else b"") + b"\x0e\x04" + token.ljust(30)
+        rest = bytes(4) + (craft.pack_address(about) if about else b"") + option(token, exact=exact)
         frame(craft.icmp_packet(source, target, kind, rest, code=code, hop_limit=hop_limit))
 
     return send
 
 
-def raw_discovery(kind: int, target: str, *, hop_limit: int = 255) -> Send:
+def raw_discovery(kind: int, target: str, *, hop_limit: int = 255, exact: bool = False) -> Send:
     """The same from a raw socket of root that is bound to the link."""
 
     def send(token: bytes) -> None:
         with socket.socket(socket.AF_INET6, socket.SOCK_RAW, craft.ICMPV6) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, WIRE.encode())
-            for option in (socket.IPV6_UNICAST_HOPS, socket.IPV6_MULTICAST_HOPS):
-                sock.setsockopt(socket.IPPROTO_IPV6, option, hop_limit)
+            for limit in (socket.IPV6_UNICAST_HOPS, socket.IPV6_MULTICAST_HOPS):
+                sock.setsockopt(socket.IPPROTO_IPV6, limit, hop_limit)
             about = b"" if kind == RS else craft.pack_address(LAN_A.router6)
             index = socket.if_nametoindex(WIRE) if target.startswith("ff02:") else 0
-            body = struct.pack("!BBHI", kind, 0, 0, 0) + about + b"\x0e\x04" + token.ljust(30)
+            body = struct.pack("!BBHI", kind, 0, 0, 0) + about + option(token, exact=exact)
             sock.sendto(body, (target, 0, 0, index))
 
     return send
@@ -108,6 +113,7 @@ NO_PLUMBING: dict[str, Send] = {
     "a raw socket's solicitation for a neighbour": raw_discovery(NS, solicited(plan.NEIGHBOUR6)),
     "a raw socket's advertisement": raw_discovery(NA, ALL_NODES),
     "a raw socket's router solicitation with a hop limit": raw_discovery(RS, ALL_ROUTERS, hop_limit=64),
+    "a raw socket's router solicitation with more in it": raw_discovery(RS, ALL_ROUTERS),
     "an MLD report that a router would forward": mld(ALL_MLD2, 64),
     "a program's own MLD report": mld(ALL_MLD2, 1),
     "an MLD report to all nodes": mld(ALL_NODES, 1),
@@ -122,8 +128,8 @@ NO_PLUMBING: dict[str, Send] = {
     "DHCPv6 to another port": dhcp(LINK_LOCAL, ALL_DHCP6, (546, 53)),
 }
 PLUMBING: dict[str, Send] = {
-    "a network manager's router solicitation": raw_discovery(RS, ALL_ROUTERS),
-    "the same in a raw frame": discovery(RS, ALL_ROUTERS, source=LINK_LOCAL),
+    "a network manager's router solicitation": raw_discovery(RS, ALL_ROUTERS, exact=True),
+    "the same in a raw frame": discovery(RS, ALL_ROUTERS, source=LINK_LOCAL, exact=True),
     "DHCP to everybody on the link": dhcp("0.0.0.0", "255.255.255.255", (68, 67)),
     "DHCPv6 to everybody on the link": dhcp(LINK_LOCAL, ALL_DHCP6, (546, 547)),
 }
@@ -133,7 +139,7 @@ _rounds = iter(range(1000))
 def find_seen(world: World, sends: dict[str, Send]) -> set[str]:
     """Send all of them as root and return the names of those that came out of the client."""
     mark, tag = world.mark(), TOKEN + b"%03d" % next(_rounds)
-    tokens = {name: tag + b"-%02d" % number for number, name in enumerate(sends)}
+    tokens = {name: tag + b"%02d" % number for number, name in enumerate(sends)}
 
     def send_all() -> None:
         for name, send in sends.items():
@@ -148,14 +154,15 @@ def find_seen(world: World, sends: dict[str, Send]) -> set[str]:
     return {name for name, token in tokens.items() if any(token in one for one in data)}
 
 
-def kernel_answers(world: World) -> bool:
-    """Whether the client's kernel advertises its own address to a neighbour that solicits it."""
+def kernel_answers(world: World, address: str = LAN_A.client6) -> bool:
+    """Whether the client's kernel advertises an address of its own to a neighbour that solicits it by one like it."""
     mark = world.mark()
     world.neighbour.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
 
     def call() -> None:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-            sock.sendto(b"anybody there?", (LAN_A.client6, 9))
+            index = socket.if_nametoindex("eth0") if address.startswith("fe80:") else 0
+            sock.sendto(b"anybody there?", (address, 9, 0, index))
 
     world.neighbour.call(call)
     time.sleep(0.15)
@@ -185,7 +192,7 @@ def test_only_the_links_own_plumbing_passes_and_nothing_that_looks_like_it_which
         machine.boot_lock()
         sockets = {name: send for name, send in NO_PLUMBING.items() if name.startswith("a raw socket")}
         assert not find_seen(world, sockets), "the base table alone; no frame of a packet socket comes by it"
-        assert kernel_answers(world)
+        assert kernel_answers(world, LINK_LOCAL), "at boot no prefix of the link is known, so those of link scope alone"
         machine.start_daemon()
         machine.wait_state("OPEN")
         assert_no_wider("base table and egress guard alone, open")

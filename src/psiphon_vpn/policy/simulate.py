@@ -244,6 +244,7 @@ def application_packets() -> tuple[Packet, ...]:
                     number = protocol if protocol != 1 else (1 if family == 2 else 58)
                     values: dict[str, int | str] = {
                         "meta skuid": uid,
+                        "meta skgid": uid,
                         "meta l4proto": number,
                         "meta nfproto": family,
                         f"{prefix} saddr": source,

@@ -19,7 +19,7 @@ RESOLVED_DIRECTORIES: Final = ("etc", "run", "usr/local/lib", "usr/lib")
 """Where resolved.conf.d is looked for, the first wins (resolved.conf(5))."""
 
 
-def query_packets(uid: int, wires: tuple[str, ...]) -> tuple[Packet, ...]:
+def query_packets(uid: int, gid: int, wires: tuple[str, ...]) -> tuple[Packet, ...]:
     """Samples of what asks for a name, as psiphon-user itself would send it."""
     samples = []
     for family, word, absent, source, target in (
@@ -33,6 +33,7 @@ def query_packets(uid: int, wires: tuple[str, ...]) -> tuple[Packet, ...]:
                              (("sport", 40000), ("dport", port))}  # fmt: skip
                     values: dict[str, int | str] = {
                         "meta skuid": uid,
+                        "meta skgid": gid,
                         "meta l4proto": protocol,
                         "meta nfproto": family,
                         "meta oifname": wire,
@@ -56,7 +57,7 @@ def wire(facts: Facts) -> Outcome:
     if base is None:
         raise Skip(_("there is no table {name}").format(name=names.BASE_TABLE))
     wires = find_wires(facts.network.snapshot)
-    packets = query_packets(facts.identity.uid, wires)
+    packets = query_packets(facts.identity.uid, facts.identity.gid, wires)
     if any(lets_out(base, packet) for packet in packets):
         return fail(_("OPEN: the rules let psiphon-user ask for names in clear"), is_open=True)
     return ok(_("{count} sample queries, refused").format(count=len(packets)))
