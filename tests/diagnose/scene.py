@@ -343,7 +343,7 @@ class HealthyKernel(Kernel):
 
     def read_on_link(self) -> OnLink:
         for _ in range(500):
-            found = find_neighbourhood(self.with_routes(read_snapshot))
+            found = find_neighbourhood(self.with_routes(lambda _: read_snapshot()))
             if LINK_LOCAL in found.networks_ipv6:  # the kernel gives it once there is a carrier
                 return found
             time.sleep(0.01)

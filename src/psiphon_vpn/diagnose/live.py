@@ -116,7 +116,7 @@ def run_live(wires: tuple[str, ...], headerless: tuple[str, ...] = ()) -> LiveRe
     try:
         watches += [_Watch(wire, header=wire not in headerless) for wire in wires]
         probes = live_probes.list_probes(wires, headerless)
-        token, target = b"psiphon-live-" + secrets.token_hex(8).encode(), live_probes.make_target(4)
+        token, target = secrets.token_bytes(live_probes.CONTROL_TOKEN_BYTES), live_probes.make_target(4)
         for wire in wires:
             if wire not in headerless:
                 live_probes.send_control(wire, target, token)

@@ -21,6 +21,7 @@ from typing import Final
 NOBODY: Final = 65534
 PORT, DNS_PORT = 443, 53
 SO_BINDTODEVICE: Final = 25
+CONTROL_TOKEN_BYTES: Final = 6
 CONNECT_SECONDS: Final = 0.05
 UNICAST_MAC: Final = bytes.fromhex("025053000001")
 """A locally administered address that no device has by birth (IEEE 802, bit 0x02)."""
@@ -193,10 +194,15 @@ def build_frame(probe: Probe) -> bytes:
 
 
 def build_control(target: str, token: bytes) -> bytes:
-    """A frame that may leave: an ARP probe (RFC 5227) for nobody's address, to nobody, padded with the token."""
+    """A frame that may leave: an ARP probe (RFC 5227) of root for nobody's address, to nobody.
+
+    Args:
+        target: the address.
+        token: six bytes, in the place of the hardware address that a question leaves open. There is no other room.
+    """
     packed = ipaddress.ip_address(target).packed
-    arp = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, UNICAST_MAC, bytes(4), bytes(6), packed)
-    return UNICAST_MAC[:5] + b"\2" + UNICAST_MAC + struct.pack(">H", ETHERTYPE_ARP) + arp + token
+    arp = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, UNICAST_MAC, bytes(4), token, packed)
+    return UNICAST_MAC[:5] + b"\2" + UNICAST_MAC + struct.pack(">H", ETHERTYPE_ARP) + arp
 
 
 def _send_frame(wire: str, frame: bytes) -> None:

@@ -93,7 +93,8 @@ def _equals(value: Any, right: JsonValue, sets: "Sets") -> bool | _Unknown:
                 return bool(low <= value <= high)
         return UNKNOWN
     right = _number(right)
-    if type(right) is not type(value) or (isinstance(right, str) and right.endswith("*")):
+    # A checked name of an interface is a text too.
+    if isinstance(right, str) != isinstance(value, str) or (isinstance(right, str) and right.endswith("*")):
         return UNKNOWN
     return bool(value == right)
 
