@@ -182,20 +182,20 @@ def test_a_wrong_clock_is_told_from_what_the_server_said_and_named_when_no_serve
 def test_status_and_journal_say_in_a_sentence_what_it_waits_for_since_when_and_what_it_tries_next_and_when(
     stage: Stage,
 ) -> None:
-    stage.set_faults({"kind": "port_in_use"})
+    stage.set_faults({"kind": "datastore"})
     before = len(stage.machine.read_log())
     asked = datetime.now(UTC)
     stage.machine.command("restart")
     stage.machine.wait_for(lambda: status_of(stage)["next_try_what"] == "connecting again", "the next try")
     status = status_of(stage)
-    assert "another program uses the port" in status["reason"]
-    assert "socks_port" in status["next_step"]
+    assert "another program holds the data" in status["reason"]
+    assert "no other copy" in status["next_step"]
     since, next_try = (datetime.fromisoformat(status[name]) for name in ("since", "next_try"))
     assert asked <= since <= datetime.now(UTC)
     assert since < next_try < since + timedelta(seconds=10)
     log = stage.machine.read_log()[before:]
-    assert re.search(r"-> LOCKED: port_in_use .*: another program uses the port of the SOCKS proxy\n", log)
-    assert re.search(r"-> LOCKED: port_in_use .*\n.*next: connecting again, at 20\d\d-\d\d-\d\dT\d\d:\d\d", log), log
+    assert re.search(r"-> LOCKED: datastore .*: another program holds the data of the tunnel program\n", log)
+    assert re.search(r"-> LOCKED: datastore .*\n.*next: connecting again, at 20\d\d-\d\d-\d\dT\d\d:\d\d", log), log
 
 
 @pytest.mark.requirement("R1")
@@ -205,7 +205,6 @@ def test_status_and_journal_say_in_a_sentence_what_it_waits_for_since_when_and_w
         ({"kind": "exit", "code": 0}, "core_exited"),
         ({"kind": "exit", "code": 2}, "core_exited"),
         ({"kind": "datastore"}, "datastore"),
-        ({"kind": "port_in_use"}, "port_in_use"),
         ({"kind": "signal", "number": 11}, "core_exited"),
     ],
     ids=str,

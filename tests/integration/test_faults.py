@@ -36,7 +36,6 @@ NEVER_OPENS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "its data store is locked": ({"kind": "datastore"}, {"datastore"}),
     "its data store cannot be opened": ({"kind": "datastore_broken"}, {"datastore_broken"}),
     "its data store makes it crash": ({"kind": "datastore_crash"}, {"datastore_broken"}),
-    "its port is in use": ({"kind": "port_in_use"}, {"port_in_use"}),
     "its servers do not fit its options": ({"kind": "no_region"}, {"protocols"}),
     "it knows no server": ({"kind": "empty_list"}, {"no_server_list"}),
     "its upstream proxy is dead": ({"kind": "upstream_error"}, {"upstream_proxy"}),
@@ -44,8 +43,9 @@ NEVER_OPENS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 WITHOUT_TARGET = {"no_region", "empty_list"}
 """A core that has a target needs no list."""
-ENDS_BY_ITSELF = {"core_exited", "datastore", "datastore_broken", "port_in_use", "tunnel_silent"}
+ENDS_BY_ITSELF = {"core_exited", "datastore", "datastore_broken", "tunnel_silent"}
 OPENS_ALL_THE_SAME: dict[str, dict[str, Any]] = {
+    "its port is taken between look and start": {"kind": "port_in_use"},
     "it floods its standard error": {"kind": "flood"},
     "it writes junk": {"kind": "junk"},
     "it writes a line of 8 MiB": {"kind": "oversize"},

@@ -191,9 +191,24 @@ def test_a_success_makes_the_first_wait_short_again() -> None:
 
 def test_what_the_core_said_is_wrong_is_the_reason_when_it_ends() -> None:
     watch = Watch().to_connecting()
+    watch.tell(ev.CoreFault(watch.model.core, Reason.UPSTREAM_PROXY))
+    watch.tell(ev.CoreExited(watch.model.core, "code 0"))
+    assert watch.model.reason is Reason.UPSTREAM_PROXY
+
+
+def test_a_taken_port_costs_the_proxy_and_not_the_tunnel_and_never_makes_a_tight_loop() -> None:
+    watch = Watch().to_connecting()
+    first = watch.model.core
+    watch.tell(ev.CoreFault(first, Reason.PORT_IN_USE))
+    watch.tell(ev.CoreExited(first, "code 0"))
+    watch.expect(State.CONNECTING)
+    assert StartCore(first + 1, proxy=False) in watch.effects
+    # A core without a proxy that says so all the same is treated like any that ends.
     watch.tell(ev.CoreFault(watch.model.core, Reason.PORT_IN_USE))
     watch.tell(ev.CoreExited(watch.model.core, "code 0"))
-    assert watch.model.reason is Reason.PORT_IN_USE
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.PORT_IN_USE)
+    watch.tell(ev.TimerFired(Timer.RETRY))
+    assert StartCore(first + 2) in watch.effects, "the next one is to have its proxy again"
 
 
 def break_store(watch: Watch) -> None:
@@ -221,7 +236,7 @@ def test_a_broken_data_store_is_set_aside_once_until_the_tunnel_was_open_again()
     assert kinds(watch.effects)[-1] == "SetDataAside"
 
 
-@pytest.mark.parametrize("reason", [Reason.DATASTORE, Reason.DISK, Reason.PORT_IN_USE])
+@pytest.mark.parametrize("reason", [Reason.DATASTORE, Reason.DISK])
 def test_a_data_store_that_is_held_or_has_no_room_is_never_set_aside(reason: Reason) -> None:
     watch = Watch().to_connecting()
     watch.tell(ev.CoreFault(watch.model.core, reason))
@@ -232,7 +247,7 @@ def test_a_data_store_that_is_held_or_has_no_room_is_never_set_aside(reason: Rea
 
 def test_a_fault_of_the_last_core_is_not_the_reason_of_the_next_ones_end() -> None:
     watch = Watch().to_connecting()
-    watch.tell(ev.CoreFault(watch.model.core, Reason.PORT_IN_USE))
+    watch.tell(ev.CoreFault(watch.model.core, Reason.UPSTREAM_PROXY))
     fail_to_connect(watch)
     watch.tell(ev.CoreExited(watch.model.core, "code 1"))
     assert watch.model.reason is Reason.CORE_EXITED

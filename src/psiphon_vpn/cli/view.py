@@ -142,6 +142,14 @@ def _list_facts(status: Status) -> Iterator[tuple[str, str]]:
         yield _("Exit:"), _("you appear on the internet in {region}").format(region=region)
     if uplink := _describe_uplink(status.get("uplink")):
         yield _("Network:"), uplink
+    if (proxy := status.get("socks")) and isinstance(proxy, dict) and proxy.get("available") is False:
+        yield (
+            _("SOCKS:"),
+            _(
+                "off, since another program listens on port {port}; the tunnel does without. To have it: end that "
+                "program or set another 'socks_port' in the configuration, then: sudo psiphon-vpn restart"
+            ).format(port=proxy.get("port")),
+        )
     yield from _list_layers(status.get("layers"), is_open=status.get("state") == "OPEN")
     missing = status.get("missing_features")
     if isinstance(missing, list) and missing:

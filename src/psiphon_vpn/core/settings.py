@@ -20,12 +20,13 @@ _DEFAULTS: Final[Mapping[str, object]] = {
 }
 
 
-def render_core_config(settings: Settings, *, data_dir: Path, network_id: str) -> dict[str, object]:
+def render_core_config(settings: Settings, *, data_dir: Path, network_id: str, proxy: bool = True) -> dict[str, object]:
     """Return the core's configuration, ready for json.dump.
 
     Args:
         settings: checked settings.
         data_dir: where the core keeps its data, an absolute path.
+        proxy: with the SOCKS proxy. The core ends where its port is taken.
         network_id: of the uplink, as the core wants it: WIFI-, WIRED- or MOBILE- and an opaque hash.
     """
     config: dict[str, object] = {
@@ -37,7 +38,7 @@ def render_core_config(settings: Settings, *, data_dir: Path, network_id: str) -
         "NetworkID": network_id,
         "EgressRegion": settings.egress_region,
         "LocalSocksProxyPort": settings.socks_port,
-        "DisableLocalSocksProxy": False,
+        "DisableLocalSocksProxy": not proxy,
         "ListenInterface": "",  # 127.0.0.1
         # Its /direct/ path fetches outside the tunnel for any local process: a hole through the lock.
         "DisableLocalHTTPProxy": True,

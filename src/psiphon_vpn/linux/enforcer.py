@@ -83,6 +83,7 @@ class Enforcer:
         self._proof: Proof | None = None
         self._renewed_at = 0.0
         self._ipv6 = False
+        self._proxy = False
         self.routing_trouble: str | None = None
         """What the last look at rules, routes and TUN found wrong."""
 
@@ -220,8 +221,11 @@ class Enforcer:
             raise EnforcementError(wrong)
         return Proof(generation, closings)
 
-    async def open(self) -> None:
+    async def open(self, *, proxy: bool = True) -> None:
         """Take the lease: the routes into the TUN, one more look at everything, and then the lease.
+
+        Args:
+            proxy: the core listens on the SOCKS port, so it is open too. To a stranger there nothing is handed over.
 
         Raises:
             EnforcementError: not everything is as it should be, or it was closed meanwhile. It is closed.
@@ -233,6 +237,7 @@ class Enforcer:
                 proof = await self._verify()
                 if closings != self._closings:
                     raise EnforcementError("closed while it was being opened")
+                self._proxy = proxy
                 self._lease(proof)
         except (RoutingError, EnforcementError, GenerationChanged, OSError) as error:
             self.close()
@@ -403,10 +408,9 @@ class Enforcer:
             raise EnforcementError("closed meanwhile")
         if self._policy is None or self._policy.state is not State.OPEN:
             raise EnforcementError("the policy in force does not open")
-        elements = [
-            Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME),
-            Element(names.BASE_TABLE, names.LEASE_SET, "lo"),
-        ]
+        elements = [Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME)]
+        if self._proxy:
+            elements.append(Element(names.BASE_TABLE, names.LEASE_SET, "lo"))
         if self._ipv6:
             elements.append(Element(names.BASE_TABLE, names.LEASE_SET_IPV6, names.TUN_NAME))
         generation = self._netlink.renew(tuple(elements), names.LEASE_SECONDS * 1000, generation=proof.generation)

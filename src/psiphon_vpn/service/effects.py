@@ -51,9 +51,14 @@ class AmendPolicy:
 
 @dataclass(frozen=True)
 class StartCore:
-    """Start the core with this number, bound to the present uplink."""
+    """Start the core with this number, bound to the present uplink.
+
+    Attributes:
+        proxy: with its SOCKS proxy, if the port is free.
+    """
 
     number: int
+    proxy: bool = True
 
 
 @dataclass(frozen=True)

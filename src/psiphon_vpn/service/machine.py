@@ -102,12 +102,12 @@ def _stop_core(model: Model, effects: list[Effect], *, graceful: bool = False) -
     return replace(model, core_running=False, tunnels=0, doubts=0, region=None, fault=None)
 
 
-def _start_core(model: Model, effects: list[Effect]) -> Model:
+def _start_core(model: Model, effects: list[Effect], *, proxy: bool) -> Model:
     number = model.core + 1
-    effects.append(StartCore(number))
+    effects.append(StartCore(number, proxy))
     _await_tunnel(model, effects)
     fresh = replace(model, core=number, core_running=True, tunnels=0, doubts=0, region=None, fault=None)
-    return replace(fresh, footing=model.uplink)
+    return replace(fresh, footing=model.uplink, proxy=proxy)
 
 
 def _await_tunnel(model: Model, effects: list[Effect]) -> None:
@@ -139,7 +139,7 @@ def _begin(model: Model, reason: Reason, detail: str = "") -> Step:
     return _connect(model, reason, detail)
 
 
-def _connect(model: Model, reason: Reason, detail: str = "") -> Step:
+def _connect(model: Model, reason: Reason, detail: str = "", *, proxy: bool = True) -> Step:
     """A new core. The lease is closed and the old core is gone before the new one may use the wire."""
     effects: list[Effect] = [CloseLease()]
     model = _stop_core(model, effects)
@@ -148,7 +148,7 @@ def _connect(model: Model, reason: Reason, detail: str = "") -> Step:
         effects += more
     model, more = _move(model, State.CONNECTING, reason, detail)
     effects += more
-    model = _start_core(model, effects)
+    model = _start_core(model, effects, proxy=proxy)
     return model, tuple(effects)
 
 
@@ -380,6 +380,9 @@ def _step_core(model: Model, event: Event) -> Step:
         case CoreExited(core, detail) if core == model.core and model.core_running:
             gone = replace(model, core_running=False)
             known = model.fault if model.fault is not Reason.SLOW else None
+            if known is Reason.PORT_IN_USE and model.proxy and model.state is State.CONNECTING:
+                # Any user can take the port of the proxy: that costs the proxy, not the tunnel.
+                return _connect(gone, Reason.CONNECTING, proxy=False)
             after, effects_done = _retry_later(gone, known or Reason.CORE_EXITED, detail)
             if known is Reason.DATASTORE_BROKEN and not (after.core_running or model.data_set_aside):
                 # Once: what comes back although it began with nothing does not come from what was stored.

@@ -42,6 +42,7 @@ class Model:
     Attributes:
         core: number of the core that was started last; events carry it.
         core_running: that core has not ended yet.
+        proxy: that core was to have its SOCKS proxy.
         tunnels: what that core said last.
         verification: number of the verification under way or done last.
         failures: starts in a row that led to nothing.
@@ -71,6 +72,7 @@ class Model:
     rounds: int = 0
     core: int = 0
     core_running: bool = False
+    proxy: bool = True
     tunnels: int = 0
     verification: int = 0
     failures: int = 0

@@ -121,8 +121,8 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("Set vm.memfd_noexec to 0 or 1 (sysctl), then: sudo psiphon-vpn restart"),
         ),
         Reason.PORT_IN_USE: (
-            _("another program uses the port of the SOCKS proxy"),
-            _("End that program, or set another 'socks_port' in the configuration."),
+            _("another program uses the port of the SOCKS proxy; connecting without the proxy"),
+            _("To have it: end that program, or set another 'socks_port' in the configuration."),
         ),
         Reason.UPSTREAM_PROXY: (
             _("the upstream proxy cannot be reached"),

@@ -45,6 +45,7 @@ from psiphon_vpn.service.machine import step
 from psiphon_vpn.service.memory import end_without_memory
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.parts import ONLY_TOLD, Part
+from psiphon_vpn.service.ports import is_free
 from psiphon_vpn.service.reasons import explain
 from psiphon_vpn.service.timers import NextTry, Timers
 from psiphon_vpn.service.upstream import find_proxy_endpoint
@@ -91,6 +92,8 @@ class Runner:
         self.shown = model
         """The model as it is told: open only once the lease is taken, closed as soon as that is decided."""
         self.settings = settings
+        self.proxy = True
+        """Whether the core that was started last has its SOCKS proxy."""
         self._since = Moment()
         self.wires: tuple[InterfaceName, ...] = ()
         self.odd_wires: tuple[int, ...] = ()
@@ -293,8 +296,9 @@ class Runner:
                 await self._amend(state)
             case do.StopCore(graceful):
                 await self._stop_core(graceful=graceful)
-            case do.StartCore(number):
+            case do.StartCore(number, proxy):
                 await self._stop_core(graceful=False)
+                self.proxy = proxy and is_free(self.settings.socks_port)
                 await self._start_core(number)
             case do.Verify(number):
                 self.tasks.cancel(self._verification)
@@ -370,7 +374,10 @@ class Runner:
         plan = CorePlan(
             data_dir=self._around.state_dir / "core",
             config=render_core_config(
-                self.settings, data_dir=self._around.state_dir / "core", network_id=f"WIRED-{network}"
+                self.settings,
+                data_dir=self._around.state_dir / "core",
+                network_id=f"WIRED-{network}",
+                proxy=self.proxy,
             ),
             uplink=uplink.name,
             dns_servers=self.settings.bootstrap_dns,
@@ -443,7 +450,7 @@ class Runner:
     async def _open(self, number: int) -> None:
         if number != self._answered:
             raise EnforcementError("no answer came through the tunnel in this verification")
-        await self._enforcer.open()
+        await self._enforcer.open(proxy=self.proxy)
         keeper = LeaseKeeper(
             enforcer=self._enforcer,
             post=self.post,

@@ -80,6 +80,7 @@ class StatusReader:
             "region": model.region,
             "uplink": _describe_uplink(model),
             "ipv6": held and self._enforcer.ipv6_open,
+            "socks": {"port": self._runner.settings.socks_port, "available": self._runner.proxy},
             "layers": self._layers(lock, held=held),
             "missing_features": list(self._features.missing),
             "core_pid": self._runner.core_pid,

@@ -179,21 +179,31 @@ def intent(facts: Facts) -> Outcome:
 @check(
     "tunnel.socks",
     mark("The SOCKS proxy serves this machine only"),
-    mark("Find out what listens: sudo ss -ltnp. The lock refuses what comes from the network."),
+    mark(
+        "Find out what listens: sudo ss -ltnp. End it, or set another 'socks_port', then: sudo psiphon-vpn restart. "
+        "The lock refuses what comes from the network."
+    ),
 )
 def socks(facts: Facts) -> Outcome:
-    """Does anything listen on its port on another address than the loopback one?"""
+    """Does anything listen on its port on another address than the loopback one, or anybody but the core?"""
     port = facts.settings_or_default.socks_port
-    addresses = set()
+    addresses, owners = set(), set()
     for name in ("tcp", "tcp6"):
         for line in (facts.find_text(PROC / "thread-self" / "net" / name) or "").splitlines()[1:]:
             local, listening = line.split()[1], line.split()[3] == LISTENING
             address, _colon, number = local.partition(":")
             if listening and int(number, 16) == port:
                 addresses.add(address)
+                owners.add(int(line.split()[7]))
     if strangers := addresses - set(LOOPBACK):
         return fail(
             _("something listens on port {port} for the network: {count}").format(port=port, count=len(strangers))
+        )
+    if others := sorted(owners - {facts.identity.uid}):
+        return fail(
+            _("a program of user number {uid} listens on port {port}; the tunnel does without the proxy").format(
+                uid=others[0], port=port
+            )
         )
     return ok(_("port {port} on 127.0.0.1").format(port=port) if addresses else _("it does not listen now"))
 
