@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pwd
 import socket
 import stat
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 
 from tests.integration.kernel import Kernel, open_kernel
 
+from psiphon_vpn.accounts import User
 from psiphon_vpn.config import Settings
 from psiphon_vpn.diagnose.engine import run_once
 from psiphon_vpn.diagnose.facts import Facts
@@ -174,10 +174,10 @@ class SceneSystem(RealSystem):
     def read_space(self, path: Path) -> Any:
         return self.space(path, super().read_space(path))
 
-    def find_user(self, name: str) -> pwd.struct_passwd | None:
+    def find_user(self, name: str) -> User | None:
         if not self.user:
             return None
-        return pwd.struct_passwd((name, "x", UID, UID, "", "/var/lib/psiphon-vpn/state", self.shell))
+        return User(name=name, uid=UID, gid=UID, login=self.shell)
 
     def find_group(self, name: str) -> int | None:
         return UID

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import stat
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 from tests.diagnose.scene import find_troubles, write
 from tests.integration.stage import Stage, open_stage
 
+from psiphon_vpn.accounts import User
 from psiphon_vpn.diagnose.engine import run_checks
 from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.model import Group, Result, Verdict, find_exit_code
@@ -32,8 +32,8 @@ LIVING = (Group.LOCK, Group.ROUTES, Group.TUNNEL, Group.DNS)
 class LabSystem(RealSystem):
     """The real system, with the laboratory's psiphon-user, who has no entry in the machine's list of users."""
 
-    def find_user(self, name: str) -> pwd.struct_passwd | None:
-        return pwd.struct_passwd((name, "x", LAB_UID, LAB_UID, "", "/", "/usr/sbin/nologin"))
+    def find_user(self, name: str) -> User | None:
+        return User(name=name, uid=LAB_UID, gid=LAB_UID, login="/usr/sbin/nologin")
 
     def find_group(self, name: str) -> int | None:
         return LAB_UID

@@ -68,6 +68,11 @@ for _command in (*commands.COMMANDS, *manage.COMMANDS, *diagnose.COMMANDS, *deve
     cli.add_command(_command)
 
 
+def is_for_this_machine(argv: Sequence[str]) -> bool:
+    """Whether a command is about the service on this machine, and not one of the laboratory's or of a developer's."""
+    return not {command.name for command in develop.COMMANDS}.intersection(argv)
+
+
 def run_cli(argv: Sequence[str]) -> int:
     """Run one command.
 

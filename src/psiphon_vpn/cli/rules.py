@@ -33,15 +33,13 @@ def ruleset(*, table: str, uid: int | None) -> int:
 
 
 def _find_uid() -> int:
-    import pwd
-
+    from psiphon_vpn.accounts import find_user
     from psiphon_vpn.errors import UserError
 
-    try:
-        return pwd.getpwnam(_DEFAULT_USER).pw_uid
-    except KeyError:
-        raise UserError(
-            _("The rules cannot be printed"),
-            _("there is no user '{name}' on this machine").format(name=_DEFAULT_USER),
-            _("Name a user by number: --uid 990"),
-        ) from None
+    if (user := find_user(_DEFAULT_USER)) is not None:
+        return user.uid
+    raise UserError(
+        _("The rules cannot be printed"),
+        _("there is no user '{name}' on this machine").format(name=_DEFAULT_USER),
+        _("Name a user by number: --uid 990"),
+    )

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import grp
 import os
-import pwd
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from psiphon_vpn.accounts import find_group, find_user
 from psiphon_vpn.core.files import copy_in, give_away, sync_directory, write_synced
 from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
 from psiphon_vpn.core.image import RecordedCore, check_recorded
@@ -328,14 +327,14 @@ class CoreStore:
         """
         if self._owner is not None:
             return self._owner
-        try:
-            return Owner(uid=pwd.getpwnam(USER).pw_uid, gid=grp.getgrnam(GROUP).gr_gid)
-        except KeyError as error:
+        user, gid = find_user(USER), find_group(GROUP)
+        if user is None or gid is None:
             raise UserError(
                 _what(),
                 _("there is no user {user} with the group {group} on this machine").format(user=USER, group=GROUP),
                 _("Install psiphon-vpn first."),
-            ) from error
+            )
+        return Owner(uid=user.uid, gid=gid)
 
     @staticmethod
     def _find_target(link: Path) -> str | None:

@@ -161,8 +161,8 @@ class Facts:
             return Identity(uid=found.uid, gid=found.uid, network_manager_uids=managers)
         group = self.system.find_group(places.GROUP)
         return Identity(
-            uid=user.pw_uid,
-            gid=user.pw_gid if group is None else group,
+            uid=user.uid,
+            gid=user.gid if group is None else group,
             network_manager_uids=managers,
         )
 

@@ -7,10 +7,8 @@ not opened, so that a FIFO in a file's place makes nobody wait.
 from __future__ import annotations
 
 import asyncio
-import grp
 import hashlib
 import os
-import pwd
 import socket
 import stat
 import struct
@@ -20,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from psiphon_vpn import accounts
 from psiphon_vpn.run import CommandError, run
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class System(Protocol):
     def read_space(self, path: Path) -> os.statvfs_result:
         """Room on a file system: statvfs(3)."""
 
-    def find_user(self, name: str) -> pwd.struct_passwd | None:
+    def find_user(self, name: str) -> accounts.User | None:
         """A user, None when there is none."""
 
     def find_group(self, name: str) -> int | None:
@@ -178,19 +177,13 @@ class RealSystem:
         """Room on a file system: statvfs(3)."""
         return os.statvfs(path)
 
-    def find_user(self, name: str) -> pwd.struct_passwd | None:
+    def find_user(self, name: str) -> accounts.User | None:
         """A user, None when there is none."""
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            return None
+        return accounts.find_user(name)
 
     def find_group(self, name: str) -> int | None:
         """A group's number."""
-        try:
-            return grp.getgrnam(name).gr_gid
-        except KeyError:
-            return None
+        return accounts.find_group(name)
 
     def find_network_managers(self) -> tuple[int, ...]:
         """Numbers of the users that speak DHCP."""

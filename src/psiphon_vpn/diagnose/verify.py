@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import grp
-import pwd
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from psiphon_vpn.accounts import find_group, find_user
 from psiphon_vpn.diagnose.system import System
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
@@ -68,10 +67,11 @@ def _number(value: Any, kind: str) -> int:
         return value
     if value == "root":
         return 0
-    try:
-        return pwd.getpwnam(str(value)).pw_uid if kind == "owner" else grp.getgrnam(str(value)).gr_gid
-    except KeyError:
-        raise ManifestError(_("it names an {kind} that does not exist: {name}").format(kind=kind, name=value)) from None
+    user = find_user(str(value)) if kind == "owner" else None
+    number = user.uid if user is not None else find_group(str(value)) if kind == "group" else None
+    if number is None:
+        raise ManifestError(_("it names an {kind} that does not exist: {name}").format(kind=kind, name=value))
+    return number
 
 
 def read_manifest(system: System, layout: Layout) -> tuple[str, tuple[_Entry, ...]]:

@@ -1,8 +1,8 @@
 """Who may use the wire on this machine, by number."""
 
 import os
-import pwd
 
+from psiphon_vpn.accounts import find_user
 from psiphon_vpn.policy.model import Identity
 
 NETWORK_MANAGERS = ("root", "systemd-network", "dhcpcd")
@@ -11,13 +11,8 @@ NETWORK_MANAGERS = ("root", "systemd-network", "dhcpcd")
 
 def find_network_managers() -> tuple[int, ...]:
     """Numbers of the users that speak DHCP, as far as they exist here."""
-    found = {0}
-    for name in NETWORK_MANAGERS:
-        try:
-            found.add(pwd.getpwnam(name).pw_uid)
-        except KeyError:
-            continue
-    return tuple(sorted(found))
+    found = {user.uid for name in NETWORK_MANAGERS if (user := find_user(name)) is not None}
+    return tuple(sorted({0, *found}))
 
 
 def find_identity() -> Identity:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
-import pwd
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from psiphon_vpn.accounts import find_group, find_user
 from psiphon_vpn.linux.identity import find_network_managers
 from psiphon_vpn.linux.lockstate import read_lock_state
 from psiphon_vpn.policy import names
@@ -191,12 +190,12 @@ class SystemAccounts:
 
     def find(self) -> Account | None:
         """Look both up."""
-        user, group = self._find("passwd", USER), self._find("group", GROUP)
-        return None if user is None or group is None else Account(uid=user, gid=group)
+        user, group = find_user(USER, root=self._root), find_group(GROUP, root=self._root)
+        return None if user is None or group is None else Account(uid=user.uid, gid=group)
 
     def list_existing(self) -> tuple[bool, bool]:
         """Look both up."""
-        return self._find("passwd", USER) is not None, self._find("group", GROUP) is not None
+        return find_user(USER, root=self._root) is not None, find_group(GROUP, root=self._root) is not None
 
     def make(self, declaration: Path) -> None:
         """systemd-sysusers with our file only."""
@@ -207,24 +206,12 @@ class SystemAccounts:
         """The user first: a group that is somebody's first cannot be removed."""
         if user:
             run(["userdel", *self._prefix, USER], ok=(0, USERDEL_NO_USER), timeout=30)
-        if group and self._find("group", GROUP) is not None:
+        if group and find_group(GROUP, root=self._root) is not None:
             run(["groupdel", *self._prefix, GROUP], ok=(0, GROUPDEL_NO_GROUP), timeout=30)
 
     def find_network_managers(self) -> tuple[int, ...]:
         """By this machine's accounts."""
         return find_network_managers()
-
-    def _find(self, database: str, name: str) -> int | None:
-        if not self._prefix:
-            try:
-                return pwd.getpwnam(name).pw_uid if database == "passwd" else grp.getgrnam(name).gr_gid
-            except KeyError:
-                return None
-        try:
-            lines = (self._root / "etc" / database).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return None
-        return next((int(line.split(":")[2]) for line in lines if line.startswith(f"{name}:")), None)
 
 
 class Tmpfiles:

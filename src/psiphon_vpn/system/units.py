@@ -60,6 +60,11 @@ ProtectClock=yes
 ProtectHostname=yes
 ProtectProc=invisible
 """
+# nft looks up each user's number as a name. Without this file the C library looks in files alone; with it, it may ask a
+# directory in the network, which is locked, and wait for minutes. nscd would ask in our place.
+_NO_NAME_SERVICE: Final = (
+    "InaccessiblePaths=-/etc/nsswitch.conf -/usr/etc/nsswitch.conf -/run/nscd -/run/.nscd_socket\n"
+)
 # What is root must be: it cannot be confined by its uid, so it sees next to nothing. No PrivateTmp: it would wait for
 # /tmp and /var/tmp, which may need the network that waits for the lock.
 _ROOT_NFT: Final = f"""\
@@ -67,7 +72,7 @@ CapabilityBoundingSet=CAP_NET_ADMIN
 {_NO_NAMESPACE}{_MOUNTS}PrivateDevices=yes
 ProtectKernelTunables=yes
 InaccessiblePaths=-/tmp -/var/tmp -/etc/shadow
-ProcSubset=pid
+{_NO_NAME_SERVICE}ProcSubset=pid
 MemoryDenyWriteExecute=yes
 RestrictAddressFamilies=AF_NETLINK
 SystemCallFilter=@system-service
@@ -295,7 +300,8 @@ WatchdogSec={WATCHDOG_SECONDS}
 WatchdogSignal=SIGKILL
 Restart=always
 RestartSec=500ms
-TimeoutStartSec=90
+# systemd itself asks every name service for the groups of psiphon-user, also one that cannot be reached.
+TimeoutStartSec=300
 TimeoutStopSec=15
 # The daemon ends the core in order; what is left of the group goes with SIGKILL.
 KillMode=mixed
@@ -308,7 +314,7 @@ UMask=0077
 # Exactly these (R8). NET_ADMIN: rules, routes, the TUN, settings below /proc/sys/net.
 CapabilityBoundingSet={capabilities}
 AmbientCapabilities={capabilities}
-{_NO_NAMESPACE}{_MOUNTS}PrivateTmp=yes
+{_NO_NAMESPACE}{_MOUNTS}{_NO_NAME_SERVICE}PrivateTmp=yes
 # /dev is private and holds the TUN's control device beside the harmless ones. With "-": without it the daemon still
 # locks, and says what is missing.
 PrivateDevices=yes

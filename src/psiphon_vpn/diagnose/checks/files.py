@@ -160,13 +160,16 @@ def config(facts: Facts) -> Outcome:
     mark("Close it: sudo chmod 600 /etc/psiphon-vpn/config.toml"),
 )
 def config_mode(facts: Facts) -> Outcome:
-    """psiphon-user's or root's, mode 600."""
+    """psiphon-user's, mode 600."""
     path = facts.layout.config
     if not facts.exists(path):
         raise Skip(_("there is none"))
     status = facts.system.stat(path)
     if not stat.S_ISREG(status.st_mode):
         return fail(_("{path} is not an ordinary file").format(path=path))
+    if status.st_uid == ROOT != facts.identity.uid and not status.st_mode & stat.S_IROTH:
+        why = _("{path} belongs to root, and the service, which is not root, cannot read it").format(path=path)
+        return fail(why, _("Give it to the service: sudo psiphon-vpn reload"))
     if status.st_uid not in {ROOT, facts.identity.uid}:
         return fail(_("{path} belongs to user {owner}").format(path=path, owner=status.st_uid))
     if stat.S_IMODE(status.st_mode) & ~0o600:
@@ -228,10 +231,10 @@ def user(facts: Facts) -> Outcome:
     found = facts.system.find_user(places.USER)
     if found is None:
         return fail(_("there is no user {name}").format(name=places.USER), _(INSTALL))
-    if found.pw_uid == ROOT:
+    if found.uid == ROOT:
         return fail(_("it is root"))
-    if Path(found.pw_shell).name not in NO_LOGIN:
-        return fail(_("its shell is {shell}").format(shell=found.pw_shell))
+    if Path(found.login).name not in NO_LOGIN:
+        return fail(_("its shell is {shell}").format(shell=found.login))
     try:
         password = _find_password(facts.system.read(facts.at("/etc/shadow")).decode("utf-8", "replace"))
     except FileNotFoundError:
@@ -240,7 +243,7 @@ def user(facts: Facts) -> Outcome:
         raise Unknowable(f"/etc/shadow: {error.strerror}") from error
     if not password.startswith(("!", "*")):
         return fail(_("it has a password"))
-    return ok(_("user {uid}").format(uid=found.pw_uid))
+    return ok(_("user {uid}").format(uid=found.uid))
 
 
 def _find_password(shadow: str) -> str:

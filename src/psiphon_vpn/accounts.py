@@ -1,0 +1,59 @@
+"""The accounts of this machine, as its files have them (passwd(5), group(5)); no name service is ever asked.
+
+A directory such as LDAP is somewhere in the network, which is locked: whoever asks it waits, for minutes. The users
+that matter here, psiphon-user and those that speak DHCP, are in files on every system.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PLACES: Final = ("etc", "usr/lib")
+"""The second is where systems whose /usr is an image keep the users of that image (nss-altfiles)."""
+MAX_ID: Final = 2**32 - 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """An entry of passwd."""
+
+    name: str
+    uid: int
+    gid: int
+    login: str
+    """What runs at a login: a shell, or what refuses it."""
+
+
+def find_user(name: str, *, root: Path = Path("/")) -> User | None:
+    """A user by name, None when no file has it. Raises OSError when a file that is there cannot be read."""
+    for fields in _list_entries("passwd", root):
+        if fields[0] == name and len(fields) >= 7 and (uid := _read_id(fields[2])) is not None:
+            gid = _read_id(fields[3])
+            if gid is not None:
+                return User(name=name, uid=uid, gid=gid, login=fields[6])
+    return None
+
+
+def find_group(name: str, *, root: Path = Path("/")) -> int | None:
+    """A group's number by name; as `find_user`."""
+    for fields in _list_entries("group", root):
+        if fields[0] == name and len(fields) >= 4 and (gid := _read_id(fields[2])) is not None:
+            return gid
+    return None
+
+
+def _list_entries(database: str, root: Path) -> list[list[str]]:
+    found = []
+    for place in PLACES:
+        try:
+            content = (root / place / database).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found += [line.split(":") for line in content.decode("utf-8", "backslashreplace").split("\n") if ":" in line]
+    return found
+
+
+def _read_id(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MAX_ID else None
