@@ -17,6 +17,7 @@ from psiphon_vpn import checks
 from psiphon_vpn.core import options
 from psiphon_vpn.errors import ConfigError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.system.layout import GROUP, USER
 from psiphon_vpn.tomllines import find_error_line, find_key_line, parse_toml
 
 log = logging.getLogger(__name__)
@@ -217,9 +218,32 @@ def _read_file(path: Path, *, trusted_uids: Collection[int]) -> bytes | None:
     return content
 
 
+def _give_to_service(path: Path) -> str:
+    return _("Run: sudo chown {user}:{group} {path}; sudo chmod 600 {path}; sudo psiphon-vpn reload").format(
+        user=USER, group=GROUP, path=path
+    )
+
+
 def _unreadable(path: Path, cause: OSError) -> ConfigError:
     why = _("it cannot be read ({reason})").format(reason=cause.strerror)
-    return ConfigError(path, why, _("Check its path and its permissions."))
+    if not isinstance(cause, PermissionError):
+        return ConfigError(path, why, _("See what is wrong with this file or with its disk."))
+    try:
+        owner = path.stat().st_uid
+    except PermissionError:
+        why = _("the service, which is not root, may not enter the directory {path}").format(path=path.parent)
+        return ConfigError(path, why, _("Run: sudo chmod 755 {path}").format(path=path.parent))
+    except OSError:
+        owner = os.geteuid()
+    if owner == os.geteuid():
+        step = _("See what else keeps this file from being read: its mode, SELinux, AppArmor.")
+        return ConfigError(path, why, step)
+    # Root's, most often: an editor wrote it anew.
+    name = "root" if owner == 0 else str(owner)
+    why = _("it belongs to {owner}, and the service, which runs as {user}, may not read it").format(
+        owner=name, user=USER
+    )
+    return ConfigError(path, why, _give_to_service(path))
 
 
 def _check_file(path: Path, status: os.stat_result, trusted_uids: Collection[int]) -> None:
@@ -227,7 +251,7 @@ def _check_file(path: Path, status: os.stat_result, trusted_uids: Collection[int
         raise ConfigError(path, _("it is not a file"), _("Put an ordinary file there."))
     if status.st_uid not in trusted_uids:
         why = _("it belongs to another user, who could steer the tunnel")
-        raise ConfigError(path, why, _("Look at what it says, then run: sudo chown root {path}").format(path=path))
+        raise ConfigError(path, why, f"{_('Look at what it says first.')} {_give_to_service(path)}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         why = _("other users may write to it and could steer the tunnel")
         raise ConfigError(path, why, _("Look at what it says, then run: sudo chmod 600 {path}").format(path=path))

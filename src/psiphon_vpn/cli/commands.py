@@ -7,11 +7,14 @@ from typing import Final
 
 import click
 
+from psiphon_vpn.accounts import find_group, find_user
 from psiphon_vpn.cli import client, notify, rules, view
 from psiphon_vpn.cli.update import update
 from psiphon_vpn.errors import NotRootError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.config_owner import mend_configuration
+from psiphon_vpn.system.edges import Account
+from psiphon_vpn.system.layout import GROUP, USER, Layout
 
 
 @click.command(help=_("Say whether this machine is locked and connected, and why."))
@@ -33,12 +36,28 @@ def _make_command(name: str, help_text: str, done: Callable[[], str]) -> click.C
     def command(runtime_dir: Path) -> int:
         if os.geteuid() != 0:
             raise NotRootError(f"psiphon-vpn {name}")
+        if name in {"restart", "reload"}:
+            give_configuration(runtime_dir)
         found = client.send_command(runtime_dir, name)
         click.echo(done())
         click.echo(view.render_text(found))
         return 0
 
     return click.Command(name, callback=command, help=help_text)
+
+
+def give_configuration(runtime_dir: Path) -> None:
+    """Mend owner and mode of the installed service's configuration, and say so."""
+    layout = Layout()
+    # Another runtime directory is another service, of a laboratory; the installed one is none of its business.
+    user, gid = find_user(USER), find_group(GROUP)
+    if runtime_dir != layout.runtime_dir or user is None or gid is None:
+        return
+    try:
+        if mend_configuration(layout.config, Account(uid=user.uid, gid=gid)):
+            click.echo(_("{path} was given to the service, which reads it.").format(path=layout.config), err=True)
+    except OSError as error:
+        click.echo(f"{layout.config}: {error.strerror}", err=True)
 
 
 @click.command(help=_("Lock this machine if it is not, start the service if it does not run, and connect."))
@@ -53,6 +72,7 @@ def start(runtime_dir: Path, *, cut_remote: bool) -> int:
     """Connect. On an installed machine this also ends `release`."""
     if os.geteuid() != 0:
         raise NotRootError("psiphon-vpn start")
+    give_configuration(runtime_dir)
     # Another runtime directory is another service, of a laboratory; the installed one is none of its business.
     if runtime_dir == Layout().runtime_dir:
         from psiphon_vpn.cli.managing import start_if_stopped

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from psiphon_vpn.accounts import find_user
 from psiphon_vpn.cli import client
 from psiphon_vpn.errors import EXIT_FAILURE, ConfigError, DaemonDownError, NotRootError, UserError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.system.layout import USER
 
 if TYPE_CHECKING:
     import ssl
@@ -185,8 +187,9 @@ def _find_tunnel_proxy() -> str:
     """The tunnel's own SOCKS proxy. It resolves names at the far end, so none is asked for here."""
     from psiphon_vpn.config import DEFAULT_PATH, Settings, load_settings
 
+    user = find_user(USER)
     try:
-        port = load_settings(DEFAULT_PATH).socks_port
+        port = load_settings(DEFAULT_PATH, trusted_uids=() if user is None else (user.uid,)).socks_port
     except ConfigError:
         port = Settings().socks_port
     return f"socks5://127.0.0.1:{port}"

@@ -21,6 +21,7 @@ from psiphon_vpn.policy.values import CardsOfTheMoment
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change
+from psiphon_vpn.system.config_owner import mend_configuration
 from psiphon_vpn.system.edges import Account, Edges
 from psiphon_vpn.system.journal import Ledger
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
@@ -104,6 +105,8 @@ def prepare(ledger: Ledger) -> Account:
         content=layout.config_template.read_bytes() if layout.config_template.is_file() else b"",
     )
     ledger.do(config)
+    if not ledger.dry_run:
+        ledger.count(mend_configuration(layout.config, account, root_uid=layout.root.stat().st_uid))
     _write_rules(ledger, account)
     return account
 

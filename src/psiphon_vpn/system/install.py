@@ -17,7 +17,7 @@ from psiphon_vpn import __version__
 from psiphon_vpn.errors import UserError, describe_failure
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import released
-from psiphon_vpn.system.change import Change
+from psiphon_vpn.system.change import Change, locate
 from psiphon_vpn.system.configure import (
     close_lock,
     enable_for_boot,
@@ -29,7 +29,9 @@ from psiphon_vpn.system.configure import (
 )
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.journal import Journal, Ledger, Method, Record, Stage, UndoError, open_ledger
+from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.removal import is_lock_recorded
+from psiphon_vpn.system.room import check_room
 from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
 
 Say = Callable[[str], None]
@@ -90,6 +92,10 @@ def install_clone(
     """
     ledger = open_ledger(edges, method=Method.CLONE, version=__version__, say=say, dry_run=dry_run)
     repeated = Journal(edges).read() is not None
+    if not dry_run:
+        layout = edges.layout
+        files = {layout.root / file.path.lstrip("/"): len(file.content) for file in payload}
+        check_room(files, _list_own_places(layout), what=_("Nothing was installed"))
     with _Recovering(ledger):
         ledger.begin()
         record_lock(ledger)
@@ -124,6 +130,7 @@ def configure_package(edges: Edges, *, say: Say, close: bool) -> Outcome:
     found = Journal(edges).read()
     # What a clone's installation wrote is the package's now.
     ledger.record = _without_files(ledger.record, edges)
+    check_room({}, _list_own_places(edges.layout), what=_("Nothing was set up"))
     with _Recovering(ledger):
         ledger.begin()
         record_lock(ledger)
@@ -154,10 +161,25 @@ def uninstall(edges: Edges, *, say: Say, dry_run: bool = False) -> bool:
         if not dry_run:
             journal.tidy()
         return False
+    if not dry_run:
+        places = {locate(edges, change.path).parent for change in record.changes if hasattr(change, "path")}
+        check_room({}, {*places, *_list_own_places(edges.layout)}, what=_("Nothing was removed"), removing=True)
     Ledger(edges, journal, record, say=say, dry_run=dry_run).remove_all()
     if not dry_run:
         released.clear(edges)
     return True
+
+
+def _list_own_places(layout: Layout) -> tuple[Path, ...]:
+    """Where accounts, configuration, rules, data and the journal are."""
+    return (
+        layout.root / "etc",
+        layout.config_dir,
+        layout.rules_dir,
+        layout.core_dir,
+        layout.install_journal.parent,
+        layout.unit_dir,
+    )
 
 
 def find_interruption(edges: Edges) -> str | None:
@@ -195,13 +217,23 @@ class _Recovering:
         next_step = error.next_step if isinstance(error, UserError) else _("See what is wrong there, and run it again.")
         what = _("The installation did not work, and everything is as it was before")
         try:
-            self._ledger.remove_all()
+            if self._is_recorded():
+                self._ledger.remove_all()
         except (UndoError, OSError):
             # Why it did not work comes first; what is left is recorded.
             what = _("The installation did not work, and not everything could be undone")
             next_step = _("Mend that, and then run it again, or undo it with: sudo psiphon-vpn uninstall")
         if isinstance(error, Exception):
             raise UserError(what, describe_failure(error), next_step) from error
+
+    def _is_recorded(self) -> bool:
+        """Whether anything is: where not even the record could be begun there is nothing to undo."""
+        journal = Journal(self._ledger.edges)
+        if journal.read() is not None:
+            return True
+        with contextlib.suppress(OSError):
+            journal.tidy()
+        return False
 
     def _is_locked(self) -> bool:
         """Whether the kernel is locked: what failed may be what was to lock it, so it is tried once more."""

@@ -23,6 +23,7 @@ from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.change_kinds import restore_change
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.removal import FilesKept, Turn, is_lock_recorded, sort_by_turn
+from psiphon_vpn.system.room import FULL
 from psiphon_vpn.system.system_changes import UnitStarted
 from psiphon_vpn.system.tree_changes import name_temporary, remove_path, write_file
 
@@ -277,7 +278,12 @@ class Ledger:
             UndoError: something could not be undone. The machine is locked still, and at the next boot.
             OSError: the journal cannot be written, and nothing was undone; or not removed, and everything was.
         """
-        self._write(replace(self.record, stage=Stage.REMOVING))
+        try:
+            self._write(replace(self.record, stage=Stage.REMOVING))
+        except OSError as error:
+            # It says which operation did not end, and no more: a full disk does not keep anything from being removed.
+            if error.errno not in FULL:
+                raise
         turns = sort_by_turn(self.record.changes, self.edges)
         last = (*turns[Turn.PROGRAM], *turns[Turn.LOCK])
         if self.record.method is Method.PACKAGE or is_lock_recorded(self.record.changes):
