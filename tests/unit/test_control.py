@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from psiphon_vpn.cli import client
 from psiphon_vpn.errors import DaemonDownError, NotRootError, UserError
 from psiphon_vpn.service import control
-from psiphon_vpn.service.control import MAX_CLIENTS, RESERVED_FOR_ROOT, ControlServer
+from psiphon_vpn.service.control import COMMANDS, MAX_CLIENTS, MAX_OF_ONE, RESERVED_FOR_ROOT, ControlServer
 from psiphon_vpn.service.jsonrpc import MAX_LINE, RpcError, parse_request
 
 GROUP = 54321
@@ -261,8 +261,8 @@ def test_a_line_that_is_too_long_is_refused() -> None:
 def test_members_of_the_group_cannot_crowd_root_out() -> None:
     async def check(bench: Bench) -> None:
         crowd = []
-        for _ in range(MAX_CLIENTS - RESERVED_FOR_ROOT):
-            crowd.append(await bench.connect(uid=NOBODY, groups=[GROUP]))
+        for number in range(MAX_CLIENTS - RESERVED_FOR_ROOT):
+            crowd.append(await bench.connect(uid=NOBODY - number // MAX_OF_ONE, groups=[GROUP]))
             assert "result" in await crowd[-1].call("status")
         refused = await bench.connect(uid=NOBODY, groups=[GROUP])
         assert find_error_code(await refused.receive()) == -32000
@@ -271,9 +271,59 @@ def test_members_of_the_group_cannot_crowd_root_out() -> None:
     run_with_bench(check)
 
 
+@needs_root
+def test_one_user_cannot_crowd_the_others_out() -> None:
+    async def check(bench: Bench) -> None:
+        crowd = [await bench.connect(uid=NOBODY, groups=[GROUP]) for _ in range(MAX_OF_ONE)]
+        for talk in crowd:
+            assert "result" in await talk.call("status")
+        refused = await bench.connect(uid=NOBODY, groups=[GROUP])
+        assert find_error_code(await refused.receive()) == -32000
+        other = await bench.connect(uid=NOBODY - 1, groups=[GROUP])
+        assert "result" in await other.call("status")
+        # Who goes makes room.
+        crowd[0].writer.transport.abort()
+        async with asyncio.timeout(10):
+            while find_error_code(await (await bench.connect(uid=NOBODY, groups=[GROUP])).call("status")):
+                await asyncio.sleep(0.05)
+
+    run_with_bench(check)
+
+
+@needs_root
+def test_whom_root_allows_may_look_and_change_nothing_and_nobody_else_reaches_the_daemon() -> None:
+    async def check(bench: Bench) -> None:
+        bench.server.allow(frozenset({NOBODY}))
+        assert stat.S_IMODE(bench.path.stat().st_mode) == 0o660
+        talk = await bench.connect(uid=NOBODY)
+        assert "result" in await talk.call("status")
+        for command in COMMANDS:
+            assert find_error_code(await talk.call(command)) == -32001
+        assert "result" in await (await bench.connect(uid=4242, groups=[GROUP])).call("status")
+        with pytest.raises(PermissionError):
+            await bench.connect(uid=NOBODY - 1)
+        bench.server.allow(frozenset())
+        with pytest.raises(PermissionError):
+            await bench.connect(uid=NOBODY)
+        assert "result" in await (await bench.connect(uid=4242, groups=[GROUP])).call("status")
+
+    run_with_bench(check)
+
+
+@needs_root
+def test_a_socket_that_is_made_anew_lets_readers_in_from_the_first_moment() -> None:
+    async def check(bench: Bench) -> None:
+        await bench.server.close()
+        bench.server.allow(frozenset({NOBODY}))
+        await bench.server.start()
+        assert "result" in await (await bench.connect(uid=NOBODY)).call("watch")
+
+    run_with_bench(check)
+
+
 def test_no_more_than_the_limit_of_clients_is_served() -> None:
     async def check(bench: Bench) -> None:
-        limit = MAX_CLIENTS if os.geteuid() == 0 else MAX_CLIENTS - RESERVED_FOR_ROOT
+        limit = MAX_CLIENTS if os.geteuid() == 0 else MAX_OF_ONE
         for _ in range(limit):
             assert "result" in await (await bench.connect()).call("status")
         assert find_error_code(await (await bench.connect()).receive()) == -32000
@@ -485,7 +535,7 @@ def test_the_client_does_not_wait_for_a_daemon_that_hangs(tmp_path: Path) -> Non
 @needs_root
 def test_the_client_says_who_may_ask_when_it_may_not() -> None:
     async def check(bench: Bench) -> None:
-        with become(NOBODY, []), pytest.raises(UserError, match="members of the group psiphon-group"):
+        with become(NOBODY, []), pytest.raises(UserError, match="only root and the users that"):
             client.request_status(bench.path.parent)
 
     run_with_bench(check)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import configparser
+import os
 import shutil
+import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 from tests.buses import call, run_bus, run_mock, wait_until
 from tests.unit.test_cli import STATUS
 
+from psiphon_vpn.cli import client
 from psiphon_vpn.cli.main import run_cli
 from psiphon_vpn.cli.notify import Teller, find_message
 from psiphon_vpn.system.layout import Layout
@@ -67,6 +71,29 @@ def test_without_a_session_there_is_one_line_that_says_so(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.lab
+def test_who_may_not_read_the_status_is_told_who_may_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, socket.socket(socket.AF_UNIX) as listener:
+        Path(directory).chmod(0o755)
+        listener.bind(f"{directory}/{client.SOCKET_NAME}")
+        listener.listen()
+        Path(directory, client.SOCKET_NAME).chmod(0o660)
+        os.setegid(65534)
+        os.seteuid(65534)
+        try:
+            codes = [run_cli(["--runtime-dir", directory, command]) for command in ("notify", "status")]
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+    assert codes == [77, 77]
+    for line in capsys.readouterr().err.splitlines():
+        assert "only root and the users that /etc/psiphon-vpn/readers names may" in line
+        assert "sudo psiphon-vpn reload" in line
+
+
 def test_the_units_of_the_session_run_our_command_as_the_user_and_are_well_formed(tmp_path: Path) -> None:
     units = collect_user_units()
     assert list(units) == [NOTIFY_UNIT, f"{SESSION_TARGET}.d/psiphon-vpn.conf"]
@@ -75,6 +102,9 @@ def test_the_units_of_the_session_run_our_command_as_the_user_and_are_well_forme
     parsed.read_string(units[NOTIFY_UNIT])
     assert parsed["Service"]["ExecStart"] == f"{Layout().command} notify"
     assert "User" not in parsed["Service"]
+    # Who may not read the status has a failed unit to see, not one that ended well; trying again would not help.
+    assert "SuccessExitStatus" not in parsed["Service"]
+    assert parsed["Service"]["RestartPreventExitStatus"] == "77"
     # Nothing is enabled by a link that an uninstallation would have to find: the drop-in wants it.
     assert "Install" not in parsed
     assert f"Wants={NOTIFY_UNIT}" in units[f"{SESSION_TARGET}.d/psiphon-vpn.conf"]

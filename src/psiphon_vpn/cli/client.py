@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 
 from psiphon_vpn.errors import DaemonDownError, NotRootError, UserError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.system.layout import Layout
 
 SOCKET_NAME: Final = "control.sock"
 STATUS_SECONDS: Final = 3.0
@@ -113,8 +114,8 @@ class _Connection:
         if isinstance(cause, PermissionError):
             raise UserError(
                 _("Cannot ask the service"),
-                _("only root and members of the group psiphon-group may"),
-                _("Run it again with sudo in front."),
+                _("only root and the users that {path} names may").format(path=Layout().readers),
+                _("Run it again with sudo in front, or add your user name there and run: sudo psiphon-vpn reload"),
                 exit_code=NotRootError.default_exit_code,
             ) from cause
         if isinstance(cause, TimeoutError):

@@ -75,6 +75,7 @@ class Teller:
         self._address = address
         self._told: tuple[str, str, bool] | None = None
         self._number = 0
+        self._failed = False
 
     def tell(self, status: Status) -> bool:
         """Show a status, unless it is shown already or nobody shows anything; returns whether it did."""
@@ -87,8 +88,12 @@ class Teller:
             return False
         try:
             self._number = asyncio.run(send(self._address, message, self._number))
-        except BusError:
+        except BusError as error:
+            if not self._failed:
+                click.echo(_("No notification can be shown: {why}").format(why=clean_text(error)), err=True)
+            self._failed = True
             return False
+        self._failed = False
         self._told = message
         return True
 

@@ -1,4 +1,4 @@
-"""The control socket: reading for the group, changing for root, and no client can harm the daemon.
+"""The control socket: reading for those whom root allows, changing for root, and no client can harm the daemon.
 
 Everything that a client can make grow is bounded: its line, its unread answers, the number of clients, the time it
 may be silent, and the pace of its requests, so that a flood cannot delay the renewal of the lease.
@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -30,13 +31,16 @@ from psiphon_vpn.service.jsonrpc import (
     render_result,
 )
 from psiphon_vpn.service.peers import Peer, read_peer
+from psiphon_vpn.service.readers import let_in
 from psiphon_vpn.tasks import call_later
 
 log = logging.getLogger(__name__)
 
 MAX_CLIENTS: Final = 64
 RESERVED_FOR_ROOT: Final = 8
-"""Of these: members of the group cannot lock root out by connecting."""
+"""Of these: nobody else can lock root out by connecting."""
+MAX_OF_ONE: Final = 16
+"""Clients of one user but root: nobody can lock the others out."""
 IDLE_SECONDS: Final = 60.0
 DRAIN_SECONDS: Final = 5.0
 """A client that does not read its answer for so long is dropped."""
@@ -82,7 +86,9 @@ class ControlServer:
         self._daemon_uid = os.geteuid()
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
+        self._readers: frozenset[int] = frozenset()
         self._clients: set[asyncio.Task[None]] = set()
+        self._crowd: Counter[int] = Counter()
         self._watchers: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> None:
@@ -92,7 +98,7 @@ class ControlServer:
             UserError: the socket cannot be made there.
         """
         try:
-            sock, self._inode = _make_socket(self._path, gid=self._gid)
+            sock, self._inode = _make_socket(self._path, gid=self._gid, readers=self._readers)
         except OSError as cause:
             raise UserError(
                 _("The control socket {path} cannot be made").format(path=self._path),
@@ -100,6 +106,12 @@ class ControlServer:
                 _("Check that its directory exists and belongs to the service."),
             ) from cause
         self._server = await asyncio.start_unix_server(self._accept, sock=sock, limit=MAX_LINE)
+
+    def allow(self, readers: frozenset[int]) -> None:
+        """Let these users look, and no others but root and the group. Who is connected stays."""
+        self._readers = readers
+        if self._server is not None:
+            let_in(self._path, readers)
 
     async def close(self) -> None:
         """Stop listening, drop the clients and remove the socket file if it is still ours."""
@@ -157,6 +169,13 @@ class ControlServer:
         if refusal := self._find_refusal(peer):
             writer.write(render_error(refusal))
             return
+        self._crowd[peer.uid] += 1
+        try:
+            await self._serve_peer(peer, reader, writer)
+        finally:
+            self._crowd[peer.uid] -= 1
+
+    async def _serve_peer(self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             async with asyncio.timeout(None if writer in self._watchers else self._idle_seconds):
                 try:
@@ -172,9 +191,10 @@ class ControlServer:
             await asyncio.sleep(PACE_SECONDS)
 
     def _find_refusal(self, peer: Peer) -> RpcError | None:
-        if not peer.may_read(daemon_uid=self._daemon_uid, gid=self._gid):
+        if not peer.may_read(daemon_uid=self._daemon_uid, gid=self._gid, readers=self._readers):
             return RpcError(PERMISSION_DENIED, "permission denied")
-        if len(self._clients) > MAX_CLIENTS - (0 if peer.may_change() else RESERVED_FOR_ROOT):
+        is_crowded = len(self._clients) > MAX_CLIENTS - (0 if peer.may_change() else RESERVED_FOR_ROOT)
+        if is_crowded or (not peer.may_change() and self._crowd[peer.uid] >= MAX_OF_ONE):
             return RpcError(FAILED, "too many clients", data=_describe_crowd())
         return None
 
@@ -222,7 +242,7 @@ def _describe_crowd() -> dict[str, str]:
     }
 
 
-def _make_socket(path: Path, *, gid: int) -> tuple[socket.socket, int]:
+def _make_socket(path: Path, *, gid: int, readers: frozenset[int]) -> tuple[socket.socket, int]:
     """Bind beside the final name, set owner and mode, then rename over it: never absent, never with a wrong mode."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -232,6 +252,8 @@ def _make_socket(path: Path, *, gid: int) -> tuple[socket.socket, int]:
             sock.bind(str(beside))
             os.chown(beside, -1, gid)
             os.chmod(beside, SOCKET_MODE)
+            if readers:
+                let_in(beside, readers)
             sock.listen(MAX_CLIENTS)
             inode = os.lstat(beside)
             assert stat.S_ISSOCK(inode.st_mode)

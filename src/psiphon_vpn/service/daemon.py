@@ -43,6 +43,7 @@ from psiphon_vpn.service.intent import load_intent
 from psiphon_vpn.service.memory import Tidier, end_without_memory
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.parts import Part
+from psiphon_vpn.service.readers import FILE_NAME, load_readers
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single import claim_machine
@@ -227,6 +228,7 @@ class Daemon:
         return self._sleep.check_clock()
 
     def _reload(self) -> ConfigError | None:
+        self._control.allow(load_readers(self._paths.config.with_name(FILE_NAME)))
         try:
             settings = load_settings(self._paths.config)
         except ConfigError as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import socket
 import struct
+from collections.abc import Collection
 from typing import Final, Protocol
 
 # Not in the socket module; asm-generic/socket.h, Linux 4.13 and later.
@@ -26,9 +27,9 @@ class Peer:
         """Only root may change what the machine lets through."""
         return self.uid == 0
 
-    def may_read(self, *, daemon_uid: int, gid: int) -> bool:
-        """Root, the daemon itself and the members of its group may look."""
-        return self.uid in (0, daemon_uid) or gid in self.gids
+    def may_read(self, *, daemon_uid: int, gid: int, readers: Collection[int] = ()) -> bool:
+        """Root, the daemon itself, the members of its group and those on root's list may look."""
+        return self.uid in (0, daemon_uid) or gid in self.gids or self.uid in readers
 
 
 def read_peer(sock: _HasSockopt) -> Peer:

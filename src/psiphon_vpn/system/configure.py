@@ -25,6 +25,7 @@ from psiphon_vpn.system.config_owner import mend_configuration
 from psiphon_vpn.system.edges import Account, Edges
 from psiphon_vpn.system.journal import Ledger
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
+from psiphon_vpn.system.person import find_person, render_readers
 from psiphon_vpn.system.system_changes import (
     AccountMade,
     ServiceReread,
@@ -104,7 +105,10 @@ def prepare(ledger: Ledger) -> Account:
         kept=True,
         content=layout.config_template.read_bytes() if layout.config_template.is_file() else b"",
     )
-    ledger.do(config)
+    readers = FileWritten(
+        path=_target(layout, layout.readers), mode=0o644, kept=True, content=render_readers(find_person()).encode()
+    )
+    ledger.do(config, readers)
     if not ledger.dry_run:
         ledger.count(mend_configuration(layout.config, account, root_uid=layout.root.stat().st_uid))
     _write_rules(ledger, account)

@@ -136,6 +136,11 @@ class Layout:
         return self.config_dir / "config.toml"
 
     @property
+    def readers(self) -> Path:
+        """Root's, 644: who may ask for the status without being root (`service/readers.py`)."""
+        return self.config_dir / "readers"
+
+    @property
     def data_dir(self) -> Path:
         """Root's directory, 755; below it `core` (root's) and `state` (psiphon-user's)."""
         return self._at("/var/lib/psiphon-vpn")

@@ -14,8 +14,8 @@ SESSION_TARGET: Final = "graphical-session.target"
 def render_notify_unit(layout: Layout | None = None) -> str:
     """The unit that shows desktop notifications, as the user, from the control socket.
 
-    It starts with a graphical session alone (systemd.special(7)), and ends with code 77 for a user who may not read the
-    status: that is no failure.
+    It starts with a graphical session alone (systemd.special(7)). For a user who may not read the status it ends with
+    code 77, which is a failure that does not go away by trying again: `systemctl --user` shows it, with what to do.
     """
     command = (layout or Layout()).command
     return f"""\
@@ -29,7 +29,6 @@ After=graphical-session.target
 ExecStart={command} notify
 Restart=on-failure
 RestartSec=30
-SuccessExitStatus=77
 RestartPreventExitStatus=77
 NoNewPrivileges=yes
 RestrictAddressFamilies=AF_UNIX

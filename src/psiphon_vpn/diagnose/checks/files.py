@@ -45,6 +45,7 @@ def list_expected(facts: Facts) -> Iterator[Expected]:
     yield Expected(path=at.state_dir, mode=0o700, service=True)
     yield Expected(path=at.runtime_dir, mode=0o755, service=True, optional=True)
     yield Expected(path=at.install_journal, mode=0o600, optional=True)
+    yield Expected(path=at.readers, mode=0o644, optional=True)
 
 
 @check(
