@@ -121,6 +121,19 @@ DAMAGES: dict[str, Change] = {
     "another source": lambda kernel: kernel.ip(
         "route", "replace", "default", "dev", names.TUN_NAME, *TABLE, "metric", METRIC, "src", "192.0.2.9"
     ),
+    "the rule of the table local is deleted": lambda kernel: kernel.ip("rule", "del", "priority", "0"),
+    "the IPv6 rule of the table local is deleted": lambda kernel: kernel.ip("-6", "rule", "del", "priority", "0"),
+    "a rule of ours is replaced by one of fewer packets": lambda kernel: (
+        kernel.ip("rule", "del", "priority", "5076"),
+        kernel.ip("rule", "add", "priority", "5076", "from", "192.0.2.0/24", "table", str(names.ROUTE_TABLE)),
+    ),
+    "a rule of ours is replaced by a black hole": lambda kernel: (
+        kernel.ip("rule", "del", "priority", "5076"),
+        kernel.ip("rule", "add", "priority", "5076", "blackhole"),
+    ),
+    "a route of ours goes by a gateway behind the TUN": lambda kernel: kernel.ip(
+        "route", "replace", "default", "via", "10.200.3.9", "dev", names.TUN_NAME, *TABLE, "metric", METRIC
+    ),
     "a throw route, past our table": lambda kernel: kernel.ip("route", "add", "throw", "203.0.113.0/24", *TABLE),
     "a throw route for IPv6": lambda kernel: kernel.ip("-6", "route", "add", "throw", "2001:db8:ffff::/48", *TABLE),
     "a black hole": lambda kernel: kernel.ip("route", "add", "blackhole", "203.0.113.0/24", *TABLE),

@@ -18,6 +18,7 @@ from tests.integration.kernel import Kernel
 from psiphon_vpn.lab.tun_device import attach_tun
 from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.linux import tun as product
+from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.netlink import HEADER
 from psiphon_vpn.linux.queueing import RTM_NEWQDISC, parse_queued, read_queued
 from psiphon_vpn.linux.rtnetlink import RouteSocket
@@ -91,6 +92,90 @@ def test_what_was_done_to_it_is_put_right(kernel: Kernel) -> None:
     assert addresses(kernel) == {"10.200.3.1/24", "fd42:42:42::1/64"}
     assert show(kernel)["mtu"] == 1500
     assert check(kernel, first) is None
+
+
+DAMAGES = {
+    "the kernel's entry for its address is deleted": (
+        "route",
+        "del",
+        "local",
+        names.TUN_IPV4,
+        "dev",
+        NAME,
+        "table",
+        "local",
+    ),
+    "all its entries in the table local are flushed": ("route", "flush", "dev", NAME, "table", "local"),
+    "its IPv6 entry is deleted": ("-6", "route", "del", "local", names.TUN_IPV6, "dev", NAME, "table", "local"),
+    "all its IPv6 entries are flushed": ("-6", "route", "flush", "dev", NAME, "table", "local"),
+    "its IPv4 address is gone": ("-4", "addr", "flush", "dev", NAME),
+    "its IPv6 address is gone": ("-6", "addr", "flush", "dev", NAME),
+    "all tables are flushed": ("route", "flush", "table", "all"),
+    "all IPv6 tables are flushed": ("-6", "route", "flush", "table", "all"),
+    "the loopback network is gone": ("route", "flush", "dev", "lo", "table", "local"),
+    "its MTU has no room for IPv6": ("link", "set", NAME, "mtu", "1000"),
+}
+
+
+@pytest.mark.requirement("B3", "R9")
+@pytest.mark.parametrize("what", DAMAGES)
+def test_whatever_it_needs_is_missed_and_put_back(kernel: Kernel, what: str) -> None:
+    kernel.ip("link", "set", "lo", "up")
+    first = make(kernel)
+    assert check(kernel, first) is None
+    before = show(kernel)
+    kernel.ip(*DAMAGES[what])
+    trouble = check(kernel, first)
+    assert trouble is not None or "MTU" in what
+    assert make(kernel) == first
+    assert check(kernel, first) is None
+    assert {**show(kernel), "addr_info": []} == {**before, "addr_info": []}
+    assert addresses(kernel) == {"10.200.3.1/24", "fd42:42:42::1/64"}
+    for family, target in (("-4", names.TUN_IPV4), ("-6", names.TUN_IPV6)):
+        # As the kernel sees it: an address of this machine, and a source that routes may name.
+        assert "local" in kernel.ip(family, "route", "get", target)
+        kernel.ip(family, "route", "replace", "default", "dev", NAME, "src", target, "table", "77")
+    assert "local" in kernel.ip("route", "get", "127.0.0.1")
+
+
+def test_what_cannot_be_put_right_is_made_anew(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that nobody thought of: its addresses are refused for as long as it lives."""
+    first = make(kernel)
+    real = product.check_tun
+
+    async def find_fault(tun: Tun, *, uid: int) -> TunTrouble | None:
+        return TunTrouble("odd", gone=False) if tun == first else await real(tun, uid=uid)
+
+    monkeypatch.setattr(product, "check_tun", find_fault)
+    second = make(kernel)
+    assert second != first
+    assert check(kernel, second) is None
+    assert addresses(kernel) == {"10.200.3.1/24", "fd42:42:42::1/64"}
+
+
+@pytest.mark.requirement("R11")
+@pytest.mark.parametrize("names_of", [("all",), ("default", NAME), (NAME,)])
+def test_ipv6_that_is_turned_off_costs_ipv6_alone(kernel: Kernel, names_of: tuple[str, ...]) -> None:
+    def turn(value: int) -> None:
+        kernel.host.set_sysctls({f"ipv6/conf/{name}/disable_ipv6": value for name in names_of})
+
+    first = make(kernel)
+    turn(1)
+    off = kernel.host.call(lambda: read_ipv6(NAME))
+    assert off is Ipv6.OFF
+    assert make(kernel) == first
+    assert check(kernel, first) is None
+    assert addresses(kernel) == {"10.200.3.1/24"}
+    kernel.ip("link", "del", NAME)
+    if NAME not in names_of:
+        assert check(kernel, make(kernel)) is None, "made while it is off"
+        assert addresses(kernel) == {"10.200.3.1/24"}
+        turn(0)
+    second = make(kernel)
+    assert kernel.host.call(lambda: read_ipv6(NAME)) is (Ipv6.ON if "default" not in names_of else Ipv6.OFF)
+    if "default" not in names_of:
+        assert addresses(kernel) == {"10.200.3.1/24", "fd42:42:42::1/64"}
+    assert check(kernel, second) is None
 
 
 IMPOSTORS = {

@@ -150,6 +150,13 @@ def _list_facts(status: Status) -> Iterator[tuple[str, str]]:
                 "program or set another 'socks_port' in the configuration, then: sudo psiphon-vpn restart"
             ).format(port=proxy.get("port")),
         )
+    if off := status.get("ipv6_off"):
+        yield (
+            _("IPv6:"),
+            _("this kernel has none; nothing leaves by it")
+            if off == "absent"
+            else _("turned off on this machine (disable_ipv6); nothing leaves by it"),
+        )
     yield from _list_layers(status.get("layers"), is_open=status.get("state") == "OPEN")
     missing = status.get("missing_features")
     if isinstance(missing, list) and missing:

@@ -24,13 +24,12 @@ from psiphon_vpn.linux.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, RouteSocket
 from psiphon_vpn.linux.rtvalues import IFF_UP, Link
 from psiphon_vpn.linux.tun import read_attributes
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.routing import IPV4, IPV6, RoutingRule
+from psiphon_vpn.policy.routing import IPV4, IPV6, LOCAL_TABLE, RoutingRule
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.run import CommandError, run_async
 from psiphon_vpn.service.uplink import Snapshot
 
 T = TypeVar("T")
-LOCAL_TABLE = 255
 _CLONE_NEWNET = 0x40000000
 
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, replace
 
 from psiphon_vpn.linux.features import Features
+from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.putback import NetworkMender
@@ -26,7 +27,7 @@ from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
-from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.policy.sysctls import SYSCTLS
 from psiphon_vpn.tasks import describe
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,10 @@ class Enforcer:
         self._renewed_at = 0.0
         self._ipv6 = False
         self._proxy = False
+        self._suspect = False
+        """Whether a route by the TUN was refused: then it is made anew, whatever it looks like."""
+        self.ipv6 = Ipv6.ON
+        """What the TUN had of IPv6 when the policy in force was made."""
         self.routing_trouble: str | None = None
         """What the last look at rules, routes and TUN found wrong."""
 
@@ -119,7 +124,9 @@ class Enforcer:
             TunError: it cannot be made.
         """
         async with self._lock:
-            self._tun = await ensure_tun(self._socket, uid=self._identity.uid)
+            self._tun = await ensure_tun(self._socket, uid=self._identity.uid, anew=self._suspect)
+            self._suspect = False
+            self.ipv6 = read_ipv6(names.TUN_NAME)
             return self._tun
 
     async def apply(self, policy: Policy, *, coming: Policy | None = None) -> None:
@@ -180,7 +187,7 @@ class Enforcer:
             self.routing_trouble = None
         except (RulesetError, RoutingError, OSError) as error:
             raise EnforcementError(str(error)) from error
-        for failure in apply_sysctls(GLOBAL_SYSCTLS):
+        for failure in apply_sysctls(SYSCTLS):
             log.warning("kernel setting not made: %s", failure)
 
     async def rehearse(self, policy: Policy) -> None:
@@ -210,13 +217,12 @@ class Enforcer:
             raise EnforcementError("there is no TUN")
         try:
             generation = await self._tables.check()
-            bad_tun = await check_tun(self._tun, uid=self._identity.uid)
-            wrong = bad_tun.detail if bad_tun else None
+            wrong = self._find_changed_settings()
+            if wrong is None and (bad_tun := await check_tun(self._tun, uid=self._identity.uid)):
+                wrong = bad_tun.detail
             wrong = wrong or await check_routing(self._rules, self._routes, self._tun.index)
         except (RulesetError, OSError) as error:
             raise EnforcementError(str(error)) from error
-        if wrong is None and (lost := check_sysctls({"net/ipv4/conf/all/src_valid_mark": "1"})):
-            wrong = f"{lost[0]} was changed"
         if wrong is not None:
             raise EnforcementError(wrong)
         return Proof(generation, closings)
@@ -255,11 +261,10 @@ class Enforcer:
             # We were stopped, starved or asleep: what was verified then says nothing about now.
             self.close()
             raise EnforcementError("the lease ran out")
-        if changed := check_sysctls(GLOBAL_SYSCTLS):
+        if changed := self._find_changed_settings():
             # The kernel tells nobody of these.
             self.close()
-            apply_sysctls(GLOBAL_SYSCTLS)
-            raise EnforcementError(f"somebody changed {', '.join(changed)}")
+            raise EnforcementError(changed)
         try:
             try:
                 self._lease(self._proof)
@@ -269,13 +274,20 @@ class Enforcer:
             self.close()
             raise EnforcementError(str(error) or "the ruleset keeps changing") from error
 
+    def _find_changed_settings(self) -> str | None:
+        """What somebody changed of the kernel's settings. They are put back with the policy."""
+        if changed := check_sysctls(SYSCTLS):
+            return f"somebody changed {', '.join(changed)}"
+        now = read_ipv6(names.TUN_NAME)
+        return None if now is self.ipv6 else f"IPv6 was turned {'on' if now is Ipv6.ON else 'off'} on this machine"
+
     async def open_ipv6(self) -> None:
         """IPv6 as well: the tunnel was found to carry it.
 
         Raises:
             EnforcementError: as for `renew`.
         """
-        if self._proof is None:
+        if self._proof is None or self.ipv6 is not Ipv6.ON:
             return
         try:
             async with self._lock:
@@ -297,7 +309,9 @@ class Enforcer:
                 wrong = await check_tun(self._tun, uid=self._identity.uid)
                 if wrong is not None:
                     found = Trouble(wrong.detail, wrong.gone)
-                elif lost := await check_routing(self._rules, self._routes, self._tun.index):
+                elif lost := self._find_changed_settings() or await check_routing(
+                    self._rules, self._routes, self._tun.index
+                ):
                     found = Trouble(lost)
         except OSError as error:
             found = Trouble(str(error))
@@ -340,7 +354,7 @@ class Enforcer:
         """
         if self._lock.locked() or self._tun is None or self._policy is None:
             return False
-        made = self._mender.mend(self._tun.index, rules=self._rules, ipv6_probe=self._probes())
+        made = self._mender.mend(self._tun.index, rules=self._rules, ipv6_probe=self._probes(), ipv6=self.ipv6)
         self.close()
         return made
 
@@ -427,9 +441,14 @@ class Enforcer:
             open_ipv4=open_ipv4,
             open_ipv6=open_ipv6,
             ipv6_probe=self._probes(),
+            ipv6=self.ipv6 is Ipv6.ON,
         )
         try:
             await apply_routes(self._socket, self._routes, self._tun.index if self._tun else None)
+        except RoutingError:
+            # Perhaps for something about the TUN that nothing here looks at.
+            self._suspect = self._tun is not None
+            raise
         except OSError as error:
             raise RoutingError(str(error)) from error
 

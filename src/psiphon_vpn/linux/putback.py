@@ -4,11 +4,12 @@ import logging
 from collections.abc import Sequence
 from socket import if_indextoname, if_nametoindex
 
+from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tun import TunError, make_tun
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.routing import RoutingRule, build_routes
+from psiphon_vpn.policy.routing import IPV4, RoutingRule, build_routes
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +28,14 @@ class NetworkMender:
         self._made = 0
         """Index of the TUN that took the place of one that was taken away."""
 
-    def mend(self, tun_index: int, *, rules: Sequence[RoutingRule], ipv6_probe: tuple[str, ...]) -> bool:
+    def mend(self, tun_index: int, *, rules: Sequence[RoutingRule], ipv6_probe: tuple[str, ...], ipv6: Ipv6) -> bool:
         """Put back what stands in every state. Never fails: what could not be put back is for others to find.
 
         Args:
             tun_index: the TUN that was made. One that is gone is made again; a stranger under its name is let be.
             rules: the routing rules.
             ipv6_probe: name servers that have a route of their own.
+            ipv6: what the TUN has of it.
 
         Returns:
             Whether the TUN was made again.
@@ -45,12 +47,17 @@ class NetworkMender:
                 make_tun(self._uid)
                 index = self._made = if_nametoindex(names.TUN_NAME)
                 made = True
-            routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False, ipv6_probe=ipv6_probe)
+            on, known = ipv6 is Ipv6.ON, ipv6 is not Ipv6.ABSENT
+            routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False, ipv6_probe=ipv6_probe, ipv6=on)
             refused = self._socket.add(
-                [*encode_tun(index), *(encode_route(route, index) for route in routes), *map(encode_rule, rules)]
+                [
+                    *encode_tun(index, ipv6=on),
+                    *(encode_route(route, index) for route in routes if route.version == IPV4 or known),
+                    *(encode_rule(rule) for rule in rules if rule.version == IPV4 or known),
+                ]
             )
-            for said in refused:
-                log.info("not put back at once: %s", said)
+            if refused:
+                log.info("not put back at once: %d, the first %s", len(refused), refused[0])
         except (TunError, OSError) as error:
             log.info("the network could not be put back at once: %s", error)
         return made

@@ -2,14 +2,14 @@
 
 import errno
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psiphon_vpn.linux.rtbatch import RTN_UNICAST, RTN_UNREACHABLE, encode_route, encode_route_removal, encode_rule
-from psiphon_vpn.linux.rtlist import list_routes, list_rules
+from psiphon_vpn.linux.rtlist import knows_ipv6, list_routes, list_rules
 from psiphon_vpn.linux.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, RTM_DELRULE, Message, RouteSocket
 from psiphon_vpn.linux.rtvalues import Hop, KernelRule
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.routing import IPV4, IPV6, RULE_PRIORITIES, Route, RoutingRule
+from psiphon_vpn.policy.routing import IPV4, IPV6, LOCAL_TABLE, RULE_PRIORITIES, Route, RoutingRule
 
 
 class RoutingError(Exception):
@@ -17,9 +17,27 @@ class RoutingError(Exception):
 
 
 async def _read_rules() -> list[KernelRule]:
-    """All rules in our range of priorities, and any that come before it but after `local`."""
+    """All rules in our range of priorities, and any that come before it."""
     found = [rule for version in (IPV4, IPV6) for rule in await list_rules(version)]
-    return [item for item in found if 0 < item.rule.priority <= RULE_PRIORITIES[-1]]
+    return [item for item in found if item.rule.priority <= RULE_PRIORITIES[-1]]
+
+
+async def _choose_rules(rules: Iterable[RoutingRule], present: list[RoutingRule]) -> list[RoutingRule]:
+    """What there has to be: none of IPv6 on a kernel without it; and a way to this machine's own addresses.
+
+    The kernel's own rule for the table `local` may be deleted, or moved to a later place (ip-vrf(8)): what comes out of
+    the tunnel would not be delivered.
+    """
+    versions = [IPV4, IPV6] if await knows_ipv6() else [IPV4]
+    found = {rule.version for rule in present if rule == replace(_to_local(rule.version), priority=rule.priority)}
+    return [
+        *(_to_local(version) for version in versions if version not in found),
+        *(rule for rule in rules if rule.version in versions),
+    ]
+
+
+def _to_local(version: int) -> RoutingRule:
+    return RoutingRule(version=version, priority=0, table=LOCAL_TABLE)
 
 
 @dataclass(frozen=True)
@@ -67,19 +85,28 @@ def _tolerate(socket: RouteSocket, message: Message, flags: int, *codes: int) ->
 async def apply_rules(socket: RouteSocket, rules: Iterable[RoutingRule]) -> None:
     """Make the rules so: the missing are added before a stranger in our range is removed.
 
+    A second round follows where a stranger's rule had taken the place of one of ours: to the kernel a rule exists if
+    there is one that says the same and more (fib_rules.c, rule_exists).
+
     Raises:
         RoutingError: the kernel refused one.
         OSError: it does not answer.
     """
     wanted = list(rules)
-    present = await _read_rules()
-    known = [item.rule for item in present]
-    for rule in wanted:
-        if rule not in known:
-            _tolerate(socket, encode_rule(rule), NLM_F_CREATE | NLM_F_EXCL, errno.EEXIST)
-    for item in present:
-        if item.rule not in wanted and item.rule.priority in RULE_PRIORITIES:
-            _tolerate(socket, (RTM_DELRULE, item.body), 0, errno.ENOENT, errno.ESRCH)
+    for _ in range(2):
+        present = await _read_rules()
+        known = [item.rule for item in present]
+        chosen = await _choose_rules(wanted, known)
+        occupied = False
+        for rule in chosen:
+            if rule not in known:
+                made = _tolerate(socket, encode_rule(rule), NLM_F_CREATE | NLM_F_EXCL, errno.EEXIST)
+                occupied = occupied or not made
+        for item in present:
+            if item.rule not in chosen and item.rule.priority in RULE_PRIORITIES:
+                _tolerate(socket, (RTM_DELRULE, item.body), 0, errno.ENOENT, errno.ESRCH)
+        if not occupied:
+            return
 
 
 async def apply_routes(socket: RouteSocket, routes: Iterable[Route], tun_index: int | None) -> None:
@@ -91,7 +118,8 @@ async def apply_routes(socket: RouteSocket, routes: Iterable[Route], tun_index: 
         RoutingError: the kernel refused one.
         OSError: it does not answer.
     """
-    wanted = sorted(routes, key=lambda route: not route.unreachable)
+    versions = {IPV4, IPV6} if await knows_ipv6() else {IPV4}
+    wanted = [route for route in sorted(routes, key=lambda route: not route.unreachable) if route.version in versions]
     for _ in range(2):
         present = await _read_routes(tun_index)
         known = [found.route for found in present if found.ours]
@@ -115,13 +143,15 @@ async def check_routing(rules: Iterable[RoutingRule], routes: Iterable[Route], t
         OSError: the kernel does not answer.
     """
     standing = [item.rule for item in await _read_rules()]
-    wanted_rules = list(rules)
+    wanted_rules = await _choose_rules(rules, standing)
     missing = [rule for rule in wanted_rules if rule not in standing]
     if missing:
         return f"{len(missing)} routing rules are missing"
     if any(rule.priority in RULE_PRIORITIES and rule not in wanted_rules for rule in standing):
         return "another program's routing rule stands among ours"
-    wanted, present = set(routes), await _read_routes(tun_index)
+    without_ipv6 = not await knows_ipv6()
+    wanted = {route for route in routes if route.version == IPV4 or not without_ipv6}
+    present = await _read_routes(tun_index)
     if not all(found.ours for found in present):
         return "the private routing table has a route that leads elsewhere"
     if {found.route for found in present} != wanted:

@@ -19,11 +19,12 @@ from psiphon_vpn.linux.rtnetlink import (
 )
 from psiphon_vpn.linux.rtvalues import encode_name
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.routing import IPV4, MARK_MASK, Route, RoutingRule
+from psiphon_vpn.policy.routing import IPV4, LOCAL_TABLE, MARK_MASK, Route, RoutingRule
 
 IFF_UP = 1
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
-RTN_UNICAST, RTN_UNREACHABLE = 1, 7
+RTN_UNICAST, RTN_LOCAL, RTN_UNREACHABLE = 1, 2, 7
+RTPROT_KERNEL, RT_SCOPE_HOST = 2, 254
 RT_TABLE_UNSPEC, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 4, 0, 253, 255
 FR_ACT_TO_TBL = 1
 # enum of linux/fib_rules.h and linux/rtnetlink.h; the numbers of table and priority are the same in both.
@@ -106,14 +107,46 @@ def encode_link_removal(index: int) -> Message:
     return RTM_DELLINK, struct.pack("=BxHiII", 0, 0, index, 0, 0)
 
 
-def encode_tun(index: int) -> tuple[Message, ...]:
-    """Our TUN set up, and its addresses (struct ifinfomsg, struct ifaddrmsg)."""
-    messages = [
-        (RTM_NEWLINK, struct.pack("=BxHiII", 0, 0, index, IFF_UP, IFF_UP) + _number(_IFLA_MTU, names.TUN_MTU)),
-    ]
-    for version, text, prefix, nodad in ((4, names.TUN_IPV4, 24, 0), (6, names.TUN_IPV6, 64, IFA_F_NODAD)):
+def encode_local(network: str, device: int, address: str) -> Message:
+    """An IPv4 entry of the table `local`, as the kernel makes it for an address: what goes there is for this machine.
+
+    Args:
+        network: with its prefix length.
+        device: index of the interface that has the address.
+        address: the address.
+    """
+    target, _, length = network.partition("/")
+    head = (socket.AF_INET, int(length), 0, 0, LOCAL_TABLE, RTPROT_KERNEL, RT_SCOPE_HOST, RTN_LOCAL, 0)
+    body = struct.pack("=BBBBBBBBI", *head) + _number(_TABLE, LOCAL_TABLE) + _number(_OIF, device)
+    body += write_attribute(_DST, _pack_address(IPV4, target)) + write_attribute(_PREFSRC, _pack_address(IPV4, address))
+    return RTM_NEWROUTE, body
+
+
+def encode_loopback(index: int) -> tuple[Message, ...]:
+    """The entries of the loopback network, without which no program can listen on 127.0.0.1."""
+    return tuple(encode_local(network, index, "127.0.0.1") for network in ("127.0.0.0/8", "127.0.0.1/32"))
+
+
+def encode_up(index: int) -> Message:
+    """Our TUN set up (struct ifinfomsg)."""
+    return RTM_NEWLINK, struct.pack("=BxHiII", 0, 0, index, IFF_UP, IFF_UP) + _number(_IFLA_MTU, names.TUN_MTU)
+
+
+def encode_tun(index: int, *, ipv6: bool = True) -> tuple[Message, ...]:
+    """Our TUN set up, its addresses, and the kernel's own entries for them (struct ifinfomsg, struct ifaddrmsg).
+
+    Args:
+        index: of the TUN.
+        ipv6: whether it may have IPv6.
+    """
+    messages = [encode_up(index)]
+    chosen = [(4, names.TUN_IPV4, 24, 0), (6, names.TUN_IPV6, 64, IFA_F_NODAD)][: 2 if ipv6 else 1]
+    for version, text, prefix, nodad in chosen:
         packed = _pack_address(version, text)
         body = struct.pack("=BBBBI", _family(version), prefix, 0, 0, index) + write_attribute(_IFA_ADDRESS, packed)
         body += write_attribute(_IFA_LOCAL, packed) + _number(_IFA_FLAGS, IFA_F_NOPREFIXROUTE | nodad)
         messages.append((RTM_NEWADDR, body))
+        if version == IPV4:
+            # An entry for IPv6 would be a second one beside the kernel's: `tun.ensure_tun` sees to that.
+            messages.append(encode_local(f"{text}/32", index, text))
     return tuple(messages)

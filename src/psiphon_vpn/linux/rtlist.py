@@ -1,6 +1,7 @@
 """The four listings of rtnetlink(7) that the service reads: links, addresses, routes and rules; each complete."""
 
 import errno
+import socket
 import struct
 from collections.abc import Callable
 from typing import TypeVar
@@ -26,7 +27,7 @@ from psiphon_vpn.linux.rtvalues import (
     decode_rule,
     encode_name,
 )
-from psiphon_vpn.policy.routing import IPV6
+from psiphon_vpn.policy.routing import IPV4, IPV6, LOCAL_TABLE
 
 T = TypeVar("T")
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 8
@@ -119,6 +120,41 @@ async def list_routes(
         if value is not None:
             body += write_attribute(kind, struct.pack("=I", value))
     return await _list_family(version, RTM_GETROUTE, body, decode, _NO_TABLE)
+
+
+async def list_local(address: str) -> tuple[KernelRoute, ...]:
+    """The entries of the table `local` for one address or the beginning of one network, whatever its length.
+
+    Raises:
+        OSError: as for `list_all`.
+    """
+    version = IPV6 if ":" in address else IPV4
+    packed = socket.inet_pton(FAMILY[version], address)
+
+    def decode(kind: int, body: bytes) -> KernelRoute | None:
+        # A machine may have thousands of others.
+        route = decode_route(kind, body) if packed in body else None
+        wanted = route is not None and route.version == version and route.table == LOCAL_TABLE
+        return route if route is not None and wanted and route.destination.startswith(f"{address}/") else None
+
+    body = RTMSG.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, 0, 0)
+    body += write_attribute(RTA_TABLE, struct.pack("=I", LOCAL_TABLE))
+    return await _list_family(version, RTM_GETROUTE, body, decode, _NO_TABLE)
+
+
+async def knows_ipv6() -> bool:
+    """Whether the kernel has routing rules for IPv6.
+
+    Raises:
+        OSError: as for `list_all`.
+    """
+    try:
+        await list_all(RTM_GETRULE, RTMSG.pack(FAMILY[IPV6], 0, 0, 0, 0, 0, 0, 0, 0), lambda kind, body: None)
+    except OSError as error:
+        if error.errno in _NO_IPV6:
+            return False
+        raise
+    return True
 
 
 async def list_rules(version: int) -> tuple[KernelRule, ...]:

@@ -1,18 +1,23 @@
 """The TUN device: made persistent, owned by psiphon-user, single queue (tuntap.rst of the kernel documentation)."""
 
+import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from socket import if_nametoindex
 
-from psiphon_vpn.linux.rtbatch import encode_link_removal, encode_tun
-from psiphon_vpn.linux.rtlist import find_link, list_addresses
+from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
+from psiphon_vpn.linux.rtbatch import RTN_LOCAL, encode_link_removal, encode_loopback, encode_tun, encode_up
+from psiphon_vpn.linux.rtlist import find_link, list_addresses, list_local
 from psiphon_vpn.linux.rtnetlink import RTM_DELADDR, RouteSocket
 from psiphon_vpn.linux.rtvalues import IFF_UP, Link
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.routing import IPV6
 from psiphon_vpn.policy.sysctls import TUN_SYSCTLS
 
 TUNSETIFF, TUNSETPERSIST, TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
@@ -20,6 +25,12 @@ IFF_TUN, IFF_NO_PI, IFF_TUN_EXCL = 0x0001, 0x1000, 0x8000
 IFLA_TUN = {"OWNER": 1, "GROUP": 2, "TYPE": 3, "PI": 4, "VNET_HDR": 5, "PERSIST": 6, "MULTI_QUEUE": 7}
 """What the kernel tells of a TUN, by its number (linux/if_link.h, Linux 4.20)."""
 TUN_DEVICE = Path("/dev/net/tun")
+LOOPBACK, LOOPBACK_NETWORK = "127.0.0.1", "127.0.0.0"
+_ATTEMPTS = 3
+"""To put it right; before the last one it is made anew."""
+_SETTLING = (0.002, 0.01, 0.05, 0.2)
+
+log = logging.getLogger(__name__)
 
 
 class TunError(Exception):
@@ -84,41 +95,6 @@ def _is_ours(link: Link, uid: int) -> bool:
     )
 
 
-async def ensure_tun(socket: RouteSocket, *, uid: int) -> Tun:
-    """Make the TUN, or put right the one that is there, and give it its addresses.
-
-    A device that has our name and is no TUN of our owner is removed: its name stands in the rules.
-
-    Raises:
-        TunError: it cannot be made; why, in English.
-    """
-    try:
-        found = find_link(names.TUN_NAME)
-        if found is not None and not _is_ours(found, uid):
-            socket.change(*encode_link_removal(found.index))
-            found = None
-        if found is None:
-            make_tun(uid)
-            found = find_link(names.TUN_NAME)
-        if found is None:
-            raise TunError(f"{names.TUN_NAME} is gone as soon as it is made")
-        _set_sysctls()
-        await _remove_strange_addresses(socket, found.index)
-        refused = socket.add(encode_tun(found.index))
-    except OSError as error:
-        raise TunError(error.strerror or str(error)) from error
-    if refused:
-        raise TunError(f"{names.TUN_NAME}: {refused[0]}")
-    return Tun(found.index)
-
-
-async def _remove_strange_addresses(socket: RouteSocket, index: int) -> None:
-    wanted = {(names.TUN_IPV4, 24), (names.TUN_IPV6, 64)}
-    for address in await list_addresses(index):
-        if (address.text, address.prefix) not in wanted:
-            socket.change(RTM_DELADDR, address.body)
-
-
 @dataclass(frozen=True)
 class TunTrouble:
     """Why the TUN is not the one that was made. gone: it is another device, or none."""
@@ -127,8 +103,91 @@ class TunTrouble:
     gone: bool
 
 
+async def ensure_tun(socket: RouteSocket, *, uid: int, anew: bool = False) -> Tun:
+    """Make the TUN, or put right the one that is there, and give it its addresses.
+
+    A device that has our name and is no TUN of our owner is removed: its name stands in the rules. So is one that
+    cannot be put right, whatever is wrong with it.
+
+    Args:
+        socket: by which changes are made.
+        uid: the owner.
+        anew: remove the one that is there in any case.
+
+    Raises:
+        TunError: it cannot be made; why, in English.
+    """
+    said: list[str] = []
+    try:
+        for attempt in range(_ATTEMPTS):
+            tun = _take_tun(socket, uid=uid, anew=anew if attempt == 0 else attempt == _ATTEMPTS - 1)
+            refused = await _put_right(socket, tun.index)
+            trouble = await _settle(tun, uid)
+            if trouble is None:
+                return tun
+            said = [trouble.detail, *refused[:1]]
+    except OSError as error:
+        raise TunError(error.strerror or str(error)) from error
+    raise TunError(f"{names.TUN_NAME}: {', '.join(said)}")
+
+
+async def _settle(tun: Tun, uid: int) -> TunTrouble | None:
+    """What is wrong with it for more than a moment: the kernel makes its entry for an IPv6 address a little later."""
+    trouble = await check_tun(tun, uid=uid)
+    for pause in _SETTLING:
+        if trouble is None or trouble.gone:
+            break
+        await asyncio.sleep(pause)
+        trouble = await check_tun(tun, uid=uid)
+    return trouble
+
+
+def _take_tun(socket: RouteSocket, *, uid: int, anew: bool) -> Tun:
+    found = find_link(names.TUN_NAME)
+    if found is not None and (anew or not _is_ours(found, uid)):
+        if not _is_ours(found, uid):
+            log.warning("another device is called %s: it is removed, since the rules have its name", names.TUN_NAME)
+        socket.change(*encode_link_removal(found.index))
+        found = None
+    if found is None:
+        make_tun(uid)
+        found = find_link(names.TUN_NAME)
+    if found is None:
+        raise TunError(f"{names.TUN_NAME} is gone as soon as it is made")
+    return Tun(found.index)
+
+
+def _wanted_addresses() -> list[tuple[str, int]]:
+    ipv6 = read_ipv6(names.TUN_NAME) is Ipv6.ON
+    return [(names.TUN_IPV4, 24), (names.TUN_IPV6, 64)][: 2 if ipv6 else 1]
+
+
+async def _put_right(socket: RouteSocket, index: int) -> list[str]:
+    """Returns what the kernel refused."""
+    _set_sysctls()
+    socket.add([encode_up(index)])  # before the addresses are looked at: a small MTU takes IPv6 away
+    wanted = _wanted_addresses()
+    for address in await list_addresses(index):
+        # The kernel makes its own entry for an address again with the address alone.
+        if (address.text, address.prefix) not in wanted or (
+            address.version == IPV6 and not await _has_local(address.text)
+        ):
+            with contextlib.suppress(OSError):  # gone by itself
+                socket.change(RTM_DELADDR, address.body)
+    loopback = encode_loopback(if_nametoindex("lo"))
+    return socket.add([*encode_tun(index, ipv6=len(wanted) > 1), *loopback])
+
+
+async def _has_local(*addresses: str) -> bool:
+    """Whether this machine takes what is sent to one of these addresses."""
+    for address in addresses:
+        if any(route.type == RTN_LOCAL for route in await list_local(address)):
+            return True
+    return False
+
+
 async def check_tun(tun: Tun, *, uid: int) -> TunTrouble | None:
-    """Look at the TUN; None when all is well.
+    """Look at the TUN, its addresses, and the kernel's own entries for them; None when all is well.
 
     Raises:
         OSError: the kernel does not answer.
@@ -138,4 +197,15 @@ async def check_tun(tun: Tun, *, uid: int) -> TunTrouble | None:
         return TunTrouble("the TUN is gone, or another device has its name", gone=True)
     if not _is_ours(found, uid):
         return TunTrouble("the TUN is not ours", gone=True)
-    return None if found.flags & IFF_UP else TunTrouble("the TUN is down", gone=False)
+    if not found.flags & IFF_UP:
+        return TunTrouble("the TUN is down", gone=False)
+    addresses = {(address.text, address.prefix) for address in await list_addresses(tun.index)}
+    for text, prefix in _wanted_addresses():
+        if (text, prefix) not in addresses:
+            return TunTrouble("the TUN has lost an address", gone=False)
+        if not await _has_local(text):
+            return TunTrouble("the table 'local' has lost the TUN's address", gone=False)
+    lo = find_link("lo")
+    if lo is not None and lo.flags & IFF_UP and not await _has_local(LOOPBACK, LOOPBACK_NETWORK):
+        return TunTrouble("the table 'local' has lost the loopback network", gone=False)
+    return None

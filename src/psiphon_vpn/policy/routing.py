@@ -19,7 +19,7 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
 
 IPV4, IPV6 = 4, 6
-MAIN_TABLE = 254
+MAIN_TABLE, LOCAL_TABLE = 254, 255
 MARK_MASK = 0xFFFFFFFF
 RULE_PRIORITIES = range(names.RULE_PRIORITY, names.RULE_PRIORITY + 7)
 """The priorities of our routing rules; whatever else stands there is a stranger's."""
@@ -80,7 +80,9 @@ def build_rules(identity: Identity) -> tuple[RoutingRule, ...]:
     return tuple(rules)
 
 
-def build_routes(*, tun: bool, open_ipv4: bool, open_ipv6: bool, ipv6_probe: tuple[str, ...] = ()) -> tuple[Route, ...]:
+def build_routes(
+    *, tun: bool, open_ipv4: bool, open_ipv6: bool, ipv6_probe: tuple[str, ...] = (), ipv6: bool = True
+) -> tuple[Route, ...]:
     """The routes of the private table.
 
     Args:
@@ -88,6 +90,7 @@ def build_routes(*, tun: bool, open_ipv4: bool, open_ipv6: bool, ipv6_probe: tup
         open_ipv4: whether applications may use it; while not, they fail at once with "no route to host".
         open_ipv6: the same for IPv6, which not every Psiphon server carries.
         ipv6_probe: where the service itself asks whether it does.
+        ipv6: whether the TUN has IPv6. Where not, IPv6 is unreachable.
     """
     routes: list[Route] = []
     for version, subnet, address, is_open in (
@@ -95,7 +98,7 @@ def build_routes(*, tun: bool, open_ipv4: bool, open_ipv6: bool, ipv6_probe: tup
         (IPV6, names.TUN_IPV6_SUBNET, names.TUN_IPV6, open_ipv6),
     ):
         default = "0.0.0.0/0" if version == IPV4 else "::/0"
-        if tun:
+        if tun and (version == IPV4 or ipv6):
             routes.append(Route(version=version, destination=subnet, metric=names.ROUTE_METRIC, source=address))
             if is_open:
                 routes.append(Route(version=version, destination=default, metric=names.ROUTE_METRIC, source=address))

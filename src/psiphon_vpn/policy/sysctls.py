@@ -32,3 +32,6 @@ TUN_SYSCTLS: dict[str, str] = {
     f"net/ipv4/conf/{names.TUN_NAME}/ignore_routes_with_linkdown": "0",
     f"net/ipv6/conf/{names.TUN_NAME}/ignore_routes_with_linkdown": "0",
 }
+
+SYSCTLS: dict[str, str] = GLOBAL_SYSCTLS | TUN_SYSCTLS
+"""All that must hold while the tunnel is open. What a kernel does not have, or a TUN that is gone, is not changed."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
+from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.linux.resolver_probe import ask
 from psiphon_vpn.policy import names
 from psiphon_vpn.service.events import Event, LockBroken, TunnelSilent
@@ -95,6 +96,8 @@ class LeaseKeeper:
 
     async def _find_ipv6(self) -> None:
         """A server without IPv6 swallows it silently, so applications get it only once it was seen to work."""
+        if self._enforcer.ipv6 is not Ipv6.ON:
+            return
         for pause in (0.0, 2.0, 10.0, 60.0, 600.0):
             await asyncio.sleep(pause)
             for server in self._ipv6_probe:

@@ -2,16 +2,37 @@
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 BURST: Final = 200
 """Lines that may come at once: a whole life of starting, connecting and failing has some twenty."""
 LINES_PER_SECOND: Final = 2.0
+SAME_BURST: Final = 5
+"""The same line may come so often at once."""
+SAME_PER_SECOND: Final = 0.1
+_REMEMBERED: Final = 64
+
+
+class _Allowance:
+    """So many at once, and so many a second."""
+
+    def __init__(self, burst: float, rate: float, now: float) -> None:
+        self._burst, self._rate = burst, rate
+        self._left, self._looked_at = burst, now
+
+    def take(self, now: float) -> bool:
+        self._left = min(self._burst, self._left + (now - self._looked_at) * self._rate)
+        self._looked_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class LogLimit(logging.Filter):
-    """Lets a burst through and then so many lines a second; says how many it left out.
+    """Lets a burst through, then so many lines a second, and fewer of one that comes again; counts what it left out.
 
     Args:
         clock: seconds, of a clock that only goes forward.
@@ -20,19 +41,21 @@ class LogLimit(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._allowance = float(BURST)
-        self._looked_at = clock()
+        self._all = _Allowance(BURST, LINES_PER_SECOND, clock())
+        self._same: OrderedDict[str, _Allowance] = OrderedDict()
         self._left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this line is written."""
         now = self._clock()
-        self._allowance = min(float(BURST), self._allowance + (now - self._looked_at) * LINES_PER_SECOND)
-        self._looked_at = now
-        if self._allowance < 1:
+        line = record.getMessage()
+        same = self._same.setdefault(line, _Allowance(SAME_BURST, SAME_PER_SECOND, now))
+        self._same.move_to_end(line)
+        if len(self._same) > _REMEMBERED:
+            self._same.popitem(last=False)
+        if not same.take(now) or not self._all.take(now):
             self._left_out += 1
             return False
-        self._allowance -= 1
         if self._left_out:
             record.msg = f"({self._left_out} lines left out) {record.msg}"
             self._left_out = 0

@@ -8,10 +8,11 @@ from datetime import UTC
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features
+from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
 from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.policy.sysctls import SYSCTLS
 from psiphon_vpn.service.choice import tell_why
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.reasons import Reason, explain
@@ -81,6 +82,7 @@ class StatusReader:
             "uplink": _describe_uplink(model),
             "ipv6": held and self._enforcer.ipv6_open,
             "socks": {"port": self._runner.settings.socks_port, "available": self._runner.proxy},
+            "ipv6_off": None if self._enforcer.ipv6 is Ipv6.ON else str(self._enforcer.ipv6),
             "layers": self._layers(lock, held=held),
             "missing_features": list(self._features.missing),
             "core_pid": self._runner.core_pid,
@@ -111,7 +113,7 @@ class StatusReader:
             layers["wire_guard"] = _layer("unsupported", _("this kernel or nft has no owned tables"))
         if not self._features.egress_hook:
             layers["egress_guard"] = _layer("unsupported", _("this kernel or nft has no egress hook"))
-        wrong = check_sysctls(GLOBAL_SYSCTLS)
+        wrong = check_sysctls(SYSCTLS)
         layers["sysctls"] = _layer("broken", ", ".join(wrong)) if wrong else _layer("ok")
         layers["tun"] = _layer("ok") if self._enforcer.tun else _layer("missing")
         trouble = self._enforcer.routing_trouble

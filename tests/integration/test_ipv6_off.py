@@ -1,0 +1,127 @@
+"""IPv6 that is turned off, or that the kernel does not have: a normal machine. IPv4 opens, IPv6 stays closed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.integration.kernel import Kernel
+from tests.integration.stage import Stage, open_stage
+from tests.policies import IDENTITY
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.linux import rtnetlink, sysctl
+from psiphon_vpn.linux.links import read_snapshot
+from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
+from psiphon_vpn.linux.rtlist import knows_ipv6
+from psiphon_vpn.linux.rtnetlink import RouteSocket
+from psiphon_vpn.linux.tun import check_tun, ensure_tun
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.routing import build_routes, build_rules
+
+pytestmark = [pytest.mark.lab, pytest.mark.requirement("R7", "R13")]
+
+
+def turn_ipv6(stage: Stage, *interfaces: str, on: bool) -> None:
+    stage.world.client.set_sysctls({f"ipv6/conf/{name}/disable_ipv6": int(not on) for name in interfaces})
+
+
+def wait_for_ipv6(stage: Stage, *, off: str | None) -> None:
+    def told() -> bool:
+        status = stage.machine.read_status() or {}
+        return status.get("state") == "OPEN" and status.get("ipv6_off", "?") == off
+
+    stage.machine.wait_for(told, f"IPv6: {off}")
+
+
+def show_status(stage: Stage) -> str:
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "status"]
+    return stage.world.client.run(argv).stdout
+
+
+def assert_ipv4_alone(stage: Stage) -> None:
+    """Through the tunnel by IPv4; by IPv6 not at all, tried by root and a user in every way, and nothing is leaked."""
+    assert stage.page(4) == plan.SERVER4
+    assert stage.page(6) != plan.SERVER6
+    stage.probe()
+
+
+@pytest.mark.parametrize("interfaces", [("all", "default"), (names.TUN_NAME,)], ids=["everywhere", "for the TUN alone"])
+def test_it_is_turned_off_while_open_and_on_again(interfaces: tuple[str, ...]) -> None:
+    with open_stage() as stage:
+        wait_for_ipv6(stage, off=None)
+        stage.machine.wait_for(lambda: bool((stage.machine.read_status() or {}).get("ipv6")), "IPv6")
+        turn_ipv6(stage, *interfaces, on=False)
+        wait_for_ipv6(stage, off="off")
+        assert_ipv4_alone(stage)
+        assert "IPv6:" in show_status(stage)
+        turn_ipv6(stage, *interfaces, on=True)
+        wait_for_ipv6(stage, off=None)
+        stage.machine.wait_for(lambda: bool((stage.machine.read_status() or {}).get("ipv6")), "IPv6 again")
+
+
+def test_it_is_off_before_the_start() -> None:
+    with open_stage(start=False) as stage:
+        turn_ipv6(stage, "all", "default", on=False)
+        stage.machine.start_daemon()
+        wait_for_ipv6(stage, off="off")
+        assert_ipv4_alone(stage)
+        # Not closed and opened again and again, either.
+        since = stage.machine.wait_state("OPEN")["since"]
+        time.sleep(2 * names.LEASE_SECONDS)  # what it looked at with each renewal was "changed" every time
+        assert stage.machine.wait_state("OPEN")["since"] == since
+
+
+def test_a_kernel_that_has_no_settings_for_it() -> None:
+    with open_stage(start=False) as stage:
+        stage.world.client.run(["mount", "-t", "tmpfs", "-o", "mode=0555", "none", "/proc/sys/net/ipv6"])
+        stage.machine.start_daemon()
+        wait_for_ipv6(stage, off="absent")
+        assert_ipv4_alone(stage)
+        rules = stage.world.client.run(["ip", "-6", "rule"]).stdout
+        assert str(names.ROUTE_TABLE) in rules, "this kernel has IPv6 after all: the routing wall stands for it"
+
+
+@pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EOPNOTSUPP])
+def test_a_kernel_whose_netlink_does_not_know_it(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int
+) -> None:
+    """As after `ipv6.disable=1`: the answer to everything about the family."""
+    real_list, real_send = rtnetlink._list_once, RouteSocket._send
+    refused: list[int] = []
+
+    async def listing(kind: int, body: bytes, decode: Callable[[int, bytes], object | None]) -> tuple[object, ...]:
+        if body[0] == 10:
+            raise OSError(code, os.strerror(code))
+        return await real_list(kind, body, decode)
+
+    def send(self: RouteSocket, requests: list[tuple[int, int, bytes]]) -> list[int]:
+        answers = real_send(self, [item for item in requests if item[2][0] != 10])
+        refused.extend(item[0] for item in requests if item[2][0] == 10)
+        return [code if item[2][0] == 10 else answers.pop(0) for item in requests]
+
+    monkeypatch.setattr(rtnetlink, "_list_once", listing)
+    monkeypatch.setattr(RouteSocket, "_send", send)
+    monkeypatch.setattr(sysctl, "ROOT", tmp_path)
+
+    async def work(socket: RouteSocket) -> None:
+        rules = build_rules(IDENTITY)
+        assert not await knows_ipv6()
+        tun = await ensure_tun(socket, uid=IDENTITY.uid)
+        assert await check_tun(tun, uid=IDENTITY.uid) is None
+        routes = build_routes(tun=True, open_ipv4=True, open_ipv6=False, ipv6=False)
+        for _ in range(2):
+            await apply_rules(socket, rules)
+            await apply_routes(socket, routes, tun.index)
+            assert await check_routing(rules, routes, tun.index) is None
+        assert len((await read_snapshot()).interfaces) == 2
+        kernel.ip("rule", "del", "priority", "5075")
+        assert await check_routing(rules, routes, tun.index) is not None, "those of IPv4 are asked for"
+
+    kernel.with_routes(work)
+    assert not refused, "nothing is asked for that cannot be"

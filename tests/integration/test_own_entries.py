@@ -1,0 +1,73 @@
+"""What the kernel made for the TUN's addresses is taken away from the real service: it opens again, each time."""
+
+from __future__ import annotations
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_vpn.policy import names
+
+pytestmark = [pytest.mark.lab, pytest.mark.requirement("R9", "R13", "B3")]
+
+TUN = names.TUN_NAME
+ATTACKS = {
+    "the TUN's address in the table local": f"ip route del local {names.TUN_IPV4} dev {TUN} table local",
+    "everything of the TUN in the table local": f"ip route flush dev {TUN} table local",
+    "everything of the TUN in the IPv6 table local": f"ip -6 route flush dev {TUN} table local",
+    "the loopback network": "ip route flush dev lo table local",
+    "the TUN's addresses": f"ip addr flush dev {TUN}",
+    "the rules of the table local": "ip rule del pref 0; ip -6 rule del pref 0",
+    "a TUN that goes down and up, again and again": (
+        f"for i in 1 2 3 4 5 6; do ip link set {TUN} down; ip link set {TUN} up; sleep 0.05; done"
+    ),
+}
+LOG_LINES = 60
+"""Of one attack and what follows."""
+
+
+def wait_for_page(stage: Stage) -> None:
+    """Open, and really so: a page comes through the tunnel."""
+    stage.machine.wait_for(
+        lambda: stage.machine.lease_remains() and stage.page(4) == plan.SERVER4, "a page", seconds=60
+    )
+
+
+@pytest.mark.parametrize("what", ATTACKS)
+def test_what_was_taken_is_put_back_and_it_opens_again(what: str) -> None:
+    with open_stage() as stage:
+        stage.machine.wait_state("OPEN")
+        mark, lines = stage.world.mark(), len(stage.machine.read_log().splitlines())
+        stage.world.client.run(["sh", "-c", ATTACKS[what]])
+        wait_for_page(stage)
+        stage.machine.wait_for(
+            lambda: (
+                f"local {names.TUN_IPV4}" in stage.world.client.run(["ip", "route", "show", "table", "local"]).stdout
+            ),
+            "the kernel's entry",
+        )
+        stage.machine.wait_state("OPEN")
+        wait_for_page(stage)
+        assert len(stage.machine.read_log().splitlines()) - lines < LOG_LINES
+        stage.assert_no_leak(mark)
+
+
+def test_all_tables_are_flushed_again_and_again() -> None:
+    with open_stage() as stage:
+        machine, client = stage.machine, stage.world.client
+        machine.wait_state("OPEN")
+        mark, lines = stage.world.mark(), len(machine.read_log().splitlines())
+        before = client.run(["ip", "route", "show", "table", "main"]).stdout.splitlines()
+        flush = "ip route flush table all; ip -6 route flush table all"
+        client.run(["sh", "-c", f"for i in $(seq 40); do {flush}; sleep 0.05; done"], timeout=60)
+        stage.probe()
+        # The network manager's part: its card's addresses, with the kernel's own entries, and its routes.
+        client.run(["ip", "link", "set", LAN_A.interface, "down"])
+        client.run(["ip", "link", "set", LAN_A.interface, "up"])
+        for route in sorted(before, key=lambda line: line.startswith("default")):
+            client.run(["ip", "route", "replace", *route.split()], check=False)
+        wait_for_page(stage)
+        machine.wait_state("OPEN")
+        assert len(machine.read_log().splitlines()) - lines < 4 * LOG_LINES
+        stage.assert_no_leak(mark)
