@@ -36,7 +36,7 @@ def query_packets(uid: int, gid: int, wires: tuple[str, ...]) -> tuple[Packet, .
                         "meta skgid": gid,
                         "meta l4proto": protocol,
                         "meta nfproto": family,
-                        "meta oifname": wire,
+                        "meta oifname": str(wire),
                         f"{word} saddr": source,
                         f"{word} daddr": target,
                         **ports,
