@@ -82,7 +82,7 @@ missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || miss
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
 wanted=() # what only tests need, and the demonstration with a whole system: they do without it, and say so
 case " $* " in
-    *" test "*) wanted=(rpm shellcheck dbus-daemon dnsmasq dhclient dhcpd) ;; *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
+    *" test "*) wanted=(rpm shellcheck dbus-daemon dnsmasq dhclient dhcpd hostapd wpa_supplicant) ;; *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
     *" leaktest "*) # the programs that attacks are made with; a test compares them
         wanted=(arping dbus-daemon dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft nsenter
             radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;

@@ -11,6 +11,7 @@ package_for() { # command, package manager
         dhcpd:apt-get) echo isc-dhcp-server ;; dhcpd:pacman) echo dhcp ;; dhcpd:*) echo dhcp-server ;;
         dbus-daemon:apt-get) echo dbus python3-dbusmock ;; dbus-daemon:*) echo dbus-daemon python3-dbusmock ;;
         arping:apt-get) echo iputils-arping ;; arping:*) echo iputils ;; firewall-cmd:*) echo firewalld ;;
+        wpa_supplicant:apt-get) echo wpasupplicant ;;
         dockerd:apt-get) echo docker.io ;; dockerd:dnf) echo moby-engine ;; dockerd:*) echo docker ;;
         */systemd-networkd:dnf) echo systemd-networkd ;; */systemd-networkd:*) echo systemd ;;
         systemd-nspawn:pacman) ;; systemd-nspawn:*) echo systemd-container ;;
@@ -25,6 +26,8 @@ may_come() { # command; fails if its package must not be installed here
     # Debian's policy-rc.d has to forbid their start (code 101), or the program does not come. ufw does nothing until a
     # user enables it, and must come back after a boot then: it stays as its package has it.
     case "$1" in
+        # wpa_supplicant's waits for a network manager's word, and does nothing by itself.
+        hostapd) [ -d /run/systemd/system ] || return 0; set -- hostapd.service ;;
         firewalld | firewall-cmd) set -- firewalld.service ;; radvd) set -- radvd.service ;;
         dhcpd) # without a configuration it lends nothing, and its service only fails
             [ -d /run/systemd/system ] || return 0

@@ -1,0 +1,369 @@
+"""Frames in the form of the link's plumbing, by a macvlan container or a user's groups, and the real plumbing beside.
+
+Nobody's owner is told of a container's frames at the card, so form, length and addresses are all that is held. Each
+frame is seen outside without the lock first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab import craft
+from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_vpn.lab.attacks._send import send_bytes
+from psiphon_vpn.lab.battery import NOBODY
+from psiphon_vpn.lab.frames import decode_ip
+from psiphon_vpn.lab.judge import judge_frame, world_evidence
+from psiphon_vpn.lab.waiting import wait_until
+from psiphon_vpn.lab.world import World
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+CARD, MAC = "mv0", "02:50:53:00:0c:07"
+RS, NS, NA, MLD1, MLD2 = 133, 135, 136, 131, 143
+OWN6, OWN4 = "2001:db8:a::77", "192.0.2.77"
+ROUTER_MAC = craft.BROADCAST_MAC  # any router on the link may take it
+Frame = Callable[[bytes], bytes]
+"""Makes a frame around six bytes."""
+
+
+def discovery(kind: int, target: str, rest: Callable[[bytes], bytes], *, source: str = OWN6) -> Frame:
+    return lambda token: craft.ip_frame(
+        ROUTER_MAC, MAC, craft.icmp_packet(source, target, kind, bytes(4) + rest(token), hop_limit=255)
+    )
+
+
+def option(token: bytes) -> bytes:
+    return b"\x01\x01" + token
+
+
+def about(address: str) -> Callable[[bytes], bytes]:
+    return lambda token: craft.pack_address(address) + option(token)
+
+
+def report(kind: int, group: str, body: Callable[[bytes], bytes], *, to: str = "") -> Frame:
+    def make(token: bytes) -> bytes:
+        source, target = craft.pack_address("fe80::77"), craft.pack_address(to or group)
+        data = b"\x3a\0\x05\x02\0\0\x01\0" + bytes([kind, 0, 0, 0]) + bytes(4) + body(token)
+        head = struct.pack("!IHBB16s16s", 6 << 28, len(data), 0, 1, source, target)
+        return craft.frame("33:33:00:00:00:01", MAC, 0x86DD, head + data)
+
+    return make
+
+
+def arp(operation: int, sender: str, target: str, *, tail: bytes = b"", kind: int = 1, mac: bytes = b"") -> Frame:
+    def make(token: bytes) -> bytes:
+        head = struct.pack("!HHBBH", kind, 0x0800, 6, 4, operation)
+        body = head + token + craft.pack_address(sender) + (mac or bytes(6)) + craft.pack_address(target)
+        return craft.frame(craft.BROADCAST_MAC, MAC, 0x0806, body + tail)
+
+    return make
+
+
+def eapol(body: Callable[[bytes], bytes]) -> Frame:
+    return lambda token: craft.frame("01:80:c2:00:00:1f", MAC, 0x888E, body(token))
+
+
+GROUP = "ff02::1:ff12:3456"
+HELD_BY_FORM: dict[str, Frame] = {
+    "a long solicitation": discovery(NS, plan.INTERNET6, lambda t: bytes(16) + b"\x0e\x51" + t * 108),
+    "a long advertisement": discovery(NA, plan.INTERNET6, lambda t: bytes(16) + b"\x0e\x51" + t * 108),
+    "a long router solicitation": discovery(RS, plan.INTERNET6, lambda t: b"\x0e\x51" + t * 108),
+    "a router solicitation to the internet": discovery(RS, plan.INTERNET6, option),
+    "a solicitation with two options": discovery(NS, plan.NEIGHBOUR6, lambda t: bytes(16) + option(t) * 2),
+    "a solicitation with an unknown option": discovery(NS, plan.NEIGHBOUR6, lambda t: bytes(16) + b"\x63\x01" + t),
+    "an advertisement with a nonce": discovery(NA, plan.NEIGHBOUR6, lambda t: bytes(16) + b"\x0e\x01" + t),
+    "a solicitation to a wide group": discovery(NS, "ff0e::1", about(OWN6)),
+    "a report of version 2": report(MLD2, GROUP, lambda t: b"\x04\0\0\0" + t.ljust(16), to="ff02::16"),
+    "a report of another group": report(MLD1, "ff02::fb", lambda t: craft.pack_address("ff02::fb")[:10] + t),
+    "a farewell": report(132, GROUP, lambda t: t.rjust(16, b"\xff"), to="ff02::2"),
+    "a report with more in it": report(MLD1, GROUP, lambda t: craft.pack_address(GROUP) + t),
+    "ARP with a body": arp(1, OWN4, plan.NEIGHBOUR4, tail=b"body" * 25),
+    "ARP with padding": arp(1, OWN4, plan.NEIGHBOUR4, tail=bytes(18)),
+    "ARP of another hardware": arp(1, OWN4, plan.NEIGHBOUR4, kind=7),
+    "reverse ARP": arp(3, OWN4, plan.NEIGHBOUR4),
+    "ARP that tells what it asks for": arp(1, OWN4, plan.NEIGHBOUR4, mac=b"secret"),
+    "EAPOL with a body": eapol(lambda t: t * 100),
+    "EAPOL in its form": eapol(lambda t: b"\x01\0\0\x06" + t),
+}
+HELD_BY_ADDRESS: dict[str, Frame] = {
+    "a solicitation to the internet": discovery(NS, plan.INTERNET6, about(plan.INTERNET6)),
+    "an advertisement to the internet": discovery(
+        NA, plan.INTERNET6, lambda t: craft.pack_address(OWN6) + b"\x02\x01" + t
+    ),
+    "a solicitation about an address of elsewhere": discovery(NS, GROUP, about("2001:db8:dead:beef::1")),
+    "a solicitation from elsewhere": discovery(NS, plan.NEIGHBOUR6, about(plan.NEIGHBOUR6), source="2001:db8:dead::1"),
+    "a report of a group that is none of ours": report(
+        MLD1, GROUP, lambda t: craft.pack_address(GROUP)[:13] + craft.pack_address(GROUP)[13:]
+    ),
+    "ARP from another address than ours": arp(1, OWN4, plan.NEIGHBOUR4),
+    "ARP about an address of elsewhere": arp(1, LAN_A.client4, plan.INTERNET4),
+}
+_numbers = iter(range(1, 100000))
+
+
+def give_macvlan(world: World) -> None:
+    """A child of the card, as `docker network create -d macvlan -o parent=eth0` gives it to a container."""
+    container = world.container
+    world.client.run(
+        ["ip", "link", "add", CARD, "link", LAN_A.interface, "address", MAC, "type", "macvlan", "mode", "bridge"]
+    )
+    world.client.run(["ip", "link", "set", CARD, "netns", str(container.pid)])
+    container.set_sysctls({f"ipv6/conf/{CARD}/disable_ipv6": 1})  # so that its kernel says nothing itself
+    container.run(["ip", "link", "set", CARD, "up"])
+
+
+def find_seen(world: World, frames: dict[str, Frame]) -> set[str]:
+    """Send each from the container, and return the names of those that came out of the client."""
+    made = {}
+    for name, make in frames.items():
+        token = b"\x02" + b"k%04d" % next(_numbers)
+        made[name] = make(token)
+    mark = world.mark()
+
+    def send_all() -> None:
+        for data in made.values():
+            try:
+                send_bytes(CARD, data)
+            except OSError:
+                continue
+
+    world.container.call(send_all)
+    time.sleep(0.2)
+    heard = {frame.data for frame in world.frames_since(mark)}
+    return {name for name, data in made.items() if data in heard}
+
+
+@pytest.mark.requirement("R7", "R19", "B4")
+def test_a_macvlan_container_gets_nothing_out_in_the_form_of_the_links_plumbing() -> None:
+    with open_stage() as stage:
+        world, machine = stage.world, stage.machine
+        give_macvlan(world)
+        everything = HELD_BY_FORM | HELD_BY_ADDRESS
+        assert not find_seen(world, everything), "all layers, open"
+        machine.command("stop")
+        machine.wait_state("LOCKED")
+        assert not find_seen(world, everything), "all layers, locked"
+        machine.release_guard()
+        assert not find_seen(world, everything), "the egress guard without the frame guard"
+        machine.stop_daemon()
+        world.client.run(["nft", "flush", "ruleset"])
+        assert find_seen(world, everything) == set(everything), "the positive control"
+        machine.hold_guard()
+        assert not find_seen(world, HELD_BY_FORM), "the frame guard alone"
+        # What SECURITY.md says remains: a frame in the exact form, while there is no egress guard.
+        assert find_seen(world, HELD_BY_ADDRESS) == set(HELD_BY_ADDRESS)
+
+
+JOIN = {
+    "a group whose name is text": "ff3e::7365:6372:6574:776f:7264",
+    "a group of the link": "ff02::1234:5678:9abc",
+    "a solicited-node group": "ff02::1:ffab:cdef",
+}
+
+
+JOIN_GROUPS = f"""
+import socket, struct, time
+index = socket.if_nametoindex("{LAN_A.interface}")
+socks = []
+for group in {list(JOIN.values())!r}:
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP,
+                    socket.inet_pton(socket.AF_INET6, group) + struct.pack("@I", index))
+    socks.append(sock)
+pack = lambda address: struct.pack("=HHI16sI", socket.AF_INET6, 0, 0, address, 0).ljust(128, b"\\0")
+source = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+wanted = pack(socket.inet_pton(socket.AF_INET6, "ff3e::4321")) + pack(b"ALICE-READS-THIS")
+source.setsockopt(socket.IPPROTO_IPV6, 46, struct.pack("@I4x", index) + wanted)  # MCAST_JOIN_SOURCE_GROUP
+time.sleep(0.6)
+for sock in (*socks, source):
+    sock.close()
+time.sleep(0.3)
+"""
+"""What an ordinary user may do: join groups, and sources in a group, on a card."""
+
+
+def find_told(stage: Stage) -> set[str]:
+    """Which of a user's groups a frame outside tells of."""
+    world = stage.world
+    # The second report comes sooner than after up to ten seconds.
+    intervals = ("mldv1_unsolicited_report_interval", "mldv2_unsolicited_report_interval")
+    world.client.set_sysctls({f"ipv6/conf/{LAN_A.interface}/{name}": 200 for name in intervals})
+    mark = world.mark()
+    world.client.run([sys.executable, "-I", "-c", JOIN_GROUPS], uid=NOBODY, gid=NOBODY)
+    tokens = {name: craft.pack_address(group) for name, group in JOIN.items()} | {"a source": b"ALICE-READS-THIS"}
+    data = [frame.data for frame in world.frames_since(mark)]
+    return {name for name, token in tokens.items() if any(token in one for one in data)}
+
+
+@pytest.mark.requirement("R7", "R19")
+def test_a_user_tells_the_local_network_nothing_by_the_groups_that_are_joined() -> None:
+    with open_stage() as stage:
+        assert not find_told(stage), "open"
+        stage.machine.command("stop")
+        stage.machine.wait_state("LOCKED")
+        assert not find_told(stage), "locked"
+        stage.machine.stop_daemon()
+        stage.machine.release_guard()
+        client = stage.world.client
+        client.run(["nft", "flush", "ruleset"])
+        client.set_sysctls({"ipv6/conf/all/force_mld_version": 0})
+        assert find_told(stage) == {*JOIN, "a source"}, "the positive control"
+        stage.machine.boot_lock()
+        stage.machine.hold_guard()
+        assert not find_told(stage), "before there is a daemon, and before the kernel's setting is made"
+        client.set_sysctls({"ipv6/conf/all/force_mld_version": 1})
+        # Three bytes, which SECURITY.md tells of: only the egress guard knows which groups are ours.
+        assert find_told(stage) == {"a solicited-node group"}
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with open_stage() as made:
+        yield made
+
+
+def reports_of(world: World, mark: dict[str, int], group: str) -> bool:
+    found = [decode_ip(frame.data) for frame in world.frames_since(mark)]
+    return any(packet is not None and packet.protocol == 0 and packet.destination == group for packet in found)
+
+
+@pytest.mark.requirement("R6", "R7")
+def test_a_prefix_that_is_gained_is_known_to_the_guard_and_closes_nothing(stage: Stage) -> None:
+    world, machine = stage.world, stage.machine
+    opened = machine.wait_state("OPEN")["since"]
+    interval = {f"ipv6/conf/{LAN_A.interface}/mldv1_unsolicited_report_interval": 1500}
+    world.client.set_sysctls(interval)
+    mark = world.mark()
+    world.client.run(["ip", "-6", "addr", "add", "2001:db8:1234:5678::9/64", "dev", LAN_A.interface])
+    listing = ["nft", "list", "ruleset"]
+    egress = ["nft", "list", "table", "netdev", "psiphon_egress"]
+    machine.wait_for(lambda: "2001:db8:1234:5678::/64" in world.client.run(egress).stdout, "the prefix in the guard")
+    machine.wait_for(lambda: reports_of(world, mark, "ff02::1:ff00:9"), "the kernel's report of its new group")
+    text = world.client.run(listing).stdout
+    base = text[text.index("table inet psiphon_filter") :]
+    assert "2001:db8:1234:5678::/64" in base[: base.index("\n}")]
+    # Two renewals: the new rules were read back, and the lease went on.
+    for _ in range(50):
+        assert machine.lease_remains()
+        time.sleep(0.1)
+    status = machine.wait_state("OPEN")
+    assert status["since"] == opened
+    assert "LOCKED" not in machine.read_log().split("OPEN")[-1]
+    # What came is given back again.
+    world.client.run(["ip", "-6", "addr", "del", "2001:db8:1234:5678::9/64", "dev", LAN_A.interface])
+    machine.wait_for(lambda: "2001:db8:1234:5678::" not in world.client.run(egress).stdout, "the prefix gone again")
+    assert machine.wait_state("OPEN")["since"] == opened
+    stage.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R7")
+def test_the_kernels_own_plumbing_goes_on(stage: Stage) -> None:
+    world = stage.world
+    mark = world.mark()
+    for family in ("-4", "-6"):
+        world.client.run(["ip", family, "neigh", "flush", "dev", LAN_A.interface])
+    assert stage.page(4)
+    world.neighbour.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
+    world.neighbour.run(["ip", "-4", "neigh", "flush", "dev", "eth0"])
+
+    def call() -> None:
+        for family, address in ((socket.AF_INET, LAN_A.client4), (socket.AF_INET6, LAN_A.client6)):
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.sendto(b"anybody there?", (address, 9))
+
+    world.neighbour.call(call)
+
+    def kinds() -> set[str]:
+        verdicts = [judge_frame(one, world_evidence()) for one in world.frames_since(mark)]
+        kernels = {str(one.innocent) for one in verdicts if one.frame.data[12:14] == b"\x08\x06"}
+        found = [decode_ip(one.frame.data) for one in verdicts]
+        return kernels | {str(one.payload[0]) for one in found if one is not None and one.protocol == 58}
+
+    wait_until(lambda: {"arp", str(NA)} <= kinds(), "the kernel's answers")
+    known = ipaddress.ip_address(LAN_A.router4)
+    neighbours = world.client.run(["ip", "-4", "neigh", "show", "dev", LAN_A.interface]).stdout
+    assert f"{known} lladdr" in neighbours
+
+
+HOSTAPD = """\
+interface=port0
+driver=wired
+ieee8021x=1
+eap_server=1
+eap_user_file={users}
+use_pae_group_addr=1
+"""
+SUPPLICANT = """\
+ap_scan=0
+network={
+    key_mgmt=IEEE8021X
+    eap=MD5
+    identity="user"
+    password="secret"
+    eapol_flags=0
+}
+"""
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("hostapd", "wpa_supplicant"))), reason="needs hostapd and wpa_supplicant"
+)
+@pytest.mark.requirement("R7")
+def test_a_real_supplicant_logs_in_to_a_real_wired_network_through_the_lock(stage: Stage) -> None:
+    """IEEE 802.1X by wpa_supplicant and hostapd, on a cable of its own that the service guards like the others."""
+    world, client = stage.world, stage.world.client
+    far = world.neighbour
+    client.run(["ip", "link", "add", "wire0", "type", "veth", "peer", "name", "port0"])
+    client.run(["ip", "link", "set", "port0", "netns", str(far.pid)])
+    client.run(["ip", "link", "set", "wire0", "up"])
+    far.run(["ip", "link", "set", "port0", "up"])
+    # A card leads out once it has a default route; this one has the worse.
+    client.run(["ip", "addr", "add", "192.0.2.200/30", "dev", "wire0"])
+    client.run(["ip", "route", "add", "default", "via", "192.0.2.201", "dev", "wire0", "metric", "4000"])
+    egress = ["nft", "list", "table", "netdev", "psiphon_egress"]
+    stage.machine.wait_for(lambda: "wire0" in client.run(egress).stdout, "the guard of the new card")
+    directory = world.directory / "dot1x"
+    directory.mkdir()
+    users, access, supplicant = (directory / name for name in ("users", "hostapd.conf", "wpa.conf"))
+    users.write_text('"user" MD5 "secret"\n')
+    access.write_text(HOSTAPD.format(users=users))
+    supplicant.write_text(SUPPLICANT)
+    children = [
+        far.spawn(["hostapd", access], stdout=subprocess.PIPE, stderr=subprocess.STDOUT),
+        client.spawn(
+            ["wpa_supplicant", "-D", "wired", "-i", "wire0", "-c", supplicant],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ),
+    ]
+    try:
+        said = read_until(children[1], b"CTRL-EVENT-EAP-SUCCESS", seconds=20)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    assert b"CTRL-EVENT-EAP-SUCCESS" in said, said.decode()
+
+
+def read_until(child: subprocess.Popen[bytes], word: bytes, *, seconds: float) -> bytes:
+    """What a program says until it has said this."""
+    assert child.stdout is not None
+    os.set_blocking(child.stdout.fileno(), False)
+    said, deadline = b"", time.monotonic() + seconds
+    while word not in said and time.monotonic() < deadline and child.poll() is None:
+        said += child.stdout.read() or b""
+        time.sleep(0.05)
+    return said
