@@ -50,7 +50,6 @@ def golden_rulesets() -> dict[str, str]:
     assert egress is not None
     texts["wire_guard"] = build_wire_guard(IDENTITY).render()
     frames = build_frame_guard(IDENTITY, parse_names("lo"))
-    assert frames is not None
     texts["frame_guard"] = frames.render()
     texts["egress_guard"] = egress.render_replacement()
     texts["arp"] = build_arp_table().render_replacement()
@@ -115,12 +114,14 @@ _names = st.sampled_from(parse_names("eth0", "wlan0", "enp0s31f6", "wwan0", "br-
 
 
 @st.composite
-def _links_out(draw: st.DrawFn) -> tuple[tuple[InterfaceName, ...], tuple[int, ...]]:
-    """Wires with usual and hostile names, as the daemon tells them apart: by name, or by index."""
+def _links_out(draw: st.DrawFn) -> tuple[tuple[InterfaceName, ...], tuple[InterfaceName, ...] | None]:
+    """Wires with usual and hostile names, as the daemon tells them apart."""
     found = draw(st.lists(_names | hostile.names.map(decode_name), unique=True, max_size=4))
     wires = tuple(name for text in found if (name := InterfaceName.of(text)) is not None)
-    odd = draw(st.lists(st.integers(1, 2**31 - 1), unique=True, min_size=len(found), max_size=len(found)))
-    return wires, tuple(odd[len(wires) :])
+    if len(wires) == len(found):
+        return wires, None
+    inner = draw(st.lists(st.sampled_from(parse_names("docker0", "br-0", "veth1", "1")), unique=True, max_size=3))
+    return wires, tuple(inner)
 
 
 _ipv4 = st.ip_addresses(v=4)
@@ -136,7 +137,7 @@ on_links = st.builds(
 )
 """Anything that netlink may tell of the links."""
 _links = st.builds(
-    lambda out, **rest: Links(wires=out[0], odd_wires=out[1], **rest),
+    lambda out, **rest: Links(wires=out[0], inner=out[1], **rest),
     out=_links_out(),
     tun_index=st.none() | st.integers(1, 2**31 - 1),
     uplink=st.none() | _names | hostile.names.map(decode_name).map(InterfaceName.of),

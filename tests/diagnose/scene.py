@@ -44,7 +44,7 @@ from psiphon_vpn.policy.plumbing import LINK_LOCAL
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
-from psiphon_vpn.policy.values import CardsOfTheMoment, InterfaceName, parse_addresses, parse_names
+from psiphon_vpn.policy.values import InterfaceName, parse_addresses, parse_names
 from psiphon_vpn.service.uplink import find_neighbourhood
 from psiphon_vpn.system import layout as places
 from psiphon_vpn.system.layout import Layout
@@ -236,8 +236,7 @@ def make_installation(root: Path) -> Layout:
     layout = Layout(root=root)
     boot = build_base_table(Policy(state=State.LOCKED, identity=IDENTITY))
     guard = build_wire_guard(IDENTITY).render()
-    frames = build_frame_guard(IDENTITY, (CardsOfTheMoment(),))
-    assert frames is not None
+    frames = build_frame_guard(IDENTITY)
     drop = build_drop_only(boot).render_replacement()
     rules = (
         (layout.boot_rules, boot.render_replacement()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +42,10 @@ class Kernel:
     def ip(self, *arguments: str) -> str:
         """Run ip(8)."""
         return self.host.run(["ip", *arguments]).stdout
+
+    def ip_batch(self, lines: Iterable[str]) -> None:
+        """Run many commands of ip(8) at once."""
+        self.host.run(["ip", "-batch", "-"], input="".join(f"{line}\n" for line in lines), timeout=60)
 
     def with_netlink(self, work: Callable[[NftSocket], T]) -> T:
         """Do something with a netlink socket of this namespace."""

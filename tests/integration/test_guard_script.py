@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import hostile
 from tests.integration.kernel import Kernel
 
 from psiphon_vpn.lab.launch import clean_environment
 from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity
-from psiphon_vpn.policy.names import WIRES
 from psiphon_vpn.policy.ruleset import Table
-from psiphon_vpn.policy.values import CardsOfTheMoment
 from psiphon_vpn.system.units import render_guard_script
 
 pytestmark = pytest.mark.lab
@@ -39,10 +39,20 @@ class Holder:
         self._script.chmod(0o755)
         self.rules = directory / "guard.nft"
         self.write(GUARD)
-        frames = build_frame_guard(IDENTITY, (CardsOfTheMoment(),))
-        assert frames is not None
+        frames = build_frame_guard(IDENTITY)
         (directory / "frames.nft").write_text(frames.render_replacement())
         self.process: subprocess.Popen[bytes] | None = None
+
+    def use_nft_that_refuses(self, pattern: str) -> None:
+        """An nft before the real one, which refuses text that matches."""
+        directory = self._directory / "bin"
+        directory.mkdir()
+        (directory / "nft").write_text(
+            '#!/bin/sh\n[ "$1 $2 $3" = "-c -f -" ] || exec /usr/sbin/nft "$@"\n'
+            f'text=$(cat); echo "$text" | grep -q \'{pattern}\' && exit 1; echo "$text" | /usr/sbin/nft "$@"\n'
+        )
+        (directory / "nft").chmod(0o755)
+        self._script.write_text(self._script.read_text().replace("PATH=/usr/sbin", f"PATH={directory}:/usr/sbin"))
 
     def write(self, table: Table) -> None:
         self.rules.write_text(table.render_replacement())
@@ -186,7 +196,67 @@ def test_the_holder_guards_the_frames_of_every_card_that_the_machine_has_now(ker
 
 def test_a_frame_guard_that_the_kernel_refuses_costs_the_wire_guard_nothing(kernel: Kernel, holder: Holder) -> None:
     (holder.cards / "card0" / "device").mkdir(parents=True)
-    (holder.rules.parent / "frames.nft").write_text(f'nonsense "{WIRES}"\n')
+    (holder.rules.parent / "frames.nft").write_text("nonsense\n")
     holder.hold()
     assert holder.call("ready").returncode == 0
     assert "psiphon_frames" not in "".join(kernel.tables())
+
+
+def read_frames(kernel: Kernel) -> str:
+    return kernel.host.run(["nft", "list", "table", "netdev", "psiphon_frames"], check=False).stdout
+
+
+def put_cards(holder: Holder, *names: str, type: str = "1") -> None:
+    for name in names:
+        (holder.cards / name / "device").mkdir(parents=True)
+        (holder.cards / name / "type").write_text(f"{type}\n")
+
+
+@pytest.mark.requirement("R1", "B4")
+@pytest.mark.parametrize("name", [name.decode() for name in hostile.KNOWN if name.isascii()])
+def test_a_card_with_a_hostile_name_is_no_piece_of_a_rule_and_costs_no_other_its_guard(
+    kernel: Kernel, holder: Holder, name: str
+) -> None:
+    kernel.ip("link", "add", "card0", "type", "veth", "peer", "name", "card1")
+    put_cards(holder, "card0", name)
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    wait_until(lambda: "on_card0" in read_frames(kernel), "the frame guard")
+    listing = read_frames(kernel)
+    assert listing.count("hook egress") == 1
+    assert re.findall(r"chain (on_.*) \{", (holder.rules.parent / "cards.nft").read_text()) == ["on_card0"]
+
+
+@pytest.mark.requirement("B4")
+def test_a_card_that_is_refused_costs_only_itself(kernel: Kernel, holder: Holder, tmp_path: Path) -> None:
+    kernel.ip("link", "add", "card0", "type", "veth", "peer", "name", "card1")
+    put_cards(holder, "card0", "gone0")
+    holder.use_nft_that_refuses('"gone0"')
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    wait_until(lambda: "on_card0" in read_frames(kernel), "the frame guard")
+    assert "gone0" not in read_frames(kernel)
+
+
+@pytest.mark.requirement("B4")
+def test_more_cards_than_a_chain_takes_are_guarded_all_of_them(kernel: Kernel, holder: Holder) -> None:
+    """A netdev chain takes 256 devices (NFT_NETDEVICE_MAX): virtual functions of server cards are more."""
+    names = [f"card{number}" for number in range(300)]
+    kernel.ip("link", "add", "below", "type", "veth", "peer", "name", "far")
+    kernel.ip_batch(f"link add link below name {name} type macvlan mode bridge" for name in names)
+    put_cards(holder, *names)
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    wait_until(lambda: "on_card299" in read_frames(kernel), "the frame guard")
+    assert read_frames(kernel).count("hook egress") == 300
+
+
+def test_a_card_without_ethernet_frames_is_not_asked_for_their_header(kernel: Kernel, holder: Holder) -> None:
+    """Of a modem's frames (ARPHRD_RAWIP) nothing would pass, not the core's either."""
+    kernel.ip("link", "add", "wwan0", "type", "veth", "peer", "name", "far")
+    put_cards(holder, "wwan0", type="519")
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    wait_until(lambda: "on_wwan0" in read_frames(kernel), "the frame guard")
+    hook = kernel.listing("chain", "netdev", "psiphon_frames", "on_wwan0")
+    assert "goto frames_without_header" in hook

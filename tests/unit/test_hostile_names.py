@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -34,6 +34,7 @@ from psiphon_vpn.service.uplink import (
     Snapshot,
     choose_uplink,
     find_headerless,
+    find_inner,
     find_odd_wires,
     find_wires,
 )
@@ -70,8 +71,8 @@ def test_every_known_bad_name_is_one(name: bytes) -> None:
 @given(policies)
 def test_what_stands_in_quotes_is_a_name_of_the_policy_or_an_index(policy: Policy) -> None:
     links = policy.links
-    allowed = {"lo", names.TUN_NAME, *links.wires, *((links.uplink,) if links.uplink else ())}
-    indexes = {f"{index:016d}" for index in (*links.odd_wires, *((links.tun_index,) if links.tun_index else ()))}
+    allowed = {"lo", names.TUN_NAME, *links.wires, *(links.inner or ()), *((links.uplink,) if links.uplink else ())}
+    indexes = {f"{links.tun_index or 0:016d}"}
     tables = [build_base_table(policy), build_drop_only(build_base_table(policy)), build_wire_guard(policy.identity)]
     egress = build_egress_guard(policy.identity, links.wires, links.dhcp_servers)
     for table in [*tables, *([egress] if egress is not None else [])]:
@@ -86,18 +87,21 @@ def test_what_stands_in_quotes_is_a_name_of_the_policy_or_an_index(policy: Polic
 
 @pytest.mark.requirement("R19")
 @given(policies)
-def test_a_wire_with_an_odd_name_is_told_by_its_index_wherever_wires_are_named(policy: Policy) -> None:
+def test_where_a_wire_has_an_odd_name_only_what_is_named_is_a_containers_interface(policy: Policy) -> None:
     links = policy.links
-    table = build_base_table(policy)
-    for side in ("iif", "oif"):
-        index_set = ", ".join(map(name_by_index, links.odd_wires))
-        forward = next(chain for chain in table.chains if chain.name == "forward")
-        assert (f"{side} {{ {index_set} }} counter drop" in [rule.text for rule in forward.rules]) == bool(index_set)
-    for chain in table.chains:
-        for rule in chain.rules:
-            for side in ("iif", "oif"):
-                if links.wires and f"{side}name != {{" in rule.text and f'"{links.wires[0]}"' in rule.text:
-                    assert all(name_by_index(index) in rule.text for index in links.odd_wires)
+    for chain in build_base_table(policy).chains:
+        texts = [rule.text for rule in chain.rules]
+        if chain.name == "forward" and links.inner is not None:
+            refusals = [
+                f"{side}name != {quote_set((InterfaceName(names.TUN_NAME), *links.inner))} counter drop"
+                for side in ("iif", "oif")
+            ]
+            accepting = [index for index, text in enumerate(texts) if text.endswith(" accept")]
+            assert all(texts.index(text) < min(accepting, default=len(texts)) for text in refusals)
+        for text in texts:
+            if "ct status snat accept" in text or (" dnat ip to " in text and chain.name == "dns_prerouting"):
+                assert ("name != {" in text) == (links.inner is None)
+                assert links.inner is None or f"name {quote_set(links.inner)} " in text
 
 
 @given(st.integers(1, 2**31 - 1))
@@ -194,19 +198,20 @@ def _snapshot(texts: list[str], uplink: int) -> Snapshot:
 
 
 @given(st.lists(hostile.names, min_size=1, max_size=5, unique=True), st.integers(0, 9))
-def test_every_wire_is_known_by_its_name_or_by_its_index(found: list[bytes], uplink: int) -> None:
+def test_every_wire_is_known_by_its_name_or_whatever_is_not_named_is_one(found: list[bytes], uplink: int) -> None:
     texts = [decode_name(name) for name in found if name not in {b"lo", names.TUN_NAME.encode()}]
     if not texts:
         return
     snapshot = _snapshot(texts, uplink)
-    wires, odd = find_wires(snapshot), find_odd_wires(snapshot)
-    assert len(wires) + len(odd) == len(texts)
-    assert {link.name for link in snapshot.interfaces if link.index in odd} == set(texts) - set(wires)
+    container = Interface(index=99, name="docker0", up=True, kind="bridge")
+    snapshot = replace(snapshot, interfaces=(*snapshot.interfaces, container))
+    wires, odd, inner = find_wires(snapshot), find_odd_wires(snapshot), find_inner(snapshot)
+    assert {*wires, *odd} == set(texts)
+    assert inner == (("docker0",) if odd else None)
     chosen = choose_uplink(snapshot)
-    is_odd = snapshot.defaults[0].index in odd
-    assert (chosen is None) == is_odd, "an uplink with an odd name is none: the core is told a name"
+    assert (chosen is None) == (texts[uplink % len(texts)] in odd), "none with an odd name: the core is told a name"
     assert set(find_headerless(snapshot)) <= set(wires)
-    links = Links(wires=wires, odd_wires=odd, uplink=chosen.name if chosen else None, gateways=parse_addresses([]))
+    links = Links(wires=wires, inner=inner, uplink=chosen.name if chosen else None, gateways=parse_addresses([]))
     assert build_base_table(Policy(state=State.CONNECTING, identity=IDENTITY, links=links)).render().isascii()
 
 

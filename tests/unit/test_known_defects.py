@@ -193,12 +193,12 @@ def test_what_comes_from_a_wire_is_forwarded_nowhere_before_anything_else_is_ask
     accepting = [index for index, rule in enumerate(chain.rules) if rule.text.endswith(" accept")]
     if accepting:
         links = policy.links
-        by_index = ", ".join(map(name_by_index, links.odd_wires))
         by_name = ", ".join(f'"{wire}"' for wire in links.wires)
         first = [rule.text for rule in chain.rules[: accepting[0]]]
         for side in ("iif", "oif"):
             assert f"{side}name {{ {by_name} }} counter drop" in first
-            assert not by_index or f"{side} {{ {by_index} }} counter drop" in first
+            inner = ", ".join(f'"{name}"' for name in (names.TUN_NAME, *(links.inner or ())))
+            assert links.inner is None or f"{side}name != {{ {inner} }} counter drop" in first
 
 
 @pytest.mark.defect(2, 3)

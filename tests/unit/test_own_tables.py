@@ -33,7 +33,6 @@ def build_all() -> tuple[tuple[str, str], ...]:
         build_frame_guard(identity, parse_names("card0")),
         build_egress_guard(identity, parse_names("card0")),
     )
-    assert frames is not None
     assert egress is not None
     base = build_base_table(Policy(state=State.LOCKED, identity=identity))
     tables = (base, build_wire_guard(identity), egress, frames, build_arp_table())

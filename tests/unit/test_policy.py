@@ -25,7 +25,7 @@ from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
 from psiphon_vpn.policy.model import Endpoint, Policy, State
 from psiphon_vpn.policy.routing import build_routes
 from psiphon_vpn.policy.ruleset import Table
-from psiphon_vpn.policy.values import parse_address
+from psiphon_vpn.policy.values import parse_address, quote_set
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN_FILES = {
@@ -117,7 +117,9 @@ def test_only_psiphon_user_and_the_links_own_plumbing_are_accepted_towards_a_wir
         elif chain.hook and chain.hook.hook == "output":
             assert rule.text.startswith('oifname "lo" '), "every way to a wire goes by the chain to_wire"
         elif chain.hook and chain.hook.hook == "postrouting":
-            to_container = "ct direction reply ct status snat" in rule.text and "oifname != {" in rule.text
+            inner = policy.links.inner
+            elsewhere = "oifname != {" if inner is None else f"oifname {quote_set(inner)} "
+            to_container = "ct direction reply ct status snat" in rule.text and rule.text.startswith(elsewhere)
             assert to_container or rule.text.startswith(('oifname "lo" ', f'oifname "{names.TUN_NAME}" oif '))
 
 
@@ -263,10 +265,13 @@ def test_the_egress_guard_names_every_wire_and_drops_what_it_does_not_know(polic
     guard = build_egress_guard(policy.identity, policy.links.wires, policy.links.dhcp_servers)
     assert (guard is None) == (not policy.links.wires)
     if guard is not None:
-        (chain,) = guard.chains
-        assert chain.hook is not None
-        assert (chain.hook.devices, chain.hook.policy) == (policy.links.wires, "drop")
-        assert chain.rules[-1].text == "counter drop"
+        frames, *hooks = guard.chains
+        assert frames.hook is None
+        assert frames.rules[-1].text == "counter drop"
+        for wire, chain in zip(policy.links.wires, hooks, strict=True):
+            assert chain.hook is not None
+            assert (chain.hook.devices, chain.hook.policy) == ((wire,), "drop")
+            assert [rule.text for rule in chain.rules] == [f"goto {frames.name}"]
         for _, rule in accepting_rules(guard):
             assert re.match(r"meta protocol (0x[0-9a-f]{4}) @ll,96,16 \1 ", rule.text), "asked of the frame as well"
 

@@ -196,7 +196,12 @@ def _list_layers(layers: object, *, is_open: bool) -> Iterator[tuple[str, str]]:
 
 
 def _name_layer_state(state: str) -> str:
-    names = {"missing": _("not there"), "broken": _("broken"), "unsupported": _("this kernel cannot do it")}
+    names = {
+        "missing": _("not there"),
+        "broken": _("broken"),
+        "incomplete": _("not everywhere"),
+        "unsupported": _("this kernel cannot do it"),
+    }
     return names.get(state, state)
 
 

@@ -163,9 +163,9 @@ class KernelRules:
         from psiphon_vpn.policy.values import parse_addresses
         from psiphon_vpn.service.uplink import (
             find_headerless,
+            find_inner,
             find_leading,
             find_neighbourhood,
-            find_odd_wires,
             find_wires,
         )
         from psiphon_vpn.service.upstream import find_proxy_endpoint
@@ -186,7 +186,7 @@ class KernelRules:
             tun_index=tun.index if tun else None,
             uplink=uplink.name if uplink else None,
             wires=wires,
-            odd_wires=find_odd_wires(snapshot, leading),
+            inner=find_inner(snapshot, leading),
             headerless=find_headerless(snapshot, leading),
             dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
             gateways=parse_addresses(uplink.hops) if uplink else (),
@@ -206,7 +206,7 @@ class KernelRules:
         if tun is not None:
             found += [(str(state), replace(whole, state=state)) for state in State if state is not State.FAILED]
             found.append(("LOCKED", replace(whole, links=replace(links, uplink=None, dhcp_servers=()))))
-        bare = Links(wires=wires, odd_wires=links.odd_wires, headerless=links.headerless, on_link=links.on_link)
+        bare = Links(wires=wires, inner=links.inner, headerless=links.headerless, on_link=links.on_link)
         found.append(("LOCKED", replace(whole, links=bare)))
         return found
 

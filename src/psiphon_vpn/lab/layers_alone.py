@@ -343,7 +343,6 @@ def _build(name: str, policy: Policy) -> Table:
     base = build_base_table(policy)
     egress, frames = build_egress_guard(IDENTITY, WIRES), build_frame_guard(IDENTITY, WIRES)
     assert egress is not None
-    assert frames is not None
     shared = {"refused", "to_wire", "to_tunnel"}
     parts = {
         FILTERS: {*shared, "output", "input", "forward"},

@@ -118,7 +118,6 @@ class Machine:
     def _guard_tables(self) -> tuple[Table, ...]:
         # Both providers' cards are known when the rules are made, plugged in or not.
         frames = build_frame_guard(self.identity, parse_names(LAN_A.interface, LAN_B.interface))
-        assert frames is not None
         return build_wire_guard(self.identity), frames
 
     def _write_guards(self, *, replacing: bool) -> bytes:

@@ -211,10 +211,21 @@ class Enforcer:
         async with self._lock:
             return await self._verify()
 
+    @property
+    def unguarded(self) -> tuple[str, ...]:
+        """The wires of the policy in force without an egress guard, where this kernel knows one."""
+        if self._policy is None or not self._features.egress_hook:
+            return ()
+        guarded = self._tables.guarded
+        return tuple(name for name in self._policy.links.wires if name not in guarded)
+
     async def _verify(self) -> Proof:
         closings = self._closings
         if self._tun is None:
             raise EnforcementError("there is no TUN")
+        # A wire beside the core's way leaks its raw frames in every state alike: not to open would stop none of them.
+        if bare := [name for name in self.unguarded if self._policy is not None and name in self._policy.links.stack]:
+            raise EnforcementError(f"there is no egress guard on {', '.join(bare)}")
         try:
             generation = await self._tables.check()
             wrong = self._find_changed_settings()

@@ -32,6 +32,8 @@ async def read_snapshot() -> Snapshot:
             name=link.name,
             up=bool(link.flags & IFF_UP) and bool(link.flags & IFF_LOWER_UP),
             kind=link.kind,
+            lower=link.lower,
+            master=link.master,
             headerless=link.hardware != ARPHRD_ETHER,
             addresses=tuple(sorted(addresses.get(link.index, ()))),
             on_link=tuple(sorted(on_link.get(link.index, ()), key=str)),

@@ -6,6 +6,7 @@ It answers ERESTART then, and nothing is changed. So "renew only what was verifi
 there is no moment between looking and renewing in which the ruleset could change unnoticed.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -39,6 +40,8 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP, NLM_F_CREATE = 0x1, 0x4, 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NFPROTO_INET = 1
 IFNAMSIZ = 16
+_SO_SNDBUFFORCE = 32
+_SEND_BYTES = 1 << 23
 _RECEIVE_TIMEOUT = 1.0  # seconds; the kernel answers a request of ours before send() returns
 
 
@@ -146,6 +149,9 @@ class NftSocket:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         self._socket.bind((0, 0))
         self._socket.settimeout(_RECEIVE_TIMEOUT)
+        # A transaction is one message to the kernel; that for a thousand devices is larger than net.core.wmem_max.
+        with contextlib.suppress(PermissionError):
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BYTES)
         self._sequence = 1
 
     def close(self) -> None:

@@ -18,6 +18,8 @@ from psiphon_vpn.run import CommandError, run_all, run_async
 
 _CACHED_REFERENCES = 16
 _ROUNDS = 5
+_MOST_QUESTIONS = 64
+"""How often it is asked which devices are refused; after that, those that were not asked about are."""
 LOAD = ("nft", "-f", "-")
 
 
@@ -115,6 +117,39 @@ class Nft:
             await run_async(LOAD, input="".join(table.render_replacement() for table in tables) + rest)
         except CommandError as error:
             raise RulesetError(str(error)) from error
+
+    async def leave_out_refused(self, table: Table) -> Table:
+        """A table without the devices for which it does not load: one that went away costs only itself.
+
+        Raises:
+            RulesetError: it loads for none.
+        """
+        refused: set[str] = set()
+        parts, questions = [table.devices], 0
+        while parts:
+            part = parts.pop()
+            questions += 1
+            if questions > _MOST_QUESTIONS:
+                refused.update(part, *parts)
+                break
+            if await self._would_load(table.leave_out(set(table.devices) - set(part))):
+                continue
+            if len(part) == 1:
+                refused.update(part)
+            else:
+                parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+        left = table.leave_out(refused)
+        if not left.devices:
+            raise RulesetError("it loads for no device")
+        return left
+
+    @staticmethod
+    async def _would_load(table: Table) -> bool:
+        try:
+            await run_async(("nft", "-c", "-f", "-"), input=table.render_replacement())
+        except CommandError:
+            return False
+        return True
 
     async def remove(self, family: str, name: str) -> None:
         """Remove a table of ours, present or not."""

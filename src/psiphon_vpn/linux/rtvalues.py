@@ -14,7 +14,7 @@ from psiphon_vpn.policy.values import decode_name
 FAMILY = {IPV4: int(socket.AF_INET), IPV6: int(socket.AF_INET6)}
 VERSION = {family: version for version, family in FAMILY.items()}
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
-IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO = 3, 4, 18
+IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_LINK_NETNSID = 3, 4, 5, 10, 18, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
@@ -43,6 +43,8 @@ class Link:
         hardware: ARPHRD_*.
         kind: IFLA_INFO_KIND, None for hardware.
         data: IFLA_INFO_DATA by number, whose meaning the kind tells.
+        lower: index of the interface that it stands on, None where there is none in this network namespace.
+        master: index of the one that it is a port of, None where there is none.
     """
 
     index: int
@@ -52,6 +54,8 @@ class Link:
     mtu: int
     kind: str | None
     data: Mapping[int, bytes] = field(default_factory=dict)
+    lower: int | None = None
+    master: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +145,8 @@ def decode_link(kind: int, body: bytes) -> Link | None:
         mtu=_number(attributes, IFLA_MTU),
         kind=read_name(info[IFLA_INFO_KIND]) if IFLA_INFO_KIND in info else None,
         data=read_attributes(info.get(IFLA_INFO_DATA, b"")),
+        lower=None if IFLA_LINK_NETNSID in attributes else _number(attributes, IFLA_LINK) or None,
+        master=_number(attributes, IFLA_MASTER) or None,
     )
 
 

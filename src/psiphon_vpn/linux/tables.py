@@ -211,9 +211,30 @@ class Tables:
                     await self._nft.replace(table)
                 self._beside += (table,)
             except RulesetError as error:
+                if (left := await self._put_what_loads(table)) is not None:
+                    self._beside += (left,)
+                    continue
                 # An interface that went away in this moment: its event follows, and with it another attempt. The
                 # other layers hold meanwhile.
                 log.warning("table %s %s not loaded: %s", table.family, table.name, error)
+
+    async def _put_what_loads(self, table: Table) -> Table | None:
+        """Load a table for those of its devices for which it loads. Another attempt for all follows with any change."""
+        if not table.devices:
+            return None
+        try:
+            left = await self._nft.leave_out_refused(table)
+            await self._nft.replace(left)
+        except RulesetError:
+            return None
+        refused = [name for name in table.devices if name not in left.devices]
+        log.warning("table %s %s is not on: %s", table.family, table.name, ", ".join(refused))
+        return left
+
+    @property
+    def guarded(self) -> frozenset[str]:
+        """The devices that the egress guard in force stands on."""
+        return frozenset(device for table in self._beside for device in table.devices)
 
     async def check(self) -> int:
         """The generation in which all tables of a policy are right.

@@ -126,20 +126,21 @@ def build_egress_guard(
     Returns:
         The table, or None where there is no device to guard.
     """
-    chains = _egress_chains(identity, devices, dhcp_servers, headerless, on_link)
-    if not chains:
+    if not devices:
         return None
+    without = {name for name in devices if name in headerless}
+    kinds = tuple(kind for kind in (True, False) if any((name not in without) is kind for name in devices))
     return Table(
         family="netdev",
         name=names.EGRESS_TABLE,
-        chains=chains,
+        chains=(*_frame_chains(identity, dhcp_servers, on_link, kinds), *_device_chains(devices, headerless)),
         heading="Psiphon egress guard: raw frames too.",
     )
 
 
 def build_frame_guard(
-    identity: Identity, devices: tuple[InterfaceName, ...], *, headerless: tuple[InterfaceName, ...] = ()
-) -> Table | None:
+    identity: Identity, devices: tuple[InterfaceName, ...] = (), *, headerless: tuple[InterfaceName, ...] = ()
+) -> Table:
     """The egress guard's twin for devices known beforehand, held like the wire guard (`flags owner`).
 
     The daemon's egress guard follows devices as they come, but is not there before the daemon, and not between a flush
@@ -149,42 +150,45 @@ def build_frame_guard(
 
     Args:
         identity: who may use the wire.
-        devices: names of the interfaces that lead out. Since Linux 6.16 also such as do not exist yet.
+        devices: names of the interfaces that lead out. Since Linux 6.16 also such as do not exist yet. The holder's
+            script adds those of the moment in the same way (`system/units.py`).
         headerless: those of them whose frames have no Ethernet header.
-
-    Returns:
-        The table, or None where there is no device to guard.
     """
-    chains = _egress_chains(identity, devices, (), headerless, None)
-    if not chains:
-        return None
     return Table(
         family="netdev",
         name=names.FRAME_TABLE,
         flags="owner",
-        chains=chains,
+        chains=(*_frame_chains(identity, (), None, (True, False)), *_device_chains(devices, headerless)),
         heading="Psiphon frame guard: owned by the process that loaded it, for the interfaces that were known.",
     )
 
 
-def _egress_chains(
-    identity: Identity,
-    devices: tuple[InterfaceName, ...],
-    dhcp_servers: tuple[Address, ...],
-    headerless: tuple[InterfaceName, ...],
-    on_link: OnLink | None,
+def _frame_chains(
+    identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None, kinds: tuple[bool, ...]
 ) -> tuple[Chain, ...]:
+    """What may leave, once for all devices of a kind."""
+    return tuple(
+        Chain(name=_name_frames(header=header), rules=_egress_rules(identity, dhcp_servers, on_link, header=header))
+        for header in kinds
+    )
+
+
+def _name_frames(*, header: bool) -> str:
+    return names.FRAMES_CHAIN if header else names.HEADERLESS_CHAIN
+
+
+def _device_chains(devices: tuple[InterfaceName, ...], headerless: tuple[InterfaceName, ...]) -> tuple[Chain, ...]:
+    """The hook of each device, in a chain of its own.
+
+    A chain takes 256 devices (NFT_NETDEVICE_MAX), and one that is refused would cost all others their guard.
+    """
     return tuple(
         Chain(
-            name=name,
-            hook=Hook(kind="filter", hook="egress", priority=0, policy="drop", devices=members),
-            rules=_egress_rules(identity, dhcp_servers, on_link, header=header),
+            name=f"{names.DEVICE_CHAIN_PREFIX}{device}",
+            hook=Hook(kind="filter", hook="egress", priority=0, policy="drop", devices=(InterfaceName(device),)),
+            rules=(Rule(text=f"goto {_name_frames(header=device not in headerless)}"),),
         )
-        for name, header, members in (
-            ("egress", True, tuple(name for name in devices if name not in headerless)),
-            ("egress_headerless", False, tuple(name for name in devices if name in headerless)),
-        )
-        if members
+        for device in devices
     )
 
 

@@ -65,7 +65,10 @@ class Links:
         tun_index: interface index of the TUN that this daemon made, None while there is none.
         uplink: name of the interface that the core is bound to, None while locked.
         wires: names of the interfaces that lead out of the machine and carry the egress guard.
-        odd_wires: indexes of those whose names are not of the usual form: rules know them by these.
+        inner: names of the interfaces that lead to containers, where some wire's name is of another form than the usual
+            one and stands in no rule: then only these are none. None: whatever is not among the wires is none.
+        stack: the uplink and what it stands on (the card of a VLAN, the ports of a bridge): without an egress guard on
+            each of them nothing is opened, where the kernel knows one.
         headerless: those of the wires whose frames have no Ethernet header.
         gateways: every gateway of the uplink, both families; none where there is none to go by (PPP).
         versions: the IP versions for which the uplink has a default route at all.
@@ -76,7 +79,8 @@ class Links:
     tun_index: int | None = None
     uplink: InterfaceName | None = None
     wires: tuple[InterfaceName, ...] = ()
-    odd_wires: tuple[int, ...] = ()
+    inner: tuple[InterfaceName, ...] | None = None
+    stack: tuple[InterfaceName, ...] = ()
     headerless: tuple[InterfaceName, ...] = ()
     dhcp_servers: tuple[Address, ...] = ()
     gateways: tuple[Address, ...] = ()
@@ -90,11 +94,10 @@ class Links:
             ValueError: it could not.
         """
         uplinks = () if self.uplink is None else (self.uplink,)
-        for name in (*uplinks, *self.wires, *self.headerless):
+        for name in (*uplinks, *self.wires, *self.headerless, *(self.inner or ()), *self.stack):
             if not isinstance(name, InterfaceName):
                 raise ValueError("an interface whose name was not checked")
         _check_addresses(*self.dhcp_servers, *self.gateways)
-        _check_numbers(*self.odd_wires, low=1, high=2**31 - 1)
         _check_numbers(*self.versions, low=4, high=6)
         if self.tun_index is not None:
             _check_numbers(self.tun_index, low=0, high=2**31 - 1)

@@ -5,6 +5,7 @@ only words that nft 0.9.3 knows, except in the wire guard and the egress guard, 
 """
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from psiphon_vpn.policy.values import InterfaceName
@@ -69,6 +70,11 @@ class Chain:
     rules: tuple[Rule, ...]
     hook: Hook | None = None
 
+    @property
+    def devices(self) -> tuple[InterfaceName, ...]:
+        """The devices that it is attached to."""
+        return self.hook.devices if self.hook is not None else ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
@@ -90,6 +96,16 @@ class Table:
     sets: tuple[Set, ...] = ()
     flags: str = ""
     heading: str = ""
+
+    @property
+    def devices(self) -> tuple[InterfaceName, ...]:
+        """The devices that its chains are attached to."""
+        return tuple(device for chain in self.chains for device in chain.devices)
+
+    def leave_out(self, devices: Container[str]) -> "Table":
+        """This table without the chains of some devices."""
+        left = (chain for chain in self.chains if not any(name in devices for name in chain.devices))
+        return replace(self, chains=tuple(left))
 
     def render(self, *, name: str | None = None, flags: str | None = None) -> str:
         """The table's definition as nft text.

@@ -11,37 +11,38 @@ _INNER = (InterfaceName("lo"), InterfaceName(names.TUN_NAME))
 
 def _may_forward(policy: Policy) -> bool:
     """Whether containers get anything: only where it is known which interfaces lead out."""
-    return policy.tunnel_may_open and bool(policy.links.wires)
-
-
-def _find_wires(side: str, links: Links) -> list[str]:
-    """What matches packets by a wire of the moment, one text for each kind: by name, and by index."""
-    by_index = ", ".join(name_by_index(index) for index in links.odd_wires)
-    return [
-        *([f"{side}name {quote_set(links.wires)}"] if links.wires else []),
-        *([f"{side} {{ {by_index} }}"] if links.odd_wires else []),
-    ]
+    return policy.tunnel_may_open and bool(policy.links.wires) and policy.links.inner != ()
 
 
 def _avoid_wires(side: str, links: Links, *others: InterfaceName) -> str:
-    """What matches packets by none of them, nor by others."""
-    by_index = ", ".join(name_by_index(index) for index in links.odd_wires)
-    by_name = f"{side}name != {quote_set((*others, *links.wires))}"
-    return f"{by_name} {side} != {{ {by_index} }}" if by_index else by_name
+    """What matches packets by no wire, nor by others: by a container's interface."""
+    if links.inner is not None:
+        return f"{side}name {quote_set(links.inner)}"
+    return f"{side}name != {quote_set((*others, *links.wires))}"
+
+
+def _refuse_wires(links: Links) -> list[Rule]:
+    """Nothing comes from a wire or goes to one."""
+    sides = (
+        ("iif", "this machine is no router for the wire's other hosts"),
+        ("oif", "nothing is forwarded onto a wire"),
+    )
+    rules = []
+    if links.wires:
+        wires = quote_set(links.wires)
+        rules += [Rule(text=f"{side}name {wires} counter drop", comment=comment) for side, comment in sides]
+    if links.inner is not None:
+        inner = quote_set((*_INNER[1:], *links.inner))
+        rules += [
+            Rule(text=f"{side}name != {inner} counter drop", comment="a wire may have a name that stands in no rule")
+            for side, _ in sides
+        ]
+    return rules
 
 
 def build_forward(policy: Policy) -> Chain:
     """Containers and virtual machines: through the tunnel or nowhere. A host on a wire is not one of them."""
-    rules = [
-        *(
-            Rule(text=f"{wires} counter drop", comment="this machine is no router for the wire's other hosts")
-            for wires in _find_wires("iif", policy.links)
-        ),
-        *(
-            Rule(text=f"{wires} counter drop", comment="nothing is forwarded onto a wire")
-            for wires in _find_wires("oif", policy.links)
-        ),
-    ]
+    rules = _refuse_wires(policy.links)
     if _may_forward(policy) and policy.links.tun_index is not None:
         tun = f'"{names.TUN_NAME}"'
         index = name_by_index(policy.links.tun_index)

@@ -13,8 +13,6 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from psiphon_vpn.policy import names
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
@@ -47,6 +45,11 @@ def decode_name(name: bytes | str) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
 
 
+def show_name(name: str) -> str:
+    """A name for people: nothing in it that a terminal obeys or that is no text."""
+    return "".join(char if " " < char < "\x7f" else char.encode("unicode_escape").decode() for char in name)
+
+
 def parse_names(*texts: str) -> tuple[InterfaceName, ...]:
     """Several names.
 
@@ -54,16 +57,6 @@ def parse_names(*texts: str) -> tuple[InterfaceName, ...]:
         ValueError: one is of another form.
     """
     return tuple(map(InterfaceName, texts))
-
-
-class CardsOfTheMoment(InterfaceName):
-    """What stands in the frame guard's file for the cards that the machine has when it is loaded. Never in a rule."""
-
-    __slots__ = ()
-
-    def __new__(cls) -> CardsOfTheMoment:
-        """Make the only one there is."""
-        return str.__new__(cls, names.WIRES)
 
 
 def name_by_index(index: int) -> str:

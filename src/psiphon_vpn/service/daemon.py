@@ -26,6 +26,7 @@ from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.routing import build_routes, build_rules
+from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.service.choice import Use, carries_on
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.events import (
@@ -53,10 +54,12 @@ from psiphon_vpn.service.uplink import (
     Snapshot,
     Uplink,
     find_headerless,
+    find_inner,
     find_leading,
     find_neighbourhood,
     find_odd_wires,
     find_wires,
+    has_odd_uplink,
     list_uplinks,
 )
 from psiphon_vpn.service.watchers import watch_generations, watch_network
@@ -93,7 +96,7 @@ class Daemon:
         self._sleep: SleepGuard
         self._changed = asyncio.Event()
         self._tidier: Tidier
-        self._ways: tuple[tuple[int, tuple[str, ...], tuple[int, ...]], ...] = ()
+        self._ways: tuple[tuple[int, tuple[str, ...], tuple[int, ...], tuple[InterfaceName, ...]], ...] = ()
         """What the rules may have to name of each uplink that there is."""
         self._leading: frozenset[int] = frozenset()
         """Indexes of the interfaces that lead out, or did."""
@@ -263,11 +266,13 @@ class Daemon:
             snapshot = await self._read_links()
         self._leading = find_leading(snapshot, self._leading)
         uplinks, wires = list_uplinks(snapshot), find_wires(snapshot, self._leading)
-        ways = tuple((uplink.index, uplink.hops, uplink.versions) for uplink in uplinks)
-        odd = find_odd_wires(snapshot, self._leading)
-        changed = (wires, odd, ways) != (self._runner.wires, self._runner.odd_wires, self._ways)
+        ways = tuple((uplink.index, uplink.hops, uplink.versions, uplink.stack) for uplink in uplinks)
+        inner = find_inner(snapshot, self._leading)
+        changed = (wires, inner, ways) != (self._runner.wires, self._runner.inner, self._ways)
         self._ways = ways
-        self._runner.wires, self._runner.odd_wires = wires, odd
+        self._runner.wires, self._runner.inner = wires, inner
+        self._runner.odd_wires = find_odd_wires(snapshot, self._leading)
+        self._runner.odd_uplink = has_odd_uplink(snapshot)
         self._runner.headerless = find_headerless(snapshot, self._leading)
         on_link, self._runner.on_link = self._runner.on_link, find_neighbourhood(snapshot, self._leading)
         # Posted even when it is the one that the model has now: an event that says otherwise may still wait its turn.

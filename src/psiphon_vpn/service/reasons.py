@@ -14,6 +14,7 @@ class Reason(enum.StrEnum):
     NO_UPLINK = "no_uplink"
     UPLINK_CHANGED = "uplink_changed"
     UPLINK_ABSENT = "uplink_absent"
+    ODD_UPLINK = "odd_uplink"
     UPLINK_BARREN = "uplink_barren"
     CONNECTING = "connecting"
     TUNNEL_UP = "tunnel_up"
@@ -83,6 +84,13 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.UPLINK_ABSENT: (
             _("the interface that the configuration names as uplink is down, or has no default route"),
             _("Bring it up, or remove 'uplink' from the configuration, then: sudo psiphon-vpn reload"),
+        ),
+        Reason.ODD_UPLINK: (
+            _(
+                "the only network interface with a way out has a name with other characters than letters, digits, "
+                "'.', '_' and '-', or stands on one that has: no rule can name it"
+            ),
+            _("Give it a plain name such as eth0: sudo ip link set dev NAME down, then: name eth0, then: up"),
         ),
         Reason.UPLINK_BARREN: (
             _("no tunnel came over the last network; trying another one"),

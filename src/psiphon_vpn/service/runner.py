@@ -96,7 +96,11 @@ class Runner:
         """Whether the core that was started last has its SOCKS proxy."""
         self._since = Moment()
         self.wires: tuple[InterfaceName, ...] = ()
-        self.odd_wires: tuple[int, ...] = ()
+        self.inner: tuple[InterfaceName, ...] | None = None
+        self.odd_wires: tuple[str, ...] = ()
+        """Names of wires that stand in no rule: for people alone."""
+        self.odd_uplink = False
+        """Whether a way out is left out for the name of its interface."""
         self.headerless: tuple[InterfaceName, ...] = ()
         self.on_link = NOTHING
         self._around = surroundings
@@ -326,7 +330,8 @@ class Runner:
                 tun_index=tun_index,
                 uplink=uplink.name if uplink else None,
                 wires=tuple(sorted({*self.wires, *((uplink.name,) if uplink else ())})),
-                odd_wires=self.odd_wires,
+                inner=self.inner,
+                stack=uplink.stack if uplink else (),
                 headerless=self.headerless,
                 dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
                 gateways=parse_addresses(uplink.hops) if uplink else (),
@@ -346,7 +351,7 @@ class Runner:
             tun = await self._enforcer.ensure_tun()
         except TunError as error:
             # Without a TUN there is still a lock, and it comes first.
-            links = Links(wires=self.wires, odd_wires=self.odd_wires, headerless=self.headerless, on_link=self.on_link)
+            links = Links(wires=self.wires, inner=self.inner, headerless=self.headerless, on_link=self.on_link)
             await self._enforcer.apply(replace(self._policy(State.LOCKED, 0), links=links))
             if state in {State.LOCKED, State.FAILED}:
                 log.error("no TUN: %s", error)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC
 
-from psiphon_vpn.i18n import _
+from psiphon_vpn.i18n import _, ngettext
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.ipv6 import Ipv6
@@ -13,11 +13,13 @@ from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
 from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.sysctls import SYSCTLS
+from psiphon_vpn.policy.values import show_name
 from psiphon_vpn.service.choice import tell_why
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.runner import Runner
 
+_MOST_NAMES = 5
 Layers = dict[str, dict[str, str]]
 
 
@@ -36,6 +38,14 @@ def _describe_uplink(model: Model) -> dict[str, object] | None:
         "chosen": tell_why(uplink, model.choices, named=model.named, barren=model.barren),
         "others": [other.name for other in model.choices if other.index != uplink.index],
     }
+
+
+def _describe_bare(names: tuple[str, ...]) -> str:
+    shown = ", ".join(map(show_name, names[:_MOST_NAMES]))
+    more = len(names) - _MOST_NAMES
+    if more > 0:
+        shown = ngettext("{names} and {count} more", "{names} and {count} more", more).format(names=shown, count=more)
+    return _("it is not on {names}: raw frames of root can leave there").format(names=shown)
 
 
 class StatusReader:
@@ -66,12 +76,15 @@ class StatusReader:
         if model.state is State.OPEN and not held:
             # What the machine decided is on its way, or its watch over the renewals decides it within seconds.
             model = replace(model, state=State.VERIFYING, reason=Reason.LEASE_LOST, detail="")
-        explanation = explain(model.reason, model.detail)
+        reason = model.reason
+        if reason is Reason.NO_UPLINK and self._runner.odd_uplink:
+            reason = Reason.ODD_UPLINK
+        explanation = explain(reason, model.detail)
         following = self._runner.next_try
         return {
             "state": str(model.state),
             "reason": explanation.sentence,
-            "reason_code": str(model.reason),
+            "reason_code": str(reason),
             "next_step": explanation.next_step,
             "since": self._runner.since.astimezone(UTC).isoformat(timespec="milliseconds"),
             "next_try": following.at.isoformat(timespec="milliseconds") if following else None,
@@ -113,6 +126,8 @@ class StatusReader:
             layers["wire_guard"] = _layer("unsupported", _("this kernel or nft has no owned tables"))
         if not self._features.egress_hook:
             layers["egress_guard"] = _layer("unsupported", _("this kernel or nft has no egress hook"))
+        elif bare := (*self._enforcer.unguarded, *self._runner.odd_wires):
+            layers["egress_guard"] = _layer("incomplete", _describe_bare(bare))
         wrong = check_sysctls(SYSCTLS)
         layers["sysctls"] = _layer("broken", ", ".join(wrong)) if wrong else _layer("ok")
         layers["tun"] = _layer("ok") if self._enforcer.tun else _layer("missing")

@@ -22,6 +22,8 @@ class Interface:
     Attributes:
         up: administratively up, and with a carrier.
         kind: IFLA_INFO_KIND, None for hardware.
+        lower: index of the interface that it stands on (IFLA_LINK), as a VLAN does; None where there is none here.
+        master: index of the one that it is a port of (IFLA_MASTER).
         headerless: its frames have no Ethernet header.
     """
 
@@ -29,6 +31,8 @@ class Interface:
     name: str
     up: bool
     kind: str | None = None
+    lower: int | None = None
+    master: int | None = None
     headerless: bool = False
     addresses: tuple[tuple[int, str], ...] = ()
     """(IP version, what identifies our place on this link: an IPv4 address, or the /64 of an IPv6 one)."""
@@ -82,6 +86,8 @@ class Uplink:
     paths: tuple[Path, ...]
     tunnel: bool = False
     """Most likely another VPN's: it has no card of its own."""
+    stack: tuple[InterfaceName, ...] = ()
+    """The wires by which its packets leave: itself, and what it stands on."""
 
     @property
     def hops(self) -> tuple[str, ...]:
@@ -122,6 +128,20 @@ def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tupl
     return tuple(sorted({place for link in others for kind, place in link.addresses if kind == version}))
 
 
+def _find_stack(snapshot: Snapshot, interface: Interface) -> list[Interface]:
+    """An interface and all that it stands on: the card of a VLAN, the ports of a bridge or a bond, and so on."""
+    found = {interface.index: interface}
+    fresh = [interface]
+    while fresh:
+        above = fresh.pop()
+        for link in snapshot.interfaces:
+            below = link.master == above.index or (above.lower == link.index and above.kind not in INNER_KINDS)
+            if below and link.index not in found:
+                found[link.index] = link
+                fresh.append(link)
+    return list(found.values())
+
+
 def _is_tunnel(interface: Interface) -> bool:
     """Whether it stands for no card: another VPN's, as far as can be told.
 
@@ -147,7 +167,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
         if (interface := by_index.get(route.index)) is not None
         and interface.up
         and interface.name not in {"lo", names.TUN_NAME}
-        and InterfaceName.of(interface.name) is not None
+        and all(InterfaceName.of(link.name) for link in _find_stack(snapshot, interface))
         and _find_places(snapshot, interface, route.version)
     ]
     ranks: dict[int, tuple[bool, int, int, int]] = {}
@@ -160,8 +180,24 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
             name=InterfaceName(by_index[index].name),
             paths=_find_paths(snapshot, by_index[index], [route for route in usable if route.index == index]),
             tunnel=ranks[index][0],
+            stack=_find_wire_stack(snapshot, by_index[index]),
         )
         for index in sorted(ranks, key=lambda index: ranks[index])
+    )
+
+
+def _find_wire_stack(snapshot: Snapshot, interface: Interface) -> tuple[InterfaceName, ...]:
+    out = set(find_wires(snapshot))
+    return tuple(sorted(InterfaceName(link.name) for link in _find_stack(snapshot, interface) if link.name in out))
+
+
+def has_odd_uplink(snapshot: Snapshot) -> bool:
+    """Whether a default route leads over an interface that `list_uplinks` leaves out for its name."""
+    routed = {route.index for route in snapshot.defaults}
+    return any(
+        link.up and link.name != "lo" and not all(InterfaceName.of(below.name) for below in _find_stack(snapshot, link))
+        for link in snapshot.interfaces
+        if link.index in routed
     )
 
 
@@ -216,10 +252,20 @@ def find_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tup
     return tuple(sorted(name for name in found if name is not None))
 
 
-def find_odd_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[int, ...]:
-    """Indexes of those whose names are not of the usual form, and stand in no rule. Arguments as for `find_wires`."""
+def find_odd_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[str, ...]:
+    """Names of those that are of another form, and stand in no rule. Arguments as for `find_wires`."""
     found = _find_leading_out(snapshot, leading)
-    return tuple(sorted(interface.index for interface in found if InterfaceName.of(interface.name) is None))
+    return tuple(sorted(interface.name for interface in found if InterfaceName.of(interface.name) is None))
+
+
+def find_inner(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[InterfaceName, ...] | None:
+    """Names of the interfaces that lead out nowhere; None where every wire is known by its name (`find_odd_wires`)."""
+    out = _find_leading_out(snapshot, leading)
+    if all(InterfaceName.of(interface.name) for interface in out):
+        return None
+    outside = {"lo", names.TUN_NAME, *(interface.name for interface in out)}
+    found = (InterfaceName.of(link.name) for link in snapshot.interfaces if link.name not in outside)
+    return tuple(sorted(name for name in found if name is not None))
 
 
 def find_headerless(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[InterfaceName, ...]:

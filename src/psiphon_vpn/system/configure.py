@@ -17,7 +17,6 @@ from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
-from psiphon_vpn.policy.values import CardsOfTheMoment
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change
@@ -62,12 +61,10 @@ def render_rules(account: Account, network_managers: tuple[int, ...]) -> Rules:
     """Render the rules with this machine's numbers: names do not resolve when they are loaded at boot."""
     identity = Identity(uid=account.uid, gid=account.gid, network_manager_uids=network_managers)
     base = build_base_table(Policy(state=State.LOCKED, identity=identity))
-    frames = build_frame_guard(identity, (CardsOfTheMoment(),))
-    assert frames is not None
     return Rules(
         boot=base.render_replacement(),
         guard=build_wire_guard(identity).render_replacement(),
-        frames=frames.render_replacement(),
+        frames=build_frame_guard(identity).render_replacement(),
         drop=build_drop_only(base).render_replacement(),
     )
 

@@ -194,12 +194,13 @@ OOMScoreAdjust=-900
 
 def render_guard_script() -> str:
     """What psiphon-guard.service runs. In a file of its own so that a person can read it and a test can run it."""
-    table, frames = str(GUARD), str(FRAMES)
+    table, frames, scratch = str(GUARD), str(FRAMES), f"netdev {names.SCRATCH_TABLES[0]}"
     return f"""\
 #!/bin/sh
 # Holds the Psiphon wire guard: an nft owns its table, and the kernel removes the table when that process ends.
 # Called by psiphon-guard.service alone. "probe", "hold FILE", "ready", "reload FILE".
 set -eu
+export LC_ALL=C # or [a-z] might be more than these letters
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 pipe="$RUNTIME_DIRECTORY/pipe"
 
@@ -220,18 +221,49 @@ await() {{ # a command; five seconds
     done
 }}
 
-# The frame guard names the cards that this machine has now: a hook on one that does not exist may be refused.
+# The cards that this machine has now, each with the chain for its frames. A name of another form than the usual one is
+# no piece of a rule (psiphon_vpn/policy/values.py), and its card has no frame guard. Type 1: Ethernet (ARPHRD_ETHER).
+list_cards() {{
+    for card in /sys/class/net/*; do
+        name="${{card##*/}}"
+        [ -e "$card/device" ] || continue
+        case "$name" in [!A-Za-z0-9]* | *[!A-Za-z0-9._-]*) continue ;; esac
+        type=1
+        [ ! -r "$card/type" ] || read -r type <"$card/type" || true
+        if [ "$type" = 1 ]; then echo "$name {names.FRAMES_CHAIN}"; else echo "$name {names.HEADERLESS_CHAIN}"; fi
+    done
+}}
+
+# A chain for each card, so that one that is refused costs no other.
+hook_card() {{ # card, chain for its frames
+    cat <<EOF
+table {frames} {{
+    flags owner
+    chain {names.DEVICE_CHAIN_PREFIX}$1 {{
+        type filter hook egress devices = {{ "$1" }} priority 0; policy drop;
+        goto $2
+    }}
+}}
+EOF
+}}
+
+# Would this card be taken? Asked with another table, which is not loaded.
+is_taken() {{
+    printf 'table {scratch} {{\\nchain c {{\\ntype filter hook egress device "%s" priority 0;\\n}}\\n}}\\n' "$1" |
+        nft -c -f - 2>/dev/null
+}}
+
 # Kept apart from the wire guard: a kernel without the hook (before 5.16) refuses this one alone.
 write_frames() {{ # the wire guard's file, beside which the other lies
-    cards=""
-    for card in /sys/class/net/*; do
-        [ ! -e "$card/device" ] || case "${{card##*/}}" in
-            *[!A-Za-z0-9._-]*) ;;
-            *) cards="$cards$(printf '"%s", ' "${{card##*/}}")" ;;
-        esac
-    done
-    [ -n "$cards" ] && [ -r "${{1%/*}}/frames.nft" ] || return 1
-    sed "s/.{names.WIRES}./${{cards%, }}/" "${{1%/*}}/frames.nft" >"$RUNTIME_DIRECTORY/cards.nft"
+    rules="${{1%/*}}/frames.nft" cards="$RUNTIME_DIRECTORY/cards.nft"
+    [ -r "$rules" ] && [ -n "$(list_cards)" ] || return 1
+    {{ cat "$rules"; list_cards | while read -r card chain; do hook_card "$card" "$chain"; done; }} >"$cards"
+    # All at once, which is quick, or those that are taken.
+    ! sed -e 's/{frames}/{scratch}/' -e '/flags owner/d' "$cards" | nft -c -f - 2>/dev/null || return 0
+    {{
+        cat "$rules"
+        list_cards | while read -r card chain; do ! is_taken "$card" || hook_card "$card" "$chain"; done
+    }} >"$cards"
 }}
 
 is_replaced() {{ [ -n "$(handle)" ] && [ "$(handle)" != "$before" ]; }}

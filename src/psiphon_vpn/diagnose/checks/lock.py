@@ -11,7 +11,8 @@ from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, war
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.simulate import Packet, application_packets, lets_out
-from psiphon_vpn.service.uplink import find_wires
+from psiphon_vpn.policy.values import show_name
+from psiphon_vpn.service.uplink import find_odd_wires, find_wires
 from psiphon_vpn.system import layout as places
 
 RESTART: Final = mark("Close it again: sudo psiphon-vpn start")
@@ -179,7 +180,8 @@ def _unguarded(facts: Facts, text: str) -> list[str]:
 def egress_wires(facts: Facts) -> Outcome:
     """Does a chain of it with policy drop name each of them?"""
     text = facts.rules.need_table("netdev", names.EGRESS_TABLE)
-    if missing := _unguarded(facts, text):
+    odd = [show_name(name) for name in find_odd_wires(facts.network.snapshot)]
+    if missing := [*_unguarded(facts, text), *odd]:
         return fail(_("not covered: {names}").format(names=", ".join(missing)))
     return ok(", ".join(find_wires(facts.network.snapshot)) or _("there is none"))
 

@@ -1,0 +1,194 @@
+"""Interfaces with hostile names, and more of them than a chain takes, on a real kernel with the real service."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests import hostile
+from tests.integration.lesser_nft import put_lesser_nft
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.values import decode_name, show_name
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+TOKEN = b"FROM-A-CONTAINER"
+SEND = f"""
+import socket
+for family, target in ((socket.AF_INET, {plan.INTERNET4!r}), (socket.AF_INET6, {plan.INTERNET6!r})):
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        for _ in range(5):
+            try:
+                sock.sendto({TOKEN!r}, (target, 9))
+            except OSError:
+                pass
+"""
+
+
+def status_of(stage: Stage) -> dict[str, Any]:
+    status = stage.machine.read_status()
+    assert status is not None
+    return status
+
+
+def add_wire(stage: Stage, name: bytes) -> None:
+    """As NetworkManager makes one for any user of a desktop."""
+    stage.world.client.run(["ip", "link", "add", "link", "eth0", "name", os.fsdecode(name), "type", "macvlan"])
+
+
+def send_from_container(stage: Stage) -> int:
+    """How many frames of the container came out. Another program's rule sends them straight to the card."""
+    mark = stage.world.mark()
+    stage.world.container.run([sys.executable, "-I", "-c", SEND])
+    time.sleep(0.5)
+    return sum(TOKEN in frame.data for frame in stage.world.frames_since(mark))
+
+
+def read_rules(stage: Stage) -> str:
+    return stage.world.client.run(["nft", "list", "ruleset"]).stdout
+
+
+def send_containers_to_the_card(stage: Stage) -> None:
+    for version in ("-4", "-6"):
+        stage.world.client.run(["ip", version, "rule", "add", "iif", "ctr0", "pref", "100", "lookup", "main"])
+
+
+@pytest.fixture
+def closed() -> Iterator[Stage]:
+    """Locked as at boot, without a daemon."""
+    with open_stage(start=False) as stage:
+        yield stage
+
+
+@pytest.mark.requirement("R1", "R4", "R7", "R19")
+@pytest.mark.parametrize("guarded", [True, False], ids=["every layer", "no wire guard"])
+def test_names_that_are_pieces_of_rules_change_no_rule_and_let_nothing_out(closed: Stage, guarded: bool) -> None:
+    if not guarded:
+        closed.machine.release_guard()
+    for name in hostile.KNOWN:
+        add_wire(closed, name)
+    closed.machine.start_daemon()
+    closed.machine.wait_state("OPEN")
+    send_containers_to_the_card(closed)
+    closed.machine.wait_state("OPEN")
+    assert send_from_container(closed) == 0
+    rules = read_rules(closed)
+    for chain in ("forward", "postrouting"):
+        assert f"chain {chain} {{" in rules
+    named = rules.replace('"lo"', "").replace(f'"{names.TUN_NAME}"', "")
+    for name in hostile.KNOWN:
+        assert f'"{name.decode(errors="backslashreplace")}"' not in named
+    status = status_of(closed)
+    assert (status["locked"], status["reason_code"]) == (True, "verified")
+    told = status["layers"]["egress_guard"]
+    assert told["state"] == "incomplete"
+    assert "more" in told["detail"]
+    assert told["detail"].isprintable()
+    # The control: without the lock the very same packets are seen.
+    closed.machine.kill_daemon()
+    closed.machine.release_guard()
+    closed.world.client.run(["nft", "flush", "ruleset"])
+    assert send_from_container(closed) > 0
+
+
+@pytest.mark.requirement("B4", "R6")
+def test_a_card_that_comes_beside_a_hostile_one_gets_its_guard_and_the_daemon_lives(closed: Stage) -> None:
+    closed.machine.start_daemon()
+    closed.machine.wait_state("OPEN")
+    pid = closed.machine.daemon_pid
+    for name in (b"a\xffb", b'c*"}accept#'):
+        add_wire(closed, name)
+        shown = show_name(decode_name(name))
+        closed.machine.wait_for(lambda: shown in status_of(closed)["layers"]["egress_guard"]["detail"], shown)  # noqa: B023
+    add_wire(closed, b"card7")
+    closed.machine.wait_for(lambda: 'devices = { "card7" }' in read_rules(closed), "its guard")
+    closed.machine.wait_state("OPEN")
+    assert closed.machine.daemon_pid == pid
+    assert "card7" not in status_of(closed)["layers"]["egress_guard"]["detail"]
+    closed.world.client.run(["ip", "link", "del", os.fsdecode(b"a\xffb")])
+    closed.world.client.run(["ip", "link", "del", 'c*"}accept#'])
+    closed.machine.wait_for(lambda: status_of(closed)["layers"]["egress_guard"]["state"] == "ok", "all guarded")
+
+
+@pytest.mark.requirement("R9")
+def test_an_interface_that_is_called_like_the_index_of_the_tun_takes_nothing_over(closed: Stage) -> None:
+    closed.machine.start_daemon()
+    closed.machine.wait_state("OPEN")
+    link = closed.world.client.run(["cat", f"/sys/class/net/{names.TUN_NAME}/ifindex"]).stdout.strip()
+    add_wire(closed, link.encode())
+    closed.machine.wait_for(lambda: f'devices = {{ "{link}" }}' in read_rules(closed), "its guard")
+    closed.machine.wait_state("OPEN")
+    closed.machine.command("restart")
+    closed.machine.wait_state("OPEN")
+    rules = closed.world.client.run(["nft", "list", "chain", "inet", names.BASE_TABLE, "output"]).stdout
+    assert f'oif "{names.TUN_NAME}"' in rules
+    assert f'oif "{link}"' not in rules
+
+
+@pytest.mark.requirement("R9")
+def test_an_uplink_with_a_hostile_name_is_none(closed: Stage) -> None:
+    client = closed.world.client
+    client.run(["ip", "link", "set", "eth0", "down"])
+    client.run(["ip", "link", "set", "eth0", "name", "*"])
+    client.run(["ip", "link", "set", "*", "up"])
+    client.run(["ip", "route", "replace", "default", "via", LAN_A.router4, "dev", "*"])
+    closed.machine.start_daemon()
+    closed.machine.wait_for(lambda: status_of(closed)["reason_code"] == "odd_uplink", "the reason")
+    assert status_of(closed)["locked"]
+    client.run(["ip", "link", "set", "*", "down"])
+    client.run(["ip", "link", "set", "*", "name", "eth0"])
+    client.run(["ip", "link", "set", "eth0", "up"])
+    client.run(["ip", "route", "replace", "default", "via", LAN_A.router4, "dev", "eth0"])
+    closed.machine.wait_state("OPEN")
+
+
+@pytest.mark.requirement("B4", "R1", "R7")
+def test_a_thousand_wires_are_guarded_all_of_them(closed: Stage) -> None:
+    """A netdev chain takes 256 devices; above that the guard loaded for none, and the state stayed open."""
+    client, container = closed.world.client, closed.world.container
+    closed.machine.release_guard()  # the card was plugged in after the frame guard was loaded
+    lines = "".join(f"link add link eth0 name m{number} type macvlan mode bridge\n" for number in range(1000))
+    client.run(["ip", "-batch", "-"], input=lines, timeout=60)
+    closed.machine.start_daemon()
+    closed.machine.wait_state("OPEN", seconds=60)
+    assert read_rules(closed).count("hook egress") > 1000
+    assert status_of(closed)["layers"]["egress_guard"]["state"] == "ok"
+    client.run(["ip", "link", "add", "mv0", "link", "eth0", "type", "macvlan", "mode", "bridge"])
+    client.run(["ip", "link", "set", "mv0", "netns", str(container.pid)])
+    for words in (["link", "set", "mv0", "up"], ["addr", "add", "192.0.2.77/25", "dev", "mv0"],
+                  ["route", "replace", "default", "via", LAN_A.router4, "dev", "mv0"]):  # fmt: skip
+        container.run(["ip", *words])
+    closed.machine.wait_state("OPEN", seconds=60)
+    assert send_from_container(closed) == 0
+    closed.machine.kill_daemon()
+    client.run(["nft", "flush", "ruleset"])
+    assert send_from_container(closed) > 0, "the control"
+
+
+@pytest.mark.requirement("B4", "R1")
+def test_a_wire_that_cannot_be_guarded_costs_only_itself_and_the_uplink_the_opening(closed: Stage) -> None:
+    add_wire(closed, b"bad0")
+    add_wire(closed, b"good0")
+    put_lesser_nft(closed.world, 'devices = . "bad0"')
+    closed.machine.start_daemon()
+    closed.machine.wait_state("OPEN")
+    rules = read_rules(closed)
+    assert 'devices = { "good0" }' in rules
+    assert 'devices = { "eth0" }' in rules
+    told = status_of(closed)["layers"]["egress_guard"]
+    assert told["state"] == "incomplete"
+    assert "bad0" in told["detail"]
+    put_lesser_nft(closed.world, 'devices = . "eth0"')
+    closed.machine.command("restart")
+    closed.machine.wait_for(lambda: "no egress guard on eth0" in closed.machine.read_log(), "the reason")
+    for _ in range(20):
+        assert status_of(closed)["state"] != "OPEN"
+        time.sleep(0.05)
