@@ -109,7 +109,7 @@ def test_a_card_that_comes_beside_a_hostile_one_gets_its_guard_and_the_daemon_li
         shown = show_name(decode_name(name))
         closed.machine.wait_for(lambda: shown in status_of(closed)["layers"]["egress_guard"]["detail"], shown)  # noqa: B023
     add_wire(closed, b"card7")
-    closed.machine.wait_for(lambda: 'devices = { "card7" }' in read_rules(closed), "its guard")
+    closed.machine.wait_for(lambda: 'egress device "card7"' in read_rules(closed), "its guard")
     closed.machine.wait_state("OPEN")
     assert closed.machine.daemon_pid == pid
     assert "card7" not in status_of(closed)["layers"]["egress_guard"]["detail"]
@@ -124,7 +124,7 @@ def test_an_interface_that_is_called_like_the_index_of_the_tun_takes_nothing_ove
     closed.machine.wait_state("OPEN")
     link = closed.world.client.run(["cat", f"/sys/class/net/{names.TUN_NAME}/ifindex"]).stdout.strip()
     add_wire(closed, link.encode())
-    closed.machine.wait_for(lambda: f'devices = {{ "{link}" }}' in read_rules(closed), "its guard")
+    closed.machine.wait_for(lambda: f'egress device "{link}"' in read_rules(closed), "its guard")
     closed.machine.wait_state("OPEN")
     closed.machine.command("restart")
     closed.machine.wait_state("OPEN")
@@ -181,8 +181,8 @@ def test_a_wire_that_cannot_be_guarded_costs_only_itself_and_the_uplink_the_open
     closed.machine.start_daemon()
     closed.machine.wait_state("OPEN")
     rules = read_rules(closed)
-    assert 'devices = { "good0" }' in rules
-    assert 'devices = { "eth0" }' in rules
+    assert 'egress device "good0"' in rules
+    assert 'egress device "eth0"' in rules
     told = status_of(closed)["layers"]["egress_guard"]
     assert told["state"] == "incomplete"
     assert "bad0" in told["detail"]
