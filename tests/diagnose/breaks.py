@@ -212,7 +212,7 @@ BREAKS: dict[str, Break] = {
     "lock.base-text": kernel(lambda it: it.nft("add rule inet psiphon_filter input counter\n")),
     "lock.wire-guard": kernel(lambda it: it.release_guard()),
     "lock.wire-guard-owner": kernel(_unown),
-    "lock.egress-guard": kernel(lambda it: it.nft("insert rule netdev psiphon_egress egress accept\n")),
+    "lock.egress-guard": kernel(lambda it: it.nft("insert rule netdev psiphon_egress frames accept\n")),
     "lock.egress-wires": kernel(_guard_lo_only),
     "lock.arp-table": kernel(lambda it: it.nft("delete table arp psiphon_arp\n")),
     "lock.lease": kernel(lambda it: it.nft('add element inet psiphon_filter tunnel_open_ipv6 { "PsiphonTUN" }\n')),

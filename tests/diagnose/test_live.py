@@ -48,7 +48,7 @@ def test_without_a_lock_every_kind_of_probe_is_seen() -> None:
 
 def test_a_hole_for_one_user_is_seen(kernel: HealthyKernel) -> None:
     kernel.release_guard()
-    for table in ("inet psiphon_filter output", "inet psiphon_filter postrouting", "netdev psiphon_egress egress"):
+    for table in ("inet psiphon_filter output", "inet psiphon_filter postrouting", "netdev psiphon_egress frames"):
         kernel.nft(f"insert rule {table} meta skuid {live_probes.NOBODY} udp dport 443 accept\n")
     # Nobody answers here, so what shows is the question who has the target; it may name no address of elsewhere.
     kernel.nft("insert rule netdev psiphon_egress egress meta protocol arp accept\n")
@@ -58,7 +58,7 @@ def test_a_hole_for_one_user_is_seen(kernel: HealthyKernel) -> None:
 
 
 def test_the_watch_says_so_when_it_sees_nothing_at_all(kernel: HealthyKernel) -> None:
-    kernel.nft("insert rule netdev psiphon_egress egress meta protocol 0x0806 drop\n")
+    kernel.nft("insert rule netdev psiphon_egress frames meta protocol 0x0806 drop\n")
     report = kernel.host.call(lambda: live.run_live(("eth0",)))
     (result,) = live.to_results(report)
     assert result.verdict is Verdict.UNKNOWN
@@ -94,7 +94,7 @@ def count_frames(kernel: HealthyKernel, wire: str, marker: bytes, *, bypass: boo
 def test_a_packet_socket_is_shown_a_frame_behind_the_egress_hook(kernel: HealthyKernel) -> None:
     marker = b"behind-or-before"
     assert count_frames(kernel, "eth0", marker, bypass=False) == 0
-    kernel.nft("insert rule netdev psiphon_egress egress accept\n")
+    kernel.nft("insert rule netdev psiphon_egress frames accept\n")
     assert count_frames(kernel, "eth0", marker, bypass=False) == 1
 
 
@@ -103,7 +103,7 @@ def test_a_frame_around_the_queue_is_stopped_by_the_egress_hook_and_not_shown_to
 ) -> None:
     marker = b"around-the-queue"
     assert count_frames(kernel, "far0", marker, bypass=True) == 0
-    kernel.nft("insert rule netdev psiphon_egress egress accept\n")
+    kernel.nft("insert rule netdev psiphon_egress frames accept\n")
     assert count_frames(kernel, "far0", marker, bypass=True) == 1
     assert count_frames(kernel, "eth0", marker, bypass=True) == 0
 

@@ -151,7 +151,7 @@ def test_an_image_that_reads_back_otherwise_is_loaded_by_nft_and_no_image_is_tru
 def test_whatever_is_changed_is_not_what_the_image_was_taken_of(kernel: Kernel, what: str) -> None:
     tables = tables_of(State.OPEN)
     harm = {
-        "an egress chain is emptied": f"flush chain netdev {names.EGRESS_TABLE} egress",
+        "an egress chain is emptied": f"flush chain netdev {names.EGRESS_TABLE} frames",
         "an egress guard is put to sleep": f"add table netdev {names.EGRESS_TABLE} {{ flags dormant ; }}",
         **CHANGES,
     }[what]
