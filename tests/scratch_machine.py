@@ -150,6 +150,10 @@ class ScratchKernel:
         with self._store.change() as state:
             state["settings"][name] = value
 
+    def list_interfaces(self) -> tuple[str, ...]:
+        names = {name.split("/")[3] for name in self._store.read()["settings"]}
+        return tuple(sorted(names - {"all", "default"}))
+
     def is_locked(self) -> bool | None:
         state = self._store.read()
         return bool(state["tables"] or state["guard"])

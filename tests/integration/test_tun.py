@@ -191,7 +191,9 @@ IMPOSTORS = {
 
 @pytest.mark.requirement("R9")
 @pytest.mark.parametrize("what", IMPOSTORS)
-def test_an_impostor_is_found_out_and_replaced(kernel: Kernel, what: str) -> None:
+def test_an_impostor_is_found_out_told_and_replaced(
+    kernel: Kernel, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
     kernel.ip(*IMPOSTORS[what])
     index = int(show(kernel)["ifindex"])
     kernel.ip("link", "set", NAME, "up")
@@ -200,6 +202,7 @@ def test_an_impostor_is_found_out_and_replaced(kernel: Kernel, what: str) -> Non
     assert trouble.gone
     tun = make(kernel)
     assert tun.index != index
+    assert "another device is called PsiphonTUN: it is removed" in caplog.text
     assert show(kernel)["linkinfo"]["info_kind"] == "tun"
     assert check(kernel, tun) is None
 

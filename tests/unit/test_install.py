@@ -43,6 +43,25 @@ def test_an_uninstalled_machine_is_in_every_file_mode_owner_link_and_setting_as_
     assert machine.read_all() == before
 
 
+@pytest.mark.requirement("R3")
+def test_each_interface_gets_its_own_setting_back_also_after_a_reboot(machine: ScratchMachine) -> None:
+    """What `default` is set to at boot every interface has from then on, and keeps when `default` is set back."""
+    own = "net/ipv4/conf/{}/accept_redirects"
+    with machine.store.change() as state:
+        state["settings"] |= {own.format("default"): "1", own.format("eth0"): "1", own.format("odd0"): "0"}
+    before = machine.read_all()
+    install(machine)
+    assert machine.edges.kernel.read_setting(own.format("eth0")) == "0"
+    install(machine)  # an update sees nothing but our own values
+    with machine.store.change() as state:
+        state["settings"] |= {own.format("usb0"): "0"}
+    assert uninstall(machine.edges, say=say_nothing)
+    assert machine.edges.kernel.read_setting(own.format("usb0")) == "1", "came after `default` was set"
+    with machine.store.change() as state:
+        del state["settings"][own.format("usb0")]
+    assert machine.read_all() == before
+
+
 @pytest.mark.requirement("R2", "R12")
 def test_an_installed_machine_is_locked_and_its_files_have_their_owners(machine: ScratchMachine) -> None:
     install(machine)

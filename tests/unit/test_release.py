@@ -22,11 +22,12 @@ from psiphon_vpn.cli.stranded import render_stranded
 from psiphon_vpn.errors import EXIT_FAILURE, EXIT_NOT_ROOT, DaemonDownError, UserError
 from psiphon_vpn.linux import lockstate
 from psiphon_vpn.linux.lockstate import LockState
+from psiphon_vpn.policy import names
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import last_resort, released
 from psiphon_vpn.system.install import configure_package, install_clone, uninstall
 from psiphon_vpn.system.layout import GUARD_UNIT, SERVICE_UNIT, Layout
-from psiphon_vpn.system.neighbours import match_neighbours
+from psiphon_vpn.system.neighbours import find_name_taker, match_neighbours
 from psiphon_vpn.system.release import WORD, release, start
 from psiphon_vpn.system.sessions import RemoteSession, RemoteSessionsError
 
@@ -318,3 +319,17 @@ def test_other_firewalls_are_known_by_what_runs_and_by_what_they_left_in_the_ker
     assert all("DHCP" in found.meaning for found in guests)
     assert match_neighbours((), "table inet psiphon_filter\n\tchain output {\n") == ()
     assert all(found.meaning for found in match_neighbours((), listing))
+
+
+def test_a_device_of_others_with_the_name_of_the_tunnels_is_told_before_it_is_taken(tmp_path: Path) -> None:
+    assert find_name_taker(64190, devices=tmp_path) is None
+    device = tmp_path / names.TUN_NAME
+    device.mkdir()
+    for owner, uid in ((None, 64190), ("-1\n", 64190), ("1000\n", 64190), ("64190\n", None), ("what?", 64190)):
+        if owner is not None:
+            (device / "owner").write_text(owner)
+        taker = find_name_taker(uid, devices=tmp_path)
+        assert taker is not None, owner
+        assert names.TUN_NAME in taker.name + taker.meaning
+    (device / "owner").write_text("64190\n")
+    assert find_name_taker(64190, devices=tmp_path) is None

@@ -22,7 +22,7 @@ from psiphon_vpn.system.distribution import find_removal
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.journal import Journal, JournalError, Method
 from psiphon_vpn.system.machine import open_machine
-from psiphon_vpn.system.neighbours import find_neighbours
+from psiphon_vpn.system.neighbours import find_name_taker, find_neighbours
 from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
 
 if TYPE_CHECKING:
@@ -124,6 +124,13 @@ def install(
     return 0
 
 
+def _tell_neighbours(edges: Edges) -> None:
+    account = edges.accounts.find()
+    taker = find_name_taker(account.uid if account is not None else None)
+    for neighbour in (*find_neighbours(edges.manager), *([taker] if taker is not None else [])):
+        say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
+
+
 def _explain_install(edges: Edges) -> None:
     for line in (
         _("This installs the Psiphon VPN service on this computer:"),
@@ -134,8 +141,7 @@ def _explain_install(edges: Edges) -> None:
         _("- Every change is written down first; 'sudo psiphon-vpn uninstall' undoes them all."),
     ):
         say(line)
-    for neighbour in find_neighbours(edges.manager):
-        say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
+    _tell_neighbours(edges)
 
 
 def _choose_core(edges: Edges, wish: Wish | None) -> Callable[[], bool] | None:
@@ -275,8 +281,7 @@ def system_configure(*, cut_remote: bool) -> int:
             say(_("It closes at the next boot, or now with: sudo psiphon-vpn start {option}").format(option=OPTION))
     survive_hangup()
     outcome = installation.configure_package(edges, say=lambda _line: None, close=close)
-    for neighbour in find_neighbours(edges.manager):
-        say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
+    _tell_neighbours(edges)
     if outcome.closed:
         _tell_outcome(edges, outcome, updated=outcome.repeated and was_locked)
     return 0

@@ -9,7 +9,7 @@ from typing import Final
 BURST: Final = 200
 """Lines that may come at once: a whole life of starting, connecting and failing has some twenty."""
 LINES_PER_SECOND: Final = 2.0
-SAME_BURST: Final = 5
+SAME_BURST: Final = 10
 """The same line may come so often at once."""
 SAME_PER_SECOND: Final = 0.1
 _REMEMBERED: Final = 64

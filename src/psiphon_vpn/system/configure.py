@@ -7,7 +7,7 @@ then the lock closes; then everything else. The tables are recorded first of all
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from psiphon_vpn.errors import UserError
@@ -26,6 +26,7 @@ from psiphon_vpn.system.journal import Ledger
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
 from psiphon_vpn.system.person import find_person, render_readers
 from psiphon_vpn.system.system_changes import (
+    DEFAULT,
     AccountMade,
     ServiceReread,
     SettingWritten,
@@ -214,7 +215,7 @@ def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset(), undist
         undisturbed: nothing is new, so that nobody has to read it.
     """
     manager = ledger.edges.manager
-    ledger.do(*(SettingWritten(name=name, value=value) for name, value in GLOBAL_SYSCTLS.items()))
+    ledger.do(*_list_settings(ledger))
     if not undisturbed:
         _tell_readers(ledger)
     # One after the other, while the base table stands: it alone stops everything.
@@ -223,6 +224,22 @@ def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset(), undist
     ledger.do(UnitStarted(unit=SERVICE_UNIT))
     if SERVICE_UNIT in renew:
         ledger.act(f"systemctl restart {SERVICE_UNIT}", lambda: manager.restart(SERVICE_UNIT))
+
+
+def _list_settings(ledger: Ledger) -> tuple[SettingWritten, ...]:
+    """The kernel's settings, those of each interface first that is there when `default` is written for the first time.
+
+    Later they all have our value, and what they had before can no longer be seen.
+    """
+    changes = [SettingWritten(name=name, value=value) for name, value in GLOBAL_SYSCTLS.items()]
+    recorded = {change.key for change in ledger.record.changes if isinstance(change, SettingWritten)}
+    own = []
+    for change in changes:
+        if DEFAULT in change.name:
+            found = [change.name.replace(DEFAULT, f"/conf/{name}/") for name in ledger.edges.kernel.list_interfaces()]
+            known = change.name in recorded
+            own += [replace(change, name=name) for name in found if not known or name in recorded]
+    return (*own, *changes)
 
 
 def enable_for_boot(ledger: Ledger) -> None:

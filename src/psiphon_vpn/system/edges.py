@@ -56,6 +56,9 @@ class Kernel(Protocol):
     def write_setting(self, name: str, value: str) -> None:
         """Write a setting; one that is not there is none to write."""
 
+    def list_interfaces(self) -> tuple[str, ...]:
+        """The interfaces that have settings of their own."""
+
     def is_locked(self) -> bool | None:
         """Whether no application can send on a wire, as read from the kernel; None when it cannot be told."""
 

@@ -125,6 +125,13 @@ class MachineKernel:
         with contextlib.suppress(FileNotFoundError):
             (self._settings / name).write_text(value, encoding="ascii")
 
+    def list_interfaces(self) -> tuple[str, ...]:
+        """Directories below net/ipv4/conf."""
+        with contextlib.suppress(OSError):
+            found = {path.name for path in (self._settings / "net/ipv4/conf").iterdir()}
+            return tuple(sorted(found - {"all", "default", names.TUN_NAME}))
+        return ()
+
     def is_locked(self) -> bool | None:
         """Ask the kernel's rules with sample packets."""
         return read_lock_state().locked

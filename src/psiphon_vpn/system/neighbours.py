@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
 from psiphon_vpn.run import CommandError, run
 from psiphon_vpn.system.edges import ServiceManager
 
@@ -98,4 +102,26 @@ def match_neighbours(units: Iterable[str], listing: str) -> tuple[Neighbour, ...
         Neighbour(name=known.name, meaning=known.meaning())
         for known in _KNOWN
         if running & set(known.units) or any(line.startswith(trace) for line in lines for trace in known.traces)
+    )
+
+
+def find_name_taker(uid: int | None, *, devices: Path = Path("/sys/class/net")) -> Neighbour | None:
+    """Another program's network device that has the name of the tunnel's. Never raises.
+
+    Args:
+        uid: psiphon-user, if there is one.
+        devices: where the kernel tells of them; the owner of a TUN among what it tells (tun.c, owner_show).
+    """
+    device = devices / names.TUN_NAME
+    if not os.path.lexists(device):
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        if uid is not None and int((device / "owner").read_text(encoding="ascii")) == uid:
+            return None
+    return Neighbour(
+        name=_("another program's network device called {name}").format(name=names.TUN_NAME),
+        meaning=_(
+            "The service removes it, since it needs the name for its own. To keep it, give it another name first: "
+            "sudo ip link set {name} name other0"
+        ).format(name=names.TUN_NAME),
     )

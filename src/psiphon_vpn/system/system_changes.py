@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 from psiphon_vpn.system.change import Change, locate
 from psiphon_vpn.system.edges import Edges
@@ -52,9 +52,18 @@ class AccountMade(Change):
         edges.accounts.remove(user=not self.had_user, group=not self.had_group)
 
 
+DEFAULT: Final = "/conf/default/"
+"""In the name of a setting of every interface that comes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SettingWritten(Change):
-    """A kernel setting below /proc/sys."""
+    """A kernel setting below /proc/sys.
+
+    What is set for `default` is what every interface that comes gets, and what IPv4 gives to those that are there and
+    were never set. Undoing it has to take it back from each of them: they do not follow a second time (devinet.c,
+    devinet_copy_dflt_conf). An interface that was there before has a record of its own, which is undone after this.
+    """
 
     kind: ClassVar[str] = "setting"
     name: str
@@ -89,8 +98,14 @@ class SettingWritten(Change):
 
     def undo(self, edges: Edges) -> None:
         """Write the old value."""
-        if self.previous is not None and edges.manager.is_running():
-            edges.kernel.write_setting(self.name, self.previous)
+        if self.previous is None or not edges.manager.is_running():
+            return
+        edges.kernel.write_setting(self.name, self.previous)
+        if DEFAULT in self.name:
+            for interface in edges.kernel.list_interfaces():
+                name = self.name.replace(DEFAULT, f"/conf/{interface}/")
+                if edges.kernel.read_setting(name) == self.value:
+                    edges.kernel.write_setting(name, self.previous)
 
 
 @dataclass(frozen=True, kw_only=True)
