@@ -208,6 +208,9 @@ def check_ipv6_server(value: object) -> str:
     return str(address)
 
 
+_USER_INFO: Final = re.compile(r"(?:[A-Za-z0-9._:~!$&'()*+,;=@-]|%[0-9A-Fa-f]{2})*")
+
+
 def check_upstream_proxy(value: object) -> str | None:
     """Accept the address of a proxy outside this machine; empty means none.
 
@@ -227,6 +230,10 @@ def check_upstream_proxy(value: object) -> str | None:
         raise Refused(_("it must look like http://host:port, socks5://host:port or socks4a://host:port"))
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise Refused(_("it must end after the port"))
+    user, _at, _host = parts.netloc.rpartition("@")
+    if not _USER_INFO.fullmatch(user):
+        # As Go's net/url has it, by which the core reads it.
+        raise Refused(_("its user name or password has a character that must be written as %XX, such as %5C for \\"))
     _check_proxy_host(host)
     return text
 
@@ -248,5 +255,7 @@ def _check_proxy_host(host: str) -> None:
         address = address.ipv4_mapped
     if address.is_loopback or address.is_unspecified:
         raise on_loopback
+    if any(address in ipaddress.ip_network(net) for net in (names.TUN_IPV4_SUBNET, names.TUN_IPV6_SUBNET)):
+        raise Refused(_("its host is in the tunnel's own subnet, which is not on the wire"))
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
         raise Refused(_("its host is not the address of one machine"))

@@ -17,6 +17,7 @@ from psiphon_vpn import checks
 from psiphon_vpn.core import options
 from psiphon_vpn.errors import ConfigError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.oddtext import find_odd_text, find_wrong_encoding
 from psiphon_vpn.system.layout import GROUP, USER
 from psiphon_vpn.tomllines import find_error_line, find_key_line, parse_toml
 
@@ -102,14 +103,15 @@ def parse_settings(content: bytes, *, path: Path = DEFAULT_PATH) -> Settings:
     Raises:
         ConfigError: with the line.
     """
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(path, _("this is not UTF-8 text"), _edit(), line=line) from None
+    if (odd := find_wrong_encoding(content)) is not None:
+        raise ConfigError(path, odd.why, odd.next_step, line=odd.line)
+    # Some editors put a byte order mark there.
+    text = content.decode("utf-8-sig")
     try:
         document = parse_toml(text)
     except ValueError as error:
+        if (odd := find_odd_text(text, find_error_line(text, error))) is not None:
+            raise ConfigError(path, odd.why, odd.next_step, line=odd.line) from None
         # The parser's own words name no values, only characters and positions.
         why = _("this is not TOML ({reason})").format(reason=error)
         raise ConfigError(path, why, _edit(), line=find_error_line(text, error)) from None

@@ -99,6 +99,10 @@ def test_settings_show_no_secrets() -> None:
         ("upstream_proxy = 'http://192.0.2.1:99999'", 1, "must look like http://"),
         ("upstream_proxy = 'http://192.0.2.1:1/x'", 1, "end after the port"),
         ("upstream_proxy = 'http://a b:1'", 1, "spaces"),
+        ("upstream_proxy = 'http://DOM\\\\user:pw@192.0.2.7:3128'", 1, "must be written as %XX"),
+        ("upstream_proxy = 'http://user:p%zz@192.0.2.7:3128'", 1, "must be written as %XX"),
+        ("upstream_proxy = 'http://10.200.3.9:3128'", 1, "tunnel's own subnet"),
+        ("upstream_proxy = 'http://[fd42:42:42::9]:3128'", 1, "tunnel's own subnet"),
         ("[core.advanced]\nLimitTunnelProtocols = ['OSSH', 'TAPDANCE-OSSH']", 2, "of this list: SSH, OSSH"),
         ("[core.advanced]\nLimitTunnelProtocols = []", 2, "1 to 64 entries"),
         ("[core.advanced]\nNetworkLatencyMultiplier = 0.5", 2, "from 1 to 100"),
@@ -326,3 +330,35 @@ def test_a_list_address_is_checked_behind_its_base64() -> None:
     assert check_base64_url("aHR0cHM6Ly94") == "aHR0cHM6Ly94"
     with pytest.raises(ValueError, match="an http or https address"):
         check_base64_url("ZmlsZTovLy9ldGMvc2hhZG93")
+
+
+GOOD = 'egress_region = "CA"\nlog_level = "info"\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "why", "step"),
+    [
+        (GOOD.encode("utf-16"), None, "UTF-16", "Save the file as UTF-8"),
+        (("# caf\u00e9\n" + GOOD).encode("latin-1"), 1, "not UTF-8", "Save the file as UTF-8"),
+        (GOOD.replace("\n", "\r").encode(), 1, "carriage return alone", "line ends of Unix"),
+        (GOOD.replace('"', "\u201d").encode(), 1, "typographic quotation marks", "Type this line anew"),
+        ((GOOD + "log\u00a0= 1\n").encode(), 3, "cannot be seen", "Type this line anew"),
+        ((GOOD + "\0\0\0").encode(), 3, "zero bytes", "write the file anew"),
+        ((GOOD + "a = = 1 # \u201cquotes\u201d\n").encode(), 3, "not TOML", "Correct this line"),
+    ],
+)
+def test_what_an_editor_did_is_named(content: bytes, line: int | None, why: str, step: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(content)
+    assert caught.value.line == line
+    assert why in caught.value.why
+    assert step in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbf" + GOOD.encode(), GOOD.replace("\n", "\r\n").encode(), ("# \u00a0\u201d\n" + GOOD).encode()],
+    ids=["mark", "windows", "comment"],
+)
+def test_what_does_no_harm_is_taken(content: bytes) -> None:
+    assert parse_settings(content).egress_region == "CA"
