@@ -225,3 +225,60 @@ def test_when_the_boot_lock_cannot_be_loaded_interfaces_stay_down_and_the_consol
     assert "this is no rule" in console
     session.computer.power_cycle()
     session.service.wait_open(seconds=60)
+
+
+@pytest.mark.requirement("R2", "R24")
+def test_no_name_service_is_asked_by_lock_guard_or_service(session: Session) -> None:
+    """A directory of users is somewhere in the network, which is locked: whoever asks it waits for minutes.
+
+    The C library tells which libraries of name services it looks for (LD_DEBUG, ld.so(8)).
+    """
+    computer, files = session.computer, session.computer.files
+    asked, debug = "libnss_unreachable", files / f"etc/systemd/system/{KILLSWITCH_UNIT}.d/debug.conf"
+    configuration = files / "etc/nsswitch.conf"
+    before = configuration.read_text()
+    look_up = ["env", "LD_DEBUG=libs", "getent", "passwd", "nobody-here"]
+    try:
+        with scenario(session, "users in a directory that cannot be reached"):
+            configuration.write_text("passwd: files unreachable\ngroup: files unreachable\nhosts: files resolve dns\n")
+            debug.parent.mkdir(parents=True, exist_ok=True)
+            debug.write_text("[Service]\nEnvironment=LD_DEBUG=libs\n")
+            computer.power_cycle()
+            session.service.wait_open()
+            assert asked in computer.run(look_up, check=False).stderr, "the control asks"
+            said = computer.run(["journalctl", "-b", "--no-pager", "-u", KILLSWITCH_UNIT]).stdout
+            assert "find library=libc.so" in said
+            assert asked not in said
+            identity = computer.run(["id", "-u", "psiphon-user"]).stdout.strip()
+            for unit, user in ((GUARD_UNIT, "0"), (SERVICE_UNIT, "0"), (SERVICE_UNIT, identity)):
+                pid = computer.show(unit, "MainPID")["MainPID"]
+                inside = computer.run(["nsenter", "-t", pid, "-m", "-S", user, *look_up], check=False).stderr
+                assert "find library=libc.so" in inside
+                assert asked not in inside, (unit, user)
+    finally:
+        configuration.write_text(before)
+        debug.unlink(missing_ok=True)
+        computer.run(["systemctl", "daemon-reload"])
+
+
+@pytest.mark.requirement("R24")
+def test_whom_root_allows_sees_the_status_and_notifications_and_nobody_else(session: Session) -> None:
+    computer, readers = session.computer, session.computer.files / "etc/psiphon-vpn/readers"
+    before = readers.read_text()
+    status = ["setpriv", "--reuid=4242", "--regid=4242", "--clear-groups", "psiphon-vpn", "status", "--json"]
+    notify = ["env", "DBUS_SESSION_BUS_ADDRESS=unix:path=/nowhere", "timeout", "3", *status[:-2], "notify"]
+    try:
+        for text, allowed in (("4242\n", True), ("", False), ("4242\n", True)):
+            readers.write_text(text)
+            session.service.command("reload")
+            session.service.wait_open()
+            assert computer.run(status, check=False).returncode == (0 if allowed else 77)
+            # Who may look goes on looking until the time is up (timeout(1)), and says that nobody shows anything.
+            done = computer.run(notify, check=False)
+            assert done.returncode == (124 if allowed else 77)
+            assert ("No notification can be shown" if allowed else "/etc/psiphon-vpn/readers") in done.stderr
+            for command in ("stop", "restart"):
+                assert computer.run([*status[:-2], command], check=False).returncode == 77
+    finally:
+        readers.write_text(before)
+        session.service.command("reload")
