@@ -229,6 +229,9 @@ BREAKS: dict[str, Break] = {
     "routes.arp": kernel(lambda it: it.host.set_sysctls({"ipv4/conf/all/arp_ignore": 0})),
     "routes.redirects": kernel(lambda it: it.host.set_sysctls({"ipv6/conf/default/accept_redirects": 1})),
     "routes.loopback": kernel(lambda it: it.host.set_sysctls({"ipv4/conf/all/route_localnet": 1})),
+    "routes.own-networks": change_links(
+        lambda links: tuple(replace(link, addresses=(*link.addresses, (4, "10.200.3.57"))) for link in links)
+    ),
     "routes.uplink": change_links(lambda links: tuple(replace(link, up=False) for link in links)),
     "routes.ipv6": status(ipv6=True),
     "tunnel.daemon": system(lambda it: setattr(it, "down", DaemonDownError("it is not running"))),

@@ -148,6 +148,7 @@ def test_the_cause_is_the_most_certain_of_what_is_known(
     now: datetime, skew: float | None, portal: bool, ipv4: bool, reason: Reason
 ) -> None:
     assert find_cause(now=now, skew=skew, portal=portal, ipv4=ipv4) is reason
+    assert find_cause(now=now, skew=skew, portal=portal, ipv4=ipv4, taken=True) is Reason.SUBNET_TAKEN
 
 
 class Clocks:

@@ -20,6 +20,7 @@ from psiphon_vpn.service.uplink import (
     Snapshot,
     Uplink,
     choose_uplink,
+    find_conflicts,
     find_leading,
     find_wires,
 )
@@ -268,3 +269,17 @@ def test_another_gateway_of_the_same_metric_is_a_hop_and_no_transition_and_a_wor
     assert carries_on(before, worse)
     assert not carries_on(more, before), "any of those that were there may be in use"
     assert (before.hops, more.hops, worse.hops) == (("192.0.2.1",), ("192.0.2.1", "192.0.2.2"), ("192.0.2.1",))
+
+
+@pytest.mark.requirement("R10")
+def test_a_network_with_the_tunnels_own_addresses_is_known() -> None:
+    def find(link: Interface, *routes: DefaultRoute) -> tuple[str, ...]:
+        return find_conflicts(Snapshot(interfaces=(LO, TUN, link), defaults=routes))
+
+    for place in ((4, "10.200.3.57"), (6, "fd42:42:42::/64")):
+        assert find(replace(ETH, addresses=(place,))) == (ETH.name,)
+        assert find(replace(ETH, addresses=(place,), up=False)) == ()
+    assert find(ETH, replace(route(ETH), gateway="10.200.3.1")) == (ETH.name,)
+    assert find(ETH, route(ETH), replace(route(ETH, version=6), gateway="fe80::1")) == ()
+    assert find(replace(ETH, addresses=((4, "10.200.4.1"), (6, "fd42:42:43::/64")))) == ()
+    assert find(replace(ETH, addresses=())) == ()

@@ -95,15 +95,18 @@ def explain_failed_start(error: CoreError) -> Reason:
     return Reason.CORE_MISSING
 
 
-def find_cause(*, now: datetime, skew: float | None, portal: bool, ipv4: bool = True) -> Reason:
+def find_cause(*, now: datetime, skew: float | None, portal: bool, ipv4: bool = True, taken: bool = False) -> Reason:
     """Why no server answers, as far as that is known here.
 
     Args:
         now: this machine's clock.
         skew: what the last server that answered said of it, in seconds.
         portal: the network told that it wants a sign-in.
+        taken: whether the network has the tunnel's own addresses.
         ipv4: whether the network has IPv4. psiphon-tunnel-core dials IPv6 as well, where a server is known by it.
     """
+    if taken:
+        return Reason.SUBNET_TAKEN
     if portal:
         return Reason.CAPTIVE_PORTAL
     if now < EARLIEST or (skew is not None and abs(skew) > MAX_SKEW_SECONDS):

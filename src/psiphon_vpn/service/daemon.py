@@ -53,6 +53,7 @@ from psiphon_vpn.service.status import StatusReader
 from psiphon_vpn.service.uplink import (
     Snapshot,
     Uplink,
+    find_conflicts,
     find_headerless,
     find_inner,
     find_leading,
@@ -273,6 +274,7 @@ class Daemon:
         self._runner.wires, self._runner.inner = wires, inner
         self._runner.odd_wires = find_odd_wires(snapshot, self._leading)
         self._runner.odd_uplink = has_odd_uplink(snapshot)
+        self._runner.conflicts = find_conflicts(snapshot)
         self._runner.headerless = find_headerless(snapshot, self._leading)
         on_link, self._runner.on_link = self._runner.on_link, find_neighbourhood(snapshot, self._leading)
         # Posted even when it is the one that the model has now: an event that says otherwise may still wait its turn.

@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
 
 
 class Reason(enum.StrEnum):
@@ -35,6 +36,7 @@ class Reason(enum.StrEnum):
     NO_SERVER = "no_server"
     SLOW = "slow"
     NO_IPV4 = "no_ipv4"
+    SUBNET_TAKEN = "subnet_taken"
     NO_SERVER_LIST = "no_server_list"
     REGION = "region"
     PROTOCOLS = "protocols"
@@ -156,6 +158,15 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _(
                 "If it goes on: try another network. A network that wants you to sign in on a web page (hotel, train, "
                 "café) lets nothing through before, and nothing is opened here for it."
+            ),
+        ),
+        Reason.SUBNET_TAKEN: (
+            _("this network has the addresses that the tunnel needs for itself ({networks})").format(
+                networks=f"{names.TUN_IPV4_SUBNET}, {names.TUN_IPV6_SUBNET}"
+            ),
+            _(
+                "Set the router of this network to other addresses, or use another network, such as a telephone's; "
+                "the service goes on by itself."
             ),
         ),
         Reason.NO_IPV4: (

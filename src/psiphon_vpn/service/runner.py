@@ -100,6 +100,8 @@ class Runner:
         self.odd_wires: tuple[str, ...] = ()
         """Names of wires that stand in no rule: for people alone."""
         self.odd_uplink = False
+        self.conflicts: tuple[str, ...] = ()
+        """Interfaces whose network has the tunnel's own addresses."""
         """Whether a way out is left out for the name of its interface."""
         self.headerless: tuple[InterfaceName, ...] = ()
         self.on_link = NOTHING
@@ -433,7 +435,9 @@ class Runner:
         uplink = self.model.uplink
         portal = uplink is not None and find_portal(uplink.index)
         ipv4 = uplink is None or uplink.ipv4
-        self.post(CoreFault(core, find_cause(now=read_wall(), skew=self.clock_skew, portal=portal, ipv4=ipv4)))
+        taken = uplink is not None and uplink.name in self.conflicts
+        cause = find_cause(now=read_wall(), skew=self.clock_skew, portal=portal, ipv4=ipv4, taken=taken)
+        self.post(CoreFault(core, cause))
 
     async def _verify(self, number: int) -> None:
         """Rules, routes and TUN, and beside it the tunnel itself; the opening looks at the former once more."""

@@ -1,5 +1,6 @@
 """Which ways the core may go out: the uplinks. Pure decisions on a snapshot of the links."""
 
+import ipaddress
 from dataclasses import dataclass
 
 from psiphon_vpn.policy import names
@@ -198,6 +199,34 @@ def has_odd_uplink(snapshot: Snapshot) -> bool:
         link.up and link.name != "lo" and not all(InterfaceName.of(below.name) for below in _find_stack(snapshot, link))
         for link in snapshot.interfaces
         if link.index in routed
+    )
+
+
+def find_conflicts(snapshot: Snapshot) -> tuple[str, ...]:
+    """Names of the interfaces whose network has the tunnel's own addresses, or a gateway that has one of them.
+
+    A gateway that has the TUN's address cannot be gone by: to the kernel it is this machine itself. What is sent to the
+    others goes into the tunnel.
+    """
+    gateways = {route.index: route.gateway for route in snapshot.defaults if route.gateway and is_ours(route.gateway)}
+    return tuple(
+        sorted(
+            link.name
+            for link in snapshot.interfaces
+            if link.up
+            and link.name not in {"lo", names.TUN_NAME}
+            and (link.index in gateways or any(is_ours(place) for _, place in link.addresses))
+        )
+    )
+
+
+def is_ours(place: str) -> bool:
+    """Whether an address, or a network, lies in one of the tunnel's."""
+    found = ipaddress.ip_network(place, strict=False)
+    return any(
+        found.overlaps(ipaddress.ip_network(own))
+        for own in (names.TUN_IPV4_SUBNET, names.TUN_IPV6_SUBNET)
+        if ipaddress.ip_network(own).version == found.version
     )
 
 

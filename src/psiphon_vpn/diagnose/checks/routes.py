@@ -11,6 +11,7 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import RULE_PRIORITIES, build_rules
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.service.uplink import find_conflicts
 
 RESTART: Final = mark("Put them back: sudo systemctl restart psiphon-vpn")
 SYSCTL: Final = mark("Put it back: sudo systemctl restart psiphon-vpn, and look for what sets it in /etc/sysctl.d")
@@ -147,6 +148,17 @@ def uplink(facts: Facts) -> Outcome:
 
 
 @check(
+    "routes.own-networks",
+    mark("No network of this machine has the tunnel's own addresses"),
+    mark("Set its router, or whatever made it, to other addresses: those go into the tunnel."),
+)
+def own_networks(facts: Facts) -> Outcome:
+    """Is an interface other than the TUN in one of the tunnel's two networks?"""
+    found = find_conflicts(facts.network.snapshot)
+    return fail(_("in use by: {names}").format(names=", ".join(found))) if found else ok(_("none"))
+
+
+@check(
     "routes.ipv6",
     mark("IPv6 goes through the tunnel or nowhere"),
     mark("Close and check again: sudo psiphon-vpn restart"),
@@ -179,5 +191,6 @@ CHECKS: Final = (
     redirects,
     loopback,
     uplink,
+    own_networks,
     ipv6,
 )
