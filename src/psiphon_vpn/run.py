@@ -25,6 +25,8 @@ CLEAN_ENV: Final[Mapping[str, str]] = {
 MAX_STDERR_IN_MESSAGE = 2000
 _REMEMBERED = 64
 _started: deque[int] = deque(maxlen=_REMEMBERED)
+_running: set[int] = set()
+_CHOSEN_BY_KERNEL: Final = 1 << 31
 
 
 class CommandError(UserError):
@@ -158,9 +160,13 @@ def known(result: T | BaseException) -> T:
     return result
 
 
-def was_started_here(pid: int) -> bool:
-    """Whether one of the last commands that `run_async` started was this process."""
-    return pid in _started
+def was_started_here(port: int) -> bool:
+    """Whether a netlink socket is one of the last commands' that `run_async` started, by its port id.
+
+    The kernel gives the first socket of a process the process id, as the process itself counts; where another socket
+    has that, any negative number (netlink_autobind). Such a number is taken for a command's that runs at the moment.
+    """
+    return port in _started or (port >= _CHOSEN_BY_KERNEL and bool(_running))
 
 
 async def _start_async(argv: Sequence[str], *, with_input: bool) -> asyncio.subprocess.Process:
@@ -176,10 +182,20 @@ async def _start_async(argv: Sequence[str], *, with_input: bool) -> asyncio.subp
     except OSError as cause:
         raise _not_started(argv, cause) from cause
     _started.append(process.pid)
+    _running.add(process.pid)
     return process
 
 
 async def _finish(
+    argv: Sequence[str], process: asyncio.subprocess.Process, input: str | None, ok: Container[int], seconds: float
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return await _communicate(argv, process, input, ok, seconds)
+    finally:
+        _running.discard(process.pid)
+
+
+async def _communicate(
     argv: Sequence[str], process: asyncio.subprocess.Process, input: str | None, ok: Container[int], seconds: float
 ) -> subprocess.CompletedProcess[str]:
     communication = asyncio.ensure_future(process.communicate(None if input is None else input.encode()))

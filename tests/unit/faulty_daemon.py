@@ -197,6 +197,10 @@ class FakeKernel:
         """Nobody's."""
         return False
 
+    def is_own_commit(self, port: int) -> bool:
+        """Nobody's."""
+        return False
+
     def shut_down(self) -> None:
         """Nothing to do."""
 

@@ -11,6 +11,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
+from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
@@ -32,6 +33,9 @@ from psiphon_vpn.tasks import describe
 
 log = logging.getLogger(__name__)
 
+CATCH_UPS = 200
+"""So often a renewal is tried against programs that commit what cannot change a rule: it takes a tenth of the time that
+1,000 of these a second leave between two."""
 LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
 
 
@@ -67,10 +71,12 @@ def _boot_seconds() -> float:
 class Enforcer:
     """Holds the kernel's side of the policy in force."""
 
-    def __init__(self, *, identity: Identity, netlink: NftSocket, features: Features) -> None:
+    def __init__(
+        self, *, identity: Identity, netlink: NftSocket, features: Features, commits: Commits | None = None
+    ) -> None:
         self._identity = identity
         self._netlink = netlink
-        self._tables = Tables(netlink)
+        self._tables = Tables(netlink, commits)
         self._socket = RouteSocket()
         self._mender = NetworkMender(identity.uid, self._socket)
         self._features = features
@@ -418,6 +424,10 @@ class Enforcer:
         """
         return self._netlink.holds(Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME))
 
+    def is_own_commit(self, port: int) -> bool:
+        """Whether a commit was made by our own socket, by the port id in its announcement."""
+        return port == self._netlink.port
+
     @property
     def leased(self) -> bool:
         """Whether the lease was taken and not given up since."""
@@ -438,7 +448,19 @@ class Enforcer:
             elements.append(Element(names.BASE_TABLE, names.LEASE_SET, "lo"))
         if self._ipv6:
             elements.append(Element(names.BASE_TABLE, names.LEASE_SET_IPV6, names.TUN_NAME))
-        generation = self._netlink.renew(tuple(elements), names.LEASE_SECONDS * 1000, generation=proof.generation)
+        generation = proof.generation
+        for _ in range(CATCH_UPS):
+            try:
+                generation = self._netlink.renew(tuple(elements), names.LEASE_SECONDS * 1000, generation=generation)
+                break
+            except GenerationChanged:
+                # The kernel has announced all that was committed before it refused.
+                newer = self._tables.catch_up(generation)
+                if newer == generation:
+                    raise
+                generation = newer
+        else:
+            raise GenerationChanged
         self._tables.adopt(generation)
         self._proof = replace(proof, generation=generation)
         self._renewed_at = _boot_seconds()

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from psiphon_vpn.linux.netlink import (
     HEADER,
+    iterate_announcements,
     iterate_attributes,
-    iterate_messages,
     read_attributes,
     widen,
     write_attribute,
@@ -62,14 +62,23 @@ class Element:
 class Generation:
     """A generation of the ruleset, as announced after each commit, and who committed it.
 
-    tables: names of the tables of which something was announced in the same message. A large commit is announced in
-    several; those before the last have the number 0.
+    Attributes:
+        number: of the generation. A large commit is announced in several messages; those before the last have 0.
+        pid: process id of the committer, as the first of all pid namespaces counts (task_pid_nr): in a container it is
+            nobody's, or somebody else's.
+        process: what the committer calls itself.
+        tables: names of the tables of which something was announced in the same message.
+        port: netlink's port id of the socket that committed. The kernel gives the first socket of a process the process
+            id as the process's own pid namespace counts it, if that is free (netlink_autobind).
+        harmful: more than elements of sets and maps of other programs' tables was announced in the same message.
     """
 
     number: int
     pid: int
     process: str
     tables: frozenset[str] = frozenset()
+    port: int = 0
+    harmful: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,14 +124,17 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
     """The NFT_MSG_NEWGEN messages in what a netlink socket received. Never raises, whatever the bytes."""
     found = []
     touched: set[str] = set()
-    for kind, body in iterate_messages(data):
+    harmful = False
+    for kind, body, port in iterate_announcements(data):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES:
             continue
         if kind != _nftables(NFT_MSG_NEWGEN):
             # Whatever it is about, its first attribute names the table (linux/netfilter/nf_tables.h). A flush announces
             # hundreds of objects, and what was taken away waits for the end of this.
-            _, table = next(iterate_attributes(body[4:]), (NFTA_TABLE, b""))
-            touched.add(table.split(b"\0")[0].decode("ascii", "replace"))
+            attribute, table = next(iterate_attributes(body[4:]), (0, b""))
+            name = table.split(b"\0")[0].decode("ascii", "replace")
+            touched.add(name)
+            harmful = harmful or kind not in _ELEMENTS or attribute != NFTA_TABLE or name.startswith(OWN_PREFIX)
             continue
         attributes = read_attributes(body[4:])  # behind struct nfgenmsg
         number = attributes.get(NFTA_GEN_ID, b"")
@@ -130,11 +142,17 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
         name = attributes.get(NFTA_GEN_PROC_NAME, b"").split(b"\0")[0].decode("ascii", "replace")
         if len(number) == 4:
             pid_number = int.from_bytes(pid, "big") if len(pid) == 4 else 0
-            found.append(Generation(int.from_bytes(number, "big"), pid_number, name, frozenset(touched)))
+            found.append(Generation(int.from_bytes(number, "big"), pid_number, name, frozenset(touched), port, harmful))
             touched.clear()
+            harmful = False
     if touched:
-        found.append(Generation(0, 0, "", frozenset(touched)))
+        found.append(Generation(0, 0, "", frozenset(touched), harmful=harmful))
     return tuple(found)
+
+
+_ELEMENTS = frozenset({_nftables(NFT_MSG_NEWSETELEM), _nftables(NFT_MSG_DELSETELEM)})
+OWN_PREFIX = "psiphon"
+"""Every table of ours is called so, and what is called so is never taken for another program's."""
 
 
 def follow(generation: int) -> int:
@@ -153,6 +171,11 @@ class NftSocket:
         with contextlib.suppress(PermissionError):
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BYTES)
         self._sequence = 1
+
+    @property
+    def port(self) -> int:
+        """Netlink's port id: commits by this socket are announced with it."""
+        return int(self._socket.getsockname()[0])
 
     def close(self) -> None:
         """Close the socket; what it did stays in the kernel."""

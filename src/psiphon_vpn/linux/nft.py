@@ -9,6 +9,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
 from psiphon_vpn.linux.nftimage import remove_table
 from psiphon_vpn.linux.reading import Reading, parse_listing
@@ -52,8 +53,9 @@ class Nft:
     Its owner calls one method at a time: there are only so many scratch tables.
     """
 
-    def __init__(self, netlink: NftSocket) -> None:
+    def __init__(self, netlink: NftSocket, commits: Commits | None = None) -> None:
         self._netlink = netlink
+        self._commits = commits
         self._references: OrderedDict[str, Reading] = OrderedDict()
         self._copies: dict[str, tuple[str, str]] = {}
         """The dormant copies that stand: the text of the table, and family and name of its copy."""
@@ -172,8 +174,10 @@ class Nft:
                     await self.learn(tables)
                 generation = self._netlink.read_generation()
                 found = await self._read([(table.family, table.name) for table in tables], tables)
-                if self._netlink.read_generation() != generation:
+                now = self._netlink.read_generation()
+                if now != generation and not self._is_equal(generation, now):
                     continue
+                generation = now
                 for table, text, reading in zip(tables, texts, found, strict=True):
                     self._references.move_to_end(text)
                     if reading != self._references[text]:
@@ -245,11 +249,24 @@ class Nft:
         """
         return self._discard([table.render()], generation)
 
+    def _is_equal(self, generation: int, now: int) -> bool:
+        """Whether only commits lie between them that cannot have changed a rule."""
+        return self._commits is not None and self._commits.is_equal(generation, now)
+
     def _discard(self, texts: Sequence[str], generation: int) -> int:
         going = {text: address for text, address in self._copies.items() if text in texts}
         if not going:
             return generation
-        self._netlink.commit([remove_table(family, name) for family, name in going.values()], generation=generation)
+        removals = [remove_table(family, name) for family, name in going.values()]
+        while True:
+            try:
+                self._netlink.commit(removals, generation=generation)
+                break
+            except GenerationChanged:
+                newer = self._commits.find_equal(generation) if self._commits is not None else generation
+                if newer == generation:
+                    raise
+                generation = newer
         self._copies = {text: address for text, address in self._copies.items() if text not in going}
         if self._untouched == generation:
             self._untouched = follow(generation)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 
+from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
 from psiphon_vpn.linux.nft import Nft, RulesetError, build_drop_only
@@ -12,6 +13,8 @@ from psiphon_vpn.run import CommandError
 
 log = logging.getLogger(__name__)
 
+_LOOKS = 10
+
 
 class Tables:
     """The base table and those beside it. Reads them back after every change, and whenever anybody changed anything.
@@ -19,9 +22,10 @@ class Tables:
     Its owner calls one method at a time.
     """
 
-    def __init__(self, netlink: NftSocket) -> None:
+    def __init__(self, netlink: NftSocket, commits: Commits | None = None) -> None:
         self._netlink = netlink
-        self._nft = Nft(netlink)
+        self._commits = commits
+        self._nft = Nft(netlink, commits)
         self._base: Table | None = None
         self._dropped = False
         """Whether that is the drop-only table, which stands in for a policy that could not be loaded."""
@@ -44,12 +48,17 @@ class Tables:
             OSError: ENOENT where there is no such table or set.
         """
         known, self._generation = self._generation, None
-        try:
-            self._netlink.flush_sets(names.BASE_TABLE, set_names, generation=known)
-        except GenerationChanged:
-            # Somebody committed: emptied all the same, and everything is read again.
-            self._netlink.flush_sets(names.BASE_TABLE, set_names)
-            return
+        while True:
+            try:
+                self._netlink.flush_sets(names.BASE_TABLE, set_names, generation=known)
+                break
+            except GenerationChanged:
+                newer = self.catch_up(known) if known is not None else known
+                if newer == known:
+                    # Somebody committed: emptied all the same, and everything is read again.
+                    self._netlink.flush_sets(names.BASE_TABLE, set_names)
+                    return
+                known = newer
         if known is not None:
             expected = follow(known) if held else known
             self._generation = expected if self._netlink.read_generation() == expected else None
@@ -69,13 +78,29 @@ class Tables:
         if self._generation is not None:
             self._generation = generation
 
+    def catch_up(self, generation: int) -> int:
+        """The last generation that came out of one by commits alone that cannot have changed a rule."""
+        return self._commits.find_equal(generation) if self._commits is not None else generation
+
     def is_current(self) -> bool:
-        """Whether nobody committed anything since the tables were found right.
+        """Whether nobody committed anything since the tables were found right, but what cannot have changed a rule.
 
         Raises:
             OSError: the kernel does not answer.
         """
-        return self._generation is not None and self._netlink.read_generation() == self._generation
+        for _ in range(_LOOKS):
+            if self._generation is None:
+                return False
+            now = self._netlink.read_generation()
+            if now == self._generation:
+                return True
+            if self._commits is None:
+                return False
+            # The number is there a moment before the announcement is.
+            self._generation = self.catch_up(self._generation)
+            if now == self._generation:
+                return True
+        return False
 
     def hold(self, base: Table, *beside: Table) -> bool:
         """Whether these were loaded last, all of them. Not whether they stand yet: `is_current` tells of changes."""

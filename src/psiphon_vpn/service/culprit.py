@@ -4,12 +4,39 @@ import os
 from pathlib import Path
 from typing import Final
 
+_FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC
 UNKNOWN: Final = "a program that the kernel does not name"
 
 
-def describe_committer(process: str, pid: int) -> str:
-    """Who committed to the ruleset; the kernel itself names the program (NFTA_GEN_PROC_NAME)."""
-    return f"{_show(process) or 'a program'} (pid {pid})"
+def describe_committer(process: str, pid: int, port: int = 0, *, contained: bool | None = None) -> str:
+    """Who committed to the ruleset; the kernel itself names the program (NFTA_GEN_PROC_NAME).
+
+    Args:
+        process: what it calls itself.
+        pid: its process id as the first of all pid namespaces counts.
+        port: netlink's port id of its socket.
+        contained: whether we count otherwise; None to find out.
+    """
+    name = _show(process) or "a program"
+    if not (is_contained() if contained is None else contained):
+        return f"{name} (pid {pid})"
+    # A living process of ours that is called so has the port id for its process id.
+    return f"{name} (pid {port})" if process and _read_name(port) == process else f"{name} (pid {pid} on the host)"
+
+
+def is_contained(path: Path = Path("/proc/self/ns/pid")) -> bool:
+    """Whether we are in another pid namespace than the machine's first (PROC_PID_INIT_INO, linux/proc_ns.h)."""
+    try:
+        return path.stat().st_ino != _FIRST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def _read_name(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
 
 
 def _show(name: str) -> str:
@@ -28,9 +55,8 @@ def describe_port(port: int) -> str:
     """
     if not port:
         return UNKNOWN
-    try:
-        name = Path(f"/proc/{port}/comm").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
+    name = _read_name(port)
+    if name is None:
         return f"a program (pid {port})" if _runs(port) else f"a program that is gone (netlink port id {port})"
     return f"{_show(name)} (pid {port})"
 

@@ -13,6 +13,7 @@ from psiphon_vpn.config import Settings, load_settings
 from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.errors import ConfigError, UserError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.core_sockets import read_core_uses
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
@@ -20,7 +21,7 @@ from psiphon_vpn.linux.identity import find_identity
 from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.logind import LogindSleep
 from psiphon_vpn.linux.monitor import open_network_monitor
-from psiphon_vpn.linux.nfnetlink import NftSocket, open_generation_monitor
+from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
@@ -63,7 +64,7 @@ from psiphon_vpn.service.uplink import (
     has_odd_uplink,
     list_uplinks,
 )
-from psiphon_vpn.service.watchers import watch_generations, watch_network
+from psiphon_vpn.service.watchers import watch_commits, watch_network
 from psiphon_vpn.tasks import beside, call_at_signal, describe
 
 log = logging.getLogger(__name__)
@@ -122,10 +123,11 @@ class Daemon:
             )
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-        self._enforcer = Enforcer(identity=self._identity, netlink=netlink, features=features)
-        await self._serve(stopping, netlink, features)
+            call_at_signal(number, stopping.set)
+        commits = Commits()
+        self._enforcer = Enforcer(identity=self._identity, netlink=netlink, features=features, commits=commits)
+        await self._serve(stopping, netlink, features, commits)
+        commits.close()
         netlink.close()
         if claim is not None:
             os.close(claim)
@@ -147,7 +149,7 @@ class Daemon:
             await apply_routes(socket, build_routes(tun=False, open_ipv4=False, open_ipv6=False), None)
             await apply_rules(socket, rules)
 
-    async def _serve(self, stopping: asyncio.Event, netlink: NftSocket, features: Features) -> None:
+    async def _serve(self, stopping: asyncio.Event, netlink: NftSocket, features: Features, commits: Commits) -> None:
         self._runner = Runner(
             surroundings=Surroundings(identity=self._identity, core=self._paths.core, state_dir=self._paths.state_dir),
             enforcer=self._enforcer,
@@ -158,7 +160,10 @@ class Daemon:
         )
         self._sleep = SleepGuard(runner=self._runner, lease_remains=lease_remains, look_at_links=self._look_at_links)
         self._status = StatusReader(
-            runner=self._runner, enforcer=self._enforcer, features=features, generation=netlink.read_generation
+            runner=self._runner,
+            enforcer=self._enforcer,
+            features=features,
+            generation=lambda: commits.find_origin(netlink.read_generation()),
         )
         self._control = ControlServer(self._paths.runtime_dir / "control.sock", gid=self._identity.gid, backend=self)
         tasks = self._runner.tasks
@@ -171,7 +176,7 @@ class Daemon:
         # Locked before anything else is looked at, and could fail.
         await self._runner.settle()
         healer = Healer(runner=self._runner, enforcer=self._enforcer, look_at_links=self._look_at_links)
-        watch_generations(open_generation_monitor(), healer.on_commit, tasks)
+        watch_commits(commits, healer.on_commit, tasks)
         watch_network(open_network_monitor(), healer.on_network, tasks)
         try:
             await self._look_at_links()

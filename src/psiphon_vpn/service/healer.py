@@ -7,7 +7,6 @@ come after that. With a program that goes on it does not race: ever longer pause
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from psiphon_vpn.linux.enforcer import Enforcer
@@ -62,16 +61,20 @@ class Healer:
     # -- what the kernel says ---------------------------------------------------------------------------------------
 
     def on_commit(self, generation: Generation | None) -> None:
-        """Somebody committed to the ruleset; with None, some commits were missed."""
+        """Somebody committed to the ruleset, and more than elements of sets; with None, some commits were missed.
+
+        Our own are known by netlink's port id. Process ids are told as the first of all pid namespaces counts them,
+        which in a container says nothing.
+        """
         if generation is not None:
             self._touched = self._touched or not KEPT_TABLES.isdisjoint(generation.tables)
             if generation.number == 0:
                 return  # more of the same commit follows
             touched, self._touched = self._touched, False
-            if generation.pid == os.getpid():
+            if self._enforcer.is_own_commit(generation.port):
                 return
-            if touched and not was_started_here(generation.pid):
-                self._culprit = describe_committer(generation.process, generation.pid)
+            if touched and not was_started_here(generation.port):
+                self._culprit = describe_committer(generation.process, generation.pid, generation.port)
                 self._strike(self._culprit)
                 if not self._wait() and self._enforcer.put_rules_back_now():
                     self._tell(self._culprit)

@@ -52,7 +52,7 @@ class StatusReader:
     """Reads the status; the kernel's rules are read again only when their generation is another.
 
     Args:
-        generation: the number of the ruleset's current generation, from the kernel.
+        generation: the kernel's ruleset now, by the number of the first generation with the same rules.
     """
 
     def __init__(

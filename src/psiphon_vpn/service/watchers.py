@@ -5,10 +5,11 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
+from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.monitor import NetworkChange, parse_changes
-from psiphon_vpn.linux.nfnetlink import Generation, parse_generations
+from psiphon_vpn.linux.nfnetlink import Generation
 from psiphon_vpn.service.parts import Part
-from psiphon_vpn.tasks import Supervisor, call_when_readable
+from psiphon_vpn.tasks import Supervisor, call_later, call_when_readable
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,27 @@ def _watch(
     call_when_readable(monitor.fileno(), tasks.guard(Part.NEWS, receive))
 
 
-def watch_generations(
-    monitor: socket.socket, on_commit: Callable[[Generation | None], None], tasks: Supervisor
-) -> None:
-    """Call for every commit to the ruleset; with None when some were missed and all must be read again."""
-    _watch(monitor, parse_generations, on_commit, "commits to the ruleset", tasks)
+def watch_commits(commits: Commits, on_commit: Callable[[Generation | None], None], tasks: Supervisor) -> None:
+    """Call for every commit that may have changed a rule; with None when some were missed: all must be read again."""
+
+    def receive() -> None:
+        told = commits.take()
+        if None in told:
+            log.warning("commits to the ruleset were missed")
+        try:
+            for generation in told:
+                on_commit(generation)
+        except Exception:
+            on_commit(None)  # the rest of it was missed
+            raise
+
+    guarded = tasks.guard(Part.NEWS, receive)
+
+    def receive_soon() -> None:
+        call_later(0, guarded)
+
+    commits.call_when_untold(receive_soon)
+    call_when_readable(commits.fileno(), guarded)
 
 
 def watch_network(monitor: socket.socket, on_change: Callable[[NetworkChange | None], None], tasks: Supervisor) -> None:

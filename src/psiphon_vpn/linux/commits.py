@@ -1,0 +1,162 @@
+"""Who committed what to the ruleset, as the kernel announces it: complete, in order, or known not to be.
+
+Every commit by anybody makes a new generation (nf_tables_commit), and the lease is renewed for one generation alone.
+Other programs commit a great deal: dnsmasq, fail2ban or crowdsec add elements to sets of their own, many times a
+second. Such a commit cannot change a rule, let alone one of ours. So a generation that came out of a verified one by
+such commits alone is as good as the verified one, if each of them was heard, from its first message to its last.
+
+Anything else is not judged here: it has to be read back.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from psiphon_vpn.linux.nfnetlink import Generation, follow, open_generation_monitor, parse_generations
+
+_LARGEST: Final = 1 << 16
+_READS_AT_ONCE: Final = 64
+_MOST_READS: Final = 4096
+"""More than waits in the socket's buffer: whoever reads so many reads against a flood."""
+_HALF: Final = 1 << 31
+
+
+def _distance(older: int, newer: int) -> int:
+    """How many generations lie between two of them; the numbers begin anew after 2^32."""
+    return (newer - older) & 0xFFFFFFFF
+
+
+class CommitLog:
+    """Which generations differ in nothing that matters here. Pure."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._since: int | None = None
+        """The generation since which there were harmless commits alone, without a gap."""
+        self._harmful = False
+        self._parts = 0
+        """What was heard of the commit that is being announced, and in how many messages."""
+        self._lost = False
+        """Messages were lost, and the rest of what waited with them is not read yet."""
+
+    @property
+    def last(self) -> int | None:
+        """The last generation that was announced."""
+        return self._last
+
+    @property
+    def since(self) -> int | None:
+        """The generation since which nothing that matters was committed, as far as is known."""
+        return self._since
+
+    def hear(self, generation: Generation) -> bool:
+        """Take the next announcement. Returns whether it, or its end, may tell of a rule that changed."""
+        self._harmful = self._harmful or generation.harmful
+        self._parts += bool(generation.tables)
+        if generation.number == 0:
+            return generation.harmful  # more of the same commit follows
+        harmful, self._harmful = self._harmful or not self._parts, False
+        self._parts = 0
+        complete = self._last is not None and generation.number == follow(self._last)
+        if harmful or not complete:
+            self._since = generation.number
+        self._last = generation.number
+        return harmful
+
+    def lose(self) -> None:
+        """Messages were lost. What waited before them is still to come, and then perhaps the rest of a lost commit."""
+        self._lost = True
+        self._last = self._since = None
+
+    def drain(self) -> None:
+        """Nothing waits to be heard. A commit whose end comes now may have lost its beginning: it is not believed."""
+        if self._lost:
+            self._lost = False
+            self._last = self._since = None
+            self._harmful = True
+
+    def covers(self, verified: int, now: int) -> bool:
+        """Whether everything between a generation that was verified and a later one was heard and is harmless."""
+        if verified == now:
+            return True
+        if self._lost or self._last is None or self._since is None:
+            return False
+        known = _distance(self._since, verified) <= _distance(self._since, now) <= _distance(self._since, self._last)
+        return known and _distance(verified, now) < _HALF
+
+
+class Commits:
+    """The announcements, read as they come, and at once when somebody must know."""
+
+    def __init__(self) -> None:
+        self._socket = open_generation_monitor()
+        self._log = CommitLog()
+        self._untold: deque[Generation | None] = deque()
+        self._on_untold: Callable[[], None] = lambda: None
+
+    def fileno(self) -> int:
+        """The descriptor, readable when something was announced."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._socket.close()
+
+    def call_when_untold(self, function: Callable[[], None]) -> None:
+        """Have a function called whenever something was read that `take` has not returned yet."""
+        self._on_untold = function
+
+    def take(self) -> list[Generation | None]:
+        """What was announced since the last call, without what is harmless; None where something was lost.
+
+        Reads only so much at once: whoever is called for the descriptor is called again.
+        """
+        self._read(_READS_AT_ONCE)
+        told = list(self._untold)
+        self._untold.clear()
+        return told
+
+    def find_equal(self, verified: int) -> int:
+        """The last generation that differs in nothing that matters from one that was verified; at least that one."""
+        if self._read(_MOST_READS) and self._untold:
+            self._on_untold()
+        last = self._log.last
+        return last if last is not None and self._log.covers(verified, last) else verified
+
+    def is_equal(self, verified: int, now: int) -> bool:
+        """Whether nothing that matters was committed between a generation that was verified and a later one."""
+        return verified == now or (self.find_equal(verified) != verified and self._log.covers(verified, now))
+
+    def find_origin(self, now: int) -> int:
+        """The generation out of which one came by harmless commits alone, where known; the rules are the same."""
+        self.find_equal(now)
+        since = self._log.since
+        return since if since is not None and self._log.covers(since, now) else now
+
+    def _read(self, most: int) -> bool:
+        """Read what waits. Returns whether anything did."""
+        for count in range(most):
+            try:
+                data = self._socket.recv(_LARGEST)
+            except BlockingIOError:
+                self._log.drain()
+                return count > 0
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._log.lose()
+                self._untold.append(None)
+                continue
+            self._hear(data)
+        return True
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            for generation in parse_generations(data):
+                if self._log.hear(generation):
+                    self._untold.append(generation)
+        except Exception:
+            self._log.lose()
+            self._untold.append(None)
+            raise

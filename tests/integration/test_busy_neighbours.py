@@ -1,0 +1,157 @@
+"""Other programs that commit to the ruleset again and again, and commits of our own in a pid namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.linux.nfnetlink import Element, NftSocket
+from psiphon_vpn.policy import names
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+NEIGHBOUR = Path(__file__).with_name("busy_neighbour.py")
+SOURCES = Path(__file__).parents[2] / "src"
+MOVE = " -> "
+FLUSHES = 3
+
+
+@pytest.fixture
+def stage(reopened_stage: Stage) -> Stage:
+    nft(reopened_stage, "table inet f2b\ndelete table inet f2b\ntable inet f2b { set bans { type ipv4_addr; }; }")
+    return reopened_stage
+
+
+def nft(stage: Stage, text: str) -> None:
+    stage.world.client.run(["nft", "-f", "-"], input=text)
+
+
+def begin_churn(stage: Stage, rate: int, count: int) -> subprocess.Popen[bytes]:
+    """Add so many elements, so many a second."""
+    return stage.world.client.spawn(
+        [sys.executable, NEIGHBOUR, str(rate), str(count)],
+        env={"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+    )
+
+
+def read_cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.requirement("B3", "R1")
+@pytest.mark.parametrize(("rate", "count"), [(10, 150), (50, 750), (1000, 12_000)])
+def test_elements_in_another_programs_set_change_nothing_and_a_rule_in_ours_still_closes_at_once(
+    stage: Stage, rate: int, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = stage.machine
+    before, log = machine.read_status(), machine.read_log()
+    assert before is not None
+    spent = read_cpu_seconds(machine.daemon_pid)
+    churn = begin_churn(stage, rate, count)
+    held = 0
+    while churn.poll() is None:
+        # Not by nft(8): it begins anew whenever somebody commits while it lists.
+        assert stage.world.client.call(holds_lease), machine.read_log()[len(log) :]
+        held += 1
+        time.sleep(0.2)
+    assert churn.stdout is not None
+    made, seconds = churn.stdout.read().split()
+    spent = read_cpu_seconds(machine.daemon_pid) - spent
+    with capsys.disabled():
+        share = 100 * spent / float(seconds)
+        sys.stdout.write(f"\n{float(made) / float(seconds):.0f} commits a second: {share:.1f} % of a processor\n")
+    after = machine.read_status()
+    assert after is not None
+    assert (after["state"], after["since"]) == ("OPEN", before["since"])
+    assert MOVE not in machine.read_log()[len(log) :]
+    assert stage.page() == plan.SERVER4
+
+    churn = begin_churn(stage, rate, count)
+    nft(stage, "add rule inet psiphon_filter output accept")
+    stage.machine.wait_for(lambda: MOVE in machine.read_log()[len(log) :], "the closing")
+    assert churn.poll() is None, "the positive control was not in the midst of it"
+    stage.machine.wait_for(lambda: not has_stray_rule(stage), "the rule to go")
+    churn.kill()
+    churn.wait()
+    machine.wait_state("OPEN", seconds=60)
+
+
+def holds_lease() -> bool:
+    """Whether the kernel of this namespace holds the lease; asked again where somebody commits meanwhile."""
+    with contextlib.closing(NftSocket()) as netlink:
+        for _ in range(50):
+            with contextlib.suppress(InterruptedError):
+                return netlink.holds(Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME))
+    return False
+
+
+def has_stray_rule(stage: Stage) -> bool:
+    """Whether the base table's output chain ends with a bare accept."""
+    listing = stage.world.client.run(["nft", "list", "chain", "inet", "psiphon_filter", "output"], check=False)
+    return listing.returncode != 0 or any(line.strip() == "accept" for line in listing.stdout.splitlines())
+
+
+@pytest.mark.requirement("B3")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "table inet f2b { chain c { type filter hook output priority 5; accept; }; }",
+        "table netdev f2b { chain c { type filter hook ingress device lo priority 0; }; }",
+    ],
+    ids=["hook", "device"],
+)
+def test_a_hook_of_another_program_is_read_back_and_stays_open(stage: Stage, text: str) -> None:
+    """As ever: it is no rule of ours, and ours are found right."""
+    log = stage.machine.read_log()
+    nft(stage, text)
+    stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+    assert stage.page() == plan.SERVER4
+    assert "fight" not in stage.machine.read_log()[len(log) :]
+    for family in ("inet", "netdev"):
+        nft(stage, f"table {family} f2b\ndelete table {family} f2b")
+
+
+@pytest.mark.requirement("B3", "R19")
+@pytest.mark.parametrize("hidden", [False, True], ids=["plain", "hidepid"])
+def test_in_a_pid_namespace_our_own_commits_are_ours_and_a_strangers_is_named_honestly(hidden: bool) -> None:
+    with open_stage(start=False) as stage:
+        client, machine = stage.machine.client, stage.machine
+        command = client.command
+        inner = 'mount -t proc -o %s proc /proc && exec "$@"' % ("hidepid=2" if hidden else "nosuid")
+
+        def contained(argv: Any, **options: Any) -> list[str]:
+            full = command(argv, **options)
+            if "psiphon_vpn.service" not in full:
+                return full
+            # Into the host's namespaces first, and then into a process namespace with a /proc of its own.
+            at = full.index("setpriv")
+            unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inner, "sh"]
+            return [*full[:at], *unshare, *full[at:]]
+
+        client.command = contained  # type: ignore[method-assign]
+        machine.start_daemon()
+        client.command = command  # type: ignore[method-assign]
+        machine.wait_state("OPEN")
+        for _ in range(FLUSHES):
+            seen = len(machine.read_log())
+            nft(stage, "flush ruleset")
+            machine.wait_for(lambda at=seen: MOVE in machine.read_log()[at:], "the closing")  # type: ignore[misc]
+            machine.wait_state("OPEN", seconds=30)
+            machine.wait_for(machine.lease_remains, "the lease")
+        machine.command("restart")
+        machine.wait_state("OPEN", seconds=30)
+        log = machine.read_log()
+        assert "keeps changing the lock" not in log
+        assert log.count("changed the lock; it was put back") == FLUSHES, "our own were taken for a stranger's"
+        assert log.count("on the host) changed the lock; it was put back") == FLUSHES
