@@ -39,7 +39,7 @@ _HEX: Final = re.compile(r"[0-9A-Fa-f]{8,}|0[xX][0-9A-Fa-f]{6,}")
 """Eight digits are an IPv4 address, as in /proc/net/tcp; behind 0x the first may be left out."""
 _RUN: Final = re.compile(r"[A-Za-z0-9+/_=-]{20,}")
 _DIGITS: Final = re.compile(r"\d{8,}")
-"""From 1.0.0.0 on, an IPv4 address as one number has eight digits or more."""
+"""As one number, an IPv4 address whose first part is not 0 has eight digits or more."""
 _BYTES: Final = re.compile(
     r"(?:\d{1,3}; ?){3,}(?:\d{1,3})?|\d{1,3}(?:, ?\d{1,3}){5,}"
     r"|(?:0[xX][0-9A-Fa-f]{1,2}[,; ]{1,2}){3,}0[xX][0-9A-Fa-f]{1,2}"
