@@ -183,7 +183,7 @@ def test_no_ipv4_address_of_anybody_comes_out_in_any_form(
     way: str, address: ipaddress.IPv4Address, start: str, end: str
 ) -> None:
     form = IPV4[way](address)
-    assume(form not in KEEP)
+    assume(KEEP.isdisjoint({form, form.split(":")[0]}))
     hide(Redactor(), form, start, end)
 
 

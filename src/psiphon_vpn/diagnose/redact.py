@@ -93,7 +93,7 @@ def list_own_texts() -> tuple[str, ...]:
     from psiphon_vpn.diagnose.unit_facts import MANAGERS, OTHER_UNITS, PROPERTIES
     from psiphon_vpn.policy import names
     from psiphon_vpn.policy.base import build_base_table
-    from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
+    from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
     from psiphon_vpn.policy.model import Identity, Links, Policy, State
     from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
     from psiphon_vpn.policy.values import InterfaceName
@@ -105,8 +105,8 @@ def list_own_texts() -> tuple[str, ...]:
     links = Links(tun_index=2, uplink=wire, wires=(wire,))
     tables = [build_base_table(Policy(state=state, identity=identity, links=links)) for state in State]
     tables += [build_wire_guard(identity), build_arp_table()]
-    egress = build_egress_guard(identity, (wire,))
-    tables += [egress] if egress is not None else []
+    hooked = (build_egress_guard(identity, (wire,)), build_frame_guard(identity, (wire,)))
+    tables += [table for table in hooked if table is not None]
     layout = places.Layout()
     paths = [str(getattr(layout, name)) for name, kind in vars(places.Layout).items() if isinstance(kind, property)]
     settings = [*GLOBAL_SYSCTLS, *TUN_SYSCTLS, "net/ipv4/conf/all/rp_filter", "net/ipv4/ip_forward"]
