@@ -14,6 +14,10 @@ package_for() { # command, package manager
         wpa_supplicant:apt-get) echo wpasupplicant ;;
         dockerd:apt-get) echo docker.io ;; dockerd:dnf) echo moby-engine ;; dockerd:*) echo docker ;;
         */systemd-networkd:dnf) echo systemd-networkd ;; */systemd-networkd:*) echo systemd ;;
+        # A guest's first program is a busybox without libraries; its kernels are Debian's, known by their keyring.
+        qemu-system-x86_64:apt-get) echo qemu-system-x86 busybox-static debian-archive-keyring ;;
+        qemu-system-x86_64:dnf) echo qemu-system-x86-core ;; qemu-system-x86_64:*) echo qemu-x86 ;;
+        pppoe-server:apt-get) echo ppp pppoe ;; pppoe-server:*) echo ppp rp-pppoe ;;
         systemd-nspawn:pacman) ;; systemd-nspawn:*) echo systemd-container ;;
         python:apt-get) echo python3 python3-venv python3-pip ;; python:pacman) echo python python-pip ;;
         python:*) echo python3 python3-pip ;; *) echo "$1" ;;

@@ -16,9 +16,11 @@ def test_what_is_left_out_side_by_side_is_run_one_by_one(fast: bool) -> None:
     together, alone = _plan_tests(fast=fast, pytest_args=()).values()
     left_out = {argument.removeprefix("--ignore=") for argument in together if argument.startswith("--ignore=")}
     assert all((ROOT / path).exists() for path in left_out)
-    assert left_out - set(alone) == ({"tests/booted"} if fast else set())
+    assert left_out - set(alone) == ({"tests/booted", "tests/guest"} if fast else set())
 
 
 def test_what_somebody_asks_for_goes_to_pytest_as_it_is() -> None:
     assert _plan_tests(fast=False, pytest_args=("-k", "socks")) == {"pytest": ["-k", "socks"]}
-    assert _plan_tests(fast=True, pytest_args=("-x",)) == {"pytest": ["--ignore=tests/booted", "-x"]}
+    assert _plan_tests(fast=True, pytest_args=("-x",)) == {
+        "pytest": ["--ignore=tests/booted", "--ignore=tests/guest", "-x"]
+    }

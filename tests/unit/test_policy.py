@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ import psiphon_vpn
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.carried import PPP_CONTROL, build_carried_chains
 from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
 from psiphon_vpn.policy.model import Endpoint, Policy, State
+from psiphon_vpn.policy.plumbing import NO_UID
 from psiphon_vpn.policy.routing import build_routes
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.values import parse_address, quote_set
@@ -265,15 +268,38 @@ def test_the_egress_guard_names_every_wire_and_drops_what_it_does_not_know(polic
     guard = build_egress_guard(policy.identity, policy.links.wires, policy.links.dhcp_servers)
     assert (guard is None) == (not policy.links.wires)
     if guard is not None:
-        frames, *hooks = guard.chains
-        assert frames.hook is None
-        assert frames.rules[-1].text == "counter drop"
+        *envelopes, frames = (chain for chain in guard.chains if chain.hook is None)
+        hooks = [chain for chain in guard.chains if chain.hook is not None]
+        assert all(chain.rules[-1].text == "counter drop" for chain in (*envelopes, frames))
         for wire, chain in zip(policy.links.wires, hooks, strict=True):
             assert chain.hook is not None
             assert (chain.hook.devices, chain.hook.policy) == ((wire,), "drop")
             assert [rule.text for rule in chain.rules] == [f"goto {frames.name}"]
-        for _, rule in accepting_rules(guard):
-            assert re.match(r"meta protocol (0x[0-9a-f]{4}) @ll,96,16 \1 ", rule.text), "asked of the frame as well"
+        # What is inside of an envelope is only ever reached through what tells it.
+        reached = [rule.text.partition(" goto ")[2] for rule in frames.rules if " goto " in rule.text]
+        assert reached == [chain.name for chain in envelopes]
+        for rule in frames.rules:
+            if rule.text.endswith(" accept") or " goto " in rule.text:
+                asked = r"meta protocol (0x[0-9a-f]{4}) @ll,96,16 (?:\{ 0x8100, 0x88a8 \} @ll,128,16 )?\1 "
+                assert re.match(asked, rule.text), "asked of the frame as well"
+
+
+@pytest.mark.requirement("R5", "R10", "B4")
+@given(policies)
+def test_inside_an_envelope_only_psiphon_user_and_the_links_own_plumbing_are_accepted(policy: Policy) -> None:
+    targets = (IPv4Network("255.255.255.255"), IPv4Network("10.0.0.0/8"))
+    control = tuple(f"{word:#06x}" for word in PPP_CONTROL)
+    for chain in build_carried_chains(policy.identity, targets, policy.links.on_link):
+        texts = [rule.text for rule in chain.rules]
+        first = min(texts.index(text) for text in texts if policy.identity.owner in text)
+        assert sum("0x0ac80300 drop" in text or "0xfd42004200420000 drop" in text for text in texts[:first]) == 2
+        programs_refused = 0
+        for text in texts:
+            programs_refused += f"meta skuid != {NO_UID} drop" in text
+            if text.endswith("accept"):
+                owned = policy.identity.owner in text or "meta skuid {" in text
+                assert owned or ("meta length" in text and programs_refused), "of nobody, and no plumbing"
+        assert all(word in "".join(texts) for word in control) == (chain.name != "two_tags")
 
 
 def test_an_upstream_proxy_is_the_only_place_where_psiphon_user_may_go() -> None:

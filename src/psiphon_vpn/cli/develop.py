@@ -12,7 +12,7 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 
 _PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
-_BOOTED: Final = "tests/booted"
+_WHOLE_SYSTEMS: Final = ("tests/booted", "tests/guest")
 _FIGURES: Final = "tests/integration/test_figures.py"
 _BINARY: Final = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True)
 
@@ -107,10 +107,10 @@ def _plan_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> dict[str, list[s
     Most tests wait for most of their time, so several files go side by side. Those that measure times, or boot whole
     systems, have the machine for themselves. Who asks for tests of his choice gets them in one plain run.
     """
-    booted = [] if fast else [_BOOTED]
+    booted = [] if fast else [*_WHOLE_SYSTEMS]
     if pytest_args:
-        return {"pytest": [*(f"--ignore={path}" for path in (_BOOTED,) if fast), *pytest_args]}
-    left_out = [f"--ignore={path}" for path in (_BOOTED, _FIGURES)]
+        return {"pytest": [*(f"--ignore={path}" for path in _WHOLE_SYSTEMS if fast), *pytest_args]}
+    left_out = [f"--ignore={path}" for path in (*_WHOLE_SYSTEMS, _FIGURES)]
     return {
         "pytest, side by side": ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *left_out],
         "pytest, one by one": [_FIGURES, *booted],

@@ -1,6 +1,9 @@
 """The static tables beside the base table: wire guard (B3), frame guard and egress guard (B4), and the ARP table."""
 
+import ipaddress
+
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.carried import TAG_BITS, TAGS, build_carried_chains, envelope_rules
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
 from psiphon_vpn.policy.plumbing import ETHERNET_HEADER, arp_rules, discovery_rules, eapol_rules
@@ -59,28 +62,51 @@ def build_wire_guard(identity: Identity, dhcp_servers: tuple[Address, ...] = ())
     )
 
 
-def _frame(ethertype: int, *, header: bool) -> str:
+def _frame(ethertype: int, *, header: bool, tagged: bool = False) -> str:
     """Match a protocol in the socket buffer and, where frames have a header, in the header too.
 
     The header is matched as raw bytes: nft would take `ether type` for redundant beside `meta protocol` and drop it.
+    The last tag of a VLAN is held beside the frame until the card sends it: raw bytes are read as if it were in its
+    place (nft_payload.c, nft_payload_copy_vlan), and the socket buffer has the protocol behind it.
     """
-    return f"meta protocol {ethertype:#06x}" + (f" @ll,96,16 {ethertype:#06x}" if header else "")
+    place = f" @ll,96,16 {TAGS} @ll,{96 + TAG_BITS},16" if tagged else " @ll,96,16"
+    return f"meta protocol {ethertype:#06x}" + (f"{place} {ethertype:#06x}" if header else "")
 
 
 def _egress_rules(
     identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None, *, header: bool
 ) -> tuple[Rule, ...]:
-    targets = ("255.255.255.255", *PRIVATE_IPV4, *dhcp_servers)
+    targets = _dhcp_targets(dhcp_servers)
+    last = Rule(text="counter drop", comment="no other frame, whoever made it")
+    plain = _packet_rules(identity, targets, on_link, header=header)
+    if not header:
+        return (*plain, last)
+    return (
+        *arp_rules(identity, _frame(ETHERTYPE_ARP, header=True), on_link),
+        *eapol_rules(_frame(ETHERTYPE_EAPOL, header=True)),
+        *plain,
+        # In the VLAN of a device above the card, or of a bridge that the card is a port of.
+        *arp_rules(identity, _frame(ETHERTYPE_ARP, header=True, tagged=True), on_link, shift=TAG_BITS),
+        *_packet_rules(identity, targets, on_link, header=True, tagged=True),
+        *envelope_rules(),
+        last,
+    )
+
+
+def _packet_rules(
+    identity: Identity,
+    dhcp_targets: tuple[str | Address, ...],
+    on_link: OnLink | None,
+    *,
+    header: bool,
+    tagged: bool = False,
+) -> tuple[Rule, ...]:
     # dhclient and udhcpc send from a packet socket, whose owner is root.
     uids = quote_set(identity.network_manager_uids)
-    ipv4, ipv6 = _frame(ETHERTYPE_IPV4, header=header), _frame(ETHERTYPE_IPV6, header=header)
-    link: tuple[Rule, ...] = ()
-    if header:
-        arp, eapol = _frame(ETHERTYPE_ARP, header=True), _frame(ETHERTYPE_EAPOL, header=True)
-        link = (*arp_rules(identity, arp, on_link), *eapol_rules(eapol))
+    ipv4 = _frame(ETHERTYPE_IPV4, header=header, tagged=tagged)
+    ipv6 = _frame(ETHERTYPE_IPV6, header=header, tagged=tagged)
     tunnel = "the tunnel's addresses are never on a wire"
     return (
-        *link,
         Rule(text=f"{ipv4} ip saddr {names.TUN_IPV4_SUBNET} drop", comment=tunnel),
         Rule(text=f"{ipv6} ip6 saddr {names.TUN_IPV6_SUBNET} drop", comment=tunnel),
         *(
@@ -92,14 +118,13 @@ def _egress_rules(
         ),
         *discovery_rules(identity, on_link, ipv6=ipv6, header=ETHERNET_HEADER if header else 0, targets=True),
         Rule(
-            text=f"{ipv4} meta skuid {uids} udp sport 68 udp dport 67 ip daddr {quote_set(targets)} accept",
+            text=f"{ipv4} meta skuid {uids} udp sport 68 udp dport 67 ip daddr {quote_set(dhcp_targets)} accept",
             comment="DHCP",
         ),
         Rule(
             text=f"{ipv6} meta skuid {uids} udp sport 546 udp dport 547 ip6 daddr {{ fe80::/10, ff02::1:2 }} accept",
             comment="DHCPv6",
         ),
-        Rule(text="counter drop", comment="no other frame, whoever made it"),
     )
 
 
@@ -167,10 +192,18 @@ def _frame_chains(
     identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None, kinds: tuple[bool, ...]
 ) -> tuple[Chain, ...]:
     """What may leave, once for all devices of a kind."""
-    return tuple(
-        Chain(name=_name_frames(header=header), rules=_egress_rules(identity, dhcp_servers, on_link, header=header))
-        for header in kinds
+    targets = tuple(map(ipaddress.IPv4Network, map(str, _dhcp_targets(dhcp_servers))))
+    return (
+        *(build_carried_chains(identity, targets, on_link) if True in kinds else ()),
+        *(
+            Chain(name=_name_frames(header=header), rules=_egress_rules(identity, dhcp_servers, on_link, header=header))
+            for header in kinds
+        ),
     )
+
+
+def _dhcp_targets(dhcp_servers: tuple[Address, ...]) -> tuple[str | Address, ...]:
+    return ("255.255.255.255", *PRIVATE_IPV4, *dhcp_servers)
 
 
 def _name_frames(*, header: bool) -> str:

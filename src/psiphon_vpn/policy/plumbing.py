@@ -142,15 +142,16 @@ def _report_rules(kind: str, length: str, on_link: OnLink | None) -> tuple[Rule,
     )
 
 
-def arp_rules(identity: Identity, arp: str, on_link: OnLink | None) -> tuple[Rule, ...]:
+def arp_rules(identity: Identity, arp: str, on_link: OnLink | None, *, shift: int = 0) -> tuple[Rule, ...]:
     """ARP for IPv4 on Ethernet (RFC 826), 42 bytes: nothing pads a frame before the card does.
 
     Args:
         identity: who may ask for itself whether an address is taken (RFC 5227), before the machine has it.
         arp: what tells ARP.
         on_link: our own addresses and whom they may be told; None where that is not known.
+        shift: bits by which a tag moves what follows it.
     """
-    form = f"{arp} meta length 42 @ll,112,48 0x000108000604 @ll,160,16"
+    form = f"{arp} meta length 42 @ll,{112 + shift},48 0x000108000604 @ll,{160 + shift},16"
     asked = told = mine = ""
     rules = [
         Rule(
@@ -169,7 +170,7 @@ def arp_rules(identity: Identity, arp: str, on_link: OnLink | None) -> tuple[Rul
     return (
         *rules,
         Rule(
-            text=f"{form} 0x0001 @ll,256,48 0x0{mine}{asked} accept",
+            text=f"{form} 0x0001 @ll,{256 + shift},48 0x0{mine}{asked} accept",
             comment="ARP: who on this link has an address",
         ),
         Rule(

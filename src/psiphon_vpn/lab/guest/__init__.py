@@ -1,0 +1,1 @@
+"""Guests: machines of the laboratory with a kernel of their own, under QEMU."""
