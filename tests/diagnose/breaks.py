@@ -299,6 +299,7 @@ BREAKS: dict[str, Break] = {
     "kernel.timeouts": feature("set_timeout"),
     "kernel.route-chains": feature("type_route"),
     "kernel.owned-tables": feature("owner_flag"),
+    "kernel.parts": feature("nat"),
     "kernel.egress-hook": feature("egress_hook"),
     "kernel.tun": files(lambda it: (it.root / "dev/net/tun").unlink()),
     "kernel.versions": system(lambda it: it.files.update({"/proc/sys/kernel/osrelease": b"4.19.0\n"})),

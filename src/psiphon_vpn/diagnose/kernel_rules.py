@@ -215,10 +215,12 @@ class KernelRules:
         from psiphon_vpn.linux.nft import build_drop_only
         from psiphon_vpn.policy.base import build_base_table
         from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
+        from psiphon_vpn.policy.lesser import do_without
         from psiphon_vpn.policy.values import parse_addresses
 
         candidates = self.list_candidates()
-        tables = [(f"base:{name}", build_base_table(policy)) for name, policy in candidates]
+        lacking = self._facts.features.lacking
+        tables = [(f"base:{name}", do_without(build_base_table(policy), lacking)) for name, policy in candidates]
         tables.append(("drop", build_drop_only(tables[0][1])))
         identity = self._facts.identity
         tables += [("guard", build_wire_guard(identity)), ("arp", build_arp_table())]

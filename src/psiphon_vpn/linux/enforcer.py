@@ -25,6 +25,7 @@ from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
+from psiphon_vpn.policy.lesser import do_without
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
@@ -157,7 +158,7 @@ class Enforcer:
         """
         async with self._lock:
             try:
-                done = await self._tables.amend(build_base_table(policy), *self._build_beside(policy))
+                done = await self._tables.amend(self._build_base(policy), *self._build_beside(policy))
             except (RulesetError, OSError) as error:
                 log.warning("rules could not be amended: %s", error)
                 self.close()
@@ -168,7 +169,10 @@ class Enforcer:
 
     def holds(self, policy: Policy) -> bool:
         """Whether the tables of a policy are in force already, all of them: applying it would change nothing."""
-        return self._tables.hold(build_base_table(policy), *self._build_beside(policy))
+        return self._tables.hold(self._build_base(policy), *self._build_beside(policy))
+
+    def _build_base(self, policy: Policy) -> Table:
+        return do_without(build_base_table(policy), self._features.lacking)
 
     def _build_beside(self, policy: Policy) -> list[Table]:
         beside = [build_arp_table()]
@@ -185,9 +189,9 @@ class Enforcer:
 
     async def _apply(self, policy: Policy, coming: Policy | None) -> None:
         self._policy = policy
-        following = build_base_table(coming) if coming is not None else None
+        following = self._build_base(coming) if coming is not None else None
         try:
-            await self._tables.put(build_base_table(policy), *self._build_beside(policy), coming=following)
+            await self._tables.put(self._build_base(policy), *self._build_beside(policy), coming=following)
             await apply_rules(self._socket, self._rules)
             await self._set_routes(open_ipv4=False, open_ipv6=False)
             self.routing_trouble = None
@@ -204,7 +208,7 @@ class Enforcer:
         """
         async with self._lock:
             try:
-                await self._tables.rehearse(build_base_table(policy))
+                await self._tables.rehearse(self._build_base(policy))
             except RulesetError as error:
                 log.debug("not rehearsed: %s", error)
 

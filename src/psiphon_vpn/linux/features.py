@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.lesser import Part
 from psiphon_vpn.run import CommandError, run_async
 
 TUN_DEVICE = Path("/dev/net/tun")
@@ -21,6 +22,8 @@ class Features:
         owner_flag: tables that only their holder can change (Linux 5.12): the wire guard.
         egress_hook: a hook behind everything else (Linux 5.16): the egress guard.
         tun: /dev/net/tun can be opened.
+        conntrack: connections are known, and can be marked: without it no answer to the core is accepted.
+        reject, nat, fib, rt, maxseg: parts that the base table does without where they are missing (`policy/lesser`).
     """
 
     nftables: bool
@@ -29,6 +32,17 @@ class Features:
     owner_flag: bool
     egress_hook: bool
     tun: bool
+    conntrack: bool = True
+    reject: bool = True
+    nat: bool = True
+    fib: bool = True
+    rt: bool = True
+    maxseg: bool = True
+
+    @property
+    def lacking(self) -> frozenset[Part]:
+        """The parts that the base table has to do without."""
+        return frozenset(part for part in Part if not getattr(self, part))
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -49,6 +63,11 @@ async def _try(family: str, body: str, expected: str) -> bool:
     except CommandError:
         return False
     return expected in listing
+
+
+async def _try_rule(rule: str, expected: str) -> bool:
+    """Do the same with one rule of the base table's family."""
+    return await _try("inet", f"chain c {{\n{rule}\n}}", expected)
 
 
 async def _try_owner() -> bool:
@@ -77,4 +96,12 @@ async def probe_features() -> Features:
         owner_flag=await _try_owner(),
         egress_hook=await _try("netdev", 'chain c { type filter hook egress device "lo" priority 0; }', "hook egress"),
         tun=_can_open_tun(),
+        conntrack=await _try_rule("ct state established ct mark set 1", "mark set"),
+        reject=await _try_rule("meta l4proto 6 reject with tcp reset", "reject with tcp reset")
+        and await _try_rule("reject with icmpx type admin-prohibited", "admin-prohibited"),
+        nat=await _try("inet", "chain c {\ntype nat hook output priority 0;\ndnat ip to 192.0.2.1\n}", "dnat ip to"),
+        fib=await _try_rule("fib daddr type != local", "fib daddr type"),
+        rt=await _try_rule("rt ip nexthop != 192.0.2.1 drop", "rt ip nexthop")
+        and await _try_rule("rt ip6 nexthop != 2001:db8::1 drop", "rt ip6 nexthop"),
+        maxseg=await _try_rule("tcp flags & (syn | rst) == syn tcp option maxseg size set 1360", "maxseg size set"),
     )

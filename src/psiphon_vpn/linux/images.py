@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
 from psiphon_vpn.linux.nftimage import are_equal, read_image
+from psiphon_vpn.linux.proof import find_difference
 from psiphon_vpn.policy.ruleset import Table
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,9 @@ class Images:
             # Also a listing in a form that is not known here: nft loads the tables then.
             log.info("no image of the tables: %s", error)
             return
-        if image is not None:
+        if image is not None and (wrong := find_difference(image, tables)) is not None:
+            log.info("no image of the tables: %s", wrong)
+        elif image is not None:
             self._kept[tables] = image
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)

@@ -2,11 +2,14 @@
 
 import contextlib
 import logging
+import struct
 
 from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
 from psiphon_vpn.linux.nft import Nft, RulesetError, build_drop_only
+from psiphon_vpn.linux.nftimage import read_image
+from psiphon_vpn.linux.proof import find_difference
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.run import CommandError
@@ -283,10 +286,30 @@ class Tables:
                 raise RulesetError("nothing is in force")
             if self._generation is None or not self.is_current():
                 self._generation = None
-                self._generation = await self._nft.verify([self._base, *self._beside])
+                generation = await self._nft.verify([self._base, *self._beside])
+                self._prove(generation)
+                self._generation = generation
         except OSError as error:
             raise RulesetError(str(error)) from error
         return self._generation
+
+    def _prove(self, generation: int) -> None:
+        """Hold what the kernel lists in a generation against the policy, value by value; another one is proved later.
+
+        Raises:
+            RulesetError: it says something else.
+            OSError: the kernel does not list it.
+        """
+        tables = [table for table in (self._base, *self._beside) if table is not None]
+        try:
+            image = read_image(self._netlink, [(it.family, it.name, it.name) for it in tables], generation=generation)
+            wrong = find_difference(image, tables) if image is not None else None
+        except (ValueError, LookupError, struct.error) as error:
+            raise RulesetError(f"the kernel's listing is not understood: {error}") from error
+        if image is None:
+            raise RulesetError("the ruleset keeps changing while it is read")
+        if wrong is not None:
+            raise RulesetError(f"what stands is not what the policy says: {wrong}")
 
     async def _drop_everything(self, base: Table) -> None:
         self._base, self._dropped, self._generation = build_drop_only(base), True, None

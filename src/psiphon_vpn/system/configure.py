@@ -15,6 +15,7 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
+from psiphon_vpn.policy.lesser import Part, do_without
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.run import CommandError
@@ -58,10 +59,18 @@ class Rules:
     drop: str
 
 
-def render_rules(account: Account, network_managers: tuple[int, ...]) -> Rules:
-    """Render the rules with this machine's numbers: names do not resolve when they are loaded at boot."""
+def render_rules(
+    account: Account, network_managers: tuple[int, ...], *, lacking: frozenset[Part] = frozenset()
+) -> Rules:
+    """Render the rules with this machine's numbers: names do not resolve when they are loaded at boot.
+
+    Args:
+        account: psiphon-user.
+        network_managers: who may speak DHCP.
+        lacking: what this machine's nft or kernel does not know.
+    """
     identity = Identity(uid=account.uid, gid=account.gid, network_manager_uids=network_managers)
-    base = build_base_table(Policy(state=State.LOCKED, identity=identity))
+    base = do_without(build_base_table(Policy(state=State.LOCKED, identity=identity)), lacking)
     return Rules(
         boot=base.render_replacement(),
         guard=build_wire_guard(identity).render_replacement(),
@@ -128,7 +137,11 @@ def _list_directories(layout: Layout, account: Account) -> tuple[Change, ...]:
 
 def _write_rules(ledger: Ledger, account: Account) -> None:
     edges, layout = ledger.edges, ledger.edges.layout
-    rules = render_rules(account, edges.accounts.find_network_managers())
+    managers = edges.accounts.find_network_managers()
+    rules = render_rules(account, managers)
+    if edges.manager.is_running() and edges.kernel.check_rules(rules.boot) is not None:
+        # The one part that the rules for boot need and not every kernel has; if it is another, the check says so.
+        rules = render_rules(account, managers, lacking=frozenset({Part.REJECT}))
     for path, text in ((layout.boot_rules, rules.boot), (layout.drop_rules, rules.drop)):
         ledger.act(f"nft -c -f {_target(layout, path)}", functools.partial(_check, edges, text))
     ledger.do(

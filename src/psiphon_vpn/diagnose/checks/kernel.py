@@ -68,6 +68,14 @@ egress_hook = _make(
 )
 
 
+@check("kernel.parts", mark("The kernel knows every part of the rules"), UPGRADE)
+def parts(facts: Facts) -> Outcome:
+    """What the base table has to do without (`policy/lesser.py`)."""
+    if lacking := sorted(facts.features.lacking):
+        return warn(_("it does without: {names}").format(names=", ".join(lacking)))
+    return ok(_("it does"))
+
+
 @check("kernel.tun", mark("The kernel makes TUN devices"), mark("Load the module: sudo modprobe tun"))
 def tun(facts: Facts) -> Outcome:
     """/dev/net/tun, which udev makes and everybody may open."""
@@ -97,4 +105,4 @@ def versions(facts: Facts) -> Outcome:
     return warn(_("older than what is supported: {names}").format(names=", ".join(old))) if old else ok(text)
 
 
-CHECKS: Final = (nftables, timeouts, route_chains, owned_tables, egress_hook, tun, versions)
+CHECKS: Final = (nftables, timeouts, route_chains, owned_tables, egress_hook, parts, tun, versions)

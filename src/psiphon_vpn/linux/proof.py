@@ -1,0 +1,246 @@
+"""Do the kernel's own words say what the policy says, value by value? Asked of a listing, without nft.
+
+nft compares a table with a copy that it read from the very same text, so what nft reads into a text is in both. Here
+each rule of the listing is held against the rule of the policy that it was made of: as many rules in each chain, for
+each the interfaces that it names, by name and by index, and what it does; and no address that the policy does not have.
+"""
+
+import ipaddress
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from psiphon_vpn.linux.netlink import iterate_attributes, read_attributes
+from psiphon_vpn.linux.nfnetlink import NFT_MSG_NEWSETELEM, Message
+from psiphon_vpn.linux.nftimage import NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE
+from psiphon_vpn.policy.ruleset import Chain, Rule, Table
+
+_META_IIF, _META_OIF, _META_IIFNAME, _META_OIFNAME = 4, 5, 6, 7
+_NETWORK_HEADER = 1
+_ADDRESS_OFFSETS = {12: 4, 16: 4, 8: 16, 24: 16}
+"""Where a header has an address, and how long it is: source and destination of IPv4, and of IPv6."""
+_INTERVAL_END = 1
+_VERDICTS = {0: "drop", 1: "accept", 0xFFFFFFFD: "jump", 0xFFFFFFFC: "goto"}
+_LOADING = frozenset({"ct", "fib", "exthdr", "socket", "numgen", "hash", "osf", "xfrm", "tunnel"})
+"""Other expressions that put something into a register, by the attribute 1 like those that are read here."""
+_NOTHING = ("", 0, 0)
+_ARP = "0x0806"
+"""In the text of every rule of a netdev table that is about ARP."""
+_NAMES, _INDEXES, _ADDRESSES = "names", "indexes", "addresses"
+_DEVICE, _DEVICES = 3, 4
+"""NFTA_HOOK_DEV, NFTA_HOOK_DEVS"""
+
+
+@dataclass
+class _Found:
+    """What a rule says."""
+
+    names: set[str] = field(default_factory=set)
+    indexes: set[int] = field(default_factory=set)
+    does: str = ""
+    edges: set[int] = field(default_factory=set)
+    """Of the ranges of addresses: the first, and the one after the last, as numbers."""
+
+
+def find_difference(image: Iterable[Message], tables: Iterable[Table]) -> str | None:
+    """What a listing says otherwise than the policy; None where it says the same.
+
+    Args:
+        image: the messages that make the tables (`nftimage.read_image`).
+        tables: the policy's.
+    """
+    messages = list(image)
+    for table in tables:
+        own = [message for message in messages if _name_of(message) == table.name]
+        wrong = _compare(own, table)
+        if wrong is not None:
+            return f"{table.family} {table.name}: {wrong}"
+    return None
+
+
+def _name_of(message: Message) -> str:
+    return _text(read_attributes(message.body).get(1, b""))
+
+
+def _text(data: bytes) -> str:
+    return data.split(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _compare(messages: list[Message], table: Table) -> str | None:
+    sets: dict[str, list[bytes]] = {}
+    chains: dict[str, list[bytes]] = {}
+    devices: dict[str, tuple[str, ...]] = {}
+    for message in messages:
+        attributes = read_attributes(message.body)
+        if message.kind == NFT_MSG_NEWCHAIN:
+            name = _text(attributes[3])
+            chains[name], devices[name] = [], tuple(_read_devices(attributes.get(4, b"")))
+        elif message.kind == NFT_MSG_NEWSETELEM:
+            elements = sets.setdefault(_text(attributes[2]), [])
+            elements += [element for _, element in iterate_attributes(attributes.get(3, b""))]
+        elif message.kind == NFT_MSG_NEWRULE:
+            chains.setdefault(_text(attributes[2]), []).append(attributes.get(4, b""))
+    if set(chains) != {chain.name for chain in table.chains}:
+        return "it has other chains"
+    edges = {edge for chain in table.chains for rule in chain.rules for edge in _expect(rule).edges}
+    for chain in table.chains:
+        if set(devices[chain.name]) != set(chain.devices):
+            return f"chain {chain.name} is on other devices"
+        wrong = _compare_chain(chains[chain.name], chain, sets, edges, is_arp=table.family == "arp")
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def _read_devices(hook: bytes) -> Iterator[str]:
+    attributes = read_attributes(hook)
+    if _DEVICES in attributes:
+        yield from (_text(name) for _, name in iterate_attributes(attributes[_DEVICES]))
+    elif _DEVICE in attributes:
+        yield _text(attributes[_DEVICE])
+
+
+def _compare_chain(
+    found: list[bytes], chain: Chain, sets: dict[str, list[bytes]], edges: set[int], *, is_arp: bool
+) -> str | None:
+    if len(found) != len(chain.rules):
+        return f"chain {chain.name} has {len(found)} rules instead of {len(chain.rules)}"
+    for number, (expressions, rule) in enumerate(zip(found, chain.rules, strict=True), start=1):
+        wanted, read = _expect(rule), _read_rule(expressions, sets)
+        if (read.names, read.indexes) != (wanted.names, wanted.indexes):
+            return f"rule {number} of chain {chain.name} is about other interfaces"
+        if read.does != wanted.does:
+            return f"rule {number} of chain {chain.name} does something else"
+        # ARP has its addresses elsewhere, where IPv6 has part of one: they are not read.
+        if not (is_arp or _ARP in rule.text or read.edges <= edges):
+            return f"rule {number} of chain {chain.name} has an address that is none of the policy's"
+    return None
+
+
+# -- what the policy says ---------------------------------------------------------------------------------------------
+
+_QUOTED = re.compile(r'\b([io]if(?:name)?) (?:!= )?(\{[^}]*\}|"[^"]*")')
+_ADDRESS = re.compile(r"(?<![\w.:])(?:\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:.]*)(?:/\d+)?(?![\w.:])")
+
+
+def _expect(rule: Rule) -> _Found:
+    """What a rule of the policy says. Its text is of checked values alone (`policy/values.py`)."""
+    found = _Found()
+    for word, quoted in _QUOTED.findall(rule.text):
+        values = re.findall(r'"([^"]*)"', quoted)
+        if word.endswith("name"):
+            found.names.update(values)
+        elif all(value.isdigit() for value in values):
+            found.indexes.update(map(int, values))
+        else:
+            found.indexes.update(1 for value in values if value == "lo")
+    last = rule.text.split()
+    if last[-1] in {"accept", "drop"}:
+        found.does = last[-1]
+    elif len(last) > 1 and last[-2] in {"goto", "jump"}:
+        found.does = " ".join(last[-2:])
+    elif "reject" in last:
+        found.does = "reject"
+    elif "snat" in last or "dnat" in last:
+        found.does = "nat"
+    for text in _ADDRESS.findall(rule.text):
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            continue
+        found.edges |= {int(network.network_address), int(network.broadcast_address) + 1}
+    return found
+
+
+# -- what the kernel says ---------------------------------------------------------------------------------------------
+
+
+def _read_rule(expressions: bytes, sets: dict[str, list[bytes]]) -> _Found:
+    found = _Found()
+    loaded: dict[int, tuple[str, int, int]] = {}
+    """Of each register: what it holds, the length of an address and how much of it was loaded."""
+    masks: dict[int, bytes] = {}
+    constants: dict[int, bytes] = {}
+    for _, item in iterate_attributes(expressions):
+        outer = read_attributes(item)
+        kind, data = _text(outer.get(1, b"")), read_attributes(outer.get(2, b""))
+        if kind == "meta" and 1 in data:
+            loaded[_number(data[1])] = (_name_meta(_number(data[2])), 0, 0)
+            masks.pop(_number(data[1]), None)
+        elif kind in {"payload", "rt"} and 1 in data:
+            loaded[_number(data[1])] = _name_payload(kind, data)
+            masks.pop(_number(data[1]), None)
+        elif kind == "bitwise":
+            loaded[_number(data[2])] = loaded.get(_number(data[1]), _NOTHING)
+            masks[_number(data[2])] = read_attributes(data.get(4, b"")).get(1, b"")
+        elif kind == "cmp":
+            register = _number(data[1])
+            value = read_attributes(data[3]).get(1, b"")
+            _add(found, loaded.get(register, _NOTHING), value, masks.get(register))
+        elif kind == "lookup" and _text(data[1]) in sets:
+            for element in sets[_text(data[1])]:
+                _add_element(found, loaded.get(_number(data[2]), _NOTHING), read_attributes(element))
+        elif kind == "immediate":
+            inner = read_attributes(data[2])
+            if 2 in inner:
+                verdict = read_attributes(inner[2])
+                found.does = _VERDICTS.get(_number(verdict[1]), "?")
+                found.does += f" {_text(verdict[2])}" if 2 in verdict else ""
+            else:
+                constants[_number(data[1])] = inner.get(1, b"")
+        elif kind == "nat":
+            found.does = "nat"
+            address = constants.get(_number(data.get(3, b"")), b"")
+            _add(found, (_ADDRESSES, len(address), len(address)), address, None)
+        elif kind == "reject":
+            found.does = "reject"
+        elif kind in _LOADING and 1 in data:
+            loaded[_number(data[1])] = _NOTHING
+    return found
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+def _name_meta(key: int) -> str:
+    if key in {_META_IIFNAME, _META_OIFNAME}:
+        return _NAMES
+    return _INDEXES if key in {_META_IIF, _META_OIF} else ""
+
+
+def _name_payload(kind: str, data: dict[int, bytes]) -> tuple[str, int, int]:
+    if kind == "rt":
+        length = {1: 4, 2: 16}.get(_number(data[2]), 0)  # NFT_RT_NEXTHOP4, NFT_RT_NEXTHOP6
+        return (_ADDRESSES, length, length) if length else _NOTHING
+    base, offset, length = (_number(data.get(key, b"")) for key in (2, 3, 4))
+    whole = _ADDRESS_OFFSETS.get(offset, 0)
+    # Two of them at once, or something beside one: not read.
+    return (_ADDRESSES, whole, length) if base == _NETWORK_HEADER and 0 < length <= whole else _NOTHING
+
+
+def _add(found: _Found, what: tuple[str, int, int], value: bytes, mask: bytes | None) -> None:
+    kind, whole, length = what
+    if kind == _NAMES:
+        # A name without its end is the beginning of one: `eth*`.
+        found.names.add(_text(value) if b"\0" in value else f"{_text(value)}*")
+    elif kind == _INDEXES and len(value) == 4:
+        found.indexes.add(int.from_bytes(value, sys.byteorder))
+    elif kind == _ADDRESSES and len(value) == length:
+        free = 8 * (whole - length)
+        first = int.from_bytes(value, "big") << free
+        bits = int.from_bytes(mask, "big") << free if mask is not None else -1 << free
+        found.edges |= {first, first + (~bits & ((1 << (8 * whole)) - 1)) + 1}
+
+
+def _add_element(found: _Found, what: tuple[str, int, int], element: dict[int, bytes]) -> None:
+    value = read_attributes(element.get(1, b"")).get(1, b"")
+    kind, whole, length = what
+    if kind != _ADDRESSES:
+        _add(found, what, value, None)
+    elif len(value) == length:
+        edge = int.from_bytes(value, "big") << 8 * (whole - length)
+        # The end of a range, or its beginning; what is no range has no end here. Zero ends what reaches to the last.
+        if edge or not _number(element.get(3, b"")) & _INTERVAL_END:
+            found.edges.add(edge)

@@ -1,0 +1,33 @@
+"""Kernels that lack a part of nf_tables: what is missing is named, the rest holds, and it opens."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from tests.integration.lesser_nft import put_lesser_nft
+from tests.integration.stage import open_stage
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+PARTS = {
+    "fib": "fib daddr",
+    "nat": "type nat ",
+    "rt": "rt ip6? nexthop",
+    "reject": "reject with",
+    "maxseg": "option maxseg",
+}
+
+
+@pytest.mark.requirement("R1", "R2", "R22")
+@pytest.mark.parametrize("part", [*PARTS, "all"])
+def test_without_a_part_it_says_so_opens_and_lets_nothing_else_out(part: str) -> None:
+    with open_stage(start=False) as stage:
+        put_lesser_nft(stage.world, PARTS.get(part, "|".join(PARTS.values())))
+        stage.machine.start_daemon()
+        stage.machine.wait_state("OPEN")
+        status = stage.machine.read_status()
+        assert status is not None
+        assert sorted(status["missing_features"]) == (sorted(PARTS) if part == "all" else [part])
+        assert status["locked"]
+        stage.probe()
