@@ -237,6 +237,7 @@ BREAKS: dict[str, Break] = {
     "tunnel.daemon": system(lambda it: setattr(it, "down", DaemonDownError("it is not running"))),
     "tunnel.state": status("lock.base-text", "lock.lease", "routes.default", state="CONNECTING"),
     "tunnel.locked": status(locked=False, opens=True),
+    "tunnel.moved": status(moved_away=["eth0"]),
     "tunnel.layers": status(layers={"routing": {"state": "broken", "detail": ""}}),
     "tunnel.daemon-privileges": system(
         lambda it: it.files.update({f"/proc/{DAEMON_PID}/status": _process(ALL_CAPS, ALL_CAPS)})

@@ -56,9 +56,10 @@ class Stage:
 
     def assert_no_leak(self, mark: dict[str, int]) -> None:
         """Judge everything that came out of the client since `mark`."""
-        flows = self.server.read_flows()
-        evidence = world_evidence(flows, core_ports=self.core_ports, claimed=self.claimed)
-        leaks = find_leaks(self.world.frames_since(mark), evidence)
+        # The frames first: a flow is recorded after its first frames.
+        frames = self.world.frames_since(mark)
+        evidence = world_evidence(self.server.read_flows(), core_ports=self.core_ports, claimed=self.claimed)
+        leaks = find_leaks(frames, evidence)
         assert not leaks, [leak.text for leak in leaks[:10]]
 
     def page(self, family: int = 4) -> str:

@@ -165,7 +165,7 @@ def test_a_policy_that_does_not_load_leaves_a_table_that_drops_everything(kernel
     listing = kernel.listing("table", *TABLE.split())
     assert listing.count("policy drop;") == 4
     accepting = [line.strip() for line in listing.splitlines() if "accept" in line]
-    assert accepting == ['oifname "lo" accept', 'iifname "lo" accept', 'oifname "lo" accept']
+    assert accepting == ['oif "lo" accept', 'iif "lo" accept', 'oif "lo" accept']
     assert lock_state(kernel).locked
 
 

@@ -71,8 +71,8 @@ def test_every_known_bad_name_is_one(name: bytes) -> None:
 @given(policies)
 def test_what_stands_in_quotes_is_a_name_of_the_policy_or_an_index(policy: Policy) -> None:
     links = policy.links
-    allowed = {"lo", names.TUN_NAME, *links.wires, *(links.inner or ()), *((links.uplink,) if links.uplink else ())}
-    indexes = {f"{links.tun_index or 0:016d}"}
+    allowed = {names.TUN_NAME, *links.wires, *(links.inner or ()), *((links.uplink,) if links.uplink else ())}
+    indexes = {f"{links.tun_index or 0:016d}", f"{names.LOOPBACK_INDEX:016d}"}
     tables = [build_base_table(policy), build_drop_only(build_base_table(policy)), build_wire_guard(policy.identity)]
     egress = build_egress_guard(policy.identity, links.wires, links.dhcp_servers)
     for table in [*tables, *([egress] if egress is not None else [])]:

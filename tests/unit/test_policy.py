@@ -28,7 +28,7 @@ from psiphon_vpn.policy.model import Endpoint, Policy, State
 from psiphon_vpn.policy.plumbing import NO_UID
 from psiphon_vpn.policy.routing import build_routes
 from psiphon_vpn.policy.ruleset import Table
-from psiphon_vpn.policy.values import parse_address, quote_set
+from psiphon_vpn.policy.values import LOOPBACK, parse_address, quote_set
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 GOLDEN_FILES = {
@@ -118,12 +118,12 @@ def test_only_psiphon_user_and_the_links_own_plumbing_are_accepted_towards_a_wir
             assert core or rule.text.startswith(plumbing)
             assert core or re.search(r"icmpv6 type|udp sport (68|546) udp dport (67|547) ", rule.text)
         elif chain.hook and chain.hook.hook == "output":
-            assert rule.text.startswith('oifname "lo" '), "every way to a wire goes by the chain to_wire"
+            assert rule.text.startswith(f"oif {LOOPBACK} "), "every way to a wire goes by the chain to_wire"
         elif chain.hook and chain.hook.hook == "postrouting":
             inner = policy.links.inner
             elsewhere = "oifname != {" if inner is None else f"oifname {quote_set(inner)} "
             to_container = "ct direction reply ct status snat" in rule.text and rule.text.startswith(elsewhere)
-            assert to_container or rule.text.startswith(('oifname "lo" ', f'oifname "{names.TUN_NAME}" oif '))
+            assert to_container or rule.text.startswith((f"oif {LOOPBACK} ", f'oifname "{names.TUN_NAME}" oif '))
 
 
 @pytest.mark.requirement("R5")
@@ -166,7 +166,9 @@ def test_psiphon_user_resolves_no_name_outside_unless_the_configuration_says_so(
 def test_every_rule_that_accepts_on_a_wire_says_why(policy: Policy) -> None:
     for table in all_tables(policy):
         for _, rule in accepting_rules(table):
-            no_wire = f"@{names.LEASE_SET}" in rule.text or rule.text in {'oifname "lo" accept', 'iifname "lo" accept'}
+            no_wire = f"@{names.LEASE_SET}" in rule.text or rule.text in {
+                f"{way} {LOOPBACK} accept" for way in ("oif", "iif")
+            }
             assert rule.comment or no_wire, rule.text
 
 
@@ -247,7 +249,7 @@ def test_the_tunnels_addresses_are_dropped_on_every_wire_before_anything_is_acce
             ]
             for index, text in enumerate(texts):
                 if text == "jump to_wire" or (
-                    chain.name == "input" and text.endswith(" accept") and "iifname" not in text
+                    chain.name == "input" and text.endswith(" accept") and not text.startswith("iif")
                 ):
                     assert index > max(drops)
 
@@ -257,7 +259,7 @@ def test_the_wire_guard_is_the_same_in_every_state_and_lets_only_psiphon_user_ou
     guard = build_wire_guard(IDENTITY)
     assert guard.flags == "owner"
     for chain, rule in accepting_rules(guard):
-        if chain.name != "forward" and 'oifname { "lo", "PsiphonTUN" }' not in rule.text:
+        if chain.name != "forward" and rule.text not in {f"oif {LOOPBACK} accept", 'oifname "PsiphonTUN" accept'}:
             who = rule.text.startswith((f"meta skuid {IDENTITY.uid} ", "meta skuid { 0, 998 } udp sport "))
             assert who or "icmpv6 type" in rule.text or "ct direction reply" in rule.text
 

@@ -142,6 +142,14 @@ def _list_facts(status: Status) -> Iterator[tuple[str, str]]:
         yield _("Exit:"), _("you appear on the internet in {region}").format(region=region)
     if uplink := _describe_uplink(status.get("uplink")):
         yield _("Network:"), uplink
+    moved = status.get("moved_away")
+    if isinstance(moved, list) and moved:
+        yield (
+            _("Beware:"),
+            _("{names} now belongs to another network namespace, which this lock does not cover").format(
+                names=", ".join(map(str, moved))
+            ),
+        )
     if (proxy := status.get("socks")) and isinstance(proxy, dict) and proxy.get("available") is False:
         yield (
             _("SOCKS:"),

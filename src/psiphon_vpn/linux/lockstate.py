@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +71,11 @@ def _holds(objects: list[Any] | None) -> bool:
     """Whether a table alone stops every sample of an application."""
     if objects is None:
         return False
-    return not any(lets_out(objects, packet) for packet in application_packets())
+    return not any(lets_out(objects, packet) for packet in application_packets(_name_loopback()))
+
+
+def _name_loopback() -> str:
+    return socket.if_indextoname(names.LOOPBACK_INDEX)
 
 
 async def _read_lease() -> float | None:

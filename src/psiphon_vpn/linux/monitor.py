@@ -15,8 +15,8 @@ from psiphon_vpn.policy.routing import RULE_PRIORITIES
 
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 RTM_NEWLINK, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE = 16, 17, 25, 33
-_IFNAME, _PRIORITY, _TABLE = 3, 6, 15
-"""IFLA_IFNAME; FRA_PRIORITY; RTA_TABLE."""
+_IFNAME, _NEW_NETNSID, _PRIORITY, _TABLE = 3, 45, 6, 15
+"""IFLA_IFNAME; IFLA_NEW_NETNSID, from Linux 4.16 on; FRA_PRIORITY; RTA_TABLE."""
 KINDS = {16: "link", 17: "link", 20: "address", 21: "address", 24: "route", 25: "route", 32: "rule", 33: "rule"}
 RTMGRP = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
 """LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE: group n of rtnetlink.h is the bit
@@ -34,6 +34,7 @@ class NetworkChange:
         down: the link was set down, or is gone.
         gone: the link is gone.
         name: what a link is called.
+        moved: the link is gone from here since it now belongs to another network namespace.
         ours: a rule with a priority of ours, or a route of the private table.
         removed: that rule or route was taken away.
         port: netlink's port id of who asked for a change of a rule or route: for the first socket of a process the
@@ -46,6 +47,7 @@ class NetworkChange:
     down: bool = False
     gone: bool = False
     name: str = ""
+    moved: bool = False
     ours: bool = False
     removed: bool = False
     port: int = 0
@@ -66,10 +68,10 @@ def parse_changes(data: bytes) -> tuple[NetworkChange, ...]:
             gone = message == RTM_DELLINK
             down = gone or not flags & IFF_UP
             lost = down or not flags & IFF_LOWER_UP
-            name = read_attributes(body[16:]).get(_IFNAME, b"").split(b"\0")[0]
-            changes.append(
-                NetworkChange(kind, index, lost=lost, down=down, gone=gone, name=name.decode("ascii", "replace"))
-            )
+            attributes = read_attributes(body[16:])
+            name = attributes.get(_IFNAME, b"").split(b"\0")[0].decode("ascii", "replace")
+            moved = gone and _NEW_NETNSID in attributes
+            changes.append(NetworkChange(kind, index, lost=lost, down=down, gone=gone, name=name, moved=moved))
         elif kind == "address" and len(body) >= 8:
             # struct ifaddrmsg: family, prefixlen, flags, scope, index.
             changes.append(NetworkChange(kind, struct.unpack_from("=I", body, 4)[0]))

@@ -15,6 +15,7 @@ from psiphon_vpn.linux.nftimage import remove_table
 from psiphon_vpn.linux.reading import Reading, parse_listing
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
+from psiphon_vpn.policy.values import LOOPBACK
 from psiphon_vpn.run import CommandError, run_all, run_async
 
 _CACHED_REFERENCES = 16
@@ -30,7 +31,7 @@ class RulesetError(Exception):
 
 def build_drop_only(table: Table) -> Table:
     """What replaces a base table that did not load: loopback, and nothing else in any direction."""
-    lo = Rule(text='oifname "lo" accept')
+    lo = Rule(text=f"oif {LOOPBACK} accept")
     return Table(
         family=table.family,
         name=table.name,
@@ -38,7 +39,7 @@ def build_drop_only(table: Table) -> Table:
             Chain(name=name, hook=Hook(kind="filter", hook=name, priority=priority, policy="drop"), rules=rules)
             for name, priority, rules in (
                 ("output", 0, (lo,)),
-                ("input", 0, (Rule(text='iifname "lo" accept'),)),
+                ("input", 0, (Rule(text=f"iif {LOOPBACK} accept"),)),
                 ("forward", 0, ()),
                 ("postrouting", 300, (lo,)),
             )

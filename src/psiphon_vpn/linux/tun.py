@@ -9,7 +9,7 @@ import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from socket import if_nametoindex
+from socket import if_indextoname
 
 from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.rtbatch import RTN_LOCAL, encode_link_removal, encode_loopback, encode_tun, encode_up
@@ -174,7 +174,7 @@ async def _put_right(socket: RouteSocket, index: int) -> list[str]:
         ):
             with contextlib.suppress(OSError):  # gone by itself
                 socket.change(RTM_DELADDR, address.body)
-    loopback = encode_loopback(if_nametoindex("lo"))
+    loopback = encode_loopback(names.LOOPBACK_INDEX)
     return socket.add([*encode_tun(index, ipv6=len(wanted) > 1), *loopback])
 
 
@@ -205,7 +205,7 @@ async def check_tun(tun: Tun, *, uid: int) -> TunTrouble | None:
             return TunTrouble("the TUN has lost an address", gone=False)
         if not await _has_local(text):
             return TunTrouble("the table 'local' has lost the TUN's address", gone=False)
-    lo = find_link("lo")
+    lo = find_link(if_indextoname(names.LOOPBACK_INDEX))
     if lo is not None and lo.flags & IFF_UP and not await _has_local(LOOPBACK, LOOPBACK_NETWORK):
         return TunTrouble("the table 'local' has lost the loopback network", gone=False)
     return None

@@ -8,7 +8,7 @@ from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.policy.plumbing import ICMPV6
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Set, Table
 from psiphon_vpn.policy.transit import build_forward, build_open_chains, build_postrouting, build_wire_mark
-from psiphon_vpn.policy.values import name_by_index, quote_set
+from psiphon_vpn.policy.values import LOOPBACK, name_by_index, quote_set
 from psiphon_vpn.policy.wire import (
     REFUSED_IPV4,
     REFUSED_IPV6,
@@ -35,13 +35,13 @@ def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
     if policy.tunnel_may_open:
         rules.append(
             Rule(
-                text=f'oifname "lo" tcp dport {port} oifname @{names.LEASE_SET} accept',
+                text=f"oif {LOOPBACK} tcp dport {port} oifname @{names.LEASE_SET} accept",
                 comment="the core's SOCKS proxy while the lease runs",
             )
         )
     rules.append(
         Rule(
-            text=f'oifname "lo" ip daddr 127.0.0.0/8 tcp dport {port} reject with tcp reset',
+            text=f"oif {LOOPBACK} ip daddr 127.0.0.0/8 tcp dport {port} reject with tcp reset",
             comment="the core's SOCKS proxy is closed while the tunnel is",
         )
     )
@@ -101,7 +101,7 @@ def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
 
 
 def _output(policy: Policy) -> tuple[Chain, ...]:
-    rules = [*_socks_rules(policy), Rule(text='oifname "lo" accept', comment="this machine to itself")]
+    rules = [*_socks_rules(policy), Rule(text=f"oif {LOOPBACK} accept", comment="this machine to itself")]
     chains = [Chain(name="refused", rules=refusal_rules())]
     if policy.links.tun_index is not None:
         chains.append(Chain(name="to_tunnel", rules=(*_tunnel_rules(policy), Rule(text="goto refused"))))
@@ -134,7 +134,7 @@ def _output(policy: Policy) -> tuple[Chain, ...]:
 
 def _input(policy: Policy) -> Chain:
     rules = [
-        Rule(text='iifname "lo" accept', comment="this machine to itself"),
+        Rule(text=f"iif {LOOPBACK} accept", comment="this machine to itself"),
         Rule(text="ct state invalid counter drop"),
     ]
     if policy.links.tun_index is not None:

@@ -8,7 +8,7 @@ from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
 from psiphon_vpn.policy.plumbing import ETHERNET_HEADER, arp_rules, discovery_rules, eapol_rules
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
-from psiphon_vpn.policy.values import Address, InterfaceName, quote_set
+from psiphon_vpn.policy.values import LOOPBACK, Address, InterfaceName, quote_set
 from psiphon_vpn.policy.wire import PRIVATE_IPV4, TCP, UDP, plumbing_rules, tunnel_address_rules
 
 ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6, ETHERTYPE_EAPOL = 0x0800, 0x0806, 0x86DD, 0x888E
@@ -25,7 +25,10 @@ def build_wire_guard(identity: Identity, dhcp_servers: tuple[Address, ...] = ())
         text=f"{identity.owner} meta l4proto {{ {TCP}, {UDP} }} accept",
         comment="psiphon-user, TCP and UDP",
     )
-    local = Rule(text=f'oifname {{ "lo", {tun} }} accept', comment="not a wire")
+    local = (
+        Rule(text=f"oif {LOOPBACK} accept", comment="this machine to itself"),
+        Rule(text=f"oifname {tun} accept", comment="not a wire"),
+    )
     wire = (*tunnel_address_rules(), *plumbing_rules(identity, dhcp_servers), core)
     tail = Rule(text="counter drop", comment="nothing else on a wire")
     return Table(
@@ -36,7 +39,7 @@ def build_wire_guard(identity: Identity, dhcp_servers: tuple[Address, ...] = ())
             Chain(
                 name="output",
                 hook=Hook(kind="filter", hook="output", priority=10, policy="drop"),
-                rules=(local, *wire, tail),
+                rules=(*local, *wire, tail),
             ),
             Chain(
                 name="forward",
@@ -51,7 +54,7 @@ def build_wire_guard(identity: Identity, dhcp_servers: tuple[Address, ...] = ())
                 name="postrouting",
                 hook=Hook(kind="filter", hook="postrouting", priority=310, policy="drop"),
                 rules=(
-                    local,
+                    *local,
                     *wire,
                     Rule(text=f"iifname {tun} ct direction reply accept", comment="answers to containers"),
                     tail,

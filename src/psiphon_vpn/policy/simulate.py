@@ -224,9 +224,13 @@ def lets_out(objects: list[JsonValue], packet: Packet, *, hooks: tuple[str, ...]
     return True
 
 
-def application_packets() -> tuple[Packet, ...]:
-    """Samples of what must never leave: of root and of ordinary users, of each kind, both families, by any wire."""
-    wire = frozenset({"lo", names.TUN_NAME})
+def application_packets(loopback: str = "lo") -> tuple[Packet, ...]:
+    """Samples of what must never leave: of root and of ordinary users, of each kind, both families, by any wire.
+
+    Args:
+        loopback: what the loopback device is called: nft prints it for the index that the rules have.
+    """
+    inner = frozenset({loopback, names.TUN_NAME})
     samples = []
     for family, prefix, absent, targets in (
         (2, "ip", "ip6", ("192.0.2.200", "10.0.0.53", "9.9.9.9")),
@@ -258,6 +262,10 @@ def application_packets() -> tuple[Packet, ...]:
                         gone -= {"icmpv6"}
                         values |= {"icmpv6 type": "echo-request", "icmpv6 code": 0, "ip6 hoplimit": 64}
                     samples.append(
-                        Packet(values=values, absent=frozenset(gone), never={"meta oifname": wire, "meta oif": wire})
+                        Packet(
+                            values=values,
+                            absent=frozenset(gone),
+                            never={"meta oifname": inner - {"lo"}, "meta oif": inner},
+                        )
                     )
     return tuple(samples)

@@ -3,10 +3,10 @@
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Links, Policy
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule
-from psiphon_vpn.policy.values import InterfaceName, name_by_index, quote_set
+from psiphon_vpn.policy.values import LOOPBACK, InterfaceName, name_by_index, quote_set
 from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, TCP, UDP, tunnel_address_rules
 
-_INNER = (InterfaceName("lo"), InterfaceName(names.TUN_NAME))
+_TUN = InterfaceName(names.TUN_NAME)
 
 
 def _may_forward(policy: Policy) -> bool:
@@ -15,10 +15,10 @@ def _may_forward(policy: Policy) -> bool:
 
 
 def _avoid_wires(side: str, links: Links, *others: InterfaceName) -> str:
-    """What matches packets by no wire, nor by others: by a container's interface."""
+    """What matches packets by no wire, nor by others, nor by loopback: by a container's interface."""
     if links.inner is not None:
         return f"{side}name {quote_set(links.inner)}"
-    return f"{side}name != {quote_set((*others, *links.wires))}"
+    return f"{side}name != {quote_set((*others, *links.wires))} {side} != {LOOPBACK}"
 
 
 def _refuse_wires(links: Links) -> list[Rule]:
@@ -32,7 +32,7 @@ def _refuse_wires(links: Links) -> list[Rule]:
         wires = quote_set(links.wires)
         rules += [Rule(text=f"{side}name {wires} counter drop", comment=comment) for side, comment in sides]
     if links.inner is not None:
-        inner = quote_set((*_INNER[1:], *links.inner))
+        inner = quote_set((_TUN, *links.inner))
         rules += [
             Rule(text=f"{side}name != {inner} counter drop", comment="a wire may have a name that stands in no rule")
             for side, _ in sides
@@ -87,7 +87,7 @@ def build_postrouting(policy: Policy) -> Chain:
 
     A `type route` chain or a DNAT of another program can move a packet to another interface after `output` saw it.
     """
-    rules = [Rule(text='oifname "lo" accept', comment="this machine to itself")]
+    rules = [Rule(text=f"oif {LOOPBACK} accept", comment="this machine to itself")]
     if policy.links.tun_index is not None:
         into = f'oifname "{names.TUN_NAME}" oif {name_by_index(policy.links.tun_index)}'
         rules += [
@@ -124,7 +124,7 @@ def build_wire_mark() -> Chain:
         hook=Hook(kind="filter", hook="prerouting", priority=-150, policy="accept"),
         rules=(
             Rule(
-                text=f'iifname != {{ "lo", "{names.TUN_NAME}" }} meta mark set {names.CORE_MARK}',
+                text=f'iif != {LOOPBACK} iifname != "{names.TUN_NAME}" meta mark set {names.CORE_MARK}',
                 comment="reverse-path check of what arrives by a wire: by the main table",
             ),
         ),
@@ -144,7 +144,7 @@ def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
             hook=Hook(kind="nat", hook="output", priority=-100, policy="accept"),
             rules=(
                 Rule(
-                    text=f'meta nfproto ipv4 oifname != "lo" meta skuid != {uid} {protocols} {resolver}',
+                    text=f"meta nfproto ipv4 oif != {LOOPBACK} meta skuid != {uid} {protocols} {resolver}",
                     comment="every name is asked of the resolver inside the tunnel, whatever resolv.conf says",
                 ),
             ),
@@ -161,7 +161,7 @@ def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
         ),
     ]
     if _may_forward(policy):
-        elsewhere = _avoid_wires("iif", policy.links, *_INNER)
+        elsewhere = _avoid_wires("iif", policy.links, _TUN)
         chains += [
             Chain(
                 name="dns_prerouting",

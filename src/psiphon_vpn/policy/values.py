@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from psiphon_vpn.policy import names
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
@@ -68,6 +70,10 @@ def name_by_index(index: int) -> str:
     if not 0 < index < 2**31:
         raise ValueError("not the index of an interface")
     return f'"{index:016d}"'
+
+
+LOOPBACK: Final = name_by_index(names.LOOPBACK_INDEX)
+"""Loopback in a rule, whatever it or a card is called."""
 
 
 def parse_address(text: str) -> Address:

@@ -93,6 +93,7 @@ class Healer:
         if change is None or ((change.kind in {"rule", "route"} or is_tun) and not self._is_harmless(change)):
             self._routes_dirty.set()
         if change is not None:
+            self._watch_moves(change)
             if is_tun and change.down and change.name == names.TUN_NAME:
                 self._lose_tun(gone=change.gone)
             elif change.ours and not self._enforcer.is_own(change.port) and change.port:
@@ -100,6 +101,15 @@ class Healer:
         # The TUN and the private table are no part of any uplink: no look at the links for what we do there ourselves.
         if change is None or not (is_tun or change.ours) or self._route_culprit is not None:
             self._network_dirty.set()
+
+    def _watch_moves(self, change: NetworkChange) -> None:
+        """A card that moved into another network namespace is out of the lock's reach: say so as long as it is away."""
+        moved = self._runner.moved
+        if change.moved and change.name in self._runner.wires:
+            self._runner.moved = moved | {change.name}
+            log.warning("%s now belongs to another network namespace, which this lock does not cover", change.name)
+        elif change.kind == "link" and not change.gone and change.name in moved:
+            self._runner.moved = moved - {change.name}
 
     def _is_harmless(self, change: NetworkChange) -> bool:
         """Whether rules, routes and TUN need no look for it: our own doing, or a core that took or left the TUN."""

@@ -92,6 +92,8 @@ class Runner:
         self.shown = model
         """The model as it is told: open only once the lease is taken, closed as soon as that is decided."""
         self.settings = settings
+        self.moved: frozenset[str] = frozenset()
+        """Names of the wires that went into another network namespace, which no rule here covers."""
         self.proxy = True
         """Whether the core that was started last has its SOCKS proxy."""
         self._since = Moment()

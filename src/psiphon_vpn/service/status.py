@@ -96,6 +96,7 @@ class StatusReader:
             "intent": str(model.intent),
             "region": model.region,
             "uplink": _describe_uplink(model),
+            "moved_away": sorted(self._runner.moved),
             "ipv6": held and self._enforcer.ipv6_open,
             "socks": {"port": self._runner.settings.socks_port, "available": self._runner.proxy},
             "ipv6_off": None if self._enforcer.ipv6 is Ipv6.ON else str(self._enforcer.ipv6),

@@ -116,6 +116,11 @@ class Uplink:
         return tuple(gateway for path in self.paths if path.version == IPV4 for gateway in path.gateways)
 
 
+def _is_inner(interface: Interface) -> bool:
+    """Whether it is loopback, known by its index as in the rules, or has the TUN's name."""
+    return interface.index == names.LOOPBACK_INDEX or interface.name == names.TUN_NAME
+
+
 def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tuple[str, ...]:
     """Where our addresses put us on this link.
 
@@ -125,7 +130,7 @@ def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tupl
     own = tuple(sorted({place for kind, place in interface.addresses if kind == version}))
     if own or not interface.headerless:
         return own
-    others = (link for link in snapshot.interfaces if link.up and link.name not in {"lo", names.TUN_NAME})
+    others = (link for link in snapshot.interfaces if link.up and not _is_inner(link))
     return tuple(sorted({place for link in others for kind, place in link.addresses if kind == version}))
 
 
@@ -167,7 +172,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
         for route in snapshot.defaults
         if (interface := by_index.get(route.index)) is not None
         and interface.up
-        and interface.name not in {"lo", names.TUN_NAME}
+        and not _is_inner(interface)
         and all(InterfaceName.of(link.name) for link in _find_stack(snapshot, interface))
         and _find_places(snapshot, interface, route.version)
     ]
@@ -196,7 +201,9 @@ def has_odd_uplink(snapshot: Snapshot) -> bool:
     """Whether a default route leads over an interface that `list_uplinks` leaves out for its name."""
     routed = {route.index for route in snapshot.defaults}
     return any(
-        link.up and link.name != "lo" and not all(InterfaceName.of(below.name) for below in _find_stack(snapshot, link))
+        link.up
+        and link.index != names.LOOPBACK_INDEX
+        and not all(InterfaceName.of(below.name) for below in _find_stack(snapshot, link))
         for link in snapshot.interfaces
         if link.index in routed
     )
@@ -214,7 +221,7 @@ def find_conflicts(snapshot: Snapshot) -> tuple[str, ...]:
             link.name
             for link in snapshot.interfaces
             if link.up
-            and link.name not in {"lo", names.TUN_NAME}
+            and not _is_inner(link)
             and (link.index in gateways or any(is_ours(place) for _, place in link.addresses))
         )
     )
@@ -265,8 +272,7 @@ def _find_leading_out(snapshot: Snapshot, leading: frozenset[int] | None) -> lis
     return [
         interface
         for interface in snapshot.interfaces
-        if interface.name not in {"lo", names.TUN_NAME}
-        and (interface.kind not in INNER_KINDS or interface.index in leads)
+        if not _is_inner(interface) and (interface.kind not in INNER_KINDS or interface.index in leads)
     ]
 
 
@@ -292,8 +298,9 @@ def find_inner(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tup
     out = _find_leading_out(snapshot, leading)
     if all(InterfaceName.of(interface.name) for interface in out):
         return None
-    outside = {"lo", names.TUN_NAME, *(interface.name for interface in out)}
-    found = (InterfaceName.of(link.name) for link in snapshot.interfaces if link.name not in outside)
+    outside = {interface.name for interface in out}
+    inner = (link for link in snapshot.interfaces if not _is_inner(link) and link.name not in outside)
+    found = (InterfaceName.of(link.name) for link in inner)
     return tuple(sorted(name for name in found if name is not None))
 
 

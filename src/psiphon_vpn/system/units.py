@@ -130,7 +130,9 @@ def render_killswitch_failed(layout: Layout) -> str:
         f"if {NFT} -f {layout.drop_rules}; then now='All traffic is dropped instead.'; else "
         # Not even that: without rules no interface may be up, whoever brought it up (an initrd, for instance).
         "now='All network interfaces were taken down instead.'; "
-        'for link in /sys/class/net/*; do link=$${link##*/}; [ "$$link" = lo ] || ip link set dev "$$link" down || '
+        "for link in /sys/class/net/*; do link=$${link##*/}; "
+        # Loopback by its number: names can be changed.
+        'read -r number <"/sys/class/net/$$link/ifindex"; [ "$$number" = 1 ] || ip link set dev "$$link" down || '
         "now='Network interfaces may be up: PULL THE CABLE.'; done; fi; "
         'echo "psiphon-vpn: the kill switch could not be loaded, so this machine stays offline. $$now"; '
         f'echo "psiphon-vpn: the reason: journalctl -b -u {KILLSWITCH_UNIT}"; '

@@ -67,6 +67,19 @@ def layers(facts: Facts) -> Outcome:
     return fail(_("broken: {names}").format(names=", ".join(broken))) if broken else ok(_("none is broken"))
 
 
+@check(
+    "tunnel.moved",
+    mark("No card was moved into another network namespace"),
+    mark("Take it back from the container that has it: the lock covers this machine's own network namespace alone."),
+)
+def moved(facts: Facts) -> Outcome:
+    """What the daemon saw leave for another network namespace, and not come back."""
+    found = facts.service.status.get("moved_away")
+    if not isinstance(found, list):
+        raise Unknowable(_("the service does not say"))
+    return fail(_("moved: {names}").format(names=", ".join(map(str, found)))) if found else ok(_("none"))
+
+
 @check("tunnel.daemon-privileges", mark("The service runs with three capabilities and no more"), LOG)
 def daemon_privileges(facts: Facts) -> Outcome:
     """Uid and capability sets from /proc/PID/status."""
@@ -213,6 +226,7 @@ CHECKS: Final = (
     state,
     locked,
     layers,
+    moved,
     daemon_privileges,
     core_privileges,
     device,

@@ -1,0 +1,134 @@
+"""Loopback is known by its index: a card that root calls "lo" is a wire like any other, for each layer alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from tests.integration.stage import open_stage
+from tests.policies import IDENTITY
+
+from psiphon_vpn.cli.view import render_text
+from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_vpn.lab.battery import NOBODY, run_probes, unseen_probes
+from psiphon_vpn.lab.namespace import Host
+from psiphon_vpn.lab.probe import probe_specs
+from psiphon_vpn.lab.world import World
+from psiphon_vpn.linux.nft import build_drop_only
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_egress_guard, build_frame_guard, build_wire_guard
+from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.policy.values import parse_names
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+LO = replace(LAN_A, interface="lo")
+
+
+def rename(client: Host) -> None:
+    """Give the card loopback's name, as root may, and set it up again."""
+    client.run(
+        ["ip", "-batch", "-"],
+        input="link set lo down\nlink set lo name lo0\nlink set lo0 up\n"
+        "link set eth0 down\nlink set eth0 name lo\nlink set lo up\n"
+        f"addr replace {LAN_A.client4}/{LAN_A.prefix4} dev lo\n"
+        f"addr replace {LAN_A.client6}/{LAN_A.prefix6} dev lo nodad\n"
+        f"route replace default via {LAN_A.router4} dev lo metric 100 proto dhcp\n"
+        f"route replace default via {LAN_A.router6} dev lo metric 100 proto ra\n",
+    )
+
+
+def _speaks_to_itself() -> bool:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        with socket.create_connection(address, timeout=2):
+            return True
+
+
+def _only(table: Table, *chains: str) -> Table:
+    """The table with some of its hooks alone, and all chains that these may go to."""
+    return replace(table, chains=tuple(chain for chain in table.chains if not chain.hook or chain.name in chains))
+
+
+def _layers() -> dict[str, Table | None]:
+    base = build_base_table(Policy(state=State.LOCKED, identity=IDENTITY))
+    guard = replace(build_wire_guard(IDENTITY), flags="")
+    drop = build_drop_only(base)
+    names = parse_names("lo")
+    frames = build_frame_guard(IDENTITY, names)
+    assert frames is not None
+    return {
+        "nothing": None,
+        "base table: output": _only(base, "output"),
+        "base table: postrouting": _only(base, "postrouting"),
+        "drop-only table: output": _only(drop, "output"),
+        "drop-only table: postrouting": _only(drop, "postrouting"),
+        "wire guard: output": _only(guard, "output"),
+        "wire guard: postrouting": _only(guard, "postrouting"),
+        "egress guard": build_egress_guard(IDENTITY, names),
+        "frame guard": replace(frames, flags=""),
+    }
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with World() as made:
+        rename(made.client)
+        yield made
+
+
+@pytest.mark.requirement("R2", "R19", "B3", "B4")
+@pytest.mark.parametrize("layer", _layers())
+def test_each_layer_alone_takes_a_card_with_the_name_of_loopback_for_a_wire(world: World, layer: str) -> None:
+    table = _layers()[layer]
+    client, salt = world.client, list(_layers()).index(layer) * 2
+    if table is not None:
+        client.run(["nft", "-f", "-"], input=table.render())
+    try:
+        mark, specs = world.mark(), []
+        for number, (label, uid) in enumerate((("root", 0), ("user", NOBODY))):
+            own = probe_specs(salt=salt + number, interface="lo", label=label)
+            specs += list(own)
+            run_probes(client, own, uid=uid)
+        unseen = unseen_probes(specs, world.frames_since(mark))
+        assert len(unseen) == (0 if table is None else len(specs))
+        assert client.call(_speaks_to_itself), "loopback itself"
+    finally:
+        client.run(["nft", "flush", "ruleset"])
+
+
+@pytest.mark.requirement("R6", "R19")
+def test_with_the_service_a_card_that_takes_the_name_of_loopback_leaks_nothing() -> None:
+    with open_stage() as stage:
+        rename(stage.world.client)
+        stage.probe(LO)
+        status = stage.machine.wait_state("OPEN")
+        assert status["locked"] is True
+        assert status["uplink"]["interface"] == "lo"
+        stage.probe(LO)
+
+
+@pytest.mark.requirement("R19")
+def test_a_card_that_moves_into_another_network_namespace_is_told_as_long_as_it_is_away() -> None:
+    with open_stage() as stage:
+        client, machine = stage.world.client, stage.machine
+        argv = ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 120"]
+        other = client.spawn(argv, stdout=subprocess.PIPE)
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+
+        def moved() -> object:
+            return (machine.read_status() or {}).get("moved_away")
+
+        client.run(["ip", "link", "set", "eth0", "netns", str(other.pid)])
+        machine.wait_for(lambda: moved() == ["eth0"], "the move in the status")
+        assert "Beware:" in render_text(machine.read_status() or {})
+        assert "eth0 now belongs to another network namespace" in machine.read_log()
+        back = ["ip", "link", "set", "eth0", "netns", str(client.pid)]
+        client.run(["nsenter", "--target", str(other.pid), "--net", *back])
+        machine.wait_for(lambda: moved() == [], "its return in the status")
