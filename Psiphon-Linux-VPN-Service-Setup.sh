@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/bin/bash -p
 # Gets the machine ready for psiphon-vpn and hands it its arguments: demo, test, status, help and so on.
 # It installs the OS packages that are missing, finds Python 3.11 or later or brings one, and makes a virtual
 # environment from hash-locked requirements. Done once; afterwards it only looks at a stamp.
@@ -9,8 +9,8 @@ umask 022 # the service's own user has to read what root makes here
 say() { printf 'psiphon-vpn setup: %s\n' "$*" >&2; }
 fail() { say "$1"; exit "${2:-1}"; }
 [ "$EUID" -eq 0 ] || fail "This needs root: run it again with sudo in front." 77
-# sudo and cron may leave sbin out, and a user's own directories must not come first.
-PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"
+# No other directory, not even last: root runs what is there. -p above is against functions in the environment.
+PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"; unset "${!UV_@}"
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
 . "$here/packaging/commands.sh" # which package brings a command
@@ -44,7 +44,7 @@ install_for() { # commands
 find_python() { # prints the first Python that is new enough, can make virtual environments, and is not root's alone
     local path
     for path in $(type -ap python3.13 python3.12 python3.11 python3); do
-        if (cd / && setpriv --reuid=65534 --regid=65534 --clear-groups "$path" -I -c \
+        if is_roots "$path" && (cd / && setpriv --reuid=65534 --regid=65534 --clear-groups "$path" -I -c \
             'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))') 2>/dev/null; then echo "$path" && return; fi
     done
     # The system's own may lack only a package; one that is too old says 0 here, and no package makes it newer.
@@ -82,14 +82,14 @@ missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || miss
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
 wanted=() # what only tests need, and the demonstration with a whole system: they do without it, and say so
 case " $* " in
-    *" test "*) wanted=(rpm shellcheck dbus-daemon dnsmasq dhclient dhcpd hostapd wpa_supplicant) ;; *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
+    *" test "*) wanted=(rpm shellcheck dbus-daemon python3-dbusmock dnsmasq dhclient dhcpd radvd hostapd wpa_supplicant) ;;
+    *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
     *" leaktest "*) # the programs that attacks are made with; a test compares them
         wanted=(arping dbus-daemon dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft nsenter
             radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
 esac
 case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 pppoe-server) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; esac
-missing=()
-for word in "${wanted[@]}"; do command -v "$word" >/dev/null || ! may_come "$word" || missing+=("$word"); done
+missing=(); for word in "${wanted[@]}"; do is_here "$word" || ! may_come "$word" || missing+=("$word"); done
 # One that no package brings must not keep the others away.
 [ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || for word in "${missing[@]}"; do
     (updated=yes install_for "$word") || true

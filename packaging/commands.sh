@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Which package brings a command, and what has to be done before it comes. Read by the setup script; does nothing alone.
+# Which package brings a command, what has to be done before it comes, and whose it is. Read by the setup script.
 
 package_for() { # command, package manager
     case "$1:$2" in
@@ -9,7 +9,7 @@ package_for() { # command, package manager
         setpriv:* | nsenter:* | flock:* | unshare:*) echo util-linux ;; timeout:*) echo coreutils ;;
         dnsmasq:apt-get) echo dnsmasq-base ;; dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;
         dhcpd:apt-get) echo isc-dhcp-server ;; dhcpd:pacman) echo dhcp ;; dhcpd:*) echo dhcp-server ;;
-        dbus-daemon:apt-get) echo dbus python3-dbusmock ;; dbus-daemon:*) echo dbus-daemon python3-dbusmock ;;
+        dbus-daemon:apt-get) echo dbus ;; python3-dbusmock:pacman) echo python-dbusmock ;;
         arping:apt-get) echo iputils-arping ;; arping:*) echo iputils ;; firewall-cmd:*) echo firewalld ;;
         wpa_supplicant:apt-get) echo wpasupplicant ;;
         dockerd:apt-get) echo docker.io ;; dockerd:dnf) echo moby-engine ;; dockerd:*) echo docker ;;
@@ -22,6 +22,10 @@ package_for() { # command, package manager
         python:apt-get) echo python3 python3-venv python3-pip ;; python:pacman) echo python python-pip ;;
         python:*) echo python3 python3-pip ;; *) echo "$1" ;;
     esac
+}
+
+is_here() { # command, or the package of a module of the system's own Python
+    case "$1" in python3-*) /usr/bin/python3 -I -c "import ${1#python3-}" 2>/dev/null ;; *) command -v "$1" >/dev/null ;; esac
 }
 
 may_come() { # command; fails if its package must not be installed here
@@ -47,4 +51,10 @@ may_come() { # command; fails if its package must not be installed here
     fi
     systemctl --root=/ --quiet mask "$@" >&2 || return 1
     say "masked, so that it never runs here: $*. To have it: systemctl unmask $*"
+}
+
+is_roots() { # path; whether it and all directories above belong to root, and nobody else may write there
+    local path; path="$(readlink -e -- "$1")" || return
+    while [ "$(find "${path:-/}" -maxdepth 0 -user 0 ! -perm /022)" ]; do [ "$path" ] || return 0; path="${path%/*}"; done
+    return 1
 }

@@ -2,6 +2,7 @@
 # After the files have gone: those who read drop-ins of ours forget them. Our own program is not there any more.
 # On an upgrade the new version's files are there, and nothing has to be forgotten.
 set -e
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || true
     if [ ! -e /usr/lib/systemd/system/psiphon-killswitch.service ]; then

@@ -1,5 +1,6 @@
 """The setup script and the locked requirements."""
 
+import ast
 import hashlib
 import os
 import re
@@ -118,9 +119,9 @@ def keep_programs(script: Path, programs: Path, *, without: Callable[[str], bool
             if not without(program.name) and not program.name.startswith("apt") and not link.exists():
                 link.symlink_to(program)
     text = script.read_text()
-    place = 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"'
+    place = 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"; '
     assert place in text
-    script.write_text(text.replace(place, f'PATH="{programs}"'))
+    script.write_text(text.replace(place, f'PATH="{programs}"; '))
 
 
 @needs_root
@@ -135,6 +136,8 @@ def test_the_real_servers_own_needs_are_installed_only_for_it(tmp_path: Path, ar
     assert done.returncode == 7
     assert ("asked install -qq -y --no-install-recommends iptables iptables" in done.stderr) is wanted
 
+
+KNOWN_PROGRAMS = ("python3.13", "python3.12", "python3.11", "python3.99", "uv", "dnf", "pacman", "zypper", "nft", "ip")
 
 # Programs with services that would touch this machine's network, and what is masked for each.
 SERVICES = {
@@ -182,7 +185,7 @@ def test_the_attacks_programs_come_only_if_their_services_cannot_run_and_stop_no
     said = done.stderr.splitlines()
     installed = [line for line in said if line.startswith("apt-get install")]
     # What does no harm comes in any case; where one thing is missing, one by one.
-    assert any(line.endswith("iputils-arping") for line in installed)
+    assert any("iputils-arping" in line.split() for line in installed)
     assert any("docker.io" in line for line in installed) is come
     for program, units in SERVICES.items():
         package = "docker.io" if program == "dockerd" else program
@@ -191,6 +194,72 @@ def test_the_attacks_programs_come_only_if_their_services_cannot_run_and_stop_no
         assert bool(asked) is come
         assert not come or masked[0] < asked[0]
     assert len([line for line in said if line.startswith("apt-get update")]) == 1
+
+
+def list_wanted() -> list[str]:
+    """What the script brings for the tests: in its own words, fast or not."""
+    text = (ROOT / SCRIPT).read_text()
+    found = re.search(r'\*" test "\*\) wanted=\(([^)]*)\)', text)
+    more = re.search(r"wanted\+=\(([^)]*)\)", text)
+    assert found is not None
+    assert more is not None
+    return [*found[1].split(), *more[1].split()]
+
+
+# What tests use where it is there, and skip with a reason where it is not: parts of a system, or of other tastes.
+OPTIONAL = {"groff", "systemd-analyze", "systemd-tmpfiles", "dpkg-deb", "NETWORKD"}
+
+
+@needs_root
+@pytest.mark.parametrize("part", list_wanted())
+def test_each_part_that_tests_need_is_asked_for_by_itself_on_a_machine_that_lacks_it_alone(
+    tmp_path: Path, part: str
+) -> None:
+    script = make_checkout(tmp_path / "checkout")
+    programs = tmp_path / "bin"
+    keep_programs(script, programs, without=lambda name: name == part)
+    for name in set(list_wanted()) - {part}:
+        if not (programs / name).exists():
+            write_program(programs / name, "exit 0")
+    write_program(programs / "apt-get", 'echo "asked $*" >&2')
+    write_program(programs / "systemctl", "exit 0")
+    commands = script.parent / COMMANDS
+    module = "1" if part == "python3-dbusmock" else "0"
+    python, running = tmp_path / "python", tmp_path / "running"
+    running.mkdir()
+    write_program(python, f"exit {module}")
+    text = commands.read_text().replace("/usr/bin/python3", str(python)).replace("/run/systemd/system", str(running))
+    commands.write_text(text)
+    pretend_venv(script, tmp_path / "venv", "requirements-dev.lock")
+    done = call(script, "test", venv=tmp_path / "venv")
+    assert done.returncode == 7
+    asked = [line for line in done.stderr.splitlines() if line.startswith("asked install")]
+    package = subprocess.run(
+        ["bash", "-c", f'. "{ROOT / COMMANDS}"; package_for "{part}" apt-get'],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert asked == [f"asked install -qq -y --no-install-recommends {package}"], "that one, and nothing else"
+
+
+def test_what_a_test_looks_for_is_brought_by_the_script_or_named_as_optional() -> None:
+    needed: dict[str, str] = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for call_node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call_node, ast.Call) and ast.unparse(call_node.func) in {"shutil.which", "which"}:
+                argument = call_node.args[0]
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    needed[argument.value] = path.name
+            if isinstance(call_node, ast.Assign) and ast.unparse(call_node.targets[0]) in {"MISSING", "missing"}:
+                needed |= {
+                    node.value: path.name
+                    for node in ast.walk(call_node.value)
+                    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+                }
+    assert {"dbus-daemon", "radvd", "dnsmasq", "shellcheck"} <= set(needed), "the control"
+    brought = {*list_wanted(), "nft", "ip", "setpriv", "nsenter", "openssl", "flock"}
+    assert set(needed) - brought - OPTIONAL == set(), needed
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -254,6 +323,54 @@ def test_the_script_loads_nothing_from_the_current_directory(tmp_path: Path) -> 
         check=False,
     )
     assert done.stdout == "given []\n"
+
+
+@needs_root
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+def test_root_runs_no_program_that_somebody_else_put_into_the_path(tmp_path: Path, first: bool) -> None:
+    """Fakes of every program there is and of those that are missing here, in a user's directory, and as functions."""
+    script, told = make_checkout(tmp_path / "checkout"), tmp_path / "told"
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    for name in {*KNOWN_PROGRAMS, *(path.name for path in Path("/usr/bin").iterdir())}:
+        write_program(hostile / name, f'echo "{name} $EUID" >>{told}')
+    os.chown(hostile, 65534, 65534)
+    system = "/usr/bin:/bin"
+    functions = {
+        f"BASH_FUNC_{name}%%": f"() {{ echo {name} >>{told}; }}" for name in ("command", "type", "setpriv", "cd")
+    }
+    env = {
+        "PATH": f"{hostile}:{system}" if first else f"{system}:{hostile}",
+        "PSIPHON_VPN_VENV": str(tmp_path / "venv"),
+        "HOME": "/",
+    }
+    subprocess.run(["/bin/bash", "-c", "python3.99 || true"], env=env, capture_output=True, check=False)
+    assert told.read_text() == f"python3.99 {os.geteuid()}\n", "the control: who trusts the path runs them"
+    told.unlink()
+    done = subprocess.run(
+        [str(script), "status"],
+        env=env | functions,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (7, "given ['status']\n"), done.stderr
+    assert not told.exists(), told.read_text()
+
+
+@needs_root
+def test_a_python_of_somebody_elses_is_passed_over_wherever_a_link_leads_to_it(tmp_path: Path) -> None:
+    script, told = make_checkout(tmp_path / "checkout"), tmp_path / "told"
+    programs, home = tmp_path / "bin", tmp_path / "home"
+    home.mkdir()
+    keep_programs(script, programs, without=lambda name: name.startswith("python3.13"))
+    write_program(home / "python", f"id -u >>{told}; exit 0")
+    os.chown(home / "python", 65534, 65534)
+    (programs / "python3.13").symlink_to(home / "python")
+    done = call(script, "status", venv=tmp_path / "venv")
+    assert done.returncode == 7, done.stderr
+    assert not told.exists()
 
 
 def test_the_script_is_a_short_bootstrap() -> None:
