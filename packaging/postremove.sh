@@ -9,5 +9,7 @@ if [ -d /run/systemd/system ]; then
         # Nothing requires it any more; it holds nothing.
         systemctl stop psiphon-killswitch.service 2>/dev/null || true
         systemctl try-restart systemd-resolved.service || true
+        # Not restarted: it would take Wi-Fi down with it.
+        if systemctl --quiet is-active NetworkManager.service; then systemctl reload NetworkManager.service || true; fi
     fi
 fi

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.diagnose.scene import CORE_PID, DAEMON_PID, IDENTITY, HealthyKernel, Scene, _process, write
+from tests.diagnose.scene import ASK, CORE_PID, DAEMON_PID, IDENTITY, HealthyKernel, Scene, _process, write
 
 from psiphon_vpn.diagnose.system import Answer
 from psiphon_vpn.errors import DaemonDownError
@@ -260,6 +260,7 @@ BREAKS: dict[str, Break] = {
     ),
     "dns.bootstrap": files(lambda it: it.config.write_text('bootstrap_dns = ["9.9.9.9"]\n')),
     "dns.answers": system(lambda it: setattr(it, "answered", False)),
+    "dns.programs": system(lambda it: it.commands.update({ASK: Answer(code=3)})),
     "dns.resolv-conf": files(lambda it: (it.root / "etc/resolv.conf").write_text("nameserver 2001:db8::1\n")),
     "dns.resolved-file": files(lambda it: (it.root / "etc/systemd/resolved.conf.d/psiphon-vpn.conf").unlink()),
     "dns.resolved": system(

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from tests.integration.kernel import Kernel, open_kernel
 
 from psiphon_vpn.accounts import User
 from psiphon_vpn.config import Settings
+from psiphon_vpn.diagnose.checks.dns import ASK_AS_PROGRAMS_DO
 from psiphon_vpn.diagnose.engine import run_once
 from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.model import Result, Verdict
@@ -97,6 +99,9 @@ class Recording:
     answers: dict[str, Any] = field(default_factory=dict)
 
 
+ASK = " ".join([sys.executable, "-I", "-c", ASK_AS_PROGRAMS_DO])
+
+
 class SceneSystem(RealSystem):
     """The real system, but for what a scene says of users, units, processes and time."""
 
@@ -109,6 +114,7 @@ class SceneSystem(RealSystem):
             "resolvectl --no-pager domain": Answer(code=0, out="Global: ~.\nLink 2 (eth0): lan\n"),
             "resolvectl --no-pager llmnr": Answer(code=0, out="Global: no\nLink 2 (eth0): yes\n"),
             "resolvectl --no-pager mdns": Answer(code=0, out="Global: no\nLink 2 (eth0): yes\n"),
+            ASK: Answer(code=0),
             "timedatectl show --property=NTPSynchronized --value": Answer(code=0, out="yes\n"),
         }
         self.files: dict[str, bytes] = {
@@ -125,6 +131,7 @@ class SceneSystem(RealSystem):
         self.status: dict[str, Any] = {
             "state": "OPEN", "reason": "open", "next_step": None, "since": "2026-01-02T03:04:05+00:00",
             "locked": True, "intent": "connected", "ipv6": False, "core_pid": CORE_PID,
+            "moved_away": [],
             "layers": {"base": {"state": "ok", "detail": ""}},
         }  # fmt: skip
         self.down: UserError | None = None

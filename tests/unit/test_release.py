@@ -77,6 +77,19 @@ def test_while_released_names_are_asked_of_the_networks_own_resolvers(installed:
     assert not mask.exists()
 
 
+def test_while_released_networkmanager_hands_out_the_networks_own_resolvers(installed: ScratchMachine) -> None:
+    layout = installed.edges.layout
+    mask = installed.root / "run/NetworkManager/conf.d" / layout.networkmanager_conf.name
+    (installed.root / "run/NetworkManager").mkdir()
+    installed.set_state(active=[*installed.store.read()["active"], released.NETWORKMANAGER_UNIT])
+    release(installed.edges, by="0")
+    assert "global-dns" not in mask.read_text()
+    assert "enabled=false" in mask.read_text()
+    assert released.NETWORKMANAGER_UNIT in installed.store.read()["restarted"]
+    start(installed.edges)
+    assert not mask.exists()
+
+
 @pytest.mark.requirement("R3")
 def test_a_service_that_does_not_stop_is_not_released(installed: ScratchMachine) -> None:
     installed.set_state(stuck=[SERVICE_UNIT])

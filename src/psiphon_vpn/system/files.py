@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.system.layout import GROUP, USER, Layout
@@ -93,6 +95,34 @@ def render_networkd_tun() -> str:
     return f"{_HEADING}[Match]\nName={names.TUN_NAME}\n\n[Link]\nUnmanaged=yes\n"
 
 
+_NETWORKMANAGER_TUN: Final = f"""\
+# NetworkManager leaves the TUN alone. Not "unmanaged-devices", which would replace the user's own list.
+[device-psiphon-vpn]
+match-device=interface-name:{names.TUN_NAME}
+managed=0
+"""
+
+
 def render_networkmanager_conf() -> str:
-    """The same for NetworkManager. Not `unmanaged-devices`, which would replace the user's own list."""
-    return f"{_HEADING}[device-psiphon-vpn]\nmatch-device=interface-name:{names.TUN_NAME}\nmanaged=0\n"
+    """What NetworkManager is told (NetworkManager.conf(5))."""
+    return f"""\
+{_HEADING}{_NETWORKMANAGER_TUN}
+# Its question whether the internet is there would be one in clear, and is refused: it would call this machine offline.
+[connectivity]
+enabled=false
+
+# The resolver in the tunnel for every name. Else it tells dnsmasq (dns=dnsmasq) to ask by the card, bound to it, which
+# is refused; and a network with IPv6 resolvers alone would leave names unresolved.
+[global-dns]
+
+[global-dns-domain-*]
+servers={names.RESOLVER_IPV4}
+"""
+
+
+def render_networkmanager_released() -> str:
+    """The same for a machine that was released: the network's own resolvers, and still no question in between."""
+    return (
+        f"# Released: of psiphon-vpn's own settings only this counts until the next start.\n{_NETWORKMANAGER_TUN}"
+        "[connectivity]\nenabled=false\n"
+    )

@@ -16,10 +16,13 @@ from typing import Final
 
 from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
 from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.files import render_networkmanager_released
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.system_changes import ServiceReread, reread
 from psiphon_vpn.system.tree_changes import write_file
 
 RESOLVED_UNIT: Final = "systemd-resolved.service"
+NETWORKMANAGER_UNIT: Final = "NetworkManager.service"
 MAX_RECORD: Final = 4096
 
 
@@ -63,32 +66,46 @@ def clear(edges: Edges) -> None:
     unmask_resolver(edges)
 
 
-def _mask(layout: Layout) -> Path:
-    """A file in /run takes the place of one of the same name in /usr/lib (resolved.conf.d(5)), until the next boot."""
-    return layout.root / "run/systemd/resolved.conf.d" / layout.resolved_dropin.name
+def _list_masks(layout: Layout) -> tuple[tuple[ServiceReread, Path, str], ...]:
+    """Who reads settings of ours; and the file in /run that counts instead of one of the same name in /usr/lib.
+
+    Until the next boot (resolved.conf.d(5), NetworkManager.conf(5)).
+    """
+    run = layout.root / "run"
+    resolved = "# Released: psiphon-vpn's own settings do not count until the next start.\n"
+    return (
+        (
+            ServiceReread(unit=RESOLVED_UNIT, verb="restart"),
+            run / "systemd/resolved.conf.d" / layout.resolved_dropin.name,
+            resolved,
+        ),
+        (
+            ServiceReread(unit=NETWORKMANAGER_UNIT, verb="reload"),
+            run / "NetworkManager/conf.d" / layout.networkmanager_conf.name,
+            render_networkmanager_released(),
+        ),
+    )
 
 
 def mask_resolver(edges: Edges) -> None:
-    """Let systemd-resolved ask the network's own resolvers: the one in the tunnel cannot be reached."""
-    if not edges.manager.is_active(RESOLVED_UNIT):
-        return
-    path = _mask(edges.layout)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("# Released: psiphon-vpn's own settings do not count until the next start.\n", encoding="ascii")
-    path.chmod(0o644)
-    edges.manager.restart(RESOLVED_UNIT)
+    """Let programs ask the network's own resolvers: the one in the tunnel cannot be reached."""
+    for service, path, text in _list_masks(edges.layout):
+        # The directory above is the service's own, which it makes when it starts.
+        if edges.manager.is_active(service.unit) and path.parent.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="ascii")
+            path.chmod(0o644)
+            reread(edges, service)
 
 
 def unmask_resolver(edges: Edges) -> None:
-    """Let systemd-resolved ask the resolver in the tunnel again."""
-    path = _mask(edges.layout)
-    if not path.exists():
-        return
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        path.parent.rmdir()
-    if edges.manager.is_active(RESOLVED_UNIT):
-        edges.manager.restart(RESOLVED_UNIT)
+    """Let them ask the resolver in the tunnel again."""
+    for service, path, _text in _list_masks(edges.layout):
+        if path.exists():
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+            reread(edges, service)
 
 
 def _log(text: str) -> None:

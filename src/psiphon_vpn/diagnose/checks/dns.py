@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from typing import Final
 
 from psiphon_vpn.diagnose.facts import OPEN, Facts
@@ -94,6 +95,35 @@ def answers(facts: Facts) -> Outcome:
     return ok(_("the resolver in the tunnel answers")) if answered else fail(_("no answer comes through the tunnel"))
 
 
+ASK_AS_PROGRAMS_DO: Final = (
+    "import socket, sys\n"
+    "try:\n"
+    "    socket.getaddrinfo('a.root-servers.net', None, socket.AF_INET)\n"
+    "except socket.gaierror as error:\n"
+    "    sys.exit(0 if error.errno == socket.EAI_NONAME else 3)\n"
+)
+"""That there is no such name is an answer too; EAI_AGAIN says that nobody gave one (getaddrinfo(3))."""
+PROGRAM_SECONDS: Final = 8.0
+
+
+@check(
+    "dns.programs",
+    mark("Programs resolve names, by this machine's own resolver"),
+    mark(
+        "A resolver on this machine asks by a card, which is refused. Let NetworkManager read its configuration: sudo "
+        "systemctl reload NetworkManager. Tell any other one to ask 10.200.3.2, bound to no interface."
+    ),
+)
+def programs(facts: Facts) -> Outcome:
+    """Ask the way a program does: nsswitch.conf, resolv.conf, and what they lead to. Only while open."""
+    if facts.state != OPEN:
+        raise Skip(_("the tunnel is not open"))
+    answer = facts.system.run([sys.executable, "-I", "-c", ASK_AS_PROGRAMS_DO], timeout=PROGRAM_SECONDS)
+    if answer.code is None:
+        return fail(_("no answer came within {seconds:g} seconds").format(seconds=PROGRAM_SECONDS))
+    return ok(_("they do")) if answer.code == 0 else fail(_("nobody answers them"))
+
+
 @check(
     "dns.resolv-conf",
     mark("Programs can ask an IPv4 resolver"),
@@ -169,4 +199,4 @@ def multicast(facts: Facts) -> Outcome:
     return fail(_("on: {names}").format(names=", ".join(on))) if on else ok(_("LLMNR and mDNS are off"))
 
 
-CHECKS: Final = (wire, bootstrap, answers, resolv_conf, resolved_file, resolved, multicast)
+CHECKS: Final = (wire, bootstrap, answers, programs, resolv_conf, resolved_file, resolved, multicast)

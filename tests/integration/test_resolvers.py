@@ -1,0 +1,73 @@
+"""Names through the resolvers that distributions put between programs and the tunnel, and what `diagnose` asks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from tests.integration.stage import Stage
+
+from psiphon_vpn.diagnose.checks.dns import ASK_AS_PROGRAMS_DO
+from psiphon_vpn.lab.battery import NOBODY
+from psiphon_vpn.lab.waiting import wait_until
+from psiphon_vpn.policy import names
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces"),
+    pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="dnsmasq is not installed"),
+]
+
+
+@contextmanager
+def dnsmasq(stage: Stage, server: str) -> Iterator[None]:
+    """The local resolver of `dns=dnsmasq`, told of its server as NetworkManager does it."""
+    client, log = stage.world.client, stage.world.directory / "resolver.log"
+    argv = [
+        "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces",
+        "--listen-address=127.0.0.1", "--cache-size=0", "--pid-file=", "--user=root", f"--log-facility={log}",
+        f"--server={server}",
+    ]  # fmt: skip
+    log.unlink(missing_ok=True)
+    child = client.spawn(argv, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: log.exists() and b"started" in log.read_bytes(), "dnsmasq")
+        yield
+    finally:
+        child.kill()
+        child.wait()
+
+
+def ask(stage: Stage, uid: int) -> int:
+    """What a program gets that asks for a name by 127.0.0.1: 0 an answer, 3 none."""
+    conf = stage.world.directory / "resolv-local.conf"
+    conf.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    conf.chmod(0o644)
+    mount = 'mount --bind "$1" /etc/resolv.conf && exec setpriv --reuid="$2" --clear-groups "$3" -I -c "$4"'
+    argv = ["unshare", "--mount", "sh", "-c", mount, "sh", str(conf), str(uid), sys.executable, ASK_AS_PROGRAMS_DO]
+    return stage.world.client.run(argv, check=False).returncode
+
+
+@pytest.mark.requirement("R11")
+@pytest.mark.parametrize("uid", [0, NOBODY], ids=["root", "user"])
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        (names.RESOLVER_IPV4, 0),  # as NetworkManager hands on servers of [global-dns-domain-*]
+        ("192.0.2.1", 0),
+        ("192.0.2.1@eth0", 3),  # as it hands on a connection's: bound to the card
+    ],
+)
+def test_a_local_resolver_resolves_unless_it_is_bound_to_a_card_and_a_program_that_asks_sees_it(
+    reopened_stage: Stage, server: str, told: int, uid: int
+) -> None:
+    stage = reopened_stage
+    mark = stage.world.mark()
+    with dnsmasq(stage, server):
+        assert ask(stage, uid) == told
+    stage.assert_no_leak(mark)
