@@ -10,7 +10,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.diagnose.scene import ASK, CORE_PID, DAEMON_PID, IDENTITY, HealthyKernel, Scene, _process, write
+from tests.diagnose.scene import (
+    ASK,
+    CAPS,
+    CORE_PID,
+    DAEMON_PID,
+    EMPTY,
+    IDENTITY,
+    HealthyKernel,
+    Scene,
+    _process,
+    write,
+)
 
 from psiphon_vpn.diagnose.system import Answer
 from psiphon_vpn.errors import DaemonDownError
@@ -107,6 +118,10 @@ def space(place: str, **changes: int) -> Break:
 def _open_all(it: HealthyKernel) -> None:
     it.nft("insert rule inet psiphon_filter output meta skuid != 64190 accept\n")
     it.release_guard()
+
+
+def _share_number(it: Any) -> None:
+    write(it.root / "etc/passwd", f"somebody:x:{IDENTITY.uid}:1000::/home/somebody:/bin/sh\n".encode())
 
 
 def _open_forward(it: HealthyKernel) -> None:
@@ -243,7 +258,9 @@ BREAKS: dict[str, Break] = {
         lambda it: it.files.update({f"/proc/{DAEMON_PID}/status": _process(ALL_CAPS, ALL_CAPS)})
     ),
     "tunnel.core-privileges": system(
-        lambda it: it.files.update({f"/proc/{CORE_PID}/status": _process("0000000000001000", ALL_CAPS)})
+        lambda it: it.files.update(
+            {f"/proc/{CORE_PID}/status": _process("0000000000001000", ALL_CAPS, parent=DAEMON_PID)}
+        )
     ),
     "tunnel.device": system(_share_tun),
     "tunnel.mtu": kernel(lambda it: it.ip("link", "set", "PsiphonTUN", "mtu", "9000")),
@@ -276,6 +293,8 @@ BREAKS: dict[str, Break] = {
     "core.owner": files(lambda it: _chmod(it.core_binary, 0o777)),
     "core.running": Break(act=_move_core),
     "core.known": files(_forget_revision),
+    "core.strangers": system(lambda it: it.files.update({"/proc/4100003/status": _process(EMPTY, CAPS)})),
+    "core.numbers": files(_share_number),
     "files.installed": Break(act=_uninstall),
     "files.owners": files(lambda it: _chmod(it.state_dir, 0o755)),
     "files.trust": files(lambda it: _chmod(it.root / "usr/lib", 0o777)),

@@ -60,7 +60,7 @@ EMPTY = "0000000000000000"
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00" + b"a tunnel core"
 
 
-def _process(caps: str, bounding: str) -> bytes:
+def _process(caps: str, bounding: str, *, parent: int = 1) -> bytes:
     lines = {
         "Uid": "\t".join([str(UID)] * 4),
         "Gid": "\t".join([str(UID)] * 4),
@@ -69,7 +69,7 @@ def _process(caps: str, bounding: str) -> bytes:
         "CapEff": caps,
         "CapBnd": bounding,
     }
-    lines |= {"CapAmb": caps, "NoNewPrivs": "1"}
+    lines |= {"CapAmb": caps, "NoNewPrivs": "1", "PPid": str(parent), "Name": "a-program"}
     return "".join(f"{key}:\t{value}\n" for key, value in lines.items()).encode()
 
 
@@ -119,7 +119,7 @@ class SceneSystem(RealSystem):
         }
         self.files: dict[str, bytes] = {
             f"/proc/{DAEMON_PID}/status": _process(CAPS, CAPS),
-            f"/proc/{CORE_PID}/status": _process(EMPTY, CAPS),
+            f"/proc/{CORE_PID}/status": _process(EMPTY, CAPS, parent=DAEMON_PID),
             "/sys/class/rtc/rtc0/since_epoch": b"%d\n" % NOW,
             "/proc/uptime": b"3600.00 7200.00\n",
             "/proc/thread-self/net/ip_tables_names": b"",
@@ -171,6 +171,14 @@ class SceneSystem(RealSystem):
                 raise data
             return data
         return super().read(path)
+
+    def list_directory(self, path: Path) -> tuple[str, ...]:
+        if path == Path("/proc"):
+            return tuple(name.split("/")[2] for name in self.files if name.endswith("/status"))
+        return super().list_directory(path)
+
+    def read_link(self, path: Path) -> str:
+        return "net:[1]" if path.name == "net" and path.parts[1] == "proc" else super().read_link(path)
 
     def hash(self, path: Path) -> str:
         return super().hash(self.links.get(str(path), path))

@@ -63,11 +63,38 @@ def mode(path: Path) -> tuple[int, int, int]:
 @pytest.mark.requirement("R8", "R12")
 def test_the_service_has_a_user_that_nobody_can_log_in_as(target: Layout) -> None:
     uid, gid, home, shell = user(target)
-    assert 0 < uid < 1000
+    assert (uid, gid) == (573, 573)
     assert home == "/var/lib/psiphon-vpn/state"
     assert shell.endswith("nologin")
     groups = dict(line.split(":")[::2] for line in (target.root / "etc/group").read_text().splitlines())
     assert groups["psiphon-group"] == str(gid)
+
+
+@needs_root
+@needs_tools
+@pytest.mark.requirement("R8")
+@pytest.mark.parametrize(("database", "entry"), [("passwd", "other:x:573:1::/:/bin/sh"), ("group", "other:x:573:")])
+def test_a_number_that_is_taken_is_shared_with_nobody(tmp_path: Path, database: str, entry: str) -> None:
+    layout = Layout(root=tmp_path / "root")
+    write(layout.sysusers, files.render_sysusers(Layout()))
+    write(layout.root / "etc" / database, entry + "\n")
+    call("systemd-sysusers", f"--root={layout.root}")
+    uid, gid, _home, _shell = user(layout)
+    taken = uid if database == "passwd" else gid
+    assert 0 < taken < 1000
+    assert taken != 573
+
+
+@needs_root
+@needs_tools
+@pytest.mark.requirement("R8")
+def test_an_account_of_an_older_version_keeps_its_numbers(tmp_path: Path) -> None:
+    layout = Layout(root=tmp_path / "root")
+    write(layout.sysusers, files.render_sysusers(Layout()))
+    write(layout.root / "etc/passwd", "psiphon-user:x:988:987::/var/lib/psiphon-vpn/state:/usr/sbin/nologin\n")
+    write(layout.root / "etc/group", "psiphon-group:x:987:\n")
+    call("systemd-sysusers", f"--root={layout.root}")
+    assert user(layout)[:2] == (988, 987)
 
 
 @needs_root

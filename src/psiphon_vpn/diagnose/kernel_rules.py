@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psiphon_vpn.diagnose.model import Skip, Unknowable
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from psiphon_vpn.diagnose.facts import Facts
     from psiphon_vpn.policy.model import Policy
     from psiphon_vpn.policy.ruleset import Table
+    from psiphon_vpn.policy.values import ControlGroup
 
+PROC = Path("/proc")
+SOCKET_GROUP = "socket cgroupv2"
 NFT_CHAIN = re.compile(
     r"type (?P<kind>\S+) hook (?P<hook>\S+)(?: devices? =? ?(?P<devices>\{[^}]*\}|\"[^\"]*\"|\S+))? "
     r"priority (?P<priority>[^;]+); policy (?P<policy>\w+);"
@@ -202,6 +206,8 @@ class KernelRules:
             upstream_proxy=find_proxy_endpoint(settings.upstream_proxy),
             bootstrap_dns=parse_addresses(settings.bootstrap_dns),
         )
+        if SOCKET_GROUP in (self.read_table("inet", names.BASE_TABLE) or ""):
+            whole = replace(whole, control_group=self._find_control_group())
         found = [("boot", Policy(state=State.LOCKED, identity=facts.identity))]
         if tun is not None:
             found += [(str(state), replace(whole, state=state)) for state in State if state is not State.FAILED]
@@ -209,6 +215,15 @@ class KernelRules:
         bare = Links(wires=wires, inner=links.inner, headerless=links.headerless, on_link=links.on_link)
         found.append(("LOCKED", replace(whole, links=bare)))
         return found
+
+    def _find_control_group(self) -> ControlGroup | None:
+        """The group of the service that answers."""
+        from psiphon_vpn.linux.controlgroup import parse_control_group
+
+        found = self._facts.service_or_reason
+        if isinstance(found, UserError):
+            return None
+        return parse_control_group(self._facts.find_text(PROC / str(found.pid) / "cgroup") or "")
 
     def list_expected(self) -> list[tuple[str, Table]]:
         """The tables that may rightly stand, by what they are for: "base:OPEN", "guard", "egress", "arp"."""

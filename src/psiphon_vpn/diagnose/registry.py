@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from psiphon_vpn.diagnose.checks import clock, core, disk, dns, files, firewalls, kernel, lock, routes, tunnel, units
+from psiphon_vpn.diagnose.checks import (
+    clock,
+    core,
+    disk,
+    dns,
+    files,
+    firewalls,
+    kernel,
+    lock,
+    routes,
+    strangers,
+    tunnel,
+    units,
+)
 from psiphon_vpn.diagnose.model import Check
 
 CHECKS: Final[tuple[Check, ...]] = (
@@ -13,6 +26,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *tunnel.CHECKS,
     *dns.CHECKS,
     *core.CHECKS,
+    *strangers.CHECKS,
     *files.CHECKS,
     *units.CHECKS,
     *kernel.CHECKS,

@@ -114,6 +114,7 @@ def _output(policy: Policy) -> tuple[Chain, ...]:
     rules.append(Rule(text=f'oifname "{names.TUN_NAME}" goto refused', comment="a device that only has its name"))
     rules += [
         *tunnel_address_rules("goto refused"),
+        *_stranger_rules(policy),
         Rule(text="jump to_wire", comment="everything else is a wire: only what chain to_wire lists may leave"),
         Rule(text="goto refused", comment="and nothing else"),
     ]
@@ -130,6 +131,20 @@ def _output(policy: Policy) -> tuple[Chain, ...]:
         Chain(name="output", hook=Hook(kind="filter", hook="output", priority=0, policy="drop"), rules=tuple(rules))
     )
     return tuple(chains)
+
+
+def _stranger_rules(policy: Policy) -> tuple[Rule, ...]:
+    """A container on this network may have both numbers of psiphon-user; it is not in the service's control group.
+
+    Matched is who is in it: a socket whose group is not so deep matches no level, and would pass by an inversion.
+    """
+    if policy.control_group is None or not policy.core_may_connect:
+        return ()
+    owner = policy.identity.owner
+    return (
+        Rule(text=f"{owner} {policy.control_group.match} jump to_wire", comment="psiphon-user in the service"),
+        Rule(text=f"{owner} counter goto refused", comment="a process with psiphon-user's numbers elsewhere"),
+    )
 
 
 def _input(policy: Policy) -> Chain:

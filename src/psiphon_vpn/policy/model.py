@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
-from psiphon_vpn.policy.values import Address, InterfaceName, is_plain_address
+from psiphon_vpn.policy.values import Address, ControlGroup, InterfaceName, is_plain_address
 
 
 class State(enum.StrEnum):
@@ -116,6 +116,10 @@ class Policy:
     upstream_proxy: Endpoint | None = None
     bootstrap_dns: tuple[Address, ...] = ()
     """Resolvers that the core itself may ask outside the tunnel. Empty unless the user says otherwise: R11."""
+    control_group: ControlGroup | None = None
+    """Where the service's sockets are made, if rules of this kernel can match that. For the output hook alone: no other
+    knows it, and it is another one after each start of the unit, so that no table that outlives the daemon may name it
+    for more than the daemon's own time."""
 
     def __post_init__(self) -> None:
         """Refuse what could not stand in a rule.
@@ -124,6 +128,8 @@ class Policy:
             ValueError: it could not.
         """
         _check_addresses(*self.ipv6_probe, *self.bootstrap_dns)
+        if not isinstance(self.control_group, ControlGroup | None):
+            raise ValueError("a control group whose path was not checked")
         _check_numbers(self.socks_port, low=1, high=0xFFFF)
 
     @property

@@ -42,6 +42,11 @@ UNREACHABLE_METRIC: Final = 4278198272
 RULE_PRIORITY: Final = 5070
 """Priority of the first routing rule; the others follow it (`routing.RULE_PRIORITIES`)."""
 
+ACCOUNT_NUMBER: Final = 573
+"""psiphon-user's and psiphon-group's number where it is free. One of the system's, so that logs and log-in screens
+treat it so, and far from both ends from which such are given (systemd-sysusers from 999 down, adduser from 100 up),
+since images of containers use those too. Nothing relies on it: rules have the number that the machine gave."""
+
 LEASE_SECONDS: Final = 5
 """Time-out of the lease in the kernel: how long a machine can stay open after its daemon died."""
 LEASE_RENEW_SECONDS: Final = 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from psiphon_vpn.policy.values import InterfaceName
 
-_TEXT = re.compile(r'(?:[A-Za-z0-9_ .:,/@=!&|(){}-]|"[A-Za-z0-9._-]+")*')
+_TEXT = re.compile(r'(?:[A-Za-z0-9_ .:,/@=!&|(){}-]|"[A-Za-z0-9._/-]+")*')
 """What a rule is written with: no comment, no end of a line, nothing in quotes that could be more than a name."""
 _BARE_INDEX = re.compile(r"\b[io]if (?:[!=]= )?\{? ?\d")
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import string
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from psiphon_vpn.policy import names
 
@@ -19,6 +20,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 """At most 15 characters, as in the kernel (IFNAMSIZ), and none that nft takes for more than a name, such as `*`."""
+
+
+_CONTROL_GROUP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*){0,15}")
 
 
 class InterfaceName(str):
@@ -40,6 +44,29 @@ class InterfaceName(str):
     def of(cls, name: str) -> InterfaceName | None:
         """The name; None for one of another form."""
         return cls(name) if _NAME.fullmatch(name) else None
+
+
+class ControlGroup(str):
+    """The path of a control group below the root of the unified hierarchy: it may stand in quotes in a rule."""
+
+    __slots__ = ()
+
+    def __new__(cls, path: str) -> ControlGroup:
+        """Check the path.
+
+        Raises:
+            ValueError: it has characters that no path of a plain unit has.
+        """
+        if not _CONTROL_GROUP.fullmatch(path):
+            raise ValueError("not the usual form of a control group's path")
+        return super().__new__(cls, path)
+
+    ALPHABET: ClassVar[str] = string.ascii_letters + string.digits + "._/-"
+
+    @property
+    def match(self) -> str:
+        """What matches a socket that was made in it (Linux 5.13, nft 0.9.9). False for one without a group."""
+        return f'socket cgroupv2 level {self.count("/") + 1} "{self}"'
 
 
 def decode_name(name: bytes | str) -> str:

@@ -14,6 +14,7 @@ from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.errors import ConfigError, UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.commits import Commits
+from psiphon_vpn.linux.controlgroup import find_control_group
 from psiphon_vpn.linux.core_sockets import read_core_uses
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
@@ -121,6 +122,7 @@ class Daemon:
                 _("nftables does not work on this machine; only the routes are blocked, which is not enough"),
                 _("Install the package 'nftables', and see that the kernel has nf_tables; until then stay offline."),
             )
+        self._control_group = await find_control_group()
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             call_at_signal(number, stopping.set)
@@ -151,7 +153,12 @@ class Daemon:
 
     async def _serve(self, stopping: asyncio.Event, netlink: NftSocket, features: Features, commits: Commits) -> None:
         self._runner = Runner(
-            surroundings=Surroundings(identity=self._identity, core=self._paths.core, state_dir=self._paths.state_dir),
+            surroundings=Surroundings(
+                identity=self._identity,
+                core=self._paths.core,
+                state_dir=self._paths.state_dir,
+                control_group=self._control_group,
+            ),
             enforcer=self._enforcer,
             model=Model(intent=load_intent(self._paths.state_dir / "intent")),
             settings=Settings(),

@@ -21,7 +21,7 @@ from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
 from psiphon_vpn.linux.tun import TunError
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.onlink import NOTHING
-from psiphon_vpn.policy.values import InterfaceName, parse_addresses
+from psiphon_vpn.policy.values import ControlGroup, InterfaceName, parse_addresses
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal
 from psiphon_vpn.service.events import (
@@ -68,6 +68,7 @@ class Surroundings:
     identity: Identity
     core: CoreSource
     state_dir: Path
+    control_group: ControlGroup | None = None
 
 
 class Runner:
@@ -346,6 +347,7 @@ class Runner:
             ipv6_probe=parse_addresses(self.settings.ipv6_probe),
             upstream_proxy=find_proxy_endpoint(self.settings.upstream_proxy),
             bootstrap_dns=parse_addresses(self.settings.bootstrap_dns),
+            control_group=self._around.control_group,
         )
 
     async def _apply(self, state: State) -> None:

@@ -12,10 +12,10 @@ _HEADING = "# From psiphon-vpn; reinstalled with it, so changes here are lost.\n
 
 
 def render_sysusers(layout: Layout) -> str:
-    """The service's user, which nobody can log in as."""
+    """The service's user, which nobody can log in as. Where the number is taken, another free one is given."""
     return f"""\
-{_HEADING}g {GROUP} - -
-u {USER} -:{GROUP} "Psiphon VPN service" {layout.state_dir} /usr/sbin/nologin
+{_HEADING}g {GROUP} {names.ACCOUNT_NUMBER} -
+u {USER} {names.ACCOUNT_NUMBER}:{GROUP} "Psiphon VPN service" {layout.state_dir} /usr/sbin/nologin
 """
 
 

@@ -1,0 +1,127 @@
+"""psiphon-user is two numbers, and where the kernel can tell, a control group: not whoever has one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.stage import Stage, open_stage
+
+from psiphon_vpn.lab import addresses as plan
+from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_vpn.lab.battery import NOBODY
+from psiphon_vpn.lab.machine import LAB_UID
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+SEND = """
+import contextlib, socket, struct, sys
+token, device, targets = sys.argv[1].encode(), sys.argv[2], sys.argv[3:]
+for target in targets:
+    for bound in (False, True):
+        with contextlib.suppress(OSError), socket.socket(
+            socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM
+        ) as sock:
+            if bound:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            sock.sendto(token, (target, 443))
+"""
+_numbers = iter(range(1000))
+
+
+def send(stage: Stage, uid: int, gid: int) -> int:
+    """Datagrams to the internet, both families, plain and bound, of somebody with these numbers; how many came out."""
+    token = f"stranger-{next(_numbers):04d}"
+    mark = stage.world.mark()
+    arguments = [token, LAN_A.interface, plan.INTERNET4, plan.INTERNET6]
+    stage.world.client.run([sys.executable, "-I", "-c", SEND, *arguments], uid=uid, gid=gid)
+    return sum(token.encode() in frame.data for frame in stage.world.frames_since(mark))
+
+
+@pytest.mark.requirement("R5", "R7", "R19")
+def test_somebody_with_one_of_psiphon_users_numbers_goes_nowhere_whichever_layer_is_asked() -> None:
+    with open_stage() as stage:
+        client, machine = stage.world.client, stage.machine
+        strangers = ((LAB_UID, NOBODY), (NOBODY, LAB_UID))
+        assert [send(stage, *who) for who in strangers] == [0, 0], "all layers"
+        # Without the routing wall and the base table: the guards alone.
+        machine.stop_daemon()
+        client.run(["nft", "delete", "table", "inet", "psiphon_filter"])
+        for family in ("-4", "-6"):
+            client.run(["sh", "-c", f"while ip {family} rule del priority 5076; do :; done"], check=False)
+        assert [send(stage, *who) for who in strangers] == [0, 0], "the guards"
+        assert send(stage, LAB_UID, LAB_UID) > 0, "the guards let psiphon-user by"
+        machine.release_guard()
+        assert [send(stage, *who) for who in strangers] == [0, 0], "the egress guard alone"
+        assert send(stage, LAB_UID, LAB_UID) > 0, "the egress guard lets psiphon-user by"
+        client.run(["nft", "flush", "ruleset"])
+        assert all(send(stage, *who) for who in strangers), "the positive control"
+
+
+GROUP = f"/sys/fs/cgroup/psiphon-lab-{os.getpid()}"
+UNIT_GROUP = f"{GROUP}/psiphon-vpn.service"
+
+
+def mount_groups(stage: Stage) -> None:
+    """Show the unified hierarchy where nft looks for it; only in the mount namespace of that host of the laboratory."""
+    if stage.world.client.run(["mount", "-t", "cgroup2", "none", "/sys/fs/cgroup"], check=False).returncode:
+        pytest.skip("needs the unified hierarchy of control groups")
+
+
+@contextlib.contextmanager
+def unit_group(stage: Stage) -> Iterator[None]:
+    """What is started in this block is in a control group such as the service's unit has one."""
+    client = stage.world.client
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    before = next(line for line in lines if line.startswith("0::"))[3:]
+    client.run(["mkdir", "-p", UNIT_GROUP])
+    client.run(["sh", "-c", f"echo {os.getpid()} >{UNIT_GROUP}/cgroup.procs"])
+    try:
+        yield
+    finally:
+        client.run(["sh", "-c", f"echo {os.getpid()} >/sys/fs/cgroup{before}/cgroup.procs"])
+
+
+def remove_group(stage: Stage) -> None:
+    client = stage.world.client
+    stage.machine.wait_for(
+        lambda: not client.run(["rmdir", UNIT_GROUP, GROUP], check=False).returncode,
+        "the end of the control group",
+    )
+
+
+@pytest.mark.requirement("R5", "R7", "R19")
+def test_a_process_with_both_numbers_that_is_not_in_the_services_control_group_goes_nowhere() -> None:
+    with open_stage(start=False) as stage:
+        machine, client = stage.machine, stage.world.client
+        mount_groups(stage)
+        with unit_group(stage):
+            machine.start_daemon()
+        try:
+            machine.wait_state("OPEN")
+            base = client.run(["nft", "list", "chain", "inet", "psiphon_filter", "output"]).stdout
+            assert 'socket cgroupv2 level 2 "psiphon-lab-' in base
+            assert stage.page(4), "the core itself is in the group"
+            assert send(stage, LAB_UID, LAB_UID) == 0
+            # The control: the same process inside.
+            with unit_group(stage):
+                assert send(stage, LAB_UID, LAB_UID) > 0
+            # Another daemon, in a group of the same name with another number.
+            machine.stop_daemon()
+            remove_group(stage)
+            with unit_group(stage):
+                machine.start_daemon()
+            machine.wait_state("OPEN")
+            assert stage.page(4)
+            assert send(stage, LAB_UID, LAB_UID) == 0
+        finally:
+            machine.stop_daemon()
+            remove_group(stage)
+        # Without a service manager there is no such group: then the two numbers are all that is told apart.
+        machine.start_daemon()
+        machine.wait_state("OPEN")
+        assert send(stage, LAB_UID, LAB_UID) > 0
