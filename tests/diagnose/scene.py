@@ -120,6 +120,7 @@ class SceneSystem(RealSystem):
         self.files: dict[str, bytes] = {
             f"/proc/{DAEMON_PID}/status": _process(CAPS, CAPS),
             f"/proc/{CORE_PID}/status": _process(EMPTY, CAPS, parent=DAEMON_PID),
+            **{f"/proc/{pid}/cgroup": b"0::/system.slice/psiphon-vpn.service\n" for pid in (DAEMON_PID, CORE_PID)},
             "/sys/class/rtc/rtc0/since_epoch": b"%d\n" % NOW,
             "/proc/uptime": b"3600.00 7200.00\n",
             "/proc/thread-self/net/ip_tables_names": b"",

@@ -51,7 +51,7 @@ def test_a_hole_for_one_user_is_seen(kernel: HealthyKernel) -> None:
     for table in ("inet psiphon_filter output", "inet psiphon_filter postrouting", "netdev psiphon_egress frames"):
         kernel.nft(f"insert rule {table} meta skuid {live_probes.NOBODY} udp dport 443 accept\n")
     # Nobody answers here, so what shows is the question who has the target; it may name no address of elsewhere.
-    kernel.nft("insert rule netdev psiphon_egress egress meta protocol arp accept\n")
+    kernel.nft("insert rule netdev psiphon_egress frames meta protocol arp accept\n")
     report = kernel.host.call(lambda: live.run_live(("eth0",)))
     assert report.wires[0].seen
     assert {name.split(", ")[0] for name in report.wires[0].seen} <= {"udp IPv4 of a user", "udp IPv6 of a user"}

@@ -8,6 +8,7 @@ from tests.unit.machine_watch import UPLINK_A, UPLINK_B, Watch, kinds
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.effects import (
+    AmendPolicy,
     ApplyPolicy,
     ArmTimer,
     CloseLease,
@@ -702,3 +703,12 @@ def test_fights_are_forgotten_when_it_was_calm_or_the_user_says_so(event: Event)
     watch.tell(ev.TimerFired(Timer.RETRY))
     watch.tell(event)
     assert watch.model.fights == 0
+
+
+@pytest.mark.requirement("R6")
+@pytest.mark.parametrize("reach", ["to_connecting", "to_verifying", "to_open"])
+def test_a_neighbourhood_that_changes_amends_the_rules_and_moves_nothing(reach: str) -> None:
+    watch: Watch = getattr(Watch(), reach)()
+    before = watch.model
+    assert watch.tell(ev.OnLinkChanged()) == (AmendPolicy(before.state),)
+    assert watch.model == before

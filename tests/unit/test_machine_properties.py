@@ -21,6 +21,8 @@ from psiphon_vpn.service.reasons import Reason
 OFFSETS = st.sampled_from([0, 0, 0, -1, -2, 1])
 """How far a number that an event carries is from the one that is current."""
 
+_Told = ev.UserStart | ev.UserStop | ev.UserRestart | ev.LinksChanged | ev.OnLinkChanged
+
 
 class AnyEvents(RuleBasedStateMachine):
     """Every event, at any time, with right and wrong numbers. `Watch` looks at each step."""
@@ -40,8 +42,8 @@ class AnyEvents(RuleBasedStateMachine):
         if head_start:
             getattr(self.watch, head_start)()
 
-    @rule(kind=st.sampled_from([ev.UserStart, ev.UserStop, ev.UserRestart, ev.LinksChanged]))
-    def user_or_links(self, kind: type[ev.UserStart | ev.UserStop | ev.UserRestart | ev.LinksChanged]) -> None:
+    @rule(kind=st.sampled_from([ev.UserStart, ev.UserStop, ev.UserRestart, ev.LinksChanged, ev.OnLinkChanged]))
+    def user_or_links(self, kind: type[_Told]) -> None:
         self.tell(kind())
 
     @rule()
