@@ -22,11 +22,13 @@ from tests.unit.machine_watch import UPLINK_A
 from psiphon_vpn.config import Settings
 from psiphon_vpn.core import events as notices
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
+from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service import keeper, runner
-from psiphon_vpn.service.events import TunBroken, UplinkSeen, UserRestart
+from psiphon_vpn.service.events import OnLinkChanged, TunBroken, UplinkSeen, UserRestart
 from psiphon_vpn.service.healer import Healer
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.parts import Part
@@ -101,6 +103,8 @@ class FakeKernel:
     """Stands for `Enforcer` and the kernel behind it: a lease that runs out."""
 
     routing_trouble = None
+    unguarded: tuple[str, ...] = ()
+    ipv6 = Ipv6.ON
 
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
@@ -149,6 +153,11 @@ class FakeKernel:
         self.close()
         self._policy = policy
 
+    async def amend(self, policy: Policy) -> bool:
+        """It is in force."""
+        self._policy = policy
+        return True
+
     def holds(self, policy: Policy) -> bool:
         """Whether it is."""
         return policy == self._policy
@@ -159,7 +168,7 @@ class FakeKernel:
     async def verify(self) -> None:
         """All is well."""
 
-    async def open(self) -> None:
+    async def open(self, *, proxy: bool = True) -> None:
         """The lease."""
         assert self._policy is not None
         assert self._policy.state is State.OPEN, "opened under another policy"
@@ -241,6 +250,10 @@ class FakeCore:
             handle.cancel()
 
 
+async def _do_now(function: Callable[..., object], *arguments: object) -> object:
+    return function(*arguments)
+
+
 async def _answer(*_arguments: object, **_more: object) -> bool:
     await asyncio.sleep(0.1)
     return True
@@ -304,6 +317,9 @@ def _inject(fault: Fault, life: Life) -> Iterator[contextlib.AbstractContextMana
     yield mock.patch.object(Runner, "_carry_out", carried_out)
     yield mock.patch.object(runner, "CoreProcess", FakeCore)
     yield mock.patch.object(runner, "Sealing", return_value=contextlib.nullcontext(object()))
+    # No time passes while a thread works.
+    yield mock.patch.object(asyncio, "to_thread", _do_now)
+    yield mock.patch.object(runner, "is_free", return_value=True)
     yield mock.patch.object(runner, "ask_resolver", _answer)
     yield mock.patch.object(keeper, "ask_resolver", _answer)
     yield mock.patch.object(keeper, "ask", _answer)
@@ -337,6 +353,9 @@ def live(fault: Fault, directory: Path) -> Life:
                 service.post(UserRestart())
             elif second == 55:
                 service.post(TunBroken("the TUN is gone"))
+            elif second == 85:
+                service.wires = (*service.wires, InterfaceName("eth7"))
+                service.post(OnLinkChanged())
             elif second % 30 == 29:
                 healer.on_network(None)
                 healer.on_commit(None)

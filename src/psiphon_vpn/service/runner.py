@@ -226,7 +226,11 @@ class Runner:
         return tun is not None and self._enforcer.holds(self._policy(self.model.state, tun.index))
 
     async def _handle(self, event: Event) -> None:
-        if self._is_nothing_new(event):
+        try:
+            if self._is_nothing_new(event):
+                return
+        except Exception as error:  # noqa: BLE001  every failure is answered
+            self.lose(Part.COMPARISON, error)
             return
         before = self.model
         self.model, effects = step(before, event)
