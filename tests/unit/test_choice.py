@@ -19,7 +19,15 @@ from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.choice import Use, carries_on, find_next, find_patience, pick_uplink
 from psiphon_vpn.service.effects import Timer
 from psiphon_vpn.service.reasons import Reason
-from psiphon_vpn.service.uplink import DefaultRoute, Interface, Path, Snapshot, Uplink, list_uplinks
+from psiphon_vpn.service.uplink import (
+    DefaultRoute,
+    Interface,
+    Path,
+    Snapshot,
+    Uplink,
+    find_ownerless_uplink,
+    list_uplinks,
+)
 
 _places = {
     IPV4: st.sets(st.sampled_from(["192.0.2.10", "192.0.2.11", "192.0.2.12"]), min_size=1),
@@ -247,3 +255,23 @@ def test_a_named_uplink_is_waited_for_and_no_other_is_taken() -> None:
     assert watch.model.uplink == UPLINKS[2]
     watch.tell(ev.SettingsGood(300, ""))
     assert watch.model.uplink == UPLINK_A
+
+
+@pytest.mark.parametrize("above", [None, "vlan", "bond", "bridge"])
+def test_no_uplink_stands_on_a_device_that_hides_whose_packets_it_sends(above: str | None) -> None:
+    """MACsec (S7): it would connect and be refused by the card, for ever and without a word."""
+    place = ((IPV4, "192.0.2.10"),)
+    card = Interface(index=2, name="eth0", up=True)
+    sealed = Interface(index=3, name="ms0", up=True, kind="macsec", lower=2, addresses=place)
+    upper = Interface(index=4, name="up0", up=True, kind=above, addresses=place, lower=3 if above == "vlan" else None)
+    if above in {"bond", "bridge"}:
+        sealed = replace(sealed, master=4)
+    led = 4 if above else 3
+    routes = (DefaultRoute(version=IPV4, index=led, gateway="192.0.2.1", metric=1),)
+    snapshot = Snapshot(interfaces=(card, sealed, upper), defaults=routes)
+    assert list_uplinks(snapshot) == ()
+    assert find_ownerless_uplink(snapshot) == f"{'up0' if above else 'ms0'}, MACsec"
+    plain = replace(sealed, kind="vlan")
+    other = Snapshot(interfaces=(card, plain, upper), defaults=routes)
+    assert [uplink.index for uplink in list_uplinks(other)] == [led]
+    assert find_ownerless_uplink(other) is None

@@ -27,7 +27,7 @@ from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import last_resort, released
 from psiphon_vpn.system.install import configure_package, install_clone, uninstall
 from psiphon_vpn.system.layout import GUARD_UNIT, SERVICE_UNIT, Layout
-from psiphon_vpn.system.neighbours import find_name_taker, match_neighbours
+from psiphon_vpn.system.neighbours import find_name_taker, find_ownerless_links, match_neighbours
 from psiphon_vpn.system.release import WORD, release, start
 from psiphon_vpn.system.sessions import RemoteSession, RemoteSessionsError
 
@@ -176,6 +176,7 @@ def commands(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> Scra
     monkeypatch.setattr(managing, "find_removal", lambda: None)
     monkeypatch.setattr(managing, "find_sessions", lambda: ())
     monkeypatch.setattr(managing, "find_neighbours", lambda _manager: ())
+    monkeypatch.setattr(managing, "find_ownerless_links", lambda: ())
     monkeypatch.setattr(managing, "survive_hangup", lambda: None)
     return installed
 
@@ -346,3 +347,13 @@ def test_a_device_of_others_with_the_name_of_the_tunnels_is_told_before_it_is_ta
         assert names.TUN_NAME in taker.name + taker.meaning
     (device / "owner").write_text("64190\n")
     assert find_name_taker(64190, devices=tmp_path) is None
+
+
+def test_a_device_over_which_it_never_opens_is_told_by_name() -> None:
+    listing = (
+        "5: ms0@eth0: <BROADCAST,MULTICAST,UP> mtu 1468 qdisc noqueue state UP mode DEFAULT group default\\    link\n"
+    )
+    (found,) = find_ownerless_links(listing=listing)
+    assert found.name == "MACsec (ms0)"
+    assert "stays closed" in found.meaning
+    assert find_ownerless_links(listing="") == ()

@@ -22,7 +22,7 @@ from psiphon_vpn.system.distribution import find_removal
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.journal import Journal, JournalError, Method
 from psiphon_vpn.system.machine import open_machine
-from psiphon_vpn.system.neighbours import find_name_taker, find_neighbours
+from psiphon_vpn.system.neighbours import find_name_taker, find_neighbours, find_ownerless_links
 from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
 
 if TYPE_CHECKING:
@@ -127,7 +127,11 @@ def install(
 def _tell_neighbours(edges: Edges) -> None:
     account = edges.accounts.find()
     taker = find_name_taker(account.uid if account is not None else None)
-    for neighbour in (*find_neighbours(edges.manager), *([taker] if taker is not None else [])):
+    for neighbour in (
+        *find_neighbours(edges.manager),
+        *find_ownerless_links(),
+        *([taker] if taker is not None else []),
+    ):
         say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
 
 

@@ -61,6 +61,7 @@ from psiphon_vpn.service.uplink import (
     find_leading,
     find_neighbourhood,
     find_odd_wires,
+    find_ownerless_uplink,
     find_wires,
     has_odd_uplink,
     list_uplinks,
@@ -286,6 +287,7 @@ class Daemon:
         self._runner.wires, self._runner.inner = wires, inner
         self._runner.odd_wires = find_odd_wires(snapshot, self._leading)
         self._runner.odd_uplink = has_odd_uplink(snapshot)
+        self._runner.ownerless_uplink = find_ownerless_uplink(snapshot)
         self._runner.conflicts = find_conflicts(snapshot)
         self._runner.headerless = find_headerless(snapshot, self._leading)
         on_link, self._runner.on_link = self._runner.on_link, find_neighbourhood(snapshot, self._leading)

@@ -16,6 +16,7 @@ class Reason(enum.StrEnum):
     UPLINK_CHANGED = "uplink_changed"
     UPLINK_ABSENT = "uplink_absent"
     ODD_UPLINK = "odd_uplink"
+    UPLINK_OWNERLESS = "uplink_ownerless"
     UPLINK_BARREN = "uplink_barren"
     CONNECTING = "connecting"
     TUNNEL_UP = "tunnel_up"
@@ -93,6 +94,13 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
                 "'.', '_' and '-', or stands on one that has: no rule can name it"
             ),
             _("Give it a plain name such as eth0: sudo ip link set dev NAME down, then: name eth0, then: up"),
+        ),
+        Reason.UPLINK_OWNERLESS: (
+            _(
+                "the only network interface with a way out sends in a form in which the kernel no longer tells whose "
+                "packets they are, so the lock cannot tell them apart and stays closed"
+            ),
+            _("Use another network, or a port of the switch without MACsec; nothing else has to be done."),
         ),
         Reason.UPLINK_BARREN: (
             _("no tunnel came over the last network; trying another one"),

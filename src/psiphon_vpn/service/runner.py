@@ -103,9 +103,11 @@ class Runner:
         self.odd_wires: tuple[str, ...] = ()
         """Names of wires that stand in no rule: for people alone."""
         self.odd_uplink = False
+        """Whether a way out is left out for the name of its interface."""
+        self.ownerless_uplink: str | None = None
+        """A way out that is left out because the kernel hides the owners of its packets: for people alone."""
         self.conflicts: tuple[str, ...] = ()
         """Interfaces whose network has the tunnel's own addresses."""
-        """Whether a way out is left out for the name of its interface."""
         self.headerless: tuple[InterfaceName, ...] = ()
         self.on_link = NOTHING
         self._around = surroundings

@@ -79,6 +79,9 @@ class StatusReader:
         reason = model.reason
         if reason is Reason.NO_UPLINK and self._runner.odd_uplink:
             reason = Reason.ODD_UPLINK
+        elif reason is Reason.NO_UPLINK and self._runner.ownerless_uplink:
+            reason = Reason.UPLINK_OWNERLESS
+            model = replace(model, detail=self._runner.ownerless_uplink)
         elif reason is Reason.NO_UPLINK and self._runner.conflicts:
             # A network manager cannot make the route: its gateway has the TUN's address.
             reason = Reason.SUBNET_TAKEN

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.onlink import AddressOnLink, OnLink, find_on_link
 from psiphon_vpn.policy.routing import IPV4, IPV6
-from psiphon_vpn.policy.values import InterfaceName, parse_addresses
+from psiphon_vpn.policy.values import InterfaceName, parse_addresses, show_name
 
 # Kinds of interface that lead to something on this machine itself, unless a default route says otherwise.
 INNER_KINDS = frozenset({"veth", "bridge", "dummy", "ifb", "tun", "vcan", "nlmon", "netkit"})
 
 TUNNEL_KINDS = frozenset({"tun", "wireguard", "ppp", "gretap", "ip6gretap", "vxlan", "geneve", "ovpn"})
 """Kinds of interface that mostly are another VPN, beside all without an Ethernet header (ipip, gre, vti, xfrm)."""
+OWNERLESS_KINDS = {"macsec": "MACsec"}
+"""Kinds of interface below which the kernel no longer tells whose packets they are, as people know them. MACsec copies
+most of what TCP sends when it encrypts it, without its owner, and encrypts what keeps the link alive as well."""
 MOBILE_KINDS = frozenset({"wwan", "rmnet", "mhi_net"})
 
 
@@ -164,7 +167,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
     Cards, and what stands for them, come before tunnels, IPv4 before IPv6, and then the lowest metric wins.
 
     Never one whose name is not of the usual form (`find_odd_wires`): the core is told a name, and whoever could choose
-    such a one means no good.
+    such a one means no good. And never one that stands on a device which hides the owners (`find_ownerless_uplink`).
     """
     by_index = {interface.index: interface for interface in snapshot.interfaces}
     usable = [
@@ -174,6 +177,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
         and interface.up
         and not _is_inner(interface)
         and all(InterfaceName.of(link.name) for link in _find_stack(snapshot, interface))
+        and not any(link.kind in OWNERLESS_KINDS for link in _find_stack(snapshot, interface))
         and _find_places(snapshot, interface, route.version)
     ]
     ranks: dict[int, tuple[bool, int, int, int]] = {}
@@ -207,6 +211,20 @@ def has_odd_uplink(snapshot: Snapshot) -> bool:
         for link in snapshot.interfaces
         if link.index in routed
     )
+
+
+def find_ownerless_uplink(snapshot: Snapshot) -> str | None:
+    """The interface with a default route that `list_uplinks` leaves out because the kernel hides the owners below it.
+
+    Returns:
+        Its name and the form in which it sends, for people; None where there is none.
+    """
+    routed = {route.index for route in snapshot.defaults}
+    for link in snapshot.interfaces:
+        forms = [OWNERLESS_KINDS[below.kind] for below in _find_stack(snapshot, link) if below.kind in OWNERLESS_KINDS]
+        if link.index in routed and link.up and forms:
+            return f"{show_name(link.name)}, {forms[0]}"
+    return None
 
 
 def find_conflicts(snapshot: Snapshot) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.values import show_name
 from psiphon_vpn.run import CommandError, run
 from psiphon_vpn.system.edges import ServiceManager
 
@@ -87,6 +88,25 @@ def find_neighbours(manager: ServiceManager) -> tuple[Neighbour, ...]:
     except CommandError:
         listing = ""
     return match_neighbours(units, listing)
+
+
+def find_ownerless_links(*, listing: str | None = None) -> tuple[Neighbour, ...]:
+    """Devices over which the service will never open (`service/uplink.py`). Never raises.
+
+    Args:
+        listing: what `ip -o link show type macsec` says, asked where it is not given.
+    """
+    if listing is None:
+        try:
+            listing = run(["ip", "-o", "link", "show", "type", "macsec"]).stdout
+        except CommandError:
+            listing = ""
+    names_found = [line.split(":")[1].strip().partition("@")[0] for line in listing.splitlines() if line.count(":") > 1]
+    meaning = _(
+        "What goes out by it is encrypted by the kernel, which no longer tells whose packets they are then: the lock "
+        "cannot tell them apart, and stays closed on this network."
+    )
+    return tuple(Neighbour(name=f"MACsec ({show_name(name)})", meaning=meaning) for name in names_found)
 
 
 def match_neighbours(units: Iterable[str], listing: str) -> tuple[Neighbour, ...]:

@@ -29,13 +29,16 @@ def run(arena: Arena) -> None:
 ATTACK = Attack(
     id="B01",
     name="redirected by traffic control",
-    reference="tc-mirred(8), bpf_redirect; netfilter's egress hook is skipped for what is redirected on its way in",
+    reference="tc-mirred(8), bpf_redirect; netfilter's egress hook is skipped for what traffic control redirects or "
+    "mirrors, on its way in or out",
     plain="Root sets up the kernel's traffic control so that what a container sends is put straight onto the network "
-    "card.",
+    "card. The same can be done to the tunnel's own device, and then it is what all applications send.",
     actors=(Actor.CONTAINER,),
     recognised="by source port or a token in the payload",
     control="the same frames without the lock",
     run=run,
-    beyond="it takes root, and the kernel hands redirected frames to the card without asking any netfilter hook",
+    beyond="it takes root, or CAP_NET_ADMIN in the machine's own network, and the kernel hands redirected frames to "
+    "the card without asking any netfilter hook. A filter of ours at the card's own traffic control would see them, "
+    "but it can match no owner, a filter or BPF program before it decides first, and it is no layer of this lock",
     tools=("tc",),
 )
