@@ -148,7 +148,7 @@ class Tables:
             Whether that was done; if not, it takes `put`, and nothing was changed.
 
         Raises:
-            RulesetError: they did not load, or are not what they should be.
+            RulesetError: they were loaded, and are not what they should be.
         """
         before = self._base
         if before is None or self._dropped or not before.differs_in_rules_alone(base):
@@ -156,7 +156,12 @@ class Tables:
         if [table.name for table in beside] != [table.name for table in self._beside]:
             return False
         self._generation = None
-        await self._nft.amend(before, base, [table for table in beside if table not in self._beside])
+        try:
+            await self._nft.amend(before, base, [table for table in beside if table not in self._beside])
+        except RulesetError as error:
+            # All or nothing: a device that is refused must not cost the others more than this way.
+            log.debug("not amended: %s", error)
+            return False
         self._base, self._beside = base, beside
         await self.check()
         self.get_ready()
