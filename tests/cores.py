@@ -7,6 +7,7 @@ import os
 import struct
 from pathlib import Path
 
+from psiphon_vpn.core import naming
 from psiphon_vpn.core.elf import _MACHINES
 from psiphon_vpn.core.manifest import Manifest, PinnedCore, compute_blob_id
 from psiphon_vpn.core.record import CoreRecord, render_record
@@ -76,6 +77,7 @@ def install_script(root: Path, script: bytes, *, owner: int) -> Path:
     )
     (directory / "record.json").write_bytes(render_record(record))
     layout.core_current.symlink_to(name)
+    layout.core_name.symlink_to(naming.TARGET)  # as systemd-tmpfiles makes it (system/files.py)
     return layout.core_record
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from tests.booted.conftest import VARIANTS, note, scenario, start_session
 
+from psiphon_vpn.core import naming
 from psiphon_vpn.lab.booted.session import Session
 from psiphon_vpn.lab.waiting import wait_until
-from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT
+from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids="-".join)
@@ -69,6 +70,17 @@ def test_open_it_carries_pages_and_names_and_nothing_else_leaves(session: Sessio
         session.computer.run(["resolvectl", "flush-caches"])
         assert not session.ask_names()
     assert not session.list_outside_queries(since)
+
+
+@pytest.mark.requirement("R12")
+def test_the_core_is_started_by_the_link_that_gives_it_its_name(session: Session) -> None:
+    # The stand-in becomes another program, and so loses the name again; that it got the number shows the way it came.
+    computer, core = session.computer, session.service.read_status()["core_pid"]
+    link = Layout().core_name
+    assert computer.run(["stat", "-c", "%u:%g %F", str(link)]).stdout == "0:0 symbolic link\n"
+    assert computer.run(["readlink", str(link)]).stdout == f"{naming.TARGET}\n"
+    opened = computer.run(["readlink", f"/proc/{core}/fd/{naming.DESCRIPTOR}"]).stdout
+    assert opened == "/memfd:psiphon-tunnel-core (deleted)\n"
 
 
 @pytest.mark.requirement("R3", "R17")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from tests.cores import make_elf, sha256
 from tests.https_site import make_certificate
 from tests.integration.stage import Stage, open_stage
 
+from psiphon_vpn.core import naming
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.machine import LAB_UID, Machine
 from psiphon_vpn.system.layout import Layout
@@ -64,6 +66,65 @@ def wait_refused(stage: Stage, reason: str) -> dict[str, object]:
         assert not stage.machine.lease_remains()
         time.sleep(0.02)
     return found
+
+
+@contextlib.contextmanager
+def core_of_one_program(stage: Stage) -> Iterator[None]:
+    """A stand-in that does not become another program after its start, as the usual one does: so it keeps its name."""
+    layout = layout_of(stage)
+    before = (layout.core_binary.read_bytes(), layout.core_record.read_bytes())
+    script = f"""#!{Path(sys.executable).resolve()} -Ss
+import sys
+sys.path.insert(0, {str(ROOT / "src")!r})
+from psiphon_vpn.lab.standin_core import main
+sys.exit(main(["--standin-faults", {str(stage.faults)!r}, *sys.argv[1:]]))
+""".encode()
+    record = {**json.loads(before[1]), "sha256": sha256(script), "size": len(script)}
+    try:
+        layout.core_binary.write_bytes(script)
+        layout.core_record.write_text(json.dumps(record))
+        yield
+    finally:
+        layout.core_binary.write_bytes(before[0])
+        layout.core_record.write_bytes(before[1])
+
+
+def list_cores(stage: Stage) -> dict[int, tuple[int, str, str]]:
+    """Every process of this world that is called so: its user, its name and its arguments, as ps(1) reads them."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            name = process.joinpath("comm").read_text(errors="replace").rstrip("\n")
+            arguments = process.joinpath("cmdline").read_text(errors="replace").replace("\0", " ")
+            if "psiphon-tunnel-" in name and str(stage.world.directory) in arguments:
+                found[int(process.name)] = (process.stat().st_uid, name, arguments)
+    return found
+
+
+def replace_core(stage: Stage) -> int:
+    """End the core; the next one's process when it is open again."""
+    before = stage.machine.wait_state("OPEN")["core_pid"]
+    kill_core(stage)
+    stage.machine.wait_for(
+        lambda: (stage.machine.read_status() or {}).get("core_pid") not in {before, None}, "another core"
+    )
+    return int(stage.machine.wait_state("OPEN")["core_pid"])
+
+
+def test_the_core_and_nothing_else_has_its_name_in_a_list_of_processes(stage: Stage) -> None:
+    link = layout_of(stage).core_name
+    with core_of_one_program(stage):
+        for _turn in range(2):  # the second time by a daemon that has had one
+            core = replace_core(stage)
+            found = list_cores(stage)
+            assert set(found) == {core}
+            assert found[core][:2] == (LAB_UID, "psiphon-tunnel-")
+            assert f" {link} -config " in found[core][2]
+        link.unlink()
+        replace_core(stage)
+        assert not list_cores(stage), "without the link it opens, without a name"
+        link.symlink_to(naming.TARGET)
+    replace_core(stage)
 
 
 @pytest.mark.requirement("R13", "R1", "R3")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from psiphon_vpn.config import Settings, parse_settings
+from psiphon_vpn.core import naming
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.system import files
 from psiphon_vpn.system.layout import Layout
@@ -107,6 +108,20 @@ def test_directories_have_the_owners_and_modes_of_the_policy(target: Layout) -> 
     assert mode(target.runtime_dir) == (0o755, uid, gid)
     for roots in (target.config_dir, target.data_dir, target.core_dir):
         assert mode(roots) == (0o755, 0, 0)
+
+
+@needs_root
+@needs_tools
+@pytest.mark.requirement("R12")
+def test_the_link_that_names_the_core_is_roots_and_is_mended(target: Layout) -> None:
+    def look() -> tuple[str, int]:
+        return os.readlink(target.core_name), target.core_name.lstat().st_uid
+
+    assert look() == (naming.TARGET, 0)
+    target.core_name.unlink()
+    target.core_name.write_text("something else")
+    call("systemd-tmpfiles", "--create", f"--root={target.root}", "psiphon-vpn.conf")
+    assert look() == (naming.TARGET, 0)
 
 
 @needs_root

@@ -49,6 +49,11 @@ class RecordedCore:
     record: Path
     owner: int = 0
 
+    @property
+    def name_link(self) -> Path:
+        """Where the link by which it gets its name is (`naming.py`), beside the link to its directory."""
+        return self.record.parent.with_name(BINARY_NAME)
+
 
 CoreSource = GivenCore | RecordedCore
 

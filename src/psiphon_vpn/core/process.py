@@ -143,10 +143,10 @@ class CoreProcess:
         try:
             plan.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_config(config_path, plan.config)
-            image = await sealing.take()
+            image, program = await sealing.take()
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *build_argv(plan, config_path, program=f"/proc/self/fd/{image}", parent=os.getpid()),
+                    *build_argv(plan, config_path, program=program, parent=os.getpid()),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,

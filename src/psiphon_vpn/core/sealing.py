@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 
-from psiphon_vpn.core.image import CoreSource, seal_core
+from psiphon_vpn.core.image import CoreSource, RecordedCore, seal_core
+from psiphon_vpn.core.naming import name_image
 from psiphon_vpn.tasks import start_thread
 
 
@@ -19,6 +20,7 @@ class Sealing:
     def __init__(self, source: CoreSource) -> None:
         # In a thread: the lease must be renewed and the kernel heard meanwhile.
         self._task = start_thread(seal_core, source)
+        self._source = source
         self._taken = False
 
     def __enter__(self) -> Sealing:
@@ -28,15 +30,20 @@ class Sealing:
         if not self._taken:
             self._task.add_done_callback(_give_back)
 
-    async def take(self) -> int:
-        """The descriptor of the copy, which is the caller's to close.
+    async def take(self) -> tuple[int, str]:
+        """The copy.
+
+        Returns:
+            Its descriptor, which is the caller's to close, and the path that executes it where that is inherited.
 
         Raises:
             CoreFlawError: the core is not what it has to be.
         """
         image = await asyncio.shield(self._task)
         self._taken = True
-        return image
+        if isinstance(self._source, RecordedCore):
+            return name_image(image, self._source.name_link, owner=self._source.owner)
+        return name_image(image, None, owner=0)
 
 
 def _give_back(task: asyncio.Task[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from psiphon_vpn.core import naming
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.system.layout import GROUP, USER, Layout
@@ -28,6 +29,7 @@ C {layout.config} 0600 {owner} - {layout.config_template}
 z {layout.config} 0600 {owner} -
 d {layout.data_dir} 0755 root root -
 d {layout.core_dir} 0755 root root -
+L+ {layout.core_name} - - - - {naming.TARGET}
 d {layout.state_dir} 0700 {owner} -
 d {layout.runtime_dir} 0755 {owner} -
 """

@@ -183,6 +183,11 @@ class Layout:
         return self.core_dir / "previous"
 
     @property
+    def core_name(self) -> Path:
+        """Symbolic link by which the core gets its name in lists of processes (`core/naming.py`); root's."""
+        return self.core_dir / "psiphon-tunnel-core"
+
+    @property
     def core_binary(self) -> Path:
         """The core in use: psiphon-user's, 755, in a directory of root's."""
         return self.core_current / "psiphon-tunnel-core"
