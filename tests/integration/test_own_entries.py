@@ -17,11 +17,17 @@ ATTACKS = {
     "everything of the TUN in the table local": f"ip route flush dev {TUN} table local",
     "everything of the TUN in the IPv6 table local": f"ip -6 route flush dev {TUN} table local",
     "the loopback network": "ip route flush dev lo table local",
+    "all of the table local": "ip route flush table local",
+    "all of the table local, again and again": (
+        "for i in 1 2 3 4 5 6 7 8; do ip route flush table local; ip -6 route flush table local; sleep 0.1; done"
+    ),
     "the TUN's addresses": f"ip addr flush dev {TUN}",
     "the rules of the table local": "ip rule del pref 0; ip -6 rule del pref 0",
     "a TUN that goes down and up, again and again": (
         f"for i in 1 2 3 4 5 6; do ip link set {TUN} down; ip link set {TUN} up; sleep 0.05; done"
     ),
+    "the room for packets that wait in the TUN": f"ip link set {TUN} txqueuelen 0",
+    "the way of packets into the TUN": f"tc qdisc replace dev {TUN} root pfifo limit 0",
 }
 LOG_LINES = 60
 """Of one attack and what follows."""
@@ -71,3 +77,38 @@ def test_all_tables_are_flushed_again_and_again() -> None:
         machine.wait_state("OPEN")
         assert len(machine.read_log().splitlines()) - lines < 4 * LOG_LINES
         stage.assert_no_leak(mark)
+
+
+DETOURS = {
+    "a rule without a priority": ("ip rule add table main", "ip rule del table main pref 5069"),
+    "a second rule of the first priority": ("ip rule add pref 0 table main", "ip rule del pref 0 table main"),
+    "half of the internet, as VPNs route": (
+        "ip rule add to 128.0.0.0/1 table main",
+        "ip rule del to 128.0.0.0/1 table main",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DETOURS)
+def test_a_rule_of_others_that_leads_around_the_tunnel_is_told_and_it_opens_again_without_it(what: str) -> None:
+    add, remove = DETOURS[what]
+    with open_stage() as stage:
+        machine, client = stage.machine, stage.world.client
+        mark, lines = stage.world.mark(), len(machine.read_log().splitlines())
+        client.run(["sh", "-c", add])
+        machine.wait_for(lambda: (machine.read_status() or {})["reason_code"] == "led_around", "the reason")
+        assert (machine.read_status() or {})["state"] == "LOCKED"
+        stage.probe()
+        client.run(["sh", "-c", remove])
+        wait_for_page(stage)
+        assert len(machine.read_log().splitlines()) - lines < LOG_LINES
+        stage.assert_no_leak(mark)
+
+
+def test_a_rule_of_others_that_leads_nothing_around_the_tunnel_disturbs_nobody() -> None:
+    with open_stage() as stage:
+        core = (stage.machine.read_status() or {})["core_pid"]
+        stage.world.client.run(["ip", "rule", "add", "from", "10.77.0.0/16", "table", "main"])
+        stage.world.client.run(["ip", "rule", "add", "fwmark", "0x77", "table", "77"])
+        wait_for_page(stage)
+        assert (stage.machine.read_status() or {})["core_pid"] == core

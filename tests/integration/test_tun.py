@@ -114,6 +114,8 @@ DAMAGES = {
     "all IPv6 tables are flushed": ("-6", "route", "flush", "table", "all"),
     "the loopback network is gone": ("route", "flush", "dev", "lo", "table", "local"),
     "its MTU has no room for IPv6": ("link", "set", NAME, "mtu", "1000"),
+    "its packets are larger than the core reads": ("link", "set", NAME, "mtu", "9000"),
+    "no packet may wait in it": ("link", "set", NAME, "txqueuelen", "0"),
 }
 
 

@@ -139,6 +139,9 @@ class FakeKernel:
         """The lease goes."""
         self.leased, self._ends = False, 0.0
 
+    def doubt_tun(self) -> None:
+        """There is none."""
+
     def read_lease(self) -> bool:
         """Whether it stands."""
         return asyncio.get_running_loop().time() < self._ends

@@ -14,6 +14,7 @@ from psiphon_vpn.service.effects import (
     ArmTimer,
     CancelTimers,
     CloseLease,
+    DoubtTun,
     Effect,
     FindCause,
     OpenTunnel,
@@ -118,6 +119,8 @@ class Watch:
                 self.timers[timer] = seconds
             case StoreIntent(intent):
                 self.stored.append(intent)
+            case DoubtTun():
+                assert self.running is None, "a core would go on with a TUN that is gone"
             case FindCause(core):
                 assert core == self.running, "the cause of another core's trouble"
             case SetDataAside():

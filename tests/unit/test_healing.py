@@ -177,6 +177,8 @@ class _Edge:
 
     model = Model(intent=Intent.CONNECTED)
     tun = Tun(9)
+    moved: frozenset[str] = frozenset()
+    wires: tuple[str, ...] = ()
 
     def is_own(self, port: int) -> bool:
         return port == 77
@@ -196,6 +198,7 @@ class _Edge:
         (None, True),
         (NetworkChange("link", 9, name=names.TUN_NAME), False),  # a core took the TUN
         (NetworkChange("link", 9, lost=True, name=names.TUN_NAME), False),  # or left it
+        (NetworkChange("link", 9, name=names.TUN_NAME, misfit=True), True),  # no packet may wait in it any more
         (NetworkChange("link", 9, name="other"), True),  # renamed while it is up
         (NetworkChange("link", 9, lost=True, down=True, name=names.TUN_NAME), True),
         (NetworkChange("link", 9, lost=True, down=True, gone=True, name=names.TUN_NAME), True),

@@ -12,6 +12,7 @@ from psiphon_vpn.service.effects import (
     ApplyPolicy,
     ArmTimer,
     CloseLease,
+    DoubtTun,
     OpenTunnel,
     StartCore,
     StopCore,
@@ -388,6 +389,38 @@ def test_a_bad_configuration_locks_until_there_is_a_good_one(way: str) -> None:
         assert watch.model.detail == "line 3"
     watch.tell(ev.SettingsGood(300))
     watch.expect(State.CONNECTING)
+
+
+def test_a_rule_that_leads_around_the_tunnel_has_a_reason_of_its_own() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.EnforcementFailed("IPv4 rule 5069", led_around=True))
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.LED_AROUND)
+
+
+def test_openings_that_fail_one_after_the_other_come_ever_more_slowly() -> None:
+    """Each follows a verification that succeeded, which is no reason to begin at once."""
+    watch = Watch().to_open()
+    pauses = []
+    for _ in range(TROUBLES_AT_ONCE + 4):
+        watch.tell(ev.EnforcementFailed("refused"))
+        pauses.append(watch.timers[Timer.RETRY])
+        watch.tell(ev.TimerFired(Timer.RETRY))
+        watch.tell(ev.CoreTunnels(watch.model.core, 1))
+        watch.tell(ev.Verified(watch.model.verification))
+        watch.expect(State.OPEN)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 4 * pauses[0]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_tunnel_that_stays_silent_and_the_users_restart_take_a_new_tun(silent: bool) -> None:
+    watch = Watch().to_verifying()
+    if silent:
+        for _ in range(VERIFICATIONS_PER_CORE):
+            watch.tell(ev.VerificationFailed(watch.model.verification, "no answer"))
+    else:
+        watch.tell(ev.UserRestart())
+    assert DoubtTun() in watch.effects
 
 
 @pytest.mark.requirement("B3")

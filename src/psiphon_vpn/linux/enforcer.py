@@ -17,11 +17,12 @@ from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.putback import NetworkMender
-from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules, check_routing
+from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules, check_routing, find_detour
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.sysctl import apply_sysctls, check_sysctls
 from psiphon_vpn.linux.tables import Tables
 from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun
+from psiphon_vpn.linux.uplink_entries import put_entries_back
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
@@ -42,6 +43,10 @@ LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
 
 class EnforcementError(Exception):
     """The kernel does not hold the policy. Whatever it holds instead lets no application out."""
+
+
+class LedAround(EnforcementError):
+    """All that is ours is in force, and yet what programs send is not sent into the tunnel."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Enforcer:
         self._ipv6 = False
         self._proxy = False
         self._suspect = False
-        """Whether a route by the TUN was refused: then it is made anew, whatever it looks like."""
+        """Whether a route by the TUN was refused, or it carried nothing: it is made anew, whatever it looks like."""
         self.ipv6 = Ipv6.ON
         """What the TUN had of IPv6 when the policy in force was made."""
         self.routing_trouble: str | None = None
@@ -131,10 +136,16 @@ class Enforcer:
             TunError: it cannot be made.
         """
         async with self._lock:
-            self._tun = await ensure_tun(self._socket, uid=self._identity.uid, anew=self._suspect)
-            self._suspect = False
+            anew, self._suspect = self._suspect, False
+            if anew:
+                self._tun = None  # what is told of its end is our own doing
+            self._tun = await ensure_tun(self._socket, uid=self._identity.uid, anew=anew)
             self.ipv6 = read_ipv6(names.TUN_NAME)
             return self._tun
+
+    def doubt_tun(self) -> None:
+        """Have the TUN made anew by the next `ensure_tun`. A core that holds it has to be ended before that."""
+        self._suspect = True
 
     async def apply(self, policy: Policy, *, coming: Policy | None = None) -> None:
         """Put a policy into force: rules first, then routes. The tunnel is closed by it, whatever the state.
@@ -194,6 +205,7 @@ class Enforcer:
             await self._tables.put(self._build_base(policy), *self._build_beside(policy), coming=following)
             await apply_rules(self._socket, self._rules)
             await self._set_routes(open_ipv4=False, open_ipv6=False)
+            await self._put_entries_back()
             self.routing_trouble = None
         except (RulesetError, RoutingError, OSError) as error:
             raise EnforcementError(str(error)) from error
@@ -242,10 +254,13 @@ class Enforcer:
             if wrong is None and (bad_tun := await check_tun(self._tun, uid=self._identity.uid)):
                 wrong = bad_tun.detail
             wrong = wrong or await check_routing(self._rules, self._routes, self._tun.index)
+            detour = None if wrong else await find_detour(self._routes, self._tun.index)
         except (RulesetError, OSError) as error:
             raise EnforcementError(str(error)) from error
         if wrong is not None:
             raise EnforcementError(wrong)
+        if detour is not None:
+            raise LedAround(detour)
         return Proof(generation, closings)
 
     async def open(self, *, proxy: bool = True) -> None:
@@ -266,6 +281,9 @@ class Enforcer:
                     raise EnforcementError("closed while it was being opened")
                 self._proxy = proxy
                 self._lease(proof)
+        except LedAround:
+            self.close()
+            raise
         except (RoutingError, EnforcementError, GenerationChanged, OSError) as error:
             self.close()
             raise EnforcementError(str(error) or "the ruleset changed while it was being opened") from error
@@ -327,6 +345,7 @@ class Enforcer:
         found: Trouble | None = None
         try:
             async with self._lock:
+                await self._put_entries_back()
                 wrong = await check_tun(self._tun, uid=self._identity.uid)
                 if wrong is not None:
                     found = Trouble(wrong.detail, wrong.gone)
@@ -334,6 +353,8 @@ class Enforcer:
                     self._rules, self._routes, self._tun.index
                 ):
                     found = Trouble(lost)
+                elif detour := await find_detour(self._routes, self._tun.index):
+                    found = Trouble(f"another program leads around the tunnel: {detour}")
         except OSError as error:
             found = Trouble(str(error))
         self.routing_trouble = found.detail if found else None
@@ -469,6 +490,10 @@ class Enforcer:
         self._proof = replace(proof, generation=generation)
         self._renewed_at = _boot_seconds()
 
+    async def _put_entries_back(self) -> None:
+        if self._policy is not None and self._policy.links.uplink is not None:
+            await put_entries_back(self._socket, self._policy.links.uplink)
+
     def _probes(self) -> tuple[str, ...]:
         return tuple(map(str, self._policy.ipv6_probe)) if self._policy else ()
 
@@ -490,4 +515,4 @@ class Enforcer:
             raise RoutingError(str(error)) from error
 
 
-__all__ = ["EnforcementError", "Enforcer", "Proof", "TunError"]
+__all__ = ["EnforcementError", "Enforcer", "LedAround", "Proof", "TunError"]

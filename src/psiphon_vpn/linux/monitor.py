@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from psiphon_vpn.linux.netlink import iterate_announcements, read_attributes, widen
+from psiphon_vpn.linux.rtvalues import decode_link, find_misfit
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import RULE_PRIORITIES
 
@@ -35,6 +36,7 @@ class NetworkChange:
         gone: the link is gone.
         name: what a link is called.
         moved: the link is gone from here since it now belongs to another network namespace.
+        misfit: as the TUN, a link like this would keep packets back (`rtvalues.find_misfit`).
         ours: a rule with a priority of ours, or a route of the private table.
         removed: that rule or route was taken away.
         port: netlink's port id of who asked for a change of a rule or route: for the first socket of a process the
@@ -48,6 +50,7 @@ class NetworkChange:
     gone: bool = False
     name: str = ""
     moved: bool = False
+    misfit: bool = False
     ours: bool = False
     removed: bool = False
     port: int = 0
@@ -71,7 +74,11 @@ def parse_changes(data: bytes) -> tuple[NetworkChange, ...]:
             attributes = read_attributes(body[16:])
             name = attributes.get(_IFNAME, b"").split(b"\0")[0].decode("ascii", "replace")
             moved = gone and _NEW_NETNSID in attributes
-            changes.append(NetworkChange(kind, index, lost=lost, down=down, gone=gone, name=name, moved=moved))
+            link = decode_link(message, body)
+            misfit = link is not None and find_misfit(link) is not None
+            changes.append(
+                NetworkChange(kind, index, lost=lost, down=down, gone=gone, name=name, moved=moved, misfit=misfit)
+            )
         elif kind == "address" and len(body) >= 8:
             # struct ifaddrmsg: family, prefixlen, flags, scope, index.
             changes.append(NetworkChange(kind, struct.unpack_from("=I", body, 4)[0]))

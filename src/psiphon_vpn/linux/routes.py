@@ -5,11 +5,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from psiphon_vpn.linux.rtbatch import RTN_UNICAST, RTN_UNREACHABLE, encode_route, encode_route_removal, encode_rule
-from psiphon_vpn.linux.rtlist import knows_ipv6, list_routes, list_rules
+from psiphon_vpn.linux.rtlist import find_way, knows_ipv6, list_routes, list_rules
 from psiphon_vpn.linux.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, RTM_DELRULE, Message, RouteSocket
 from psiphon_vpn.linux.rtvalues import Hop, KernelRule
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.routing import IPV4, IPV6, LOCAL_TABLE, RULE_PRIORITIES, Route, RoutingRule
+from psiphon_vpn.policy.routing import (
+    IPV4,
+    IPV6,
+    LOCAL_TABLE,
+    RULE_PRIORITIES,
+    SAMPLE_DESTINATIONS,
+    Route,
+    RoutingRule,
+)
+
+_ROOT, _MOST_SHOWN = 0, 5
 
 
 class RoutingError(Exception):
@@ -134,6 +144,25 @@ async def apply_routes(socket: RouteSocket, routes: Iterable[Route], tun_index: 
                 _tolerate(socket, removal, 0, errno.ESRCH, errno.ENOENT)
         if not occupied:
             return
+
+
+async def find_detour(routes: Iterable[Route], tun_index: int) -> str | None:
+    """Why what programs send does not go into the tunnel although its routes are there; None when it does.
+
+    Every rule that is added without a priority comes before all that are there (fib_rules.c, fib_default_rule_pref):
+    those of another VPN, or one that leads to the main table. Nothing leaks by them, and nothing arrives.
+
+    Raises:
+        OSError: the kernel does not answer.
+    """
+    opened = {route.version for route in routes if not route.unreachable and route.destination.endswith("/0")}
+    for version in sorted(opened):
+        if any(find_way(version, address, _ROOT) != tun_index for address in SAMPLE_DESTINATIONS[version]):
+            found = {item.rule.priority for item in await _read_rules() if item.rule.version == version}
+            before = sorted(priority for priority in found if 0 < priority < RULE_PRIORITIES[0])
+            shown = ", ".join(map(str, before[:_MOST_SHOWN])) or "0"
+            return f"IPv{version} rule {shown}"
+    return None
 
 
 async def check_routing(rules: Iterable[RoutingRule], routes: Iterable[Route], tun_index: int | None) -> str | None:

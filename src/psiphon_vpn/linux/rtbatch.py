@@ -31,7 +31,7 @@ FR_ACT_TO_TBL = 1
 _DST, _IIFNAME, _OIF, _PRIORITY, _PREFSRC, _FWMARK, _TABLE, _FWMASK, _OIFNAME = 1, 3, 4, 6, 7, 10, 15, 16, 17
 _UID_RANGE, _IP_PROTO, _DPORT_RANGE = 20, 22, 24
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFLA_MTU = 1, 2, 8, 4
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 18, 1
+_IFLA_IFNAME, _IFLA_MASTER, _IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 10, 13, 18, 1
 
 
 def _family(version: int) -> int:
@@ -128,8 +128,9 @@ def encode_loopback(index: int) -> tuple[Message, ...]:
 
 
 def encode_up(index: int) -> Message:
-    """Our TUN set up (struct ifinfomsg)."""
-    return RTM_NEWLINK, struct.pack("=BxHiII", 0, 0, index, IFF_UP, IFF_UP) + _number(_IFLA_MTU, names.TUN_MTU)
+    """Our TUN set up, with room for its packets, and a port of nothing (struct ifinfomsg)."""
+    body = struct.pack("=BxHiII", 0, 0, index, IFF_UP, IFF_UP) + _number(_IFLA_MTU, names.TUN_MTU)
+    return RTM_NEWLINK, body + _number(_IFLA_TXQLEN, names.TUN_QUEUE) + _number(_IFLA_MASTER, 0)
 
 
 def encode_tun(index: int, *, ipv6: bool = True) -> tuple[Message, ...]:

@@ -13,6 +13,7 @@ from psiphon_vpn.linux.rtvalues import (
     IFADDRMSG,
     IFINFOMSG,
     IFLA_IFNAME,
+    RTA_DST,
     RTA_OIF,
     RTA_TABLE,
     RTMSG,
@@ -30,9 +31,12 @@ from psiphon_vpn.linux.rtvalues import (
 from psiphon_vpn.policy.routing import IPV4, IPV6, LOCAL_TABLE
 
 T = TypeVar("T")
+_RTA_UID, _RTN_UNICAST = 25, 1
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 8
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 """What rtnetlink answers about a family that the kernel does not have ("ipv6.disable=1")."""
+_NO_WAY = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
+"""What it answers about an address that a route of type unreachable, prohibit or blackhole is for, or none at all."""
 _NO_DEVICE, _NO_TABLE = frozenset({errno.ENODEV}), frozenset({errno.ENOENT, errno.ENODEV})
 """What it answers where that which it was asked for alone is not there."""
 
@@ -120,6 +124,26 @@ async def list_routes(
         if value is not None:
             body += write_attribute(kind, struct.pack("=I", value))
     return await _list_family(version, RTM_GETROUTE, body, decode, _NO_TABLE)
+
+
+def find_way(version: int, destination: str, uid: int) -> int | None:
+    """By which device (its index) the kernel would send what a user sends to an address; None where it sends nothing.
+
+    Raises:
+        OSError: the kernel does not answer.
+    """
+    packed = socket.inet_pton(FAMILY[version], destination)
+    body = RTMSG.pack(FAMILY[version], len(packed) * 8, 0, 0, 0, 0, 0, 0, 0)
+    body += write_attribute(RTA_DST, packed) + write_attribute(_RTA_UID, struct.pack("=I", uid))
+    try:
+        answers = ask(RTM_GETROUTE, body)
+    except OSError as error:
+        if error.errno in _NO_WAY:
+            return None
+        raise
+    found = (decode_route(*answer) for answer in answers)
+    devices = [hop.device for route in found if route is not None and route.type == _RTN_UNICAST for hop in route.hops]
+    return devices[0] if devices else None
 
 
 async def list_local(address: str) -> tuple[KernelRoute, ...]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 from psiphon_vpn.linux.netlink import read_attributes
 from psiphon_vpn.linux.rtnetlink import RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE
+from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import IPV4, IPV6, MARK_MASK, RoutingRule
 from psiphon_vpn.policy.values import decode_name
 
 FAMILY = {IPV4: int(socket.AF_INET), IPV6: int(socket.AF_INET6)}
 VERSION = {family: version for version, family in FAMILY.items()}
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
-IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_LINK_NETNSID = 3, 4, 5, 10, 18, 37
+IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN, IFLA_LINKINFO, IFLA_LINK_NETNSID = 3, 4, 5, 10, 13, 18, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
@@ -45,6 +46,7 @@ class Link:
         data: IFLA_INFO_DATA by number, whose meaning the kind tells.
         lower: index of the interface that it stands on, None where there is none in this network namespace.
         master: index of the one that it is a port of, None where there is none.
+        queue: packets that may wait for it (txqueuelen of ip-link(8)), None where the kernel does not say.
     """
 
     index: int
@@ -56,6 +58,7 @@ class Link:
     data: Mapping[int, bytes] = field(default_factory=dict)
     lower: int | None = None
     master: int | None = None
+    queue: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +150,17 @@ def decode_link(kind: int, body: bytes) -> Link | None:
         data=read_attributes(info.get(IFLA_INFO_DATA, b"")),
         lower=None if IFLA_LINK_NETNSID in attributes else _number(attributes, IFLA_LINK) or None,
         master=_number(attributes, IFLA_MASTER) or None,
+        queue=_number(attributes, IFLA_TXQLEN) if IFLA_TXQLEN in attributes else None,
     )
+
+
+def find_misfit(link: Link) -> str | None:
+    """What about a TUN of ours keeps packets from the core, or cuts them short; None when all is well."""
+    if link.mtu > names.TUN_MTU:
+        return "the TUN's MTU is too large for the core"
+    if link.queue == 0:
+        return "no packet may wait in the TUN"
+    return "the TUN is a port of another device" if link.master else None
 
 
 def decode_address(kind: int, body: bytes) -> Address | None:

@@ -15,7 +15,7 @@ from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.rtbatch import RTN_LOCAL, encode_link_removal, encode_loopback, encode_tun, encode_up
 from psiphon_vpn.linux.rtlist import find_link, list_addresses, list_local
 from psiphon_vpn.linux.rtnetlink import RTM_DELADDR, RouteSocket
-from psiphon_vpn.linux.rtvalues import IFF_UP, Link
+from psiphon_vpn.linux.rtvalues import IFF_UP, Link, find_misfit
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import IPV6
 from psiphon_vpn.policy.sysctls import TUN_SYSCTLS
@@ -199,6 +199,8 @@ async def check_tun(tun: Tun, *, uid: int) -> TunTrouble | None:
         return TunTrouble("the TUN is not ours", gone=True)
     if not found.flags & IFF_UP:
         return TunTrouble("the TUN is down", gone=False)
+    if misfit := find_misfit(found):
+        return TunTrouble(misfit, gone=False)
     addresses = {(address.text, address.prefix) for address in await list_addresses(tun.index)}
     for text, prefix in _wanted_addresses():
         if (text, prefix) not in addresses:

@@ -9,6 +9,9 @@ TUN_NAME: Final = "PsiphonTUN"
 TUN_MTU: Final = 1500
 """bytes; psiphon-tunnel-core truncates anything larger."""
 
+TUN_QUEUE: Final = 500
+"""Packets that may wait for the core: what the kernel gives each TUN (TUN_READQ_SIZE of if_tun.h)."""
+
 TUN_IPV4: Final = "10.200.3.1"
 TUN_IPV4_SUBNET: Final = "10.200.3.0/24"
 TUN_IPV6: Final = "fd42:42:42::1"

@@ -25,6 +25,10 @@ RULE_PRIORITIES = range(names.RULE_PRIORITY, names.RULE_PRIORITY + 7)
 """The priorities of our routing rules; whatever else stands there is a stranger's."""
 
 
+SAMPLE_DESTINATIONS = {IPV4: ("9.9.9.9", "198.41.0.4"), IPV6: ("2001:503:ba3e::2:30",)}
+"""What the kernel is asked the way to, on both halves of IPv4 (VPNs route by halves). Nothing is sent there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoutingRule:
     """One routing rule (ip-rule(8)); what is None is not matched."""

@@ -108,6 +108,11 @@ class SetDataAside:
 
 
 @dataclass(frozen=True)
+class DoubtTun:
+    """Have the TUN made anew with the next policy: something about it that nobody looks at may keep packets back."""
+
+
+@dataclass(frozen=True)
 class FindCause:
     """Look, without sending anything, why the core with this number gets no tunnel; answer by `CoreFault`."""
 
@@ -126,5 +131,6 @@ Effect = (
     | CancelTimers
     | StoreIntent
     | FindCause
+    | DoubtTun
     | SetDataAside
 )

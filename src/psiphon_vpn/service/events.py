@@ -98,9 +98,14 @@ class TunBroken:
 
 @dataclass(frozen=True)
 class EnforcementFailed:
-    """The kernel did not take the policy. What stands now drops everything, or is what stood before."""
+    """The kernel did not take the policy. What stands now drops everything, or is what stood before.
+
+    Attributes:
+        led_around: it did, and sends what programs send by another way than the tunnel.
+    """
 
     detail: str
+    led_around: bool = False
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ class Healer:
 
     def _is_harmless(self, change: NetworkChange) -> bool:
         """Whether rules, routes and TUN need no look for it: our own doing, or a core that took or left the TUN."""
-        carrier_alone = change.kind == "link" and not change.down and change.name == names.TUN_NAME
+        whole = not change.down and not change.misfit and change.name == names.TUN_NAME
+        carrier_alone = change.kind == "link" and whole
         return carrier_alone or (change.port != 0 and self._enforcer.is_own(change.port))
 
     def _lose_tun(self, *, gone: bool) -> None:

@@ -18,6 +18,7 @@ from psiphon_vpn.service.effects import (
     ArmTimer,
     CancelTimers,
     CloseLease,
+    DoubtTun,
     Effect,
     FindCause,
     OpenTunnel,
@@ -122,8 +123,8 @@ def _lock(model: Model, reason: Reason, detail: str = "", *, graceful: bool = Fa
     return _stop_core(model, effects, graceful=graceful), effects
 
 
-def _begin(model: Model, reason: Reason, detail: str = "") -> Step:
-    """From scratch: connecting where that is wanted and possible, locked where not."""
+def _begin(model: Model, reason: Reason, detail: str = "", *, anew: bool = False) -> Step:
+    """From scratch: connecting where that is wanted and possible, locked where not; with a new TUN where asked for."""
     if not model.settings_good:
         return _fail(model, Reason.BAD_CONFIG, model.detail)
     if model.intent is Intent.STOPPED:
@@ -136,13 +137,15 @@ def _begin(model: Model, reason: Reason, detail: str = "") -> Step:
         named = model.named and Reason.UPLINK_ABSENT
         model, effects = _lock(model, named or Reason.NO_UPLINK, model.named)
         return model, (*effects, ArmTimer(Timer.CALM, CALM_SECONDS))
-    return _connect(model, reason, detail)
+    return _connect(model, reason, detail, anew=anew)
 
 
-def _connect(model: Model, reason: Reason, detail: str = "", *, proxy: bool = True) -> Step:
+def _connect(model: Model, reason: Reason, detail: str = "", *, proxy: bool = True, anew: bool = False) -> Step:
     """A new core. The lease is closed and the old core is gone before the new one may use the wire."""
     effects: list[Effect] = [CloseLease()]
     model = _stop_core(model, effects)
+    if anew:
+        effects.append(DoubtTun())
     if State.CONNECTING not in LEGAL_MOVES[model.state]:
         model, more = _move(model, State.LOCKED, reason, detail)
         effects += more
@@ -169,6 +172,8 @@ def _retry_later(model: Model, reason: Reason, detail: str = "") -> Step:
     if wanted and reason in _BROUGHT_NOTHING and model.failures + 1 >= FAILURES_PER_UPLINK:
         model = _turn_to_another(model) or model
     model, effects = _lock(model, reason, detail)
+    if reason is Reason.TUNNEL_SILENT:
+        effects.append(DoubtTun())
     if not wanted:
         return model, tuple(effects)
     delay = retry_delay(model.failures)
@@ -235,7 +240,7 @@ def step(model: Model, event: Event) -> Step:
             return after, _remember(Intent.STOPPED, effects)
         case UserRestart():
             fresh = _choose(replace(_forget_troubles(model), intent=Intent.CONNECTED))
-            after, effects = _begin(fresh, Reason.RESTARTING)
+            after, effects = _begin(fresh, Reason.RESTARTING, anew=True)
             return after, _remember(Intent.CONNECTED, effects)
         case SettingsBad(detail):
             return _fail(replace(model, settings_good=False, detail=detail), Reason.BAD_CONFIG, detail)
@@ -252,12 +257,15 @@ def step(model: Model, event: Event) -> Step:
             return model, (AmendPolicy(model.state),)
         case EnforcementFailed() if model.reason is Reason.FIGHT:
             return model, (ArmTimer(Timer.RETRY, fight_delay(model.fights)),)
-        case EnforcementFailed(detail):
-            model, effects_list = _move(model, State.LOCKED, Reason.LOCK_FAILED, detail)
+        case EnforcementFailed(detail, led_around):
+            # An opening that fails follows a verification that succeeded, and would be tried again for ever at once.
+            unrest = model.unrest + (model.state is State.OPEN)
+            reason = Reason.LED_AROUND if led_around else Reason.LOCK_FAILED
+            model, effects_list = _move(replace(model, unrest=unrest), State.LOCKED, reason, detail)
             # The rules that failed are not tried again at once: what stands now drops everything.
             effects_list = [effect for effect in effects_list if not isinstance(effect, ApplyPolicy)]
             model = _stop_core(model, effects_list)
-            delay = retry_delay(model.failures)
+            delay = max(retry_delay(model.failures), calm_delay(model.unrest))
             effects_list.append(ArmTimer(Timer.RETRY, delay))
             return replace(model, failures=model.failures + 1), tuple(effects_list)
         case PartFailed(part, kind):

@@ -51,6 +51,7 @@ class Reason(enum.StrEnum):
     RULES_CHANGED = "rules_changed"
     FIGHT = "fight"
     LOCK_FAILED = "lock_failed"
+    LED_AROUND = "led_around"
     TUN_FAILED = "tun_failed"
     PART_FAILED = "part_failed"
     LEASE_LOST = "lease_lost"
@@ -239,6 +240,13 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.LOCK_FAILED: (
             _("the rules of the lock could not be loaded; everything is dropped"),
             _("Look at the journal of psiphon-vpn, then: sudo psiphon-vpn restart"),
+        ),
+        Reason.LED_AROUND: (
+            _("another program leads what is sent around the tunnel, where nothing is let through"),
+            _(
+                "It may be another VPN. Find out which one made the rule (ip rule; ip -6 rule), and end it or remove "
+                "the rule; the service goes on by itself."
+            ),
         ),
         Reason.TUN_FAILED: (
             _("the tunnel's network device cannot be made"),

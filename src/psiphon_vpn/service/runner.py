@@ -17,7 +17,7 @@ from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess
 from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.core.settings import render_core_config
 from psiphon_vpn.linux.clocks import Moment, ServerClock, read_wall
-from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
+from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer, LedAround
 from psiphon_vpn.linux.tun import TunError
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.onlink import NOTHING
@@ -261,7 +261,7 @@ class Runner:
                         await self._carry_out(effect)
         except EnforcementError as error:
             self._enforcer.close()
-            self.post(EnforcementFailed(str(error)))
+            self.post(EnforcementFailed(str(error), isinstance(error, LedAround)))
             await self._end_forgotten_core()
         except TunError as error:
             self._enforcer.close()
@@ -324,6 +324,8 @@ class Runner:
                 self._timers.arm(timer, seconds)
             case do.CancelTimers():
                 self._timers.cancel()
+            case do.DoubtTun():
+                self._enforcer.doubt_tun()
             case do.FindCause(core):
                 self._find_cause(core)
             case do.SetDataAside():

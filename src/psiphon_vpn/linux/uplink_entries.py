@@ -1,0 +1,43 @@
+"""The kernel's own entries in the table `local` for the uplink's IPv4 addresses, put back where somebody flushed them.
+
+Without them nothing that arrives for this machine is delivered, so the core gets no answer, for as long as the address
+stands: only one that is set anew brings its entry with it (fib_frontend.c, fib_add_ifaddr), and a network manager that
+sees its address in place sets nothing. For IPv6 an entry of ours would be a second one beside the kernel's.
+"""
+
+import logging
+
+from psiphon_vpn.linux.rtbatch import RTN_LOCAL, encode_local
+from psiphon_vpn.linux.rtlist import find_link, list_addresses, list_local
+from psiphon_vpn.linux.rtnetlink import RouteSocket
+from psiphon_vpn.linux.rtvalues import IFF_UP
+from psiphon_vpn.policy.routing import IPV4
+
+log = logging.getLogger(__name__)
+
+
+async def put_entries_back(changes: RouteSocket, uplink: str) -> None:
+    """Add what is missing. What the kernel refuses stays missing: the status says that no server answers.
+
+    Args:
+        changes: by which they are made.
+        uplink: name of the interface.
+
+    Raises:
+        OSError: the kernel does not answer.
+    """
+    link = find_link(uplink)
+    if link is None or not link.flags & IFF_UP or link.master:
+        return  # a port has no address of its own, or its entries are in the table of its VRF
+    missing = [
+        address.text
+        for address in await list_addresses(link.index)
+        if address.version == IPV4 and not await _has_entry(address.text)
+    ]
+    if missing:
+        refused = changes.add(encode_local(f"{text}/32", link.index, text) for text in missing)
+        log.warning("the table 'local' had lost an address of %s; %s", uplink, refused[0] if refused else "put back")
+
+
+async def _has_entry(address: str) -> bool:
+    return any(route.type == RTN_LOCAL for route in await list_local(address))
