@@ -16,7 +16,7 @@ venv="${PSIPHON_VPN_VENV:-$here/.venv}"
 . "$here/packaging/commands.sh" # which package brings a command
 needed=(nft ip setpriv nsenter openssl flock) lock="requirements.lock"
 case " $* " in
-    *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" leaktest "*) lock="requirements-lab.lock" ;;
+    *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" demo "* | *" leaktest "*) lock="requirements-lab.lock" ;;&
     *" --server"*) needed+=(iptables ip6tables) ;;
 esac
 # One line that changes when the lock, the Python or the checkout does.

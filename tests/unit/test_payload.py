@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,21 @@ def test_no_installed_module_needs_the_laboratory(payload: dict[str, PayloadFile
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(name.startswith("psiphon_vpn.lab") for name in names):
                 assert path.removeprefix(package) in allowed
+
+
+def test_the_program_needs_no_package_but_those_of_its_lock(payload: dict[str, PayloadFile]) -> None:
+    """Also where something is imported inside a function; what the laboratory alone needs is not installed."""
+    package = f"{LAYOUT.python_dir}/psiphon_vpn/"
+    needed = set()
+    for path, file in payload.items():
+        if path.startswith(package) and path.endswith(".py"):
+            for node in ast.walk(ast.parse(file.content)):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                needed |= {name.partition(".")[0] for name in names}
+    needed -= {*sys.stdlib_module_names, "psiphon_vpn"}
+    assert needed == {"click", "httpx", "rich"}
+    assert needed <= set(locked.read_pins(ROOT / "requirements.lock"))
 
 
 @needs_python

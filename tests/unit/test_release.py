@@ -275,7 +275,7 @@ def test_whoever_is_not_root_gets_a_sentence_and_code_77(
 
 _WITHOUT = """
 import sys
-for name in ("click", "rich", "pyroute2", "httpx"):
+for name in ("click", "rich", "httpx"):
     sys.modules[name] = None
 sys.argv = ["psiphon-vpn", *sys.argv[1:]]
 from psiphon_vpn.__main__ import main
