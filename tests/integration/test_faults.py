@@ -194,14 +194,18 @@ def test_without_a_usable_runtime_directory_the_machine_is_locked_all_the_same()
 
 
 @pytest.mark.requirement("R1", "R2")
-def test_a_daemon_that_cannot_even_look_at_the_links_has_locked_before_it_ends() -> None:
+def test_a_daemon_that_cannot_even_look_at_the_links_has_locked_and_says_so() -> None:
     with open_stage(start=False) as stage:
         stage.machine.release_guard()
         stage.world.client.run(["nft", "flush", "ruleset"])
         assert stage.page() == LAN_A.client4, "the positive control"
         stage.machine.program = [str(Path(__file__).with_name("blind_daemon.py"))]
-        with pytest.raises(LabError):
-            stage.machine.start_daemon()
+        stage.machine.start_daemon()
+        assert stage.world.client.call(read_lock_state).locked is True
+        stage.machine.wait_for(
+            lambda: (stage.machine.read_status() or {}).get("reason_code") == "part_failed",
+            "its own word for it",
+        )
         assert "blind" in stage.machine.read_log()
         assert stage.world.client.call(read_lock_state).locked is True
         stage.probe()

@@ -17,6 +17,7 @@ from tests.lab.support import CORE_UID, TUN, CoreProcess, Tunnel, open_tunnel
 from psiphon_vpn.lab import addresses as plan
 from psiphon_vpn.lab.capture import Capture
 from psiphon_vpn.lab.dns_message import TXT, A
+from psiphon_vpn.lab.frames import describe_frame
 from psiphon_vpn.lab.judge import find_leaks, world_evidence
 from psiphon_vpn.lab.server_entry import decode_server_entry
 from psiphon_vpn.lab.server_evidence import find_answered_flows
@@ -119,7 +120,8 @@ def test_socks_listens_on_loopback_only(connected: tuple[Tunnel, CoreProcess]) -
 def test_the_servers_record_makes_all_of_the_cores_frames_innocent(connected: tuple[Tunnel, CoreProcess]) -> None:
     made, _ = connected
     made.fetch(plan.INTERNET4)
-    frames = made.world.frames_since()
+    # Nothing holds this client to the MLD version that tells nothing (ff02::16): its reports are not the core's.
+    frames = [frame for frame in made.world.frames_since() if "ff02::16" not in describe_frame(frame)]
     assert find_leaks(frames, world_evidence(made.server.read_flows())) == []
     assert find_leaks(frames, world_evidence()) != []
 

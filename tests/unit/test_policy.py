@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -349,3 +350,13 @@ def test_the_usual_policy_has_every_kind_of_rule() -> None:
     assert {chain.name for chain, _ in accepting_rules(table)} == {
         "output", "to_tunnel", "to_wire", "input", "forward", "postrouting",
     }  # fmt: skip
+
+
+def test_a_guests_prefix_is_known_to_the_base_table_and_to_no_card() -> None:
+    guests = IPv6Network("fd00:88::/64")
+    on_link = replace(LINKS.on_link, guests_ipv6=(guests,))
+    base = build_base_table(make_policy(State.OPEN, links=replace(LINKS, on_link=on_link))).render()
+    card = build_egress_guard(IDENTITY, LINKS.wires, LINKS.dhcp_servers, on_link=on_link)
+    assert card is not None
+    assert str(guests) in base
+    assert card == build_egress_guard(IDENTITY, LINKS.wires, LINKS.dhcp_servers, on_link=LINKS.on_link)

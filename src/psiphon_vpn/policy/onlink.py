@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from psiphon_vpn.policy.values import Address, is_plain_address
 
@@ -28,12 +29,15 @@ class OnLink:
         networks_ipv4: the IPv4 networks of the links, and gateways outside of them.
         networks_ipv6: the IPv6 prefixes of the links, 64 bits each, and those of gateways outside of them.
         groups: the solicited-node groups of our own IPv6 addresses.
+        guests_ipv6: the IPv6 prefixes of the interfaces that lead to guests of this machine (containers, virtual
+            machines), which find us there by neighbour discovery. No card is told of them.
     """
 
     own_ipv4: tuple[ipaddress.IPv4Address, ...] = ()
     networks_ipv4: tuple[ipaddress.IPv4Network, ...] = ()
     networks_ipv6: tuple[ipaddress.IPv6Network, ...] = ()
     groups: tuple[ipaddress.IPv6Address, ...] = ()
+    guests_ipv6: tuple[ipaddress.IPv6Network, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what could not stand in a rule.
@@ -41,7 +45,11 @@ class OnLink:
         Raises:
             ValueError: it could not.
         """
-        networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [*self.networks_ipv4, *self.networks_ipv6]
+        networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [
+            *self.networks_ipv4,
+            *self.networks_ipv6,
+            *self.guests_ipv6,
+        ]
         if not all(isinstance(network, ipaddress.IPv4Network | ipaddress.IPv6Network) for network in networks):
             raise ValueError("a network that was not checked")
         addresses = (*self.own_ipv4, *self.groups, *(network.network_address for network in networks))
@@ -53,12 +61,15 @@ NOTHING = OnLink()
 """Where no link is known: nobody but those of link scope may be spoken to."""
 
 
-def find_on_link(addresses: Iterable[AddressOnLink], gateways: Iterable[Address]) -> OnLink:
+def find_on_link(
+    addresses: Iterable[AddressOnLink], gateways: Iterable[Address], *, guests: Iterable[AddressOnLink] = ()
+) -> OnLink:
     """Sort out what netlink tells of the links that lead out.
 
     Args:
         addresses: our own there, with the lengths of their prefixes. Tentative ones too: they are being announced.
         gateways: of the default routes. One may be outside of every prefix ("onlink", common in data centres).
+        guests: our addresses on the interfaces that lead to guests of this machine.
     """
     own, networks4, networks6, groups = set(), set(), set(), set()
     for address in addresses:
@@ -82,7 +93,12 @@ def find_on_link(addresses: Iterable[AddressOnLink], gateways: Iterable[Address]
         networks_ipv4=tuple(ipaddress.collapse_addresses(networks4)),
         networks_ipv6=tuple(sorted(networks6)),
         groups=tuple(sorted(groups)),
+        guests_ipv6=tuple(sorted({_find_prefix(guest.ip) for guest in guests if _is_global_ipv6(guest)})),
     )
+
+
+def _is_global_ipv6(address: AddressOnLink) -> TypeGuard[ipaddress.IPv6Interface]:
+    return isinstance(address, ipaddress.IPv6Interface) and not address.is_link_local
 
 
 def _find_prefix(address: ipaddress.IPv6Address) -> ipaddress.IPv6Network:

@@ -71,7 +71,9 @@ def discovery_rules(
     ends = f"ip6 daddr {quote_set((*LINK_SCOPE, *ANY_UNICAST))}"
     searching = "ip6 daddr ff02::2"
     if on_link is not None:
-        networks = tuple(dict.fromkeys((LINK_LOCAL, *on_link.networks_ipv6)))
+        # At a card's own hook a guest's prefix has no business.
+        guests = () if targets else on_link.guests_ipv6
+        networks = tuple(dict.fromkeys((LINK_LOCAL, *on_link.networks_ipv6, *guests)))
         source = f"ip6 saddr {_quote_networks(NO_IPV6, *networks)}"
         ends = f"{source} ip6 daddr {quote_set((*LINK_SCOPE, *map(str, networks)))}"
         searching = f"{source} {searching}"

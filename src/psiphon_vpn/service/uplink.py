@@ -329,6 +329,11 @@ def find_headerless(snapshot: Snapshot, leading: frozenset[int] | None = None) -
 
 
 def find_neighbourhood(snapshot: Snapshot, leading: frozenset[int] | None = None) -> OnLink:
-    """Whom the kernel may speak to on the wires without a router. Arguments as for `find_wires`."""
-    addresses = (address for link in _find_leading_out(snapshot, leading) for address in link.on_link)
-    return find_on_link(addresses, parse_addresses({route.gateway for route in snapshot.defaults if route.gateway}))
+    """Whom the kernel may speak to without a router, on the wires and to guests. Arguments as for `find_wires`."""
+    out = _find_leading_out(snapshot, leading)
+    within = (link for link in snapshot.interfaces if link not in out and not _is_inner(link))
+    return find_on_link(
+        (address for link in out for address in link.on_link),
+        parse_addresses({route.gateway for route in snapshot.defaults if route.gateway}),
+        guests=(address for link in within for address in link.on_link),
+    )
