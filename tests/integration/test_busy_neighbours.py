@@ -87,6 +87,30 @@ def test_elements_in_another_programs_set_change_nothing_and_a_rule_in_ours_stil
     machine.wait_state("OPEN", seconds=60)
 
 
+@pytest.mark.requirement("B3", "R1")
+@pytest.mark.parametrize("rate", [50, 300])
+def test_it_opens_while_another_program_goes_on_and_on(stage: Stage, rate: int) -> None:
+    """A restart, another program's new table, and a new daemon, which knows nothing: each reads everything back."""
+    machine = stage.machine
+    churn = begin_churn(stage, rate, rate * 300)
+    try:
+        machine.command("restart")
+        machine.wait_state("OPEN", seconds=30)
+        lines = len(machine.read_log().splitlines())
+        nft(stage, "table inet f2b2 { set bans { type ipv4_addr; flags timeout; }; }")
+        machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page", seconds=30)
+        machine.stop_daemon()
+        machine.start_daemon()
+        machine.wait_state("OPEN", seconds=30)
+        assert stage.page() == plan.SERVER4
+        assert len(machine.read_log().splitlines()) - lines < 30
+        assert churn.poll() is None, "it was over before"
+    finally:
+        churn.kill()
+        churn.wait()
+        nft(stage, "table inet f2b2\ndelete table inet f2b2")
+
+
 def holds_lease() -> bool:
     """Whether the kernel of this namespace holds the lease; asked again where somebody commits meanwhile."""
     with contextlib.closing(NftSocket()) as netlink:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,6 +93,37 @@ def test_a_generation_is_as_good_as_one_before_it_only_if_all_between_was_heard_
     assert log.covers(13, 14)
     hear(log, 16)
     assert not log.covers(14, 16), "one was not heard"
+
+
+@pytest.mark.requirement("B3")
+def test_a_reading_of_ours_is_whole_while_others_change_rules_of_their_own() -> None:
+    log = CommitLog()
+    hear(log, 10)
+    log.hear(commit(11, harmless=False))
+    assert log.covers(10, 11, ours_alone=True)
+    assert not log.covers(10, 11)
+    hear(log, 12)
+    assert log.covers(10, 12, ours_alone=True)
+    log.hear(replace(commit(0, harmless=False), ours=True))
+    hear(log, 13)
+    assert not log.covers(12, 13, ours_alone=True)
+    hear(log, 14, 16)
+    assert log.covers(13, 14, ours_alone=True) is False, "one was not heard"
+    log.lose()
+    log.drain()
+    hear(log, 17)
+    assert not log.covers(16, 17, ours_alone=True)
+
+
+def test_what_touches_a_table_of_ours_or_one_that_is_not_known_is_ours() -> None:
+    for kind in range(40):
+        if kind != NEWGEN:
+            assert not parse_generations(about(kind, b"f2b") + end(9))[0].ours
+            for table in OWN_TABLES:
+                assert parse_generations(about(kind, table.name.encode()) + end(9))[0].ours
+            assert parse_generations(message(kind, b"") + end(9))[0].ours
+    (first,) = parse_generations(about(NEWRULE, b"psiphon_filter"))
+    assert first.ours
 
 
 def test_one_part_that_is_not_harmless_makes_the_whole_commit_so() -> None:

@@ -77,7 +77,7 @@ def _open_stage(core: Path | None, server: Path | None) -> Iterator[tuple[World,
         if core is not None and server is not None:
             from psiphon_vpn.lab.real_server import run_real_server
 
-            world = stack.enter_context(World(expose=(core,)))
+            world = stack.enter_context(World(expose=(core, server)))
             tunnel_server: TunnelServer = stack.enter_context(run_real_server(world, server))
             program = core
         else:

@@ -35,6 +35,9 @@ class CommitLog:
         self._since: int | None = None
         """The generation since which there were harmless commits alone, without a gap."""
         self._harmful = False
+        self._untouched_since: int | None = None
+        """The same for commits that touched no table of ours, whatever else they changed."""
+        self._ours = False
         self._parts = 0
         """What was heard of the commit that is being announced, and in how many messages."""
         self._lost = False
@@ -53,36 +56,44 @@ class CommitLog:
     def hear(self, generation: Generation) -> bool:
         """Take the next announcement. Returns whether it, or its end, may tell of a rule that changed."""
         self._harmful = self._harmful or generation.harmful
+        self._ours = self._ours or generation.ours
         self._parts += bool(generation.tables)
         if generation.number == 0:
             return generation.harmful  # more of the same commit follows
         harmful, self._harmful = self._harmful or not self._parts, False
+        ours, self._ours = self._ours or not self._parts, False
         self._parts = 0
         complete = self._last is not None and generation.number == follow(self._last)
         if harmful or not complete:
             self._since = generation.number
+        if ours or not complete:
+            self._untouched_since = generation.number
         self._last = generation.number
         return harmful
 
     def lose(self) -> None:
         """Messages were lost. What waited before them is still to come, and then perhaps the rest of a lost commit."""
         self._lost = True
-        self._last = self._since = None
+        self._last = self._since = self._untouched_since = None
 
     def drain(self) -> None:
         """Nothing waits to be heard. A commit whose end comes now may have lost its beginning: it is not believed."""
         if self._lost:
             self._lost = False
-            self._last = self._since = None
-            self._harmful = True
+            self._last = self._since = self._untouched_since = None
+            self._harmful = self._ours = True
 
-    def covers(self, verified: int, now: int) -> bool:
-        """Whether everything between a generation that was verified and a later one was heard and is harmless."""
+    def covers(self, verified: int, now: int, *, ours_alone: bool = False) -> bool:
+        """Whether everything between a generation that was verified and a later one was heard and is harmless.
+
+        ours_alone: whether it touched no table of ours, which is less.
+        """
+        since = self._untouched_since if ours_alone else self._since
         if verified == now:
             return True
-        if self._lost or self._last is None or self._since is None:
+        if self._lost or self._last is None or since is None:
             return False
-        known = _distance(self._since, verified) <= _distance(self._since, now) <= _distance(self._since, self._last)
+        known = _distance(since, verified) <= _distance(since, now) <= _distance(since, self._last)
         return known and _distance(verified, now) < _HALF
 
 
@@ -127,6 +138,22 @@ class Commits:
     def is_equal(self, verified: int, now: int) -> bool:
         """Whether nothing that matters was committed between a generation that was verified and a later one."""
         return verified == now or (self.find_equal(verified) != verified and self._log.covers(verified, now))
+
+    def find_untouched(self, generation: int) -> int:
+        """The last generation up to which no table of ours was touched since one; at least that one.
+
+        For a reading of ours, and for what follows it at once: not to go on with what was read long ago.
+        """
+        self.find_equal(generation)
+        last = self._log.last
+        return last if last is not None and self._log.covers(generation, last, ours_alone=True) else generation
+
+    def is_untouched(self, generation: int, now: int) -> bool:
+        """Whether no table of ours was touched between two generations, of which the second may be older than now."""
+        if generation == now:
+            return True
+        self.find_equal(generation)
+        return self._log.covers(generation, now, ours_alone=True)
 
     def find_origin(self, now: int) -> int:
         """The generation out of which one came by harmless commits alone, where known; the rules are the same."""

@@ -6,6 +6,7 @@ is being opened stays closed.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 CATCH_UPS = 200
 """So often a renewal is tried against programs that commit what cannot change a rule: it takes a tenth of the time that
 1,000 of these a second leave between two."""
+READINGS = 10
+"""So often all is read back where other programs change rules of their own between the reading and the lease."""
 LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
 
 
@@ -276,11 +279,17 @@ class Enforcer:
         try:
             async with self._lock:
                 await self._set_routes(open_ipv4=True, open_ipv6=False)
-                proof = await self._verify()
-                if closings != self._closings:
-                    raise EnforcementError("closed while it was being opened")
                 self._proxy = proxy
-                self._lease(proof)
+                for left in reversed(range(READINGS)):
+                    proof = await self._verify()
+                    if closings != self._closings:
+                        raise EnforcementError("closed while it was being opened")
+                    try:
+                        self._lease(proof)
+                        break
+                    except GenerationChanged:
+                        if not left:
+                            raise
         except LedAround:
             self.close()
             raise
@@ -308,6 +317,9 @@ class Enforcer:
             try:
                 self._lease(self._proof)
             except GenerationChanged:
+                for _ in range(READINGS - 1):
+                    with contextlib.suppress(GenerationChanged):
+                        return self._lease(await self.verify())
                 self._lease(await self.verify())
         except (EnforcementError, GenerationChanged, OSError) as error:
             self.close()

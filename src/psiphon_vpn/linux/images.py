@@ -1,9 +1,10 @@
 """Images of the tables that were found right lately, and their loading."""
 
 import logging
+import operator
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
@@ -19,10 +20,16 @@ _MOST_DOUBTS = 3
 
 
 class Images:
-    """What was loaded once by nft and found right is loaded again in about a millisecond, by a message of our own."""
+    """What was loaded once by nft and found right is loaded again in about a millisecond, by a message of our own.
 
-    def __init__(self, netlink: NftSocket) -> None:
+    Args:
+        netlink: a socket for it.
+        is_equal: whether a later generation differs from one in nothing that matters.
+    """
+
+    def __init__(self, netlink: NftSocket, is_equal: Callable[[int, int], bool] = operator.eq) -> None:
         self._netlink = netlink
+        self._is_equal = is_equal
         self._kept: OrderedDict[tuple[Table, ...], tuple[Message, ...]] = OrderedDict()
         self._doubts = 0
 
@@ -40,7 +47,7 @@ class Images:
             return
         try:
             which = [(table.family, copies.get(table, table.name), table.name) for table in tables]
-            image = read_image(self._netlink, which, generation=generation)
+            image = read_image(self._netlink, which, generation=generation, is_equal=self._is_equal)
         except (OSError, ValueError, LookupError, struct.error) as error:
             # Also a listing in a form that is not known here: nft loads the tables then.
             log.info("no image of the tables: %s", error)
@@ -82,7 +89,7 @@ class Images:
         try:
             generation = self._netlink.read_generation()
             which = [(table.family, table.name, table.name) for table in tables]
-            found = read_image(self._netlink, which, generation=generation)
+            found = read_image(self._netlink, which, generation=generation, is_equal=self._is_equal)
         except (OSError, ValueError, LookupError, struct.error) as error:
             log.info("what was made from an image cannot be listed: %s", error)
             return None

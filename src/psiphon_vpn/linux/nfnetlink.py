@@ -42,6 +42,8 @@ NFPROTO_INET = 1
 IFNAMSIZ = 16
 _SO_SNDBUFFORCE = 32
 _SEND_BYTES = 1 << 23
+_DUMPS = 50
+"""So often a list is read that changes while it is read: each takes a fraction of a millisecond."""
 _RECEIVE_TIMEOUT = 1.0  # seconds; the kernel answers a request of ours before send() returns
 
 
@@ -71,6 +73,7 @@ class Generation:
         port: netlink's port id of the socket that committed. The kernel gives the first socket of a process the process
             id as the process's own pid namespace counts it, if that is free (netlink_autobind).
         harmful: more than elements of sets and maps of other programs' tables was announced in the same message.
+        ours: something of a table of ours was, or of one that is not known.
     """
 
     number: int
@@ -79,6 +82,7 @@ class Generation:
     tables: frozenset[str] = frozenset()
     port: int = 0
     harmful: bool = False
+    ours: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
     """The NFT_MSG_NEWGEN messages in what a netlink socket received. Never raises, whatever the bytes."""
     found = []
     touched: set[str] = set()
-    harmful = False
+    harmful = ours = False
     for kind, body, port in iterate_announcements(data):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES:
             continue
@@ -134,7 +138,8 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
             attribute, table = next(iterate_attributes(body[4:]), (0, b""))
             name = table.split(b"\0")[0].decode("ascii", "replace")
             touched.add(name)
-            harmful = harmful or kind not in _ELEMENTS or attribute != NFTA_TABLE or name.startswith(OWN_PREFIX)
+            ours = ours or attribute != NFTA_TABLE or name.startswith(OWN_PREFIX)
+            harmful = harmful or ours or kind not in _ELEMENTS
             continue
         attributes = read_attributes(body[4:])  # behind struct nfgenmsg
         number = attributes.get(NFTA_GEN_ID, b"")
@@ -142,11 +147,12 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
         name = attributes.get(NFTA_GEN_PROC_NAME, b"").split(b"\0")[0].decode("ascii", "replace")
         if len(number) == 4:
             pid_number = int.from_bytes(pid, "big") if len(pid) == 4 else 0
-            found.append(Generation(int.from_bytes(number, "big"), pid_number, name, frozenset(touched), port, harmful))
+            value = int.from_bytes(number, "big")
+            found.append(Generation(value, pid_number, name, frozenset(touched), port, harmful, ours))
             touched.clear()
-            harmful = False
+            harmful = ours = False
     if touched:
-        found.append(Generation(0, 0, "", frozenset(touched), harmful=harmful))
+        found.append(Generation(0, 0, "", frozenset(touched), harmful=harmful, ours=ours))
     return tuple(found)
 
 
@@ -268,8 +274,17 @@ class NftSocket:
             body: attributes that choose.
 
         Raises:
-            OSError: the kernel refused (ENOENT: there is no such thing), or the list changed while it was read (EINTR).
+            OSError: the kernel refused (ENOENT: there is no such thing), or the list never stopped changing while it
+                was read (EINTR).
         """
+        for _ in range(_DUMPS):
+            if (found := self._dump_once(kind, family, body)) is not None:
+                return found
+        raise OSError(errno.EINTR, "the ruleset changed while it was listed")
+
+    def _dump_once(self, kind: int, family: int, body: bytes) -> list[bytes] | None:
+        """The same once; None where it changed. Read to its end: the kernel refuses (EBUSY) to list beside a rest."""
+        interrupted = False
         sequence = self._next(1)
         self._socket.send(_message(_nftables(kind), NLM_F_DUMP, sequence, body, family=family))
         found: list[bytes] = []
@@ -279,11 +294,10 @@ class NftSocket:
             while offset + HEADER.size <= len(data):
                 length, answer, flags, number, _ = HEADER.unpack_from(data, offset)
                 if number == sequence:
+                    interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
                     if answer == NLMSG_DONE:
-                        return found
+                        return None if interrupted else found
                     self._check(data[offset : offset + length])
-                    if flags & NLM_F_DUMP_INTR:
-                        raise OSError(errno.EINTR, "the ruleset changed while it was listed")
                     found.append(data[offset + HEADER.size + 4 : offset + length])
                 offset += max((length + 3) & ~3, HEADER.size)
 

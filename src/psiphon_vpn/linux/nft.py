@@ -251,8 +251,8 @@ class Nft:
         return self._discard([table.render()], generation)
 
     def _is_equal(self, generation: int, now: int) -> bool:
-        """Whether only commits lie between them that cannot have changed a rule."""
-        return self._commits is not None and self._commits.is_equal(generation, now)
+        """Whether no commit between them touched a table of ours: what was listed meanwhile is as it was."""
+        return self._commits is not None and self._commits.is_untouched(generation, now)
 
     def _discard(self, texts: Sequence[str], generation: int) -> int:
         going = {text: address for text, address in self._copies.items() if text in texts}
@@ -264,7 +264,7 @@ class Nft:
                 self._netlink.commit(removals, generation=generation)
                 break
             except GenerationChanged:
-                newer = self._commits.find_equal(generation) if self._commits is not None else generation
+                newer = self._commits.find_untouched(generation) if self._commits is not None else generation
                 if newer == generation:
                     raise
                 generation = newer

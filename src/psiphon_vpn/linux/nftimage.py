@@ -6,8 +6,9 @@ an expression has the attributes that its init reads), so a table that was found
 program. What is put back so is read back by nft afterwards, like whatever is loaded.
 """
 
+import operator
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from psiphon_vpn.linux.netlink import iterate_attributes, read_attributes, write_attribute
@@ -141,7 +142,11 @@ def _read_table(netlink: NftSocket, family: int, source: str, name: str) -> Iter
 
 
 def read_image(
-    netlink: NftSocket, tables: Iterable[tuple[str, str, str]], *, generation: int
+    netlink: NftSocket,
+    tables: Iterable[tuple[str, str, str]],
+    *,
+    generation: int,
+    is_equal: Callable[[int, int], bool] = operator.eq,
 ) -> tuple[Message, ...] | None:
     """Take the image of tables that were found right.
 
@@ -149,6 +154,7 @@ def read_image(
         netlink: a socket for it.
         tables: of each the family, the name under which it stands, and the name under which it is made.
         generation: the one in which they were found right.
+        is_equal: whether a later generation differs from that one in nothing that matters.
 
     Returns:
         The transaction that makes them again, whatever stands in their place (`NftSocket.commit`); None when the
@@ -161,7 +167,7 @@ def read_image(
     messages: list[Message] = []
     for family, source, name in tables:
         messages += _read_table(netlink, FAMILIES[family], source, name)
-    return tuple(messages) if netlink.read_generation() == generation else None
+    return tuple(messages) if is_equal(generation, netlink.read_generation()) else None
 
 
 def are_equal(one: Iterable[Message], other: Iterable[Message]) -> bool:

@@ -35,7 +35,7 @@ class Tables:
         self._beside: tuple[Table, ...] = ()
         self._generation: int | None = None
         """The generation in which all were found right; None when that is not known."""
-        self._images = Images(netlink)
+        self._images = Images(netlink, self._is_equal)
         self._from_image = False
         """Whether the last `put` made what is in force from an image."""
 
@@ -84,6 +84,9 @@ class Tables:
     def catch_up(self, generation: int) -> int:
         """The last generation that came out of one by commits alone that cannot have changed a rule."""
         return self._commits.find_equal(generation) if self._commits is not None else generation
+
+    def _is_equal(self, generation: int, now: int) -> bool:
+        return generation == now or (self._commits is not None and self._commits.is_untouched(generation, now))
 
     def is_current(self) -> bool:
         """Whether nobody committed anything since the tables were found right, but what cannot have changed a rule.
@@ -307,7 +310,8 @@ class Tables:
         """
         tables = [table for table in (self._base, *self._beside) if table is not None]
         try:
-            image = read_image(self._netlink, [(it.family, it.name, it.name) for it in tables], generation=generation)
+            which = [(it.family, it.name, it.name) for it in tables]
+            image = read_image(self._netlink, which, generation=generation, is_equal=self._is_equal)
             wrong = find_difference(image, tables) if image is not None else None
         except (ValueError, LookupError, struct.error) as error:
             raise RulesetError(f"the kernel's listing is not understood: {error}") from error
