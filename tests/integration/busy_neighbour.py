@@ -1,7 +1,7 @@
-"""Another program that adds elements to a set of its own: `python busy_neighbour.py RATE COUNT`.
+"""Another program that adds elements to a set of its own: `python busy_neighbour.py RATE COUNT [rules]`.
 
-By one netlink socket, so that the program costs little; each element is a commit. Tells how many it made, and in how
-many seconds.
+Or rules to a chain of its own. By one netlink socket, so that the program costs little; each element is a commit. Tells
+how many it made, and in how many seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from psiphon_vpn.linux.netlink import write_attribute
 from psiphon_vpn.linux.nfnetlink import NFPROTO_INET, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Message, NftSocket
 
 NESTED = 0x8000
+NFT_MSG_NEWRULE = 6
 
 
 def element(number: int) -> Message:
@@ -24,13 +25,20 @@ def element(number: int) -> Message:
     return Message(NFT_MSG_NEWSETELEM, NFPROTO_INET, NLM_F_CREATE, body)
 
 
+def rule(_number: int) -> Message:
+    """A rule that says nothing, in the chain `jail` of the same table."""
+    body = write_attribute(1, b"f2b\0") + write_attribute(2, b"jail\0")
+    return Message(NFT_MSG_NEWRULE, NFPROTO_INET, NLM_F_CREATE, body)
+
+
 def main() -> None:
     """Add them, evenly."""
     rate, count = float(sys.argv[1]), int(sys.argv[2])
+    make = rule if sys.argv[3:] == ["rules"] else element
     netlink = NftSocket()
     begin = time.monotonic()
     for number in range(count):
-        netlink.commit([element(number)])
+        netlink.commit([make(number)])
         time.sleep(max(0.0, begin + (number + 1) / rate - time.monotonic()))
     sys.stdout.write(f"{count} {time.monotonic() - begin}\n")
 

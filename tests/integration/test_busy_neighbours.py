@@ -23,6 +23,8 @@ NEIGHBOUR = Path(__file__).with_name("busy_neighbour.py")
 SOURCES = Path(__file__).parents[2] / "src"
 MOVE = " -> "
 FLUSHES = 3
+RENEWALS_SECONDS = 7.0
+"""Longer than a lease runs: it was renewed more than once."""
 
 
 @pytest.fixture
@@ -35,10 +37,10 @@ def nft(stage: Stage, text: str) -> None:
     stage.world.client.run(["nft", "-f", "-"], input=text)
 
 
-def begin_churn(stage: Stage, rate: int, count: int) -> subprocess.Popen[bytes]:
-    """Add so many elements, so many a second."""
+def begin_churn(stage: Stage, rate: int, count: int, *what: str) -> subprocess.Popen[bytes]:
+    """Add so many elements, so many a second; or what else the program knows."""
     return stage.world.client.spawn(
-        [sys.executable, NEIGHBOUR, str(rate), str(count)],
+        [sys.executable, NEIGHBOUR, str(rate), str(count), *what],
         env={"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]},
         stdout=subprocess.PIPE,
     )
@@ -88,11 +90,12 @@ def test_elements_in_another_programs_set_change_nothing_and_a_rule_in_ours_stil
 
 
 @pytest.mark.requirement("B3", "R1")
-@pytest.mark.parametrize("rate", [50, 300])
-def test_it_opens_while_another_program_goes_on_and_on(stage: Stage, rate: int) -> None:
+@pytest.mark.parametrize(("rate", "what"), [(50, ()), (300, ()), (20, ("rules",))], ids=["50", "300", "rules"])
+def test_it_opens_while_another_program_goes_on_and_on(stage: Stage, rate: int, what: tuple[str, ...]) -> None:
     """A restart, another program's new table, and a new daemon, which knows nothing: each reads everything back."""
     machine = stage.machine
-    churn = begin_churn(stage, rate, rate * 300)
+    nft(stage, "table inet f2b { chain jail { }; chain input { type filter hook input priority 5; jump jail; }; }")
+    churn = begin_churn(stage, rate, rate * 300, *what)
     try:
         machine.command("restart")
         machine.wait_state("OPEN", seconds=30)
@@ -101,8 +104,10 @@ def test_it_opens_while_another_program_goes_on_and_on(stage: Stage, rate: int) 
         machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page", seconds=30)
         machine.stop_daemon()
         machine.start_daemon()
-        machine.wait_state("OPEN", seconds=30)
+        opened = machine.wait_state("OPEN", seconds=30)
         assert stage.page() == plan.SERVER4
+        time.sleep(RENEWALS_SECONDS)
+        assert (machine.read_status() or {})["since"] == opened["since"], "it was closed meanwhile"
         assert len(machine.read_log().splitlines()) - lines < 30
         assert churn.poll() is None, "it was over before"
     finally:

@@ -6,7 +6,6 @@ is being opened stays closed.
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import time
@@ -39,8 +38,6 @@ log = logging.getLogger(__name__)
 CATCH_UPS = 200
 """So often a renewal is tried against programs that commit what cannot change a rule: it takes a tenth of the time that
 1,000 of these a second leave between two."""
-READINGS = 10
-"""So often all is read back where other programs change rules of their own between the reading and the lease."""
 LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
 
 
@@ -279,17 +276,11 @@ class Enforcer:
         try:
             async with self._lock:
                 await self._set_routes(open_ipv4=True, open_ipv6=False)
+                proof = await self._verify()
+                if closings != self._closings:
+                    raise EnforcementError("closed while it was being opened")
                 self._proxy = proxy
-                for left in reversed(range(READINGS)):
-                    proof = await self._verify()
-                    if closings != self._closings:
-                        raise EnforcementError("closed while it was being opened")
-                    try:
-                        self._lease(proof)
-                        break
-                    except GenerationChanged:
-                        if not left:
-                            raise
+                self._lease(proof, fresh=True)
         except LedAround:
             self.close()
             raise
@@ -317,10 +308,7 @@ class Enforcer:
             try:
                 self._lease(self._proof)
             except GenerationChanged:
-                for _ in range(READINGS - 1):
-                    with contextlib.suppress(GenerationChanged):
-                        return self._lease(await self.verify())
-                self._lease(await self.verify())
+                self._lease(await self.verify(), fresh=True)
         except (EnforcementError, GenerationChanged, OSError) as error:
             self.close()
             raise EnforcementError(str(error) or "the ruleset keeps changing") from error
@@ -475,7 +463,7 @@ class Enforcer:
         """Whether the lease covers IPv6."""
         return self._proof is not None and self._ipv6
 
-    def _lease(self, proof: Proof) -> None:
+    def _lease(self, proof: Proof, *, fresh: bool = False) -> None:
         if proof.closings != self._closings:
             raise EnforcementError("closed meanwhile")
         if self._policy is None or self._policy.state is not State.OPEN:
@@ -492,7 +480,7 @@ class Enforcer:
                 break
             except GenerationChanged:
                 # The kernel has announced all that was committed before it refused.
-                newer = self._tables.catch_up(generation)
+                newer = self._tables.catch_up(generation, fresh=fresh)
                 if newer == generation:
                     raise
                 generation = newer

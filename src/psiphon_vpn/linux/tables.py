@@ -81,9 +81,15 @@ class Tables:
         if self._generation is not None:
             self._generation = generation
 
-    def catch_up(self, generation: int) -> int:
-        """The last generation that came out of one by commits alone that cannot have changed a rule."""
-        return self._commits.find_equal(generation) if self._commits is not None else generation
+    def catch_up(self, generation: int, *, fresh: bool = False) -> int:
+        """The last generation that came out of one by commits alone that cannot have changed a rule.
+
+        fresh: that cannot have changed one of ours. For one in which all was read back in this moment: a reading takes
+            its time, and what others do to tables of their own meanwhile makes it no less true.
+        """
+        if self._commits is None:
+            return generation
+        return self._commits.find_untouched(generation) if fresh else self._commits.find_equal(generation)
 
     def _is_equal(self, generation: int, now: int) -> bool:
         return generation == now or (self._commits is not None and self._commits.is_untouched(generation, now))
