@@ -463,6 +463,13 @@ def test_rules_that_did_not_load_are_not_tried_again_at_once() -> None:
     assert retry_delay(watch) == FIRST_RETRY_SECONDS
 
 
+@pytest.mark.parametrize(("taken", "reason"), [(True, Reason.TUN_TAKEN), (False, Reason.TUN_FAILED)])
+def test_a_tun_that_was_taken_away_is_not_called_one_that_cannot_be_made(taken: bool, reason: Reason) -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.TunBroken("x", taken=taken))
+    assert watch.model.reason is reason
+
+
 def test_a_tun_that_is_gone_while_open_takes_a_new_core_with_it() -> None:
     watch = Watch().to_open()
     watch.tell(ev.TunBroken("deleted"))

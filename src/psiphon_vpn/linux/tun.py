@@ -37,6 +37,10 @@ class TunError(Exception):
     """The TUN cannot be made, or is not ours."""
 
 
+class TunReplaced(TunError):
+    """The TUN is another one than before: whoever holds the old one is of no use."""
+
+
 @dataclass(frozen=True)
 class Tun:
     """Our TUN, by the one thing that no other device can take over: its index."""

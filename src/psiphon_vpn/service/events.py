@@ -91,9 +91,14 @@ class LockFought:
 
 @dataclass(frozen=True)
 class TunBroken:
-    """The TUN is gone, or was replaced, or cannot be made."""
+    """The TUN is gone, or was replaced, or cannot be made.
+
+    Attributes:
+        taken: somebody took it away, and nothing says that it cannot be made again.
+    """
 
     detail: str
+    taken: bool = False
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class Healer:
         # Of a change of links the kernel does not say who made it.
         if self._enforcer.put_network_back():
             self._healed("%s deleted the TUN; it was made again", UNKNOWN)
-            self._runner.post(TunBroken("the TUN is gone, or another device has its name"))
+            self._runner.post(TunBroken("the TUN is gone, or another device has its name", taken=True))
         elif not gone:
             self._healed("%s set the TUN down; it was put back", UNKNOWN)
             self._runner.post(LockBroken("the TUN was set down"))
@@ -186,7 +186,7 @@ class Healer:
             self._routes_dirty.set()
         elif wrong is not None:
             self._runner.close_now()
-            self._runner.post(TunBroken(wrong.detail) if wrong.tun_gone else LockBroken(wrong.detail))
+            self._runner.post(TunBroken(wrong.detail, taken=True) if wrong.tun_gone else LockBroken(wrong.detail))
 
     async def watch_rules(self) -> None:
         """Read back after a change of the ruleset, and put back what was not put back at once."""

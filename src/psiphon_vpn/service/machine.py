@@ -279,8 +279,8 @@ def step(model: Model, event: Event) -> Step:
         case TunBroken() | LockBroken() if model.reason is Reason.FIGHT:
             # Loading whole policies would never end in a fight. What is changed is put back, only not by this.
             return model, ()
-        case TunBroken(detail) if model.state is not State.FAILED:
-            return _retry_later(model, Reason.TUN_FAILED, detail)
+        case TunBroken(detail, taken) if model.state is not State.FAILED:
+            return _retry_later(model, Reason.TUN_TAKEN if taken else Reason.TUN_FAILED, detail)
         case LockBroken(detail) if model.state in {State.OPEN, State.VERIFYING}:
             return _verify(model, Reason.RULES_CHANGED, detail)
         case LockBroken():

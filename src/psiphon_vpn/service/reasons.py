@@ -53,6 +53,7 @@ class Reason(enum.StrEnum):
     LOCK_FAILED = "lock_failed"
     LED_AROUND = "led_around"
     TUN_FAILED = "tun_failed"
+    TUN_TAKEN = "tun_taken"
     PART_FAILED = "part_failed"
     LEASE_LOST = "lease_lost"
     BAD_CONFIG = "bad_config"
@@ -251,6 +252,10 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.TUN_FAILED: (
             _("the tunnel's network device cannot be made"),
             _("Load the kernel module 'tun' and see that /dev/net/tun may be opened by everyone (mode 0666)."),
+        ),
+        Reason.TUN_TAKEN: (
+            _("something on this machine took the tunnel's network device away; it is made again"),
+            None,
         ),
         Reason.PART_FAILED: (
             _("a part of the service failed; it is begun anew"),

@@ -18,7 +18,7 @@ from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.core.settings import render_core_config
 from psiphon_vpn.linux.clocks import Moment, ServerClock, read_wall
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer, LedAround
-from psiphon_vpn.linux.tun import TunError
+from psiphon_vpn.linux.tun import TunError, TunReplaced
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.onlink import NOTHING
 from psiphon_vpn.policy.values import ControlGroup, InterfaceName, parse_addresses
@@ -265,7 +265,7 @@ class Runner:
             await self._end_forgotten_core()
         except TunError as error:
             self._enforcer.close()
-            self.post(TunBroken(str(error)))
+            self.post(TunBroken(str(error), taken=isinstance(error, TunReplaced)))
             await self._end_forgotten_core()
         except asyncio.CancelledError as error:
             if was_cancelled():
@@ -376,7 +376,7 @@ class Runner:
         await self._enforcer.apply(self._policy(state, tun.index), coming=coming)
         if index_before not in {None, tun.index} and self._core is not None:
             # The core still holds the old device and would spin on it.
-            raise TunError("the TUN was replaced")
+            raise TunReplaced("the TUN was replaced")
 
     async def _amend(self, state: State) -> None:
         """Only what the links hold changed: nothing is closed for it. Where that fails, the policy is applied anew."""
