@@ -11,7 +11,14 @@ from tests import hostile
 
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
+from psiphon_vpn.policy.guards import (
+    build_arp_table,
+    build_egress_guard,
+    build_frame_guard,
+    build_wire_guard,
+    render_bridge_rules,
+)
+from psiphon_vpn.policy.guests import GuestBridge
 from psiphon_vpn.policy.model import Endpoint, Identity, Links, Policy, State
 from psiphon_vpn.policy.onlink import find_on_link
 from psiphon_vpn.policy.routing import Route, RoutingRule, build_routes, build_rules
@@ -32,12 +39,18 @@ LINKS = Links(
         parse_addresses(["192.0.2.1", "fe80::1"]),
     ),
 )
+BRIDGES = (GuestBridge(index=5, addresses=tuple(map(ipaddress.ip_interface, ("192.168.122.1/24", "fd00:122::1/64")))),)
 PROBE = ("2001:500:ba3e::2:30", "2001:7fd::1")
 
 
 def make_policy(state: State, **changes: object) -> Policy:
     """The policy of a usual machine: an uplink, a TUN, IPv6 to be probed."""
     return replace(Policy(state=state, identity=IDENTITY, links=LINKS, ipv6_probe=parse_addresses(PROBE)), **changes)  # type: ignore[arg-type]
+
+
+def make_bridged_policy(state: State) -> Policy:
+    """The same, with a bridge that root allowed."""
+    return make_policy(state, links=replace(LINKS, bridges=BRIDGES))
 
 
 def golden_rulesets() -> dict[str, str]:
@@ -48,6 +61,8 @@ def golden_rulesets() -> dict[str, str]:
         texts[state.lower()] = build_base_table(make_policy(state)).render_replacement()
     egress = build_egress_guard(IDENTITY, parse_names("lo"), LINKS.dhcp_servers, on_link=LINKS.on_link)
     assert egress is not None
+    texts["open_with_bridge"] = build_base_table(make_bridged_policy(State.OPEN)).render_replacement()
+    texts["bridges"] = render_bridge_rules(IDENTITY, parse_names("virbr0"))
     texts["wire_guard"] = build_wire_guard(IDENTITY).render()
     frames = build_frame_guard(IDENTITY, parse_names("lo"))
     texts["frame_guard"] = frames.render()
@@ -62,6 +77,7 @@ def golden_tables() -> dict[str, Table]:
     boot = Policy(state=State.LOCKED, identity=Identity(uid=64190, gid=64190))
     tables = {"boot": build_base_table(boot), "drop_only": build_drop_only(build_base_table(boot))}
     tables |= {state.lower(): build_base_table(make_policy(state)) for state in State}
+    tables["open_with_bridge"] = build_base_table(make_bridged_policy(State.OPEN))
     return tables
 
 
@@ -136,6 +152,21 @@ on_links = st.builds(
     st.lists(st.ip_addresses(), max_size=2),
 )
 """Anything that netlink may tell of the links."""
+_guest_addresses = st.builds(
+    lambda *parts: ipaddress.ip_interface(parts),
+    st.sampled_from(list(map(ipaddress.ip_address, ("10.1.0.1", "172.16.9.1", "192.168.122.1")))),
+    st.integers(16, 30),
+) | st.builds(
+    lambda *parts: ipaddress.ip_interface(parts), st.just(ipaddress.ip_address("fd00:122::1")), st.integers(48, 126)
+)
+_bridges = st.lists(
+    st.builds(
+        GuestBridge,
+        index=st.integers(2, 2**31 - 1),
+        addresses=st.lists(_guest_addresses, unique=True, max_size=3).map(tuple),
+    ),
+    max_size=2,
+).map(tuple)
 _links = st.builds(
     lambda out, **rest: Links(wires=out[0], inner=out[1], **rest),
     out=_links_out(),
@@ -144,6 +175,7 @@ _links = st.builds(
     dhcp_servers=st.lists(_ipv4, unique=True, max_size=2).map(tuple),
     gateways=st.lists(_ipv4 | _ipv6, unique=True, max_size=3).map(tuple),
     on_link=on_links,
+    bridges=_bridges,
 )
 policies = st.builds(
     Policy,

@@ -13,9 +13,11 @@ from tests.integration.kernel import Kernel
 
 from psiphon_vpn.lab.launch import clean_environment
 from psiphon_vpn.lab.waiting import wait_until
-from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
+from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.policy.values import parse_names
+from psiphon_vpn.system.machine import MachineKernel
 from psiphon_vpn.system.units import render_guard_script
 
 pytestmark = pytest.mark.lab
@@ -260,3 +262,66 @@ def test_a_card_without_ethernet_frames_is_not_asked_for_their_header(kernel: Ke
     wait_until(lambda: "on_wwan0" in read_frames(kernel), "the frame guard")
     hook = kernel.listing("chain", "netdev", "psiphon_frames", "on_wwan0")
     assert "goto frames_without_header" in hook
+
+
+BRIDGE_TABLE = ("list", "table", "bridge", "psiphon_bridges")
+
+
+def write_bridges(holder: Holder, *names: str) -> None:
+    holder.rules.with_name("bridges.nft").write_text(render_bridge_rules(IDENTITY, parse_names(*names)))
+
+
+@pytest.mark.requirement("B3")
+def test_allowed_bridges_come_with_their_guard_and_go_with_it(kernel: Kernel, holder: Holder) -> None:
+    write_bridges(holder)
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    plain = kernel.listing(*ADDRESS[1:])
+    assert "oifkind" not in plain
+    assert kernel.host.run(["nft", *BRIDGE_TABLE], check=False).returncode != 0
+    write_bridges(holder, "virbr0")
+    done = holder.call("reload", str(holder.rules))
+    assert done.returncode == 0, done.stderr
+    assert 'oifname "virbr0" meta oifkind "bridge"' in kernel.listing(*ADDRESS[1:])
+    assert "flags owner" in kernel.listing(*BRIDGE_TABLE[1:])
+    kernel.host.run(["nft", "flush", "ruleset"])
+    assert "oifkind" in kernel.listing(*BRIDGE_TABLE[1:])
+    # Again with both there, and with a holder that is new.
+    assert holder.call("reload", str(holder.rules)).returncode == 0
+    holder.end()
+    holder.hold()
+    wait_until(lambda: kernel.host.run(["nft", *BRIDGE_TABLE], check=False).returncode == 0, "the bridge guard")
+    assert "oifkind" in kernel.listing(*ADDRESS[1:])
+    write_bridges(holder)
+    done = holder.call("reload", str(holder.rules))
+    assert done.returncode == 0, done.stderr
+    assert kernel.listing(*ADDRESS[1:]) == plain
+    assert kernel.host.run(["nft", *BRIDGE_TABLE], check=False).returncode != 0
+
+
+@pytest.mark.requirement("B3", "R1")
+def test_where_the_kernel_takes_no_bridge_guard_the_wire_guard_stands_that_knows_no_bridge(
+    kernel: Kernel, holder: Holder
+) -> None:
+    write_bridges(holder, "virbr0")
+    path = holder.rules.with_name("bridges.nft")
+    path.write_text(path.read_text().replace("hook postrouting priority 300", "hook nowhere priority 300"))
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    done = holder.call("reload", str(holder.rules))
+    assert done.returncode != 0
+    assert "allowed bridges were not loaded" in done.stderr
+    assert "oifkind" not in kernel.listing(*ADDRESS[1:])
+    assert kernel.host.run(["nft", *BRIDGE_TABLE], check=False).returncode != 0
+
+
+def test_whether_the_kernel_takes_bridges_is_asked_beside_the_guard_that_stands(kernel: Kernel, holder: Holder) -> None:
+    """As `psiphon-vpn bridge allow` asks, before anything is written."""
+    write_bridges(holder, "virbr0")
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    text = render_bridge_rules(IDENTITY, parse_names("virbr0", "br-1"))
+    assert kernel.host.call(lambda: MachineKernel().check_rules(text)) is None
+    refused = kernel.host.call(lambda: MachineKernel().check_rules(text.replace("oifkind", "oifnothing")))
+    assert refused is not None
+    assert "oifnothing" in refused

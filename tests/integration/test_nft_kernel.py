@@ -67,7 +67,7 @@ def lock_state(kernel: Kernel) -> LockState:
 @pytest.mark.requirement("R4", "R22")
 def test_every_reviewed_ruleset_loads(kernel: Kernel) -> None:
     paths = sorted(GOLDEN.glob("*.nft"))
-    assert len(paths) == 11
+    assert len(paths) == 13
     for path in paths:
         kernel.host.run(["nft", "-f", path])
         kernel.host.run(["nft", "-f", path]) if path.stem not in {"wire_guard", "frame_guard"} else None

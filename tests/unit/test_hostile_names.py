@@ -73,6 +73,7 @@ def test_what_stands_in_quotes_is_a_name_of_the_policy_or_an_index(policy: Polic
     links = policy.links
     allowed = {names.TUN_NAME, *links.wires, *(links.inner or ()), *((links.uplink,) if links.uplink else ())}
     indexes = {f"{links.tun_index or 0:016d}", f"{names.LOOPBACK_INDEX:016d}"}
+    indexes |= {f"{bridge.index:016d}" for bridge in links.bridges}
     tables = [build_base_table(policy), build_drop_only(build_base_table(policy)), build_wire_guard(policy.identity)]
     egress = build_egress_guard(policy.identity, links.wires, links.dhcp_servers)
     for table in [*tables, *([egress] if egress is not None else [])]:

@@ -77,6 +77,8 @@ def test_an_installed_machine_is_locked_and_its_files_have_their_owners(machine:
         (layout.boot_rules, 0, 0o644),
         (layout.guard_rules, 0, 0o644),
         (layout.frame_rules, 0, 0o644),
+        (layout.bridge_rules, 0, 0o644),
+        (layout.bridges, 0, 0o644),
         (layout.drop_rules, 0, 0o644),
         (layout.install_journal, 0, 0o600),
     ):

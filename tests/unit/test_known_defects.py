@@ -209,7 +209,7 @@ def test_what_comes_from_a_wire_is_forwarded_nowhere_before_anything_else_is_ask
 def test_every_statement_of_a_ruleset_names_one_of_our_own_tables(name: str) -> None:
     """What is misspelt, or reaches further than our table, is none of the three statements that we use."""
     ours = "|".join(table.name for table in LAYERS)
-    statement = re.compile(rf"(table|delete table) (inet|netdev|arp) ({ours})( \{{)?")
+    statement = re.compile(rf"(table|delete table) (inet|netdev|bridge|arp) ({ours})( \{{)?")
     lines = [line for line in golden_rulesets()[name].splitlines() if line and line[0] not in "#\t} "]
     assert lines
     assert [line for line in lines if not statement.fullmatch(line)] == []

@@ -12,7 +12,13 @@ from psiphon_vpn.diagnose.report import COMMANDS
 from psiphon_vpn.lab.leaktest.layers import TABLES
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
+from psiphon_vpn.policy.guards import (
+    build_arp_table,
+    build_bridge_guard,
+    build_egress_guard,
+    build_frame_guard,
+    build_wire_guard,
+)
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.own_tables import BASE, LAYERS, OWN_NAMES, OWN_TABLES, REMOVAL, Keeper, list_kept
 from psiphon_vpn.policy.values import parse_names
@@ -35,7 +41,7 @@ def build_all() -> tuple[tuple[str, str], ...]:
     )
     assert egress is not None
     base = build_base_table(Policy(state=State.LOCKED, identity=identity))
-    tables = (base, build_wire_guard(identity), egress, frames, build_arp_table())
+    tables = (base, build_wire_guard(identity), egress, frames, build_bridge_guard(identity), build_arp_table())
     return tuple((table.family, table.name) for table in tables)
 
 

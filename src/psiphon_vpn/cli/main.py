@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from psiphon_vpn import __version__
-from psiphon_vpn.cli import commands, develop, diagnose, manage
+from psiphon_vpn.cli import bridge, commands, develop, diagnose, manage
 from psiphon_vpn.errors import UserError, join_line
 from psiphon_vpn.i18n import _
 
@@ -64,7 +64,7 @@ def show_help(context: click.Context, *, command: str | None) -> None:
     click.echo(found.get_help(click.Context(found, info_name=command, parent=parent)))
 
 
-for _command in (*commands.COMMANDS, *manage.COMMANDS, *diagnose.COMMANDS, *develop.COMMANDS):
+for _command in (*commands.COMMANDS, *manage.COMMANDS, *bridge.COMMANDS, *diagnose.COMMANDS, *develop.COMMANDS):
     cli.add_command(_command)
 
 

@@ -150,6 +150,7 @@ def _list_facts(status: Status) -> Iterator[tuple[str, str]]:
                 names=", ".join(map(str, moved))
             ),
         )
+    yield from _list_bridges(status.get("bridges"))
     if (proxy := status.get("socks")) and isinstance(proxy, dict) and proxy.get("available") is False:
         yield (
             _("SOCKS:"),
@@ -170,6 +171,15 @@ def _list_facts(status: Status) -> Iterator[tuple[str, str]]:
     if isinstance(missing, list) and missing:
         names = ", ".join(map(str, missing))
         yield _("Missing:"), _("this kernel or its tools lack {names}; the other layers hold").format(names=names)
+
+
+def _list_bridges(bridges: object) -> Iterator[tuple[str, str]]:
+    label = _("Bridges:")
+    for bridge in bridges if isinstance(bridges, list) else ():
+        if isinstance(bridge, dict):
+            step = f". {bridge.get('next_step')}" if bridge.get("state") != "in_force" else ""
+            yield label, f"{bridge.get('name')}: {bridge.get('sentence')}{step}"
+            label = ""
 
 
 def _describe_uplink(uplink: object) -> str | None:

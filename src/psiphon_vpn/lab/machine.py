@@ -27,11 +27,12 @@ from psiphon_vpn.lab.world import World
 from psiphon_vpn.linux.identity import find_network_managers
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
+from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
 from psiphon_vpn.policy.model import Identity, Policy, State
-from psiphon_vpn.policy.own_tables import Keeper, list_kept
+from psiphon_vpn.policy.own_tables import BRIDGES, Keeper, list_kept
 from psiphon_vpn.policy.ruleset import Table
-from psiphon_vpn.policy.values import parse_names
+from psiphon_vpn.policy.values import InterfaceName, parse_names
+from psiphon_vpn.service.bridges import render_bridges
 
 LAB_UID = 64190
 """psiphon-user on lab machines: a uid that no distribution gives to anybody."""
@@ -64,6 +65,7 @@ class Machine:
         self._directory = world.directory / "machine"
         self.program = ["-m", "psiphon_vpn.service"]
         """What Python runs as the daemon; a test may put its own launcher around it."""
+        self._bridges: tuple[InterfaceName, ...] = ()
         self.log_path = self._directory / "daemon.log"
         self.config_path = self._directory / "config.toml"
         self._pipe = self._directory / "guard.pipe"
@@ -131,7 +133,18 @@ class Machine:
             path.write_text(before + table.render())
             path.chmod(0o644)
             lines.append(f'include "{path}"\n')
+        if self._bridges:
+            path = self._directory / "bridges.nft"
+            path.write_text(render_bridge_rules(self.identity, self._bridges))
+            lines.append(f'include "{path}"\n')
+        elif replacing and str(BRIDGES) in self.client.run(["nft", "list", "tables"]).stdout:
+            lines.append(f"delete table {BRIDGES}\n")
         return "".join(lines).encode()
+
+    def allow_bridges(self, *bridges: InterfaceName) -> None:
+        """What `psiphon-vpn bridge` writes. Holder and daemon have to be told to read it."""
+        self._bridges = bridges
+        self.config_path.with_name("bridges").write_text(render_bridges(bridges))
 
     def hold_guard(self) -> None:
         """What the holder unit does: an nft that loads wire guard and frame guard, owns their tables and stays."""
@@ -161,7 +174,10 @@ class Machine:
 
     def _guards_stand(self) -> bool:
         tables = self.client.run(["nft", "list", "tables"], check=False).stdout
-        return all(f"table {table}\n" in tables for table in list_kept(Keeper.HOLDER))
+        wanted = [table for table in list_kept(Keeper.HOLDER) if not table.on_request]
+        return (f"table {BRIDGES}\n" in tables) is bool(self._bridges) and all(
+            f"table {table}\n" in tables for table in wanted
+        )
 
     def release_guard(self) -> None:
         """End the holder: the kernel removes its table."""

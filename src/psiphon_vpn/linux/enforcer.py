@@ -26,6 +26,7 @@ from psiphon_vpn.linux.uplink_entries import put_entries_back
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
+from psiphon_vpn.policy.guests import list_networks
 from psiphon_vpn.policy.lesser import do_without
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
@@ -203,6 +204,7 @@ class Enforcer:
         following = self._build_base(coming) if coming is not None else None
         try:
             await self._tables.put(self._build_base(policy), *self._build_beside(policy), coming=following)
+            self._rules = build_rules(self._identity, list_networks(policy.links.bridges))
             await apply_rules(self._socket, self._rules)
             await self._set_routes(open_ipv4=False, open_ipv6=False)
             await self._put_entries_back()

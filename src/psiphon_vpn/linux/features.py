@@ -23,6 +23,7 @@ class Features:
         egress_hook: a hook behind everything else (Linux 5.16): the egress guard.
         tun: /dev/net/tun can be opened.
         conntrack: connections are known, and can be marked: without it no answer to the core is accepted.
+        bridge_ports: rules can tell the kind of a bridge's port: without it no bridge can be allowed.
         reject, nat, fib, rt, maxseg: parts that the base table does without where they are missing (`policy/lesser`).
     """
 
@@ -38,6 +39,7 @@ class Features:
     fib: bool = True
     rt: bool = True
     maxseg: bool = True
+    bridge_ports: bool = True
 
     @property
     def lacking(self) -> frozenset[Part]:
@@ -104,4 +106,9 @@ async def probe_features() -> Features:
         rt=await _try_rule("rt ip nexthop != 192.0.2.1 drop", "rt ip nexthop")
         and await _try_rule("rt ip6 nexthop != 2001:db8::1 drop", "rt ip6 nexthop"),
         maxseg=await _try_rule("tcp flags & (syn | rst) == syn tcp option maxseg size set 1360", "maxseg size set"),
+        bridge_ports=await _try(
+            "bridge",
+            'chain c {\ntype filter hook postrouting priority 300;\nmeta oifkind { "veth", "tun" } accept\n}',
+            "oifkind",
+        ),
     )

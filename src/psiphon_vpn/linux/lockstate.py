@@ -10,8 +10,10 @@ from typing import Any
 
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.nfnetlink import NftSocket
-from psiphon_vpn.linux.nftimage import read_dormant
+from psiphon_vpn.linux.nftimage import is_owned, read_dormant
+from psiphon_vpn.linux.rtlist import list_links
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.own_tables import BRIDGES
 from psiphon_vpn.policy.simulate import application_packets, lets_out
 from psiphon_vpn.run import CommandError, known, run_async
 
@@ -67,11 +69,19 @@ def _read_dormant() -> frozenset[tuple[str, str]]:
         return read_dormant(netlink)
 
 
-def _holds(objects: list[Any] | None) -> bool:
+async def _list_bridges() -> frozenset[str] | None:
+    """Names of all bridges while the bridge guard stands; None where it does not."""
+    with contextlib.closing(NftSocket()) as netlink:
+        if not is_owned(netlink, *BRIDGES.address):
+            return None
+    return frozenset(link.name for link in await list_links() if link.kind == "bridge")
+
+
+def _holds(objects: list[Any] | None, bridges: frozenset[str] | None) -> bool:
     """Whether a table alone stops every sample of an application."""
     if objects is None:
         return False
-    return not any(lets_out(objects, packet) for packet in application_packets(_name_loopback()))
+    return not any(lets_out(objects, packet) for packet in application_packets(_name_loopback(), bridges))
 
 
 def _name_loopback() -> str:
@@ -111,8 +121,9 @@ async def fetch_lock_state() -> LockState:
         )
         base, guard, egress, lease = known(found[0]), known(found[1]), known(found[2]), known(found[3])
         dormant = _read_dormant()
-        base_holds = _holds(base) and ("inet", names.BASE_TABLE) not in dormant
-        guard_holds = _holds(guard) and ("inet", names.GUARD_TABLE) not in dormant
+        bridges = await _list_bridges()
+        base_holds = _holds(base, bridges) and ("inet", names.BASE_TABLE) not in dormant
+        guard_holds = _holds(guard, bridges) and ("inet", names.GUARD_TABLE) not in dormant
     except (CommandError, OSError, ValueError, KeyError, TypeError, struct.error) as error:
         return LockState(
             locked=None,

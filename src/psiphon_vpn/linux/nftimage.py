@@ -21,13 +21,13 @@ from psiphon_vpn.linux.nfnetlink import (
     NftSocket,
 )
 
-FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "ip6": 10}
+FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
 NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN = 3, 4
 NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
 NFT_MSG_NEWSET, NFT_MSG_GETSET = 9, 10
 NLM_F_APPEND = 0x800
-NFT_SET_ANONYMOUS, NFT_TABLE_F_DORMANT = 0x1, 0x1
+NFT_SET_ANONYMOUS, NFT_TABLE_F_DORMANT, NFT_TABLE_F_OWNER = 0x1, 0x1, 0x2
 
 _TABLE = 1
 """The attribute that names the table, of every object but set elements the first too."""
@@ -123,6 +123,20 @@ def read_dormant(netlink: NftSocket) -> frozenset[tuple[str, str]]:
         for data in netlink.dump(NFT_MSG_GETTABLE, number)
         if _is_dormant(data)
     )
+
+
+def is_owned(netlink: NftSocket, family: str, name: str) -> bool:
+    """Whether a table stands, awake, and belongs to a process (NFT_TABLE_F_OWNER), which alone can change it.
+
+    Raises:
+        OSError: the kernel does not list tables to us.
+    """
+    for data in netlink.dump(NFT_MSG_GETTABLE, FAMILIES[family]):
+        attributes = read_attributes(data)
+        if attributes.get(_TABLE, b"").split(b"\0")[0] == name.encode():
+            flags = int.from_bytes(attributes.get(_TABLE_FLAGS, b""), "big")
+            return bool(flags & NFT_TABLE_F_OWNER) and not flags & NFT_TABLE_F_DORMANT
+    return False
 
 
 def _read_table(netlink: NftSocket, family: int, source: str, name: str) -> Iterator[Message]:

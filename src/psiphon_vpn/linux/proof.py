@@ -21,7 +21,7 @@ _NETWORK_HEADER = 1
 _ADDRESS_OFFSETS = {12: 4, 16: 4, 8: 16, 24: 16}
 """Where a header has an address, and how long it is: source and destination of IPv4, and of IPv6."""
 _INTERVAL_END = 1
-_VERDICTS = {0: "drop", 1: "accept", 0xFFFFFFFD: "jump", 0xFFFFFFFC: "goto"}
+_VERDICTS = {0: "drop", 1: "accept", 0xFFFFFFFD: "jump", 0xFFFFFFFC: "goto", 0xFFFFFFFB: "return"}
 _LOADING = frozenset({"ct", "fib", "exthdr", "socket", "numgen", "hash", "osf", "xfrm", "tunnel"})
 """Other expressions that put something into a register, by the attribute 1 like those that are read here."""
 _NOTHING = ("", 0, 0)
@@ -136,7 +136,7 @@ def _expect(rule: Rule) -> _Found:
         else:
             found.indexes.update(1 for value in values if value == "lo")
     last = rule.text.split()
-    if last[-1] in {"accept", "drop"}:
+    if last[-1] in {"accept", "drop", "return"}:
         found.does = last[-1]
     elif len(last) > 1 and last[-2] in {"goto", "jump"}:
         found.does = " ".join(last[-2:])

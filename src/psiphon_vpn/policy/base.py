@@ -4,10 +4,11 @@ Here are the chains for what this machine itself sends and receives, and the who
 """
 
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.guests import guest_input_rules, guest_output_rules
 from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.policy.plumbing import ICMPV6
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Set, Table
-from psiphon_vpn.policy.transit import build_forward, build_open_chains, build_postrouting, build_wire_mark
+from psiphon_vpn.policy.transit import build_forward, build_open_chains, build_postrouting, build_wire_mark, guest_jump
 from psiphon_vpn.policy.values import LOOPBACK, name_by_index, quote_set
 from psiphon_vpn.policy.wire import (
     REFUSED_IPV4,
@@ -115,9 +116,14 @@ def _output(policy: Policy) -> tuple[Chain, ...]:
     rules += [
         *tunnel_address_rules("goto refused"),
         *_stranger_rules(policy),
+        *guest_jump(policy.links),
         Rule(text="jump to_wire", comment="everything else is a wire: only what chain to_wire lists may leave"),
         Rule(text="goto refused", comment="and nothing else"),
     ]
+    if policy.links.bridges:
+        chains.append(
+            Chain(name=names.GUESTS_CHAIN, rules=guest_output_rules(policy.links.bridges, policy.identity.uid))
+        )
     chains.append(
         Chain(
             name="to_wire",
@@ -175,6 +181,7 @@ def _input(policy: Policy) -> Chain:
             text=f"meta l4proto {ICMPV6} icmpv6 type 130 ip6 saddr fe80::/10 ip6 hoplimit 1 accept",
             comment="MLD queries from this link",
         ),
+        *guest_input_rules(policy.links.bridges),
         Rule(text="udp sport 67 udp dport 68 accept", comment="DHCP answers"),
         Rule(text="ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept", comment="DHCPv6 answers"),
     ]

@@ -4,6 +4,7 @@ import ipaddress
 
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.carried import TAG_BITS, TAGS, build_carried_chains, envelope_rules
+from psiphon_vpn.policy.guests import GUEST_KINDS, guest_wire_rules
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
 from psiphon_vpn.policy.plumbing import ETHERNET_HEADER, arp_rules, discovery_rules, eapol_rules
@@ -14,11 +15,18 @@ from psiphon_vpn.policy.wire import PRIVATE_IPV4, TCP, UDP, plumbing_rules, tunn
 ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6, ETHERTYPE_EAPOL = 0x0800, 0x0806, 0x86DD, 0x888E
 
 
-def build_wire_guard(identity: Identity, dhcp_servers: tuple[Address, ...] = ()) -> Table:
+def build_wire_guard(
+    identity: Identity, dhcp_servers: tuple[Address, ...] = (), *, bridges: tuple[InterfaceName, ...] = ()
+) -> Table:
     """The wire guard: the same in every state, so that it needs nobody to manage it.
 
     Its table is owned by the netlink socket of a holder process (`flags owner`, Linux 5.12): no other program can
     flush or delete it, and it stands while the daemon is stopped, upgraded or broken.
+
+    Args:
+        identity: who may use the wire.
+        dhcp_servers: on-link gateways.
+        bridges: those whose guests this machine may talk to. For `render_bridge_rules` alone.
     """
     tun = f'"{names.TUN_NAME}"'
     core = Rule(
@@ -29,7 +37,8 @@ def build_wire_guard(identity: Identity, dhcp_servers: tuple[Address, ...] = ())
         Rule(text=f"oif {LOOPBACK} accept", comment="this machine to itself"),
         Rule(text=f"oifname {tun} accept", comment="not a wire"),
     )
-    wire = (*tunnel_address_rules(), *plumbing_rules(identity, dhcp_servers), core)
+    guests = guest_wire_rules(bridges)
+    wire = (*tunnel_address_rules(), *plumbing_rules(identity, dhcp_servers), core, *guests)
     tail = Rule(text="counter drop", comment="nothing else on a wire")
     return Table(
         family="inet",
@@ -226,6 +235,47 @@ def _device_chains(devices: tuple[InterfaceName, ...], headerless: tuple[Interfa
         )
         for device in devices
     )
+
+
+def build_bridge_guard(identity: Identity) -> Table:
+    """What leaves by a port of any bridge: to a guest everything, elsewhere what the frame guard lets out of a card.
+
+    It is asked of each frame, by the kind of the very port, behind every other decision (postrouting of the family
+    `bridge`). So a port that joins later leads out for nobody from its first frame on, and there is no moment between
+    joining and anybody's noticing. A bridge that carries the uplink goes on: the core's frames pass as by a card.
+
+    A kind says nothing about where the far end of a pair leads. That may be another bridge, whose ports are asked too,
+    or a card, which has its own guards, or another network namespace, which no table here sees.
+    """
+    kinds = ", ".join(f'"{kind}"' for kind in GUEST_KINDS)
+    return Table(
+        family="bridge",
+        name=names.BRIDGE_TABLE,
+        flags="owner",
+        chains=(
+            *_frame_chains(identity, (), None, (True,)),
+            Chain(
+                name="ports",
+                hook=Hook(kind="filter", hook="postrouting", priority=300, policy="drop"),
+                rules=(
+                    Rule(text=f"meta oifkind {{ {kinds} }} accept", comment="a port that leads to a guest"),
+                    Rule(text=f"goto {_name_frames(header=True)}", comment="any other port is a card"),
+                ),
+            ),
+        ),
+        heading="Psiphon bridge guard: owned by the process that loaded it, for every bridge, whatever joins it.",
+    )
+
+
+def render_bridge_rules(identity: Identity, bridges: tuple[InterfaceName, ...]) -> str:
+    """What the holder loads last: the wire guard that knows allowed bridges, and the bridge guard, in one transaction.
+
+    A kernel that does not take the one does not get the other, and keeps the wire guard that knows none.
+    """
+    if not bridges:
+        return "# No bridge is allowed: 'psiphon-vpn bridge allow NAME'.\n"
+    tables = (build_bridge_guard(identity), build_wire_guard(identity, bridges=bridges))
+    return "".join(table.render_replacement() for table in tables)
 
 
 def build_arp_table() -> Table:

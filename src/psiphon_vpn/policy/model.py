@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
+from psiphon_vpn.policy.guests import GuestBridge
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
 from psiphon_vpn.policy.values import Address, ControlGroup, InterfaceName, is_plain_address
 
@@ -74,6 +75,7 @@ class Links:
         versions: the IP versions for which the uplink has a default route at all.
         dhcp_servers: on-link gateways (IPv4), which may be asked to renew a DHCP lease by unicast (RFC 2131 4.4.5).
         on_link: our own addresses on the links, and whom the kernel may speak to there.
+        bridges: the bridges whose guests this machine may talk to now.
     """
 
     tun_index: int | None = None
@@ -86,6 +88,7 @@ class Links:
     gateways: tuple[Address, ...] = ()
     versions: tuple[int, ...] = (4, 6)
     on_link: OnLink = NOTHING
+    bridges: tuple[GuestBridge, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what could not stand in a rule.
@@ -97,6 +100,8 @@ class Links:
         for name in (*uplinks, *self.wires, *self.headerless, *(self.inner or ()), *self.stack):
             if not isinstance(name, InterfaceName):
                 raise ValueError("an interface whose name was not checked")
+        if not all(isinstance(bridge, GuestBridge) for bridge in self.bridges):
+            raise ValueError("a bridge that was not checked")
         _check_addresses(*self.dhcp_servers, *self.gateways)
         _check_numbers(*self.versions, low=4, high=6)
         if self.tun_index is not None:

@@ -30,6 +30,8 @@ class OwnTable:
     keeper: Keeper
     layer: str = ""
     """What the layer is called in the documents and in reports; nothing for a copy, which is none."""
+    on_request: bool = False
+    """Whether it is there only on a machine whose root asked for what it makes safe."""
 
     @property
     def address(self) -> tuple[str, str]:
@@ -44,9 +46,12 @@ BASE: Final = OwnTable(family="inet", name=names.BASE_TABLE, keeper=Keeper.DAEMO
 GUARD: Final = OwnTable(family="inet", name=names.GUARD_TABLE, keeper=Keeper.HOLDER, layer="wire guard")
 EGRESS: Final = OwnTable(family="netdev", name=names.EGRESS_TABLE, keeper=Keeper.DAEMON, layer="egress guard")
 FRAMES: Final = OwnTable(family="netdev", name=names.FRAME_TABLE, keeper=Keeper.HOLDER, layer="frame guard")
+BRIDGES: Final = OwnTable(
+    family="bridge", name=names.BRIDGE_TABLE, keeper=Keeper.HOLDER, layer="bridge guard", on_request=True
+)
 ARP: Final = OwnTable(family="arp", name=names.ARP_TABLE, keeper=Keeper.DAEMON, layer="ARP table")
 
-LAYERS: Final = (BASE, GUARD, EGRESS, FRAMES, ARP)
+LAYERS: Final = (BASE, GUARD, EGRESS, FRAMES, BRIDGES, ARP)
 """The tables that packets meet."""
 OWN_TABLES: Final = (
     *LAYERS,

@@ -13,6 +13,7 @@ Why it is built like this (each line is covered by a test with rp_filter 0, 1 an
 * What comes out of the tunnel for a container is routed by the main table, where the container's subnet is.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from psiphon_vpn.policy import names
@@ -60,8 +61,13 @@ class Route:
     unreachable: bool = False
 
 
-def build_rules(identity: Identity) -> tuple[RoutingRule, ...]:
-    """The rules, the same in every state."""
+def build_rules(identity: Identity, guests: Iterable[tuple[int, str]] = ()) -> tuple[RoutingRule, ...]:
+    """The rules, the same in every state.
+
+    Args:
+        identity: whose sockets see the main table.
+        guests: IP version and network of allowed bridges (`guests.list_networks`): the main table knows the way there.
+    """
     first, private = names.RULE_PRIORITY, names.ROUTE_TABLE
     uids = (identity.uid, identity.uid)
     rules: list[RoutingRule] = []
@@ -81,6 +87,10 @@ def build_rules(identity: Identity) -> tuple[RoutingRule, ...]:
             RoutingRule(version=version, priority=first + 5, table=MAIN_TABLE, uid_range=uids),
             RoutingRule(version=version, priority=first + 6, table=private),
         ]
+    rules += [
+        RoutingRule(version=version, priority=first + 3, table=MAIN_TABLE, destination=network)
+        for version, network in guests
+    ]
     return tuple(rules)
 
 

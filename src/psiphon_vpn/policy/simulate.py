@@ -224,13 +224,16 @@ def lets_out(objects: list[JsonValue], packet: Packet, *, hooks: tuple[str, ...]
     return True
 
 
-def application_packets(loopback: str = "lo") -> tuple[Packet, ...]:
+def application_packets(loopback: str = "lo", bridges: frozenset[str] | None = None) -> tuple[Packet, ...]:
     """Samples of what must never leave: of root and of ordinary users, of each kind, both families, by any wire.
 
     Args:
         loopback: what the loopback device is called: nft prints it for the index that the rules have.
+        bridges: names of all bridges, while the bridge guard stands: then none leads out, since each of its ports is
+            asked. None where it does not.
     """
     inner = frozenset({loopback, names.TUN_NAME})
+    kinds = {} if bridges is None else {"meta oifkind": frozenset({"bridge"})}
     samples = []
     for family, prefix, absent, targets in (
         (2, "ip", "ip6", ("192.0.2.200", "10.0.0.53", "9.9.9.9")),
@@ -265,7 +268,11 @@ def application_packets(loopback: str = "lo") -> tuple[Packet, ...]:
                         Packet(
                             values=values,
                             absent=frozenset(gone),
-                            never={"meta oifname": inner - {"lo"}, "meta oif": inner},
+                            never={
+                                "meta oifname": inner - {"lo"},
+                                "meta oif": inner | (bridges or frozenset()),
+                                **kinds,
+                            },
                         )
                     )
     return tuple(samples)

@@ -105,6 +105,7 @@ def build_postrouting(policy: Policy) -> Chain:
                 comment="answers out of the tunnel to containers",
             )
         )
+    rules += guest_jump(policy.links)
     rules.append(Rule(text="jump to_wire", comment="everything else is a wire"))
     rules.append(Rule(text="counter drop"))
     return Chain(
@@ -112,6 +113,13 @@ def build_postrouting(policy: Policy) -> Chain:
         hook=Hook(kind="filter", hook="postrouting", priority=300, policy="drop"),
         rules=tuple(rules),
     )
+
+
+def guest_jump(links: Links) -> tuple[Rule, ...]:
+    """The way to the rules about guests, where there are any."""
+    if not links.bridges:
+        return ()
+    return (Rule(text=f"jump {names.GUESTS_CHAIN}", comment="guests on bridges that root allowed"),)
 
 
 def build_wire_mark() -> Chain:

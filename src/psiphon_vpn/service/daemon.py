@@ -24,11 +24,15 @@ from psiphon_vpn.linux.logind import LogindSleep
 from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import lease_remains
+from psiphon_vpn.linux.nftimage import is_owned
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.own_tables import BRIDGES as BRIDGES_TABLE
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.values import InterfaceName
+from psiphon_vpn.service.bridges import FILE_NAME as BRIDGES
+from psiphon_vpn.service.bridges import Allowed, Standing, explain_standing, judge_bridges, list_in_force, load_bridges
 from psiphon_vpn.service.choice import Use, carries_on
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.events import (
@@ -75,6 +79,8 @@ LOOK_AGAIN_SECONDS = (0.02, 0.1, 0.5)
 TELL_SECONDS = 0.05
 """Watchers are told so much after a change: reading the kernel for them must not slow the change itself down."""
 MIN_WATCHDOG_SECONDS = 1.0
+BRIDGE_GUARD_SECONDS = 2.0
+"""How often the bridge guard is looked for: that a holder ended the kernel tells nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,9 @@ class Daemon:
         """What the rules may have to name of each uplink that there is."""
         self._leading: frozenset[int] = frozenset()
         """Indexes of the interfaces that lead out, or did."""
+        self._allowed: tuple[InterfaceName, ...] = ()
+        """Bridges that root named."""
+        self._list_read = asyncio.Event()
         self._looking = asyncio.Lock()
         """Not only one of us looks, and what was read first is told first."""
 
@@ -123,6 +132,7 @@ class Daemon:
                 _("nftables does not work on this machine; only the routes are blocked, which is not enough"),
                 _("Install the package 'nftables', and see that the kernel has nf_tables; until then stay offline."),
             )
+        self._netlink, self._features = netlink, features
         self._control_group = await find_control_group()
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -198,6 +208,7 @@ class Daemon:
         tasks.keep(Part.RULES, healer.watch_rules)
         tasks.keep(Part.TELLING, self._publish_changes)
         tasks.keep(Part.WATCHDOG, self._feed_watchdog)
+        tasks.keep(Part.BRIDGES, self._watch_bridges)
         tasks.keep(Part.SLEEP, LogindSleep(self._sleep).run)
         await self._enforcer.get_ready()
         self._sleep.watch_jumps()
@@ -236,7 +247,10 @@ class Daemon:
                 self._runner.post(UserRestart())
             case "reload":
                 error = self._reload()
+                if tuple(item.name for item in self._runner.bridges) != self._allowed:
+                    await self._judge_anew()
                 if error is not None:
+                    await self._runner.settle()
                     raise error
         await self._runner.settle()
         return await self.status()
@@ -246,6 +260,8 @@ class Daemon:
 
     def _reload(self) -> ConfigError | None:
         self._control.allow(load_readers(self._paths.config.with_name(FILE_NAME)))
+        self._allowed = load_bridges(self._paths.config.with_name(BRIDGES))
+        self._list_read.set()
         try:
             settings = load_settings(self._paths.config)
         except ConfigError as error:
@@ -282,9 +298,16 @@ class Daemon:
         uplinks, wires = list_uplinks(snapshot), find_wires(snapshot, self._leading)
         ways = tuple((uplink.index, uplink.hops, uplink.versions, uplink.stack) for uplink in uplinks)
         inner = find_inner(snapshot, self._leading)
-        changed = (wires, inner, ways) != (self._runner.wires, self._runner.inner, self._ways)
+        bridges = self._judge_bridges(snapshot)
+        changed = (wires, inner, ways, list_in_force(bridges)) != (
+            self._runner.wires,
+            self._runner.inner,
+            self._ways,
+            list_in_force(self._runner.bridges),
+        )
         self._ways = ways
         self._runner.wires, self._runner.inner = wires, inner
+        self._tell_of_bridges(bridges)
         self._runner.odd_wires = find_odd_wires(snapshot, self._leading)
         self._runner.odd_uplink = has_odd_uplink(snapshot)
         self._runner.ownerless_uplink = find_ownerless_uplink(snapshot)
@@ -298,6 +321,51 @@ class Daemon:
             self._runner.post(LinksChanged())
         elif on_link != self._runner.on_link:
             self._runner.post(OnLinkChanged())
+
+    def _is_bridge_guarded(self) -> bool:
+        try:
+            return is_owned(self._netlink, *BRIDGES_TABLE.address)
+        except OSError as error:
+            log.warning("whether the bridge guard stands cannot be seen: %s", error)
+            return False
+
+    def _judge_bridges(self, snapshot: Snapshot) -> tuple[Allowed, ...]:
+        if not self._allowed:
+            return ()
+        return judge_bridges(
+            snapshot,
+            self._allowed,
+            leading=self._leading,
+            guarded=self._is_bridge_guarded(),
+            supported=self._features.bridge_ports and self._features.owner_flag,
+        )
+
+    def _tell_of_bridges(self, bridges: tuple[Allowed, ...]) -> None:
+        before = {item.name: item for item in self._runner.bridges}
+        for item in bridges:
+            if item != before.get(item.name):
+                log.warning("bridge %s: %s", item.name, explain_standing(item)[0])
+        if bridges != self._runner.bridges:
+            self._changed.set()
+        self._runner.bridges = bridges
+
+    async def _judge_anew(self) -> None:
+        """The list is another one: closed for it only if what is in force changes."""
+        try:
+            await self._look_at_links()
+        except Exception as error:  # noqa: BLE001  closed, told, and begun anew
+            self._runner.lose(Part.LINKS, error)
+
+    async def _watch_bridges(self) -> None:
+        """Judge them anew when root's list was read, and when their guard came or went."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._list_read.wait(), BRIDGE_GUARD_SECONDS)
+            self._list_read.clear()
+            standings = {item.standing for item in self._runner.bridges} & {Standing.IN_FORCE, Standing.UNGUARDED}
+            guarded = {Standing.IN_FORCE if self._is_bridge_guarded() else Standing.UNGUARDED} if standings else set()
+            if standings != guarded or tuple(item.name for item in self._runner.bridges) != self._allowed:
+                await self._look_at_links()
 
     async def _find_uses(self, uplinks: tuple[Uplink, ...]) -> frozenset[Use] | None:
         """What the core uses of its uplink, if something of that is gone: else it is not asked.

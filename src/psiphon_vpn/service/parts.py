@@ -22,6 +22,7 @@ class Part(enum.StrEnum):
     WAKING = "beginning anew after a sleep"
     REHEARSAL = "preparation of the opening"
     TELLING = "telling of changes"
+    BRIDGES = "watching of bridges"
     WATCHDOG = "word to the service manager"
     SLEEP = "listening for sleep"
     TIDYING = "tidying of memory"

@@ -23,6 +23,7 @@ from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.onlink import NOTHING
 from psiphon_vpn.policy.values import ControlGroup, InterfaceName, parse_addresses
 from psiphon_vpn.service import effects as do
+from psiphon_vpn.service.bridges import Allowed, list_in_force
 from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal
 from psiphon_vpn.service.events import (
     CoreExited,
@@ -110,6 +111,8 @@ class Runner:
         """Interfaces whose network has the tunnel's own addresses."""
         self.headerless: tuple[InterfaceName, ...] = ()
         self.on_link = NOTHING
+        self.bridges: tuple[Allowed, ...] = ()
+        """The bridges that root allowed, and what became of each."""
         self._around = surroundings
         self._enforcer = enforcer
         self._on_change = on_change
@@ -350,6 +353,7 @@ class Runner:
                 gateways=parse_addresses(uplink.hops) if uplink else (),
                 versions=uplink.versions if uplink else (),
                 on_link=self.on_link,
+                bridges=list_in_force(self.bridges),
             ),
             socks_port=self.settings.socks_port,
             ipv6_probe=parse_addresses(self.settings.ipv6_probe),

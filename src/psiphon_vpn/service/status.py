@@ -14,6 +14,7 @@ from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.sysctls import SYSCTLS
 from psiphon_vpn.policy.values import show_name
+from psiphon_vpn.service.bridges import Allowed, explain_standing
 from psiphon_vpn.service.choice import tell_why
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.reasons import Reason, explain
@@ -38,6 +39,11 @@ def _describe_uplink(model: Model) -> dict[str, object] | None:
         "chosen": tell_why(uplink, model.choices, named=model.named, barren=model.barren),
         "others": [other.name for other in model.choices if other.index != uplink.index],
     }
+
+
+def _describe_bridge(allowed: Allowed) -> dict[str, str]:
+    sentence, next_step = explain_standing(allowed)
+    return {"name": allowed.name, "state": str(allowed.standing), "sentence": sentence, "next_step": next_step}
 
 
 def _describe_bare(names: tuple[str, ...]) -> str:
@@ -99,6 +105,7 @@ class StatusReader:
             "intent": str(model.intent),
             "region": model.region,
             "uplink": _describe_uplink(model),
+            "bridges": [_describe_bridge(bridge) for bridge in self._runner.bridges],
             "moved_away": sorted(self._runner.moved),
             "ipv6": held and self._enforcer.ipv6_open,
             "socks": {"port": self._runner.settings.socks_port, "available": self._runner.proxy},

@@ -137,7 +137,7 @@ def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tupl
     return tuple(sorted({place for link in others for kind, place in link.addresses if kind == version}))
 
 
-def _find_stack(snapshot: Snapshot, interface: Interface) -> list[Interface]:
+def find_stack(snapshot: Snapshot, interface: Interface) -> list[Interface]:
     """An interface and all that it stands on: the card of a VLAN, the ports of a bridge or a bond, and so on."""
     found = {interface.index: interface}
     fresh = [interface]
@@ -176,8 +176,8 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
         if (interface := by_index.get(route.index)) is not None
         and interface.up
         and not _is_inner(interface)
-        and all(InterfaceName.of(link.name) for link in _find_stack(snapshot, interface))
-        and not any(link.kind in OWNERLESS_KINDS for link in _find_stack(snapshot, interface))
+        and all(InterfaceName.of(link.name) for link in find_stack(snapshot, interface))
+        and not any(link.kind in OWNERLESS_KINDS for link in find_stack(snapshot, interface))
         and _find_places(snapshot, interface, route.version)
     ]
     ranks: dict[int, tuple[bool, int, int, int]] = {}
@@ -198,7 +198,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
 
 def _find_wire_stack(snapshot: Snapshot, interface: Interface) -> tuple[InterfaceName, ...]:
     out = set(find_wires(snapshot))
-    return tuple(sorted(InterfaceName(link.name) for link in _find_stack(snapshot, interface) if link.name in out))
+    return tuple(sorted(InterfaceName(link.name) for link in find_stack(snapshot, interface) if link.name in out))
 
 
 def has_odd_uplink(snapshot: Snapshot) -> bool:
@@ -207,7 +207,7 @@ def has_odd_uplink(snapshot: Snapshot) -> bool:
     return any(
         link.up
         and link.index != names.LOOPBACK_INDEX
-        and not all(InterfaceName.of(below.name) for below in _find_stack(snapshot, link))
+        and not all(InterfaceName.of(below.name) for below in find_stack(snapshot, link))
         for link in snapshot.interfaces
         if link.index in routed
     )
@@ -221,7 +221,7 @@ def find_ownerless_uplink(snapshot: Snapshot) -> str | None:
     """
     routed = {route.index for route in snapshot.defaults}
     for link in snapshot.interfaces:
-        forms = [OWNERLESS_KINDS[below.kind] for below in _find_stack(snapshot, link) if below.kind in OWNERLESS_KINDS]
+        forms = [OWNERLESS_KINDS[below.kind] for below in find_stack(snapshot, link) if below.kind in OWNERLESS_KINDS]
         if link.index in routed and link.up and forms:
             return f"{show_name(link.name)}, {forms[0]}"
     return None

@@ -14,11 +14,13 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
+from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
 from psiphon_vpn.policy.lesser import Part, do_without
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.run import CommandError
+from psiphon_vpn.service.bridges import load_bridges, render_bridges
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.config_owner import mend_configuration
@@ -56,11 +58,16 @@ class Rules:
     boot: str
     guard: str
     frames: str
+    bridges: str
     drop: str
 
 
 def render_rules(
-    account: Account, network_managers: tuple[int, ...], *, lacking: frozenset[Part] = frozenset()
+    account: Account,
+    network_managers: tuple[int, ...],
+    *,
+    lacking: frozenset[Part] = frozenset(),
+    bridges: tuple[InterfaceName, ...] = (),
 ) -> Rules:
     """Render the rules with this machine's numbers: names do not resolve when they are loaded at boot.
 
@@ -68,6 +75,7 @@ def render_rules(
         account: psiphon-user.
         network_managers: who may speak DHCP.
         lacking: what this machine's nft or kernel does not know.
+        bridges: those that root allowed.
     """
     identity = Identity(uid=account.uid, gid=account.gid, network_manager_uids=network_managers)
     base = do_without(build_base_table(Policy(state=State.LOCKED, identity=identity)), lacking)
@@ -75,6 +83,7 @@ def render_rules(
         boot=base.render_replacement(),
         guard=build_wire_guard(identity).render_replacement(),
         frames=build_frame_guard(identity).render_replacement(),
+        bridges=render_bridge_rules(identity, bridges),
         drop=build_drop_only(base).render_replacement(),
     )
 
@@ -115,7 +124,10 @@ def prepare(ledger: Ledger) -> Account:
     readers = FileWritten(
         path=_target(layout, layout.readers), mode=0o644, kept=True, content=render_readers(find_person()).encode()
     )
-    ledger.do(config, readers)
+    bridges = FileWritten(
+        path=_target(layout, layout.bridges), mode=0o644, kept=True, content=render_bridges(()).encode()
+    )
+    ledger.do(config, readers, bridges)
     if not ledger.dry_run:
         ledger.count(mend_configuration(layout.config, account, root_uid=layout.root.stat().st_uid))
     _write_rules(ledger, account)
@@ -138,10 +150,11 @@ def _list_directories(layout: Layout, account: Account) -> tuple[Change, ...]:
 def _write_rules(ledger: Ledger, account: Account) -> None:
     edges, layout = ledger.edges, ledger.edges.layout
     managers = edges.accounts.find_network_managers()
-    rules = render_rules(account, managers)
+    bridges = load_bridges(layout.bridges)
+    rules = render_rules(account, managers, bridges=bridges)
     if edges.manager.is_running() and edges.kernel.check_rules(rules.boot) is not None:
         # The one part that the rules for boot need and not every kernel has; if it is another, the check says so.
-        rules = render_rules(account, managers, lacking=frozenset({Part.REJECT}))
+        rules = render_rules(account, managers, lacking=frozenset({Part.REJECT}), bridges=bridges)
     for path, text in ((layout.boot_rules, rules.boot), (layout.drop_rules, rules.drop)):
         ledger.act(f"nft -c -f {_target(layout, path)}", functools.partial(_check, edges, text))
     ledger.do(
@@ -152,6 +165,7 @@ def _write_rules(ledger: Ledger, account: Account) -> None:
                 (layout.drop_rules, rules.drop),
                 (layout.guard_rules, rules.guard),
                 (layout.frame_rules, rules.frames),
+                (layout.bridge_rules, rules.bridges),
             )
         )
     )

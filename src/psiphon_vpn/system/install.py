@@ -280,7 +280,7 @@ def _remove_unwanted(ledger: Ledger, payload: Iterable[Payload]) -> None:
     layout = ledger.edges.layout
     wanted = {file.path for file in payload}
     rendered = {layout.boot_rules, layout.drop_rules, layout.guard_rules, layout.frame_rules, layout.config}
-    rendered.add(layout.readers)
+    rendered |= {layout.readers, layout.bridges, layout.bridge_rules}
     wanted |= {"/" + str(path.relative_to(layout.root)) for path in rendered}
     unwanted = [
         change for change in ledger.record.changes if isinstance(change, FileWritten) and change.path not in wanted

@@ -89,6 +89,11 @@ class Layout:
         return self.rules_dir / "frames.nft"
 
     @property
+    def bridge_rules(self) -> Path:
+        """What psiphon-guard.service loads last: guard of bridges, and the wire guard that knows those allowed."""
+        return self.rules_dir / "bridges.nft"
+
+    @property
     def drop_rules(self) -> Path:
         """What is loaded when the boot rules cannot be: nothing but lo."""
         return self.rules_dir / "drop.nft"
@@ -139,6 +144,11 @@ class Layout:
     def readers(self) -> Path:
         """Root's, 644: who may ask for the status without being root (`service/readers.py`)."""
         return self.config_dir / "readers"
+
+    @property
+    def bridges(self) -> Path:
+        """Root's, 644: the bridges whose guests this machine may talk to (`service/bridges.py`)."""
+        return self.config_dir / "bridges"
 
     @property
     def data_dir(self) -> Path:

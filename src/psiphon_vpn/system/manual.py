@@ -70,6 +70,7 @@ def _render_commands() -> str:
     lines += [".SH FILES"]
     for path, what in (
         (layout.config, "the configuration, see psiphon-vpn.toml(5)"),
+        (layout.bridges, "the bridges whose guests this machine may talk to, one a line"),
         (layout.readers, "who may ask for the status and see notifications without being root, one user a line"),
         (layout.state_dir, "what the service and the tunnel core keep"),
         (layout.core_dir, "the tunnel core, and the record of its SHA-256"),

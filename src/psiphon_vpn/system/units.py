@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.own_tables import FRAMES, GUARD
+from psiphon_vpn.policy.own_tables import BRIDGES, FRAMES, GUARD
 from psiphon_vpn.system.layout import (
     GROUP,
     GUARD_UNIT,
@@ -196,7 +196,8 @@ OOMScoreAdjust=-900
 
 def render_guard_script() -> str:
     """What psiphon-guard.service runs. In a file of its own so that a person can read it and a test can run it."""
-    table, frames, scratch = str(GUARD), str(FRAMES), f"netdev {names.SCRATCH_TABLES[0]}"
+    table, frames, bridges = str(GUARD), str(FRAMES), str(BRIDGES)
+    scratch = f"netdev {names.SCRATCH_TABLES[0]}"
     return f"""\
 #!/bin/sh
 # Holds the Psiphon wire guard: an nft owns its table, and the kernel removes the table when that process ends.
@@ -268,6 +269,14 @@ write_frames() {{ # the wire guard's file, beside which the other lies
     }} >"$cards"
 }}
 
+# What knows allowed bridges comes last, and all of it in one transaction: where the kernel does not take it, the wire
+# guard that knows none stands.
+has_bridges() {{ grep -q '^table {bridges} ' "${{1%/*}}/bridges.nft" 2>/dev/null; }}
+
+is_bridge_held() {{ ! nft -c delete table {bridges} 2>/dev/null && nft list table {bridges} >/dev/null 2>&1; }}
+
+is_bridge_gone() {{ ! nft list table {bridges} >/dev/null 2>&1; }}
+
 is_replaced() {{ [ -n "$(handle)" ] && [ "$(handle)" != "$before" ]; }}
 
 case "$1" in
@@ -283,11 +292,13 @@ case "$1" in
         # A table of this name that nobody owns is in the way. One that has an owner stays, and the load fails.
         nft delete table {table} 2>/dev/null || true
         nft delete table {frames} 2>/dev/null || true
+        nft delete table {bridges} 2>/dev/null || true
         rm -f -- "$pipe"
         mkfifo -m 600 -- "$pipe"
         exec 0<>"$pipe" # opened for both reading and writing, it never ends
         printf 'include "%s"\\n' "$2" >&0
         ! write_frames "$2" || printf 'include "%s"\\n' "$RUNTIME_DIRECTORY/cards.nft" >&0
+        ! has_bridges "$2" || printf 'include "%s"\\n' "${{2%/*}}/bridges.nft" >&0
         exec nft -i >/dev/null
         ;;
     ready)
@@ -298,6 +309,16 @@ case "$1" in
         printf 'include "%s"\\n' "$2" >"$pipe"
         ! write_frames "$2" || printf 'include "%s"\\n' "$RUNTIME_DIRECTORY/cards.nft" >"$pipe"
         await is_replaced || fail "the wire guard was not loaded again; the one from before stands"
+        # Only now: while the wire guard knew bridges, their guard had to stand.
+        if has_bridges "$2"; then
+            before=$(handle)
+            printf 'include "%s"\\n' "${{2%/*}}/bridges.nft" >"$pipe"
+            await is_replaced || fail "allowed bridges were not loaded; the wire guard stands, which knows none"
+            is_bridge_held || fail "the bridge guard does not stand"
+        elif ! is_bridge_gone; then
+            printf 'delete table {bridges}\\n' >"$pipe"
+            await is_bridge_gone || fail "the bridge guard could not be taken away; it stands"
+        fi
         ;;
     *) fail "unknown word: $1" ;;
 esac

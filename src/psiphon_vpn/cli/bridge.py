@@ -1,0 +1,107 @@
+"""`bridge`: root's list of bridges whose guests this machine may talk to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import click
+
+from psiphon_vpn.errors import DaemonDownError, NotRootError, UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.system.layout import Layout
+
+
+@click.group(help=_("Allow this machine and the guests on a bridge to reach each other, or take it back."))
+def bridge() -> None:
+    """A group of commands."""
+
+
+@bridge.command(help=_("Let this machine and the guests on a bridge reach each other, and nobody else."))
+@click.argument("name")
+@click.option("--yes", is_flag=True, help=_("Do not ask."))
+@click.pass_obj
+def allow(runtime_dir: Path, *, name: str, yes: bool) -> int:
+    """Write the list, load the guards, tell the service."""
+    _need_root("bridge allow")
+    from psiphon_vpn.system import bridging
+    from psiphon_vpn.system.machine import open_machine
+
+    checked = bridging.check_name(name)
+    for line in (
+        _("This computer and the guests on {name} can then reach each other: programs here open connections to"),
+        _("containers and virtual machines there, and those ask this computer for an address and for names."),
+        _("Programs on those guests see this computer's address on the bridge. The tunnel connects anew for it."),
+        _("Nothing of it leaves by a port that is not a guest's. A guest with a network of its own, such"),
+        _("as a card that was handed to it, can pass on what it is told: allow only bridges whose guests you trust."),
+    ):
+        click.echo(line.format(name=checked), err=True)
+    if not yes and not click.confirm(_("Go on?"), default=False, err=True):
+        raise click.Abort
+    done = bridging.allow(open_machine(), checked, reread=lambda: _reread(runtime_dir))
+    text = _("{name} is allowed.") if done else _("{name} was allowed already; nothing was changed.")
+    click.echo(text.format(name=checked))
+    return _show(runtime_dir)
+
+
+@bridge.command(help=_("Take it back: this machine and the guests on a bridge no longer reach each other."))
+@click.argument("name")
+@click.pass_obj
+def deny(runtime_dir: Path, *, name: str) -> int:
+    """The other way round."""
+    _need_root("bridge deny")
+    from psiphon_vpn.system import bridging
+    from psiphon_vpn.system.machine import open_machine
+
+    checked = bridging.check_name(name)
+    done = bridging.deny(open_machine(), checked, reread=lambda: _reread(runtime_dir))
+    text = _("{name} is no longer allowed.") if done else _("{name} was not allowed.")
+    click.echo(text.format(name=checked))
+    return _show(runtime_dir)
+
+
+@bridge.command("list", help=_("Show the bridges that are allowed, and what became of each."))
+@click.pass_obj
+def list_bridges(runtime_dir: Path) -> int:
+    """What the service says; without it, the list alone."""
+    return _show(runtime_dir)
+
+
+def _need_root(command: str) -> None:
+    if os.geteuid() != 0:
+        raise NotRootError(f"psiphon-vpn {command}")
+
+
+def _reread(runtime_dir: Path) -> None:
+    from psiphon_vpn.cli import client
+
+    try:
+        client.send_command(runtime_dir, "reload")
+    except DaemonDownError:
+        return  # it reads the list when it starts
+
+
+def _show(runtime_dir: Path) -> int:
+    from psiphon_vpn.cli import client
+    from psiphon_vpn.service.bridges import load_bridges
+
+    try:
+        told = client.request_status(runtime_dir).get("bridges")
+    except UserError:
+        told = None
+    if isinstance(told, list):
+        lines = [
+            f"{item.get('name')}: {item.get('sentence')}"
+            + (f". {item.get('next_step')}" if item.get("state") != "in_force" else "")
+            for item in told
+            if isinstance(item, dict)
+        ]
+    else:
+        text = _("{name}: allowed; the service does not say what became of it")
+        lines = [text.format(name=name) for name in load_bridges(Layout().bridges)]
+    click.echo("\n".join(lines) if lines else _("No bridge is allowed."))
+    return 0
+
+
+COMMANDS: Final = (bridge,)

@@ -1,0 +1,235 @@
+"""Which bridges may be talked to now: root's list, and what is on each bridge at this moment. Pure but for the file.
+
+The list is root's and no part of the configuration, which the service's own user could write. Whatever it names, a
+bridge counts only while all that hangs on it are guests, and the bridge guard stands. To withdraw one here is the
+second layer: by a port that leads out nothing of it leaves, from the first frame on (`guards.build_bridge_guard`).
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import logging
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from psiphon_vpn.i18n import _
+from psiphon_vpn.policy.guests import GUEST_KINDS, GuestBridge, may_hold_guests
+from psiphon_vpn.policy.values import InterfaceName, show_name
+from psiphon_vpn.service.uplink import Interface, Snapshot, find_stack
+from psiphon_vpn.stored import StoredError, read_stored
+
+log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "bridges"
+MAX_BRIDGES: Final = 16
+MAX_SIZE: Final = 16 * 1024
+HEADING: Final = "# Bridges whose guests this machine may talk to, one a line. Written by 'psiphon-vpn bridge'.\n"
+_BRIDGE: Final = "bridge"
+
+
+class Standing(enum.StrEnum):
+    """What became of a bridge that root allowed. Its value is the word in the status."""
+
+    IN_FORCE = "in_force"
+    ABSENT = "absent"
+    NO_BRIDGE = "no_bridge"
+    UNGUARDED = "unguarded"
+    UNSUPPORTED = "unsupported"
+    ROUTED = "routed"
+    LEADS_OUT = "leads_out"
+    NO_NETWORK = "no_network"
+    OVERLAPS = "overlaps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowed:
+    """A bridge of the list.
+
+    Attributes:
+        detail: the interface that is the reason, where there is one.
+        bridge: what the rules get; only of one that is in force.
+    """
+
+    name: InterfaceName
+    standing: Standing
+    detail: str = ""
+    bridge: GuestBridge | None = None
+
+
+def parse_bridges(content: bytes) -> tuple[InterfaceName, ...]:
+    """The names of a list: one a line, what follows a # is a comment. What is no plain name is left out and logged."""
+    found: list[InterfaceName] = []
+    for line in content.decode("utf-8", "replace").splitlines():
+        word = line.partition("#")[0].strip()
+        if not word:
+            continue
+        name = InterfaceName.of(word)
+        if name is None or len(found) >= MAX_BRIDGES:
+            log.warning("the list of bridges has a name that no rule can have, or more than %d", MAX_BRIDGES)
+        elif name not in found:
+            found.append(name)
+    return tuple(found)
+
+
+def render_bridges(names: tuple[InterfaceName, ...]) -> str:
+    """The list as it is stored."""
+    return HEADING + "".join(f"{name}\n" for name in names)
+
+
+def load_bridges(path: Path) -> tuple[InterfaceName, ...]:
+    """The names of the list. None where there is no list, or where others than root could have written it.
+
+    Never raises: what is wrong is logged, and fewer are allowed.
+    """
+    try:
+        found = path.lstat()
+        if found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            log.warning("%s is not root's alone: no bridge is allowed", path)
+            return ()
+        return parse_bridges(read_stored(path, high=MAX_SIZE))
+    except FileNotFoundError:
+        return ()
+    except (OSError, StoredError) as error:
+        log.warning("%s cannot be read, so no bridge is allowed: %s", path, error)
+        return ()
+
+
+def judge_bridges(
+    snapshot: Snapshot,
+    names: tuple[InterfaceName, ...],
+    *,
+    leading: frozenset[int],
+    guarded: bool,
+    supported: bool = True,
+) -> tuple[Allowed, ...]:
+    """What becomes of each bridge of the list.
+
+    Args:
+        snapshot: the links.
+        names: root's list.
+        leading: indexes of what leads out, or did (`uplink.find_leading`).
+        guarded: whether the bridge guard stands, and belongs to its holder.
+        supported: whether this kernel and its nft can have one.
+    """
+    if not supported:
+        return tuple(Allowed(name=name, standing=Standing.UNSUPPORTED) for name in names)
+    return tuple(_judge(snapshot, name, leading, guarded=guarded) for name in names)
+
+
+def list_in_force(allowed: tuple[Allowed, ...]) -> tuple[GuestBridge, ...]:
+    """Those that the rules get, by index."""
+    return tuple(sorted((item.bridge for item in allowed if item.bridge is not None), key=lambda item: item.index))
+
+
+def _judge(snapshot: Snapshot, name: InterfaceName, leading: frozenset[int], *, guarded: bool) -> Allowed:
+    link = next((link for link in snapshot.interfaces if link.name == name), None)
+    if link is None:
+        return Allowed(name=name, standing=Standing.ABSENT)
+    if link.kind != _BRIDGE:
+        return Allowed(name=name, standing=Standing.NO_BRIDGE)
+    routed = {route.index for route in snapshot.defaults} | leading
+    ways = [way for way in snapshot.interfaces if way.index in routed]
+    if way := next((way for way in ways if link in find_stack(snapshot, way)), None):
+        return Allowed(name=name, standing=Standing.ROUTED, detail=way.name)
+    if (port := _find_way_out(snapshot, link, routed)) is not None:
+        return Allowed(name=name, standing=Standing.LEADS_OUT, detail=port.name)
+    addresses = tuple(sorted((item for item in link.on_link if may_hold_guests(item)), key=str))
+    if not addresses:
+        return Allowed(name=name, standing=Standing.NO_NETWORK)
+    if (other := _find_overlap(snapshot, link)) is not None:
+        return Allowed(name=name, standing=Standing.OVERLAPS, detail=other.name)
+    if not guarded:
+        return Allowed(name=name, standing=Standing.UNGUARDED)
+    return Allowed(name=name, standing=Standing.IN_FORCE, bridge=GuestBridge(index=link.index, addresses=addresses))
+
+
+def _find_way_out(snapshot: Snapshot, bridge: Interface, routed: set[int]) -> Interface | None:
+    """The first thing that hangs on a bridge and is no guest's, also behind pairs whose both ends are here."""
+    by_index = {link.index: link for link in snapshot.interfaces}
+    ports: dict[int, list[Interface]] = {}
+    for link in snapshot.interfaces:
+        if link.master is not None:
+            ports.setdefault(link.master, []).append(link)
+    found = {bridge.index}
+    fresh = [bridge]
+    while fresh:
+        here = fresh.pop()
+        beyond = {here.master, here.lower if here.kind == "veth" else None}
+        near = (by_index.get(index) for index in sorted(index for index in beyond if index is not None))
+        for other in (*ports.get(here.index, []), *near):
+            if other is None or other.index in found:
+                continue
+            if other.kind not in {_BRIDGE, *GUEST_KINDS} or other.index in routed:
+                return other
+            found.add(other.index)
+            fresh.append(other)
+    return None
+
+
+def _find_overlap(snapshot: Snapshot, bridge: Interface) -> Interface | None:
+    """Another interface with a network, or a gateway, in one of the bridge's networks: whose would an address be?"""
+    own = [address.network for address in bridge.on_link if not address.network.is_link_local]
+    for link in snapshot.interfaces:
+        if link.index == bridge.index:
+            continue
+        theirs = [address.network for address in link.on_link if not address.network.is_link_local]
+        gateways = [
+            ipaddress.ip_address(route.gateway)
+            for route in snapshot.defaults
+            if route.gateway and route.index == link.index
+        ]
+        for network in own:
+            # Of two versions nothing overlaps.
+            if any(other.version == network.version and _overlap(network, other) for other in theirs):
+                return link
+            if any(gateway in network for gateway in gateways):
+                return link
+    return None
+
+
+def _overlap(
+    one: ipaddress.IPv4Network | ipaddress.IPv6Network, other: ipaddress.IPv4Network | ipaddress.IPv6Network
+) -> bool:
+    low, high = (int(one.network_address), int(one.broadcast_address))
+    return low <= int(other.broadcast_address) and int(other.network_address) <= high
+
+
+def explain_standing(allowed: Allowed) -> tuple[str, str]:
+    """What it means and what to do next, for people."""
+    other = show_name(allowed.detail)
+    nothing = _("Nothing to do.")
+    return {
+        Standing.IN_FORCE: (_("this computer and the guests on it reach each other"), nothing),
+        Standing.ABSENT: (_("there is no such interface now"), _("It counts as soon as it is there.")),
+        Standing.NO_BRIDGE: (
+            _("it is no bridge"),
+            _("Take it back: sudo psiphon-vpn bridge deny {name}").format(name=allowed.name),
+        ),
+        Standing.UNGUARDED: (
+            _("withdrawn: the bridge guard does not stand"),
+            _("Load it again: sudo systemctl reload-or-restart psiphon-guard"),
+        ),
+        Standing.UNSUPPORTED: (
+            _("withdrawn: this kernel or its nftables cannot guard the ports of a bridge"),
+            _("It takes a kernel with nf_tables for bridges and for owned tables (Linux 5.12) and nftables 1.0."),
+        ),
+        Standing.ROUTED: (
+            _("withdrawn: {other} leads out over it").format(other=other),
+            _("A bridge that carries a way out cannot be allowed. Give guests a bridge of their own."),
+        ),
+        Standing.LEADS_OUT: (
+            _("withdrawn: {other} is on it and leads out").format(other=other),
+            _("Take it off the bridge: sudo ip link set {other} nomaster").format(other=other),
+        ),
+        Standing.NO_NETWORK: (
+            _("withdrawn: this computer has no address of a private network on it"),
+            _("Give the bridge an address of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or fc00::/7."),
+        ),
+        Standing.OVERLAPS: (
+            _("withdrawn: {other} has the same network").format(other=other),
+            _("Give the guests another network."),
+        ),
+    }[allowed.standing]

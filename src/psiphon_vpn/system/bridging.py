@@ -1,0 +1,143 @@
+"""Root's decision about a bridge, carried out: the list, the holder's rules, and both read again.
+
+In an order in which a crash between two lines leaves less allowed than was said, never more: what is allowed is in
+force only where list, wire guard and bridge guard agree.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from typing import Final
+
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.guards import render_bridge_rules
+from psiphon_vpn.policy.model import Identity
+from psiphon_vpn.policy.values import InterfaceName, show_name
+from psiphon_vpn.run import CommandError
+from psiphon_vpn.service.bridges import MAX_BRIDGES, load_bridges, render_bridges
+from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.layout import GUARD_UNIT
+from psiphon_vpn.system.tree_changes import write_file
+
+MODE: Final = 0o644
+
+
+def check_name(text: str) -> InterfaceName:
+    """A name that a rule can have.
+
+    Raises:
+        UserError: it is none, or no bridge can be called so.
+    """
+    name = InterfaceName.of(text)
+    if name is None or name in {"lo", names.TUN_NAME}:
+        raise UserError(
+            _("Nothing was changed"),
+            _("{name} cannot be the name of a bridge of guests").format(name=show_name(text)),
+            _("See the bridges of this machine: ip link show type bridge"),
+        )
+    return name
+
+
+def allow(edges: Edges, name: InterfaceName, *, reread: Callable[[], None]) -> bool:
+    """Allow a bridge. Returns whether it was not allowed before.
+
+    Args:
+        edges: the machine.
+        name: of the bridge; it need not be there yet.
+        reread: has the service read its list again.
+
+    Raises:
+        UserError: this kernel cannot hold it, or the guard did not take it: then all is as it was.
+    """
+    before = load_bridges(edges.layout.bridges)
+    if name in before:
+        return False
+    if len(before) >= MAX_BRIDGES:
+        raise _unchanged(
+            _("{count} bridges are allowed already").format(count=len(before)),
+            _("Take one back: sudo psiphon-vpn bridge deny NAME"),
+        )
+    text = _render(edges, (*before, name))
+    if (why := edges.kernel.check_rules(text)) is not None:
+        raise _unchanged(
+            _("this kernel or its nftables cannot guard the ports of a bridge ({why})").format(
+                why=textwrap.shorten(why, 200)
+            ),
+            _("It takes a kernel with nf_tables for bridges and for owned tables (Linux 5.12) and nftables 1.0."),
+        )
+    try:
+        # The guards first: while they do not know it, the list alone opens nothing.
+        _load(edges, text)
+    except (CommandError, OSError) as error:
+        _load_quietly(edges, _render(edges, before))
+        raise _unchanged(
+            _("the guard did not take it ({why})").format(why=_tell(error)),
+            _("Look at: journalctl -b -u {unit}").format(unit=GUARD_UNIT),
+        ) from error
+    _write_list(edges, (*before, name))
+    reread()
+    return True
+
+
+def deny(edges: Edges, name: InterfaceName, *, reread: Callable[[], None]) -> bool:
+    """Take a bridge back. Returns whether it was allowed. Arguments as for `allow`.
+
+    Raises:
+        UserError: the guard did not take it: base rules and list know the bridge no more.
+    """
+    before = load_bridges(edges.layout.bridges)
+    after = tuple(item for item in before if item != name)
+    if after != before:
+        _write_list(edges, after)
+    reread()
+    try:
+        _load(edges, _render(edges, after))
+    except (CommandError, OSError) as error:
+        raise UserError(
+            _("The bridge is denied, but the wire guard still knows it"),
+            _tell(error),
+            _("Look at: journalctl -b -u {unit}").format(unit=GUARD_UNIT),
+        ) from error
+    return after != before
+
+
+def _render(edges: Edges, bridges: tuple[InterfaceName, ...]) -> str:
+    account = edges.accounts.find()
+    if account is None or not edges.layout.guard_rules.exists():
+        raise _unchanged(
+            _("the service is not installed"), _("Install it: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install")
+        )
+    managers = edges.accounts.find_network_managers()
+    identity = Identity(uid=account.uid, gid=account.gid, network_manager_uids=managers)
+    return render_bridge_rules(identity, bridges)
+
+
+def _load(edges: Edges, text: str) -> None:
+    write_file(edges.layout.bridge_rules, text.encode(), mode=MODE, uid=0, gid=0)
+    if edges.manager.is_running():
+        if edges.manager.is_active(GUARD_UNIT):
+            edges.manager.reload(GUARD_UNIT)
+        else:
+            edges.manager.start(GUARD_UNIT)
+
+
+def _load_quietly(edges: Edges, text: str) -> None:
+    try:
+        _load(edges, text)
+    except (CommandError, OSError):
+        return  # the guard that stands knows no more than it did
+
+
+def _write_list(edges: Edges, bridges: tuple[InterfaceName, ...]) -> None:
+    write_file(edges.layout.bridges, render_bridges(bridges).encode(), mode=MODE, uid=0, gid=0)
+
+
+def _tell(error: CommandError | OSError) -> str:
+    return error.why if isinstance(error, CommandError) else error.strerror or type(error).__name__
+
+
+def _unchanged(why: str, next_step: str) -> UserError:
+    return UserError(_("Nothing was changed"), why, next_step)
