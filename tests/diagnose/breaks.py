@@ -341,6 +341,7 @@ BREAKS: dict[str, Break] = {
             Interface(index=99, name="virbr0", up=True, kind="bridge", addresses=((4, "192.168.122.1"),)),
         )
     ),
+    "firewalls.bridges": files(lambda it: write(it.bridges, "virbr0\n")),
     "clock.past": Break(act=_set_back),
     "clock.hardware": system(lambda it: it.files.update({"/sys/class/rtc/rtc0/since_epoch": b"1790000400\n"})),
     "clock.synchronised": system(

@@ -14,12 +14,14 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.reading import DORMANT, Reading, parse_listing
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.own_tables import BRIDGES
 
 if TYPE_CHECKING:
     from psiphon_vpn.diagnose.facts import Facts
     from psiphon_vpn.policy.model import Policy
     from psiphon_vpn.policy.ruleset import Table
     from psiphon_vpn.policy.values import ControlGroup
+    from psiphon_vpn.service.bridges import Allowed
 
 PROC = Path("/proc")
 SOCKET_GROUP = "socket cgroupv2"
@@ -159,32 +161,55 @@ class KernelRules:
                     found.append((str(element), None))
         return found
 
+    # -- bridges ----------------------------------------------------------------------------------------------------
+
+    def _find_leading(self) -> frozenset[int]:
+        """What led out once stays guarded: the service remembers, and who asks afresh sees it by its guard."""
+        from psiphon_vpn.service.uplink import find_leading
+
+        snapshot = self._facts.network.snapshot
+        guarded = {
+            device
+            for chain in parse_chains(self.read_table("netdev", names.EGRESS_TABLE) or "")
+            for device in chain.devices
+        }
+        return find_leading(snapshot, frozenset(link.index for link in snapshot.interfaces if link.name in guarded))
+
+    @property
+    def bridge_guarded(self) -> bool:
+        """Whether the bridge guard stands and has an owner."""
+        return "flags owner" in (self.read_table(*BRIDGES.address) or "")
+
+    def list_allowed_bridges(self) -> tuple[Allowed, ...]:
+        """Root's list, and what becomes of each."""
+        from psiphon_vpn.service.bridges import judge_bridges, parse_bridges
+
+        facts = self._facts
+        listed = parse_bridges((facts.find_text(facts.layout.bridges) or "").encode())
+        if not listed:
+            return ()
+        return judge_bridges(facts.network.snapshot, listed, leading=self._find_leading(), guarded=self.bridge_guarded)
+
+    def find_bridges(self) -> frozenset[str] | None:
+        """Names of all bridges while their guard stands (`simulate.application_packets`)."""
+        if not self.bridge_guarded:
+            return None
+        return frozenset(link.name for link in self._facts.network.snapshot.interfaces if link.kind == "bridge")
+
     # -- what the policy says ---------------------------------------------------------------------------------------
 
     def list_candidates(self) -> list[tuple[str, Policy]]:
         """Every policy that the base table may rightly follow now, and how to call it."""
         from psiphon_vpn.policy.model import Links, Policy, State
         from psiphon_vpn.policy.values import parse_addresses
-        from psiphon_vpn.service.uplink import (
-            find_headerless,
-            find_inner,
-            find_leading,
-            find_neighbourhood,
-            find_wires,
-        )
+        from psiphon_vpn.service.bridges import list_in_force
+        from psiphon_vpn.service.uplink import find_headerless, find_inner, find_neighbourhood, find_wires
         from psiphon_vpn.service.upstream import find_proxy_endpoint
 
         facts = self._facts
         snapshot, uplink, tun = facts.network.snapshot, facts.uplink, facts.network.tun
         settings = facts.settings_or_default
-        # What led out once stays guarded: the service remembers, and who asks afresh sees it by its guard.
-        guarded = {
-            device
-            for chain in parse_chains(self.read_table("netdev", names.EGRESS_TABLE) or "")
-            for device in chain.devices
-        }
-        before = frozenset(link.index for link in snapshot.interfaces if link.name in guarded)
-        leading = find_leading(snapshot, before)
+        leading = self._find_leading()
         wires = tuple(sorted({*find_wires(snapshot, leading), *((uplink.name,) if uplink else ())}))
         links = Links(
             tun_index=tun.index if tun else None,
@@ -196,6 +221,7 @@ class KernelRules:
             gateways=parse_addresses(uplink.hops) if uplink else (),
             versions=uplink.versions if uplink else (),
             on_link=find_neighbourhood(snapshot, leading),
+            bridges=list_in_force(self.list_allowed_bridges()),
         )
         whole = Policy(
             state=State.LOCKED,
@@ -238,7 +264,9 @@ class KernelRules:
         tables = [(f"base:{name}", do_without(build_base_table(policy), lacking)) for name, policy in candidates]
         tables.append(("drop", build_drop_only(tables[0][1])))
         identity = self._facts.identity
-        tables += [("guard", build_wire_guard(identity)), ("arp", build_arp_table())]
+        # Both come in one transaction, or neither.
+        allowed = tuple(item.name for item in self.list_allowed_bridges()) if self.bridge_guarded else ()
+        tables += [("guard", build_wire_guard(identity, bridges=allowed)), ("arp", build_arp_table())]
         links = candidates[-1][1].links
         # With the gateways of the uplink, and without where the service knows none yet.
         uplink = self._facts.uplink

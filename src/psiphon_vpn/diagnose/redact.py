@@ -93,7 +93,13 @@ def list_own_texts() -> tuple[str, ...]:
     from psiphon_vpn.diagnose.unit_facts import MANAGERS, OTHER_UNITS, PROPERTIES
     from psiphon_vpn.policy import names
     from psiphon_vpn.policy.base import build_base_table
-    from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
+    from psiphon_vpn.policy.guards import (
+        build_arp_table,
+        build_bridge_guard,
+        build_egress_guard,
+        build_frame_guard,
+        build_wire_guard,
+    )
     from psiphon_vpn.policy.model import Identity, Links, Policy, State
     from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
     from psiphon_vpn.policy.values import InterfaceName
@@ -104,7 +110,7 @@ def list_own_texts() -> tuple[str, ...]:
     wire = InterfaceName("eth0")
     links = Links(tun_index=2, uplink=wire, wires=(wire,))
     tables = [build_base_table(Policy(state=state, identity=identity, links=links)) for state in State]
-    tables += [build_wire_guard(identity), build_arp_table()]
+    tables += [build_wire_guard(identity), build_bridge_guard(identity), build_arp_table()]
     hooked = (build_egress_guard(identity, (wire,)), build_frame_guard(identity, (wire,)))
     tables += [table for table in hooked if table is not None]
     layout = places.Layout()

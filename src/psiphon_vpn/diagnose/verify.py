@@ -143,7 +143,7 @@ def verify(system: System, layout: Layout) -> VerifyReport:
             troubles.append(found)
     named = {layout.root / entry.path.lstrip("/") for entry in entries}
     # Written at install, with the numbers of this machine's users: compared by `diagnose` with the policy.
-    rendered = {layout.boot_rules, layout.guard_rules, layout.frame_rules, layout.drop_rules}
+    rendered = {layout.boot_rules, layout.guard_rules, layout.frame_rules, layout.drop_rules, layout.bridge_rules}
     known = named | rendered | {layout.program_manifest}
     above = {parent for path in known for parent in path.parents}
     for path in walk(system, layout.program_dir):

@@ -46,6 +46,8 @@ def list_expected(facts: Facts) -> Iterator[Expected]:
     yield Expected(path=at.runtime_dir, mode=0o755, service=True, optional=True)
     yield Expected(path=at.install_journal, mode=0o600, optional=True)
     yield Expected(path=at.readers, mode=0o644, optional=True)
+    yield Expected(path=at.bridges, mode=0o644, optional=True)
+    yield Expected(path=at.bridge_rules, mode=0o644, optional=True)
 
 
 @check(

@@ -10,6 +10,7 @@ from psiphon_vpn.diagnose.model import Outcome, Skip, check, mark, ok, warn
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import OWN_NAMES
+from psiphon_vpn.service.bridges import Standing, explain_standing
 
 PROGRAMS: Final = ("firewalld.service", "ufw.service", "docker.service", "libvirtd.service")
 VPN_KINDS: Final = frozenset({"wireguard", "tun", "ppp", "ipip", "sit", "gre", "gretap", "vti", "xfrm", "l2tp", "ovpn"})
@@ -130,18 +131,20 @@ def containers(facts: Facts) -> Outcome:
     "firewalls.guests",
     mark("No container or virtual machine waits for an answer of this computer"),
     mark(
-        "Refused on purpose. Give a virtual machine a fixed address of the bridge's network, the bridge's address as "
-        "its gateway and any public resolver: its pages and names then go through the tunnel."
+        "Refused unless you allow it for a bridge: sudo psiphon-vpn bridge allow NAME. Or give a virtual machine a "
+        "fixed address of the bridge's network, the bridge's address as its gateway and any public resolver: its pages "
+        "and names then go through the tunnel."
     ),
 )
 def guests(facts: Facts) -> Outcome:
     """Bridges with an address of this machine that lead to no uplink: libvirt's, Docker's, LXD's and the like."""
     snapshot = facts.network.snapshot
     leading = {route.index for route in snapshot.defaults}
+    allowed = {item.name for item in facts.rules.list_allowed_bridges()}
     found = [
         link.name
         for link in snapshot.interfaces
-        if link.kind == "bridge" and link.addresses and link.index not in leading
+        if link.kind == "bridge" and link.addresses and link.index not in leading and link.name not in allowed
     ]
     if found:
         return warn(
@@ -152,4 +155,18 @@ def guests(facts: Facts) -> Outcome:
     return ok(_("there is no bridge to any"))
 
 
-CHECKS: Final = (programs, flush, rerouting, filters, legacy, vpns, containers, guests)
+@check(
+    "firewalls.bridges",
+    mark("Every bridge that was allowed is in force"),
+    mark("See what became of each: psiphon-vpn bridge list"),
+)
+def bridges(facts: Facts) -> Outcome:
+    """Root's list beside what is on each bridge now."""
+    allowed = facts.rules.list_allowed_bridges()
+    if not allowed:
+        return ok(_("none is allowed"))
+    shown = "; ".join(f"{item.name}: {explain_standing(item)[0]}" for item in allowed)
+    return ok(shown) if all(item.standing is Standing.IN_FORCE for item in allowed) else warn(shown)
+
+
+CHECKS: Final = (programs, flush, rerouting, filters, legacy, vpns, containers, guests, bridges)

@@ -57,7 +57,7 @@ def readable(facts: Facts) -> Outcome:
 )
 def samples(facts: Facts) -> Outcome:
     """Ask the kernel's own rules with sample packets, of each table by itself."""
-    packets = application_packets()
+    packets = application_packets(bridges=facts.rules.find_bridges())
     base, guard = facts.rules.read_base(), facts.rules.read_guard("output")
     stops = [
         name

@@ -9,8 +9,10 @@ from psiphon_vpn.diagnose.facts import OPEN, SYSCTLS, Facts
 from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.guests import list_networks
 from psiphon_vpn.policy.routing import RULE_PRIORITIES, build_rules
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.service.bridges import list_in_force
 from psiphon_vpn.service.uplink import find_conflicts
 
 RESTART: Final = mark("Put them back: sudo systemctl restart psiphon-vpn")
@@ -18,10 +20,14 @@ SYSCTL: Final = mark("Put it back: sudo systemctl restart psiphon-vpn, and look 
 RTN_UNREACHABLE: Final = 7
 
 
+def _list_guests(facts: Facts) -> tuple[tuple[int, str], ...]:
+    return list_networks(list_in_force(facts.rules.list_allowed_bridges()))
+
+
 @check("routes.rules", mark("The routing rules stand"), RESTART)
 def rules(facts: Facts) -> Outcome:
     """Is each rule of the policy there?"""
-    wanted = build_rules(facts.identity)
+    wanted = build_rules(facts.identity, _list_guests(facts))
     missing = [rule for rule in wanted if rule not in facts.network.rules]
     if missing:
         places = ", ".join(f"IPv{rule.version} {rule.priority}" for rule in missing[:6])
@@ -36,7 +42,7 @@ def rules(facts: Facts) -> Outcome:
 )
 def strangers(facts: Facts) -> Outcome:
     """Is there a rule of others in our range, or before it?"""
-    wanted = set(build_rules(facts.identity))
+    wanted = set(build_rules(facts.identity, _list_guests(facts)))
     others = [rule for rule in facts.network.rules if 0 < rule.priority <= RULE_PRIORITIES[-1] and rule not in wanted]
     inside = [rule for rule in others if rule.priority in RULE_PRIORITIES]
     shown = ", ".join(f"IPv{rule.version} {rule.priority}" for rule in inside or others)
