@@ -10,10 +10,10 @@ say() { printf 'psiphon-vpn setup: %s\n' "$*" >&2; }
 fail() { say "$1"; exit "${2:-1}"; }
 [ "$EUID" -eq 0 ] || fail "This needs root: run it again with sudo in front." 77
 # No other directory, not even last: root runs what is there. -p above is against functions in the environment.
-PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"; unset "${!UV_@}"
+PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"; export HOME=~root # pip and uv obey files in it
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
-. "$here/packaging/commands.sh" # which package brings a command
+. "$here/packaging/commands.sh"; forget_variables # which package brings a command; what root does not obey
 needed=(nft ip setpriv nsenter openssl flock) lock="requirements.lock"
 case " $* " in
     *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" demo "* | *" leaktest "*) lock="requirements-lab.lock" ;;&

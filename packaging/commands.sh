@@ -53,6 +53,18 @@ may_come() { # command; fails if its package must not be installed here
     say "masked, so that it never runs here: $*. To have it: systemctl unmask $*"
 }
 
+forget_variables() { # all but known ones: pip, uv, apt, OpenSSL and bash run what theirs name (PIP_PYTHON, BASH_ENV)
+    local word
+    for word in $(compgen -e); do
+        case "$word" in
+            PATH | HOME | TERM | COLUMNS | LINES | NO_COLOR | LANG | LANGUAGE | LC_* | TZ | USER | LOGNAME) ;;
+            SUDO_* | PKEXEC_UID | PSIPHON_VPN_* | *_proxy | *_PROXY) ;;
+            SSL_CERT_* | PIP_CERT | PIP_INDEX_URL | PIP_EXTRA_INDEX_URL | PIP_FIND_LINKS | PIP_DEFAULT_TIMEOUT) ;;
+            *) unset -v "$word" 2>/dev/null || true ;; # some are read-only
+        esac
+    done
+}
+
 is_roots() { # path; whether it and all directories above belong to root, and nobody else may write there
     local path; path="$(readlink -e -- "$1")" || return
     while [ "$(find "${path:-/}" -maxdepth 0 -user 0 ! -perm /022)" ]; do [ "$path" ] || return 0; path="${path%/*}"; done

@@ -361,6 +361,57 @@ def test_root_runs_no_program_that_somebody_else_put_into_the_path(tmp_path: Pat
 
 
 @needs_root
+@pytest.mark.parametrize("by", ["variable", "file", "home"])
+def test_root_runs_nothing_that_a_variable_of_somebody_elses_names(tmp_path: Path, by: str) -> None:
+    """pip runs itself by whatever Python its configuration names; what comes after it gets no such variable either."""
+    script, told = make_checkout(tmp_path / "checkout"), tmp_path / "told"
+    main = script.parent / "src" / "psiphon_vpn" / "__main__.py"
+    main.write_text("import os\nprint(*sorted(os.environ))\n")
+    write_program(tmp_path / "python", f'echo "$EUID" >>{told}\nexec python3 "$@"')
+    configuration = tmp_path / ".config" / "pip" / "pip.conf"
+    configuration.parent.mkdir(parents=True)
+    configuration.write_text(f"[global]\npython = {tmp_path / 'python'}\n")
+    hostile = {
+        "variable": {"PIP_PYTHON": str(tmp_path / "python")},
+        "file": {"PIP_CONFIG_FILE": str(configuration)},
+        "home": {"HOME": str(tmp_path)},
+    }[by]
+    env = {"PATH": "/usr/bin:/bin", "HOME": "/", "PSIPHON_VPN_VENV": str(tmp_path / "venv")}
+    subprocess.run(
+        ["python3", "-I", "-m", "pip", "--disable-pip-version-check", "list"],
+        env=env | hostile,
+        capture_output=True,
+        check=False,
+    )
+    assert told.exists(), "the control: pip runs it"
+    told.unlink()
+    names = (
+        "BASH_ENV",
+        "ENV",
+        "CDPATH",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "APT_CONFIG",
+        "OPENSSL_CONF",
+        "PERL5OPT",
+    )
+    kept = {"LC_ALL": "C", "https_proxy": "http://127.0.0.1:9", "PIP_INDEX_URL": "http://127.0.0.1:9", "SUDO_UID": "1"}
+    done = subprocess.run(
+        [str(script), "status"],
+        env=env | hostile | kept | dict.fromkeys(names, str(tmp_path)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not told.exists(), done.stderr
+    there = set(done.stdout.split())
+    assert there >= {*kept, "HOME", "PATH"}, done.stderr
+    assert not there & {*names, "PIP_PYTHON", "PIP_CONFIG_FILE"}
+
+
+@needs_root
 def test_a_python_of_somebody_elses_is_passed_over_wherever_a_link_leads_to_it(tmp_path: Path) -> None:
     script, told = make_checkout(tmp_path / "checkout"), tmp_path / "told"
     programs, home = tmp_path / "bin", tmp_path / "home"
