@@ -76,6 +76,41 @@ def eapol(body: Callable[[bytes], bytes]) -> Frame:
     return lambda token: craft.frame("01:80:c2:00:00:1f", MAC, 0x888E, body(token))
 
 
+def ipv6(first: int, length: int, data: bytes, *, source: str = OWN6, target: str = plan.NEIGHBOUR6) -> bytes:
+    """A packet by the fields of its header: what comes first after it, and how long it says that is (RFC 8200 3)."""
+    head = struct.pack("!IHBB", 6 << 28, length, first, 255)
+    return head + craft.pack_address(source) + craft.pack_address(target) + data
+
+
+def behind(first: int, header: Callable[[bytes], bytes]) -> Frame:
+    """A solicitation behind an extension header of eight bytes: the two are as long as one with an option less."""
+
+    def make(token: bytes) -> bytes:
+        data = header(token) + bytes([NS, 0, 0, 0]) + bytes(4) + craft.pack_address(OWN6)[:8]
+        return craft.frame(ROUTER_MAC, MAC, 0x86DD, ipv6(first, len(data), data))
+
+    return make
+
+
+def says_length(length: int) -> Frame:
+    def make(token: bytes) -> bytes:
+        data = bytes([NS, 0, 0, 0]) + bytes(4) + craft.pack_address(OWN6) + option(token)
+        return craft.frame(ROUTER_MAC, MAC, 0x86DD, ipv6(58, length, data))
+
+    return make
+
+
+def in_session(code: int, tail: Callable[[bytes], bytes], *, source: str = "fe80::77") -> Frame:
+    """A solicitation in a PPPoE session (RFC 2516 4)."""
+
+    def make(token: bytes) -> bytes:
+        data = bytes([NS, code, 0, 0]) + bytes(4) + craft.pack_address("fe80::1") + tail(token)
+        packet = ipv6(58, len(data), data, source=source, target="fe80::1")
+        return craft.frame(ROUTER_MAC, MAC, 0x8864, struct.pack("!HHHH", 0x1100, 7, len(packet) + 2, 0x57) + packet)
+
+    return make
+
+
 GROUP = "ff02::1:ff12:3456"
 HELD_BY_FORM: dict[str, Frame] = {
     "a long solicitation": discovery(NS, plan.INTERNET6, lambda t: bytes(16) + b"\x0e\x51" + t * 108),
@@ -86,6 +121,14 @@ HELD_BY_FORM: dict[str, Frame] = {
     "a solicitation with an unknown option": discovery(NS, plan.NEIGHBOUR6, lambda t: bytes(16) + b"\x63\x01" + t),
     "an advertisement with a nonce": discovery(NA, plan.NEIGHBOUR6, lambda t: bytes(16) + b"\x0e\x01" + t),
     "a solicitation to a wide group": discovery(NS, "ff0e::1", about(OWN6)),
+    "a solicitation behind options for each hop": behind(0, lambda t: b"\x3a\0" + t),
+    "a solicitation behind options for its target": behind(60, lambda t: b"\x3a\0" + t),
+    "a solicitation behind a routing header": behind(43, lambda t: b"\x3a\0\x04\0" + t[2:]),
+    "a solicitation in a fragment": behind(44, lambda t: b"\x3a\0\0\0" + t[2:]),
+    "a solicitation that says it is shorter": says_length(5),
+    "a solicitation that says it is nothing": says_length(0),
+    "a solicitation in a session with a code": in_session(9, option),
+    "a solicitation in a session with an unknown option": in_session(0, lambda t: b"\x63\x01" + t),
     "a report of version 2": report(MLD2, GROUP, lambda t: b"\x04\0\0\0" + t.ljust(16), to="ff02::16"),
     "a report of another group": report(MLD1, "ff02::fb", lambda t: craft.pack_address("ff02::fb")[:10] + t),
     "a farewell": report(132, GROUP, lambda t: t.rjust(16, b"\xff"), to="ff02::2"),
@@ -105,6 +148,7 @@ HELD_BY_ADDRESS: dict[str, Frame] = {
     ),
     "a solicitation about an address of elsewhere": discovery(NS, GROUP, about("2001:db8:dead:beef::1")),
     "a solicitation from elsewhere": discovery(NS, plan.NEIGHBOUR6, about(plan.NEIGHBOUR6), source="2001:db8:dead::1"),
+    "a solicitation in a session from elsewhere": in_session(0, option, source="2001:db8:dead::1"),
     "a report of a group that is none of ours": report(
         MLD1, GROUP, lambda t: craft.pack_address(GROUP)[:13] + craft.pack_address(GROUP)[13:]
     ),

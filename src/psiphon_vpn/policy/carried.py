@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
-from psiphon_vpn.policy.plumbing import LINK_LOCAL, NO_UID
+from psiphon_vpn.policy.plumbing import (
+    IPV6_HEADER,
+    LINK_LOCAL,
+    NO_UID,
+    NONCE,
+    SOURCE_ADDRESS,
+    TARGET_ADDRESS,
+)
 from psiphon_vpn.policy.ruleset import Chain, Rule
 from psiphon_vpn.policy.values import quote_set
 
@@ -175,26 +182,29 @@ def _packet_rules(
 def _arp_rules(form: _Envelope, uids: str, on_link: OnLink | None) -> tuple[Rule, ...]:
     """As behind one tag (policy/plumbing.py), RFC 826."""
     arp = form.carries(ARP)
-    shape = f"{form.length(28)} {form.at(0, 2)} & 0xffff == 0x0001 {form.at(2, 4)} 0x08000604 {form.at(6, 2)}"
+    shape = f"{form.length(28)} {form.at(0, 2)} & 0xffff == 0x0001 {form.at(2, 4)} 0x08000604"
     rules = [
         Rule(
-            text=f"{arp} meta skuid {uids} {shape} {{ 0x0001, 0x0002 }} accept",
+            text=f"{arp} meta skuid {uids} {shape} {form.at(6, 2)} {{ 0x0001, 0x0002 }} accept",
             comment="ARP: root or the network manager asks whether an address is taken",
         ),
         Rule(text=f"{arp} meta skuid != {NO_UID} drop", comment="made by a program: only the kernel itself speaks so"),
     ]
-    kernels = f"{arp} {shape} {{ 0x0001, 0x0002 }}"
+    asking = f"{arp} {shape} {form.at(6, 2)} 0x0001 {form.at(18, 6)} 0x0"
+    telling = f"{arp} {shape} {form.at(6, 2)} 0x0002"
     if on_link is None:
-        return (*rules, Rule(text=f"{kernels} accept", comment="ARP"))
+        return (*rules, *(Rule(text=f"{kernels} accept", comment="ARP") for kernels in (asking, telling)))
     if not on_link.own_ipv4:
         return tuple(rules)
     mine = f"{form.at(14, 4)} {{ {', '.join(f'{int(address):#010x}' for address in on_link.own_ipv4)} }}"
-    asked = (*on_link.networks_ipv4, ipaddress.IPv4Network("0.0.0.0/32"))
+    # Who asks whether an address is free has none yet.
+    told = (*on_link.networks_ipv4, ipaddress.IPv4Network("0.0.0.0/32"))
     return (
         *rules,
         *(
             Rule(text=f"{kernels} {mine} {_inside(form.at(24, 4), net)} accept", comment="ARP: this link only")
-            for net in asked
+            for kernels, networks in ((asking, on_link.networks_ipv4), (telling, told))
+            for net in networks
         ),
     )
 
@@ -202,29 +212,58 @@ def _arp_rules(form: _Envelope, uids: str, on_link: OnLink | None) -> tuple[Rule
 def _discovery_rules(form: _Envelope, ipv6: str, uids: str, on_link: OnLink | None) -> tuple[Rule, ...]:
     """As behind one tag (policy/plumbing.py), RFC 4861 4. No MLD: where switches listen to it, there is one tag."""
     icmp = f"{ipv6} {form.at(6, 1)} 58 {form.at(40, 1)}"
-    kernels = f"{form.at(7, 1)} 255 {form.at(0, 4)} & 0x000fffff == 0x0"
-    searching = f"{form.at(24, 16)} {int(ipaddress.IPv6Address('ff02::2')):#034x} {form.length(48, 56)}"
-    neighbours = f"{{ 135, 136 }} {kernels} {form.at(44, 4)} & 0x1fffffff == 0x0 {form.length(64, 72)}"
+
+    def message(size: int, *kinds: int) -> str:
+        # Payload length, next header and hop limit at once; then type and code.
+        words = ", ".join(f"{kind << 8:#06x}" for kind in kinds)
+        return (
+            f"{ipv6} {form.at(4, 4)} {size << 16 | 0x3AFF:#010x} {form.at(0, 4)} & 0x000fffff == 0x0 "
+            f"{form.at(40, 2)} {{ {words} }} {form.length(IPV6_HEADER + size)}"
+        )
+
+    every_router = f"{form.at(24, 16)} {int(ipaddress.IPv6Address('ff02::2')):#034x}"
+    unreserved = f"{form.at(44, 4)} & 0x1fffffff == 0x0"
+    neighbours = (
+        f"{message(24, 135, 136)} {unreserved}",
+        f"{message(32, 135)} {unreserved} {form.at(64, 2)} {{ {SOURCE_ADDRESS:#06x}, {NONCE:#06x} }}",
+        f"{message(32, 136)} {unreserved} {form.at(64, 2)} {TARGET_ADDRESS:#06x}",
+    )
     to_group = f"{form.at(24, 8)} 0xff02000000000000"
     to_neighbour = f"{form.at(24, 2)} & 0xffc0 == 0xfe80"
+    elsewhere: tuple[Rule, ...] = ()
     if on_link is not None:
         networks = tuple(dict.fromkeys((LINK_LOCAL, *on_link.networks_ipv6)))
-        prefixes = f"{{ {', '.join(_prefix(network) for network in networks)} }}"
-        target = f"{form.at(48, 8)} {prefixes}"
-        to_group, to_neighbour = f"{to_group} {target}", f"{form.at(24, 8)} {prefixes} {target}"
+        prefixes = ", ".join(_prefix(network) for network in networks)
+        target = f"{form.at(48, 8)} {{ {prefixes} }}"
+        to_group, to_neighbour = f"{to_group} {target}", f"{form.at(24, 8)} {{ {prefixes} }} {target}"
+        # Who looks for its own address has none yet.
+        ours = f"{form.at(8, 8)} != {{ 0x0000000000000000, {prefixes} }}"
+        elsewhere = (Rule(text=f"{ipv6} {form.at(6, 1)} 58 {ours} drop", comment="from no address of this link"),)
     comment = "IPv6 neighbour discovery, on this link only"
     return (
         Rule(
-            text=f"{icmp} 133 meta skuid {uids} {kernels} {searching} accept",
+            text=f"{icmp} 133 meta skuid {uids} {form.at(7, 1)} 255 {every_router} {form.length(48, 56)} accept",
             comment="root or the network manager looks for a router",
         ),
         Rule(
             text=f"{icmp} {{ 131, 132, 133, 135, 136, 143 }} meta skuid != {NO_UID} drop",
             comment="made by a program: only the kernel itself speaks so",
         ),
-        Rule(text=f"{icmp} 133 {kernels} {searching} accept", comment="IPv6 neighbour discovery: RS"),
-        Rule(text=f"{icmp} {neighbours} {to_group} accept", comment=comment),
-        Rule(text=f"{icmp} {neighbours} {to_neighbour} accept", comment=comment),
+        *elsewhere,
+        Rule(
+            text=f"{message(8, 133)} {form.at(44, 4)} 0x0 {every_router} accept",
+            comment="IPv6 neighbour discovery: RS before there is an address",
+        ),
+        Rule(
+            text=f"{message(16, 133)} {form.at(44, 4)} 0x0 {form.at(48, 2)} {SOURCE_ADDRESS:#06x} {every_router} "
+            "accept",
+            comment="IPv6 neighbour discovery: RS",
+        ),
+        *(
+            Rule(text=f"{kernels} {whom} accept", comment=comment)
+            for kernels in neighbours
+            for whom in (to_group, to_neighbour)
+        ),
     )
 
 

@@ -67,7 +67,13 @@ def discovery_rules(
         sizes = tuple(header + IPV6_HEADER + size for size in message)
         return f"meta length {sizes[0] if len(sizes) == 1 else quote_set(sizes)}"
 
-    kernels = f"icmpv6 code 0 ip6 hoplimit 255 {NO_FLOW_LABEL}"
+    def kernels(message: int) -> str:
+        # The next header too: an extension header before the message has room for anything.
+        return (
+            f"icmpv6 code 0 {length(message)} ip6 length {message} ip6 nexthdr {ICMPV6} ip6 hoplimit 255 "
+            f"{NO_FLOW_LABEL}"
+        )
+
     ends = f"ip6 daddr {quote_set((*LINK_SCOPE, *ANY_UNICAST))}"
     searching = "ip6 daddr ff02::2"
     if on_link is not None:
@@ -91,27 +97,27 @@ def discovery_rules(
             comment="made by a program: only the kernel itself speaks so",
         ),
         Rule(
-            text=f"{kind} 133 {kernels} {length(8)} @th,32,32 0x0 {searching} accept",
+            text=f"{kind} 133 {kernels(8)} @th,32,32 0x0 {searching} accept",
             comment="IPv6 neighbour discovery: RS before there is an address",
         ),
         Rule(
-            text=f"{kind} 133 {kernels} {length(16)} @th,32,32 0x0 @th,64,16 {SOURCE_ADDRESS:#06x} {searching} accept",
+            text=f"{kind} 133 {kernels(16)} @th,32,32 0x0 @th,64,16 {SOURCE_ADDRESS:#06x} {searching} accept",
             comment="IPv6 neighbour discovery: RS",
         ),
         Rule(
-            text=f"{kind} {{ 135, 136 }} {kernels} {length(24)} {NOTHING_RESERVED} {ends} accept",
+            text=f"{kind} {{ 135, 136 }} {kernels(24)} {NOTHING_RESERVED} {ends} accept",
             comment="IPv6 neighbour discovery: NS and NA without an option, on this link only",
         ),
         Rule(
-            text=f"{kind} 135 {kernels} {length(32)} {NOTHING_RESERVED} "
+            text=f"{kind} 135 {kernels(32)} {NOTHING_RESERVED} "
             f"@th,192,16 {{ {SOURCE_ADDRESS:#06x}, {NONCE:#06x} }} {ends} accept",
             comment="IPv6 neighbour discovery: NS, on this link only",
         ),
         Rule(
-            text=f"{kind} 136 {kernels} {length(32)} {NOTHING_RESERVED} @th,192,16 {TARGET_ADDRESS:#06x} {ends} accept",
+            text=f"{kind} 136 {kernels(32)} {NOTHING_RESERVED} @th,192,16 {TARGET_ADDRESS:#06x} {ends} accept",
             comment="IPv6 neighbour discovery: NA, on this link only",
         ),
-        *_report_rules(kind, length(32), on_link if targets else None),
+        *_report_rules(kind, f"{length(32)} ip6 length 32 ip6 nexthdr 0", on_link if targets else None),
     )
 
 
