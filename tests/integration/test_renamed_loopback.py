@@ -1,4 +1,4 @@
-"""Loopback is known by its index: a card that root calls "lo" is a wire like any other, for each layer alone."""
+"""A card that root calls "lo" or like the TUN is a wire like any other, for each layer alone."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.policy.names import TUN_NAME
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.values import parse_names
 
@@ -30,16 +31,16 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="nee
 LO = replace(LAN_A, interface="lo")
 
 
-def rename(client: Host) -> None:
-    """Give the card loopback's name, as root may, and set it up again."""
+def rename(client: Host, name: str = "lo") -> None:
+    """Give the card loopback's name or the TUN's, as root may, and set it up again."""
     client.run(
         ["ip", "-batch", "-"],
         input="link set lo down\nlink set lo name lo0\nlink set lo0 up\n"
-        "link set eth0 down\nlink set eth0 name lo\nlink set lo up\n"
-        f"addr replace {LAN_A.client4}/{LAN_A.prefix4} dev lo\n"
-        f"addr replace {LAN_A.client6}/{LAN_A.prefix6} dev lo nodad\n"
-        f"route replace default via {LAN_A.router4} dev lo metric 100 proto dhcp\n"
-        f"route replace default via {LAN_A.router6} dev lo metric 100 proto ra\n",
+        f"link set eth0 down\nlink set eth0 name {name}\nlink set {name} up\n"
+        f"addr replace {LAN_A.client4}/{LAN_A.prefix4} dev {name}\n"
+        f"addr replace {LAN_A.client6}/{LAN_A.prefix6} dev {name} nodad\n"
+        f"route replace default via {LAN_A.router4} dev {name} metric 100 proto dhcp\n"
+        f"route replace default via {LAN_A.router6} dev {name} metric 100 proto ra\n",
     )
 
 
@@ -55,12 +56,12 @@ def _only(table: Table, *chains: str) -> Table:
     return replace(table, chains=tuple(chain for chain in table.chains if not chain.hook or chain.name in chains))
 
 
-def _layers() -> dict[str, Table | None]:
+def _layers(name: str = "lo") -> dict[str, Table | None]:
     base = build_base_table(Policy(state=State.LOCKED, identity=IDENTITY))
     guard = replace(build_wire_guard(IDENTITY), flags="")
     drop = build_drop_only(base)
-    names = parse_names("lo")
-    frames = build_frame_guard(IDENTITY, names)
+    named = parse_names(name)
+    frames = build_frame_guard(IDENTITY, named)
     assert frames is not None
     return {
         "nothing": None,
@@ -70,29 +71,32 @@ def _layers() -> dict[str, Table | None]:
         "drop-only table: postrouting": _only(drop, "postrouting"),
         "wire guard: output": _only(guard, "output"),
         "wire guard: postrouting": _only(guard, "postrouting"),
-        "egress guard": build_egress_guard(IDENTITY, names),
+        "egress guard": build_egress_guard(IDENTITY, named),
         "frame guard": replace(frames, flags=""),
     }
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+@pytest.fixture(scope="module", params=["lo", TUN_NAME])
+def called(request: pytest.FixtureRequest) -> Iterator[tuple[World, str]]:
     with World() as made:
-        rename(made.client)
-        yield made
+        rename(made.client, request.param)
+        yield made, request.param
 
 
 @pytest.mark.requirement("R2", "R19", "B3", "B4")
 @pytest.mark.parametrize("layer", _layers())
-def test_each_layer_alone_takes_a_card_with_the_name_of_loopback_for_a_wire(world: World, layer: str) -> None:
-    table = _layers()[layer]
+def test_each_layer_alone_takes_a_card_with_the_name_of_loopback_or_the_tun_for_a_wire(
+    called: tuple[World, str], layer: str
+) -> None:
+    world, name = called
+    table = _layers(name)[layer]
     client, salt = world.client, list(_layers()).index(layer) * 2
     if table is not None:
         client.run(["nft", "-f", "-"], input=table.render())
     try:
         mark, specs = world.mark(), []
         for number, (label, uid) in enumerate((("root", 0), ("user", NOBODY))):
-            own = probe_specs(salt=salt + number, interface="lo", label=label)
+            own = probe_specs(salt=salt + number, interface=name, label=label)
             specs += list(own)
             run_probes(client, own, uid=uid)
         unseen = unseen_probes(specs, world.frames_since(mark))

@@ -250,12 +250,25 @@ def test_the_order_in_which_the_kernel_lists_things_decides_nothing(snapshot: Sn
     assert find_wires(shuffled) == find_wires(snapshot)
 
 
+@pytest.mark.requirement("B4", "R9")
+def test_a_card_that_has_the_tunnels_name_is_guarded_and_no_uplink() -> None:
+    card = Interface(index=2, name=names.TUN_NAME, up=True, addresses=((4, "192.0.2.10"),))
+    route = DefaultRoute(version=4, index=2, gateway="192.0.2.1", metric=100)
+    snapshot = Snapshot(interfaces=(card,), defaults=(route,))
+    assert find_wires(snapshot) == (names.TUN_NAME,)
+    assert choose_uplink(snapshot) is None
+
+
 @pytest.mark.requirement("B4")
 @given(snapshots)
 def test_the_tunnel_and_loopback_are_never_wires(snapshot: Snapshot) -> None:
     wires = find_wires(snapshot)
-    loopback = {interface.name for interface in snapshot.interfaces if interface.index == 1}
-    assert not (loopback | {names.TUN_NAME}) & set(wires)
+    ours = {
+        interface.name
+        for interface in snapshot.interfaces
+        if interface.index == 1 or (interface.name == names.TUN_NAME and interface.kind == "tun")
+    }
+    assert not ours & set(wires)
     assert list(wires) == sorted(set(wires))
 
 

@@ -28,14 +28,16 @@ def build_wire_guard(
         dhcp_servers: on-link gateways.
         bridges: those whose guests this machine may talk to. For `render_bridge_rules` alone.
     """
-    tun = f'"{names.TUN_NAME}"'
+    # By its name and its type: the index is another one each time, and a card can be given the name.
+    into = f'oifname "{names.TUN_NAME}" meta oiftype {names.TUN_TYPE}'
+    out_of = f'iifname "{names.TUN_NAME}" meta iiftype {names.TUN_TYPE}'
     core = Rule(
         text=f"{identity.owner} meta l4proto {{ {TCP}, {UDP} }} accept",
         comment="psiphon-user, TCP and UDP",
     )
     local = (
         Rule(text=f"oif {LOOPBACK} accept", comment="this machine to itself"),
-        Rule(text=f"oifname {tun} accept", comment="not a wire"),
+        Rule(text=f"{into} accept", comment="not a wire"),
     )
     guests = guest_wire_rules(bridges)
     wire = (*tunnel_address_rules(), *plumbing_rules(identity, dhcp_servers), core, *guests)
@@ -54,8 +56,8 @@ def build_wire_guard(
                 name="forward",
                 hook=Hook(kind="filter", hook="forward", priority=10, policy="drop"),
                 rules=(
-                    Rule(text=f"oifname {tun} accept", comment="into the tunnel"),
-                    Rule(text=f"iifname {tun} ct direction reply accept", comment="and its answers"),
+                    Rule(text=f"{into} accept", comment="into the tunnel"),
+                    Rule(text=f"{out_of} ct direction reply accept", comment="and its answers"),
                     tail,
                 ),
             ),
@@ -65,7 +67,7 @@ def build_wire_guard(
                 rules=(
                     *local,
                     *wire,
-                    Rule(text=f"iifname {tun} ct direction reply accept", comment="answers to containers"),
+                    Rule(text=f"{out_of} ct direction reply accept", comment="answers to containers"),
                     tail,
                 ),
             ),

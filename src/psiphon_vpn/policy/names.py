@@ -6,6 +6,8 @@ LOOPBACK_INDEX = 1
 """Of loopback, in every network namespace: it is registered first, and can neither be deleted nor moved (the kernel's
 drivers/net/loopback.c, loopback_net_init, which insists on LOOPBACK_IFINDEX). Its name can be changed, by root."""
 TUN_NAME: Final = "PsiphonTUN"
+TUN_TYPE: Final = 65534
+"""What the kernel says of its link layer: none (ARPHRD_NONE of if_arp.h, tun_net_init in drivers/net/tun.c)."""
 TUN_MTU: Final = 1500
 """bytes; psiphon-tunnel-core truncates anything larger."""
 

@@ -18,7 +18,7 @@ def _avoid_wires(side: str, links: Links, *others: InterfaceName) -> str:
     """What matches packets by no wire, nor by others, nor by loopback: by a container's interface."""
     if links.inner is not None:
         return f"{side}name {quote_set(links.inner)}"
-    return f"{side}name != {quote_set((*others, *links.wires))} {side} != {LOOPBACK}"
+    return f"{side}name != {quote_set(dict.fromkeys((*others, *links.wires)))} {side} != {LOOPBACK}"
 
 
 def _refuse_wires(links: Links) -> list[Rule]:

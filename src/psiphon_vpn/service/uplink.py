@@ -120,8 +120,8 @@ class Uplink:
 
 
 def _is_inner(interface: Interface) -> bool:
-    """Whether it is loopback, known by its index as in the rules, or has the TUN's name."""
-    return interface.index == names.LOOPBACK_INDEX or interface.name == names.TUN_NAME
+    """Whether it is loopback, known by its index as in the rules, or the TUN: a card can be given its name."""
+    return interface.index == names.LOOPBACK_INDEX or (interface.name == names.TUN_NAME and interface.kind == "tun")
 
 
 def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tuple[str, ...]:
@@ -176,6 +176,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
         if (interface := by_index.get(route.index)) is not None
         and interface.up
         and not _is_inner(interface)
+        and interface.name != names.TUN_NAME  # a card that was given it: the rules refuse what would leave by it
         and all(InterfaceName.of(link.name) for link in find_stack(snapshot, interface))
         and not any(link.kind in OWNERLESS_KINDS for link in find_stack(snapshot, interface))
         and _find_places(snapshot, interface, route.version)
