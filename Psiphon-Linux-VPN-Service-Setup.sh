@@ -88,7 +88,7 @@ case " $* " in
         wanted=(arping dbus-daemon dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft nsenter
             radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
 esac
-case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 pppoe-server) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; esac
+case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 pppoe-server iw) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; esac
 missing=(); for word in "${wanted[@]}"; do is_here "$word" || ! may_come "$word" || missing+=("$word"); done
 # One that no package brings must not keep the others away.
 [ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || for word in "${missing[@]}"; do

@@ -24,9 +24,10 @@ ICMPV6 = 58
 NO_UID = 0xFFFFFFFF
 """No user has this number (setuid(2)): a comparison with it says whether there is an owner at all."""
 EAPOL_UIDS = (0,)
-"""Who logs in to a network: wpa_supplicant and iwd run as root everywhere. What wireless drivers send for them
-(NL80211_CMD_CONTROL_PORT_FRAME) goes by mac80211 and never meets the hook (net/mac80211/tx.c,
-ieee80211_tx_control_port)."""
+"""Who logs in to a network by a packet socket: wpa_supplicant and iwd as root, on cables, and on wireless cards whose
+driver has no control port. What mac80211 sends for them (NL80211_CMD_CONTROL_PORT_FRAME) never meets the hook:
+tests/guest/test_wireless.py measures both. A distribution that gives wpa_supplicant a user of its own has the second
+way alone."""
 
 ETHERNET_HEADER, IPV6_HEADER = 14, 40
 LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
