@@ -27,6 +27,7 @@ PROGRAM = "qemu-system-x86_64"
 BOOT_SECONDS = 90.0
 RUN_SECONDS = 60.0
 MEMORY_MIB = 512
+_PARAMETERS = "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off random.trust_cpu=on tsc=reliable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +55,25 @@ class Guest:
         cards: its network cards, in the guest eth0 and so on.
         modules: names of kernel modules to have.
         directory: for its files; it must exist.
+        parameters: words for the kernel's command line.
     """
 
     def __init__(
-        self, host: Host, kernel: Kernel, *, cards: Sequence[Card], modules: Sequence[str], directory: Path
+        self,
+        host: Host,
+        kernel: Kernel,
+        *,
+        cards: Sequence[Card],
+        modules: Sequence[str],
+        directory: Path,
+        parameters: Sequence[str] = (),
     ) -> None:
         self._host = host
         self._kernel = kernel
         self._cards = tuple(cards)
         self._modules = tuple(modules)
         self._directory = directory
+        self._parameters = tuple(parameters)
         self._numbers = itertools.count(1)
         self._codes: dict[int, int] = {}
         self._unread = b""
@@ -124,7 +134,7 @@ class Guest:
             PROGRAM, "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MIB), "-nodefaults",
             "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{self.console_path}",
             "-kernel", str(self._kernel.image), "-initrd", str(image),
-            "-append", "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off random.trust_cpu=on tsc=reliable",
+            "-append", " ".join((_PARAMETERS, *self._parameters)),
             "-chardev", f"socket,id=channel,path={channel},server=on,wait=off",
             "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=channel,name=lab",
             "-virtfs", f"local,path={self.exchange},mount_tag=exchange,security_model=none,multidevs=remap",
