@@ -5,6 +5,7 @@ One computer for all tests of a variant; each finds it open and leaves it so.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from tests.booted.conftest import VARIANTS, note, scenario, start_session
 
 from psiphon_vpn.core import naming
+from psiphon_vpn.diagnose.checks.dns import CHECKS as DNS_CHECKS
 from psiphon_vpn.lab.booted.session import Session
 from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
@@ -69,6 +71,10 @@ def test_open_it_carries_pages_and_names_and_nothing_else_leaves(session: Sessio
         assert not session.ask_names()
         session.computer.run(["resolvectl", "flush-caches"])
         assert not session.ask_names()
+        told = json.loads(session.service.command("diagnose", "--json", check=False).stdout)["checks"]
+        assert {check["id"]: check["verdict"] for check in told if check["id"].startswith("dns.")} == dict.fromkeys(
+            (check.id for check in DNS_CHECKS), "ok"
+        )
     assert not session.list_outside_queries(since)
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.diagnose.breaks import BREAKS, Break, _drop_in_sandbox
 from tests.diagnose.breaks import kernel as break_kernel
 from tests.diagnose.scene import (
+    ASK,
     CORE_PID,
     ELF,
     HealthyKernel,
@@ -26,8 +27,9 @@ from tests.diagnose.scene import (
 from tests.policies import make_policy
 
 from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
+from psiphon_vpn.diagnose.name_path import WAYS_OUT, Asked
 from psiphon_vpn.diagnose.registry import CHECKS
-from psiphon_vpn.diagnose.system import RealSystem
+from psiphon_vpn.diagnose.system import Answer, RealSystem
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.names import SCRATCH_TABLES
@@ -163,3 +165,29 @@ def test_a_program_that_runs_from_sealed_memory_can_be_compared() -> None:
     finally:
         os.close(descriptor)
     assert found == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("code", [3, None])
+def test_where_no_name_resolves_the_next_step_fits_what_this_machine_asks(scene: Scene, code: int | None) -> None:
+    scene.system.commands[ASK] = Answer(code=code)
+    scene.system.units["systemd-resolved.service"]["ActiveState"] = "inactive"
+    for text, asked in (("nameserver 127.0.0.1\n", Asked.LOCAL), ("nameserver 192.0.2.1\n", Asked.OUTSIDE)):
+        write(scene.layout.root / "etc/resolv.conf", text)
+        told = scene.diagnose()["dns.programs"]
+        assert (told.verdict, told.next_step) == (Verdict.FAILED, WAYS_OUT[asked])
+
+
+def test_a_resolver_on_this_machine_may_be_asked_by_ipv6(scene: Scene) -> None:
+    write(scene.layout.root / "etc/resolv.conf", "nameserver ::1\n")
+    assert scene.diagnose()["dns.resolv-conf"].verdict is Verdict.OK
+
+
+def test_a_file_that_takes_the_place_of_our_drop_in_is_named(scene: Scene) -> None:
+    root, dropin = scene.layout.root, scene.layout.resolved_dropin
+    (root / "etc/systemd/resolved.conf.d/psiphon-vpn.conf").unlink()
+    write(dropin, "[Resolve]\nDNS=10.200.3.2\n")
+    assert scene.diagnose()["dns.resolved-file"].verdict is Verdict.OK
+    write(root / "etc/systemd/resolved.conf.d" / dropin.name, "")
+    told = scene.diagnose()["dns.resolved-file"]
+    assert told.verdict is Verdict.FAILED
+    assert f"/etc/systemd/resolved.conf.d/{dropin.name}" in (told.next_step or "")

@@ -84,7 +84,7 @@ def test_while_released_networkmanager_hands_out_the_networks_own_resolvers(inst
     installed.set_state(active=[*installed.store.read()["active"], released.NETWORKMANAGER_UNIT])
     release(installed.edges, by="0")
     assert "global-dns" not in mask.read_text()
-    assert "enabled=false" in mask.read_text()
+    assert "uri=\ninterval=0" in mask.read_text()
     assert released.NETWORKMANAGER_UNIT in installed.store.read()["restarted"]
     start(installed.edges)
     assert not mask.exists()

@@ -186,7 +186,7 @@ def test_network_managers_leave_our_routes_and_our_device_alone() -> None:
     parser = configparser.ConfigParser()
     parser.read_string(files.render_networkmanager_conf())
     assert dict(parser["device-psiphon-vpn"]) == {"match-device": "interface-name:PsiphonTUN", "managed": "0"}
-    assert dict(parser["connectivity"]) == {"enabled": "false"}
+    assert dict(parser["connectivity"]) == {"uri": "", "interval": "0"}
     assert dict(parser["global-dns-domain-*"]) == {"servers": "10.200.3.2"}
     assert "global-dns" in parser, "without it the domains count for nothing"
     released = configparser.ConfigParser()

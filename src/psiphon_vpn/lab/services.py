@@ -29,6 +29,7 @@ from psiphon_vpn.lab.dns_message import (
     read_question,
 )
 
+ROOT_SERVER, ROOT_SERVER4 = "a.root-servers.net", "198.41.0.4"  # what `diagnose` asks for
 NTP_EPOCH = 2208988800  # seconds from 1900 to 1970, RFC 5905
 IDLE_LIMIT = 30.0
 EVERYWHERE = ["0.0.0.0", "::"]  # noqa: S104 - a host of the laboratory, in a namespace of its own
@@ -70,7 +71,9 @@ def answer_query(message: bytes, caller: str, mark: str) -> tuple[bytes, Questio
         values = [addresses.INTERNET4]
     elif question.name.endswith(zone) and question.kind == AAAA:
         values = [addresses.INTERNET6]
-    known = bool(values) or question.name.endswith(zone) or question.name == ""
+    elif question.name == ROOT_SERVER and question.kind == A:
+        values = [ROOT_SERVER4]
+    known = bool(values) or question.name.endswith(zone) or question.name in {"", ROOT_SERVER}
     return encode_answer(question, values, rcode=0 if known else NAME_ERROR), question
 
 

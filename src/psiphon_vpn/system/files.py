@@ -103,6 +103,12 @@ _NETWORKMANAGER_TUN: Final = f"""\
 match-device=interface-name:{names.TUN_NAME}
 managed=0
 """
+_NETWORKMANAGER_QUESTION: Final = """\
+# Not "enabled", with which it would forget for good what a user has chosen in the desktop's settings.
+[connectivity]
+uri=
+interval=0
+"""
 
 
 def render_networkmanager_conf() -> str:
@@ -110,9 +116,7 @@ def render_networkmanager_conf() -> str:
     return f"""\
 {_HEADING}{_NETWORKMANAGER_TUN}
 # Its question whether the internet is there would be one in clear, and is refused: it would call this machine offline.
-[connectivity]
-enabled=false
-
+{_NETWORKMANAGER_QUESTION}
 # The resolver in the tunnel for every name. Else it tells dnsmasq (dns=dnsmasq) to ask by the card, bound to it, which
 # is refused; and a network with IPv6 resolvers alone would leave names unresolved.
 [global-dns]
@@ -126,5 +130,5 @@ def render_networkmanager_released() -> str:
     """The same for a machine that was released: the network's own resolvers, and still no question in between."""
     return (
         f"# Released: of psiphon-vpn's own settings only this counts until the next start.\n{_NETWORKMANAGER_TUN}"
-        "[connectivity]\nenabled=false\n"
+        f"{_NETWORKMANAGER_QUESTION}"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from typing import Final
 
 from psiphon_vpn.diagnose.facts import OPEN, Facts
 from psiphon_vpn.diagnose.model import Outcome, Skip, Unknowable, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.name_path import WAYS_OUT, Asked, find_asked, list_servers, may_be_asked
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.simulate import Packet, lets_out
@@ -17,7 +17,7 @@ RESOLVED: Final = "systemd-resolved.service"
 INSTALL: Final = mark("Put it back: sudo psiphon-vpn install (it may be run again at any time)")
 QUERY_PORTS: Final = (53, 853, 5353, 5355, 137)
 RESOLVED_DIRECTORIES: Final = ("etc", "run", "usr/local/lib", "usr/lib")
-"""Where resolved.conf.d is looked for, the first wins (resolved.conf(5))."""
+"""Where resolved.conf.d is looked for; of files with one name the first counts alone (resolved.conf(5))."""
 
 
 def query_packets(uid: int, gid: int, wires: tuple[str, ...]) -> tuple[Packet, ...]:
@@ -99,10 +99,11 @@ ASK_AS_PROGRAMS_DO: Final = (
     "import socket, sys\n"
     "try:\n"
     "    socket.getaddrinfo('a.root-servers.net', None, socket.AF_INET)\n"
-    "except socket.gaierror as error:\n"
-    "    sys.exit(0 if error.errno == socket.EAI_NONAME else 3)\n"
+    "except socket.gaierror:\n"
+    "    sys.exit(3)\n"
 )
-"""That there is no such name is an answer too; EAI_AGAIN says that nobody gave one (getaddrinfo(3))."""
+"""A name that is always there. nss-resolve(8) says EAI_NONAME also when systemd-resolved's question was refused, so
+"no such name" is no answer."""
 PROGRAM_SECONDS: Final = 8.0
 
 
@@ -110,8 +111,8 @@ PROGRAM_SECONDS: Final = 8.0
     "dns.programs",
     mark("Programs resolve names, by this machine's own resolver"),
     mark(
-        "A resolver on this machine asks by a card, which is refused. Let NetworkManager read its configuration: sudo "
-        "systemctl reload NetworkManager. Tell any other one to ask 10.200.3.2, bound to no interface."
+        "What this machine asks first is refused or silent; the check says whom, and what to change. In general: have "
+        "every name asked of an IPv4 server, bound to no interface."
     ),
 )
 def programs(facts: Facts) -> Outcome:
@@ -119,32 +120,30 @@ def programs(facts: Facts) -> Outcome:
     if facts.state != OPEN:
         raise Skip(_("the tunnel is not open"))
     answer = facts.system.run([sys.executable, "-I", "-c", ASK_AS_PROGRAMS_DO], timeout=PROGRAM_SECONDS)
+    if answer.good:
+        return ok(_("they do"))
+    asked = find_asked(
+        nsswitch=facts.find_text(facts.at("/etc/nsswitch.conf")),
+        resolv_conf=facts.find_text(facts.at("/etc/resolv.conf")),
+        resolved=facts.exists(facts.at("/run/systemd/system")) and facts.units.is_active(RESOLVED),
+    )
     if answer.code is None:
-        return fail(_("no answer came within {seconds:g} seconds").format(seconds=PROGRAM_SECONDS))
-    return ok(_("they do")) if answer.code == 0 else fail(_("nobody answers them"))
+        return fail(_("no answer came within {seconds:g} seconds").format(seconds=PROGRAM_SECONDS), _(WAYS_OUT[asked]))
+    return fail(_("nobody answers them"), _(WAYS_OUT[asked]))
 
 
-@check(
-    "dns.resolv-conf",
-    mark("Programs can ask an IPv4 resolver"),
-    mark("Put any IPv4 'nameserver' line into /etc/resolv.conf; which one does not matter, the tunnel answers."),
-)
+@check("dns.resolv-conf", mark("Programs can ask an IPv4 resolver"), WAYS_OUT[Asked.NONE])
 def resolv_conf(facts: Facts) -> Outcome:
-    """IPv6 resolvers are refused, so a resolv.conf with none but those resolves nothing."""
+    """IPv6 resolvers outside are refused, so a resolv.conf with none but those resolves nothing."""
     text = facts.find_text(facts.at("/etc/resolv.conf"))
     if text is None:
         return warn(_("there is no /etc/resolv.conf"))
-    families = set()
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) > 1 and words[0] == "nameserver":
-            try:
-                families.add(ipaddress.ip_address(words[1].partition("%")[0]).version)
-            except ValueError:
-                continue
-    if families == {6}:
+    servers = list_servers(text)
+    if not servers:
+        return ok(_("none is named: programs ask 127.0.0.1"))
+    if not any(may_be_asked(server) for server in servers):
         return warn(_("all resolvers in it are IPv6, which are refused: no name resolves"))
-    return ok(_("IPv4") if 4 in families else _("none is named: programs ask 127.0.0.1"))
+    return ok(_("IPv4") if any("." in server for server in servers) else _("on this machine"))
 
 
 def _need_resolved(facts: Facts) -> None:
@@ -157,11 +156,27 @@ def _need_resolved(facts: Facts) -> None:
 def resolved_file(facts: Facts) -> Outcome:
     """Is the drop-in there?"""
     _need_resolved(facts)
+    seen: set[str] = set()
     for place in RESOLVED_DIRECTORIES:
         directory = facts.at(place) / "systemd" / "resolved.conf.d"
-        for name in facts.list_names(directory):
+        for name in sorted(set(facts.list_names(directory)) - seen):
+            seen.add(name)
             if name.endswith(".conf") and names.RESOLVER_IPV4 in (facts.find_text(directory / name) or ""):
                 return ok(f"/{place}/systemd/resolved.conf.d/{name}")
+    mask = next(
+        (
+            place
+            for place in RESOLVED_DIRECTORIES[:-1]
+            if facts.layout.resolved_dropin.name in facts.list_names(facts.at(place) / "systemd" / "resolved.conf.d")
+        ),
+        None,
+    )
+    if mask is not None:
+        path = f"/{mask}/systemd/resolved.conf.d/{facts.layout.resolved_dropin.name}"
+        return fail(
+            _("{path} takes the place of ours").format(path=path),
+            _("Remove {path}. Then: sudo systemctl restart systemd-resolved").format(path=path),
+        )
     return fail(_("there is no drop-in that names {address}").format(address=names.RESOLVER_IPV4))
 
 
@@ -177,7 +192,7 @@ def _ask_resolved(facts: Facts, what: str) -> str:
 @check(
     "dns.resolved",
     mark("systemd-resolved asks the tunnel's resolver"),
-    mark("Let it read its configuration: sudo systemctl restart systemd-resolved"),
+    WAYS_OUT[Asked.RESOLVED],
 )
 def resolved(facts: Facts) -> Outcome:
     """What is in force, not what a file says."""

@@ -24,14 +24,15 @@ Say = Callable[[str], None]
 
 CACHE_VARIABLE: Final = "PSIPHON_VPN_LAB_CACHE"
 MIRROR_VARIABLE: Final = "PSIPHON_VPN_DEBIAN_MIRROR"
-RECIPE: Final = "1"
+RECIPE: Final = "2"
 """Counted up when `_finish` or the options of debootstrap change, so that older trees are not used."""
 BUILD_SECONDS: Final = 1200.0
 
-# What a desktop's network consists of, and what the program needs. python3-venv is for the installation from a clone.
+# What a desktop's network consists of, and what the program needs. python3-venv is for the installation from a clone;
+# dnsmasq-base and unbound are resolvers that NetworkManager, or an administrator, may put between programs and servers.
 _DESKTOP = (
     "systemd systemd-sysv systemd-resolved libnss-resolve libpam-systemd dbus udev polkitd network-manager "
-    "nftables iproute2 procps kmod openssl python3 python3-venv"
+    "dnsmasq-base unbound nftables iproute2 procps kmod openssl python3 python3-venv"
 ).split()
 
 
@@ -164,3 +165,6 @@ def _finish(tree: Path) -> None:
     (tree / "etc/hostname").write_text("client\n")
     (tree / "etc/hosts").write_text("127.0.0.1 localhost client\n::1 localhost client\n")
     (tree / "etc/apt/sources.list").write_text("")
+    # The package starts it at boot, where it would take the place of the system's resolver: a test starts it itself.
+    if (tree / "usr/sbin/unbound").exists():
+        (tree / "etc/systemd/system/unbound.service").symlink_to("/dev/null")
