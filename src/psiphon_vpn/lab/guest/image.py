@@ -29,7 +29,16 @@ BASE_MODULES: Final = (
     "tun",
     "crc32c_generic",
 )
-NFT_MODULES: Final = ("nf_tables", "nft_chain_nat", "nft_ct", "nft_fib_inet", "nft_limit", "nft_nat", "nft_reject_inet")
+NFT_MODULES: Final = (
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_fib_inet",
+    "nft_limit",
+    "nft_meta_bridge",
+    "nft_nat",
+    "nft_reject_inet",
+)
 _PROGRAM_DIRECTORIES = ("bin", "sbin", "lib", "lib64")
 
 # The loop reads a number, runs the script of that name beside the others, and answers with the number and its code.
