@@ -282,7 +282,9 @@ def no_dns_in_nsswitch(desktop: Desktop, mended: bool) -> Running:
     """The C library says then that there is no such name (EAI_NONAME)."""
     desktop.choose(MODES["none"])
     path = desktop.computer.files / "etc/nsswitch.conf"
-    path.write_text(re.sub(r"(?m)^hosts:.*$", f"hosts: files{' resolve dns' if mended else ''}", path.read_text()))
+    path.write_text(
+        re.sub(r"(?m)^hosts:.*$", f"hosts: files{' resolve [!UNAVAIL=return] dns' if mended else ''}", path.read_text())
+    )
     return contextlib.nullcontext()
 
 
