@@ -140,7 +140,7 @@ def test_a_machine_on_which_nothing_is_installed_is_open_and_says_so() -> None:
 def test_the_command_itself_tells_a_locked_machine_with_live_probes_and_a_report(stage: Stage, tmp_path: Path) -> None:
     stage.machine.wait_state("OPEN")
     report, root = tmp_path / "report.txt", tmp_path / "root"
-    write(root / "etc/psiphon-vpn/config.toml", stage.machine.config_path.read_bytes(), mode=0o600)
+    write(root / "etc/psiphon-vpn/config.toml", stage.machine.config_path.read_bytes(), mode=0o600, uid=LAB_UID)
     (root / "dev/net").mkdir(parents=True)
     os.mknod(root / "dev/net/tun", stat.S_IFCHR | 0o666, os.makedev(10, 200))
     argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "diagnose"]
