@@ -38,8 +38,9 @@ class FailingSocket:
 
 def _limit_descriptors(number: int, _frame: object) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest if number == signal.SIGUSR1 else hard, hard))
+    # To list them takes one, so it is not done where none is left.
+    soft = max(int(name) for name in os.listdir("/proc/self/fd")) if number == signal.SIGUSR1 else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -57,9 +56,9 @@ def test_without_a_descriptor_left_it_stays_honest_and_opens_again_once_there_ar
         # A reading back is needed then, which takes programs.
         stage.world.client.run(["nft", "add rule inet psiphon_filter output accept"])
         wait_until(lambda: not machine.lease_remains(), "the lease to go", timeout=8)
-        for _ in range(20):
+        # Without a descriptor it may answer nobody: each question then takes as long as the command waits.
+        for _ in range(3):
             assert_honest(stage)
-            time.sleep(0.2)
         machine.signal_daemon(signal.SIGUSR2)
         machine.wait_state("OPEN", seconds=90)
         assert machine.lease_remains()

@@ -105,7 +105,11 @@ class ControlServer:
                 cause.strerror or str(cause),
                 _("Check that its directory exists and belongs to the service."),
             ) from cause
-        self._server = await asyncio.start_unix_server(self._accept, sock=sock, limit=MAX_LINE)
+        # asyncio accepts as often in a row as its backlog says, and where descriptors have run out it plans another
+        # attempt for each time (asyncio/selector_events.py, _accept_connection): a hundred become ten thousand a
+        # second later. So it accepts one at a time; how many may wait is the kernel's to know.
+        self._server = await asyncio.start_unix_server(self._accept, sock=sock, limit=MAX_LINE, backlog=1)
+        sock.listen(MAX_CLIENTS)
 
     def allow(self, readers: frozenset[int]) -> None:
         """Let these users look, and no others but root and the group. Who is connected stays."""
