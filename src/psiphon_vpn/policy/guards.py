@@ -67,7 +67,8 @@ def build_wire_guard(
                 rules=(
                     *local,
                     *wire,
-                    Rule(text=f"{out_of} ct direction reply accept", comment="answers to containers"),
+                    # By name alone: the type is not told here, and chain forward has asked for it.
+                    Rule(text=f'iifname "{names.TUN_NAME}" ct direction reply accept', comment="answers to containers"),
                     tail,
                 ),
             ),
