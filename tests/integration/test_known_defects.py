@@ -344,17 +344,19 @@ def test_a_stray_source_never_reaches_the_server_that_answers_to_the_first_one_o
     """That the stand-in server does answer to the first source only has a test of its own (tests/lab)."""
     stray = (
         "import socket, time\n"
-        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-        "s.setsockopt(socket.SOL_IP, 15, 1)\n"  # IP_FREEBIND of ip(7)
-        "s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'PsiphonTUN')\n"
-        f"s.bind(('{LAN_A.client4}', 0))\n"
         "end = time.monotonic() + 60\n"
         "while time.monotonic() < end:\n"
-        "    try: s.sendto(b'stray', ('203.0.113.80', 7))\n"
+        "    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"  # a new one: a restart makes the TUN anew
+        "    s.setsockopt(socket.SOL_IP, 15, 1)\n"  # IP_FREEBIND of ip(7)
+        "    try:\n"
+        "        s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'PsiphonTUN')\n"
+        f"        s.bind(('{LAN_A.client4}', 0))\n"
+        "        s.sendto(b'stray', ('203.0.113.80', 7))\n"
         "    except OSError: pass\n"
+        "    s.close()\n"
         "    time.sleep(0.001)\n"
     )
-    with stage.world.client.call(_listen_on_tun) as listener:
+    with stage.world.client.call(_listen_everywhere) as listener:
         child = stage.world.client.spawn([sys.executable, "-c", stray])
         try:
             time.sleep(0.2)
@@ -370,16 +372,18 @@ def test_a_stray_source_never_reaches_the_server_that_answers_to_the_first_one_o
         packets = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                packets.append(listener.recv(65536))
+                packet, (device, *_) = listener.recvfrom(65536)
+                packets += [packet] if device == names.TUN_NAME else []
     sources = {socket.inet_ntoa(packet[12:16]) for packet in packets if packet[0] >> 4 == 4}
     assert sources == {names.TUN_IPV4, names.RESOLVER_IPV4, plan.INTERNET4}, "ours out, and the answers in"
     assert not [packet for packet in packets if b"stray" in packet]
 
 
-def _listen_on_tun() -> socket.socket:
+def _listen_everywhere() -> socket.socket:
+    """On every device, also one that is made later."""
+    # ETH_P_ALL: what goes out as well.
     listener = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.htons(3))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    listener.bind((names.TUN_NAME, 3))  # ETH_P_ALL: what goes out as well
     return listener
 
 
