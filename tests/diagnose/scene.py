@@ -279,8 +279,11 @@ def make_installation(root: Path) -> Layout:
     write(layout.install_journal, "{}\n", mode=0o600)
     os.utime(layout.install_journal, (NOW - 86400, NOW - 86400))
     make_core(layout)
+    # By its place's descriptor: the name of a socket has at most 107 bytes (unix(7)), and pytest's are long.
+    place = os.open(layout.runtime_dir, os.O_PATH)
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
-        listener.bind(str(layout.runtime_dir / "control.sock"))
+        listener.bind(f"/proc/self/fd/{place}/control.sock")
+    os.close(place)
     (layout.runtime_dir / "control.sock").chmod(0o660)
     os.chown(layout.runtime_dir / "control.sock", UID, UID)
     write(root / "etc/resolv.conf", "nameserver 192.0.2.1\n")

@@ -174,8 +174,10 @@ def play_episode(steps: Sequence[str], hands: Hands, recording: Path) -> tuple[F
         What went wrong, and how many frames were judged.
     """
     with open_stage() as stage:
-        mark = stage.world.mark()
         stage.lock()
+        # What was sent before the lock must not arrive after the mark: an unlocked client reports its groups by MLDv2.
+        stage.record_since(stage.world.mark())
+        mark = stage.world.mark()
         stage.machine.start_daemon()
         stage.machine.wait_state("OPEN")
         episode = Episode(stage)
