@@ -274,7 +274,7 @@ class Machine:
         from psiphon_vpn.errors import UserError
 
         try:
-            return dict(request_status(self.runtime_dir))
+            return dict(request_status(self.runtime_dir, timeout=6.0))
         except UserError:
             return None
 

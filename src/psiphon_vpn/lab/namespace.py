@@ -131,7 +131,7 @@ class Host:
         *,
         input: str | None = None,
         check: bool = True,
-        timeout: float = 10.0,
+        timeout: float = 30.0,
         env: Mapping[str, str] | None = None,
         **identity: Any,
     ) -> subprocess.CompletedProcess[str]:
