@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab.machine import LAB_UID
-from psiphon_vpn.lab.namespace import Host
+from psiphon_lab.machine import LAB_UID
+from psiphon_lab.namespace import Host
 from psiphon_vpn.system.layout import GROUP, USER
 
 CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from psiphon_vpn.lab.attacks import load_attacks
-from psiphon_vpn.lab.leaktest.attack import MODES, Attack
-from psiphon_vpn.lab.leaktest.states import STATES
+from psiphon_lab.attacks import load_attacks
+from psiphon_lab.leaktest.attack import MODES, Attack
+from psiphon_lab.leaktest.states import STATES
 
 PAGE = Path(__file__).parents[1] / "docs" / "leaks.md"
 HEAD = """# Known leaks
 
 Every way in which a Linux VPN is publicly known to leak, as `sudo psiphon-vpn leaktest` tries it, in every state of the
-machine, on IPv4 and IPv6. Made from the attacks themselves (`src/psiphon_vpn/lab/attacks/`): one file is one attack,
+machine, on IPv4 and IPv6. Made from the attacks themselves (`src/psiphon_lab/attacks/`): one file is one attack,
 and to add one is to add a file, and to run `python -m tests.leaks_page`.
 
 A frame outside is innocent only if it is ARP for a neighbour, EAPOL, neighbour discovery, an MLD report or DHCP, each

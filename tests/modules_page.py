@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "src" / "psiphon_vpn"
+SOURCES = ROOT / "src"
+PACKAGES = [SOURCES / name for name in ("psiphon_vpn", "psiphon_lab")]
 PATH = ROOT / "docs" / "modules.md"
 
 
@@ -26,8 +27,9 @@ def describe(path: Path) -> str:
 
 
 def list_packages() -> Iterator[Path]:
-    """Every directory with modules, the package itself first."""
-    yield from sorted({path.parent for path in PACKAGE.rglob("*.py")})
+    """Every directory with modules: the service's, then the laboratory's, each package before its parts."""
+    for package in PACKAGES:
+        yield from sorted({path.parent for path in package.rglob("*.py")})
 
 
 def render() -> str:
@@ -39,7 +41,7 @@ def render() -> str:
         "says of itself. What the packages are to each other is in [architecture.md](architecture.md#package-map).",
     ]
     for package in list_packages():
-        lines += ["", f"## {package.relative_to(PACKAGE.parent).as_posix()}", "", describe(package / "__init__.py"), ""]
+        lines += ["", f"## {package.relative_to(SOURCES).as_posix()}", "", describe(package / "__init__.py"), ""]
         lines += ["| Module | What it is |", "| --- | --- |"]
         lines += [
             f"| `{path.stem}` | {describe(path)} |" for path in sorted(package.glob("*.py")) if path.stem != "__init__"

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab.booted.ability import find_obstacle
-from psiphon_vpn.lab.booted.clone import fetch_wheels
-from psiphon_vpn.lab.booted.computer import Computer
-from psiphon_vpn.lab.booted.prober import Watched
-from psiphon_vpn.lab.booted.session import Session, open_session
-from psiphon_vpn.lab.booted.trees import DEBIAN_11, DEBIAN_12, DEBIAN_13, Suite, build_tree
-from psiphon_vpn.lab.namespace import LabError
-from psiphon_vpn.lab.world import World
+from psiphon_lab.booted.ability import find_obstacle
+from psiphon_lab.booted.clone import fetch_wheels
+from psiphon_lab.booted.computer import Computer
+from psiphon_lab.booted.prober import Watched
+from psiphon_lab.booted.session import Session, open_session
+from psiphon_lab.booted.trees import DEBIAN_11, DEBIAN_12, DEBIAN_13, Suite, build_tree
+from psiphon_lab.namespace import LabError
+from psiphon_lab.world import World
 
 SUITES = {"debian11": DEBIAN_11, "debian12": DEBIAN_12, "debian13": DEBIAN_13}
 VARIANTS = [("debian12", "NetworkManager"), ("debian13", "systemd-networkd")]

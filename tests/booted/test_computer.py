@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from tests.booted.conftest import find_tree_or_skip, start_session
 
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.battery import NOBODY, run_probes, unseen_probes
-from psiphon_vpn.lab.booted.computer import Computer
-from psiphon_vpn.lab.booted.kernel_state import read_kernel_state
-from psiphon_vpn.lab.judge import judge_frames, world_evidence
-from psiphon_vpn.lab.probe import probe_specs
-from psiphon_vpn.lab.tun_device import make_persistent_tun
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.battery import NOBODY, run_probes, unseen_probes
+from psiphon_lab.booted.computer import Computer
+from psiphon_lab.booted.kernel_state import read_kernel_state
+from psiphon_lab.judge import judge_frames, world_evidence
+from psiphon_lab.probe import probe_specs
+from psiphon_lab.tun_device import make_persistent_tun
 
 
 @pytest.mark.parametrize("manager", ["NetworkManager", "systemd-networkd"])
@@ -71,8 +71,8 @@ def test_without_a_lock_a_watch_through_a_reboot_finds_leaks(wheels: Path) -> No
 _BOOT_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from psiphon_vpn.lab.booted.computer import Computer
-from psiphon_vpn.lab.world import World
+from psiphon_lab.booted.computer import Computer
+from psiphon_lab.world import World
 with World() as world, Computer(world, Path(sys.argv[1])) as computer:
     computer.power_on()
     print(computer.inside.pid, world.directory, flush=True)

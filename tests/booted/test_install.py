@@ -14,11 +14,11 @@ import pytest
 from tests.booted.conftest import note, scenario, start_session
 from tests.booted.snapshot import list_changes, read_disk
 
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.booted.clone import copy_clone
-from psiphon_vpn.lab.booted.installation import CORE
-from psiphon_vpn.lab.booted.kernel_state import KernelState, read_kernel_state
-from psiphon_vpn.lab.booted.session import Session
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.booted.clone import copy_clone
+from psiphon_lab.booted.installation import CORE
+from psiphon_lab.booted.kernel_state import KernelState, read_kernel_state
+from psiphon_lab.booted.session import Session
 
 # The other way round than in test_service.py, so that every system is tried with every network manager.
 VARIANTS = [("debian12", "systemd-networkd"), ("debian13", "NetworkManager")]

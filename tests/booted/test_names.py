@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from tests.booted.conftest import note, scenario, start_session
 
+from psiphon_lab import addresses as plan
+from psiphon_lab.battery import NOBODY
+from psiphon_lab.booted.inside import PYTHON
+from psiphon_lab.booted.session import Session
+from psiphon_lab.frames import describe_frame
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.diagnose.name_path import WAYS_OUT, Asked
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.battery import NOBODY
-from psiphon_vpn.lab.booted.inside import PYTHON
-from psiphon_vpn.lab.booted.session import Session
-from psiphon_vpn.lab.frames import describe_frame
-from psiphon_vpn.lab.waiting import wait_until
 
 VARIANT = ("debian13", "NetworkManager")
 """For the time it takes only the newest NetworkManager (1.52). Debian 12's (1.42) was seen to do all of it alike."""

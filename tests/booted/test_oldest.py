@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 from tests.booted.conftest import find_tree_or_skip, note
 
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.booted.computer import Computer
-from psiphon_vpn.lab.judge import judge_frames, world_evidence
-from psiphon_vpn.lab.machine import LAB_UID
-from psiphon_vpn.lab.world import World
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.booted.computer import Computer
+from psiphon_lab.judge import judge_frames, world_evidence
+from psiphon_lab.machine import LAB_UID
+from psiphon_lab.world import World
 from psiphon_vpn.system.configure import render_rules
 from psiphon_vpn.system.edges import Account
 from psiphon_vpn.system.layout import GROUP, KILLSWITCH_UNIT, UNITS, USER, Layout

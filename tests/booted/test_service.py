@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from tests.booted.conftest import VARIANTS, note, scenario, start_session
 
+from psiphon_lab.booted.session import Session
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.core import naming
 from psiphon_vpn.diagnose.checks.dns import CHECKS as DNS_CHECKS
-from psiphon_vpn.lab.booted.session import Session
-from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
 
 

@@ -11,9 +11,9 @@ import pytest
 from tests.diagnose.scene import HealthyKernel, open_healthy_kernel
 from tests.integration.stage import open_stage
 
+from psiphon_lab.world import World
 from psiphon_vpn.diagnose import live, live_probes
 from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
-from psiphon_vpn.lab.world import World
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R15", "R17")]
 

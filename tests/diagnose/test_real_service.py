@@ -14,14 +14,14 @@ import pytest
 from tests.diagnose.scene import find_troubles, write
 from tests.integration.stage import Stage, open_stage
 
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.machine import LAB_UID
 from psiphon_vpn.accounts import User
 from psiphon_vpn.diagnose.engine import run_checks
 from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.model import Group, Result, Verdict, find_exit_code
 from psiphon_vpn.diagnose.registry import CHECKS
 from psiphon_vpn.diagnose.system import RealSystem
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.machine import LAB_UID
 from psiphon_vpn.system.layout import Layout
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R15")]

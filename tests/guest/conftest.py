@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab.guest.ability import find_obstacle
-from psiphon_vpn.lab.guest.kernels import SUITES, Kernel, fetch_kernel
-from psiphon_vpn.lab.namespace import LabError
+from psiphon_lab.guest.ability import find_obstacle
+from psiphon_lab.guest.kernels import SUITES, Kernel, fetch_kernel
+from psiphon_lab.namespace import LabError
 
 _FETCH_AND_TEST_SECONDS = 900
 

@@ -17,19 +17,19 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.battery import NOBODY, unseen_probes
-from psiphon_vpn.lab.guest.guest import Card, Guest, quote
-from psiphon_vpn.lab.guest.image import NFT_MODULES
-from psiphon_vpn.lab.guest.kernels import Kernel
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.launch import python_paths, setpriv_argv
-from psiphon_vpn.lab.machine import CAPABILITIES, LAB_UID
-from psiphon_vpn.lab.probe import LIMIT, ProbeSpec, probe_specs
-from psiphon_vpn.lab.server_process import ServerProcess, run_server
-from psiphon_vpn.lab.standin_core import write_core_wrapper
-from psiphon_vpn.lab.world import World
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.battery import NOBODY, unseen_probes
+from psiphon_lab.guest.guest import Card, Guest, quote
+from psiphon_lab.guest.image import NFT_MODULES
+from psiphon_lab.guest.kernels import Kernel
+from psiphon_lab.judge import find_leaks, world_evidence
+from psiphon_lab.launch import python_paths, setpriv_argv
+from psiphon_lab.machine import CAPABILITIES, LAB_UID
+from psiphon_lab.probe import LIMIT, ProbeSpec, probe_specs
+from psiphon_lab.server_process import ServerProcess, run_server
+from psiphon_lab.standin_core import write_core_wrapper
+from psiphon_lab.world import World
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
@@ -125,7 +125,7 @@ def run_probes(bench: Bench, specs: tuple[ProbeSpec, ...], *, uid: int) -> dict[
     asked = json.dumps({"limit": LIMIT, "specs": [asdict(spec) for spec in specs]})
     (bench.guest.exchange / "probes.json").write_text(asked)
     who = quote(*setpriv_argv(uid=uid, gid=uid, groups=(), ambient=(), bounding=None, no_new_privs=False))
-    told = bench.guest.run(f"{who} {python('-m', 'psiphon_vpn.lab.probe')} </exchange/probes.json").output
+    told = bench.guest.run(f"{who} {python('-m', 'psiphon_lab.probe')} </exchange/probes.json").output
     return {result["id"]: result["answer"] for result in map(json.loads, told.splitlines())}
 
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from psiphon_vpn.lab.capture import Capture
-from psiphon_vpn.lab.craft import udp_packet
-from psiphon_vpn.lab.frames import Frame
-from psiphon_vpn.lab.guest.guest import Card, Guest
-from psiphon_vpn.lab.guest.image import NFT_MODULES
-from psiphon_vpn.lab.guest.kernels import Kernel
-from psiphon_vpn.lab.machine import LAB_UID
-from psiphon_vpn.lab.namespace import Host, open_host
+from psiphon_lab.capture import Capture
+from psiphon_lab.craft import udp_packet
+from psiphon_lab.frames import Frame
+from psiphon_lab.guest.guest import Card, Guest
+from psiphon_lab.guest.image import NFT_MODULES
+from psiphon_lab.guest.kernels import Kernel
+from psiphon_lab.machine import LAB_UID
+from psiphon_lab.namespace import Host, open_host
 from psiphon_vpn.policy.guards import build_egress_guard
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab.guest.guest import Guest
-from psiphon_vpn.lab.guest.image import NFT_MODULES
-from psiphon_vpn.lab.guest.kernels import Kernel
-from psiphon_vpn.lab.machine import LAB_UID
-from psiphon_vpn.lab.namespace import open_host
+from psiphon_lab.guest.guest import Guest
+from psiphon_lab.guest.image import NFT_MODULES
+from psiphon_lab.guest.kernels import Kernel
+from psiphon_lab.machine import LAB_UID
+from psiphon_lab.namespace import open_host
 from psiphon_vpn.policy.guards import build_egress_guard, build_frame_guard
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.values import InterfaceName

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from psiphon_vpn.lab.namespace import Host, open_host
+from psiphon_lab.namespace import Host, open_host
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import Nft
 from psiphon_vpn.linux.rtnetlink import RouteSocket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from psiphon_vpn.lab.world import World
+from psiphon_lab.world import World
 
 # What a kernel without a part of nf_tables answers to the whole transaction. The real one does everything else.
 _WRAPPER = """#!/bin/sh

@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_B
-from psiphon_vpn.lab.craft import BROADCAST_MAC, ip_frame
-from psiphon_vpn.lab.frames import Frame
-from psiphon_vpn.lab.tun_device import attach_tun
-from psiphon_vpn.lab.world import World
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_B
+from psiphon_lab.craft import BROADCAST_MAC, ip_frame
+from psiphon_lab.frames import Frame
+from psiphon_lab.tun_device import attach_tun
+from psiphon_lab.world import World
 
 NAME = "wwan0"
 CLIENT, PEER = "100.64.0.2", "100.64.0.1"

@@ -10,15 +10,15 @@ from typing import Any
 
 from tests.cores import install_script
 
-from psiphon_vpn.lab.addresses import LAN_A, Lan
-from psiphon_vpn.lab.battery import NOBODY, run_probes, unseen_probes
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.machine import LAB_UID, Machine
-from psiphon_vpn.lab.probe import ProbeResult, probe_specs
-from psiphon_vpn.lab.server_process import ServerProcess, run_server
-from psiphon_vpn.lab.standin_core import write_core_wrapper
-from psiphon_vpn.lab.standin_faults import write_faults
-from psiphon_vpn.lab.world import World
+from psiphon_lab.addresses import LAN_A, Lan
+from psiphon_lab.battery import NOBODY, run_probes, unseen_probes
+from psiphon_lab.judge import find_leaks, world_evidence
+from psiphon_lab.machine import LAB_UID, Machine
+from psiphon_lab.probe import ProbeResult, probe_specs
+from psiphon_lab.server_process import ServerProcess, run_server
+from psiphon_lab.standin_core import write_core_wrapper
+from psiphon_lab.standin_faults import write_faults
+from psiphon_lab.world import World
 
 
 @dataclass

@@ -25,11 +25,11 @@ from tests.integration.test_guests import (
     ask,
 )
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_B
-from psiphon_vpn.lab.judge import judge_frames, world_evidence
-from psiphon_vpn.lab.machine import LAB_UID
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_B
+from psiphon_lab.judge import judge_frames, world_evidence
+from psiphon_lab.machine import LAB_UID
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.guards import build_bridge_guard, build_wire_guard
 from psiphon_vpn.policy.ruleset import Table

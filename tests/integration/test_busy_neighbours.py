@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
+from psiphon_lab import addresses as plan
 from psiphon_vpn.linux.nfnetlink import Element, NftSocket
 from psiphon_vpn.policy import names
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from psiphon_vpn.lab.hands import Hands
-from psiphon_vpn.lab.leaktest import chaos
-from psiphon_vpn.lab.leaktest.chaos import STEPS, Failure, draw_steps, play_episode, shrink
+from psiphon_lab.hands import Hands
+from psiphon_lab.leaktest import chaos
+from psiphon_lab.leaktest.chaos import STEPS, Failure, draw_steps, play_episode, shrink
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

@@ -17,9 +17,9 @@ from tests.cores import make_elf, sha256
 from tests.https_site import make_certificate
 from tests.integration.stage import Stage, open_stage
 
+from psiphon_lab import addresses as plan
+from psiphon_lab.machine import LAB_UID, Machine
 from psiphon_vpn.core import naming
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.machine import LAB_UID, Machine
 from psiphon_vpn.system.layout import Layout
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
@@ -76,7 +76,7 @@ def core_of_one_program(stage: Stage) -> Iterator[None]:
     script = f"""#!{Path(sys.executable).resolve()} -Ss
 import sys
 sys.path.insert(0, {str(ROOT / "src")!r})
-from psiphon_vpn.lab.standin_core import main
+from psiphon_lab.standin_core import main
 sys.exit(main(["--standin-faults", {str(stage.faults)!r}, *sys.argv[1:]]))
 """.encode()
     record = {**json.loads(before[1]), "sha256": sha256(script), "size": len(script)}

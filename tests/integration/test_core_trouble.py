@@ -17,10 +17,10 @@ import pytest
 from tests.integration.stage import Stage, open_stage
 from tests.integration.troubles import status_of, wait_reason, watch_states
 
+from psiphon_lab import addresses as plan
+from psiphon_lab.judge import find_leaks, world_evidence
+from psiphon_lab.standin_store import CRASHES, STORE_FILE
 from psiphon_vpn.core.datastore import ASIDE, STORE_PARENT
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.standin_store import CRASHES, STORE_FILE
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.frames import decode_packet
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.frames import decode_packet
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A, LAN_B
-from psiphon_vpn.lab.battery import run_probes, unseen_probes
-from psiphon_vpn.lab.commits import CommitWatch
-from psiphon_vpn.lab.machine import Machine
-from psiphon_vpn.lab.namespace import LabError
-from psiphon_vpn.lab.probe import probe_specs
-from psiphon_vpn.lab.world import World
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A, LAN_B
+from psiphon_lab.battery import run_probes, unseen_probes
+from psiphon_lab.commits import CommitWatch
+from psiphon_lab.machine import Machine
+from psiphon_lab.namespace import LabError
+from psiphon_lab.probe import probe_specs
+from psiphon_lab.world import World
 from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]

@@ -1,4 +1,4 @@
-"""The figures, with room for a machine that has other things to do; `python -m psiphon_vpn.lab.figures` prints them."""
+"""The figures, with room for a machine that has other things to do; `python -m psiphon_lab.figures` prints them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pytest
 from tests.buses import Logind, run_bus, run_mock, wait_until
 
-from psiphon_vpn.lab.figures import Figures, measure, measure_woken, open_machine
+from psiphon_lab.figures import Figures, measure, measure_woken, open_machine
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

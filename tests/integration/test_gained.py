@@ -14,9 +14,9 @@ from tests.integration.mobile import NAME, open_mobile_link
 from tests.integration.stage import Stage, open_stage
 from tests.integration.test_uplinks import HASTY, ip, ipv6_alone, status_of, wait_uplink
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import CORE_PORTS, LAN_A
-from psiphon_vpn.lab.tun_device import attach_tun
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import CORE_PORTS, LAN_A
+from psiphon_lab.tun_device import attach_tun
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

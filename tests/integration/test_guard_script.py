@@ -11,8 +11,8 @@ import pytest
 from tests import hostile
 from tests.integration.kernel import Kernel
 
-from psiphon_vpn.lab.launch import clean_environment
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab.launch import clean_environment
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.ruleset import Table

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_B
-from psiphon_vpn.lab.judge import judge_frames, world_evidence
-from psiphon_vpn.lab.namespace import Host
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_B
+from psiphon_lab.judge import judge_frames, world_evidence
+from psiphon_lab.namespace import Host
+from psiphon_lab.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

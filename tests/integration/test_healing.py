@@ -11,11 +11,11 @@ import time
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.battery import run_probes, unseen_probes
-from psiphon_vpn.lab.heal_figures import KINDS, PACE_SECONDS, measure_heal, restore_kernel_rules
-from psiphon_vpn.lab.namespace import Host
-from psiphon_vpn.lab.probe import probe_specs
+from psiphon_lab import addresses as plan
+from psiphon_lab.battery import run_probes, unseen_probes
+from psiphon_lab.heal_figures import KINDS, PACE_SECONDS, measure_heal, restore_kernel_rules
+from psiphon_lab.namespace import Host
+from psiphon_lab.probe import probe_specs
 from psiphon_vpn.policy import names
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]

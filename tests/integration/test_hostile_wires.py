@@ -13,8 +13,8 @@ from tests import hostile
 from tests.integration.lesser_nft import put_lesser_nft
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.values import decode_name, show_name
 

@@ -14,7 +14,7 @@ from tests.integration.kernel import Kernel
 from tests.integration.stage import Stage, open_stage
 from tests.policies import IDENTITY
 
-from psiphon_vpn.lab import addresses as plan
+from psiphon_lab import addresses as plan
 from psiphon_vpn.linux import rtnetlink, sysctl
 from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing

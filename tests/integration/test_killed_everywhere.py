@@ -12,11 +12,11 @@ import pytest
 from tests.buses import LOGIND, call, run_announcer, run_bus, run_mock, wait_until
 from tests.integration.stage import Stage, open_stage
 
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A, LAN_B
+from psiphon_lab.judge import find_leaks, world_evidence
+from psiphon_lab.namespace import LabError
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A, LAN_B
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.namespace import LabError
 from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [

@@ -18,14 +18,14 @@ import pytest
 from tests.integration.stage import Stage, open_stage
 
 import psiphon_vpn
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A, LAN_B
-from psiphon_vpn.lab.battery import NOBODY, run_probes, seen_on_wire
-from psiphon_vpn.lab.frames import Frame, decode_ip
-from psiphon_vpn.lab.machine import CAPABILITIES, LAB_UID
-from psiphon_vpn.lab.namespace import Host
-from psiphon_vpn.lab.probe import DNS_TCP, DNS_UDP, ICMP, TCP, UDP, probe_specs
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A, LAN_B
+from psiphon_lab.battery import NOBODY, run_probes, seen_on_wire
+from psiphon_lab.frames import Frame, decode_ip
+from psiphon_lab.machine import CAPABILITIES, LAB_UID
+from psiphon_lab.namespace import Host
+from psiphon_lab.probe import DNS_TCP, DNS_UDP, ICMP, TCP, UDP, probe_specs
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.policy import names
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]

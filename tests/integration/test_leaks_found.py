@@ -9,10 +9,10 @@ import time
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab import craft
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.attacks._send import send_bytes
+from psiphon_lab import addresses as plan
+from psiphon_lab import craft
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.attacks._send import send_bytes
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.kernel import Kernel
 from tests.policies import make_policy
 
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux.nfnetlink import (
     Element,
     GenerationChanged,

@@ -19,15 +19,15 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab import craft
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.attacks._send import send_bytes
-from psiphon_vpn.lab.battery import NOBODY
-from psiphon_vpn.lab.frames import decode_ip
-from psiphon_vpn.lab.judge import judge_frame, world_evidence
-from psiphon_vpn.lab.waiting import wait_until
-from psiphon_vpn.lab.world import World
+from psiphon_lab import addresses as plan
+from psiphon_lab import craft
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.attacks._send import send_bytes
+from psiphon_lab.battery import NOBODY
+from psiphon_lab.frames import decode_ip
+from psiphon_lab.judge import judge_frame, world_evidence
+from psiphon_lab.waiting import wait_until
+from psiphon_lab.world import World
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

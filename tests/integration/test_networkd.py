@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.frames import decode_packet
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.frames import decode_packet
+from psiphon_lab.judge import find_leaks, world_evidence
+from psiphon_lab.waiting import wait_until
 
 NETWORKD = "/lib/systemd/systemd-networkd"
 MISSING = [name for name in ("dnsmasq", "dhcpd", NETWORKD) if shutil.which(name) is None]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A
 from psiphon_vpn.policy import names
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R9", "R13", "B3")]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab import addresses as plan
+from psiphon_lab.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

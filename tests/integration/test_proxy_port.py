@@ -12,10 +12,10 @@ import pytest
 from tests.integration.stage import Stage, open_stage
 from tests.integration.test_uplinks import status_of
 
+from psiphon_lab import addresses as plan
+from psiphon_lab.battery import NOBODY
+from psiphon_lab.socks_client import fetch_by_socks
 from psiphon_vpn.cli.view import render_text
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.battery import NOBODY
-from psiphon_vpn.lab.socks_client import fetch_by_socks
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

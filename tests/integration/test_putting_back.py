@@ -13,7 +13,7 @@ from tests.integration.kernel import Kernel
 from tests.integration.test_nft_kernel import CHANGES, first_handle
 from tests.policies import make_policy
 
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.netlink import write_attribute
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket

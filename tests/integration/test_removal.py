@@ -11,7 +11,7 @@ from tests.integration.kernel import Kernel
 from tests.integration.test_routing import OPEN, RULES, make_tun
 from tests.policies import IDENTITY
 
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.policy import names

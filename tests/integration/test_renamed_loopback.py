@@ -12,12 +12,12 @@ import pytest
 from tests.integration.stage import open_stage
 from tests.policies import IDENTITY
 
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.battery import NOBODY, run_probes, unseen_probes
+from psiphon_lab.namespace import Host
+from psiphon_lab.probe import probe_specs
+from psiphon_lab.world import World
 from psiphon_vpn.cli.view import render_text
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.battery import NOBODY, run_probes, unseen_probes
-from psiphon_vpn.lab.namespace import Host
-from psiphon_vpn.lab.probe import probe_specs
-from psiphon_vpn.lab.world import World
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_egress_guard, build_frame_guard, build_wire_guard

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import pytest
 from tests.integration.stage import Stage
 
+from psiphon_lab.battery import NOBODY
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.diagnose.checks.dns import ASK_AS_PROGRAMS_DO
-from psiphon_vpn.lab.battery import NOBODY
-from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.policy import names
 
 pytestmark = [

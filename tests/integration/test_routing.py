@@ -11,9 +11,9 @@ from tests.integration.kernel import Kernel
 from tests.integration.stage import open_stage
 from tests.policies import IDENTITY, PROBE
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.namespace import Host
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab import addresses as plan
+from psiphon_lab.namespace import Host
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tun import ensure_tun

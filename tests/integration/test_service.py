@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from tests.integration.stage import Stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.machine import CAPABILITIES
-from psiphon_vpn.lab.socks_client import fetch_by_socks
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.machine import CAPABILITIES
+from psiphon_lab.socks_client import fetch_by_socks
 from psiphon_vpn.service.fight import AT_ONCE, WINDOW_SECONDS
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]

@@ -14,8 +14,8 @@ import pytest
 from tests.buses import Logind, run_bus, run_mock, wait_until
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A, LAN_B
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A, LAN_B
 from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.battery import NOBODY
-from psiphon_vpn.lab.machine import LAB_UID
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.battery import NOBODY
+from psiphon_lab.machine import LAB_UID
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

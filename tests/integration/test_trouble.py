@@ -13,9 +13,9 @@ import pytest
 from tests.integration.stage import Stage, open_stage
 from tests.integration.troubles import read_cpu_seconds, status_of, wait_reason
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.machine import LAB_UID
-from psiphon_vpn.lab.namespace import LabError
+from psiphon_lab import addresses as plan
+from psiphon_lab.machine import LAB_UID
+from psiphon_lab.namespace import LabError
 from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]

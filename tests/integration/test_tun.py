@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.integration.kernel import Kernel
 
-from psiphon_vpn.lab.tun_device import attach_tun
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab.tun_device import attach_tun
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux import tun as product
 from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.netlink import HEADER

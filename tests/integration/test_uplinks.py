@@ -14,10 +14,10 @@ import pytest
 from tests.integration.mobile import CLIENT, NAME, open_mobile_link
 from tests.integration.stage import Stage, open_stage
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A, LAN_B
-from psiphon_vpn.lab.judge import judge_frames, world_evidence
-from psiphon_vpn.lab.tun_device import attach_tun
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A, LAN_B
+from psiphon_lab.judge import judge_frames, world_evidence
+from psiphon_lab.tun_device import attach_tun
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from tests.lab.support import Tunnel, open_tunnel
 
-from psiphon_vpn.lab.world import World
+from psiphon_lab.world import World
 
 
 @pytest.fixture(autouse=True)

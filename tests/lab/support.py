@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.dns_message import TXT
-from psiphon_vpn.lab.judge import Flow
-from psiphon_vpn.lab.server_process import ServerProcess, run_server
-from psiphon_vpn.lab.standin_core import write_core_wrapper
-from psiphon_vpn.lab.standin_faults import write_faults
-from psiphon_vpn.lab.tun_device import make_persistent_tun
-from psiphon_vpn.lab.world import World, add_address, find_link
+from psiphon_lab import addresses as plan
+from psiphon_lab.dns_message import TXT
+from psiphon_lab.judge import Flow
+from psiphon_lab.server_process import ServerProcess, run_server
+from psiphon_lab.standin_core import write_core_wrapper
+from psiphon_lab.standin_faults import write_faults
+from psiphon_lab.tun_device import make_persistent_tun
+from psiphon_lab.world import World, add_address, find_link
 
 CORE_UID = 23456
 TUN = "PsiphonTUN"
@@ -34,7 +34,7 @@ print(json.load(opener.open(sys.argv[1], timeout=5))["address"])
 """
 ASK = """
 import socket, sys
-from psiphon_vpn.lab.dns_message import encode_query, read_answers
+from psiphon_lab.dns_message import encode_query, read_answers
 server, name, kind = sys.argv[1], sys.argv[2], int(sys.argv[3])
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.settimeout(float(sys.argv[4]))

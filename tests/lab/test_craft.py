@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab import craft
-from psiphon_vpn.lab.frames import decode_ip
+from psiphon_lab import craft
+from psiphon_lab.frames import decode_ip
 
 V4 = ("192.0.2.10", "203.0.113.80")
 V6 = ("2001:db8:a::10", "2001:db8:ffff::80")
@@ -120,10 +120,10 @@ def test_crafted_packets_have_right_checksums(family: int) -> None:
 
 ASK = """
 import sys
-from psiphon_vpn.lab.attacks import load_attacks
+from psiphon_lab.attacks import load_attacks
 load_attacks()
 print("scapy" in sys.modules)
-from psiphon_vpn.lab import craft
+from psiphon_lab import craft
 craft.load()
 print("scapy" in sys.modules, "scapy.all" in sys.modules)
 """

@@ -7,8 +7,8 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psiphon_vpn.lab import dns_message as dns
-from psiphon_vpn.lab.services import answer_query
+from psiphon_lab import dns_message as dns
+from psiphon_lab.services import answer_query
 
 
 @given(st.binary(max_size=100))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.lab.test_packet import make_packet, sum16, transport_sum
 
-from psiphon_vpn.lab.frames import Frame
-from psiphon_vpn.lab.judge import Flow, find_leaks, judge_frame, judge_frames, world_evidence
+from psiphon_lab.frames import Frame
+from psiphon_lab.judge import Flow, find_leaks, judge_frame, judge_frames, world_evidence
 
 CLIENT4, ROUTER4, PAGE4, SERVER4 = (
     ipaddress.ip_address(text).packed for text in ("192.0.2.10", "192.0.2.1", "203.0.113.80", "198.51.100.10")

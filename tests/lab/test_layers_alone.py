@@ -1,6 +1,6 @@
 """Each layer alone, with all the others taken away: what it is said to stop it stops, and what not comes through.
 
-`psiphon_vpn.lab.layers_table` holds the table, `layers_alone` the scene. A cell that says "stops" has its positive
+`psiphon_lab.layers_table` holds the table, `layers_alone` the scene. A cell that says "stops" has its positive
 control in the same world without any layer; one that says nothing is held to that too, so that the table neither boasts
 nor hides.
 """
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.layers_alone import Scene
-from psiphon_vpn.lab.layers_table import HOLDS, KINDS
-from psiphon_vpn.lab.world import World
+from psiphon_lab.judge import find_leaks, world_evidence
+from psiphon_lab.layers_alone import Scene
+from psiphon_lab.layers_table import HOLDS, KINDS
+from psiphon_lab.world import World
 
 pytestmark = [pytest.mark.lab]
 

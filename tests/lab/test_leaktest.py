@@ -16,19 +16,19 @@ from tests.lab.test_judge import INNOCENT, LEAKS
 from tests.leaks_page import PAGE
 from tests.leaks_page import render as render_leaks
 
-from psiphon_vpn.lab import craft
-from psiphon_vpn.lab.attacks import load_attacks
-from psiphon_vpn.lab.frames import Frame
-from psiphon_vpn.lab.judge import judge_frame, world_evidence
-from psiphon_vpn.lab.leaktest.attack import MODES, Mode, Trace
-from psiphon_vpn.lab.leaktest.cell import Cell
-from psiphon_vpn.lab.leaktest.command import choose_attacks, choose_modes
-from psiphon_vpn.lab.leaktest.junit import render_junit
-from psiphon_vpn.lab.leaktest.layers import parse_counters, subtract
-from psiphon_vpn.lab.leaktest.matrix import conclude_all, plan_tasks
-from psiphon_vpn.lab.leaktest.page import render_page
-from psiphon_vpn.lab.leaktest.verdict import Conclusion, Judgement, Kind, Tried, conclude, judge_recording
-from psiphon_vpn.lab.pcapng import BadCapture, Recording, parse, render
+from psiphon_lab import craft
+from psiphon_lab.attacks import load_attacks
+from psiphon_lab.frames import Frame
+from psiphon_lab.judge import judge_frame, world_evidence
+from psiphon_lab.leaktest.attack import MODES, Mode, Trace
+from psiphon_lab.leaktest.cell import Cell
+from psiphon_lab.leaktest.command import choose_attacks, choose_modes
+from psiphon_lab.leaktest.junit import render_junit
+from psiphon_lab.leaktest.layers import parse_counters, subtract
+from psiphon_lab.leaktest.matrix import conclude_all, plan_tasks
+from psiphon_lab.leaktest.page import render_page
+from psiphon_lab.leaktest.verdict import Conclusion, Judgement, Kind, Tried, conclude, judge_recording
+from psiphon_lab.pcapng import BadCapture, Recording, parse, render
 
 CORPUS = [f"A{number:02}" for number in range(1, 24)]
 WIRES = {"provider_a": 0, "provider_b": 0}

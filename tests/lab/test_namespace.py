@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab.namespace import Host, LabError, begin_host, finish_host, open_host
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab.namespace import Host, LabError, begin_host, finish_host, open_host
+from psiphon_lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -54,7 +54,7 @@ def test_a_host_has_only_its_own_loopback_and_a_name(host: Host) -> None:
 
 
 def test_an_ordinary_user_can_run_this_python_with_its_libraries(host: Host) -> None:
-    script = "import os, ssl, psiphon_vpn.lab, click; print(os.getresuid(), os.getgroups(), ssl.__file__)"
+    script = "import os, ssl, psiphon_lab, click; print(os.getresuid(), os.getgroups(), ssl.__file__)"
     done = host.run([sys.executable, "-c", script], uid=65534)
     assert done.stdout.startswith("(65534, 65534, 65534) []")
     assert sys.base_prefix in done.stdout
@@ -143,7 +143,7 @@ def test_a_kept_host_outlives_its_block_and_ends_by_sigterm(directory: Path) -> 
 
 REMEMBERED = """
 import os, signal
-from psiphon_vpn.lab.anchor import wait_for_end, watch_sigterm
+from psiphon_lab.anchor import wait_for_end, watch_sigterm
 sigterm = watch_sigterm()
 os.kill(os.getpid(), signal.SIGTERM)
 wait_for_end(0, sigterm)
@@ -171,7 +171,7 @@ def test_a_sigterm_that_comes_before_the_anchor_waits_is_not_lost() -> None:
 
 KEEPER = """
 import os
-from psiphon_vpn.lab.world import World
+from psiphon_lab.world import World
 with World() as world:
     print(world.directory, *[host.pid for host in world.hosts.values()], flush=True)
     world.keep()
@@ -197,7 +197,7 @@ def test_a_kept_world_leaves_no_files_when_it_is_ended() -> None:
 OWNER = """
 import sys, time
 from pathlib import Path
-from psiphon_vpn.lab.world import World
+from psiphon_lab.world import World
 with World() as world:
     world.client.run(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & exit 0"])
     print(world.directory, *[host.pid for host in world.hosts.values()], flush=True)

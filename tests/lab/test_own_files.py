@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab.namespace import Host, LabError, open_host
-from psiphon_vpn.lab.own_files import OwnFiles, open_own_files
+from psiphon_lab.namespace import Host, LabError, open_host
+from psiphon_lab.own_files import OwnFiles, open_own_files
 
 pytestmark = pytest.mark.lab
 

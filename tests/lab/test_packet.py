@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psiphon_vpn.lab import packet as ip
+from psiphon_lab import packet as ip
 
 V4A, V4B = ipaddress.ip_address("192.0.2.7").packed, ipaddress.ip_address("203.0.113.9").packed
 V6A, V6B = ipaddress.ip_address("2001:db8::7").packed, ipaddress.ip_address("2001:db8:1::9").packed

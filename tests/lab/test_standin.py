@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from tests.lab.support import CORE_UID, TUN, CoreProcess, Tunnel, open_tunnel
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.capture import Capture
-from psiphon_vpn.lab.dns_message import TXT, A
-from psiphon_vpn.lab.frames import describe_frame
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.server_entry import decode_server_entry
-from psiphon_vpn.lab.server_evidence import find_answered_flows
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab import addresses as plan
+from psiphon_lab.capture import Capture
+from psiphon_lab.dns_message import TXT, A
+from psiphon_lab.frames import describe_frame
+from psiphon_lab.judge import find_leaks, world_evidence
+from psiphon_lab.server_entry import decode_server_entry
+from psiphon_lab.server_evidence import find_answered_flows
+from psiphon_lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -353,7 +353,7 @@ def test_the_version_says_that_it_is_a_test_instrument(connected: tuple[Tunnel, 
 
 def test_the_core_starts_without_any_library_of_the_project(connected: tuple[Tunnel, CoreProcess]) -> None:
     script = (
-        "import sys, psiphon_vpn.lab.standin_core, psiphon_vpn.lab.probe\n"
+        "import sys, psiphon_lab.standin_core, psiphon_lab.probe\n"
         "print([name for name in ('pyroute2', 'dpkt', 'rich', 'click') if name in sys.modules])"
     )
     assert connected[0].world.client.run([sys.executable, "-c", script]).stdout == "[]\n"

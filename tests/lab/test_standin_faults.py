@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tests.lab.support import Tunnel
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.dns_message import TXT
-from psiphon_vpn.lab.standin_faults import KINDS, FaultPlan, parse_faults, write_faults
+from psiphon_lab import addresses as plan
+from psiphon_lab.dns_message import TXT
+from psiphon_lab.standin_faults import KINDS, FaultPlan, parse_faults, write_faults
 
 
 def is_dial(frame: bytes) -> bool:

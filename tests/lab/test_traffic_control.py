@@ -21,11 +21,11 @@ from functools import partial
 
 import pytest
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A
-from psiphon_vpn.lab.layers_alone import FAMILIES, HOST_ADDRESS, IDENTITY, INTERNET, SO_BINDTODEVICE, WIRES, Scene
-from psiphon_vpn.lab.machine import LAB_UID
-from psiphon_vpn.lab.world import World
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.layers_alone import FAMILIES, HOST_ADDRESS, IDENTITY, INTERNET, SO_BINDTODEVICE, WIRES, Scene
+from psiphon_lab.machine import LAB_UID
+from psiphon_lab.world import World
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard

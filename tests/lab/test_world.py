@@ -12,17 +12,17 @@ from typing import Any
 import dpkt
 import pytest
 
-from psiphon_vpn.lab import addresses as plan
-from psiphon_vpn.lab.addresses import LAN_A, LAN_B
-from psiphon_vpn.lab.battery import run_probes, start_probes, unseen_probes
-from psiphon_vpn.lab.frames import decode_ip, describe_frame
-from psiphon_vpn.lab.judge import find_leaks, world_evidence
-from psiphon_vpn.lab.namespace import Host, LabError
-from psiphon_vpn.lab.probe import DNS_TCP, DNS_UDP, TCP, ProbeResult, probe_specs
-from psiphon_vpn.lab.server_process import run_server
-from psiphon_vpn.lab.topology import find_link
-from psiphon_vpn.lab.waiting import wait_until
-from psiphon_vpn.lab.world import World
+from psiphon_lab import addresses as plan
+from psiphon_lab.addresses import LAN_A, LAN_B
+from psiphon_lab.battery import run_probes, start_probes, unseen_probes
+from psiphon_lab.frames import decode_ip, describe_frame
+from psiphon_lab.judge import find_leaks, world_evidence
+from psiphon_lab.namespace import Host, LabError
+from psiphon_lab.probe import DNS_TCP, DNS_UDP, TCP, ProbeResult, probe_specs
+from psiphon_lab.server_process import run_server
+from psiphon_lab.topology import find_link
+from psiphon_lab.waiting import wait_until
+from psiphon_lab.world import World
 
 pytestmark = pytest.mark.lab
 
@@ -188,7 +188,7 @@ def test_frames_towards_the_client_are_told_from_its_own(world: World) -> None:
 
 
 def test_a_capture_that_lost_frames_gives_no_evidence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psiphon_vpn.lab.capture.Capture.dropped", property(lambda _: 1))
+    monkeypatch.setattr("psiphon_lab.capture.Capture.dropped", property(lambda _: 1))
     with pytest.raises(LabError, match="lost frames"):
         world.frames_since()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab.booted.core_file import build_trampoline
-from psiphon_vpn.lab.booted.kernel_state import KernelState
-from psiphon_vpn.lab.booted.trees import DEBIAN_12, MIRROR_VARIABLE, choose_mirror, find_mirror
-from psiphon_vpn.lab.namespace import LabError
+from psiphon_lab.booted.core_file import build_trampoline
+from psiphon_lab.booted.kernel_state import KernelState
+from psiphon_lab.booted.trees import DEBIAN_12, MIRROR_VARIABLE, choose_mirror, find_mirror
+from psiphon_lab.namespace import LabError
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="a program for x86-64")

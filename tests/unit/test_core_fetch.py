@@ -17,13 +17,13 @@ import pytest
 from tests.cores import list_tree, make_elf, make_manifest, make_store, pin, sha256
 from tests.https_site import Site, make_certificate, run_site
 
+from psiphon_lab.standin_socks import serve_socks
 from psiphon_vpn.core.fetch import Limits, check_url, describe_source, fetch_core
 from psiphon_vpn.core.fetch_errors import FetchError, FetchProblem
 from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
 from psiphon_vpn.core.obtain import Wish, obtain
 from psiphon_vpn.core.store import CoreStore
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.lab.standin_socks import serve_socks
 from psiphon_vpn.system.layout import Layout
 
 ROOT = Path(__file__).parents[2]

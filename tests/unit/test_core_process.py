@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from psiphon_lab.machine import CAPABILITIES
+from psiphon_lab.namespace import open_host
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.core import process as product
 from psiphon_vpn.core import sealing as sealing_module
 from psiphon_vpn.core.events import CoreEvent, Tunnels
@@ -25,9 +28,6 @@ from psiphon_vpn.core.flaws import CoreFlaw
 from psiphon_vpn.core.image import CoreSource, GivenCore, seal_core
 from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess, build_argv
 from psiphon_vpn.core.sealing import Sealing
-from psiphon_vpn.lab.machine import CAPABILITIES
-from psiphon_vpn.lab.namespace import open_host
-from psiphon_vpn.lab.waiting import wait_until
 from psiphon_vpn.run import CLEAN_ENV
 
 SOURCE = Path(product.__file__).resolve().parents[2]

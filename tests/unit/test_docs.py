@@ -10,9 +10,9 @@ import pytest
 from tests import modules_page
 from tests.states_picture import PATH, render
 
+from psiphon_lab.layers_table import render_table
 from psiphon_vpn.cli.main import cli
 from psiphon_vpn.config import parse_settings
-from psiphon_vpn.lab.layers_table import render_table
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.routing import MAIN_TABLE, build_rules
 from psiphon_vpn.service.model import LEGAL_MOVES
@@ -92,13 +92,17 @@ def test_the_package_map_has_every_package_and_no_other() -> None:
     told = {
         name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`([\w/]+)/`", row)
     }
-    there = {path.relative_to(modules_page.PACKAGE).as_posix() for path in modules_page.list_packages()} - {"."}
+    there = {
+        path.relative_to(modules_page.SOURCES).as_posix().removeprefix("psiphon_vpn/")
+        for path in modules_page.list_packages()
+    }
+    there -= {"psiphon_vpn"}
     assert told == there
 
 
-PLACES = (ROOT, modules_page.PACKAGE)
+PLACES = (ROOT, modules_page.SOURCES, *modules_page.PACKAGES)
 NAMED = re.compile(
-    r"(?:src|tests|docs|packaging|policy|linux|core|service|system|diagnose|cli|lab)/[\w./-]*|[\w.-]+\.(?:py|sh|md|toml)"
+    r"(?:src|tests|docs|packaging|policy|linux|core|service|system|diagnose|cli|psiphon_lab)/[\w./-]*|[\w.-]+\.(?:py|sh|md|toml)"
 )
 OTHERS = {"config.toml"}
 """A file on a user's machine."""

@@ -13,6 +13,7 @@ from psiphon_vpn.errors import ConfigError, NotRootError, UserError
 from psiphon_vpn.run import CommandError, run, run_all, run_async
 
 SOURCE = Path(psiphon_vpn.__file__).parent
+LABORATORY = SOURCE.with_name("psiphon_lab")
 
 
 def test_a_user_error_is_one_line_of_what_why_and_next_step() -> None:
@@ -124,10 +125,10 @@ def find_untranslated(tree: ast.AST) -> list[int]:
 def test_every_text_for_the_user_goes_through_gettext() -> None:
     assert find_untranslated(ast.parse('echo("bare")')) == [1]
     found = {
-        f"{path.relative_to(SOURCE)}:{line}"
-        for path in SOURCE.rglob("*.py")
+        f"{path.relative_to(SOURCE.parent)}:{line}"
+        for path in (*SOURCE.rglob("*.py"), *LABORATORY.rglob("*.py"))
         # Test instruments: what they say goes to a log.
-        if not path.match("lab/standin*.py") and not path.match("lab/service*.py")
+        if not path.match("psiphon_lab/standin*.py") and not path.match("psiphon_lab/service*.py")
         for line in find_untranslated(ast.parse(path.read_text()))
     }
     assert found == set()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psiphon_vpn.lab.waiting import wait_until
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.monitor import NetworkChange, parse_changes
 from psiphon_vpn.linux.netlink import HEADER, write_attribute

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psiphon_vpn
+from psiphon_lab.leaktest.layers import TABLES
 from psiphon_vpn.diagnose.report import COMMANDS
-from psiphon_vpn.lab.leaktest.layers import TABLES
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab.namespace import Host, open_host
+from psiphon_lab.namespace import Host, open_host
 from psiphon_vpn.system.sessions import (
     OPTION,
     RemoteSession,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.lab.attacks import load_attacks
+from psiphon_lab.attacks import load_attacks
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "Psiphon-Linux-VPN-Service-Setup.sh"

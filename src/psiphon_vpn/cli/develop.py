@@ -35,10 +35,10 @@ def demo(*, system: bool, as_json: bool, keep: bool, core: Path | None, server: 
         )
     _need_checkout(_("There is no laboratory here"))
     if system:
-        from psiphon_vpn.lab.booted.demo import run_system_demo
+        from psiphon_lab.booted.demo import run_system_demo
 
         return run_system_demo(json_output=as_json)
-    from psiphon_vpn.lab.demo import run_demo
+    from psiphon_lab.demo import run_demo
 
     return run_demo(json_output=as_json, keep=keep, core=core, server=server)
 
@@ -68,7 +68,7 @@ def leaktest(
     minutes: float,
 ) -> int:
     """Run the leak test."""
-    from psiphon_vpn.lab.leaktest.command import run_chaos_command, run_leaktest
+    from psiphon_lab.leaktest.command import run_chaos_command, run_leaktest
 
     if chaos:
         return run_chaos_command(seed=seed, minutes=minutes, json_output=as_json, report=report)

@@ -27,8 +27,8 @@ from psiphon_vpn.system.user_units import collect_user_units
 
 PACKAGE: Final = Path(__file__).resolve().parents[1]
 CHECKOUT: Final = PACKAGE.parents[1]
-LEFT_OUT: Final = frozenset({"lab", "__pycache__"})
-"""Directories of our package that are not installed: the laboratory belongs to a checkout."""
+LEFT_OUT: Final = frozenset({"__pycache__"})
+"""Directories of our package that are not installed. The laboratory is a package of its own, beside this one."""
 KEPT_SUFFIXES: Final = frozenset({".py", ".mo", ".json", ".toml"})
 KEPT_NAMES: Final = frozenset({"py.typed"})
 

@@ -1,0 +1,126 @@
+"""What several attacks send. Each function makes one shot; `volley` fires what shows whether a way out is open."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+from psiphon_lab import addresses as plan
+from psiphon_lab import craft
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.hands import Shot
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor
+from psiphon_lab.probe import PROBES, SO_BINDTODEVICE, TARGETS, TCP, UDP, ProbeSpec
+
+LIMIT = 0.2
+"""An attempt waits so long for an answer, seconds: what matters is what it sends."""
+ECHO, DISCARD, WEB = 7, 9, 80
+BOTH = (Actor.ROOT, Actor.USER)
+
+
+def probe(shot: Shot, *, kind: str, target: str, port: int, interface: str = "") -> str | None:
+    """One of the laboratory's probes (lab/probe.py)."""
+    spec = ProbeSpec(
+        id=shot.name,
+        kind=kind,
+        family=shot.family,
+        where="",
+        target=target,
+        port=port,
+        interface=interface,
+        source_port=shot.source_port,
+        token=shot.token,
+    )
+    return PROBES[kind](spec, time.monotonic() + LIMIT)
+
+
+def send_datagram(
+    shot: Shot, *, target: str, port: int, interface: str = "", group: bool = False, broadcast: bool = False
+) -> None:
+    """A UDP datagram with the token, to anybody. group: by `interface` as the multicast interface, unbound."""
+    family = socket.AF_INET if shot.family == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        if group and family == socket.AF_INET:
+            index = socket.if_nametoindex(interface)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("4s4si", bytes(4), bytes(4), index))
+        elif group:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(interface))
+        elif interface:
+            sock.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, interface.encode() + b"\0")
+        if broadcast:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", shot.source_port))
+        sock.sendto(shot.data, (target, port))
+
+
+def send_frame(
+    shot: Shot, *, interface: str, mac: str, source: str, target: str, router_mac: str = "", bypass: bool = False
+) -> None:
+    """A UDP packet in a frame of a packet socket. bypass: past the queueing layer (PACKET_QDISC_BYPASS)."""
+    packet = craft.udp_packet(source, target, (shot.source_port, DISCARD), shot.data)
+    send_bytes(interface, craft.ip_frame(router_mac or craft.BROADCAST_MAC, mac, packet), bypass=bypass)
+
+
+def send_bytes(interface: str, data: bytes, *, protocol: int | None = None, bypass: bool = False) -> None:
+    """A frame of any bytes. protocol: what the kernel is told that it is; without it what the frame says."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        if bypass:
+            sock.setsockopt(263, 20, 1)  # SOL_PACKET, PACKET_QDISC_BYPASS
+        told = int.from_bytes(data[12:14], "big") if protocol is None else protocol
+        sock.sendto(data, (interface, told))
+
+
+def volley(arena: Arena, label: str, *, seconds: float = 0.0, raw: bool = False, bound: bool = True) -> None:
+    """What an open way out would carry: UDP and TCP to the internet, plain and bound, of root and a user, raw frames.
+
+    label: the beginning of the shots' names.
+    """
+    for family in arena.attack.families:
+        for by in BOTH:
+            for kind, port in ((UDP, ECHO), (TCP, WEB)):
+                ways = ["", *(lan.interface for lan in arena.lans)] if bound else [""]
+                for interface in ways:
+                    arena.fire(
+                        probe,
+                        by=by,
+                        family=family,
+                        seconds=seconds,
+                        name=f"{label} {kind} ipv{family} {interface or 'plain'} {by}",
+                        kind=kind,
+                        target=TARGETS["internet"][family],
+                        port=port,
+                        interface=interface,
+                    )
+        if raw:
+            for lan in arena.lans:
+                fire_frame(arena, f"{label} frame ipv{family} {lan.interface}", family, lan.interface, seconds=seconds)
+
+
+def fire_frame(
+    arena: Arena, name: str, family: int, interface: str, *, seconds: float = 0.0, bypass: bool = False
+) -> None:
+    """A raw frame of root to the internet, broadcast on the link so that any router may take it."""
+    source, target = (LAN_A.client4, plan.INTERNET4) if family == 4 else (LAN_A.client6, plan.INTERNET6)
+    arena.fire(
+        send_frame,
+        by=Actor.ROOT,
+        family=family,
+        name=name,
+        seconds=seconds,
+        interface=interface,
+        mac=LAN_A.mac,
+        source=source,
+        target=target,
+        bypass=bypass,
+    )
+
+
+def restore_uplink(arena: Arena) -> None:
+    """What a network manager does once the first network's carrier is back."""
+    wire = LAN_A.interface
+    arena.client.run(["ip", "-6", "addr", "replace", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", wire, "nodad"])
+    for family, router in (("-4", LAN_A.router4), ("-6", LAN_A.router6)):
+        arena.client.run(["ip", family, "route", "replace", "default", "via", router, "dev", wire, "metric", "100"])

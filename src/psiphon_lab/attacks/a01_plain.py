@@ -1,0 +1,45 @@
+"""A01: a program simply talks."""
+
+from __future__ import annotations
+
+from psiphon_lab import addresses as plan
+from psiphon_lab.attacks._send import BOTH, ECHO, WEB, probe
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
+
+TRIED = (
+    (TCP, "internet", WEB),
+    (TCP, "server", plan.SERVER_PORT),
+    (TCP, "neighbour", WEB),
+    (UDP, "internet", ECHO),
+    (UDP, "server", ECHO),
+    (UDP, "neighbour", ECHO),
+    (ICMP, "internet", 0),
+    (ICMP, "server", 0),
+    (ICMP, "neighbour", 0),
+)
+
+
+def run(arena: Arena) -> None:
+    """TCP, UDP and ICMP to the internet, to the LAN and to the tunnel server's own address."""
+    for kind, where, port in TRIED:
+        for family in (4, 6):
+            for by in BOTH:
+                arena.fire(
+                    probe, by=by, family=family, name=f"{kind} {where} ipv{family} {by}",
+                    kind=kind, target=TARGETS[where][family], port=port,
+                )  # fmt: skip
+
+
+ATTACK = Attack(
+    id="A01",
+    name="plain packets",
+    reference="the basic promise; MUL-02-002",
+    plain="A program opens a connection or sends a packet, as every program does, to the internet, to a device in the "
+    "local network, or to the tunnel server's own address.",
+    actors=(Actor.ROOT, Actor.USER),
+    recognised="by source port (TCP, UDP) or a token in the payload",
+    control="the same packets without the lock",
+    run=run,
+)

@@ -1,0 +1,36 @@
+"""A02: a socket is bound to the network card."""
+
+from __future__ import annotations
+
+from psiphon_lab import addresses as plan
+from psiphon_lab.attacks._send import BOTH, ECHO, WEB, probe
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
+
+
+def run(arena: Arena) -> None:
+    """TCP, UDP and ICMP by SO_BINDTODEVICE, to the internet, the tunnel server and the LAN."""
+    targets = ((TCP, "internet", WEB), (TCP, "server", plan.SERVER_PORT), (UDP, "internet", ECHO),
+               (UDP, "neighbour", ECHO), (ICMP, "internet", 0))  # fmt: skip
+    for lan in arena.lans:
+        for kind, where, port in targets:
+            for family in (4, 6):
+                for by in BOTH:
+                    arena.fire(
+                        probe, by=by, family=family, name=f"{kind} {where} ipv{family} {lan.interface} {by}",
+                        kind=kind, target=TARGETS[where][family], port=port, interface=lan.interface,
+                    )  # fmt: skip
+
+
+ATTACK = Attack(
+    id="A02",
+    name="socket bound to the wire",
+    reference="SO_BINDTODEVICE, open to every user since Linux 5.7; defeats kill switches that only change routes",
+    plain="A program tells the system to use the network card and nothing else, whatever the routes say. Since Linux "
+    "5.7 every user may.",
+    actors=(Actor.ROOT, Actor.USER),
+    recognised="by source port (TCP, UDP) or a token in the payload",
+    control="the same packets without the lock",
+    run=run,
+)

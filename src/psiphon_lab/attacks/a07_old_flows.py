@@ -1,0 +1,105 @@
+"""A07: connections from before the lock."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from psiphon_lab import addresses as plan
+from psiphon_lab.attacks._send import ECHO
+from psiphon_lab.battery import NOBODY
+from psiphon_lab.hands import Shot
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack, Mode, Trace
+
+KEEPALIVE_SECONDS = 1
+SYS_SETFSUID = 122  # x86-64; elsewhere the flows are all root's
+
+
+@dataclass
+class Flow:
+    """A connection that was open before the lock."""
+
+    kind: str
+    family: int
+    by: Actor
+    sock: socket.socket
+    port: int
+
+
+def _connect(kind: str, family: int) -> socket.socket:
+    version, target = (socket.AF_INET, plan.INTERNET4) if family == 4 else (socket.AF_INET6, plan.INTERNET6)
+    sock = socket.socket(version, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+    sock.settimeout(3)
+    sock.connect((target, ECHO))
+    sock.send(b"before")
+    if sock.recv(100) != b"before":
+        raise OSError("no echo before the lock")
+    if kind == "tcp":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+            sock.setsockopt(socket.IPPROTO_TCP, option, KEEPALIVE_SECONDS)
+    sock.setblocking(False)
+    return sock
+
+
+def open_flows(arena: Arena) -> list[Flow]:
+    """TCP and UDP, of root and of a user, both families. In this process, which outlives every step of the lock."""
+    flows: list[Flow] = []
+
+    def inside() -> None:
+        for by in (Actor.ROOT, Actor.USER):
+            if by is Actor.USER:
+                # The thread alone, by the bare system call: the C library would change the whole process.
+                ctypes.CDLL(None).syscall(SYS_SETFSUID, NOBODY)
+            for kind in ("tcp", "udp"):
+                for family in (4, 6):
+                    sock = _connect(kind, family)
+                    flows.append(Flow(kind, family, by, sock, sock.getsockname()[1]))
+
+    arena.client.call(inside)
+    return flows
+
+
+def _sent_from(port: int) -> Callable[[Shot], Trace]:
+    return lambda shot: Trace(token=shot.data, source_port=port)
+
+
+def run(arena: Arena) -> None:
+    """More data, and what the kernel sends by itself (keepalives, retransmissions, the end of a connection)."""
+    flows: list[Flow] = arena.begun or []
+    data: dict[int, bytes] = {}
+    for number, flow in enumerate(flows):
+        shot = arena.note_shot(
+            by=flow.by, name=f"{flow.kind} ipv{flow.family} {flow.by}", family=flow.family,
+            trace=_sent_from(flow.port),
+        )  # fmt: skip
+        data[number] = shot.data
+    for _ in range(8 if arena.churn else 3):
+        for number, flow in enumerate(flows):
+            with contextlib.suppress(OSError):
+                flow.sock.send(data[number] + b" after the lock")
+        arena.wait(0.1)
+    arena.wait(KEEPALIVE_SECONDS + 0.2 if arena.mode in {Mode.BOOT, Mode.OPEN} else 0.1)
+    for flow in flows:
+        with contextlib.suppress(OSError):
+            flow.sock.shutdown(socket.SHUT_RDWR)
+        flow.sock.close()
+    arena.wait(0.1)
+
+
+ATTACK = Attack(
+    id="A07",
+    name="connections from before",
+    reference='the 2020 iOS "VPN bypass": old connections stayed outside',
+    plain="A download, a chat or a call was running when the machine was locked. It goes on sending, or the system "
+    "sends for it to keep the connection alive.",
+    actors=(Actor.ROOT, Actor.USER),
+    recognised="by the connection's source port or a token in the payload",
+    control="the same connections, when no lock came",
+    run=run,
+    before_lock=open_flows,
+)

@@ -1,0 +1,66 @@
+"""A09b: firewalld is started, reloaded and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+
+from psiphon_lab.attacks._send import volley
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.namespace import LabError
+from psiphon_lab.waiting import wait_until
+
+BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><allow own="*"/><allow send_type="method_call"/>
+<allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
+"""
+SECONDS = 2.5
+
+
+def run(arena: Arena) -> None:
+    """The real firewalld, on a bus of its own, in the machine's network alone; programs try meanwhile."""
+    directory = arena.stage.world.directory / "attacks" / arena.attack.id
+    (directory / "etc").mkdir(parents=True, exist_ok=True)
+    socket = directory / "bus"
+    with contextlib.suppress(FileNotFoundError):
+        socket.unlink()
+    config = arena.scratch("bus.conf", BUS.format(socket=socket))
+    arena.spawn(["dbus-daemon", "--nofork", "--nopidfile", f"--config-file={config}"])
+    wait_until(socket.exists, "the bus of firewalld")
+    environment = ["env", f"DBUS_SYSTEM_BUS_ADDRESS=unix:path={socket}"]
+    firewalld = arena.spawn(
+        [*environment, "firewalld", "--nofork", "--nopid", "--system-config", str(directory / "etc")]
+    )
+    volley(arena, "meanwhile", seconds=SECONDS, raw=True)
+
+    def answers() -> bool:
+        return arena.client.run([*environment, "firewall-cmd", "--state"], check=False).returncode == 0
+
+    try:
+        wait_until(answers, "firewalld", timeout=12, pause=0.1)
+    except LabError:
+        arena.say("firewalld did not answer")
+        raise
+    arena.run(*environment, "firewall-cmd", "--complete-reload", check=not arena.churn)
+    arena.wait(0.2)
+    firewalld.terminate()
+    arena.say("firewalld stopped")
+    arena.undo("nft", "delete", "table", "inet", "firewalld")
+    volley(arena, "after", seconds=0.1, raw=True)
+
+
+ATTACK = Attack(
+    id="A09b",
+    name="firewalld",
+    reference="firewalld flushes and replaces what it finds at start, reload and stop",
+    plain="The firewall service of Fedora, openSUSE and others is started, reloaded and stopped beside ours.",
+    actors=(Actor.ROOT,),
+    recognised="by source port or a token in the payload",
+    control="the same packets with firewalld alone",
+    run=run,
+    disturbs=True,
+    senseless={Mode.FLUSHED: "firewalld ends when its rules are flushed while it loads them; A09 is this state"},
+    tools=("firewalld", "firewall-cmd", "dbus-daemon"),
+)

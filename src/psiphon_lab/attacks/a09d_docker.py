@@ -1,0 +1,120 @@
+"""A09d: Docker starts, makes a network, and a container on it talks."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from psiphon_lab.attacks._send import ECHO, WEB, probe, volley
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.namespace import LabError
+from psiphon_lab.probe import TARGETS, TCP, UDP
+from psiphon_lab.waiting import wait_until
+
+BRIDGE = "br-leak"
+# Not the addresses that the laboratory's own container has.
+GATEWAY: dict[int, str] = {4: "10.89.0.1", 6: "fd00:89::1"}
+CONTAINER = {4: "10.89.0.2", 6: "fd00:89::2"}
+PREFIX = {4: 24, 6: 64}
+NETWORK = {
+    "Name": "leak",
+    "EnableIPv6": True,
+    "IPAM": {"Config": [{"Subnet": "10.89.0.0/24", "Gateway": GATEWAY[4]},
+                        {"Subnet": "fd00:89::/64", "Gateway": GATEWAY[6]}]},
+    "Options": {"com.docker.network.bridge.name": BRIDGE},
+}  # fmt: skip
+# A lab host has no control groups, and dockerd asks for some. It sees a part of the machine's, and cannot write to it.
+# Its data lies in memory and goes with the mount namespace.
+START = (
+    "mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -o remount,bind,ro /sys/fs/cgroup && "
+    "exec dockerd --host=unix://{socket} --data-root=/run/data --exec-root=/run/docker --storage-driver=vfs "
+    "--experimental --ip6tables --userland-proxy=false >{log} 2>&1"
+)
+START_SECONDS = 15.0
+TABLES = [(family, table) for family in ("ip", "ip6") for table in ("nat", "filter", "raw")]
+
+
+def run(arena: Arena) -> None:
+    """The real dockerd with its real rules for IPv4 and IPv6; a network namespace bridged as it bridges a container."""
+    socket = arena.scratch_path("own/docker.sock")
+    log = arena.scratch("own/dockerd.log")
+    socket.unlink(missing_ok=True)
+    for table in TABLES:
+        arena.undo("nft", "delete", "table", *table)
+    for device in ("docker0", BRIDGE):
+        arena.undo("ip", "link", "del", device)
+    files = arena.open_files()
+    volley(arena, "meanwhile", seconds=1.0, raw=True)
+    script = START.format(socket=socket, log=log)
+    daemon = arena.spawn(["unshare", "--cgroup", "sh", "-c", script], files=files)
+    _wait_answer(daemon, socket, log)
+    arena.say(f"POST /networks/create: {_ask(socket, '/networks/create', NETWORK)}")
+    _plug_in(arena)
+    for family in (4, 6):
+        for kind, port in ((UDP, ECHO), (TCP, WEB)):
+            arena.fire(probe, by=Actor.CONTAINER, family=family, name=f"container {kind} ipv{family}", seconds=0.3,
+                       kind=kind, target=TARGETS["internet"][family], port=port, interface="dk1")  # fmt: skip
+    arena.settle()
+
+
+def _ask(socket: Path, path: str, body: object = None) -> int:
+    """Docker's programming interface; the status that it answers with."""
+    import httpx
+
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://docker", timeout=10) as client:
+        answer = client.get(path) if body is None else client.post(path, json=body)
+    if answer.is_error:
+        raise LabError(f"dockerd: {path}: {answer.text.strip()}")
+    return answer.status_code
+
+
+def _wait_answer(daemon: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+    def is_there() -> bool:
+        if daemon.poll() is not None:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise LabError(f"dockerd ended with code {daemon.returncode}: {' '.join(last)}")
+        return socket.exists()
+
+    wait_until(is_there, "dockerd", timeout=START_SECONDS, pause=0.03)
+    _ask(socket, "/_ping")
+
+
+def _plug_in(arena: Arena) -> None:
+    """What Docker does for a container that it starts: a cable from its bridge into the container's namespace."""
+    container = arena.stage.world.container
+    # An index far from any that the other end may get: see `topology.add_cable`.
+    arena.run("ip", "link", "add", "dk0", "index", "9089", "type", "veth", "peer", "name", "dk1", "netns",
+              str(container.pid), check=True)  # fmt: skip
+    arena.undo("ip", "link", "del", "dk0")
+    arena.run("ip", "link", "set", "dk0", "master", BRIDGE, "up", check=True)
+    arena.run("ip", "link", "set", "dk1", "up", host=container, check=True)
+    for family in (4, 6):
+        word = f"-{family}"
+        nodad = ["nodad"] if family == 6 else []
+        arena.run("ip", word, "addr", "add", f"{CONTAINER[family]}/{PREFIX[family]}", "dev", "dk1", *nodad,
+                  host=container, check=True)  # fmt: skip
+        arena.run("ip", word, "route", "add", "default", "via", GATEWAY[family], "dev", "dk1", "metric", "1",
+                  host=container, check=True)  # fmt: skip
+    # Before, the kernel throws away what the bridge sends.
+    wait_until(lambda: _is_up(arena), f"{BRIDGE} operational", pause=0.03)
+
+
+def _is_up(arena: Arena) -> bool:
+    return arena.client.run(["cat", f"/sys/class/net/{BRIDGE}/operstate"]).stdout.strip() == "up"
+
+
+ATTACK = Attack(
+    id="A09d",
+    name="Docker starts",
+    reference="Docker inserts rules of its own, turns forwarding on and translates addresses, whatever a VPN says",
+    plain="Docker is started beside ours and makes a network. Its rules let containers out and give their packets the "
+    "computer's own address; a container on that network, and programs beside it, try to get out.",
+    actors=(Actor.ROOT, Actor.CONTAINER),
+    recognised="by source port (kept by translation) or a token in the payload",
+    control="the same packets with Docker alone",
+    run=run,
+    disturbs=True,
+    senseless={Mode.FLUSHED: "dockerd ends when its chains are flushed while it makes them; A09 is this state"},
+    tools=("dockerd", "iptables-nft", "ip6tables-nft", "unshare", "nsenter"),
+)

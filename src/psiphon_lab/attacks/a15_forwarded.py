@@ -1,0 +1,68 @@
+"""A15: containers and virtual machines behind this machine."""
+
+from __future__ import annotations
+
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.attacks._send import ECHO, WEB, probe, send_frame
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
+
+# As Docker and libvirt have it: what containers send is translated to the address of the card that it leaves by.
+NAT = (
+    "table inet container_nat {\n chain out {\n  type nat hook postrouting priority 90; policy accept;\n"
+    '  iifname "ctr0" oifname != "ctr0" masquerade\n }\n'
+    " chain pass {\n  type filter hook forward priority -10; policy accept;\n"
+    '  iifname "ctr0" accept\n }\n}\n'
+)
+CHILD = {4: "192.0.2.78", 6: "2001:db8:a::78"}
+
+
+def _talk(arena: Arena, label: str, *, interface: str = "") -> None:
+    for family in (4, 6):
+        for kind, where, port in ((UDP, "internet", ECHO), (TCP, "internet", WEB), (UDP, "neighbour", ECHO),
+                                  (ICMP, "internet", 0)):  # fmt: skip
+            arena.fire(probe, by=Actor.CONTAINER, family=family, name=f"{label} {kind} {where} ipv{family}",
+                       kind=kind, target=TARGETS[where][family], port=port, interface=interface)  # fmt: skip
+
+
+def run(arena: Arena) -> None:
+    """A routed container, a NATed one and a child of the card (macvlan)."""
+    container, wire = arena.stage.world.container, LAN_A.interface
+    # Routed: the network beyond knows the way back.
+    _talk(arena, "routed")
+    arena.settle()
+    arena.run("nft", "-f", "-", input=NAT, check=True)
+    arena.undo("nft", "delete", "table", "inet", "container_nat")
+    _talk(arena, "NATed")
+    arena.settle()
+    # A child of the card, given to the container: its frames never see an IP hook of this machine.
+    arena.run("ip", "link", "add", "mv0", "link", wire, "type", "macvlan", "mode", "bridge", check=True)
+    arena.run("ip", "link", "set", "mv0", "netns", str(container.pid), check=True)
+    arena.undo("ip", "link", "del", "mv0", host=container)
+    arena.run("ip", "addr", "add", f"{CHILD[4]}/25", "dev", "mv0", host=container)
+    arena.run("ip", "-6", "addr", "add", f"{CHILD[6]}/64", "dev", "mv0", "nodad", host=container)
+    arena.run("ip", "link", "set", "mv0", "up", host=container)
+    for version, router in (("-4", LAN_A.router4), ("-6", LAN_A.router6)):
+        arena.run("ip", version, "route", "replace", "default", "via", router, "dev", "mv0", "metric", "1",
+                  host=container)  # fmt: skip
+    for family in (4, 6):
+        source, target = CHILD[family], TARGETS["internet"][family]
+        arena.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"macvlan frame ipv{family}", interface="mv0",
+                   mac="02:50:53:00:0c:01", source=source, target=target)  # fmt: skip
+        # macvlan passes only its own address on, so the frame above may not show; this one names no address at all.
+    _talk(arena, "macvlan", interface="mv0")
+    arena.settle()
+
+
+ATTACK = Attack(
+    id="A15",
+    name="containers and virtual machines",
+    reference="Docker's and libvirt's leaks around VPNs",
+    plain="A container or virtual machine on this computer sends: routed, translated (NAT), or by a child of "
+    "the network card (macvlan). Its packets never pass the rules for local programs.",
+    actors=(Actor.CONTAINER,),
+    recognised="by source port (kept by translation) or a token in the payload",
+    control="the same packets without the lock",
+    run=run,
+)

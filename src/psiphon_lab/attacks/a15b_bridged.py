@@ -1,0 +1,55 @@
+"""A15b: a virtual machine bridged onto the wire."""
+
+from __future__ import annotations
+
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.attacks._send import ECHO, WEB, probe, send_frame
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.probe import TARGETS, TCP, UDP
+
+MACHINE = {4: "192.0.2.79", 6: "2001:db8:a::79"}
+MACHINE_MAC = "02:50:53:00:0c:03"
+
+
+def run(arena: Arena) -> None:
+    """The card becomes a port of a bridge, as for a bridged virtual machine, whose other port the container has."""
+    container, wire = arena.stage.world.container, LAN_A.interface
+    arena.run("ip", "link", "add", "br77", "type", "bridge", "forward_delay", "0", check=True)
+    arena.undo("ip", "link", "del", "br77")
+    arena.run("ip", "link", "add", "vm0", "type", "veth", "peer", "name", "vm1", check=True)
+    arena.undo("ip", "link", "del", "vm0")
+    arena.run("ip", "link", "set", "vm1", "netns", str(container.pid), "address", MACHINE_MAC)
+    arena.run("ip", "link", "set", "vm0", "master", "br77", "up")
+    arena.run("ip", "link", "set", wire, "master", "br77")
+    arena.undo("ip", "link", "set", wire, "nomaster")
+    arena.run("ip", "link", "set", "br77", "up")
+    for family, option in ((4, []), (6, ["nodad"])):
+        prefix = 25 if family == 4 else 64
+        arena.run("ip", f"-{family}", "addr", "add", f"{MACHINE[family]}/{prefix}", "dev", "vm1", *option,
+                  host=container)  # fmt: skip
+    arena.run("ip", "link", "set", "vm1", "up", host=container)
+    arena.wait(0.15)
+    for family in (4, 6):
+        target = TARGETS["internet"][family]
+        arena.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"frame ipv{family}", interface="vm1",
+                   mac=MACHINE_MAC, source=MACHINE[family], target=target, seconds=0.3)  # fmt: skip
+        for kind, port in ((UDP, ECHO), (TCP, WEB)):
+            arena.fire(probe, by=Actor.CONTAINER, family=family, name=f"{kind} neighbour ipv{family}", kind=kind,
+                       target=TARGETS["neighbour"][family], port=port, interface="vm1", seconds=0.3)  # fmt: skip
+    arena.settle()
+
+
+ATTACK = Attack(
+    id="A15b",
+    name="a virtual machine bridged onto the wire",
+    reference="bridged networking of libvirt, VirtualBox and others",
+    plain="A virtual machine shares the computer's network card by a bridge. What it sends passes no IP rule of the "
+    "computer at all.",
+    actors=(Actor.CONTAINER,),
+    recognised="by source port or a token in the payload",
+    control="the same frames without the lock",
+    run=run,
+    disturbs=True,
+    senseless={Mode.TRANSITION: "the cable is pulled in this state again and again, and the bridge's port with it"},
+)

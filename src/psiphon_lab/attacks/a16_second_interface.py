@@ -1,0 +1,54 @@
+"""A16: a second interface, a flapping link, a new address."""
+
+from __future__ import annotations
+
+from psiphon_lab.addresses import LAN_A, LAN_B
+from psiphon_lab.attacks._send import BOTH, ECHO, fire_frame, probe, restore_uplink, volley
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.probe import TARGETS, UDP
+
+SECONDS = 1.2
+
+
+def run(arena: Arena) -> None:
+    """Plugged in with a better route, unplugged, the first one flaps, gets another address; programs try meanwhile."""
+    world = arena.stage.world
+    volley(arena, "meanwhile", seconds=SECONDS)
+    for family in (4, 6):
+        for by in BOTH:
+            arena.fire(probe, by=by, family=family, name=f"second interface ipv{family} {by}", kind=UDP, port=ECHO,
+                       target=TARGETS["internet"][family], interface=LAN_B.interface, seconds=SECONDS)  # fmt: skip
+        fire_frame(arena, f"frame of the second interface ipv{family}", family, LAN_B.interface, seconds=SECONDS)
+    arena.wait(0.1)
+    if arena.mode is not Mode.CONTROL:
+        world.plug_b()
+        arena.say("provider B is plugged in, with a better route")
+        arena.cleanups.callback(world.unplug_b)
+        arena.wait(0.25)
+    world.set_carrier(LAN_A, up=False)
+    arena.wait(0.05)
+    world.set_carrier(LAN_A, up=True)
+    restore_uplink(arena)
+    arena.say("provider A's link flapped")
+    arena.wait(0.1)
+    arena.run("ip", "addr", "add", "192.0.2.99/25", "dev", LAN_A.interface)
+    arena.undo("ip", "addr", "del", "192.0.2.99/25", "dev", LAN_A.interface)
+    arena.run("ip", "-6", "addr", "add", "2001:db8:a::99/64", "dev", LAN_A.interface, "nodad")
+    arena.undo("ip", "-6", "addr", "del", "2001:db8:a::99/64", "dev", LAN_A.interface)
+    arena.settle()
+
+
+ATTACK = Attack(
+    id="A16",
+    name="a second interface, a flapping link",
+    reference="kill switches that know one interface; docks, phones by USB, roaming",
+    plain="A cable or a phone is plugged in beside the first network, with a better route; a link goes and comes "
+    "back; an address changes.",
+    actors=(Actor.ROOT, Actor.USER),
+    recognised="by source port or a token in the payload",
+    control="the same packets on both networks without the lock",
+    run=run,
+    disturbs=True,
+    senseless={Mode.TRANSITION: "the state is this very attack, again and again; A01 to A06 run in it"},
+)

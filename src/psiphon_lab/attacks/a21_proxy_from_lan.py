@@ -1,0 +1,73 @@
+"""A21: somebody in the LAN uses the core's proxy."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from psiphon_lab import craft
+from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
+from psiphon_lab.attacks._send import probe, send_bytes
+from psiphon_lab.hands import Shot
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack, Mode, Trace
+from psiphon_lab.probe import TCP
+
+SOCKS, HTTP = 1081, 8081
+NEIGHBOUR_MAC = "02:50:53:00:0e:14"
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+
+
+def to_loopback(shot: Shot, *, port: int, source: str) -> None:
+    """A segment for 127.0.0.1 or ::1 by the wire, which route_localnet would let in."""
+    packet = craft.tcp_packet(source, LOOPBACK[shot.family], (shot.source_port, port), craft.SYN)
+    send_bytes("eth0", craft.ip_frame(LAN_A.mac, NEIGHBOUR_MAC, packet))
+
+
+def _answers(shot: Shot) -> Trace:
+    return Trace(token=shot.data, target_port=shot.source_port)
+
+
+def _listen_carelessly(arena: Arena, stack: contextlib.ExitStack) -> None:
+    """The control has no core: a proxy that listens on every address, as careless ones do."""
+
+    def inside() -> None:
+        for port in (SOCKS, HTTP):
+            sock = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_STREAM))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(("::", port))
+            sock.listen(16)
+
+    arena.client.call(inside)
+    arena.client.set_sysctls({"ipv4/conf/all/route_localnet": 1})
+    arena.say("a proxy that listens on every address")
+
+
+def run(arena: Arena) -> None:
+    """Calls of the neighbour and of the container to the ports of the proxies, and to loopback by the wire."""
+    link = arena.stage.world.neighbour.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+    # An answer from 127.0.0.1 would be preceded by a question that no neighbour answers: the attacker has told before.
+    arena.run("ip", "neigh", "replace", NEIGHBOUR4, "lladdr", link, "dev", LAN_A.interface)
+    if arena.mode is Mode.CONTROL:
+        _listen_carelessly(arena, arena.cleanups)
+    for family, target, source in ((4, LAN_A.client4, NEIGHBOUR4), (6, LAN_A.client6, NEIGHBOUR6)):
+        for port, name in ((SOCKS, "SOCKS"), (HTTP, "HTTP")):
+            for by in (Actor.NEIGHBOUR, Actor.PROVIDER):
+                arena.fire(probe, by=by, family=family, name=f"{name} ipv{family} {by}", trace=_answers, kind=TCP,
+                           target=target, port=port)  # fmt: skip
+            if family == 4:  # the kernel drops ::1 from a wire in every setting
+                arena.fire(to_loopback, by=Actor.NEIGHBOUR, family=family, name=f"{name} by loopback ipv{family}",
+                           trace=_answers, port=port, source=source)  # fmt: skip
+
+
+ATTACK = Attack(
+    id="A21",
+    name="the proxy, from the LAN",
+    reference="open proxies of VPN programs",
+    plain="Another device in the network tries to use the tunnel program's proxy on this computer.",
+    actors=(Actor.NEIGHBOUR, Actor.PROVIDER),
+    recognised="answers by the port that was asked from",
+    control="the same calls at a proxy that listens on every address, without the lock",
+    run=run,
+)

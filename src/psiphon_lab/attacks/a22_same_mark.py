@@ -1,0 +1,56 @@
+"""A22: somebody else's rules set our mark."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from psiphon_lab.attacks._send import ECHO, volley
+from psiphon_lab.hands import Shot
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.probe import SO_BINDTODEVICE, TARGETS
+from psiphon_vpn.policy.names import CORE_MARK
+
+SO_MARK = 36
+RULES = (
+    "table inet marks {{\n chain route {{\n  type route hook output priority -200; policy accept;\n"
+    "  meta mark set {mark}; ct mark set {mark}\n }}\n"
+    " chain pre {{\n  type filter hook prerouting priority -200; policy accept;\n  meta mark set {mark}\n }}\n}}\n"
+)
+
+
+def marked(shot: Shot, *, target: str, interface: str) -> None:
+    """A socket of root with our mark on it."""
+    with socket.socket(socket.AF_INET if shot.family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("I", CORE_MARK))
+        if interface:
+            sock.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, interface.encode() + b"\0")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", shot.source_port))
+        sock.sendto(shot.data, (target, ECHO))
+
+
+def run(arena: Arena) -> None:
+    """Every packet gets our mark by a table of root's; and sockets that carry it."""
+    arena.run("nft", "-f", "-", input=RULES.format(mark=CORE_MARK), check=True)
+    arena.undo("nft", "delete", "table", "inet", "marks")
+    volley(arena, "marked by rules", seconds=0.15)
+    for family in (4, 6):
+        for interface in ("", *(lan.interface for lan in arena.lans)):
+            arena.fire(marked, by=Actor.ROOT, family=family, name=f"SO_MARK ipv{family} {interface or 'plain'}",
+                       target=TARGETS["internet"][family], interface=interface)  # fmt: skip
+    arena.settle()
+
+
+ATTACK = Attack(
+    id="A22",
+    name="our mark, set by others",
+    reference="Tailscale, Kubernetes and others mark packets too",
+    plain="Another program labels packets in just the way in which ours are labelled. A lock that trusts such labels "
+    "would let them pass.",
+    actors=(Actor.ROOT,),
+    recognised="by source port or a token in the payload",
+    control="the same packets with the same rules without the lock",
+    run=run,
+)

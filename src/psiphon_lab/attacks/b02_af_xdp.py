@@ -1,0 +1,86 @@
+"""B02: frames of an AF_XDP socket, which go past the kernel's whole network stack."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import socket
+import struct
+import time
+from typing import Any
+
+from psiphon_lab import addresses as plan
+from psiphon_lab import craft
+from psiphon_lab.addresses import LAN_A
+from psiphon_lab.attacks._send import DISCARD
+from psiphon_lab.hands import Shot
+from psiphon_lab.leaktest.arena import Arena
+from psiphon_lab.leaktest.attack import Actor, Attack
+
+# <linux/if_xdp.h>
+AF_XDP, SOL_XDP = 44, 283
+XDP_MMAP_OFFSETS, XDP_TX_RING, XDP_UMEM_REG, XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING = 1, 3, 4, 5, 6
+XDP_PGOFF_TX_RING, XDP_COPY = 0x80000000, 2
+CHUNK, CHUNKS, ENTRIES = 2048, 4, 4
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), what)
+
+
+def _bind(libc: Any, sock: socket.socket, address: bytes) -> None:
+    """The card's queue is given free some time after the socket before was closed."""
+    deadline = time.monotonic() + 1.0
+    while libc.bind(sock.fileno(), address, len(address)) < 0:
+        if ctypes.get_errno() != errno.EBUSY or time.monotonic() > deadline:
+            raise OSError(ctypes.get_errno(), "bind")
+        time.sleep(0.01)
+
+
+def by_ring(shot: Shot, *, interface: str, source: str, target: str) -> None:
+    """A frame is put into memory that is shared with the driver, and the driver is told that it is there."""
+    packet = craft.udp_packet(source, target, (shot.source_port, DISCARD), shot.data)
+    data = craft.ip_frame(craft.BROADCAST_MAC, LAN_A.mac, packet)
+    libc = ctypes.CDLL(None, use_errno=True)
+    memory = mmap.mmap(-1, CHUNK * CHUNKS)  # the kernel's until the socket is closed, and then the process ends
+    with socket.socket(AF_XDP, socket.SOCK_RAW, 0) as sock:
+        place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        sock.setsockopt(SOL_XDP, XDP_UMEM_REG, struct.pack("QQIIII", place, CHUNK * CHUNKS, CHUNK, 0, 0, 0))
+        for ring in (XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING, XDP_TX_RING):
+            sock.setsockopt(SOL_XDP, ring, struct.pack("i", ENTRIES))
+        offsets = struct.unpack("16Q", sock.getsockopt(SOL_XDP, XDP_MMAP_OFFSETS, 128))
+        producer, _consumer, descriptors, _flags = offsets[4:8]
+        size = descriptors + ENTRIES * 16
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        with mmap.mmap(sock.fileno(), size, flags=flags, offset=XDP_PGOFF_TX_RING) as queue:
+            address = struct.pack("HHIII", AF_XDP, XDP_COPY, socket.if_nametoindex(interface), 0, 0)
+            _bind(libc, sock, address)
+            memory[: len(data)] = data
+            struct.pack_into("QII", queue, descriptors, 0, len(data), 0)
+            struct.pack_into("I", queue, producer, 1)
+            _check(libc.sendto(sock.fileno(), None, 0, socket.MSG_DONTWAIT, None, 0), "sendto")
+
+
+def run(arena: Arena) -> None:
+    """One frame of each family."""
+    for family in (4, 6):
+        source, target = (LAN_A.client4, plan.INTERNET4) if family == 4 else (LAN_A.client6, plan.INTERNET6)
+        arena.fire(by_ring, by=Actor.ROOT, family=family, name=f"AF_XDP ipv{family}", interface=LAN_A.interface,
+                   source=source, target=target)  # fmt: skip
+        arena.settle()  # a card has one such socket at a time
+
+
+ATTACK = Attack(
+    id="B02",
+    name="AF_XDP, and drivers of its kind",
+    reference="AF_XDP (kernel documentation, networking/af_xdp.rst); DPDK and VFIO go further past still",
+    plain="A program with root's rights shares memory with the network card's driver and hands it frames directly, "
+    "past every rule of the kernel.",
+    actors=(Actor.ROOT,),
+    recognised="by source port or a token in the payload",
+    control="the same frames without the lock",
+    run=run,
+    beyond="it takes root, and such frames meet no hook of the kernel at all; only a kernel without it would help",
+)

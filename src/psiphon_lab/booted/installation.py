@@ -1,0 +1,118 @@
+"""The service on a booted computer: installed, used and removed by the commands that a user types."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from psiphon_lab import addresses as plan
+from psiphon_lab.booted.clone import PIP_CONF, copy_clone
+from psiphon_lab.booted.computer import Computer
+from psiphon_lab.booted.core_file import build_trampoline, render_launcher
+from psiphon_lab.namespace import LabError
+from psiphon_vpn.system.layout import GROUP, SERVICE_UNIT, USER, Layout
+
+CLONE: Final = "/usr/src/psiphon-vpn"
+SETUP: Final = f"{CLONE}/Psiphon-Linux-VPN-Service-Setup.sh"
+CORE: Final = "/usr/src/psiphon-tunnel-core"
+_LAUNCHER: Final = "/opt/psiphon-vpn-lab/stand-in-core"
+INSTALL_SECONDS: Final = 240.0
+WAIT_SECONDS: Final = 30.0
+
+
+class Installation:
+    """What a user does with the service on a computer.
+
+    Args:
+        computer: where; it may be off until a command is used.
+        entry: the tunnel server's entry, for the configuration.
+    """
+
+    def __init__(self, computer: Computer, *, entry: str) -> None:
+        self.computer = computer
+        self._entry = entry
+        self.core_sha256 = ""
+
+    def prepare(self) -> None:
+        """Put on the disk what a user has before: a clone, a core's file, and a place to get packages from."""
+        files = self.computer.files
+        copy_clone(files / CLONE.lstrip("/"))
+        (files / "etc/pip.conf").write_text(PIP_CONF)
+        core = build_trampoline(_LAUNCHER)
+        self.core_sha256 = hashlib.sha256(core).hexdigest()
+        for path, content in ((CORE, core), (_LAUNCHER, render_launcher().encode())):
+            place = files / path.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+            place.chmod(0o755)
+
+    def run_setup(
+        self, *arguments: str, check: bool = True, timeout: float = INSTALL_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
+        """The setup script of the clone, as root."""
+        return self.computer.run([SETUP, *arguments], check=check, timeout=timeout)
+
+    def install(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """`install` with the core from its file, without questions."""
+        core = ("--core-file", CORE, "--sha256", self.core_sha256)
+        return self.run_setup("install", *core, "--yes", "--yes-cut-remote-sessions", *more)
+
+    def configure(self, **settings: Any) -> None:
+        """Write the configuration that leads to the laboratory's server; the daemon reads it when told to."""
+        values = {"ipv6_probe": [plan.INTERNET6], **settings}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+        lines += ["[core.advanced]", f"TargetServerEntry = {json.dumps(self._entry)}"]
+        lines += ["DisableRemoteServerListFetcher = true", ""]
+        path = Layout().config
+        self.computer.run(["tee", path], input="\n".join(lines))
+        self.computer.run(["chown", f"{USER}:{GROUP}", path])
+        self.computer.run(["chmod", "600", path])
+
+    def command(self, *arguments: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """The installed program, as root."""
+        return self.computer.run([Layout().command, *arguments], check=check, timeout=timeout)
+
+    def read_status(self) -> Mapping[str, Any]:
+        """`status --json`; empty if it cannot be read."""
+        done = self.command("status", "--json", check=False)
+        try:
+            return dict(json.loads(done.stdout))
+        except ValueError:
+            return {}
+
+    def wait_state(self, state: str, *, seconds: float = WAIT_SECONDS) -> Mapping[str, Any]:
+        """Wait for a state of the daemon; returns the status. Raises LabError with the journal's end."""
+        status: Mapping[str, Any] = {}
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            status = self.read_status()
+            if status.get("state") == state:
+                return status
+            time.sleep(0.25)
+        raise LabError(f"not {state} within {seconds:g} s, but {status}\n{self.read_journal()}")
+
+    def wait_open(self, *, seconds: float = WAIT_SECONDS) -> Mapping[str, Any]:
+        """Wait until the tunnel is open for both families."""
+        deadline = time.monotonic() + seconds
+        status = self.wait_state("OPEN", seconds=seconds)
+        while not status.get("ipv6") and time.monotonic() < deadline:
+            time.sleep(0.25)
+            status = self.read_status()
+        if not status.get("ipv6"):
+            raise LabError(f"no IPv6 through the tunnel: {status}")
+        return status
+
+    def read_journal(self, unit: str = SERVICE_UNIT, *, lines: int = 60) -> str:
+        """The end of a unit's journal."""
+        argv = ["journalctl", "--no-pager", "-o", "cat", "-n", str(lines), "-u", unit]
+        return self.computer.run(argv, check=False).stdout
+
+    @property
+    def files(self) -> Layout:
+        """The installation's paths, as the laboratory reaches them; also while the computer is off."""
+        return Layout(root=Path(self.computer.files))

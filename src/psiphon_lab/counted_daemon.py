@@ -1,0 +1,40 @@
+"""The daemon, counting how often it wakes: `python -m psiphon_lab.counted_daemon FILE ARGS`.
+
+The number is in the file, as text. A wake-up is a return of the event loop from having waited; where an event was there
+already, nobody had slept.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import sys
+import time
+from typing import Any
+
+from psiphon_vpn.service import __main__ as daemon
+
+LEAST_SLEEP_SECONDS = 0.001
+
+
+def main() -> int:
+    """Run the daemon."""
+    descriptor = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT, 0o644)
+    wait = selectors.EpollSelector.select
+    count = 0
+
+    def select(self: selectors.EpollSelector, timeout: float | None = None) -> list[Any]:
+        nonlocal count
+        begin = time.monotonic()
+        found = wait(self, timeout)
+        if time.monotonic() - begin > LEAST_SLEEP_SECONDS:
+            count += 1
+            os.pwrite(descriptor, b"%12d" % count, 0)
+        return found
+
+    selectors.EpollSelector.select = select  # type: ignore[method-assign,assignment]
+    return daemon.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

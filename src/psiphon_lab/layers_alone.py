@@ -1,0 +1,398 @@
+"""Each layer of the lock alone, with all the others taken away, and every kind of traffic against it.
+
+What ought to come of it is in `layers_table`; frames outside decide, where a layer is said to hold and where it is said
+not to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from psiphon_lab import addresses as plan
+from psiphon_lab import craft
+from psiphon_lab.addresses import LAN_A, LAN_B
+from psiphon_lab.battery import NOBODY, RunningProbes, start_probes
+from psiphon_lab.frames import Frame
+from psiphon_lab.layers_table import (
+    ANSWERS,
+    ARP,
+    ARP_SETTINGS,
+    ARP_TABLE,
+    BOUND,
+    CONTAINER,
+    EGRESS,
+    FILTERS,
+    FRAME,
+    FRAMES,
+    GUARD,
+    MACVLAN,
+    MOVED,
+    PLAIN,
+    POSTROUTING,
+    RAW,
+    ROUTING,
+    STRAYS,
+)
+from psiphon_lab.leaktest.attack import Trace
+from psiphon_lab.machine import LAB_UID
+from psiphon_lab.namespace import Host
+from psiphon_lab.probe import ICMP, ProbeSpec, probe_specs
+from psiphon_lab.tun_device import attach_tun
+from psiphon_lab.world import World
+from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
+from psiphon_vpn.linux.rtnetlink import RouteSocket
+from psiphon_vpn.linux.tun import make_tun
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
+from psiphon_vpn.policy.model import Identity, Links, Policy, State
+from psiphon_vpn.policy.routing import build_routes, build_rules
+from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.policy.values import parse_names
+
+IDENTITY = Identity(uid=LAB_UID, gid=LAB_UID)
+WIRES = parse_names(LAN_A.interface, LAN_B.interface)
+SO_BINDTODEVICE = 25
+LIMIT = 0.6
+"""A probe waits so long for an answer, seconds: what matters is what it sends."""
+SETTLE = 0.25
+OPEN_PORT, CLOSED_PORT, DISCARD, ECHO = 8099, 8098, 9, 7
+CHILD = {4: "192.0.2.78", 6: "2001:db8:a::78"}
+CHILD_MAC = "02:50:53:00:0c:02"
+STRAY = {4: "192.0.2.10", 6: "2001:db8:a::10"}
+INTERNET = {4: plan.INTERNET4, 6: plan.INTERNET6}
+HOST_ADDRESS = {4: LAN_A.client4, 6: LAN_A.client6}
+NEIGHBOUR = {4: plan.NEIGHBOUR4, 6: plan.NEIGHBOUR6}
+FAMILIES = (4, 6)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One attempt, and how its frames are known. into_tunnel: looked for in the TUN, not on a wire."""
+
+    name: str
+    trace: Trace
+    into_tunnel: bool = False
+
+
+class Scene:
+    """A world whose client has no lock, one layer at a time, and what is tried against it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.client: Host = world.client
+        self._salt = 0
+        self.client.call(lambda: make_tun(LAB_UID))
+        self.tun = int(self.client.run(["cat", f"/sys/class/net/{names.TUN_NAME}/ifindex"]).stdout)
+        self._tun_reader = self.client.call(lambda: attach_tun(names.TUN_NAME))
+        self._add(encode_tun(self.tun))
+        # Bound to the TUN, a packet finds a way into it whatever else there is.
+        for option in ("-4", "-6"):
+            self.client.run(["ip", option, "route", "add", "default", "dev", names.TUN_NAME, "metric", "9000"])
+        self._listeners = [self.client.call(partial(_listen, family)) for family in FAMILIES]
+        self._link = self.world.neighbour.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+        for family in FAMILIES:
+            # The answers' own way needs no question first.
+            self.world.neighbour.run(
+                ["ip", "neigh", "replace", HOST_ADDRESS[family], "lladdr", LAN_A.mac, "dev", "eth0"]
+            )
+            self.client.run(["ip", "neigh", "replace", NEIGHBOUR[family], "lladdr", self._link, "dev", LAN_A.interface])
+        self._add_child()
+
+    def close(self) -> None:
+        """Close what is held open; the rest ends with the world."""
+        for listener in self._listeners:
+            listener.close()
+        with contextlib.suppress(OSError):
+            os.close(self._tun_reader)
+
+    def _add(self, messages: Sequence[tuple[int, bytes]]) -> None:
+        def inside() -> list[str]:
+            additions = RouteSocket()
+            try:
+                return additions.add(messages)
+            finally:
+                additions.close()
+
+        refused = self.client.call(inside)
+        assert not refused, refused
+
+    def _add_child(self) -> None:
+        container, pid = self.world.container, str(self.world.container.pid)
+        self.client.run(["ip", "link", "add", "mv0", "link", LAN_A.interface, "address", CHILD_MAC, "type", "macvlan"])
+        self.client.run(["ip", "link", "set", "mv0", "netns", pid])
+        container.run(["ip", "link", "set", "mv0", "up"])
+
+    # -- layers -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def layer(self, name: str | None) -> Iterator[None]:
+        """One layer alone; with None none at all: the positive control."""
+        self.client.run(["nft", "flush", "ruleset"])
+        try:
+            if name == ROUTING:
+                routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False)
+                self._add([encode_route(route, self.tun) for route in routes])
+                self._add([encode_rule(rule) for rule in build_rules(IDENTITY)])
+            elif name == ARP_SETTINGS:
+                self._set_arp(1)
+            elif name is not None:
+                self._load(_build(name, self._policy(State.LOCKED)))
+            yield
+        finally:
+            self.client.run(["nft", "flush", "ruleset"])
+            self._set_arp(0)
+            # Nobody goes on asking for neighbours on behalf of what was tried.
+            self.client.run(["ip", "neigh", "flush", "nud", "incomplete", "dev", LAN_A.interface], check=False)
+            if name == ROUTING:
+                for rule in build_rules(IDENTITY):
+                    self.client.run(["ip", f"-{rule.version}", "rule", "del", "priority", str(rule.priority)])
+
+    def _policy(self, state: State) -> Policy:
+        links = Links(tun_index=self.tun, uplink=WIRES[0], wires=WIRES, versions=FAMILIES)
+        return Policy(state=state, identity=IDENTITY, links=links)
+
+    def _load(self, table: Table) -> None:
+        # Owned or not makes no difference to what it stops; here nobody holds it.
+        self.client.run(["nft", "-f", "-"], input=table.render(flags=""))
+
+    def _set_arp(self, value: int) -> None:
+        wanted = {key for key in GLOBAL_SYSCTLS if "arp_" in key}
+        own = {key.removeprefix("net/"): GLOBAL_SYSCTLS[key] if value else "0" for key in wanted}
+        self.client.set_sysctls(own)
+
+    # -- traffic ------------------------------------------------------------------------------------------------------
+
+    def find_seen(
+        self, kinds: Collection[str], layer: str | None
+    ) -> tuple[dict[str, list[str]], set[str], list[Frame]]:
+        """Try everything of some kinds under a layer, all at once.
+
+        Returns:
+            The names of the shots by kind, the names of those that came through, and all frames that came out of the
+            client.
+        """
+        mark = self.world.mark()
+        self._drain_tunnel()
+        ways: dict[str, Callable[[], list[Shot]]] = {
+            RAW: self._send_raw,
+            FRAME: self._send_frames,
+            MACVLAN: self._send_child_frames,
+            CONTAINER: self._send_from_container,
+            ANSWERS: self._ask_from_outside,
+            MOVED: self._send_moved,
+            ARP: self._ask_for_tunnel,
+            STRAYS: partial(self._send_strays, layer),
+        }
+        running, shots = self._start_probes(kinds)
+        # The last of them loads other rules: the probes have ended then.
+        for kind in (kind for kind in ways if kind in kinds and kind != STRAYS):
+            shots[kind] = ways[kind]()
+        for probes in running:
+            probes.collect()
+        if STRAYS in kinds:
+            shots[STRAYS] = ways[STRAYS]()
+        time.sleep(SETTLE)
+        frames = self.world.frames_since(mark)
+        inside = self._drain_tunnel()
+
+        def came_through(shot: Shot) -> bool:
+            if shot.into_tunnel:
+                return any(shot.trace.token in packet for packet in inside)
+            return any(shot.trace.matches(frame) for frame in frames)
+
+        seen = {shot.name for group in shots.values() for shot in group if came_through(shot)}
+        return {kind: [shot.name for shot in group] for kind, group in shots.items()}, seen, frames
+
+    def _number(self) -> int:
+        self._salt += 1
+        return self._salt
+
+    def _shot(self, what: str, family: int, *, tunnel: bool = False, answers: bool = False) -> tuple[Shot, bytes, int]:
+        """A shot with a token and a source port of its own."""
+        number = self._number()
+        token, port = f"alone{number:07d}".encode(), 31_000 + number % 1000
+        trace = Trace(token=token, target_port=port) if answers else Trace(token=token, source_port=port)
+        return Shot(f"{what} ipv{family}", trace, tunnel), token, port
+
+    def _start_probes(self, kinds: Collection[str]) -> tuple[list[RunningProbes], dict[str, list[Shot]]]:
+        """What programs of root and of a user send, plain and bound to the card."""
+        wanted = {kind: bound for kind, bound in ((PLAIN, False), (BOUND, True)) if kind in kinds}
+        shots: dict[str, list[Shot]] = {kind: [] for kind in wanted}
+        running = []
+        for label, uid in (("root", 0), ("user", NOBODY)) if wanted else ():
+            every = probe_specs(salt=self._number() % 300, interface=LAN_A.interface, label=label)
+            specs = [spec for spec in every if bool(spec.interface) in wanted.values()]
+            running.append(start_probes(self.client, specs, uid=uid, limit=LIMIT))
+            for kind, bound in wanted.items():
+                shots[kind] += [Shot(spec.id, _trace(spec)) for spec in specs if bool(spec.interface) == bound]
+        return running, shots
+
+    def _send_raw(self) -> list[Shot]:
+        """Whole packets by root, with the machine's own and with another source."""
+        shots = []
+        for family in FAMILIES:
+            for what, source in (("own source", HOST_ADDRESS[family]), ("other source", CHILD[family])):
+                shot, token, port = self._shot(what, family)
+                packet = craft.udp_packet(source, INTERNET[family], (port, DISCARD), token)
+                _quietly(self.client, partial(_send_packet, family, packet))
+                shots.append(shot)
+        return shots
+
+    def _frame(self, family: int, mac: str, source: str, token: bytes, port: int) -> bytes:
+        packet = craft.udp_packet(source, INTERNET[family], (port, DISCARD), token)
+        return craft.ip_frame(craft.BROADCAST_MAC, mac, packet)
+
+    def _send_frames(self) -> list[Shot]:
+        shots = []
+        for family in FAMILIES:
+            shot, token, port = self._shot("frame", family)
+            data = self._frame(family, LAN_A.mac, HOST_ADDRESS[family], token, port)
+            _quietly(self.client, partial(_send_frame, LAN_A.interface, data))
+            shots.append(shot)
+        return shots
+
+    def _send_child_frames(self) -> list[Shot]:
+        shots = []
+        for family in FAMILIES:
+            shot, token, port = self._shot("child", family)
+            data = self._frame(family, CHILD_MAC, CHILD[family], token, port)
+            _quietly(self.world.container, partial(_send_frame, "mv0", data))
+            shots.append(shot)
+        return shots
+
+    def _send_from_container(self) -> list[Shot]:
+        shots = []
+        for family in FAMILIES:
+            shot, token, port = self._shot("container", family)
+            _quietly(self.world.container, partial(_send_datagram, family, INTERNET[family], ECHO, token, port))
+            shots.append(shot)
+        return shots
+
+    def _ask_from_outside(self) -> list[Shot]:
+        """A neighbour asks: an open port, closed ones, a ping. What comes back is known by whom it is for."""
+        shots = []
+        for family in FAMILIES:
+            source, target = NEIGHBOUR[family], HOST_ADDRESS[family]
+            for what in ("open TCP port", "closed TCP port", "closed UDP port", "ping"):
+                shot, token, port = self._shot(what, family, answers=True)
+                if "TCP" in what:
+                    there = OPEN_PORT if what.startswith("open") else CLOSED_PORT
+                    question = craft.tcp_packet(source, target, (port, there), craft.SYN)
+                elif what == "ping":
+                    question = craft.icmp_packet(source, target, 128 if family == 6 else 8, bytes(4) + token)
+                else:
+                    question = craft.udp_packet(source, target, (port, CLOSED_PORT), token)
+                packet = craft.ip_frame(LAN_A.mac, self._link, question)
+                _quietly(self.world.neighbour, partial(_send_frame, "eth0", packet))
+                shots.append(shot)
+        return shots
+
+    def _send_moved(self) -> list[Shot]:
+        """What goes to this machine itself when `output` sees it, and to the internet when another DNAT is done."""
+        rules = f"ip daddr {HOST_ADDRESS[4]} udp dport 4444 dnat ip to {INTERNET[4]}:{ECHO}\n"
+        rules += f"ip6 daddr {HOST_ADDRESS[6]} udp dport 4444 dnat ip6 to [{INTERNET[6]}]:{ECHO}\n"
+        hook = "type nat hook output priority 50; policy accept;"
+        self.client.run(["nft", "-f", "-"], input=f"table inet stranger {{\nchain moves {{\n{hook}\n{rules}}}\n}}\n")
+        shots = []
+        for family in FAMILIES:
+            shot, token, port = self._shot("moved", family)
+            _quietly(self.client, partial(_send_datagram, family, HOST_ADDRESS[family], 4444, token, port))
+            shots.append(shot)
+        self.client.run(["nft", "delete", "table", "inet", "stranger"])
+        return shots
+
+    def _ask_for_tunnel(self) -> list[Shot]:
+        request = craft.arp_request(self._link, plan.NEIGHBOUR4, names.TUN_IPV4)
+        _quietly(self.world.neighbour, partial(_send_frame, "eth0", request))
+        return [Shot("who has the tunnel's address", Trace(arp_sender=craft.pack_address(names.TUN_IPV4)))]
+
+    def _send_strays(self, layer: str | None) -> list[Shot]:
+        """Into the TUN, with another source than its own, while open: the server would answer to nobody else then."""
+        if layer in {FILTERS, POSTROUTING}:
+            self.client.run(["nft", "flush", "ruleset"])
+            self._load(_build(layer, self._policy(State.OPEN)))
+            for name in (names.LEASE_SET, names.LEASE_SET_IPV6):
+                element = f"add element inet {names.BASE_TABLE} {name} {{ {names.TUN_NAME} timeout 60s }}"
+                self.client.run(["nft", element])
+        shots = []
+        for family in FAMILIES:
+            shot, token, port = self._shot("stray", family, tunnel=True)
+            packet = craft.udp_packet(STRAY[family], INTERNET[family], (port, DISCARD), token)
+            _quietly(self.client, partial(_send_packet, family, packet, names.TUN_NAME))
+            shots.append(shot)
+        return shots
+
+    def _drain_tunnel(self) -> list[bytes]:
+        packets = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packets.append(os.read(self._tun_reader, 65536))
+        return packets
+
+
+def _build(name: str, policy: Policy) -> Table:
+    """The table of a layer, or the part of the base table that is one."""
+    base = build_base_table(policy)
+    egress, frames = build_egress_guard(IDENTITY, WIRES), build_frame_guard(IDENTITY, WIRES)
+    assert egress is not None
+    shared = {"refused", "to_wire", "to_tunnel"}
+    parts = {
+        FILTERS: {*shared, "output", "input", "forward"},
+        POSTROUTING: {*shared, "postrouting"},
+    }
+    if name in parts:
+        return replace(base, chains=tuple(chain for chain in base.chains if chain.name in parts[name]))
+    return {GUARD: build_wire_guard(IDENTITY), EGRESS: egress, FRAMES: frames, ARP_TABLE: build_arp_table()}[name]
+
+
+def _trace(spec: ProbeSpec) -> Trace:
+    return Trace(token=spec.token.encode(), source_port=0 if spec.kind == ICMP else spec.source_port)
+
+
+def _family(version: int) -> socket.AddressFamily:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _listen(version: int) -> socket.socket:
+    listener = socket.socket(_family(version), socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((HOST_ADDRESS[version], OPEN_PORT))
+    listener.listen()
+    return listener
+
+
+def _quietly(host: Host, send: Callable[[], None]) -> None:
+    """Try to send something on a host; that it is refused is an outcome like another."""
+
+    def inside() -> None:
+        with contextlib.suppress(OSError):
+            send()
+
+    host.call(inside)
+
+
+def _send_packet(version: int, packet: bytes, device: str = "") -> None:
+    """A whole IP packet by a raw socket (raw(7)); IPv6 takes the header too with IPPROTO_RAW."""
+    with socket.socket(_family(version), socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        if device:
+            sock.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, device.encode() + b"\0")
+        sock.sendto(packet, (INTERNET[version], 0))
+
+
+def _send_frame(device: str, data: bytes) -> None:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.sendto(data, (device, int.from_bytes(data[12:14], "big")))
+
+
+def _send_datagram(version: int, target: str, port: int, token: bytes, source_port: int) -> None:
+    with socket.socket(_family(version), socket.SOCK_DGRAM) as sock:
+        sock.bind(("", source_port))
+        sock.sendto(token, (target, port))

@@ -1,0 +1,33 @@
+"""Waiting for what a lab process says or does, always with a limit."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import time
+from collections.abc import Callable
+
+from psiphon_lab.namespace import LabError
+
+READY_TIMEOUT = 10.0
+
+
+def wait_ready(child: subprocess.Popen[bytes], what: str, *, timeout: float = READY_TIMEOUT) -> None:
+    """Wait for the line "ready" on a child's standard output. Raises LabError if it does not come."""
+    pipe = child.stdout
+    assert pipe is not None
+    readable, _, _ = select.select([pipe], [], [], timeout)
+    line = pipe.readline() if readable else b""
+    if line != b"ready\n":
+        raise LabError(f"{what} did not start: rc {child.poll()}")
+    pipe.close()
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = 5.0, pause: float = 0.01) -> float:
+    """Poll a condition; the seconds it took. Raises LabError after `timeout` seconds."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > timeout:
+            raise LabError(f"not within {timeout} s: {what}")
+        time.sleep(pause)
+    return time.monotonic() - start
