@@ -32,7 +32,7 @@ MOCK_PYTHON = "/usr/bin/python3"
 LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 10) -> float:
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 60) -> float:
     """Wait; returns how long it took, in seconds."""
     begin = time.monotonic()
     while not condition():
@@ -113,7 +113,7 @@ def call(address: str, *arguments: str) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=60,
     )
     return done.stdout if done.returncode == 0 else ""
 
@@ -137,7 +137,7 @@ class Logind:
             "o.EmitSignal(sys.argv[4],'PrepareForSleep','b',[sys.argv[5]=='1'],"
             "dbus_interface='org.freedesktop.DBus.Mock')"
         )
-        subprocess.run([MOCK_PYTHON, "-c", code, self._address, *LOGIND, "1" if sleep else "0"], check=True, timeout=10)
+        subprocess.run([MOCK_PYTHON, "-c", code, self._address, *LOGIND, "1" if sleep else "0"], check=True, timeout=60)
 
 
 _ANNOUNCER = (

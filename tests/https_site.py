@@ -19,7 +19,7 @@ def make_certificate(directory: Path, *, name: str = "IP:127.0.0.1,DNS:localhost
     certificate, key = directory / "cert.pem", directory / "key.pem"
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     argv += ["-days", "2", "-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
-    subprocess.run([*argv, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=30)
+    subprocess.run([*argv, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
     return certificate, key
 
 

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from psiphon_lab.frames import Frame, decode_ip
-from psiphon_lab.namespace import Host, LabError
+from psiphon_lab.namespace import PATIENCE, Host, LabError
 from psiphon_lab.probe import DNS_TCP, ICMP, LIMIT, PATTERN, TCP, ProbeResult, ProbeSpec
 
 NOBODY = 65534
-_GRACE = 10.0
 _TOKEN = re.compile(PATTERN.encode())
 
 
@@ -28,7 +27,7 @@ class RunningProbes:
     def collect(self) -> dict[str, ProbeResult]:
         """The results by probe id. Raises LabError unless every probe has one."""
         try:
-            output, _ = self._child.communicate(timeout=LIMIT + _GRACE)
+            output, _ = self._child.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired as error:
             self._child.kill()
             raise LabError(f"{self._host.name}: probes did not end") from error

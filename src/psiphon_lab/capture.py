@@ -16,7 +16,7 @@ from pathlib import Path
 import dpkt
 
 from psiphon_lab.frames import Frame
-from psiphon_lab.namespace import Host, LabError
+from psiphon_lab.namespace import PATIENCE, Host, LabError
 
 # <linux/if_packet.h>, <asm-generic/socket.h>
 ETH_P_ALL = 0x0003
@@ -32,7 +32,6 @@ TP_STATUS_VLAN_TPID_VALID = 1 << 6
 BUFFER_BYTES = 64 << 20
 LARGEST_FRAME = 1 << 17
 SETTLE = 0.02
-READER_LIMIT = 10.0
 
 
 class Capture:
@@ -72,7 +71,7 @@ class Capture:
         the kernel's own count. Raises LabError if it does not keep up.
         """
         time.sleep(settle)
-        deadline = time.monotonic() + READER_LIMIT
+        deadline = time.monotonic() + PATIENCE
         while len(self._frames) < self._count_taken() and self.alive:
             if time.monotonic() > deadline:
                 raise LabError(f"the capture on {self.wire} does not keep up")

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from psiphon_lab.launch import clean_environment
-from psiphon_lab.namespace import Host, LabError
+from psiphon_lab.namespace import PATIENCE, Host, LabError
 from psiphon_lab.probe import classify_error
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWNET = 0x00020000, 0x04000000, 0x40000000
@@ -32,7 +32,6 @@ PAUSE = 0.004
 """Between two rounds of the same attempt, seconds."""
 LONGEST = 3800
 """Bytes of a result line: less than PIPE_BUF, so that lines of several children never mix."""
-GRACE = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +142,7 @@ class Hands:
 
     def wait(self, number: int, *, seconds: float = 0.0) -> Outcome:
         """What became of an order; an outcome with an error when it does not come."""
-        deadline = time.monotonic() + seconds + GRACE
+        deadline = time.monotonic() + seconds + PATIENCE
         with self._news:
             while number not in self._outcomes:
                 left = deadline - time.monotonic()

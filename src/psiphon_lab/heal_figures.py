@@ -96,14 +96,14 @@ def measure_heal(machine: Machine, kind: Kind) -> tuple[float, float]:
     wanted = kind.pieces(machine)
     with HealWatch(machine.client, tun=index) as watch:
         child = machine.client.spawn(list(kind.argv), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        child.wait(timeout=10)
+        child.wait(timeout=60)
 
         def times() -> tuple[float, float] | None:
             return watch.measure(wanted)
 
-        wait_until(lambda: times() is not None, f"what was taken: {kind.name}", timeout=15)
+        wait_until(lambda: times() is not None, f"what was taken: {kind.name}")
         time.sleep(0.05)  # a flush that went on has taken it once more
-        wait_until(lambda: times() is not None, f"what was taken: {kind.name}", timeout=15)
+        wait_until(lambda: times() is not None, f"what was taken: {kind.name}")
         found = times()
         machine.wait_for(lambda: _is_open(machine), "an open tunnel")
         opened = time.monotonic()

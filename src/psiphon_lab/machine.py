@@ -21,7 +21,7 @@ from typing import Any
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A, LAN_B
-from psiphon_lab.namespace import Host, LabError
+from psiphon_lab.namespace import PATIENCE, Host, LabError
 from psiphon_lab.world import World
 from psiphon_vpn.core.record import RECORD_NAME
 from psiphon_vpn.linux.identity import find_network_managers
@@ -37,7 +37,6 @@ from psiphon_vpn.service.bridges import render_bridges
 LAB_UID = 64190
 """psiphon-user on lab machines: a uid that no distribution gives to anybody."""
 CAPABILITIES = ("net_admin", "net_raw", "net_bind_service")
-WAIT_SECONDS = 15.0
 
 
 class Machine:
@@ -183,7 +182,7 @@ class Machine:
         """End the holder: the kernel removes its table."""
         if self._holder is not None:
             self._holder.kill()
-            self._holder.wait(timeout=5)
+            self._holder.wait(timeout=PATIENCE)
             self._holder = None
 
     def start_daemon(self) -> None:
@@ -249,7 +248,7 @@ class Machine:
             return
         self._daemon.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._daemon.wait(timeout=8)
+            self._daemon.wait(timeout=PATIENCE)
         if self._daemon.poll() is None:
             self._daemon.kill()
             self._daemon.wait()
@@ -274,7 +273,7 @@ class Machine:
         from psiphon_vpn.errors import UserError
 
         try:
-            return dict(request_status(self.runtime_dir, timeout=6.0))
+            return dict(request_status(self.runtime_dir, timeout=30.0))
         except UserError:
             return None
 
@@ -284,7 +283,7 @@ class Machine:
 
         return dict(send_command(self.runtime_dir, name))
 
-    def wait_state(self, state: str, *, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
+    def wait_state(self, state: str, *, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait for a state; returns the status. Raises LabError with the log when it does not come."""
         last: dict[str, Any] | None = None
         deadline = time.monotonic() + seconds
@@ -296,7 +295,7 @@ class Machine:
             time.sleep(0.02)
         raise LabError(f"not {state} within {seconds:g} s, but {last}\n{self.read_log()[-4000:]}")
 
-    def wait_for(self, condition: Callable[[], bool], what: str, *, seconds: float = WAIT_SECONDS) -> float:
+    def wait_for(self, condition: Callable[[], bool], what: str, *, seconds: float = PATIENCE) -> float:
         """Wait for something; returns how long it took, in seconds."""
         begin = time.monotonic()
         while time.monotonic() - begin < seconds:

@@ -23,8 +23,9 @@ from psiphon_lab.launch import clean_environment, python_paths, setpriv_argv
 T = TypeVar("T")
 Stream = IO[Any] | int | None
 
+PATIENCE = 60.0
+"""How long the laboratory waits for anything, seconds: a limit is only for what never comes. See waiting.py."""
 _CLONE_NEWNET = 0x40000000
-_START_TIMEOUT = 10.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -131,7 +132,7 @@ class Host:
         *,
         input: str | None = None,
         check: bool = True,
-        timeout: float = 30.0,
+        timeout: float = PATIENCE,
         env: Mapping[str, str] | None = None,
         **identity: Any,
     ) -> subprocess.CompletedProcess[str]:

@@ -77,7 +77,7 @@ class RealServer:
             self._child = self._world.server.spawn(
                 [self._program, "run"], cwd=self._directory, stdout=log, stderr=log, env=CLEAN_ENV
             )
-        wait_until(self._listens, "psiphond listens", timeout=15)
+        wait_until(self._listens, "psiphond listens")
 
     def _listens(self) -> bool:
         if self._child is not None and self._child.poll() is not None:

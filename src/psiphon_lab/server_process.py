@@ -83,12 +83,19 @@ class ServerProcess:
             self._child = None
 
     def read_flows(self) -> frozenset[Flow]:
-        """The connections that the server has authenticated, by its own record."""
+        """The connections that the server has authenticated, by its own record.
+
+        Not to be subtracted from each other: a later connection may have the ports of an earlier one. See `list_flows`.
+        """
+        return frozenset(self.list_flows())
+
+    def list_flows(self) -> list[Flow]:
+        """The same in their order, each connection once, also one that looks like an earlier one."""
         path = self._directory / "flows.jsonl"
-        flows: set[Flow] = set()
+        flows: list[Flow] = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             fields = json.loads(line)
-            flows.add(
+            flows.append(
                 Flow(
                     protocol=6,
                     client=fields["client"],
@@ -97,7 +104,7 @@ class ServerProcess:
                     server_port=fields["server_port"],
                 )
             )
-        return frozenset(flows)
+        return flows
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ class StandinServer:
     async def _forward(self, target: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = str(target[0]), int(target[1])
         try:
-            remote_reader, remote_writer = await asyncio.wait_for(asyncio.open_connection(host, port), 10)
+            remote_reader, remote_writer = await asyncio.wait_for(asyncio.open_connection(host, port), 60)
         except (OSError, TimeoutError):
             writer.write(b'{"ok": false}\n')
             await writer.drain()
@@ -139,7 +139,7 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
     if not certificate.exists():
         argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         argv += ["-subj", "/CN=stand-in", "-days", "30", "-keyout", str(key), "-out", str(certificate)]
-        subprocess.run(argv, check=True, capture_output=True, timeout=30)
+        subprocess.run(argv, check=True, capture_output=True, timeout=60)
     return certificate, key
 
 
@@ -159,7 +159,7 @@ def configure_network(tun_name: str, egress: str) -> None:
             address, prefix = cidr.split("/")
             ipr.addr("add", index=index, address=address, prefixlen=int(prefix))
         ipr.link("set", index=index, state="up", mtu=ip.MTU)
-    subprocess.run(["nft", "-f", "-"], input=RULESET % {"egress": egress}, text=True, check=True, timeout=30)
+    subprocess.run(["nft", "-f", "-"], input=RULESET % {"egress": egress}, text=True, check=True, timeout=60)
 
 
 def write_server_entries(options: argparse.Namespace, secret: str, certificate: Path) -> None:

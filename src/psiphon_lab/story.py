@@ -122,9 +122,7 @@ class Story(Trial):
         return result
 
     def _wait_ipv6(self) -> None:
-        self._machine.wait_for(
-            lambda: bool((self._machine.read_status() or {}).get("ipv6")), "IPv6 through the tunnel", seconds=8
-        )
+        self._machine.wait_for(lambda: bool((self._machine.read_status() or {}).get("ipv6")), "IPv6 through the tunnel")
 
     def _open(self) -> StepResult:
         result = StepResult(name=_("open"), done=_("verified, leased, open: pages and names through the tunnel"))
@@ -175,7 +173,7 @@ class Story(Trial):
         self._machine.wait_state("OPEN")
         self._machine.kill_daemon()
         probes = self._start_probes(LAN_A)
-        seconds = self._machine.wait_for(lambda: not self._machine.lease_remains(), "the end of the lease", seconds=8)
+        seconds = self._machine.wait_for(lambda: not self._machine.lease_remains(), "the end of the lease")
         result.figures[_("daemon killed to lease gone, ms")] = seconds * 1000
         found = self._collect(probes)
         locked = self._start_probes(LAN_A)

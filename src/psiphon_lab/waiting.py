@@ -1,4 +1,8 @@
-"""Waiting for what a lab process says or does, always with a limit."""
+"""Waiting for what a lab process says or does, always with a limit.
+
+A limit is for what never comes. It costs nothing where things come, however slow the machine is: so it is generous, and
+says nothing about how long something may take.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,10 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from psiphon_lab.namespace import LabError
-
-READY_TIMEOUT = 10.0
+from psiphon_lab.namespace import PATIENCE, LabError
 
 
-def wait_ready(child: subprocess.Popen[bytes], what: str, *, timeout: float = READY_TIMEOUT) -> None:
+def wait_ready(child: subprocess.Popen[bytes], what: str, *, timeout: float = PATIENCE) -> None:
     """Wait for the line "ready" on a child's standard output. Raises LabError if it does not come."""
     pipe = child.stdout
     assert pipe is not None
@@ -23,7 +25,7 @@ def wait_ready(child: subprocess.Popen[bytes], what: str, *, timeout: float = RE
     pipe.close()
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = 5.0, pause: float = 0.01) -> float:
+def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = PATIENCE, pause: float = 0.01) -> float:
     """Poll a condition; the seconds it took. Raises LabError after `timeout` seconds."""
     start = time.monotonic()
     while not condition():

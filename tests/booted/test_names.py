@@ -104,7 +104,7 @@ class Desktop:
     def wait_names(self) -> None:
         """Wait until names resolve, for root and for a user."""
         for uid in (0, NOBODY):
-            wait_until(lambda uid=uid: self.ask(uid) == plan.INTERNET4, "a name", timeout=15, pause=0.2)  # type: ignore[misc]
+            wait_until(lambda uid=uid: self.ask(uid) == plan.INTERNET4, "a name", pause=0.2)  # type: ignore[misc]
 
     def read_check(self, name: str) -> dict[str, Any]:
         """What `diagnose` says of one check."""
@@ -152,12 +152,12 @@ class Desktop:
     @contextlib.contextmanager
     def running(self, *argv: str) -> Iterator[None]:
         """A resolver that is not NetworkManager's, whose own may still be about to end."""
-        wait_until(lambda: "127.0.0.1:53" not in self.sh("ss -Hlun"), "a free port", timeout=10, pause=0.05)
+        wait_until(lambda: "127.0.0.1:53" not in self.sh("ss -Hlun"), "a free port", pause=0.05)
         child = self.computer.inside.spawn(
             ["timeout", "60", *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            wait_until(lambda: "127.0.0.1:53" in self.sh("ss -Hlun"), argv[0], timeout=10, pause=0.05)
+            wait_until(lambda: "127.0.0.1:53" in self.sh("ss -Hlun"), argv[0], pause=0.05)
             yield
         finally:
             child.terminate()

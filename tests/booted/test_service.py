@@ -48,7 +48,7 @@ def wait_daemon_other_than(session: Session, pid: str) -> None:
     def is_new() -> bool:
         return session.computer.show(SERVICE_UNIT, "MainPID")["MainPID"] not in {pid, "0"}
 
-    wait_until(is_new, "another daemon", timeout=20, pause=0.1)
+    wait_until(is_new, "another daemon", pause=0.1)
 
 
 def read_tables(session: Session) -> dict[str, str]:
@@ -136,7 +136,7 @@ def test_killed_again_and_again_it_comes_back_and_is_never_open_without_its_tunn
         assert not session.find_answers()
         systemctl(session, "kill", "-s", "KILL", GUARD_UNIT)
         wait_until(lambda: "psiphon_guard" in session.computer.run(["nft", "list", "tables"]).stdout,
-                   "another wire guard", timeout=20, pause=0.1)  # fmt: skip
+                   "another wire guard", pause=0.1)  # fmt: skip
         service.command("start")
         service.wait_open()
         assert not session.find_flaws_when_open()
@@ -162,7 +162,7 @@ def test_the_network_managers_leases_are_renewed_through_the_lock_while_open_and
 
     def renew(words: str) -> None:
         before = count(words)
-        wait_until(lambda: count(words) > before, f"another {words}", timeout=30, pause=0.1)
+        wait_until(lambda: count(words) > before, f"another {words}", pause=0.1)
 
     with scenario(session, "leases renewed"):
         before = service.read_status()
@@ -192,7 +192,7 @@ def test_other_services_that_restart_take_nothing_with_them(session: Session) ->
             session.service.wait_open(seconds=60)
         session.service.wait_open()
         # The rules follow the uplink: what the router advertises may come after the opening.
-        wait_until(lambda: read_tables(session) == before, "the same rules as before", timeout=30, pause=0.2)
+        wait_until(lambda: read_tables(session) == before, "the same rules as before", pause=0.2)
         assert not session.find_flaws_when_open()
         assert not session.ask_names()
     assert not session.list_outside_queries(since)

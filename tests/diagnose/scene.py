@@ -382,7 +382,7 @@ class HealthyKernel(Kernel):
     def release_guard(self) -> None:
         assert self.holder is not None
         self.holder.kill()
-        self.holder.wait(timeout=5)
+        self.holder.wait(timeout=60)
         while self.host.run(["nft", "list", "table", "inet", names.GUARD_TABLE], check=False).returncode == 0:
             pass
 

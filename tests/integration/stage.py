@@ -62,12 +62,12 @@ class Stage:
         leaks = find_leaks(frames, evidence)
         assert not leaks, [leak.text for leak in leaks[:10]]
 
-    def page(self, family: int = 4) -> str:
-        """What a page on the internet sees of the client, or the outcome when there is no answer."""
+    def page(self, family: int = 4, *, limit: float = 10.0) -> str:
+        """What a page on the internet sees of the client, or the outcome when there is no answer in `limit` seconds."""
         self.salt += 1
         wanted = f"root-tcp-ipv{family}-internet-plain"
         specs = tuple(spec for spec in probe_specs(salt=self.salt, label="root") if spec.id == wanted)
-        result = run_probes(self.world.client, specs)[wanted]
+        result = run_probes(self.world.client, specs, limit=limit)[wanted]
         return result.answer or result.outcome
 
 

@@ -98,13 +98,13 @@ def test_it_opens_while_another_program_goes_on_and_on(stage: Stage, rate: int, 
     churn = begin_churn(stage, rate, rate * 300, *what)
     try:
         machine.command("restart")
-        machine.wait_state("OPEN", seconds=30)
+        machine.wait_state("OPEN")
         lines = len(machine.read_log().splitlines())
         nft(stage, "table inet f2b2 { set bans { type ipv4_addr; flags timeout; }; }")
-        machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page", seconds=30)
+        machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page")
         machine.stop_daemon()
         machine.start_daemon()
-        opened = machine.wait_state("OPEN", seconds=30)
+        opened = machine.wait_state("OPEN")
         assert stage.page() == plan.SERVER4
         time.sleep(RENEWALS_SECONDS)
         assert (machine.read_status() or {})["since"] == opened["since"], "it was closed meanwhile"
@@ -175,10 +175,10 @@ def test_in_a_pid_namespace_our_own_commits_are_ours_and_a_strangers_is_named_ho
             seen = len(machine.read_log())
             nft(stage, "flush ruleset")
             machine.wait_for(lambda at=seen: MOVE in machine.read_log()[at:], "the closing")  # type: ignore[misc]
-            machine.wait_state("OPEN", seconds=30)
+            machine.wait_state("OPEN")
             machine.wait_for(machine.lease_remains, "the lease")
         machine.command("restart")
-        machine.wait_state("OPEN", seconds=30)
+        machine.wait_state("OPEN")
         log = machine.read_log()
         assert "keeps changing the lock" not in log
         assert log.count("changed the lock; it was put back") == FLUSHES, "our own were taken for a stranger's"

@@ -264,7 +264,7 @@ def test_an_uplink_that_flaps_is_waited_for_without_ever_opening_between(stage: 
     assert len({status["since"] for status in seen if status["state"] == "OPEN"}) <= 6
     world.disconnect_uplink(plan.LAN_A)
     world.connect_uplink(plan.LAN_A)
-    stage.machine.wait_state("OPEN", seconds=20)
+    stage.machine.wait_state("OPEN")
     # A core that is ended while it shakes hands leaves frames of a connection that its server has no record of.
     leaks = find_leaks(world.frames_since(mark), world_evidence(stage.server.read_flows()))
     assert [leak.text for leak in leaks if f" > {plan.SERVER4}:" not in leak.text] == []
@@ -304,7 +304,7 @@ def test_a_core_that_hangs_while_it_is_open_is_noticed_closed_for_and_replaced(s
     # By what waits before a device that nobody reads: the regular question alone would need up to 19 s.
     assert took < 12, took
     assert status_of(stage)["state"] != "OPEN"
-    reopened = stage.machine.wait_state("OPEN", seconds=30)
+    reopened = stage.machine.wait_state("OPEN")
     assert reopened["core_pid"] not in {None, hung}
     assert not Path(f"/proc/{hung}").exists()
     stage.machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page")

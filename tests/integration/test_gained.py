@@ -59,7 +59,7 @@ class Router:
     def end(self) -> None:
         """No advertisement any more."""
         self._radvd.terminate()
-        self._radvd.wait(timeout=10)
+        self._radvd.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ class Holder:
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = clean_environment(RUNTIME_DIRECTORY=str(self._directory))
-        return self._kernel.host.run([self._script, *words], check=False, env=environment, timeout=20)
+        return self._kernel.host.run([self._script, *words], check=False, env=environment, timeout=60)
 
     def hold(self) -> None:
         environment = clean_environment(RUNTIME_DIRECTORY=str(self._directory))
@@ -70,7 +70,7 @@ class Holder:
     def end(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(timeout=5)
+            self.process.wait(timeout=60)
             self.process = None
 
 

@@ -21,14 +21,13 @@ from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [
     pytest.mark.lab,
-    pytest.mark.timeout(240),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces"),
 ]
 
 LAUNCHER = Path(__file__).with_name("killed_daemon.py")
 MOST_EFFECTS = 40
 """More than any path takes; each ends where nothing is left to kill."""
-SECONDS = 8.0
+SECONDS = 60.0
 
 
 class Killer:

@@ -448,7 +448,7 @@ def test_psiphon_user_can_write_its_own_directories_and_nothing_that_root_runs_o
         Path("/usr/sbin"),
     ]
     argv: list[str | Path] = ["find", *places, "-writable", "-not", "-type", "l", "-print"]
-    done = stage.world.client.run(argv, check=False, uid=LAB_UID, gid=LAB_UID, timeout=30)
+    done = stage.world.client.run(argv, check=False, uid=LAB_UID, gid=LAB_UID, timeout=60)
     found = {Path(line) for line in done.stdout.splitlines()}
     assert found >= {stage.machine.state_dir, stage.machine.runtime_dir}, "the positive control"
     assert [path for path in found if not own & {path, *path.parents}] == []
@@ -485,7 +485,7 @@ def test_a_second_daemon_gives_way_and_the_first_does_not_even_notice() -> None:
             env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
-            said = second.communicate(timeout=3)[0].decode()
+            said = second.communicate(timeout=60)[0].decode()
         finally:
             second.kill()
             second.wait()

@@ -18,7 +18,7 @@ ATTACKS = ("A01", "A03", "A04", "A05", "A06", "A07", "A09", "A14", "A15", "A19",
 MODES = (Mode.BOOT, Mode.OPEN, Mode.DAEMON_KILLED, Mode.FLUSHED)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(1200)  # seconds: some sixty attacks, side by side
 @pytest.mark.requirement("R1", "R2", "R4", "B4", "B5")
 def test_known_leaks_hold_in_states_with_and_without_a_daemon(tmp_path: Path) -> None:
     chosen = [attack for attack in choose_attacks(list(ATTACKS)) if attack.id in ATTACKS]

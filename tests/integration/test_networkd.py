@@ -134,7 +134,7 @@ class Home:
 def _end(child: subprocess.Popen[bytes] | None) -> None:
     if child is not None:
         child.terminate()
-        child.wait(timeout=5)
+        child.wait(timeout=60)
 
 
 def solicit_router() -> None:
@@ -163,7 +163,7 @@ class Scene:
         return [line.split()[3].partition("/")[0] for line in shown.splitlines() if all(word in line for word in words)]
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
-        self.stage.machine.wait_for(condition, what, seconds=25)
+        self.stage.machine.wait_for(condition, what)
 
     def prefix_lifetime(self) -> int:
         """For how long the address by advertisement is still valid, in seconds."""

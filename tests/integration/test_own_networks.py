@@ -27,9 +27,7 @@ def test_it_is_said_and_it_opens_once_the_router_has_other_addresses(*, has_rout
             client.run(["ip", "route", "add", "default", "via", names.TUN_IPV4, "dev", CARD])
         machine.start_daemon()
         mark = stage.world.mark()
-        machine.wait_for(
-            lambda: (machine.read_status() or {}).get("reason_code") == "subnet_taken", "the reason", seconds=40
-        )
+        machine.wait_for(lambda: (machine.read_status() or {}).get("reason_code") == "subnet_taken", "the reason")
         status = machine.read_status() or {}
         assert names.TUN_IPV4_SUBNET in status["reason"]
         assert "router" in status["next_step"]

@@ -35,7 +35,7 @@ def test_one_question_that_cannot_be_asked_is_told_and_it_opens_again(number: in
         machine = stage.machine
         machine.program = [str(FAILING), str(number)]
         machine.start_daemon()
-        wait_until(lambda: TOLD in machine.read_log(), "the failure", timeout=40)
+        wait_until(lambda: TOLD in machine.read_log(), "the failure")
         machine.wait_state("OPEN")
         assert_honest(stage)
         assert machine.lease_remains()
@@ -55,7 +55,7 @@ def test_without_a_descriptor_left_it_stays_honest_and_opens_again_once_there_ar
         machine.signal_daemon(signal.SIGUSR1)
         # A reading back is needed then, which takes programs.
         stage.world.client.run(["nft", "add rule inet psiphon_filter output accept"])
-        wait_until(lambda: not machine.lease_remains(), "the lease to go", timeout=8)
+        wait_until(lambda: not machine.lease_remains(), "the lease to go")
         # Without a descriptor it may answer nobody: each question then takes as long as the command waits.
         for _ in range(3):
             assert_honest(stage)

@@ -127,7 +127,7 @@ def test_tables_cannot_be_removed_under_a_holder_and_that_is_no_success(kernel: 
 
 
 def wait_for_guard(kernel: Kernel) -> None:
-    wait_until(lambda: any(names.GUARD_TABLE in line for line in kernel.tables()), "the wire guard", timeout=5)
+    wait_until(lambda: any(names.GUARD_TABLE in line for line in kernel.tables()), "the wire guard")
 
 
 def test_the_rendered_rules_are_ones_that_the_kernel_takes_and_a_check_changes_nothing(kernel: Kernel) -> None:

@@ -47,7 +47,7 @@ def rename(client: Host, name: str = "lo") -> None:
 def _speaks_to_itself() -> bool:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
-        with socket.create_connection(address, timeout=2):
+        with socket.create_connection(address, timeout=30):
             return True
 
 

@@ -220,7 +220,7 @@ def is_resolved(host: Host, target: str, device: str) -> bool:
     def settled() -> bool:
         return bool({"REACHABLE", "FAILED"} & set(host.run(["ip", "neigh", "show", target]).stdout.split()))
 
-    wait_until(settled, "ARP's answer", timeout=10)
+    wait_until(settled, "ARP's answer")
     return "REACHABLE" in host.run(["ip", "neigh", "show", target]).stdout
 
 

@@ -142,10 +142,10 @@ def test_without_a_bus_and_with_one_that_comes_goes_and_comes_again_it_goes_on()
             with run_bus(stage.machine.bus_path, stage.world.client) as (address, _bus):
                 with run_mock(address, "logind"):
                     logind = Logind(address)
-                    wait_until(lambda: logind.inhibitors() == 1, "the delay lock", seconds=15)  # noqa: B023
+                    wait_until(lambda: logind.inhibitors() == 1, "the delay lock")  # noqa: B023
                 # logind restarts alone: its locks are gone, and taken anew.
                 with run_mock(address, "logind"):
-                    wait_until(lambda: logind.inhibitors() == 1, "the delay lock", seconds=15)  # noqa: B023
+                    wait_until(lambda: logind.inhibitors() == 1, "the delay lock")  # noqa: B023
             time.sleep(0.2)
             assert status_of(stage)["since"] == since, "the tunnel has nothing to do with any bus"
         assert stage.page() == plan.SERVER4

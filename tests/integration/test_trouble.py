@@ -92,7 +92,7 @@ def test_a_full_disk_keeps_it_locked_is_named_and_is_recovered_from_by_itself() 
         assert stage.machine.wait_state("LOCKED")["reason_code"] == "stopped_by_user"
         stage.machine.command("start")
         stage.world.client.run(["rm", f"{state}/ballast"])
-        stage.machine.wait_state("OPEN", seconds=20)
+        stage.machine.wait_state("OPEN")
 
 
 @pytest.mark.requirement("R1")
@@ -105,7 +105,7 @@ def test_a_read_only_state_directory_keeps_it_locked_and_is_named() -> None:
         status = wait_reason(stage, "disk")
         assert (status["state"], status["locked"]) == ("LOCKED", True)
         stage.world.client.run(["mount", "-o", "remount,bind,rw", state])
-        stage.machine.wait_state("OPEN", seconds=20)
+        stage.machine.wait_state("OPEN")
 
 
 @pytest.mark.requirement("R1", "R2")
@@ -119,13 +119,13 @@ def test_a_storm_of_netlink_messages_that_overruns_its_socket_ends_with_a_look_a
     stage.machine.signal_daemon(signal.SIGSTOP)
     try:
         for _ in range(3):
-            client.run(["ip", "-batch", "-"], input=batch, timeout=30)
+            client.run(["ip", "-batch", "-"], input=batch, timeout=60)
         client.run(["ip", "route", "flush", "table", "20595"])
     finally:
         stage.machine.signal_daemon(signal.SIGCONT)
     stage.machine.wait_for(lambda: "were missed" in stage.machine.read_log(), "the overrun")
     stage.machine.wait_for(
-        lambda: status_of(stage)["state"] == "OPEN" and stage.page() == plan.SERVER4, "an open tunnel", seconds=20
+        lambda: status_of(stage)["state"] == "OPEN" and stage.page() == plan.SERVER4, "an open tunnel"
     )
     assert client.call(read_lock_state).locked is True
 
@@ -154,7 +154,7 @@ def test_hundreds_of_idle_clients_and_floods_of_garbage_keep_neither_the_lease_n
     finally:
         for one in idle:
             one.close()
-    stage.machine.wait_for(lambda: stage.machine.read_status() is not None, "an answer", seconds=5)
+    stage.machine.wait_for(lambda: stage.machine.read_status() is not None, "an answer")
     assert status_of(stage)["since"] == since
     assert stage.machine.read_resident_kib() < 64 * 1024
 

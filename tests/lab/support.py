@@ -17,6 +17,7 @@ from typing import Any
 from psiphon_lab import addresses as plan
 from psiphon_lab.dns_message import TXT
 from psiphon_lab.judge import Flow
+from psiphon_lab.namespace import PATIENCE
 from psiphon_lab.server_process import ServerProcess, run_server
 from psiphon_lab.standin_core import write_core_wrapper
 from psiphon_lab.standin_faults import write_faults
@@ -25,12 +26,10 @@ from psiphon_lab.world import World, add_address, find_link
 
 CORE_UID = 23456
 TUN = "PsiphonTUN"
-PATIENCE = 15.0
-
 FETCH = """
 import json, sys, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-print(json.load(opener.open(sys.argv[1], timeout=5))["address"])
+print(json.load(opener.open(sys.argv[1], timeout=30))["address"])
 """
 ASK = """
 import socket, sys
@@ -100,7 +99,7 @@ class Tunnel:
     wrapper: Path
     data: Path
     cores: list[CoreProcess] = field(default_factory=list)
-    old_flows: frozenset[Flow] = frozenset()
+    old_flows: int = 0
 
     def config(self, **changes: object) -> Path:
         """A configuration file of the real core's form; None takes a key out."""
@@ -144,7 +143,7 @@ class Tunnel:
         """The caller's address as the lab's internet page sees it, asked from the client as an ordinary user."""
         return self.python(FETCH, f"http://{host}/", uid=65534)
 
-    def ask(self, server: str, name: str, kind: int, *, timeout: float = 3.0) -> str:
+    def ask(self, server: str, name: str, kind: int, *, timeout: float = 30.0) -> str:
         """The answer to a DNS question over UDP."""
         return self.python(ASK, server, name, str(kind), str(timeout), uid=65534)
 
@@ -152,9 +151,9 @@ class Tunnel:
         """Whether the in-tunnel resolver does not answer."""
         return "timed out" in self.ask(plan.RESOLVER4, plan.RESOLVER_NAME, TXT, timeout=0.4)
 
-    def new_flows(self) -> frozenset[Flow]:
-        """The server's record since this test began."""
-        return self.server.read_flows() - self.old_flows
+    def new_flows(self) -> list[Flow]:
+        """The server's record since this test began. Counted: a new connection may have the ports of an old one."""
+        return self.server.list_flows()[self.old_flows :]
 
     def begin(self) -> None:
         """As new for the next test: no core, no faults, no data."""
@@ -164,7 +163,7 @@ class Tunnel:
             core.child.wait()
         self.cores.clear()
         write_faults(self.faults)
-        self.old_flows = self.server.read_flows()
+        self.old_flows = len(self.server.list_flows())
 
     def python(self, script: str, *args: str, uid: int = 0) -> str:
         """Run a script on the client; what it printed, or "failed" and its last line."""

@@ -42,7 +42,7 @@ def fetch(host: Host, address: str) -> str:
     """The caller's address as the page at `address` sees it."""
 
     def inside() -> str:
-        with socket.create_connection((address, 80), timeout=3) as sock:
+        with socket.create_connection((address, 80), timeout=30) as sock:
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             body = b""
             while chunk := sock.recv(4096):
@@ -224,8 +224,8 @@ def control(shared_world: World) -> tuple[dict[str, ProbeResult], list[Any], lis
         root = probe_specs(salt=1, label="root")
         nobody = probe_specs(salt=2, label="nobody")
         running = [
-            start_probes(shared_world.client, root),
-            start_probes(shared_world.client, nobody, uid=NOBODY),
+            start_probes(shared_world.client, root, limit=30.0),
+            start_probes(shared_world.client, nobody, uid=NOBODY, limit=30.0),
         ]
         results = {**running[0].collect(), **running[1].collect()}
         return results, [*root, *nobody], shared_world.frames_since(mark)
@@ -300,7 +300,7 @@ def test_an_interface_index_is_found_or_an_error(shared_world: World) -> None:
 def test_the_time_service_answers(shared_world: World) -> None:
     def ask() -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(2)
+            sock.settimeout(30)
             sock.sendto(b"\x23" + bytes(47), (plan.INTERNET4, 123))
             return int(struct.unpack("!I", sock.recv(100)[40:44])[0])
 

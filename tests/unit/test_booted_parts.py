@@ -28,11 +28,11 @@ def test_the_trampoline_becomes_the_other_program_with_arguments_and_environment
         capture_output=True,
         text=True,
         check=False,
-        timeout=10,
+        timeout=60,
     )
     assert (done.stdout, done.returncode) == (f"{script}|one|two words|2|kept\n", 5)
     script.unlink()
-    assert subprocess.run([str(program)], check=False, timeout=10).returncode == 127
+    assert subprocess.run([str(program)], check=False, timeout=60).returncode == 127
 
 
 def test_the_mirror_is_the_main_archive_of_debian_that_apt_knows() -> None:

@@ -203,7 +203,7 @@ def test_an_ordinary_user_is_told_that_root_is_needed(argv: list[str]) -> None:
     done = subprocess.run(
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
          sys.executable, "-m", "psiphon_vpn", "update", *argv],
-        capture_output=True, text=True, check=False, timeout=30, env={"PYTHONPATH": str(ROOT / "src")}, cwd="/",
+        capture_output=True, text=True, check=False, timeout=60, env={"PYTHONPATH": str(ROOT / "src")}, cwd="/",
     )  # fmt: skip
     assert done.returncode == 77
     assert done.stderr == "Cannot run 'psiphon-vpn update': only root may do this. Run it again with sudo in front.\n"

@@ -158,7 +158,7 @@ for url in ("https://192.0.2.1/core", "https://[2001:db8::1]/core", "https://cor
 def test_without_a_network_and_without_names_that_is_said_at_once(directory: Path) -> None:
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", NOWHERE, directory],
-        capture_output=True, text=True, check=True, timeout=30, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     first, second, third = done.stdout.splitlines()
     for line in (first, second):
@@ -458,7 +458,7 @@ def test_a_download_on_a_disk_that_is_full_says_so_and_leaves_the_core_in_use(
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=60,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )
     first, second = done.stdout.splitlines()

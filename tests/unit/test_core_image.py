@@ -35,7 +35,7 @@ def put_pipe(path: Path) -> None:
 
 def run_image(descriptor: int) -> str:
     return subprocess.run(
-        [f"/proc/self/fd/{descriptor}"], pass_fds=[descriptor], capture_output=True, text=True, check=True, timeout=10
+        [f"/proc/self/fd/{descriptor}"], pass_fds=[descriptor], capture_output=True, text=True, check=True, timeout=60
     ).stdout
 
 

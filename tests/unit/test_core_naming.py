@@ -54,7 +54,7 @@ def run_core(layout: Layout, directory: Path) -> dict[str, str]:
         core = CoreProcess(on_event=lambda _event: None, on_exit=end)
         with Sealing(RecordedCore(record=layout.core_record, owner=os.geteuid())) as sealing:
             await core.start(CorePlan(data_dir=directory, config={}, uplink="eth0"), sealing)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await ended.wait()
 
     before = sorted(os.listdir("/proc/self/fd"))

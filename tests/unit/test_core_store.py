@@ -465,7 +465,7 @@ def test_on_a_disk_that_is_full_the_core_in_use_stays_and_nothing_is_left_over(t
     (tmp_path / "root").mkdir()
     done = subprocess.run(
         ["unshare", "--mount", sys.executable, "-c", FULL_DISK, tmp_path / "root", tmp_path, ROOT],
-        capture_output=True, text=True, check=True, timeout=30, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True, text=True, check=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     first, second = done.stdout.splitlines()
     assert first.startswith("disk The tunnel core is not installed:")
@@ -543,7 +543,7 @@ def test_nothing_that_installs_a_core_can_touch_the_lock() -> None:
     code = f"import sys; from psiphon_vpn.core import {', '.join(wanted)}; print(*sorted(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", code],
-        capture_output=True, text=True, check=True, timeout=30, env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True, text=True, check=True, timeout=60, env={"PYTHONPATH": str(ROOT / "src")},
     ).stdout.split()  # fmt: skip
     assert "psiphon_vpn.core.store" in loaded
     assert [name for name in loaded if name.startswith(("psiphon_vpn.linux", "psiphon_vpn.service", "pyroute2"))] == []

@@ -110,12 +110,12 @@ def test_signals_are_heard_and_the_end_of_the_bus_is_noticed(tmp_path: Path) -> 
             await bus.listen(f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged'")
             other = await open_bus(address, lambda _message: None)
             other.close()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while not [one for one in heard if one.member == "NameOwnerChanged"]:
                     await asyncio.sleep(0.01)
             assert {one.sender for one in heard} == {BUS_NAME}
             process.terminate()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await bus.closed.wait()
             with pytest.raises(BusError):
                 await bus.call(BUS_NAME, BUS_PATH, BUS_NAME, "ListNames")
@@ -144,7 +144,7 @@ def test_something_that_is_no_bus_is_an_error_and_not_a_hang(tmp_path: Path, sai
 
     async def scenario() -> None:
         server = await asyncio.start_unix_server(talk, tmp_path / "socket")
-        async with server, asyncio.timeout(5):
+        async with server, asyncio.timeout(60):
             with pytest.raises(BusError):
                 await open_bus(f"unix:path={tmp_path / 'socket'}", lambda _message: None)
 

@@ -58,7 +58,7 @@ def test_groff_has_no_complaint_about_a_page(name: str) -> None:
         input=PAGES[name],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -70,7 +70,7 @@ def test_the_shells_can_read_their_completions(shell: str, tmp_path: Path) -> No
         pytest.skip(f"{shell} is not here")
     file = tmp_path / "completion"
     file.write_text(render_completions()[shell])
-    done = subprocess.run([shell, "-n", str(file)], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run([shell, "-n", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -82,6 +82,6 @@ def test_bash_completes_the_commands(tmp_path: Path) -> None:
     script.write_text(render_completions()["bash"])
     code = f". {script}; COMP_WORDS=(psiphon-vpn sta); COMP_CWORD=1; "
     code += f'_psiphon_vpn_completion {program}; echo "${{COMPREPLY[*]}}"'
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert {"start", "status"} <= set(done.stdout.split()), done.stderr
     assert "demo" not in done.stdout.split()

@@ -29,7 +29,7 @@ def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> Non
         runner.post(UserStart())
         runner.post(UserStart())
         task = asyncio.create_task(runner.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             with pytest.raises(RuntimeError, match="no events"):
                 await runner.settle()
         with pytest.raises(ValueError, match="a defect"):

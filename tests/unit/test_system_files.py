@@ -22,7 +22,7 @@ needs_tools = pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reaso
 
 
 def call(*argv: str) -> None:
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
 

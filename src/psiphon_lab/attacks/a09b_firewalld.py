@@ -39,7 +39,7 @@ def run(arena: Arena) -> None:
         return arena.client.run([*environment, "firewall-cmd", "--state"], check=False).returncode == 0
 
     try:
-        wait_until(answers, "firewalld", timeout=12, pause=0.1)
+        wait_until(answers, "firewalld", pause=0.1)
     except LabError:
         arena.say("firewalld did not answer")
         raise

@@ -31,7 +31,6 @@ START = (
     "exec dockerd --host=unix://{socket} --data-root=/run/data --exec-root=/run/docker --storage-driver=vfs "
     "--experimental --ip6tables --userland-proxy=false >{log} 2>&1"
 )
-START_SECONDS = 15.0
 TABLES = [(family, table) for family in ("ip", "ip6") for table in ("nat", "filter", "raw")]
 
 
@@ -62,7 +61,7 @@ def _ask(socket: Path, path: str, body: object = None) -> int:
     """Docker's programming interface; the status that it answers with."""
     import httpx
 
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://docker", timeout=10) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://docker", timeout=30) as client:
         answer = client.get(path) if body is None else client.post(path, json=body)
     if answer.is_error:
         raise LabError(f"dockerd: {path}: {answer.text.strip()}")
@@ -76,7 +75,7 @@ def _wait_answer(daemon: subprocess.Popen[bytes], socket: Path, log: Path) -> No
             raise LabError(f"dockerd ended with code {daemon.returncode}: {' '.join(last)}")
         return socket.exists()
 
-    wait_until(is_there, "dockerd", timeout=START_SECONDS, pause=0.03)
+    wait_until(is_there, "dockerd", pause=0.03)
     _ask(socket, "/_ping")
 
 

@@ -39,7 +39,7 @@ def run(arena: Arena) -> None:
         host=arena.stage.world.provider_a,
     )  # fmt: skip
     try:
-        wait_until(lambda: "8000::/1" in _routes(arena), "routes of the router", timeout=4)
+        wait_until(lambda: "8000::/1" in _routes(arena), "routes of the router")
         arena.say("::/1 and 8000::/1 came by router advertisement")
     except LabError:
         arena.say("the routes did not come")

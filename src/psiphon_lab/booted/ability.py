@@ -57,7 +57,7 @@ def _try_container() -> str | None:
                     command=("/usr/bin/true",),
                     output=stream,
                 )
-            code = child.wait(timeout=20)
+            code = child.wait(timeout=60)
             remove_group(disk, directory.name)
         if code != 0:
             return f"systemd-nspawn ended with {code}: {output.read_text(errors='replace').strip()[-300:]}"

@@ -110,7 +110,7 @@ class Computer:
         """Let "NetworkManager" or "systemd-networkd" bring the interfaces up, from the next boot on."""
         for manager in ("NetworkManager", "systemd-networkd"):
             verb = "enable" if manager == name else "disable"
-            self.disk.run(["systemctl", f"--root={self._root}", verb, f"{manager}.service"], timeout=30)
+            self.disk.run(["systemctl", f"--root={self._root}", verb, f"{manager}.service"], timeout=60)
         wired = "[Match]\nName=eth*\n[Network]\nDHCP=yes\nIPv6AcceptRA=yes\n"
         (self.files / "etc/systemd/network/50-wired.network").write_text(wired)
 

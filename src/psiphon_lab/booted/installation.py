@@ -22,7 +22,7 @@ SETUP: Final = f"{CLONE}/Psiphon-Linux-VPN-Service-Setup.sh"
 CORE: Final = "/usr/src/psiphon-tunnel-core"
 _LAUNCHER: Final = "/opt/psiphon-vpn-lab/stand-in-core"
 INSTALL_SECONDS: Final = 240.0
-WAIT_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 60.0
 
 
 class Installation:

@@ -109,7 +109,7 @@ class Session:
     def _ask_names(self) -> list[str]:
         said = []
         for argv in (("resolvectl", "query", "-4", plan.ECHO_NAME), ("getent", "ahostsv4", plan.ECHO_NAME)):
-            done = self.computer.run(argv, check=False, timeout=20)
+            done = self.computer.run(argv, check=False, timeout=60)
             if plan.INTERNET4 not in done.stdout:
                 said.append(f"{argv[0]}: {(done.stdout + done.stderr).strip()[:200]}")
         return said

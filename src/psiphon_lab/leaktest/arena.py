@@ -26,7 +26,7 @@ CHURN = frozenset({Mode.RESTARTING, Mode.UPGRADING, Mode.FLUSHED, Mode.TRANSITIO
 CHURN_SECONDS = 0.8
 CONTROL_PAUSE = 0.05
 """Without the lock an attempt need not be repeated often to be seen, seconds."""
-RUN_SECONDS = 20.0
+RUN_SECONDS = 60.0
 """A program that an attack runs ends by then, beside three other worlds on a slow machine."""
 DIRECTORIES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -35,7 +35,7 @@ from psiphon_vpn.policy import names
 
 STEPS_PER_EPISODE = 14
 LONGEST_PAUSE = 0.5
-COMES_BACK_SECONDS = 25.0
+COMES_BACK_SECONDS = 60.0
 SHRINKS = 24
 BASE = ("inet", names.BASE_TABLE)
 TRYING = Attack(

@@ -66,7 +66,7 @@ class Held:
             for host, name in ((self.world.hosts[lan.name], lan.port), (self.world.client, lan.interface)):
                 if not _is_operational(host, name):
                     host.run(["ip", "link", "set", name, "up"], check=False)
-                    wait_until(partial(_is_operational, host, name), f"{name} operational", timeout=4)
+                    wait_until(partial(_is_operational, host, name), f"{name} operational")
             shown = self.world.client.run(["sh", "-c", NETWORK.format(wire=lan.interface)], check=False).stdout
             wanted = (f"via {lan.router4} ", f"via {lan.router6} ", f" {lan.client6}/", f" {lan.client4}/")
             if all(text in shown for text in wanted):
@@ -180,7 +180,7 @@ class Looping(Held):
         loop = self._loop
         assert loop is not None
         before = loop.turns
-        wait_until(lambda: loop.turns > before or bool(loop.trouble), "a turn of the loop", timeout=20)
+        wait_until(lambda: loop.turns > before or bool(loop.trouble), "a turn of the loop")
 
     def leave(self) -> None:
         """End after the present turn."""

@@ -25,7 +25,7 @@ from psiphon_lab.leaktest.work import Task, decode
 LONGEST_TASK = 12
 """Attacks in one task: a state is split into several worlds, so that none keeps the others waiting at the end."""
 SLOW = (Mode.UPGRADING, Mode.RESTARTING, Mode.FLUSHED, Mode.TRANSITION)
-TASK_SECONDS = 240.0
+TASK_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class _Worker:
         assert self._child.stdout is not None
         self._child.stdin.close()
         try:
-            self._child.wait(timeout=10)
+            self._child.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
