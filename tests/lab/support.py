@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,27 @@ sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.settimeout(float(sys.argv[4]))
 sock.sendto(encode_query(7, name, kind), (server, 53))
 print(",".join(read_answers(sock.recv(4096))[2]))
+"""
+
+
+SILENT = """
+import socket, sys
+from psiphon_lab.dns_message import encode_query
+target, source, port, then, then_port = sys.argv[1:]
+def ask(address, source, port):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.settimeout(60)
+    sock.bind((source, 0))
+    sock.sendto(encode_query(7, "www.lab.example", 1) if port == 53 else b"hello", (address, port))
+    return sock
+silent = ask(target, source, int(port))
+ask(then, "", int(then_port)).recv(4096)
+silent.setblocking(False)
+try:
+    print("answered", silent.recv(4096))
+except BlockingIOError:
+    print("silent")
 """
 
 
@@ -80,6 +102,19 @@ class CoreProcess:
             assert time.monotonic() - start < PATIENCE, (kind, self.raw[-2000:])
             if not self.read(0.2):
                 assert self.child.poll() is None, (kind, self.child.returncode, self.raw[-2000:])
+
+    def read_to_end(self) -> None:
+        """Read until nobody can write any more."""
+        assert self.child.stderr is not None
+        while self.read(PATIENCE):
+            pass
+        assert select.select([self.child.stderr], [], [], 0)[0], "it did not end"
+
+    def is_pending(self, number: signal.Signals, *, which: str) -> bool:
+        """Whether a signal is blocked ("SigBlk") or waits for that ("ShdPnd"), by status of proc(5)."""
+        status = Path(f"/proc/{self.child.pid}/status").read_text()
+        (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith(f"{which}:"))
+        return bool(int(mask, 16) & 1 << number - 1)
 
     def finish(self) -> int:
         """Read to the end of the process; its exit code, negative for a signal."""
@@ -146,6 +181,12 @@ class Tunnel:
     def ask(self, server: str, name: str, kind: int, *, timeout: float = 30.0) -> str:
         """The answer to a DNS question over UDP."""
         return self.python(ASK, server, name, str(kind), str(timeout), uid=65534)
+
+    def is_silent(self, target: str, source: str, port: int, *, then: tuple[str, int]) -> bool:
+        """Whether a datagram is not answered; waited for until another, sent after it to `then`, has been."""
+        said = self.python(SILENT, target, source, str(port), then[0], str(then[1]), uid=65534)
+        assert said == "silent" or said.startswith("answered"), said
+        return said == "silent"
 
     def resolver_is_silent(self) -> bool:
         """Whether the in-tunnel resolver does not answer."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import Figure
 from tests.lab.support import CORE_UID, TUN, CoreProcess, Tunnel, open_tunnel
 
 from psiphon_lab import addresses as plan
@@ -92,16 +93,20 @@ def test_ping_does_not_pass(connected: tuple[Tunnel, CoreProcess]) -> None:
     script = (
         "import socket\n"
         "sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)\n"
-        "sock.settimeout(0.5)\n"
         f"sock.sendto(bytes([8, 0, 0, 0, 0, 0, 0, 1]), ('{plan.INTERNET4}', 0))\n"
+        "after = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "after.settimeout(60)\n"
+        f"after.sendto(b'after it', ('{plan.INTERNET4}', 7))\n"
+        "after.recv(100)\n"
+        "sock.setblocking(False)\n"
         "sock.recv(100)\n"
     )
-    assert "timed out" in connected[0].python(script, uid=65534)
+    assert "BlockingIOError" in connected[0].python(script, uid=65534)
 
 
 def test_clients_of_the_server_do_not_reach_each_other_or_the_server(connected: tuple[Tunnel, CoreProcess]) -> None:
     for target in ("10.0.0.1", "10.0.1.1"):
-        assert "timed out" in connected[0].python(UDP_ECHO, target, "", "53", "0.3")
+        assert connected[0].is_silent(target, "", 53, then=(plan.INTERNET4, 7))
 
 
 def test_socks_goes_out_at_the_server_and_resolves_names_there(connected: tuple[Tunnel, CoreProcess]) -> None:
@@ -181,11 +186,11 @@ def test_the_core_holds_no_capability(connected: tuple[Tunnel, CoreProcess]) -> 
     assert fields["Uid"].split() == [str(CORE_UID)] * 4
 
 
-def test_the_core_is_connected_within_a_second_of_its_start(tunnel: Tunnel) -> None:
+def test_how_soon_the_core_is_connected_is_reported(tunnel: Tunnel, figure: Figure) -> None:
     start = time.monotonic()
     core = tunnel.start_core()
     core.wait_for("Tunnels", {"count": 1})
-    assert time.monotonic() - start < 1  # some 70 ms; the rest is for a busy machine
+    figure("the stand-in core's start to its tunnel, ms", (time.monotonic() - start) * 1000)
 
 
 def test_a_stop_is_orderly_and_ends_with_exiting(tunnel: Tunnel) -> None:
@@ -212,18 +217,17 @@ def test_replies_go_to_the_first_source_only_until_there_is_a_new_session(fresh_
     )
     core = fresh_tunnel.connect()
     assert fresh_tunnel.python(UDP_ECHO, plan.INTERNET4, "10.200.3.77", "7", "30") == "hello"
-    assert "timed out" in fresh_tunnel.python(UDP_ECHO, plan.INTERNET4, "10.200.3.1", "7", "0.5")
-    assert fresh_tunnel.python(UDP_ECHO, plan.INTERNET6, "", "7", "30") == "hello"
+    assert fresh_tunnel.is_silent(plan.INTERNET4, "10.200.3.1", 7, then=(plan.INTERNET6, 7))
     core.child.terminate()
     core.finish()
     fresh_tunnel.connect()
     assert fresh_tunnel.python(UDP_ECHO, plan.INTERNET4, "10.200.3.1", "7", "30") == "hello"
 
 
-def test_the_core_notices_a_lost_server_at_once_and_comes_back_by_itself(fresh_tunnel: Tunnel) -> None:
+def test_the_core_notices_a_lost_server_and_comes_back_by_itself(fresh_tunnel: Tunnel, figure: Figure) -> None:
     core = fresh_tunnel.connect()
     fresh_tunnel.server.stop()
-    assert core.wait_for("Tunnels", {"count": 0}) < 1
+    figure("the server's end to the stand-in core's word of it, ms", core.wait_for("Tunnels", {"count": 0}) * 1000)
     fresh_tunnel.server.start()
     core.wait_for("Tunnels", {"count": 1}, at_least=2)
     assert fresh_tunnel.fetch(plan.INTERNET4) == plan.SERVER4
@@ -241,14 +245,14 @@ def test_a_server_without_ipv6_carries_ipv4_only() -> None:
     with open_tunnel(ipv6=False) as made:
         made.connect()
         assert made.fetch(plan.INTERNET4) == plan.SERVER4
-        assert "timed out" in made.python(UDP_ECHO, plan.INTERNET6, "", "7", "0.5")
+        assert made.is_silent(plan.INTERNET6, "", 7, then=(plan.INTERNET4, 7))
 
 
 def test_a_server_that_does_not_allow_bogons_refuses_documentation_addresses() -> None:
     with open_tunnel(allow_bogons=False) as made:
         made.connect()
         assert made.ask(plan.RESOLVER4, plan.RESOLVER_NAME, TXT) == plan.MARK_TUNNEL
-        assert "timed out" in made.python(UDP_ECHO, plan.INTERNET4, "", "7", "0.5")
+        assert made.is_silent(plan.INTERNET4, "", 7, then=(plan.RESOLVER4, 53))
 
 
 def test_another_region_than_the_servers_ends_it_with_code_0(tunnel: Tunnel) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +12,9 @@ from tests.lab.support import Tunnel
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.dns_message import TXT
+from psiphon_lab.namespace import PATIENCE
 from psiphon_lab.standin_faults import KINDS, FaultPlan, parse_faults, write_faults
+from psiphon_lab.waiting import wait_until
 
 
 def is_dial(frame: bytes) -> bool:
@@ -75,9 +76,9 @@ class TestRunning:
     def test_it_hangs_and_does_not_heed_sigterm(self, tunnel: Tunnel) -> None:
         core = tunnel.connect()
         write_faults(tunnel.faults, {"kind": "hang"})
-        time.sleep(0.2)
+        wait_until(lambda: core.is_pending(signal.SIGTERM, which="SigBlk"), "the core hangs")
         core.child.terminate()
-        time.sleep(0.3)
+        wait_until(lambda: core.is_pending(signal.SIGTERM, which="ShdPnd"), "the signal is there")
         assert core.child.poll() is None
         assert tunnel.resolver_is_silent()
         core.child.kill()
@@ -85,19 +86,16 @@ class TestRunning:
 
     def test_it_works_without_a_word(self, tunnel: Tunnel) -> None:
         core = tunnel.start_core(faults=({"kind": "silent"},))
-        deadline = time.monotonic() + 5
-        while not tunnel.new_flows() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: bool(tunnel.new_flows()), "the core's connection")
         assert tunnel.fetch(plan.INTERNET4) == plan.SERVER4
-        assert not core.read(0.1)
+        core.child.terminate()
+        assert core.finish() == 0
         assert core.raw == b""
 
     def test_it_closes_standard_error_and_goes_on(self, tunnel: Tunnel) -> None:
         core = tunnel.connect()
         write_faults(tunnel.faults, {"kind": "close_stderr"})
-        deadline = time.monotonic() + 5
-        while core.read(0.1):
-            assert time.monotonic() < deadline
+        core.read_to_end()
         assert core.child.poll() is None
         assert tunnel.fetch(plan.INTERNET4) == plan.SERVER4
 
@@ -105,7 +103,7 @@ class TestRunning:
         core = tunnel.connect()
         write_faults(tunnel.faults, {"kind": "flood", "bytes": 4 << 20})
         while len(core.raw) < 4 << 20:
-            assert core.read(5)
+            assert core.read(PATIENCE)
         assert core.raw.count(b"junk") > 100_000
 
     def test_it_writes_lines_that_are_no_notices(self, tunnel: Tunnel) -> None:
@@ -144,10 +142,9 @@ class TestRunning:
     def test_a_blackhole_carries_again_when_it_is_told_to_behave(self, tunnel: Tunnel) -> None:
         tunnel.connect()
         write_faults(tunnel.faults, {"kind": "blackhole"})
-        time.sleep(0.1)
-        assert tunnel.resolver_is_silent()
+        wait_until(tunnel.resolver_is_silent, "the blackhole")
         write_faults(tunnel.faults)
-        time.sleep(0.1)
+        wait_until(lambda: not tunnel.resolver_is_silent(), "the end of the blackhole")
         assert tunnel.ask(plan.RESOLVER4, plan.RESOLVER_NAME, TXT) == plan.MARK_TUNNEL
 
     def test_the_tunnel_count_flaps(self, tunnel: Tunnel) -> None:
@@ -161,7 +158,8 @@ class TestRunning:
         core = tunnel.connect()
         write_faults(tunnel.faults, {"kind": "disconnect"})
         core.wait_for("Tunnels", {"count": 0})
-        time.sleep(0.3)
+        # The next round has come to its end, when the one after it begins.
+        core.wait_for("CandidateServers", at_least=len(core.notices("CandidateServers")) + 2)
         assert core.notices("Tunnels")[-1] == {"count": 0}
         write_faults(tunnel.faults)
         core.wait_for("Tunnels", {"count": 1}, at_least=2)

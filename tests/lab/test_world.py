@@ -11,6 +11,7 @@ from typing import Any
 
 import dpkt
 import pytest
+from tests.conftest import Figure
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A, LAN_B
@@ -52,10 +53,10 @@ def fetch(host: Host, address: str) -> str:
     return host.call(inside)
 
 
-def test_a_world_is_up_within_three_seconds() -> None:
+def test_how_soon_a_world_is_up_is_reported(figure: Figure) -> None:
     start = time.monotonic()
     with World() as made:
-        assert time.monotonic() - start < 3
+        figure("a world, s", time.monotonic() - start)
         assert fetch(made.client, plan.INTERNET4) == LAN_A.client4
 
 
@@ -75,13 +76,16 @@ def test_the_container_reaches_the_client_and_no_further_without_translation(sha
     def connect(address: str) -> None:
         socket.create_connection((address, 80), timeout=0.3).close()
 
+    def passed() -> bool:
+        seen = [decode_ip(frame.data) for frame in shared_world.frames_since(mark)]
+        return any(packet is not None and packet.source == plan.CONTAINER4 for packet in seen)
+
     with pytest.raises(ConnectionRefusedError):
         shared_world.container.call(lambda: connect(plan.CONTAINER_GATEWAY4))
     mark = shared_world.mark()
     with pytest.raises(OSError):
         shared_world.container.call(lambda: connect(plan.INTERNET4))
-    seen = [decode_ip(frame.data) for frame in shared_world.frames_since(mark)]
-    assert any(packet is not None and packet.source == plan.CONTAINER4 for packet in seen)
+    wait_until(passed, "the container's packet")
 
 
 def test_a_client_that_does_not_forward_lets_nothing_of_the_container_out() -> None:
@@ -179,10 +183,9 @@ def test_a_raw_frame_and_its_vlan_tag_are_seen(world: World) -> None:
 
 def test_frames_towards_the_client_are_told_from_its_own(world: World) -> None:
     fetch(world.client, plan.INTERNET4)
-    time.sleep(0.05)
     frames = world.captures["provider_a"].frames_since()
     towards = [packet for frame in frames if not frame.from_client and (packet := decode_ip(frame.data))]
-    assert any(packet.source == plan.INTERNET4 for packet in towards)
+    assert any(packet.source == plan.INTERNET4 for packet in towards), "the client had them: so they are captured"
     own = [packet for frame in frames if frame.from_client and (packet := decode_ip(frame.data))]
     assert {packet.source for packet in own if packet.version == 4} == {LAN_A.client4}
 
