@@ -249,6 +249,14 @@ BREAKS: dict[str, Break] = {
     ),
     "routes.uplink": change_links(lambda links: tuple(replace(link, up=False) for link in links)),
     "routes.ipv6": status(ipv6=True),
+    "routes.login": system(
+        lambda it: it.files.update(
+            {
+                "/proc/4100003/status": b"Name:\twpa_supplicant\nUid:\t991\t991\t991\t991\n",
+                "/proc/4100003/cmdline": b"wpa_supplicant\0-i\0eth0\0-Dwired\0-c\0wired.conf\0",
+            }
+        )
+    ),
     "tunnel.daemon": system(lambda it: setattr(it, "down", DaemonDownError("it is not running"))),
     "tunnel.state": status("lock.base-text", "lock.lease", "routes.default", state="CONNECTING"),
     "tunnel.locked": status(locked=False, opens=True),

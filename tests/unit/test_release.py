@@ -177,6 +177,7 @@ def commands(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> Scra
     monkeypatch.setattr(managing, "find_sessions", lambda: ())
     monkeypatch.setattr(managing, "find_neighbours", lambda _manager: ())
     monkeypatch.setattr(managing, "find_ownerless_links", lambda: ())
+    monkeypatch.setattr(managing, "describe_refused_logins", lambda: ())
     monkeypatch.setattr(managing, "survive_hangup", lambda: None)
     return installed
 

@@ -22,7 +22,12 @@ from psiphon_vpn.system.distribution import find_removal
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.journal import Journal, JournalError, Method
 from psiphon_vpn.system.machine import open_machine
-from psiphon_vpn.system.neighbours import find_name_taker, find_neighbours, find_ownerless_links
+from psiphon_vpn.system.neighbours import (
+    describe_refused_logins,
+    find_name_taker,
+    find_neighbours,
+    find_ownerless_links,
+)
 from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
 
 if TYPE_CHECKING:
@@ -130,6 +135,7 @@ def _tell_neighbours(edges: Edges) -> None:
     for neighbour in (
         *find_neighbours(edges.manager),
         *find_ownerless_links(),
+        *describe_refused_logins(),
         *([taker] if taker is not None else []),
     ):
         say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))

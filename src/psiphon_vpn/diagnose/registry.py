@@ -13,6 +13,7 @@ from psiphon_vpn.diagnose.checks import (
     firewalls,
     kernel,
     lock,
+    login,
     routes,
     strangers,
     tunnel,
@@ -23,6 +24,7 @@ from psiphon_vpn.diagnose.model import Check
 CHECKS: Final[tuple[Check, ...]] = (
     *lock.CHECKS,
     *routes.CHECKS,
+    *login.CHECKS,
     *tunnel.CHECKS,
     *dns.CHECKS,
     *core.CHECKS,

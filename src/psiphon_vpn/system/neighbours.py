@@ -13,6 +13,7 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.values import show_name
 from psiphon_vpn.run import CommandError, run
 from psiphon_vpn.system.edges import ServiceManager
+from psiphon_vpn.system.logins import Reads, find_refused_logins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,16 @@ def find_ownerless_links(*, listing: str | None = None) -> tuple[Neighbour, ...]
         "cannot tell them apart, and stays closed on this network."
     )
     return tuple(Neighbour(name=f"MACsec ({show_name(name)})", meaning=meaning) for name in names_found)
+
+
+def describe_refused_logins(reads: Reads | None = None) -> tuple[Neighbour, ...]:
+    """Programs that log in to a network and are not root's, so that the guards refuse what they send. Never raises."""
+    meaning = _(
+        "It does not run as root, so the lock lets nothing of it by on a cable: a network that asks for a login there "
+        "(802.1X) no longer lets this computer in. Most wireless cards log in another way and are not affected. "
+        "Let it run as root before."
+    )
+    return tuple(Neighbour(name=f"{login.name} ({login.pid})", meaning=meaning) for login in find_refused_logins(reads))
 
 
 def match_neighbours(units: Iterable[str], listing: str) -> tuple[Neighbour, ...]:
