@@ -13,6 +13,7 @@ from tests.policies import IDENTITY, LINKS, golden_tables, make_policy, policies
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nftimage import read_image
 from psiphon_vpn.linux.proof import find_difference
+from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
 from psiphon_vpn.policy.model import Policy, State
@@ -82,6 +83,25 @@ def test_a_value_that_is_none_of_the_policys_is_noticed(kernel: Kernel, change: 
     assert before in text
     kernel.nft(text.replace(before, after, 1))
     assert differ(kernel, OPEN) is not None
+
+
+MARKS = {
+    "no mark": "",
+    "another bit": f"meta mark set meta mark or {names.ACCEPTED_BIT << 1:#x} ",
+    "a whole mark": f"meta mark set {names.ACCEPTED_BIT:#x} ",
+    "the bit alone": f"meta mark set meta mark and {names.ACCEPTED_BIT:#x} ",
+}
+
+
+@pytest.mark.requirement("B4")
+@pytest.mark.parametrize("change", MARKS)
+def test_an_egress_guard_that_accepts_with_another_mark_is_noticed(kernel: Kernel, change: str) -> None:
+    egress = build_egress_guard(IDENTITY, parse_names("lo"), LINKS.dhcp_servers)
+    assert egress is not None
+    setting = f"meta mark set meta mark or {names.ACCEPTED_BIT:#x} "
+    assert setting in egress.render()
+    kernel.nft(egress.render_replacement().replace(setting, MARKS[change], 1))
+    assert "sets another mark" in (differ(kernel, egress) or "")
 
 
 def test_a_rule_that_is_missing_in_one_chain_and_too_many_in_another_is_noticed(kernel: Kernel) -> None:

@@ -24,7 +24,13 @@ from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.carried import PPP_CONTROL, build_carried_chains
-from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
+from psiphon_vpn.policy.guards import (
+    build_arp_table,
+    build_bridge_guard,
+    build_egress_guard,
+    build_frame_guard,
+    build_wire_guard,
+)
 from psiphon_vpn.policy.model import Endpoint, Policy, State
 from psiphon_vpn.policy.plumbing import NO_UID
 from psiphon_vpn.policy.routing import build_routes
@@ -133,8 +139,33 @@ def test_nothing_is_accepted_towards_a_wire_because_of_a_mark(policy: Policy) ->
     """Tailscale, Kubernetes and others set marks too (A22)."""
     for table in all_tables(policy):
         for chain, rule in accepting_rules(table):
-            by_mark = re.search(r"\b(meta|ct) mark (?!set )", rule.text)
+            # Of a mark that is set, the other bits are read too, and stay as they are.
+            asked = rule.text.replace(f"meta mark set meta mark or {names.ACCEPTED_BIT:#x} ", "")
+            by_mark = re.search(r"\b(meta|ct) mark (?!set )", asked)
             assert not by_mark or chain.name == "input"
+
+
+@pytest.mark.requirement("R5", "B4")
+@given(policies)
+def test_the_last_guards_of_a_card_mark_all_that_they_accept_and_no_other_table_sets_that_bit(policy: Policy) -> None:
+    links = policy.links
+    marking = [build_frame_guard(policy.identity, links.wires, headerless=links.headerless)]
+    egress = build_egress_guard(policy.identity, links.wires, links.dhcp_servers, headerless=links.headerless)
+    marking += [egress] if egress is not None else []
+    setting = f" meta mark set meta mark or {names.ACCEPTED_BIT:#x} accept"
+    for table in marking:
+        accepting = [rule.text for _, rule in accepting_rules(table)]
+        assert accepting
+        assert all(text.endswith(setting) for text in accepting)
+    others = (build_base_table(policy), build_wire_guard(policy.identity), build_bridge_guard(policy.identity))
+    for table in (*others, build_arp_table()):
+        assert f"{names.ACCEPTED_BIT:#x}" not in table.render()
+
+
+def test_that_bit_is_in_no_mark_that_is_ours_or_well_known() -> None:
+    known = (names.CORE_MARK, 0xFFFF, 0xFF0000, 0xCA6C, 0x6D6F6C65, 0x80000000, 0x08000000, 0x60000000)
+    assert bin(names.ACCEPTED_BIT).count("1") == 1
+    assert [mark for mark in known if mark & names.ACCEPTED_BIT] == []
 
 
 @pytest.mark.defect(7)

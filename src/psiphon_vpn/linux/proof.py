@@ -2,7 +2,8 @@
 
 nft compares a table with a copy that it read from the very same text, so what nft reads into a text is in both. Here
 each rule of the listing is held against the rule of the policy that it was made of: as many rules in each chain, for
-each the interfaces that it names, by name and by index, and what it does; and no address that the policy does not have.
+each the interfaces that it names, by name and by index, the mark that it sets, and what it does; and no address that
+the policy does not have.
 """
 
 import ipaddress
@@ -16,7 +17,7 @@ from psiphon_vpn.linux.nfnetlink import NFT_MSG_NEWSETELEM, Message
 from psiphon_vpn.linux.nftimage import NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE
 from psiphon_vpn.policy.ruleset import Chain, Rule, Table
 
-_META_IIF, _META_OIF, _META_IIFNAME, _META_OIFNAME = 4, 5, 6, 7
+_META_MARK, _META_IIF, _META_OIF, _META_IIFNAME, _META_OIFNAME = 3, 4, 5, 6, 7
 _NETWORK_HEADER = 1
 _ADDRESS_OFFSETS = {12: 4, 16: 4, 8: 16, 24: 16}
 """Where a header has an address, and how long it is: source and destination of IPv4, and of IPv6."""
@@ -39,6 +40,8 @@ class _Found:
     names: set[str] = field(default_factory=set)
     indexes: set[int] = field(default_factory=set)
     does: str = ""
+    mark: str = ""
+    """What is done to the packet's mark, as nft has it: "or 0x2000000", or a whole value; nothing where it is left."""
     edges: set[int] = field(default_factory=set)
     """Of the ranges of addresses: the first, and the one after the last, as numbers."""
 
@@ -112,6 +115,8 @@ def _compare_chain(
             return f"rule {number} of chain {chain.name} is about other interfaces"
         if read.does != wanted.does:
             return f"rule {number} of chain {chain.name} does something else"
+        if read.mark != wanted.mark:
+            return f"rule {number} of chain {chain.name} sets another mark"
         # ARP has its addresses elsewhere, where IPv6 has part of one: they are not read.
         if not (is_arp or _ARP in rule.text or read.edges <= edges):
             return f"rule {number} of chain {chain.name} has an address that is none of the policy's"
@@ -121,6 +126,7 @@ def _compare_chain(
 # -- what the policy says ---------------------------------------------------------------------------------------------
 
 _QUOTED = re.compile(r'\b([io]if(?:name)?) (?:!= )?(\{[^}]*\}|"[^"]*")')
+_MARK = re.compile(r"\bmeta mark set (meta mark or )?(\w+)\b")
 _ADDRESS = re.compile(r"(?<![\w.:])(?:\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:.]*)(?:/\d+)?(?![\w.:])")
 
 
@@ -144,6 +150,8 @@ def _expect(rule: Rule) -> _Found:
         found.does = "reject"
     elif "snat" in last or "dnat" in last:
         found.does = "nat"
+    if set_mark := _MARK.search(rule.text):
+        found.mark = ("or " if set_mark[1] else "") + hex(int(set_mark[2], 0))
     for text in _ADDRESS.findall(rule.text):
         try:
             network = ipaddress.ip_network(text, strict=False)
@@ -162,6 +170,7 @@ def _read_rule(expressions: bytes, sets: dict[str, list[bytes]]) -> _Found:
     """Of each register: what it holds, the length of an address and how much of it was loaded."""
     masks: dict[int, bytes] = {}
     constants: dict[int, bytes] = {}
+    marks: dict[int, str] = {}
     for _, item in iterate_attributes(expressions):
         outer = read_attributes(item)
         kind, data = _text(outer.get(1, b"")), read_attributes(outer.get(2, b""))
@@ -171,7 +180,10 @@ def _read_rule(expressions: bytes, sets: dict[str, list[bytes]]) -> _Found:
         elif kind in {"payload", "rt"} and 1 in data:
             loaded[_number(data[1])] = _name_payload(kind, data)
             masks.pop(_number(data[1]), None)
+        elif kind == "meta" and _number(data.get(2, b"")) == _META_MARK:
+            found.mark = marks.get(_number(data.get(3, b"")), "?")
         elif kind == "bitwise":
+            marks[_number(data[2])] = _read_or(data)
             loaded[_number(data[2])] = loaded.get(_number(data[1]), _NOTHING)
             masks[_number(data[2])] = read_attributes(data.get(4, b"")).get(1, b"")
         elif kind == "cmp":
@@ -189,6 +201,7 @@ def _read_rule(expressions: bytes, sets: dict[str, list[bytes]]) -> _Found:
                 found.does += f" {_text(verdict[2])}" if 2 in verdict else ""
             else:
                 constants[_number(data[1])] = inner.get(1, b"")
+                marks[_number(data[1])] = hex(int.from_bytes(inner.get(1, b""), sys.byteorder))
         elif kind == "nat":
             found.does = "nat"
             address = constants.get(_number(data.get(3, b"")), b"")
@@ -202,6 +215,12 @@ def _read_rule(expressions: bytes, sets: dict[str, list[bytes]]) -> _Found:
 
 def _number(data: bytes) -> int:
     return int.from_bytes(data, "big")
+
+
+def _read_or(data: dict[int, bytes]) -> str:
+    """A mark with bits added, as the kernel has it: the rest kept by a mask, the bits put in by exclusive or."""
+    kept, put = (int.from_bytes(read_attributes(data.get(key, b"")).get(1, b""), sys.byteorder) for key in (4, 5))
+    return f"or {put:#x}" if kept == put ^ 0xFFFFFFFF else "?"
 
 
 def _name_meta(key: int) -> str:

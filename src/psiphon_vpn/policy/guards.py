@@ -154,7 +154,7 @@ def build_egress_guard(
     """The egress guard of the devices that lead out: frames that no inet hook ever sees (AF_PACKET, bridges, macvlan).
 
     A frame's protocol is asked twice, of the socket buffer and of the frame itself: the sender of a raw frame chooses
-    both, and not necessarily alike (packet(7)).
+    both, and not necessarily alike (packet(7)). What is accepted is marked (`names.ACCEPTED_BIT`).
 
     Args:
         identity: who may use the wire.
@@ -175,7 +175,7 @@ def build_egress_guard(
         name=names.EGRESS_TABLE,
         chains=(*_frame_chains(identity, dhcp_servers, on_link, kinds), *_device_chains(devices, headerless)),
         heading="Psiphon egress guard: raw frames too.",
-    )
+    ).mark_accepted(names.ACCEPTED_BIT)
 
 
 def build_frame_guard(
@@ -186,7 +186,7 @@ def build_frame_guard(
     The daemon's egress guard follows devices as they come, but is not there before the daemon, and not between a flush
     and its repair. This one is: loaded at boot, and no other program can flush it. It knows neither gateways nor
     addresses: a DHCP renewal by unicast goes to private ranges only, and of neighbour discovery, MLD and ARP it holds
-    form and length.
+    form and length. What is accepted is marked, as by the egress guard.
 
     Args:
         identity: who may use the wire.
@@ -200,7 +200,7 @@ def build_frame_guard(
         flags="owner",
         chains=(*_frame_chains(identity, (), None, (True, False)), *_device_chains(devices, headerless)),
         heading="Psiphon frame guard: owned by the process that loaded it, for the interfaces that were known.",
-    )
+    ).mark_accepted(names.ACCEPTED_BIT)
 
 
 def _frame_chains(

@@ -42,6 +42,16 @@ CORE_MARK: Final = 0x50530000
 """Connection mark of psiphon-user's own flows, and packet mark that makes the reverse-path check of packets from a
 wire use the main table. Nothing is ever accepted towards a wire because of a mark."""
 
+ACCEPTED_BIT: Final = 0x02000000
+"""Bit of the packet's mark that the egress guard and the frame guard set on what they accept. Nothing is ever accepted
+because of it: the filter at a card's traffic control drops what lacks it (`policy/traffic.py`).
+
+One bit, so that the rest of a mark stays what others made it. This one (bit 25), since it is not in `CORE_MARK`, which
+packets of containers bear on their way, and none of these programs sets it: docker (0x100 and up), Kubernetes (0x4000,
+0x8000), podman (0x2000), wg-quick (51820, which is 0xca6c), Tailscale (0xff0000), Mullvad (0x6d6f6c65), Antrea
+(0x80000000), dae (0x08000000), zapret (0x40000000, 0x20000000). Calico and Cilium use the upper half for themselves; a
+frame of theirs that bears it has to be redirected by traffic control as well to gain anything by that."""
+
 ROUTE_TABLE: Final = 20595
 """Number of the private routing table (0x5073, "Ps")."""
 ROUTE_METRIC: Final = 10

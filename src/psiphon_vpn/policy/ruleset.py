@@ -107,6 +107,19 @@ class Table:
         left = (chain for chain in self.chains if not any(name in devices for name in chain.devices))
         return replace(self, chains=tuple(left))
 
+    def mark_accepted(self, bit: int) -> "Table":
+        """This table, with a bit of the packet's mark set on all that it accepts.
+
+        Args:
+            bit: of the mark; its other bits stay as they are.
+        """
+        return replace(
+            self,
+            chains=tuple(
+                replace(chain, rules=tuple(_mark_accepted(rule, bit) for rule in chain.rules)) for chain in self.chains
+            ),
+        )
+
     def render(self, *, name: str | None = None, flags: str | None = None) -> str:
         """The table's definition as nft text.
 
@@ -159,3 +172,10 @@ class Table:
                 chain = f"{self.family} {self.name} {new.name}"
                 lines += [f"flush chain {chain}", *(f"add rule {chain} {rule.render()}" for rule in new.rules)]
         return "".join(f"{line}\n" for line in lines)
+
+
+def _mark_accepted(rule: Rule, bit: int) -> Rule:
+    matched, accepts, rest = rule.text.rpartition("accept")
+    if not accepts or rest:
+        return rule
+    return replace(rule, text=f"{matched}meta mark set meta mark or {bit:#x} accept")
