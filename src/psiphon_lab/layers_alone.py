@@ -6,6 +6,7 @@ not to.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -36,8 +37,10 @@ from psiphon_lab.layers_table import (
     PLAIN,
     POSTROUTING,
     RAW,
+    REDIRECTED,
     ROUTING,
     STRAYS,
+    TRAFFIC,
 )
 from psiphon_lab.leaktest.attack import Trace
 from psiphon_lab.machine import LAB_UID
@@ -47,14 +50,16 @@ from psiphon_lab.tun_device import attach_tun
 from psiphon_lab.world import World
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
 from psiphon_vpn.linux.rtnetlink import RouteSocket
+from psiphon_vpn.linux.traffic import NetlinkTraffic, Traffic, remove_filters
 from psiphon_vpn.linux.tun import make_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.routing import build_routes, build_rules
-from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.policy.traffic import Filter
 from psiphon_vpn.policy.values import parse_names
 
 IDENTITY = Identity(uid=LAB_UID, gid=LAB_UID)
@@ -63,7 +68,7 @@ SO_BINDTODEVICE = 25
 LIMIT = 0.6
 """A probe waits so long for an answer, seconds: what matters is what it sends."""
 SETTLE = 0.25
-OPEN_PORT, CLOSED_PORT, DISCARD, ECHO = 8099, 8098, 9, 7
+OPEN_PORT, CLOSED_PORT, REDIRECTED_PORT, DISCARD, ECHO = 8099, 8098, 8097, 9, 7
 CHILD = {4: "192.0.2.78", 6: "2001:db8:a::78"}
 CHILD_MAC = "02:50:53:00:0c:02"
 STRAY = {4: "192.0.2.10", 6: "2001:db8:a::10"}
@@ -143,12 +148,16 @@ class Scene:
                 self._add([encode_rule(rule) for rule in build_rules(IDENTITY)])
             elif name == ARP_SETTINGS:
                 self._set_arp(1)
+            elif name == TRAFFIC:
+                self._load(_build_marking())
+                self.client.call(_put_filters)
             elif name is not None:
                 self._load(_build(name, self._policy(State.LOCKED)))
             yield
         finally:
             self.client.run(["nft", "flush", "ruleset"])
             self._set_arp(0)
+            self.client.call(remove_filters)
             # Nobody goes on asking for neighbours on behalf of what was tried.
             self.client.run(["ip", "neigh", "flush", "nud", "incomplete", "dev", LAN_A.interface], check=False)
             if name == ROUTING:
@@ -188,6 +197,7 @@ class Scene:
             CONTAINER: self._send_from_container,
             ANSWERS: self._ask_from_outside,
             MOVED: self._send_moved,
+            REDIRECTED: self._send_redirected,
             ARP: self._ask_for_tunnel,
             STRAYS: partial(self._send_strays, layer),
         }
@@ -309,6 +319,33 @@ class Scene:
         self.client.run(["nft", "delete", "table", "inet", "stranger"])
         return shots
 
+    def _send_redirected(self) -> list[Shot]:
+        """What programs here say to each other, and what a container sends, put onto the card by traffic control.
+
+        One port only, since everything else is tried at the same time.
+        """
+        for device, where in (("lo", "egress"), ("ctr0", "ingress")):
+            self.client.run(["tc", "qdisc", "add", "dev", device, "clsact"])
+            for protocol, words, priority in (("ip", "ip", "1"), ("ipv6", "ip6", "2")):
+                self.client.run(["tc", "filter", "add", "dev", device, where, "protocol", protocol, "prio", priority,
+                                 "u32", "match", words, "dport", str(REDIRECTED_PORT), "0xffff", "action", "mirred",
+                                 "egress", "redirect", "dev", LAN_A.interface])  # fmt: skip
+        shots = []
+        for family in FAMILIES:
+            shot, token, port = self._shot("redirected from lo", family)
+            own = "127.0.0.1" if family == 4 else "::1"
+            _quietly(self.client, partial(_send_datagram, family, own, REDIRECTED_PORT, token, port))
+            shots.append(shot)
+            shot, token, port = self._shot("redirected from a container", family)
+            source = plan.CONTAINER4 if family == 4 else plan.CONTAINER6
+            packet = craft.udp_packet(source, INTERNET[family], (port, REDIRECTED_PORT), token)
+            frame = craft.ip_frame(craft.BROADCAST_MAC, CHILD_MAC, packet)
+            _quietly(self.world.container, partial(_send_frame, "eth0", frame))
+            shots.append(shot)
+        for device in ("lo", "ctr0"):
+            self.client.run(["tc", "qdisc", "del", "dev", device, "clsact"])
+        return shots
+
     def _ask_for_tunnel(self) -> list[Shot]:
         request = craft.arp_request(self._link, plan.NEIGHBOUR4, names.TUN_IPV4)
         _quietly(self.world.neighbour, partial(_send_frame, "eth0", request))
@@ -351,6 +388,32 @@ def _build(name: str, policy: Policy) -> Table:
     if name in parts:
         return replace(base, chains=tuple(chain for chain in base.chains if chain.name in parts[name]))
     return {GUARD: build_wire_guard(IDENTITY), EGRESS: egress, FRAMES: frames, ARP_TABLE: build_arp_table()}[name]
+
+
+def _build_marking() -> Table:
+    """An egress guard that lets everything go and marks it: so what the filter stops is stopped by nothing else."""
+    rule = Rule(text="accept", comment="everything")
+    chains = tuple(
+        Chain(
+            name=f"{names.DEVICE_CHAIN_PREFIX}{wire}",
+            hook=Hook(kind="filter", hook="egress", priority=0, policy="drop", devices=(wire,)),
+            rules=(rule,),
+        )
+        for wire in WIRES
+    )
+    return Table(family="netdev", name=names.EGRESS_TABLE, chains=chains).mark_accepted(names.ACCEPTED_BIT)
+
+
+def _put_filters() -> None:
+    """On the wires, inside the client."""
+
+    async def put() -> None:
+        with contextlib.closing(RouteSocket()) as changes:
+            traffic = Traffic(NetlinkTraffic(changes))
+            await traffic.fit({socket.if_nametoindex(wire): Filter.MARKED for wire in WIRES})
+            assert all(standing.filter is Filter.MARKED for standing in traffic.standings.values())
+
+    asyncio.run(put())
 
 
 def _trace(spec: ProbeSpec) -> Trace:

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-FILTERS, POSTROUTING, GUARD, EGRESS, FRAMES, ROUTING, ARP_TABLE, ARP_SETTINGS = (
+FILTERS, POSTROUTING, GUARD, EGRESS, FRAMES, TRAFFIC, ROUTING, ARP_TABLE, ARP_SETTINGS = (
     "base table: output, input, forward",
     "base table: postrouting",
     "wire guard",
     "egress guard",
     "frame guard",
+    "traffic control",
     "routing wall",
     "ARP table",
     "ARP settings",
 )
-PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, ARP, STRAYS = (
+PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, REDIRECTED, ARP, STRAYS = (
     "programs",
     "programs bound to a card",
     "raw IP packets",
@@ -24,6 +25,7 @@ PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, ARP, STRAYS = (
     "containers",
     "answers to whoever asks from outside",
     "packets that another program moves after output",
+    "frames that traffic control moves",
     "ARP for the tunnel's address",
     "stray sources into the tunnel",
 )
@@ -33,12 +35,13 @@ HOLDS: dict[str, frozenset[str]] = {
     GUARD: frozenset({PLAIN, BOUND, RAW, CONTAINER, ANSWERS, MOVED}),
     EGRESS: frozenset({PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, ARP}),
     FRAMES: frozenset({PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED}),
+    TRAFFIC: frozenset({REDIRECTED}),
     ROUTING: frozenset({PLAIN, RAW, CONTAINER, ANSWERS, MOVED}),
     ARP_TABLE: frozenset({ARP}),
     ARP_SETTINGS: frozenset({ARP}),
 }
 """The kinds of traffic that each layer stops alone; every other kind it lets by, and another layer has to stop it."""
-KINDS = (PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, ARP, STRAYS)
+KINDS = (PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, REDIRECTED, ARP, STRAYS)
 
 
 def render_table() -> list[str]:

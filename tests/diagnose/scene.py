@@ -35,7 +35,9 @@ from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.linux.reading import Reading
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
+from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.sysctl import apply_sysctls
+from psiphon_vpn.linux.traffic import NetlinkTraffic, Traffic
 from psiphon_vpn.linux.tun import ensure_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
@@ -46,6 +48,7 @@ from psiphon_vpn.policy.plumbing import LINK_LOCAL
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
+from psiphon_vpn.policy.traffic import Filter
 from psiphon_vpn.policy.values import InterfaceName, parse_addresses, parse_names
 from psiphon_vpn.service.uplink import find_neighbourhood
 from psiphon_vpn.system import layout as places
@@ -352,12 +355,21 @@ class HealthyKernel(Kernel):
         self.nft(build_base_table(self.policy).render_replacement())
         self.nft(egress.render_replacement())
         self.nft(build_arp_table().render_replacement())
+        self.put_filter()
         self.hold_guard()
         self.with_routes(lambda ipr: apply_rules(ipr, build_rules(IDENTITY)))
         routes = build_routes(tun=True, open_ipv4=True, open_ipv6=False, ipv6_probe=settings.ipv6_probe)
         self.with_routes(lambda ipr: apply_routes(ipr, routes, tun.index))
         assert not self.host.call(lambda: apply_sysctls(GLOBAL_SYSCTLS))
         self.host.set_sysctls({"ipv4/ip_forward": 0, "ipv6/conf/all/forwarding": 0})
+
+    def put_filter(self) -> None:
+        index = int(self.host.run(["cat", "/sys/class/net/eth0/ifindex"]).stdout)
+
+        async def work(ipr: RouteSocket) -> None:
+            await Traffic(NetlinkTraffic(ipr)).fit({index: Filter.MARKED})
+
+        self.with_routes(work)
 
     def read_on_link(self) -> OnLink:
         for _ in range(500):

@@ -238,6 +238,7 @@ def test_without_any_table_the_machine_is_not_locked(kernel: Kernel) -> None:
     assert state.locked is False
     assert {name: layer["state"] for name, layer in state.layers.items()} == {
         "base": "missing", "wire_guard": "missing", "egress_guard": "missing", "lease": "missing",
+        "traffic_control": "missing",
     }  # fmt: skip
 
 

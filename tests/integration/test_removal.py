@@ -12,14 +12,19 @@ from tests.integration.test_routing import OPEN, RULES, make_tun
 from tests.policies import IDENTITY
 
 from psiphon_lab.waiting import wait_until
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.linux.lockstate import read_lock_state
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
+from psiphon_vpn.linux.traffic import NetlinkTraffic, Traffic
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
 from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.policy.traffic import Filter
 from psiphon_vpn.policy.values import parse_names
 from psiphon_vpn.run import CommandError
+from psiphon_vpn.system import machine
 from psiphon_vpn.system.configure import render_rules
 from psiphon_vpn.system.edges import Account
 from psiphon_vpn.system.machine import MachineKernel, find_own_rule
@@ -42,13 +47,29 @@ def read_state(kernel: Kernel) -> tuple[str, ...]:
         *(kernel.ip(version, "rule") for version in ("-4", "-6")),
         *(kernel.ip(version, "route", "show", "table", "all") for version in ("-4", "-6")),
         kernel.ip("-br", "link"),
+        kernel.host.run(["tc", "qdisc"]).stdout,
     )
+
+
+def put_filter(kernel: Kernel, name: str) -> None:
+    """What the daemon puts at a card's traffic control."""
+    index = int(kernel.host.run(["cat", f"/sys/class/net/{name}/ifindex"]).stdout)
+
+    async def work(socket: RouteSocket) -> None:
+        traffic = Traffic(NetlinkTraffic(socket))
+        await traffic.fit({index: Filter.MARKED})
+        assert traffic.standings[index].filter is Filter.MARKED
+
+    kernel.with_routes(work)
 
 
 def furnish(kernel: Kernel) -> None:
     """What somebody else has on this machine."""
     kernel.ip("link", "set", "lo", "up")
     kernel.ip("link", "add", "wire", "type", "veth", "peer", "name", "beyond")
+    for name in ("wire", "beyond"):
+        # Addresses of the link's own would come at some later moment.
+        kernel.ip("link", "set", name, "addrgenmode", "none")
     kernel.ip("link", "set", "beyond", "up")
     kernel.ip("link", "set", "wire", "up")
     kernel.ip("address", "add", "192.0.2.2/24", "dev", "wire")
@@ -72,6 +93,7 @@ def put_everything(kernel: Kernel) -> None:
     assert egress is not None
     kernel.nft(egress.render_replacement())
     kernel.nft(build_arp_table().render_replacement())
+    put_filter(kernel, "wire")
     for name in names.SCRATCH_TABLES:  # a daemon that was killed at its reading left them
         kernel.nft(egress.render(name=name, flags="dormant"))
         kernel.nft(build_arp_table().render(name=name, flags="dormant"))
@@ -98,6 +120,36 @@ def test_removal_leaves_the_kernel_as_it_was_and_other_programs_alone(kernel: Ke
     # And once more, where there is nothing.
     kernel.host.call(MachineKernel().remove_ways)
     kernel.host.call(MachineKernel().remove_tables)
+
+
+def test_without_a_guard_that_marks_the_filter_is_named_and_removal_takes_it_first(kernel: Kernel) -> None:
+    furnish(kernel)
+    before = read_state(kernel)
+    put_everything(kernel)
+    assert kernel.host.call(read_lock_state).layers["traffic_control"]["state"] == "ok"
+    kernel.nft("flush ruleset")
+    told = kernel.host.call(read_lock_state).layers["traffic_control"]
+    assert told["state"] == "broken"
+    assert "wire" in told["detail"]
+    kernel.host.call(MachineKernel().remove_ways)
+    kernel.host.call(MachineKernel().remove_tables)
+    kernel.nft(FOREIGN)
+    assert read_state(kernel) == before
+
+
+def test_tables_stay_where_a_filter_cannot_be_taken_away(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter whose guard is gone would let nothing out of this machine any more, released or not."""
+    furnish(kernel)
+    put_everything(kernel)
+
+    def refuse() -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(machine, "remove_filters", refuse)
+    with pytest.raises(UserError, match="was not opened"):
+        kernel.host.call(MachineKernel().remove_tables)
+    assert names.EGRESS_TABLE in kernel.listing("tables")
+    assert kernel.host.call(MachineKernel().is_locked) is True
 
 
 def test_a_device_of_another_kind_that_has_the_tuns_name_stays(kernel: Kernel) -> None:

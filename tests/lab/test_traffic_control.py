@@ -1,8 +1,7 @@
-"""What traffic control carries past the lock, and what a filter at the card's own traffic control would stop.
+"""What traffic control carries past all tables, and what the filter at the card's own traffic control stops of it.
 
-The lock has no such filter. `SECURITY.md` says what leaks and why, and this measures it. The filter is an instrument:
-classic BPF in "direct-action" form (tc-bpf(8)), which CAP_NET_ADMIN alone may load, and for which the kernel needs no
-module of actions.
+Here the filter's program is put there by tc(8), to try it beside other filters and without what it rests on; how the
+service keeps it is in `tests/integration/test_traffic_service.py`.
 """
 
 from __future__ import annotations
@@ -26,73 +25,31 @@ from psiphon_lab.addresses import LAN_A
 from psiphon_lab.layers_alone import FAMILIES, HOST_ADDRESS, IDENTITY, INTERNET, SO_BINDTODEVICE, WIRES, Scene
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.world import World
+from psiphon_vpn.linux.tcx import count_programs
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Links, Policy, State
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
+from psiphon_vpn.policy.traffic import Filter, Step, build_program
 
 pytestmark = [pytest.mark.lab]
 
 WIRE = LAN_A.interface
 TIMES = 20
 ECHO, SO_MARK = 7, 36
-MARK = 0x10
-"""A bit of the packet's mark, set by the instrument's egress guard on what it accepts."""
+MARK = names.ACCEPTED_BIT
+SETS_MARK = f" meta mark set meta mark or {MARK:#x} accept"
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 OTHER = {4: plan.CONTAINER_GATEWAY4, 6: plan.CONTAINER_GATEWAY6}
 GATEWAY = {4: LAN_A.router4, 6: LAN_A.router6}
-SOURCES, TWINS, MARKED = "sources", "twins", "marked"
-"""What the filter drops: packets with a source of the tunnel's or of loopback's; those, and packets whose source is
-their destination; and every frame without the mark."""
+SOURCES, MARKED = Filter.SOURCES, Filter.MARKED
 CORE, TUNNEL, CONTAINER = "core", "mirror of the TUN", "redirect of a container"
 LOOP, SELF, PAIR = "redirect of lo", "redirect of lo, one address to itself", "redirect of lo, between two addresses"
 CARRIED = (TUNNEL, LOOP, SELF, PAIR, CONTAINER)
-# Of <linux/filter.h>: offsets from which the network header, the protocol and the mark are read.
-_NETWORK, _PROTOCOL, _MARK = 0xFFF00000, 0xFFFFF000, 0xFFFFF014
-_LOAD, _AND, _EQUAL, _SET, _RETURN, _KEEP, _EQUAL_KEPT = 0x20, 0x54, 0x15, 0x45, 0x06, 0x07, 0x1D
-_GO_ON, _OK, _DROP = 0xFFFFFFFF, 0, 2
-"""TC_ACT_UNSPEC, TC_ACT_OK and TC_ACT_SHOT of <linux/pkt_cls.h>."""
-Step = tuple[int, int, int, int]
-ACCEPT_ALL: list[Step] = [(_RETURN, 0, 0, _OK)]
-
-
-def _drop_if(*words: tuple[int, int, int]) -> list[Step]:
-    """Drop a packet whose words of the network header, under their masks, are all equal to these."""
-    steps: list[Step] = []
-    for number, (place, mask, value) in enumerate(words):
-        rest = 3 * (len(words) - number - 1) + 1
-        steps += [(_LOAD, 0, 0, _NETWORK + place), (_AND, 0, 0, mask), (_EQUAL, 0, rest, value)]
-    return [*steps, (_RETURN, 0, 0, _DROP)]
-
-
-def _drop_twins(source: int, words: int) -> list[Step]:
-    """Drop a packet whose source is its destination."""
-    steps: list[Step] = []
-    for number in range(words):
-        place = _NETWORK + source + 4 * number
-        rest = 4 * (words - number - 1) + 1
-        # The word is kept in X, and compared with the one of the destination.
-        steps += [(_LOAD, 0, 0, place), (_KEEP, 0, 0, 0), (_LOAD, 0, 0, place + 4 * words), (_EQUAL_KEPT, 0, rest, 0)]
-    return [*steps, (_RETURN, 0, 0, _DROP)]
-
-
-def build_filter(kind: str) -> list[Step]:
-    """The instrument's program."""
-    if kind == MARKED:
-        return [(_LOAD, 0, 0, _MARK), (_SET, 1, 0, MARK), (_RETURN, 0, 0, _DROP), (_RETURN, 0, 0, _GO_ON)]
-    every = 0xFFFFFFFF
-    ipv4 = [*_drop_if((12, 0xFFFFFF00, 0x0AC80300)), *_drop_if((12, 0xFF000000, 0x7F000000))]
-    ipv6 = _drop_if((8, every, 0xFD420042), (12, every, 0x00420000))
-    ipv6 += _drop_if((8, every, 0), (12, every, 0), (16, every, 0), (20, every, 1))
-    if kind == TWINS:
-        ipv4 += _drop_twins(12, 1)
-        ipv6 += _drop_twins(8, 4)
-    end: Step = (_RETURN, 0, 0, _GO_ON)
-    return [
-        *((_LOAD, 0, 0, _PROTOCOL), (_EQUAL, 0, len(ipv4) + 1, 0x0800), *ipv4, end),
-        *((_EQUAL, 0, len(ipv6), 0x86DD), *ipv6, end),
-    ]
+_OK = 0
+"""TC_ACT_OK of linux/pkt_cls.h: let by, and nobody else is asked."""
+ACCEPT_ALL: tuple[Step, ...] = ((0x06, 0, 0, _OK),)
 
 
 class Bench:
@@ -115,18 +72,19 @@ class Bench:
             gateway = world.container.run(option).stdout.split()[2]
             world.container.run(["ip", "neigh", "replace", gateway, "lladdr", inside, "dev", "eth0"])
 
-    def lock(self, *, marking: bool = False, on_link: OnLink = NOTHING) -> None:
-        """Load every table. marking: the egress guard marks what it accepts. on_link: whom it knows."""
+    def lock(self, *, marking: bool = True, on_link: OnLink = NOTHING) -> None:
+        """Load every table. marking: as the guards are, or with guards that mark nothing. on_link: whom they know."""
         self.client.run(["nft", "flush", "ruleset"])
         links = Links(tun_index=self.scene.tun, uplink=WIRES[0], wires=WIRES, versions=FAMILIES, on_link=on_link)
         policy = Policy(state=State.OPEN, identity=IDENTITY, links=links)
         egress = build_egress_guard(IDENTITY, WIRES, on_link=on_link)
         assert egress is not None
-        marked = egress.render(flags="").replace(" accept", f" meta mark set meta mark or {MARK} accept")
-        text = marked if marking else egress.render(flags="")
-        for table in (build_base_table(policy), build_wire_guard(IDENTITY), build_frame_guard(IDENTITY, WIRES)):
+        text = "".join(table.render(flags="") for table in (egress, build_frame_guard(IDENTITY, WIRES)))
+        assert SETS_MARK in text
+        text = text if marking else text.replace(SETS_MARK, " accept")
+        for table in (build_base_table(policy), build_wire_guard(IDENTITY), build_arp_table()):
             text += table.render(flags="")
-        self.client.run(["nft", "-f", "-"], input=text + build_arp_table().render(flags=""))
+        self.client.run(["nft", "-f", "-"], input=text)
         for name in (names.LEASE_SET, names.LEASE_SET_IPV6):
             element = f"add element inet {names.BASE_TABLE} {name} {{ {names.TUN_NAME} timeout 600s }}"
             self.client.run(["nft", element])
@@ -152,7 +110,7 @@ class Bench:
         finally:
             self.client.run(["tc", "qdisc", "del", "dev", WIRE, "clsact"], check=False)
 
-    def put(self, program: list[Step], *, before: int) -> None:
+    def put(self, program: tuple[Step, ...], *, before: int) -> None:
         """Put a filter there. before: its preference; the lowest comes first (tc(8))."""
         code = f"{len(program)}," + ",".join(" ".join(map(str, step)) for step in program)
         only = ["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", "--bounding-set=-all,+net_admin"]
@@ -255,20 +213,16 @@ def test_traffic_control_carries_frames_past_every_table(bench: Bench) -> None:
 def test_a_filter_by_addresses_stops_only_what_bears_ours(bench: Bench) -> None:
     bench.lock()
     with bench.guarded():
-        bench.put(build_filter(SOURCES), before=1)
+        bench.put(build_program(SOURCES), before=1)
         assert bench.fire_core() == ALL
         assert bench.fire_redirected() == {TUNNEL: NONE, LOOP: NONE, SELF: ALL, PAIR: ALL, CONTAINER: ALL}
-    with bench.guarded():
-        bench.put(build_filter(TWINS), before=1)
-        assert bench.fire_core() == ALL
-        assert bench.fire_redirected() == {TUNNEL: NONE, LOOP: NONE, SELF: NONE, PAIR: ALL, CONTAINER: ALL}
 
 
 def test_a_filter_of_what_the_egress_guard_did_not_mark_stops_all_of_them(bench: Bench) -> None:
     # The mark is no reason to accept: without it a frame is dropped, with it the frame met the egress guard before.
-    bench.lock(marking=True)
+    bench.lock()
     with bench.guarded():
-        bench.put(build_filter(MARKED), before=1)
+        bench.put(build_program(MARKED), before=1)
         assert bench.fire_core() == ALL, "the egress hook comes before traffic control"
         assert bench.fire_redirected() == dict.fromkeys(CARRIED, NONE)
 
@@ -283,7 +237,7 @@ def test_the_link_works_as_long_as_the_egress_guard_marks(bench: Bench, family: 
     on_link = OnLink(own_ipv4=(ipv4.ip,), networks_ipv4=(ipv4.network,), networks_ipv6=(ipv6.network,))
     bench.lock(marking=marking, on_link=on_link)
     with bench.guarded():
-        bench.put(build_filter(MARKED), before=1)
+        bench.put(build_program(MARKED), before=1)
         bench.client.run(["ip", "neigh", "del", GATEWAY[family], "dev", WIRE], check=False)
         try:
             assert bench.fire(CORE, family) == seen, "the gateway is asked for by ARP or neighbour discovery"
@@ -292,34 +246,35 @@ def test_the_link_works_as_long_as_the_egress_guard_marks(bench: Bench, family: 
 
 
 def test_root_can_forge_the_mark(bench: Bench) -> None:
-    bench.lock(marking=True)
+    bench.lock()
     with bench.guarded(), bench.redirect("lo", "egress", "redirect"):
-        bench.put(build_filter(MARKED), before=1)
+        bench.put(build_program(MARKED), before=1)
         assert sum(bench.fire(SELF, family, forged=MARK) for family in FAMILIES) == ALL
 
 
 def test_that_filter_stops_the_core_too_where_nobody_marks(bench: Bench) -> None:
     bench.lock(marking=False)
     with bench.guarded():
-        bench.put(build_filter(MARKED), before=1)
+        bench.put(build_program(MARKED), before=1)
         assert bench.fire_core() == NONE
 
 
 @pytest.mark.parametrize(("other", "seen"), [(1, ALL), (9, NONE)])
 def test_of_two_filters_the_first_decides(bench: Bench, other: int, seen: int) -> None:
-    bench.lock(marking=True)
+    bench.lock()
     with bench.guarded():
-        bench.put(build_filter(MARKED), before=5)
+        bench.put(build_program(MARKED), before=5)
         bench.put(ACCEPT_ALL, before=other)
         assert bench.fire_redirected() == dict.fromkeys(CARRIED, seen)
 
 
 @pytest.mark.parametrize(("verdict", "seen"), [(_OK, ALL), (-1, NONE)])
 def test_a_tcx_program_decides_before_every_filter(bench: Bench, verdict: int, seen: int) -> None:
-    bench.lock(marking=True)
+    bench.lock()
     with bench.guarded():
-        bench.put(build_filter(MARKED), before=1)
+        bench.put(build_program(MARKED), before=1)
         index = int(bench.client.run(["cat", f"/sys/class/net/{WIRE}/ifindex"]).stdout)
+        assert bench.client.call(partial(count_programs, index)) == 0
         try:
             link = bench.client.call(partial(_attach_tcx, index, verdict))
         except OSError as error:
@@ -327,15 +282,16 @@ def test_a_tcx_program_decides_before_every_filter(bench: Bench, verdict: int, s
                 raise
             pytest.skip("this kernel has no tcx (Linux 6.6)")
         try:
+            assert bench.client.call(partial(count_programs, index)) == 1, "diagnose sees it"
             assert bench.fire_redirected() == dict.fromkeys(CARRIED, seen)
         finally:
             os.close(link)
 
 
 def test_whoever_takes_the_place_away_takes_the_filter_away(bench: Bench) -> None:
-    bench.lock(marking=True)
+    bench.lock()
     with bench.guarded():
-        bench.put(build_filter(MARKED), before=1)
+        bench.put(build_program(MARKED), before=1)
         bench.client.run(["tc", "qdisc", "replace", "dev", WIRE, "clsact"])
         assert bench.fire_redirected() == dict.fromkeys(CARRIED, NONE), "replaced by its like, it keeps its filters"
         bench.client.run(["tc", "qdisc", "del", "dev", WIRE, "clsact"])

@@ -23,6 +23,7 @@ from psiphon_vpn.config import Settings
 from psiphon_vpn.core import events as notices
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
 from psiphon_vpn.linux.ipv6 import Ipv6
+from psiphon_vpn.linux.traffic import Standing
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.policy.values import InterfaceName
@@ -104,6 +105,7 @@ class FakeKernel:
 
     routing_trouble = None
     unguarded: tuple[str, ...] = ()
+    filters: tuple[tuple[str, Standing], ...] = ()
     ipv6 = Ipv6.ON
 
     def __init__(self, fault: Fault) -> None:
@@ -192,6 +194,14 @@ class FakeKernel:
 
     async def check_rules(self) -> None:
         """All is well."""
+
+    async def check_filters(self) -> bool:
+        """All is well."""
+        return False
+
+    def doubt_filters(self, index: int | None = None) -> bool:
+        """None of ours."""
+        return True
 
     async def put_rules_back(self) -> bool:
         """Nothing to do."""
@@ -349,6 +359,7 @@ def live(fault: Fault, directory: Path) -> Life:
         service.tasks.keep(Part.LINKS, healer.watch_network)
         service.tasks.keep(Part.ROUTES, healer.watch_routes)
         service.tasks.keep(Part.RULES, healer.watch_rules)
+        service.tasks.keep(Part.TRAFFIC, healer.watch_filters)
         healer.on_network(None)
         unleased = 0
         for second in range(LIVE_SECONDS):

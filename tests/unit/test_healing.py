@@ -186,6 +186,9 @@ class _Edge:
     def put_network_back(self) -> bool:
         return False
 
+    def doubt_filters(self, index: int | None = None) -> bool:
+        return index in {None, 3}
+
     def post(self, event: object) -> None: ...
 
     def close_now(self) -> None: ...
@@ -221,6 +224,30 @@ def test_rules_routes_and_tun_are_looked_at_for_all_but_our_own_doing_and_the_co
         return healer._routes_dirty.is_set()
 
     assert asyncio.run(hear()) is looked_at
+
+
+@pytest.mark.requirement("R1", "B4")
+@pytest.mark.parametrize(
+    ("change", "looked_at"),
+    [
+        (None, True),
+        (NetworkChange("traffic", 3, port=78), True),
+        (NetworkChange("traffic", 3), True),  # the kernel itself
+        (NetworkChange("traffic", 3, port=77), False),
+        (NetworkChange("traffic", 4, port=78), False),  # an interface without a filter of ours
+        (NetworkChange("link", 3, name="eth0"), False),
+    ],
+)
+def test_filters_are_looked_at_after_a_change_of_others_at_a_card_that_has_one(
+    change: NetworkChange | None, looked_at: bool
+) -> None:
+    async def hear() -> tuple[bool, bool]:
+        edge = _Edge()
+        healer = Healer(runner=cast(Any, edge), enforcer=cast(Any, edge), look_at_links=cast(Any, None))
+        healer.on_network(change)
+        return healer._filters_dirty.is_set(), healer._network_dirty.is_set()
+
+    assert asyncio.run(hear()) == (looked_at, change is None or change.kind != "traffic")
 
 
 @pytest.mark.requirement("R1")

@@ -45,7 +45,7 @@ TIMING = ["ArmTimer", "CancelTimers"]
 CALLS = sorted(
     name
     for name in vars(FakeKernel)
-    if not name.startswith("_") and name not in {"routing_trouble", "unguarded", "ipv6", "read_lease"}
+    if not name.startswith("_") and name not in {"routing_trouble", "unguarded", "filters", "ipv6", "read_lease"}
 )
 STARTED = {
     Part.VERIFICATION: 0.05,
@@ -54,6 +54,7 @@ STARTED = {
     Part.LINKS: 3.0,
     Part.ROUTES: 3.0,
     Part.RULES: 3.0,
+    Part.TRAFFIC: 3.0,
 }
 """What is started beside the state machine, and how long it runs at least."""
 SECONDS_UNTIL_SEEN = 12

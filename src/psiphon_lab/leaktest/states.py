@@ -13,6 +13,7 @@ from psiphon_lab.leaktest.attack import Mode
 from psiphon_lab.leaktest.held import Frozen, Held, Loop, Looping
 from psiphon_lab.leaktest.stage import Stage
 from psiphon_lab.namespace import LabError
+from psiphon_vpn.linux.traffic import remove_filters
 
 
 class Control(Held):
@@ -38,6 +39,7 @@ class Boot(Frozen):
         client = self.world.client
         client.run(["ip", "link", "del", "PsiphonTUN"], check=False)
         client.run(["nft", "flush", "ruleset"])
+        client.call(remove_filters)  # as after a boot: the kernel that had them is gone
         self.machine.release_guard()
         self.stage.lock()
         self._freeze()

@@ -70,4 +70,7 @@ Start the computer with `systemd.mask=psiphon-killswitch.service systemd.mask=ps
 systemd.mask=psiphon-vpn.service systemd.unit=rescue.target` added to the kernel's command line (in GRUB: `e`, the line
 that begins with `linux`, then Ctrl-X). Nothing of psiphon-vpn is loaded then; interfaces that need the lock stay down.
 Then run step 5, and restart.
+
+Whoever takes the rules away by hand (`nft flush ruleset`) has to take the filters away too, or nothing leaves by the
+cards: `sudo tc filter del dev INTERFACE egress pref 1`, for each of them. A reboot does the same.
 """)

@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from psiphon_vpn.linux import rtvalues
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.links import read_snapshot
+from psiphon_vpn.linux.lockstate import find_cut_off
 from psiphon_vpn.linux.reading import Reading, parse_listing
 from psiphon_vpn.linux.rtbatch import encode_link
 from psiphon_vpn.linux.rtlist import find_link, list_addresses, list_routes, list_rules
 from psiphon_vpn.linux.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, RouteSocket
 from psiphon_vpn.linux.rtvalues import IFF_UP, Link
+from psiphon_vpn.linux.tcx import count_programs
+from psiphon_vpn.linux.traffic import Standing, read_standings
 from psiphon_vpn.linux.tun import read_attributes
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import IPV4, IPV6, LOCAL_TABLE, RoutingRule
@@ -72,6 +76,12 @@ class Network:
     rules: tuple[RoutingRule, ...]
     routes: tuple[KernelRoute, ...]
     tun: Device | None
+    filters: Mapping[str, Standing] = field(default_factory=dict)
+    """What stands at the traffic control of interfaces that have anything there, by name."""
+    cut_off: tuple[str, ...] = ()
+    """Interfaces by which nothing leaves, since their filter asks for a mark that no guard sets there."""
+    overtaken: tuple[str, ...] | None = ()
+    """Those where a tcx program decides before every filter (Linux 6.6); None where that cannot be seen."""
 
 
 def read_network() -> Network:
@@ -93,7 +103,40 @@ async def _read_network() -> Network:
         rules += [found.rule for found in await list_rules(version)]
         for route in await list_routes(version):
             routes += _read_route(route)
-    return Network(snapshot=snapshot, rules=tuple(rules), routes=tuple(routes), tun=tun)
+    named = {link.index: link.name for link in snapshot.interfaces}
+    filters = {named[index]: found for index, found in (await _read_filters()).items() if index in named}
+    try:
+        cut_off = await find_cut_off()
+    except (OSError, CommandError):
+        cut_off = ()  # an interface went meanwhile, or there is no nft, which other checks tell
+    return Network(
+        snapshot=snapshot,
+        rules=tuple(rules),
+        routes=tuple(routes),
+        tun=tun,
+        filters=filters,
+        cut_off=cut_off,
+        overtaken=_find_overtaken(snapshot),
+    )
+
+
+async def _read_filters() -> dict[int, Standing]:
+    try:
+        return await read_standings()
+    except OSError:
+        return {}
+
+
+def _find_overtaken(snapshot: Snapshot) -> tuple[str, ...] | None:
+    found = []
+    for link in snapshot.interfaces:
+        try:
+            if count_programs(link.index):
+                found.append(link.name)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                return None
+    return tuple(found)
 
 
 async def _read_device(link: Link) -> Device:

@@ -6,10 +6,13 @@ is being opened stays closed.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from socket import if_nametoindex
 
 from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.features import Features
@@ -21,6 +24,7 @@ from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules, ch
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.sysctl import apply_sysctls, check_sysctls
 from psiphon_vpn.linux.tables import Tables
+from psiphon_vpn.linux.traffic import NetlinkTraffic, Standing, Traffic
 from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun
 from psiphon_vpn.linux.uplink_entries import put_entries_back
 from psiphon_vpn.policy import names
@@ -32,6 +36,7 @@ from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import SYSCTLS
+from psiphon_vpn.policy.traffic import Filter
 from psiphon_vpn.tasks import describe
 
 log = logging.getLogger(__name__)
@@ -70,6 +75,15 @@ class Proof:
     closings: int
 
 
+def _find_indexes(wires: Sequence[str]) -> dict[int, str]:
+    """The wires that are there, by index."""
+    found = {}
+    for name in wires:
+        with contextlib.suppress(OSError):
+            found[if_nametoindex(name)] = name
+    return found
+
+
 def _boot_seconds() -> float:
     """Seconds since boot, sleep included (clock_gettime(2), CLOCK_BOOTTIME)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -87,6 +101,11 @@ class Enforcer:
         self._socket = RouteSocket()
         self._mender = NetworkMender(identity.uid, self._socket)
         self._features = features
+        self._traffic = Traffic(NetlinkTraffic(self._socket)) if features.traffic_filters else None
+        self._cards: dict[int, str] = {}
+        """The cards that have a filter, or ought to, by index."""
+        self.odd_wires: tuple[str, ...] = ()
+        """Wires whose names stand in no rule: a filter knows its card by index."""
         self._rules = build_rules(identity)
         self._routes: tuple[Route, ...] = ()
         self._policy: Policy | None = None
@@ -170,13 +189,16 @@ class Enforcer:
         """
         async with self._lock:
             try:
-                done = await self._tables.amend(self._build_base(policy), *self._build_beside(policy))
+                beside = self._build_beside(policy)
+                await self._shed_filters(policy, beside)
+                done = await self._tables.amend(self._build_base(policy), *beside)
             except (RulesetError, OSError) as error:
                 log.warning("rules could not be amended: %s", error)
                 self.close()
                 return False
             if done:
                 self._policy = policy
+                await self._fit_filters()
             return done
 
     def holds(self, policy: Policy) -> bool:
@@ -202,8 +224,10 @@ class Enforcer:
     async def _apply(self, policy: Policy, coming: Policy | None) -> None:
         self._policy = policy
         following = self._build_base(coming) if coming is not None else None
+        beside = self._build_beside(policy)
+        await self._shed_filters(policy, beside)
         try:
-            await self._tables.put(self._build_base(policy), *self._build_beside(policy), coming=following)
+            await self._tables.put(self._build_base(policy), *beside, coming=following)
             self._rules = build_rules(self._identity, list_networks(policy.links.bridges))
             await apply_rules(self._socket, self._rules)
             await self._set_routes(open_ipv4=False, open_ipv6=False)
@@ -213,6 +237,59 @@ class Enforcer:
             raise EnforcementError(str(error)) from error
         for failure in apply_sysctls(SYSCTLS):
             log.warning("kernel setting not made: %s", failure)
+        await self._fit_filters()
+
+    async def _shed_filters(self, policy: Policy, beside: Sequence[Table]) -> None:
+        """Before a card loses its egress guard it loses the filter that asks for that guard's mark."""
+        if self._traffic is None or not self._knows_wires(policy):
+            return
+        guarded = [name for table in beside if table.name == names.EGRESS_TABLE for name in table.devices]
+        try:
+            await self._traffic.shed(_find_indexes(guarded))
+        except OSError as error:
+            # The lock comes first. A card that is cut off by it is closed, and looked at again below.
+            log.warning("a filter of traffic control could not be taken away: %s", error)
+
+    def _knows_wires(self, policy: Policy) -> bool:
+        """Not at the start, before the links were looked at: what a daemon before us put up stands until then."""
+        return self._traffic is not None and (self._traffic.looked or bool(policy.links.wires) or bool(self.odd_wires))
+
+    async def _fit_filters(self) -> bool:
+        """Put the filters to the guards that were just read back; whether anything had to be done. Opens nothing."""
+        if self._traffic is None or self._policy is None or not self._knows_wires(self._policy):
+            return False
+        guarded = self._tables.guarded if self._features.egress_hook else frozenset[str]()
+        self._cards = _find_indexes((*self._policy.links.wires, *self.odd_wires))
+        wanted = {i: Filter.MARKED if name in guarded else Filter.SOURCES for i, name in self._cards.items()}
+        try:
+            return await self._traffic.fit(wanted)
+        except OSError as error:
+            log.warning("the filters of traffic control could not be looked at: %s", error)
+            return False
+
+    async def check_filters(self) -> bool:
+        """Look at the filters of traffic control, if anything may have changed them, and put them back.
+
+        Returns:
+            Whether anything had to be done.
+        """
+        async with self._lock:
+            return self._tables.in_force and await self._fit_filters()
+
+    def doubt_filters(self, index: int | None = None) -> bool:
+        """Somebody changed traffic control at an interface, or nobody knows where; whether that may concern ours."""
+        if self._traffic is None or not (index is None or self._traffic.concerns(index)):
+            return False
+        self._traffic.doubt()
+        return True
+
+    @property
+    def filters(self) -> tuple[tuple[str, Standing], ...]:
+        """What stood at the traffic control of each wire when it was last looked at."""
+        if self._traffic is None:
+            return ()
+        standings = self._traffic.standings
+        return tuple((name, standings.get(index, Standing())) for index, name in self._cards.items())
 
     async def rehearse(self, policy: Policy) -> None:
         """Have at hand what a policy that comes soon is compared with. Changes nothing, and is not needed.

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from psiphon_vpn.linux.traffic import can_filter
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.lesser import Part
 from psiphon_vpn.run import CommandError, run_async
@@ -23,6 +24,7 @@ class Features:
         egress_hook: a hook behind everything else (Linux 5.16): the egress guard.
         tun: /dev/net/tun can be opened.
         conntrack: connections are known, and can be marked: without it no answer to the core is accepted.
+        traffic_filters: a card's traffic control takes a filter of ours (`linux/traffic.py`).
         bridge_ports: rules can tell the kind of a bridge's port: without it no bridge can be allowed.
         reject, nat, fib, rt, maxseg: parts that the base table does without where they are missing (`policy/lesser`).
     """
@@ -40,6 +42,7 @@ class Features:
     rt: bool = True
     maxseg: bool = True
     bridge_ports: bool = True
+    traffic_filters: bool = True
 
     @property
     def lacking(self) -> frozenset[Part]:
@@ -111,4 +114,5 @@ async def probe_features() -> Features:
             'chain c {\ntype filter hook postrouting priority 300;\nmeta oifkind { "veth", "tun" } accept\n}',
             "oifkind",
         ),
+        traffic_filters=await can_filter(),
     )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import struct
 from dataclasses import dataclass, field
@@ -12,9 +13,12 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nftimage import is_owned, read_dormant
 from psiphon_vpn.linux.rtlist import list_links
+from psiphon_vpn.linux.traffic import read_standings
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import BRIDGES
 from psiphon_vpn.policy.simulate import application_packets, lets_out
+from psiphon_vpn.policy.traffic import Filter
+from psiphon_vpn.policy.values import show_name
 from psiphon_vpn.run import CommandError, known, run_async
 
 
@@ -25,7 +29,8 @@ class LockState:
     Attributes:
         locked: whether no packet of an application can leave by a wire; None when we may not look.
         sentence: the same for people.
-        layers: state ("ok", "missing", "broken") and detail of base, wire_guard, egress_guard and lease.
+        layers: state ("ok", "missing", "broken") and detail of base, wire_guard, egress_guard, traffic_control and
+            lease.
         lease_seconds: what remains of the lease, None while there is none.
     """
 
@@ -99,6 +104,48 @@ async def _read_lease() -> float | None:
     return float(max(remaining)) if remaining else None
 
 
+async def find_cut_off() -> tuple[str, ...]:
+    """Names of the interfaces whose filter asks for a mark that no guard sets there: nothing leaves by them.
+
+    Raises:
+        OSError: the kernel does not say what filters there are.
+        CommandError: nft does not say what guards there are.
+    """
+    standings = await read_standings()
+    asking = [index for index, standing in standings.items() if standing.filter is Filter.MARKED]
+    if not asking:
+        return ()
+    marking = _list_marking((await run_async(["nft", "list", "chains", "netdev"])).stdout)
+    named = (socket.if_indextoname(index) for index in asking)
+    return tuple(name for name in named if name not in marking)
+
+
+def _list_marking(chains: str) -> frozenset[str]:
+    """The devices that our guards stand on, by what nft lists: each has a chain of its own."""
+    found, ours = set(), False
+    for line in chains.splitlines():
+        if table := re.match(r"table netdev (\S+)", line):
+            ours = table[1] in {names.EGRESS_TABLE, names.FRAME_TABLE}
+        elif ours and (chain := re.match(rf"\s*chain {names.DEVICE_CHAIN_PREFIX}(\S+) ", line)):
+            found.add(chain[1])
+    return frozenset(found)
+
+
+async def _read_filters() -> dict[str, str]:
+    """The layer at the cards' traffic control. Where there are cards, the daemon alone knows."""
+    try:
+        standings = await read_standings()
+        cut_off = await find_cut_off()
+    except OSError:
+        return _layer("missing", "")  # or an interface went meanwhile; nothing of the lock rests on it
+    if not any(standing.filter for standing in standings.values()):
+        return _layer("missing", "")
+    if cut_off:
+        told = _("nothing leaves by {names}: the filter there asks for a mark, and the guard that sets it is gone")
+        return _layer("broken", told.format(names=", ".join(map(show_name, cut_off))))
+    return _layer("ok", "")
+
+
 def read_lock_state() -> LockState:
     """Do what `fetch_lock_state` does where there is no event loop."""
     return asyncio.run(fetch_lock_state())
@@ -117,9 +164,16 @@ async def fetch_lock_state() -> LockState:
             _read_guard(),
             _list("table", "netdev", names.EGRESS_TABLE),
             _read_lease(),
+            _read_filters(),
             return_exceptions=True,
         )
-        base, guard, egress, lease = known(found[0]), known(found[1]), known(found[2]), known(found[3])
+        base, guard, egress, lease, filters = (
+            known(found[0]),
+            known(found[1]),
+            known(found[2]),
+            known(found[3]),
+            known(found[4]),
+        )
         dormant = _read_dormant()
         bridges = await _list_bridges()
         base_holds = _holds(base, bridges) and ("inet", names.BASE_TABLE) not in dormant
@@ -135,6 +189,7 @@ async def fetch_lock_state() -> LockState:
         "base": _describe(base, base_holds),
         "wire_guard": _describe(guard, guard_holds),
         "egress_guard": _describe(egress, ("netdev", names.EGRESS_TABLE) not in dormant),
+        "traffic_control": filters,
         "lease": _layer("missing", "") if lease is None else _layer("ok", f"{lease:g} s"),
     }
     locked = base_holds or guard_holds

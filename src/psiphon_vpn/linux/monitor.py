@@ -1,4 +1,4 @@
-"""Changes of links, addresses, routes and rules as the kernel tells them (rtnetlink(7)).
+"""Changes of links, addresses, routes, rules and traffic control as the kernel tells them (rtnetlink(7)).
 
 Raw, and only as much of each message as decides what to look at: a lost link must be seen within a millisecond, also in
 a storm of messages. What exactly changed is read by a fresh look at everything.
@@ -19,9 +19,10 @@ RTM_NEWLINK, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE = 16, 17, 25, 33
 _IFNAME, _NEW_NETNSID, _PRIORITY, _TABLE = 3, 45, 6, 15
 """IFLA_IFNAME; IFLA_NEW_NETNSID, from Linux 4.16 on; FRA_PRIORITY; RTA_TABLE."""
 KINDS = {16: "link", 17: "link", 20: "address", 21: "address", 24: "route", 25: "route", 32: "rule", 33: "rule"}
-RTMGRP = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
-"""LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE: group n of rtnetlink.h is the bit
-n-1."""
+KINDS |= dict.fromkeys((36, 37, 44, 45), "traffic")
+RTMGRP = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
+"""LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE: group n of
+rtnetlink.h is the bit n-1."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class NetworkChange:
     """That something changed.
 
     Attributes:
-        kind: "link", "address", "route" or "rule".
-        index: interface that a change of a link or an address is about.
+        kind: "link", "address", "route", "rule", or "traffic" for queueing disciplines and filters.
+        index: interface that a change of a link, an address or traffic control is about.
         lost: the link went down, lost its carrier or is gone.
         down: the link was set down, or is gone.
         gone: the link is gone.
@@ -39,8 +40,8 @@ class NetworkChange:
         misfit: as the TUN, a link like this would keep packets back (`rtvalues.find_misfit`).
         ours: a rule with a priority of ours, or a route of the private table.
         removed: that rule or route was taken away.
-        port: netlink's port id of who asked for a change of a rule or route: for the first socket of a process the
-            process id (netlink(7)); 0 is the kernel, or that it does not say, as for links.
+        port: netlink's port id of who asked for a change of a rule, route or filter: for the first socket of a process
+            the process id (netlink(7)); 0 is the kernel, or that it does not say, as for links.
     """
 
     kind: str
@@ -82,6 +83,9 @@ def parse_changes(data: bytes) -> tuple[NetworkChange, ...]:
         elif kind == "address" and len(body) >= 8:
             # struct ifaddrmsg: family, prefixlen, flags, scope, index.
             changes.append(NetworkChange(kind, struct.unpack_from("=I", body, 4)[0]))
+        elif kind == "traffic" and len(body) >= 8:
+            # struct tcmsg: family, pads, index.
+            changes.append(NetworkChange(kind, struct.unpack_from("=i", body, 4)[0], port=port))
         elif kind in {"route", "rule"}:
             # struct rtmsg, struct fib_rule_hdr: twelve bytes.
             attributes = read_attributes(body[12:])

@@ -188,6 +188,20 @@ class RouteSocket:
         """
         _raise(self._send([(kind, flags, body)])[0])
 
+    def change_all(self, requests: Iterable[tuple[int, int, bytes]]) -> list[int]:
+        """Make changes in one write; one that is refused keeps none of the others from being made.
+
+        Args:
+            requests: type (RTM_*), flags (NLM_F_* beside those of every request) and body of each.
+
+        Returns:
+            For each 0, or the kernel's error number.
+
+        Raises:
+            OSError: it did not answer.
+        """
+        return self._send(list(requests))
+
     def _send(self, requests: list[tuple[int, int, bytes]]) -> list[int]:
         """The kernel's answer to each: 0 or an error number."""
         data, wanted = b"", {}

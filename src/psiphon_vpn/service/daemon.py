@@ -206,6 +206,7 @@ class Daemon:
         tasks.keep(Part.LINKS, healer.watch_network)
         tasks.keep(Part.ROUTES, healer.watch_routes)
         tasks.keep(Part.RULES, healer.watch_rules)
+        tasks.keep(Part.TRAFFIC, healer.watch_filters)
         tasks.keep(Part.TELLING, self._publish_changes)
         tasks.keep(Part.WATCHDOG, self._feed_watchdog)
         tasks.keep(Part.BRIDGES, self._watch_bridges)
@@ -308,7 +309,7 @@ class Daemon:
         self._ways = ways
         self._runner.wires, self._runner.inner = wires, inner
         self._tell_of_bridges(bridges)
-        self._runner.odd_wires = find_odd_wires(snapshot, self._leading)
+        self._runner.odd_wires = self._enforcer.odd_wires = find_odd_wires(snapshot, self._leading)
         self._runner.odd_uplink = has_odd_uplink(snapshot)
         self._runner.ownerless_uplink = find_ownerless_uplink(snapshot)
         self._runner.conflicts = find_conflicts(snapshot)

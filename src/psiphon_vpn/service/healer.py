@@ -49,6 +49,7 @@ class Healer:
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
         self._routes_dirty = asyncio.Event()
+        self._filters_dirty = asyncio.Event()
         self._touched = False
         """Whether the commit that is being announced touches a table of ours."""
         self._culprit: str | None = None
@@ -56,6 +57,8 @@ class Healer:
         self._route_culprit: str | None = None
         """Who touched our rules or routes last, if that waits for its turn."""
         self._fight = Fight()
+        self._filter_fight = Fight()
+        """Of traffic control: it closes nothing, and puts back ever more slowly."""
         self._told = 0.0
 
     # -- what the kernel says ---------------------------------------------------------------------------------------
@@ -82,7 +85,11 @@ class Healer:
         self._rules_dirty.set()
 
     def on_network(self, change: NetworkChange | None) -> None:
-        """A link, an address, a route or a rule changed; with None, some changes were missed."""
+        """A link, an address, a route, a rule or a filter changed; with None, some changes were missed."""
+        if change is None or change.kind == "traffic":
+            self._hear_of_filters(change)
+        if change is not None and change.kind == "traffic":
+            return
         uplink = self._runner.model.uplink
         tun = self._enforcer.tun
         is_tun = change is not None and tun is not None and change.index == tun.index
@@ -101,6 +108,12 @@ class Healer:
         # The TUN and the private table are no part of any uplink: no look at the links for what we do there ourselves.
         if change is None or not (is_tun or change.ours) or self._route_culprit is not None:
             self._network_dirty.set()
+
+    def _hear_of_filters(self, change: NetworkChange | None) -> None:
+        if change is not None and change.port and self._enforcer.is_own(change.port):
+            return
+        if self._enforcer.doubt_filters(change.index if change is not None else None):
+            self._filters_dirty.set()
 
     def _watch_moves(self, change: NetworkChange) -> None:
         """A card that moved into another network namespace is out of the lock's reach: say so as long as it is away."""
@@ -147,6 +160,7 @@ class Healer:
             self._network_dirty.clear()
             async with self._look(self._network_dirty):
                 await self._look_at_links()
+            self._filters_dirty.set()  # a card may be another one under its name
             if pause := self._wait():
                 call_later(pause, self._network_dirty.set)
                 continue
@@ -165,6 +179,21 @@ class Healer:
             await asyncio.sleep(max(SETTLE_SECONDS, self._wait()))
             self._routes_dirty.clear()
             await self._check_routes()
+
+    async def watch_filters(self) -> None:
+        """Look at the filters of traffic control after a change of others, and put them back. Nothing is closed."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._filters_dirty.wait()
+            await asyncio.sleep(self._filter_fight.wait(loop.time()))
+            self._filters_dirty.clear()
+            async with self._look(self._filters_dirty):
+                changed = await self._enforcer.check_filters()
+            if changed:
+                if not self._filter_fight.strike(loop.time()):
+                    log.warning("another program changed traffic control at a card; the filter was put back")
+                self._filter_fight.heal(loop.time())
+                self._runner.tell()
 
     @contextlib.asynccontextmanager
     async def _look(self, dirty: asyncio.Event) -> AsyncIterator[None]:

@@ -16,6 +16,7 @@ class Part(enum.StrEnum):
     LINKS = "watching of links"
     ROUTES = "watching of routes"
     RULES = "watching of rules"
+    TRAFFIC = "watching of traffic control"
     NEWS = "reading of the kernel's news"
     TIMERS = "timers"
     CLOCK = "watching of the clock"
@@ -31,5 +32,5 @@ class Part(enum.StrEnum):
 
 VERIFIED_AGAIN: Final = frozenset({Part.VERIFICATION, Part.LEASE})
 """Their failure says nothing about core and network: closed, and verified again."""
-ONLY_TOLD: Final = frozenset({Part.REHEARSAL, Part.TELLING, Part.WATCHDOG, Part.SLEEP, Part.TIDYING})
+ONLY_TOLD: Final = frozenset({Part.REHEARSAL, Part.TELLING, Part.WATCHDOG, Part.SLEEP, Part.TIDYING, Part.TRAFFIC})
 """Nothing that is open rests on them: their failure is logged. Of all others' it is closed and begun anew."""

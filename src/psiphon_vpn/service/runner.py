@@ -163,6 +163,10 @@ class Runner:
         self._changes_told += isinstance(event, LinksChanged)
         self._events.put_nowait(event)
 
+    def tell(self) -> None:
+        """Something that status tells changed beside the model."""
+        self._on_change()
+
     def close_now(self) -> None:
         """Close before anything else is looked at. The event that says why follows by `post`."""
         if self._enforcer.leased:

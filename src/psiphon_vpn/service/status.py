@@ -1,7 +1,7 @@
 """The status object of the control protocol: what the machine decided, beside what the kernel holds."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC
 
@@ -11,6 +11,7 @@ from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
 from psiphon_vpn.linux.sysctl import check_sysctls
+from psiphon_vpn.linux.traffic import Standing, explain_filter
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.sysctls import SYSCTLS
 from psiphon_vpn.policy.values import show_name
@@ -46,12 +47,30 @@ def _describe_bridge(allowed: Allowed) -> dict[str, str]:
     return {"name": allowed.name, "state": str(allowed.standing), "sentence": sentence, "next_step": next_step}
 
 
-def _describe_bare(names: tuple[str, ...]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     shown = ", ".join(map(show_name, names[:_MOST_NAMES]))
     more = len(names) - _MOST_NAMES
     if more > 0:
         shown = ngettext("{names} and {count} more", "{names} and {count} more", more).format(names=shown, count=more)
-    return _("it is not on {names}: raw frames of root can leave there").format(names=shown)
+    return shown
+
+
+def _describe_bare(names: tuple[str, ...]) -> str:
+    return _("it is not on {names}: raw frames of root can leave there").format(names=_list_names(names))
+
+
+def _describe_filters(filters: Sequence[tuple[str, Standing]]) -> dict[str, str]:
+    """The layer at the cards' own traffic control."""
+    if not filters:
+        return _layer("missing", _("there is no interface that leads out"))
+    by_sentence: dict[str, list[str]] = {}
+    for name, standing in filters:
+        if (sentence := explain_filter(standing)) is not None:
+            by_sentence.setdefault(sentence, []).append(name)
+    if not by_sentence:
+        return _layer("ok")
+    told = "; ".join(f"{_list_names(names)}: {sentence}" for sentence, names in by_sentence.items())
+    return _layer("incomplete", told)
 
 
 class StatusReader:
@@ -142,6 +161,10 @@ class StatusReader:
             layers["egress_guard"] = _layer("unsupported", _("this kernel or nft has no egress hook"))
         elif bare := (*self._enforcer.unguarded, *self._runner.odd_wires):
             layers["egress_guard"] = _layer("incomplete", _describe_bare(bare))
+        if self._features.traffic_filters:
+            layers["traffic_control"] = _describe_filters(self._enforcer.filters)
+        else:
+            layers["traffic_control"] = _layer("unsupported", _("this kernel has no filters of BPF (cls_bpf, clsact)"))
         wrong = check_sysctls(SYSCTLS)
         layers["sysctls"] = _layer("broken", ", ".join(wrong)) if wrong else _layer("ok")
         layers["tun"] = _layer("ok") if self._enforcer.tun else _layer("missing")

@@ -66,7 +66,10 @@ class Kernel(Protocol):
         """Remove our TUN, our routing rules and our routing table, and only ours."""
 
     def remove_tables(self) -> None:
-        """Remove our tables: this opens. Raises CommandError when one of them stands afterwards."""
+        """Remove our tables, and before them our filters of traffic control: this opens.
+
+        Raises CommandError when a table stands afterwards, and UserError when a filter does; then no table was removed.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

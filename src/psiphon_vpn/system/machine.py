@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from psiphon_vpn.accounts import find_group, find_user
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.identity import find_network_managers
 from psiphon_vpn.linux.lockstate import read_lock_state
+from psiphon_vpn.linux.traffic import remove_filters
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import LAYERS, REMOVAL
 from psiphon_vpn.policy.routing import RULE_PRIORITIES
@@ -149,7 +152,18 @@ class MachineKernel:
                 run(["ip", "link", "del", "dev", names.TUN_NAME], ok=(0, 1))
 
     def remove_tables(self) -> None:
-        """Each by a transaction that does not mind its absence: `destroy` needs nft 1.0.7."""
+        """Each by a transaction that does not mind its absence: `destroy` needs nft 1.0.7.
+
+        Before them the filters that ask for the mark of two of them: one that is left would let nothing out any more.
+        """
+        try:
+            remove_filters()
+        except OSError as error:
+            raise UserError(
+                _("The network was not opened"),
+                _("a filter of traffic control could not be taken away ({reason})").format(reason=error.strerror),
+                _("Look for it with: tc filter show dev INTERFACE egress"),
+            ) from error
         standing = {line.strip() for line in run(["nft", "list", "tables"]).stdout.splitlines()}
         for table in REMOVAL:
             if f"table {table}" in standing:

@@ -67,6 +67,15 @@ egress_hook = _make(
     needed=False,
 )
 
+traffic_filters = _make(
+    "kernel.traffic-filters",
+    mark("The kernel can stop what traffic control moves onto a card"),
+    mark("Load the modules: sudo modprobe -a sch_ingress cls_bpf; then: sudo psiphon-vpn restart"),
+    "traffic_filters",
+    mark("it takes no filters of BPF at a card's traffic control (clsact, cls_bpf)"),
+    needed=False,
+)
+
 
 @check("kernel.parts", mark("The kernel knows every part of the rules"), UPGRADE)
 def parts(facts: Facts) -> Outcome:
@@ -105,4 +114,4 @@ def versions(facts: Facts) -> Outcome:
     return warn(_("older than what is supported: {names}").format(names=", ".join(old))) if old else ok(text)
 
 
-CHECKS: Final = (nftables, timeouts, route_chains, owned_tables, egress_hook, parts, tun, versions)
+CHECKS: Final = (nftables, timeouts, route_chains, owned_tables, egress_hook, traffic_filters, parts, tun, versions)

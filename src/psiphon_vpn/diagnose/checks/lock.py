@@ -9,6 +9,7 @@ from psiphon_vpn.diagnose.facts import OPEN, Facts
 from psiphon_vpn.diagnose.kernel_rules import parse_chains
 from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
 from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.traffic import Standing, explain_filter
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.simulate import Packet, application_packets, lets_out
 from psiphon_vpn.policy.values import show_name
@@ -186,6 +187,32 @@ def egress_wires(facts: Facts) -> Outcome:
     return ok(", ".join(find_wires(facts.network.snapshot)) or _("there is none"))
 
 
+@check(
+    "lock.traffic-control",
+    mark("Traffic control moves nothing past the egress guard"),
+    mark("Close it again: sudo psiphon-vpn start. What other programs put there, they have to take away."),
+)
+def traffic_control(facts: Facts) -> Outcome:
+    """Does each interface that leads out have our filter, and is it asked first?"""
+    network = facts.network
+    wires = [*find_wires(network.snapshot), *find_odd_wires(network.snapshot)]
+    if not wires:
+        raise Skip(_("there is no interface that leads out"))
+    if network.cut_off:
+        told = _("nothing leaves by {names}: the filter there asks for a mark, and the guard that sets it is gone")
+        return fail(told.format(names=", ".join(map(show_name, network.cut_off))))
+    if not facts.features.traffic_filters:
+        raise Skip(_("this kernel has no filters of BPF (cls_bpf, clsact)"))
+    found = {name: explain_filter(network.filters.get(name, Standing())) for name in wires}
+    wrong = [f"{show_name(name)}: {sentence}" for name, sentence in found.items() if sentence is not None]
+    overtaken = [name for name in wires if name in (network.overtaken or ())]
+    wrong += [_("{name}: a tcx program is asked before every filter").format(name=show_name(it)) for it in overtaken]
+    if wrong:
+        return warn("; ".join(wrong))
+    unseen = _("whether tcx programs are asked before cannot be seen")
+    return ok(", ".join(map(show_name, wires)) + (f" ({unseen})" if network.overtaken is None else ""))
+
+
 @check("lock.arp-table", mark("No neighbour learns the tunnel's address by ARP"), RESTART)
 def arp_table(facts: Facts) -> Outcome:
     """Is the ARP table there, and does it say what the policy says?"""
@@ -258,6 +285,7 @@ CHECKS: Final = (
     wire_guard_owner,
     egress_guard,
     egress_wires,
+    traffic_control,
     arp_table,
     lease,
     released,

@@ -1,0 +1,360 @@
+"""Our filter at the traffic control of each card: put there, read back, and taken away again.
+
+It is known by its handle, of which there are two: the kernel keeps no word of who made a `clsact`, so the handle says
+whether it was there before ours. Filters of others are never touched, and a `clsact` goes only if it was ours and
+nothing else is in it.
+
+A filter that asks for the mark must never outlive the guard that sets it, or nothing leaves by that card: it is put
+there after the guard was read back, and taken away before the guard is (`Traffic.shed`).
+"""
+
+import asyncio
+import contextlib
+import enum
+import errno
+import logging
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, RouteSocket, list_all
+from psiphon_vpn.linux.tcvalues import (
+    BPF,
+    CLSACT,
+    EGRESS,
+    EVERY_PROTOCOL,
+    INGRESS,
+    RTM_DELQDISC,
+    RTM_DELTFILTER,
+    RTM_GETQDISC,
+    RTM_GETTFILTER,
+    RTM_NEWQDISC,
+    RTM_NEWTFILTER,
+    TCMSG,
+    Place,
+    TcFilter,
+    decode_filter,
+    decode_place,
+    encode_filter,
+    encode_filter_removal,
+    encode_place,
+)
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.traffic import ASK_NOTHING, Filter, build_program, encode_program
+
+log = logging.getLogger(__name__)
+
+HANDLE, HANDLE_IN_OWN_PLACE = 0x50530001, 0x50530002
+"""Of our filter, where there was a `clsact` before it and where there was none."""
+TRIAL_HANDLE = 0x50530003
+OWN_HANDLES: Final = frozenset({HANDLE, HANDLE_IN_OWN_PLACE})
+PROGRAMS: Final = {kind: encode_program(build_program(kind)) for kind in Filter}
+Request = tuple[int, int, bytes]
+"""Type (RTM_*), flags (NLM_F_*) and body."""
+_GONE: Final = frozenset({errno.ENODEV, errno.ENOENT, errno.EINVAL})
+"""What the kernel answers to a removal where interface, `clsact` or filter are not there any more."""
+
+
+class TrafficKernel(Protocol):
+    """What is asked of the kernel, and told."""
+
+    async def list_places(self) -> tuple[Place, ...]:
+        """What stands at `ffff:` of every interface that has something there. Raises OSError."""
+
+    async def list_filters(self, index: int, parent: int) -> tuple[TcFilter, ...]:
+        """The filters of an interface, those first that are asked first. Raises OSError."""
+
+    def change(self, requests: Collection[Request]) -> list[int]:
+        """Make changes in one write, and return for each 0 or an error number. Raises OSError."""
+
+
+class NetlinkTraffic:
+    """The kernel itself.
+
+    Args:
+        socket: by which changes are made, so that their announcements are known for our own.
+    """
+
+    def __init__(self, socket: RouteSocket) -> None:
+        self._socket = socket
+
+    async def list_places(self) -> tuple[Place, ...]:
+        """RTM_GETQDISC. Nothing on a kernel without traffic control."""
+        try:
+            return await list_all(RTM_GETQDISC, TCMSG.pack(0, 0, 0, 0, 0), decode_place)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return ()
+            raise
+
+    async def list_filters(self, index: int, parent: int) -> tuple[TcFilter, ...]:
+        """RTM_GETTFILTER."""
+        return await list_all(RTM_GETTFILTER, TCMSG.pack(0, index, 0, parent, 0), decode_filter)
+
+    def change(self, requests: Collection[Request]) -> list[int]:
+        """One write: whoever ends this process ends it before all of them or after."""
+        return self._socket.change_all(requests)
+
+
+class Obstacle(enum.StrEnum):
+    """Why there is no filter on a card."""
+
+    INGRESS = "ingress"
+    """A queueing discipline `ingress` is where `clsact` would be."""
+    SHARED = "shared"
+    """Its filters are shared with other cards (blocks of tc(8))."""
+    REFUSED = "refused"
+    """The kernel refused it, or it is not there although it was taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What stands at a card.
+
+    Attributes:
+        filter: ours; None where there is none.
+        obstacle: why not.
+        detail: what the kernel said.
+        after_others: a filter of others is asked before ours, and may let by what ours would drop.
+    """
+
+    filter: Filter | None = None
+    obstacle: Obstacle | None = None
+    detail: str = ""
+    after_others: bool = False
+
+
+def find_own(filters: Collection[TcFilter]) -> list[TcFilter]:
+    """Those that are ours."""
+    return [found for found in filters if found.kind == BPF and found.handle in OWN_HANDLES]
+
+
+def judge(filters: Collection[TcFilter]) -> Standing:
+    """What a card's filters on the way out are, ours and others'."""
+    listed = [found for found in filters if found.handle and not found.chain]
+    own = find_own(listed)
+    if not own:
+        return Standing()
+    first = own[0]
+    kinds = [kind for kind, program in PROGRAMS.items() if first.program == program and first.direct]
+    return Standing(filter=kinds[0] if kinds else None, after_others=listed[0] is not first)
+
+
+def explain_filter(standing: Standing) -> str | None:
+    """What is missing at one card's traffic control; None where nothing is."""
+    match standing.obstacle:
+        case Obstacle.INGRESS:
+            return _("no filter, since another program has a queueing discipline 'ingress' in its place")
+        case Obstacle.SHARED:
+            return _("no filter, since another program shares the filters of this card with other cards")
+        case Obstacle.REFUSED:
+            return _("no filter: the kernel does not take it ({reason})").format(reason=standing.detail or "-")
+    if standing.filter is None:
+        return _("no filter")
+    if standing.after_others:
+        return _("a filter of another program is asked before ours")
+    if standing.filter is not Filter.MARKED:
+        return _("addresses alone are looked at, since no guard stands there that marks")
+    return None
+
+
+def choose_preference(filters: Collection[TcFilter]) -> int:
+    """The first that is free, or that has filters beside which the kernel takes ours."""
+    taken = {found.preference: (found.kind, found.protocol) for found in filters if not found.chain}
+    preference = 1
+    while taken.get(preference, (BPF, EVERY_PROTOCOL)) != (BPF, EVERY_PROTOCOL):
+        preference += 1
+    return preference
+
+
+class Traffic:
+    """Our filters. Its owner calls one method at a time."""
+
+    def __init__(self, kernel: TrafficKernel) -> None:
+        self._kernel = kernel
+        self._wanted: dict[int, Filter] = {}
+        self._dirty = True
+        """Whether something may be another than it was left."""
+        self.looked = False
+        """Whether all interfaces were looked at once: a daemon before us may have left filters anywhere."""
+        self.standings: dict[int, Standing] = {}
+        """What stood at each card when it was last looked at, by index."""
+
+    def doubt(self) -> None:
+        """Somebody changed something."""
+        self._dirty = True
+
+    def concerns(self, index: int) -> bool:
+        """Whether a change at this interface is about a card of ours."""
+        return index in self._wanted
+
+    async def shed(self, keep: Collection[int]) -> None:
+        """Take away what asks for the mark where nobody will set it any more.
+
+        Args:
+            keep: indexes of the cards whose guard stays, or comes.
+
+        Raises:
+            OSError: the kernel does not say, or refused it.
+        """
+        if self.looked:
+            known = {index for index, kind in self._wanted.items() if kind is Filter.MARKED}
+        else:
+            known = {place.index for place in await self._kernel.list_places() if place.kind == CLSACT}
+        for index in known - set(keep):
+            filters = await self._kernel.list_filters(index, EGRESS)
+            if judge(filters).filter is not Filter.SOURCES:
+                await self._remove(index, filters)
+                self._dirty = True
+
+    async def fit(self, wanted: Mapping[int, Filter]) -> bool:
+        """Have these filters, and no others of ours anywhere.
+
+        Args:
+            wanted: by index of the card.
+
+        Returns:
+            Whether somebody had changed what was left there.
+
+        Raises:
+            OSError: the kernel does not say what there is. What it refuses is in `standings`.
+        """
+        if not self._dirty and self._wanted == dict(wanted):
+            return False
+        # Before it is looked: what changes from here on is heard of, and looked at again.
+        self._dirty = False
+        try:
+            return await self._fit(wanted)
+        except BaseException:
+            self._dirty = True
+            raise
+
+    async def _fit(self, wanted: Mapping[int, Filter]) -> bool:
+        places = {place.index: place.kind for place in await self._kernel.list_places()}
+        others = set(self._wanted) if self.looked else set(places)
+        done = False
+        for index in others - set(wanted):
+            if places.get(index) == CLSACT:
+                await self._remove(index, await self._kernel.list_filters(index, EGRESS))
+        standings = {}
+        for index, kind in wanted.items():
+            standings[index], changed = await self._fit_one(index, kind, places.get(index))
+            done = done or (changed and self._wanted.get(index) is kind)
+        self.standings, self._wanted, self.looked = standings, dict(wanted), True
+        return done
+
+    async def remove(self) -> None:
+        """Take all of ours away, wherever they are.
+
+        Raises:
+            OSError: the kernel does not say, or refused it: one is still there.
+        """
+        for place in await self._kernel.list_places():
+            if place.kind == CLSACT:
+                await self._remove(place.index, await self._kernel.list_filters(place.index, EGRESS))
+        self._wanted, self.standings, self._dirty = {}, {}, True
+
+    async def _fit_one(self, index: int, kind: Filter, place: str | None) -> tuple[Standing, bool]:
+        if place not in {None, CLSACT}:
+            return Standing(obstacle=Obstacle.INGRESS, detail=place or ""), False
+        filters = await self._kernel.list_filters(index, EGRESS) if place is not None else ()
+        own, now = find_own(filters), judge(filters)
+        if len(own) == 1 and now.filter is kind:
+            return now, False
+        requests: list[Request] = []
+        if place is None:
+            requests.append((RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, encode_place(index)))
+        handle = own[0].handle if own else HANDLE if place is not None else HANDLE_IN_OWN_PLACE
+        preference = own[0].preference if own else choose_preference(filters)
+        body = encode_filter(index, handle, preference, PROGRAMS[kind])
+        requests.append((RTM_NEWTFILTER, NLM_F_CREATE | (0 if own else NLM_F_EXCL), body))
+        requests += [(RTM_DELTFILTER, 0, encode_filter_removal(more)) for more in own[1:]]
+        refused = next((number for number in self._kernel.change(requests) if number), 0)
+        now = judge(await self._kernel.list_filters(index, EGRESS))
+        if now.filter is kind:
+            return now, True
+        obstacle = Obstacle.SHARED if refused == errno.EOPNOTSUPP else Obstacle.REFUSED
+        return Standing(obstacle=obstacle, detail=os.strerror(refused) if refused else ""), False
+
+    async def _remove(self, index: int, filters: Collection[TcFilter]) -> None:
+        own = find_own(filters)
+        if not own:
+            return
+        requests: list[Request] = [(RTM_DELTFILTER, 0, encode_filter_removal(found)) for found in own]
+        if any(found.handle == HANDLE_IN_OWN_PLACE for found in own):
+            left = [found for found in filters if found.handle and found not in own]
+            if not left and not await self._kernel.list_filters(index, INGRESS):
+                # What is in it goes with it: there is no moment in which it is there and nobody knows whose it is.
+                requests = [(RTM_DELQDISC, 0, encode_place(index))]
+        for number in self._kernel.change(requests):
+            if number and number not in _GONE:
+                raise OSError(number, os.strerror(number))
+
+
+async def can_filter() -> bool:
+    """Whether this kernel takes such a filter: tried on the way out of loopback, with one that lets everything go on.
+
+    Made and taken away in one write; a `clsact` that it took for it goes in the next.
+    """
+    try:
+        with contextlib.closing(RouteSocket()) as socket:
+            return await _try(NetlinkTraffic(socket))
+    except OSError:
+        return False
+
+
+async def _try(kernel: TrafficKernel) -> bool:
+    index = names.LOOPBACK_INDEX
+    place = next((found.kind for found in await kernel.list_places() if found.index == index), None)
+    if place not in {None, CLSACT}:
+        return True  # not to be tried here; each card tells by itself
+    filters = await kernel.list_filters(index, EGRESS) if place else ()
+    preference = choose_preference(filters)
+    program = encode_program(ASK_NOTHING)
+    tried = TcFilter(
+        index=index, parent=EGRESS, preference=preference, protocol=EVERY_PROTOCOL, kind=BPF, handle=TRIAL_HANDLE
+    )
+    requests: list[Request] = [
+        (RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, encode_filter(index, TRIAL_HANDLE, preference, program)),
+        (RTM_DELTFILTER, 0, encode_filter_removal(tried)),
+    ]
+    if place is None:
+        requests.insert(0, (RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, encode_place(index)))
+    answers = kernel.change(requests)
+    if place is None and not answers[0]:
+        left = [found for parent in (EGRESS, INGRESS) for found in await kernel.list_filters(index, parent)]
+        if not left:
+            kernel.change([(RTM_DELQDISC, 0, encode_place(index))])
+    return not any(answers)
+
+
+def remove_filters() -> None:
+    """Take all filters of ours away, for those that have no event loop: before the guards go that mark.
+
+    Raises:
+        OSError: the kernel does not say, or refused it: one is still there.
+    """
+
+    async def remove() -> None:
+        with contextlib.closing(RouteSocket()) as socket:
+            await Traffic(NetlinkTraffic(socket)).remove()
+
+    asyncio.run(remove())
+
+
+async def read_standings() -> dict[int, Standing]:
+    """What stands at the traffic control of each interface that has a `clsact`, or something in its place, by index.
+
+    Raises:
+        OSError: the kernel does not say.
+    """
+    with contextlib.closing(RouteSocket()) as socket:
+        kernel = NetlinkTraffic(socket)
+        return {
+            place.index: judge(await kernel.list_filters(place.index, EGRESS))
+            if place.kind == CLSACT
+            else Standing(obstacle=Obstacle.INGRESS, detail=place.kind)
+            for place in await kernel.list_places()
+        }
