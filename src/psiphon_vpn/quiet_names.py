@@ -3,7 +3,7 @@
 (`uid_type_parse` of nftables' meta.c asks getpwnam(3) for "990" before it takes it for a number, and listing as JSON
 asks getpwuid(3).) Where the directory is in the locked network each look-up waits for minutes. So a command of root's
 gets a mount namespace of its own, in which accounts come from files (nsswitch.conf(5)), and where no nscd answers. The
-units get the same by InaccessiblePaths= (`system/units.py`).
+units get the same by InaccessiblePaths= (`resources/`).
 """
 
 from __future__ import annotations

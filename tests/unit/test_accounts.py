@@ -14,8 +14,8 @@ from psiphon_vpn.accounts import User, find_group, find_user
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.quiet_names import ACCOUNTS, quieten
-from psiphon_vpn.system.layout import Layout
-from psiphon_vpn.system.units import render_guard, render_killswitch, render_service
+from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT
+from psiphon_vpn.system.units import render_units
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/bash
@@ -114,5 +114,6 @@ def test_what_a_command_of_roots_starts_asks_no_name_service(argv: list[str], te
 
 def test_units_find_no_configuration_of_name_services() -> None:
     """The boot says it too: tests/booted/test_names.py."""
-    for render in (render_killswitch, render_guard, render_service):
-        assert "InaccessiblePaths=-/etc/nsswitch.conf " in render(Layout())
+    texts = render_units()
+    for unit in (KILLSWITCH_UNIT, GUARD_UNIT, SERVICE_UNIT):
+        assert "InaccessiblePaths=-/etc/nsswitch.conf " in texts[unit]

@@ -18,7 +18,7 @@ from psiphon_vpn.cli import client
 from psiphon_vpn.cli.main import run_cli
 from psiphon_vpn.cli.notify import Teller, find_message
 from psiphon_vpn.system.layout import Layout
-from psiphon_vpn.system.user_units import NOTIFY_UNIT, SESSION_TARGET, collect_user_units
+from psiphon_vpn.system.units import NOTIFY_UNIT, SESSION_TARGET, render_user_units
 
 TITLES: dict[str, dict[str, object]] = {
     "connected": {},
@@ -95,7 +95,7 @@ def test_who_may_not_read_the_status_is_told_who_may_and_what_to_do(
 
 
 def test_the_units_of_the_session_run_our_command_as_the_user_and_are_well_formed(tmp_path: Path) -> None:
-    units = collect_user_units()
+    units = render_user_units()
     assert list(units) == [NOTIFY_UNIT, f"{SESSION_TARGET}.d/psiphon-vpn.conf"]
     parsed = configparser.RawConfigParser(strict=True)
     parsed.optionxform = str  # type: ignore[method-assign,assignment]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.units import render_guard_script, render_units
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +29,7 @@ def unescape(line: str) -> str:
 def collect_scripts() -> dict[str, str]:
     scripts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in FILES}
     scripts["guard"] = render_guard_script()
-    for unit, text in render_units(Layout()).items():
+    for unit, text in render_units().items():
         for number, line in enumerate(COMMAND.findall(text)):
             scripts[f"{unit} {number}"] = f"#!/bin/sh\n{unescape(line)}\n"
     return scripts

@@ -16,6 +16,7 @@ from psiphon_vpn.core import naming
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.system import files
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.resources import render_resource
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
 needs_tools = pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd-tmpfiles is not here")
@@ -35,10 +36,9 @@ def write(path: Path, text: str) -> None:
 def target(tmp_path: Path) -> Layout:
     """A scratch root with the users and the directories that systemd's own tools make there."""
     layout = Layout(root=tmp_path / "root")
-    real = Layout()
-    write(layout.sysusers, files.render_sysusers(real))
-    write(layout.tmpfiles, files.render_tmpfiles(real))
-    write(layout.config_template, files.render_config_template())
+    write(layout.sysusers, render_resource("sysusers.conf"))
+    write(layout.tmpfiles, render_resource("tmpfiles.conf"))
+    write(layout.config_template, render_resource("config.toml"))
     layout.root.chmod(0o755)
     (layout.root / "etc").mkdir(exist_ok=True)
     call("systemd-sysusers", f"--root={layout.root}")
@@ -77,7 +77,7 @@ def test_the_service_has_a_user_that_nobody_can_log_in_as(target: Layout) -> Non
 @pytest.mark.parametrize(("database", "entry"), [("passwd", "other:x:573:1::/:/bin/sh"), ("group", "other:x:573:")])
 def test_a_number_that_is_taken_is_shared_with_nobody(tmp_path: Path, database: str, entry: str) -> None:
     layout = Layout(root=tmp_path / "root")
-    write(layout.sysusers, files.render_sysusers(Layout()))
+    write(layout.sysusers, render_resource("sysusers.conf"))
     write(layout.root / "etc" / database, entry + "\n")
     call("systemd-sysusers", f"--root={layout.root}")
     uid, gid, _home, _shell = user(layout)
@@ -91,7 +91,7 @@ def test_a_number_that_is_taken_is_shared_with_nobody(tmp_path: Path, database: 
 @pytest.mark.requirement("R8")
 def test_an_account_of_an_older_version_keeps_its_numbers(tmp_path: Path) -> None:
     layout = Layout(root=tmp_path / "root")
-    write(layout.sysusers, files.render_sysusers(Layout()))
+    write(layout.sysusers, render_resource("sysusers.conf"))
     write(layout.root / "etc/passwd", "psiphon-user:x:988:987::/var/lib/psiphon-vpn/state:/usr/sbin/nologin\n")
     write(layout.root / "etc/group", "psiphon-group:x:987:\n")
     call("systemd-sysusers", f"--root={layout.root}")
@@ -138,7 +138,7 @@ def test_a_configuration_that_is_there_keeps_its_text_and_gets_its_mode_back(tar
 
 
 def test_the_first_configuration_means_the_defaults() -> None:
-    assert parse_settings(files.render_config_template().encode()) == Settings()
+    assert parse_settings(render_resource("config.toml").encode()) == Settings()
 
 
 def test_sysctls_at_boot_are_those_of_the_policy() -> None:
@@ -166,7 +166,7 @@ def last_values(text: str, section: str) -> dict[str, list[str]]:
 
 @pytest.mark.requirement("R11", "R18")
 def test_systemd_resolved_asks_nobody_but_the_resolver_in_the_tunnel() -> None:
-    assert last_values(files.render_resolved_dropin(), "Resolve") == {
+    assert last_values(render_resource("resolved.conf"), "Resolve") == {
         "DNS": ["10.200.3.2"],
         "Domains": ["~."],
         "FallbackDNS": [],
@@ -179,12 +179,12 @@ def test_systemd_resolved_asks_nobody_but_the_resolver_in_the_tunnel() -> None:
 
 @pytest.mark.requirement("R9")
 def test_network_managers_leave_our_routes_and_our_device_alone() -> None:
-    foreign = last_values(files.render_networkd_dropin(), "Network")
+    foreign = last_values(render_resource("networkd.conf"), "Network")
     assert foreign == {"ManageForeignRoutingPolicyRules": ["no"], "ManageForeignRoutes": ["no"]}
-    assert last_values(files.render_networkd_tun(), "Match") == {"Name": ["PsiphonTUN"]}
-    assert last_values(files.render_networkd_tun(), "Link") == {"Unmanaged": ["yes"]}
+    assert last_values(render_resource("tun.network"), "Match") == {"Name": ["PsiphonTUN"]}
+    assert last_values(render_resource("tun.network"), "Link") == {"Unmanaged": ["yes"]}
     parser = configparser.ConfigParser()
-    parser.read_string(files.render_networkmanager_conf())
+    parser.read_string(render_resource("NetworkManager.conf"))
     assert dict(parser["device-psiphon-vpn"]) == {"match-device": "interface-name:PsiphonTUN", "managed": "0"}
     assert dict(parser["connectivity"]) == {"uri": "", "interval": "0"}
     assert dict(parser["global-dns-domain-*"]) == {"servers": "10.200.3.2"}

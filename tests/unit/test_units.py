@@ -23,7 +23,7 @@ from psiphon_vpn.system.layout import (
 
 MAX_EXPOSURE = {SERVICE_UNIT: 18, GUARD_UNIT: 18, KILLSWITCH_UNIT: 18}
 """In tenths, as --threshold takes it."""
-TEXTS = units.render_units(Layout())
+TEXTS = units.render_units()
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 
@@ -76,6 +76,24 @@ def test_systemd_finds_nothing_to_say_about_the_unit(tree: Path, unit: str) -> N
 
 
 @needs_systemd
+@pytest.mark.parametrize("unit", units.render_dropins())
+def test_systemd_finds_nothing_to_say_about_the_drop_in(tree: Path, tmp_path: Path, unit: str) -> None:
+    copy = tmp_path / "tree"
+    shutil.copytree(tree, copy)
+    layout = Layout(root=copy)
+    if unit.endswith(".service"):
+        (layout.unit_dir / unit).write_text("[Service]\nExecStart=/bin/sh\n")
+    path = layout.dropin(unit)
+    path.parent.mkdir()
+    name = unit.replace("@.", "@eth0.")
+    path.write_text(units.render_dropins()[unit].replace("Wants=", "Wantz=").replace("Requires=", "Requirez="))
+    assert "Unknown key" in analyze(copy, "verify", "--man=no", name).stderr, "the control"
+    path.write_text(units.render_dropins()[unit])
+    done = analyze(copy, "verify", "--man=no", name)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+@needs_systemd
 def test_the_verification_notices_a_word_that_systemd_does_not_know(tree: Path, tmp_path: Path) -> None:
     copy = tmp_path / "tree"
     shutil.copytree(tree, copy)
@@ -120,6 +138,43 @@ def test_the_daemon_has_exactly_three_capabilities_in_both_sets() -> None:
 @pytest.mark.parametrize("unit", [KILLSWITCH_UNIT, GUARD_UNIT, KILLSWITCH_FAILED_UNIT])
 def test_what_runs_as_root_has_one_capability(unit: str) -> None:
     assert words(unit, "CapabilityBoundingSet") == ["CAP_NET_ADMIN"]
+
+
+NO_UNIT_NEEDS = """\
+NoNewPrivileges=yes
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictNamespaces=yes
+SystemCallArchitectures=native
+KeyringMode=private
+LimitCORE=0
+"""
+MOUNTS = """\
+PrivateMounts=yes
+ProtectSystem=strict
+ProtectHome=yes
+ProtectControlGroups=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+"""
+
+
+@pytest.mark.requirement("R24")
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_unit_is_confined_by_the_same_directives(unit: str) -> None:
+    # What may have failed before the last resort is a mount namespace: it has none.
+    assert (NO_UNIT_NEEDS if unit == KILLSWITCH_FAILED_UNIT else NO_UNIT_NEEDS + MOUNTS) in TEXTS[unit]
+
+
+@pytest.mark.requirement("R24")
+def test_the_two_roots_of_the_lock_are_confined_alike() -> None:
+    killswitch, guard = (TEXTS[unit].partition("\nCapabilityBoundingSet=")[2] for unit in (KILLSWITCH_UNIT, GUARD_UNIT))
+    assert killswitch == guard
+    assert len(guard.splitlines()) > 25
 
 
 @pytest.mark.requirement("R2")

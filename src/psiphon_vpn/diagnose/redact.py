@@ -127,7 +127,7 @@ def list_own_texts() -> tuple[str, ...]:
         *(name.split("/", 1)[1].replace("/", ".") for name in settings),
         *addresses,
         *targets,
-        *units.render_units(layout).values(),
+        *units.render_units().values(),
         *units.render_dropins().values(),
         units.render_guard_script(),
         "Type=notify Type=oneshot psiphon_vpn.service.runner psiphon_vpn.service.control psiphon_vpn.linux.enforcer",

@@ -1,4 +1,4 @@
-"""Where the parts of an installation are: the one place that names a path on a user's machine.
+"""Where the parts of an installation are: the one place that names a path on a user's machine, beside `resources/`.
 
 Three kinds of owners (R12, SECURITY.md): what root executes or loads belongs to root, below directories that only root
 can write to; the tunnel core, its configuration, its data and the service's state belong to psiphon-user. The record of

@@ -17,13 +17,12 @@ from typing import Final
 from psiphon_vpn import __version__
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.system import files, units
+from psiphon_vpn.system import files, resources, units
 from psiphon_vpn.system.completions import render_completions
 from psiphon_vpn.system.interpreter import find_interpreter
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.locked import collect_dependencies
 from psiphon_vpn.system.manual import render_manual
-from psiphon_vpn.system.user_units import collect_user_units
 
 PACKAGE: Final = Path(__file__).resolve().parents[1]
 CHECKOUT: Final = PACKAGE.parents[1]
@@ -118,7 +117,7 @@ def _collect_program(layout: Layout) -> Iterator[PayloadFile]:
         relative = path.relative_to(PACKAGE)
         if LEFT_OUT.intersection(relative.parts) or not path.is_file():
             continue
-        if path.suffix in KEPT_SUFFIXES or path.name in KEPT_NAMES:
+        if path.suffix in KEPT_SUFFIXES or path.name in KEPT_NAMES or path.parent == resources.DIRECTORY:
             yield _file(layout.python_dir / "psiphon_vpn" / relative, path.read_bytes())
 
 
@@ -140,22 +139,15 @@ sys.exit(main())
 
 
 def _collect_system_files(layout: Layout) -> Iterator[PayloadFile]:
-    for name, text in units.render_units(layout).items():
+    for name, text in units.render_units().items():
         yield _file(layout.unit_dir / name, text)
     for name, text in units.render_dropins().items():
         yield _file(layout.dropin(name), text)
-    for name, text in collect_user_units(layout).items():
+    for name, text in units.render_user_units().items():
         yield _file(layout.user_unit_dir / name, text)
     yield _file(layout.guard_script, units.render_guard_script(), 0o755)
-    yield _file(layout.config_template, files.render_config_template())
-    yield _file(layout.sysusers, files.render_sysusers(layout))
-    yield _file(layout.tmpfiles, files.render_tmpfiles(layout))
-    yield _file(layout.sysctls, files.render_sysctls())
-    yield _file(layout.modules, files.render_modules())
-    yield _file(layout.resolved_dropin, files.render_resolved_dropin())
-    yield _file(layout.networkd_dropin, files.render_networkd_dropin())
-    yield _file(layout.networkd_tun, files.render_networkd_tun())
-    yield _file(layout.networkmanager_conf, files.render_networkmanager_conf())
+    for path, text in files.render_system_files(layout).items():
+        yield _file(path, text)
     for shell, text in render_completions().items():
         for path in layout.completions[shell]:
             yield _file(path, text)

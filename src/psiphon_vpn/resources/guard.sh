@@ -1,0 +1,123 @@
+#!/bin/sh
+# Holds the Psiphon wire guard: an nft owns its table, and the kernel removes the table when that process ends.
+# Called by psiphon-guard.service alone. "probe", "hold FILE", "ready", "reload FILE".
+set -eu
+export LC_ALL=C # or [a-z] might be more than these letters
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+pipe="$RUNTIME_DIRECTORY/pipe"
+
+fail() { echo "psiphon-guard: $1" >&2; exit 1; }
+
+# Owned by somebody else than ourselves, which is the holder: a deletion is refused, and it can be listed. In this
+# order: a table without an owner that goes away in between would else be taken for one that has an owner.
+is_held() { ! nft -c delete table @GUARD_TABLE@ 2>/dev/null && nft list table @GUARD_TABLE@ >/dev/null 2>&1; }
+
+handle() { nft -a list table @GUARD_TABLE@ 2>/dev/null | sed -n '1s/.*# handle \([0-9]*\).*/\1/p'; }
+
+await() { # a command; five seconds
+    tries=0
+    until "$@"; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 100 ] || return 1
+        sleep 0.05
+    done
+}
+
+# The cards that this machine has now, each with the chain for its frames. A name of another form than the usual one is
+# no piece of a rule (psiphon_vpn/policy/values.py), and its card has no frame guard. Type 1: Ethernet (ARPHRD_ETHER).
+list_cards() {
+    for card in /sys/class/net/*; do
+        name="${card##*/}"
+        [ -e "$card/device" ] || continue
+        case "$name" in [!A-Za-z0-9]* | *[!A-Za-z0-9._-]*) continue ;; esac
+        type=1
+        [ ! -r "$card/type" ] || read -r type <"$card/type" || true
+        if [ "$type" = 1 ]; then echo "$name @FRAMES_CHAIN@"; else echo "$name @HEADERLESS_CHAIN@"; fi
+    done
+}
+
+# A chain for each card, so that one that is refused costs no other.
+hook_card() { # card, chain for its frames
+    cat <<EOF
+table @FRAMES_TABLE@ {
+    flags owner
+    chain @DEVICE_CHAIN_PREFIX@$1 {
+        type filter hook egress devices = { "$1" } priority 0; policy drop;
+        goto $2
+    }
+}
+EOF
+}
+
+# Would this card be taken? Asked with another table, which is not loaded.
+is_taken() {
+    printf 'table @SCRATCH_TABLE@ {\nchain c {\ntype filter hook egress device "%s" priority 0;\n}\n}\n' "$1" |
+        nft -c -f - 2>/dev/null
+}
+
+# Kept apart from the wire guard: a kernel without the hook (before 5.16) refuses this one alone.
+write_frames() { # the wire guard's file, beside which the other lies
+    rules="${1%/*}/frames.nft" cards="$RUNTIME_DIRECTORY/cards.nft"
+    [ -r "$rules" ] && [ -n "$(list_cards)" ] || return 1
+    { cat "$rules"; list_cards | while read -r card chain; do hook_card "$card" "$chain"; done; } >"$cards"
+    # All at once, which is quick, or those that are taken.
+    ! sed -e 's/@FRAMES_TABLE@/@SCRATCH_TABLE@/' -e '/flags owner/d' "$cards" | nft -c -f - 2>/dev/null || return 0
+    {
+        cat "$rules"
+        list_cards | while read -r card chain; do ! is_taken "$card" || hook_card "$card" "$chain"; done
+    } >"$cards"
+}
+
+# What knows allowed bridges comes last, and all of it in one transaction: where the kernel does not take it, the wire
+# guard that knows none stands.
+has_bridges() { grep -q '^table @BRIDGES_TABLE@ ' "${1%/*}/bridges.nft" 2>/dev/null; }
+
+is_bridge_held() { ! nft -c delete table @BRIDGES_TABLE@ 2>/dev/null && nft list table @BRIDGES_TABLE@ >/dev/null 2>&1; }
+
+is_bridge_gone() { ! nft list table @BRIDGES_TABLE@ >/dev/null 2>&1; }
+
+is_replaced() { [ -n "$(handle)" ] && [ "$(handle)" != "$before" ]; }
+
+case "$1" in
+    probe)
+        # Three times: one answer "no" for another reason must not switch the guard off.
+        for _ in 1 2 3; do
+            echo 'add table inet psiphon_owner_probe { flags owner; }' | nft -c -f - 2>/dev/null && exit 0
+            sleep 0.1
+        done
+        fail "this kernel or its nft cannot own a table (Linux 5.12, nft 1.0): no wire guard, the other layers hold"
+        ;;
+    hold)
+        # A table of this name that nobody owns is in the way. One that has an owner stays, and the load fails.
+        nft delete table @GUARD_TABLE@ 2>/dev/null || true
+        nft delete table @FRAMES_TABLE@ 2>/dev/null || true
+        nft delete table @BRIDGES_TABLE@ 2>/dev/null || true
+        rm -f -- "$pipe"
+        mkfifo -m 600 -- "$pipe"
+        exec 0<>"$pipe" # opened for both reading and writing, it never ends
+        printf 'include "%s"\n' "$2" >&0
+        ! write_frames "$2" || printf 'include "%s"\n' "$RUNTIME_DIRECTORY/cards.nft" >&0
+        ! has_bridges "$2" || printf 'include "%s"\n' "${2%/*}/bridges.nft" >&0
+        exec nft -i >/dev/null
+        ;;
+    ready)
+        await is_held || fail "the wire guard was not loaded"
+        ;;
+    reload)
+        before=$(handle)
+        printf 'include "%s"\n' "$2" >"$pipe"
+        ! write_frames "$2" || printf 'include "%s"\n' "$RUNTIME_DIRECTORY/cards.nft" >"$pipe"
+        await is_replaced || fail "the wire guard was not loaded again; the one from before stands"
+        # Only now: while the wire guard knew bridges, their guard had to stand.
+        if has_bridges "$2"; then
+            before=$(handle)
+            printf 'include "%s"\n' "${2%/*}/bridges.nft" >"$pipe"
+            await is_replaced || fail "allowed bridges were not loaded; the wire guard stands, which knows none"
+            is_bridge_held || fail "the bridge guard does not stand"
+        elif ! is_bridge_gone; then
+            printf 'delete table @BRIDGES_TABLE@\n' >"$pipe"
+            await is_bridge_gone || fail "the bridge guard could not be taken away; it stands"
+        fi
+        ;;
+    *) fail "unknown word: $1" ;;
+esac

@@ -1,0 +1,51 @@
+"""The files of `resources/`: units, drop-ins, settings of other programs, the guard's script, as they are installed.
+
+What a value of this program decides stands in them as @NAME@, a name of VALUES. Any other name is an error, so no
+installed file holds one. Paths and names of units stand in them as they are; a test compares these with `layout.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from psiphon_vpn.core import naming
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.own_tables import BRIDGES, FRAMES, GUARD
+from psiphon_vpn.system.layout import NETWORK_MANAGER_UNITS
+
+DIRECTORY: Final = Path(__file__).resolve().parents[1] / "resources"
+TOKEN: Final = re.compile(r"@([A-Z][A-Z0-9_]*)@")
+VALUES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ACCOUNT_NUMBER": str(names.ACCOUNT_NUMBER),
+        "BRIDGES_TABLE": str(BRIDGES),
+        "CORE_TARGET": str(naming.TARGET),
+        "DEVICE_CHAIN_PREFIX": names.DEVICE_CHAIN_PREFIX,
+        "FRAMES_CHAIN": names.FRAMES_CHAIN,
+        "FRAMES_TABLE": str(FRAMES),
+        "GUARD_TABLE": str(GUARD),
+        "HEADERLESS_CHAIN": names.HEADERLESS_CHAIN,
+        "NETWORK_MANAGERS": " ".join(NETWORK_MANAGER_UNITS),
+        "RESOLVER": str(names.RESOLVER_IPV4),
+        "SCRATCH_TABLE": f"netdev {names.SCRATCH_TABLES[0]}",
+        "TUN": names.TUN_NAME,
+    }
+)
+
+
+def render_resource(name: str) -> str:
+    """The text of a file of `resources/` with every @NAME@ replaced, in one pass.
+
+    Args:
+        name: of the file.
+
+    Raises:
+        KeyError: the file names a value that there is not.
+        OSError: there is no such file.
+    """
+    text = (DIRECTORY / name).read_text(encoding="utf-8")
+    return TOKEN.sub(lambda found: VALUES[found[1]], text)
