@@ -56,7 +56,7 @@ CLAIMS: Mapping[str, str] = {
 }
 
 NOT_YET: Mapping[str, str] = {
-    "R3": "a real suspend: sleep is announced by a stand-in for logind, and the machine does not sleep.",
+    "R3": "a real suspend: systemd reaches sleep.target and comes back, and the machine does not sleep in between.",
     "R17": "a real suspend, as for R3.",
     "R20": "a release, and a signature on it.",
     "R22": "Ubuntu 20.04 itself, and a kernel as old as its own: Debian 11 is the oldest system that is booted, on the "

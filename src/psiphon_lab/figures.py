@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,14 +155,14 @@ def measure_moved(world: World, machine: Machine) -> tuple[float, float]:
         return (closed - lost) * 1000, (_wait_reopened(machine, commits, moved, pid) - moved) * 1000
 
 
-def measure_woken(machine: Machine, announce: Callable[[bool], None]) -> float:
-    """The machine wakes; until the lease is taken. `announce` tells of sleep (True) and of its end. Milliseconds."""
+def measure_woken(machine: Machine) -> float:
+    """The end of sleep is told, as psiphon-sleep.service does; until the lease is taken. Milliseconds."""
     _core(machine)
-    announce(True)
+    machine.command("sleep-begins")
     wait_until(lambda: (machine.read_status() or {}).get("reason_code") == "sleeping", "sleep")
     with CommitWatch(machine.client) as commits:
         begin = time.monotonic()
-        announce(False)
+        machine.command("sleep-ended")
         return (_wait_reopened(machine, commits, begin, None) - begin) * 1000
 
 
@@ -214,7 +214,9 @@ def open_machine(
 
 
 def measure(machine: Machine, figures: Figures, *, rounds: int, idle_seconds: float) -> None:
-    """Everything but the waking, which needs somebody who tells of sleep."""
+    """Measure everything, one after the other."""
+    for _ in range(rounds):
+        figures.woke_to_reopened.append(measure_woken(machine))
     for _ in range(rounds):
         figures.killed_to_reopened.append(measure_killed(machine))
         machine.command("restart")  # so that no round pays for the troubles of the one before

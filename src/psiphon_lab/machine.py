@@ -70,7 +70,6 @@ class Machine:
         self._pipe = self._directory / "guard.pipe"
         self.state_dir = self._directory / "state"
         self.runtime_dir = self._directory / "run"
-        self.bus_path = self._directory / "bus" / "socket"
 
     def __enter__(self) -> Machine:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -193,8 +192,6 @@ class Machine:
             "STATE_DIRECTORY": str(self.state_dir),
             "RUNTIME_DIRECTORY": str(self.runtime_dir),
             "LC_ALL": "C.UTF-8",
-            # Never the bus of the machine that the laboratory is on; a test may have one there.
-            "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self.bus_path}",
         }
         with self.log_path.open("ab") as log:
             self._daemon = self.client.spawn(
@@ -278,7 +275,7 @@ class Machine:
             return None
 
     def command(self, name: str) -> dict[str, Any]:
-        """start, stop, restart or reload, as root."""
+        """One of the control socket's commands, as root."""
         from psiphon_vpn.cli.client import send_command
 
         return dict(send_command(self.runtime_dir, name))

@@ -18,7 +18,7 @@ from psiphon_lab.booted.session import Session
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.core import naming
 from psiphon_vpn.diagnose.checks.dns import CHECKS as DNS_CHECKS
-from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
+from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, SLEEP_UNIT, Layout
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids="-".join)
@@ -116,6 +116,59 @@ def test_stopping_restarting_and_reloading_never_open(session: Session) -> None:
         assert systemctl(session, "is-failed", "--quiet", KILLSWITCH_UNIT, check=False) != 0
         service.wait_open()
         assert not session.find_flaws_when_open()
+
+
+SLEEPS = ("suspend", "hibernate", "hybrid-sleep", "suspend-then-hibernate")
+LOOK = """\
+#!/bin/sh
+# In the place of systemd-sleep(8): what the kernel and the service say when the machine would sleep.
+nft list set inet psiphon_filter tunnel_open >/asleep
+nft list set inet psiphon_filter tunnel_open_ipv6 >>/asleep
+until psiphon-vpn status --json | grep -q '"sleeping"'; do sleep 0.2; done
+echo told >>/asleep
+"""
+
+
+@pytest.mark.requirement("R3", "R6", "R17", "B2")
+def test_every_kind_of_sleep_finds_the_tunnel_closed_and_the_service_opens_after_it(session: Session) -> None:
+    """A container cannot sleep; all around it is systemd's own: targets, their order, what it stops after a sleep."""
+    computer, asleep = session.computer, session.computer.files / "asleep"
+    dropins = [computer.files / f"etc/systemd/system/systemd-{kind}.service.d/lab.conf" for kind in SLEEPS]
+    (computer.files / "look").write_text(LOOK)
+    (computer.files / "look").chmod(0o755)
+    for dropin in dropins:
+        dropin.parent.mkdir(parents=True, exist_ok=True)
+        dropin.write_text("[Service]\nExecStart=\nExecStart=/look\nTimeoutStartSec=120\n")
+    try:
+        computer.run(["systemctl", "daemon-reload"])
+        listing = computer.run(["nft", "list", "set", "inet", "psiphon_filter", "tunnel_open"]).stdout
+        assert "elements" in listing, "the control"
+        for kind in SLEEPS:
+            asleep.unlink(missing_ok=True)
+            with scenario(session, f"sleep: {kind}"):
+                computer.run(["systemctl", "start", f"{kind}.target"], timeout=180)
+                found = asleep.read_text()
+                assert found.count("set tunnel_open") == 2
+                assert "elements" not in found
+                assert "told" in found
+                session.service.wait_open(seconds=60)
+                assert not session.find_flaws_when_open()
+        # The service hangs: closed without it, the sleep goes on, and the watchdog ends what hangs.
+        asleep.unlink()
+        (computer.files / "look").write_text(LOOK.partition("until")[0])
+        with scenario(session, "sleep while the service hangs"):
+            systemctl(session, "kill", "-s", "STOP", SERVICE_UNIT)
+            computer.run(["systemctl", "start", "suspend.target"], timeout=180)
+            assert "elements" not in asleep.read_text()
+            systemctl(session, "kill", "-s", "CONT", SERVICE_UNIT)
+            session.service.wait_open(seconds=60)
+        said = computer.run(["journalctl", "-b", "--no-pager", "-u", SLEEP_UNIT]).stdout
+        assert "closing it without the service" in said
+        assert "could not be closed" not in said
+    finally:
+        for dropin in dropins:
+            dropin.unlink(missing_ok=True)
+        computer.run(["systemctl", "daemon-reload"])
 
 
 @pytest.mark.requirement("R3", "B2", "B3")

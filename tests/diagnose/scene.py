@@ -87,6 +87,7 @@ def healthy_units() -> dict[str, dict[str, str]]:
     units[places.KILLSWITCH_FAILED_UNIT] |= {"ActiveState": "inactive", "SubState": "dead"}
     units[places.GUARD_UNIT]["WantedBy"] = "sysinit.target"
     units[places.SERVICE_UNIT] |= {"WantedBy": "multi-user.target", "Restart": "always", "WatchdogUSec": "20s"}
+    units[places.SLEEP_UNIT] |= {"ActiveState": "inactive", "SubState": "dead", "WantedBy": "sleep.target"}
     units["NetworkManager.service"] = {
         **common, "Requires": f"{killswitch} dbus.service", "After": f"{killswitch} network-pre.target",
         "ExecMainStartTimestampMonotonic": "2500000",

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.buses import LOGIND, call, run_announcer, run_bus, run_mock, wait_until
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_lab import addresses as plan
@@ -183,31 +182,19 @@ def test_killed_before_any_effect_of_a_wake_that_the_clock_tells_of_the_machine_
 
 
 @pytest.mark.requirement("R2", "R3", "R6", "R17", "B2")
-def test_killed_before_any_effect_of_a_sleep_that_logind_announces_the_machine_is_locked(killer: Killer) -> None:
-    """PrepareForSleep, locked, and the waking; a daemon that is started again after it was killed asleep is awake."""
-    machine = killer.machine
-    with (
-        run_bus(machine.bus_path, killer.world.client) as (address, _bus),
-        run_mock(address, "logind"),
-        run_announcer(address) as announce,
-    ):
-        wait_until(lambda: call(address, *LOGIND[:2], f"{LOGIND[2]}.ListInhibitors") != "", "logind")
-        killer.spare()
-        killer.start()
+def test_killed_before_any_effect_of_a_sleep_that_is_announced_the_machine_is_locked(killer: Killer) -> None:
+    """Told of sleep, locked, and the waking; a daemon that is started again after it was killed asleep is awake."""
+
+    def go() -> None:
+        killer.machine.command("sleep-begins")
+        killer.wait_logged(": sleeping")
+        assert not killer.machine.lease_remains()
+        killer.machine.command("sleep-ended")
         killer.wait_open()
 
-        def go() -> None:
-            killer.wait_logged("sleep waits until the tunnel is closed", since_start=True)
-            announce(True)
-            killer.wait_logged(": sleeping")
-            machine.wait_for(lambda: not machine.lease_remains(), "the end of the lease", seconds=2)
-            announce(False)
-            killer.wait_open()
-
-        killed = killer.try_each(go)
-        assert names_in(killed) >= {*CONNECTING, "CloseLease", "StopCore"}
-        assert {one.split()[2] for one in killed} >= {"LOCKED", "CONNECTING", "VERIFYING", "OPEN"}
-        machine.kill_daemon()
+    killed = killer.try_each(go)
+    assert names_in(killed) >= {*CONNECTING, "CloseLease", "StopCore"}
+    assert {one.split()[2] for one in killed} >= {"LOCKED", "CONNECTING", "VERIFYING", "OPEN"}
 
 
 @pytest.mark.requirement("R2", "R3", "R6", "B2")

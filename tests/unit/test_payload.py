@@ -49,7 +49,7 @@ def test_the_same_checkout_gives_the_same_bytes(payload: dict[str, PayloadFile])
 def test_nobody_but_root_can_write_what_root_runs(payload: dict[str, PayloadFile]) -> None:
     assert {file.mode for file in payload.values()} == {0o644, 0o755}
     programs = {file.path for file in payload.values() if file.mode == 0o755}
-    assert programs == {str(LAYOUT.command), str(LAYOUT.daemon), str(LAYOUT.guard_script)}
+    assert programs == {str(path) for path in (LAYOUT.command, LAYOUT.daemon, LAYOUT.guard_script, LAYOUT.sleep_script)}
 
 
 def test_the_payload_holds_units_rules_nobody_rendered_and_no_laboratory(payload: dict[str, PayloadFile]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.system.units import render_guard_script, render_units
+from psiphon_vpn.system.units import render_guard_script, render_sleep_script, render_units
 
 ROOT = Path(__file__).parents[2]
 FILES = [
@@ -29,6 +29,7 @@ def unescape(line: str) -> str:
 def collect_scripts() -> dict[str, str]:
     scripts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in FILES}
     scripts["guard"] = render_guard_script()
+    scripts["sleep"] = render_sleep_script()
     for unit, text in render_units().items():
         for number, line in enumerate(COMMAND.findall(text)):
             scripts[f"{unit} {number}"] = f"#!/bin/sh\n{unescape(line)}\n"

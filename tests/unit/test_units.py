@@ -17,11 +17,12 @@ from psiphon_vpn.system.layout import (
     KILLSWITCH_UNIT,
     NETWORK_MANAGER_UNITS,
     SERVICE_UNIT,
+    SLEEP_UNIT,
     UNITS,
     Layout,
 )
 
-MAX_EXPOSURE = {SERVICE_UNIT: 18, GUARD_UNIT: 18, KILLSWITCH_UNIT: 18}
+MAX_EXPOSURE = {SERVICE_UNIT: 18, GUARD_UNIT: 18, KILLSWITCH_UNIT: 18, SLEEP_UNIT: 18}
 """In tenths, as --threshold takes it."""
 TEXTS = units.render_units()
 
@@ -45,9 +46,15 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory.mkdir(parents=True)
     for name, text in TEXTS.items():
         (directory / name).write_text(text)
-    for name in ("sysinit", "basic", "shutdown", "network-pre", "multi-user"):
+    for name in ("sysinit", "basic", "shutdown", "network-pre", "multi-user", "sleep"):
         (directory / f"{name}.target").write_text("[Unit]\nDescription=stub\n")
-    for program in ("/usr/sbin/nft", "/bin/sh", "/usr/sbin/psiphon-vpnd", "/usr/lib/psiphon-vpn/guard"):
+    for program in (
+        "/usr/sbin/nft",
+        "/bin/sh",
+        "/usr/sbin/psiphon-vpnd",
+        "/usr/lib/psiphon-vpn/guard",
+        "/usr/lib/psiphon-vpn/sleep",
+    ):
         path = root / program.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")
@@ -186,7 +193,7 @@ def test_the_lock_needs_no_python(unit: str) -> None:
 
 @pytest.mark.defect(14)
 @pytest.mark.requirement("R2", "R3")
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit != SLEEP_UNIT])
 def test_stopping_a_unit_runs_no_command(unit: str) -> None:
     assert not lines(unit, "ExecStop")
     assert not lines(unit, "ExecStopPost")
@@ -204,6 +211,7 @@ def test_targets_want_the_units_without_being_asked() -> None:
     assert KILLSWITCH_UNIT in dropins["sysinit.target"]
     assert GUARD_UNIT in dropins["sysinit.target"]
     assert SERVICE_UNIT in dropins["multi-user.target"]
+    assert SLEEP_UNIT in dropins["sleep.target"]
 
 
 @pytest.mark.requirement("R2")
@@ -246,8 +254,25 @@ def test_a_boot_lock_that_does_not_load_ends_in_the_drop_rules_and_a_word_on_the
     assert not re.search("^(Protect|Private|ReadWrite|Inaccessible)", TEXTS[KILLSWITCH_FAILED_UNIT], re.MULTILINE)
 
 
+@pytest.mark.requirement("R3", "R6")
+def test_every_kind_of_sleep_waits_for_the_unit_that_closes_but_not_for_ever_and_not_for_its_success() -> None:
+    assert words(SLEEP_UNIT, "Before") == ["sleep.target"]
+    assert (lines(SLEEP_UNIT, "Type"), lines(SLEEP_UNIT, "RemainAfterExit")) == (["oneshot"], ["yes"])
+    # Stopped when nobody sleeps any more, which is how the end of sleep is told.
+    assert lines(SLEEP_UNIT, "StopWhenUnneeded") == ["yes"]
+    assert lines(SLEEP_UNIT, "DefaultDependencies") == ["no"]
+    # Wanted, not required (systemd.unit(5)); and the limit is more than the script's own limits of 2 s together.
+    assert "Requires" not in units.render_dropins()["sleep.target"]
+    limits = [int(seconds) for seconds in re.findall(r"timeout -s KILL (\d+)", units.render_sleep_script())]
+    assert limits == [2, 2]
+    program, nft = limits
+    assert lines(SLEEP_UNIT, "TimeoutStartSec") == ["15"]
+    assert program + 3 * nft < 15
+    assert words(SLEEP_UNIT, "CapabilityBoundingSet") == ["CAP_NET_ADMIN", "CAP_DAC_OVERRIDE"]
+
+
 @pytest.mark.requirement("R1")
-@pytest.mark.parametrize("unit", [KILLSWITCH_UNIT, GUARD_UNIT, SERVICE_UNIT])
+@pytest.mark.parametrize("unit", [KILLSWITCH_UNIT, GUARD_UNIT, SERVICE_UNIT, SLEEP_UNIT])
 def test_a_unit_is_left_out_only_where_no_trace_of_an_installation_is_left(unit: str) -> None:
     conditions = lines(unit, "ConditionPathExists")
     assert len(conditions) == 2

@@ -13,6 +13,8 @@ from psiphon_vpn.system.layout import Layout
 SOCKET_NAME: Final = "control.sock"
 STATUS_SECONDS: Final = 3.0
 COMMAND_SECONDS: Final = 60.0
+SLEEP_SECONDS: Final = 2.0
+"""A machine that is going to sleep waits no longer."""
 MAX_ANSWER: Final = 1024 * 1024
 _PERMISSION_DENIED: Final = -32001
 _REQUEST_ID: Final = 1
@@ -36,7 +38,7 @@ def request_status(runtime_dir: Path, *, timeout: float = STATUS_SECONDS) -> Sta
 
 
 def send_command(runtime_dir: Path, name: str, *, timeout: float = COMMAND_SECONDS) -> Status:
-    """Send start, stop, restart or reload and return the status after it; raises as request_status does."""
+    """Send one of the control socket's commands and return the status after it; raises as request_status does."""
     with _Connection(runtime_dir, timeout=timeout) as connection:
         return connection.call(name)
 

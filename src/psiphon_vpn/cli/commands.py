@@ -85,10 +85,23 @@ def start(runtime_dir: Path, *, cut_remote: bool) -> int:
     return 0
 
 
+@click.command("system-sleep", hidden=True)
+@click.argument("word", type=click.Choice(["begin", "end"]))
+@click.pass_obj
+def system_sleep(runtime_dir: Path, *, word: str) -> int:
+    """What psiphon-sleep.service tells the service; the end of "begin" is that the kernel holds no lease any more."""
+    if os.geteuid() != 0:
+        raise NotRootError("psiphon-vpn system-sleep")
+    name = {"begin": "sleep-begins", "end": "sleep-ended"}[word]
+    client.send_command(runtime_dir, name, timeout=client.SLEEP_SECONDS)
+    return 0
+
+
 COMMANDS: Final = (
     status,
     rules.ruleset,
     start,
+    system_sleep,
     notify.notify,
     update,
     _make_command(

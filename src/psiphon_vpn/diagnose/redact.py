@@ -117,7 +117,7 @@ def list_own_texts() -> tuple[str, ...]:
     paths = [str(getattr(layout, name)) for name, kind in vars(places.Layout).items() if isinstance(kind, property)]
     settings = [*GLOBAL_SYSCTLS, *TUN_SYSCTLS, "net/ipv4/conf/all/rp_filter", "net/ipv4/ip_forward"]
     addresses = [names.TUN_IPV4, names.TUN_IPV6, names.RESOLVER_IPV4, "127.0.0.1", "::1", "0.0.0.0", "::/0"]  # noqa: S104
-    targets = ("network-pre.target", "sysinit.target", "multi-user.target", "network.target", "shutdown.target")
+    targets = tuple(f"{name}.target" for name in "network-pre sysinit multi-user sleep network shutdown".split())
     return (
         *(table.render() for table in tables),
         *paths,
@@ -130,6 +130,7 @@ def list_own_texts() -> tuple[str, ...]:
         *units.render_units().values(),
         *units.render_dropins().values(),
         units.render_guard_script(),
+        units.render_sleep_script(),
         "Type=notify Type=oneshot psiphon_vpn.service.runner psiphon_vpn.service.control psiphon_vpn.linux.enforcer",
         *places.UNITS,
         *MANAGERS,

@@ -49,7 +49,7 @@ MAX_BACKLOG: Final = 256 * 1024
 PACE_SECONDS: Final = 0.02
 """Pause after each answer to one client."""
 SOCKET_MODE: Final = 0o660
-COMMANDS: Final = ("start", "stop", "restart", "reload")
+COMMANDS: Final = ("start", "stop", "restart", "reload", "sleep-begins", "sleep-ended")
 
 
 class ControlBackend(Protocol):

@@ -20,7 +20,6 @@ from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.identity import find_identity
 from psiphon_vpn.linux.links import read_snapshot
-from psiphon_vpn.linux.logind import LogindSleep
 from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import lease_remains
@@ -210,7 +209,6 @@ class Daemon:
         tasks.keep(Part.TELLING, self._publish_changes)
         tasks.keep(Part.WATCHDOG, self._feed_watchdog)
         tasks.keep(Part.BRIDGES, self._watch_bridges)
-        tasks.keep(Part.SLEEP, LogindSleep(self._sleep).run)
         await self._enforcer.get_ready()
         self._sleep.watch_jumps()
         await self._control.start()
@@ -246,6 +244,12 @@ class Daemon:
                 self._runner.post(UserStop())
             case "restart":
                 self._runner.post(UserRestart())
+            case "sleep-begins":
+                await self._sleep.prepare()
+                # Said at once: the machine waits for it, and not for the end of the core.
+                return {}
+            case "sleep-ended":
+                await self._sleep.resume()
             case "reload":
                 error = self._reload()
                 if tuple(item.name for item in self._runner.bridges) != self._allowed:

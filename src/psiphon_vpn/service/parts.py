@@ -25,12 +25,11 @@ class Part(enum.StrEnum):
     TELLING = "telling of changes"
     BRIDGES = "watching of bridges"
     WATCHDOG = "word to the service manager"
-    SLEEP = "listening for sleep"
     TIDYING = "tidying of memory"
     LOOP = "event loop"
 
 
 VERIFIED_AGAIN: Final = frozenset({Part.VERIFICATION, Part.LEASE})
 """Their failure says nothing about core and network: closed, and verified again."""
-ONLY_TOLD: Final = frozenset({Part.REHEARSAL, Part.TELLING, Part.WATCHDOG, Part.SLEEP, Part.TIDYING, Part.TRAFFIC})
+ONLY_TOLD: Final = frozenset({Part.REHEARSAL, Part.TELLING, Part.WATCHDOG, Part.TIDYING, Part.TRAFFIC})
 """Nothing that is open rests on them: their failure is logged. Of all others' it is closed and begun anew."""

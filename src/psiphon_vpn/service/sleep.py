@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from psiphon_vpn.errors import UserError
+from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.clocks import JumpTimer, SleepClock
 from psiphon_vpn.policy import names
 from psiphon_vpn.service.events import SleepComing, Woke
@@ -13,11 +15,11 @@ from psiphon_vpn.tasks import call_when_readable
 
 log = logging.getLogger(__name__)
 
-RECHECK_SECONDS = 0.1
+RECHECK_SECONDS = 0.05
 
 
 class SleepGuard:
-    """Carries out what logind or the clock tell.
+    """Carries out what psiphon-sleep.service or the clock tell.
 
     Args:
         runner: takes the events.
@@ -37,28 +39,31 @@ class SleepGuard:
         self._look_at_links = look_at_links
         self._clock = SleepClock()
 
-    def close_now(self) -> None:
-        """Close before anything else."""
-        self._runner.close_now()
-
     async def prepare(self) -> None:
-        """Lock, and wait until the kernel itself holds no lease any more."""
+        """Close before anything else, and wait until the kernel itself holds no lease any more.
+
+        Raises:
+            UserError: it still holds one. It runs out by itself, but the machine does not wait for that.
+        """
+        self._runner.close_now()
         self._runner.post(SleepComing())
-        await self._runner.settle()
-        # A lease that could not be withdrawn runs out by itself; for longer the machine does not wait for us anyway.
-        for _ in range(int(names.LEASE_SECONDS / RECHECK_SECONDS)):
-            if not await self._lease_remains():
+        for _turn in range(int(names.LEASE_SECONDS / RECHECK_SECONDS)):
+            # Not before the event was handled: one that was on its way before it may still open.
+            if self._runner.model.asleep and not await self._lease_remains():
                 return
             await asyncio.sleep(RECHECK_SECONDS)
+        raise UserError(
+            _("The tunnel could not be closed"),
+            _("the kernel still holds a permission to pass"),
+            _("It runs out by itself within {seconds} seconds.").format(seconds=names.LEASE_SECONDS),
+        )
 
-    async def resume(self, *, announced: bool) -> None:
-        """Begin anew, once for each sleep, whoever tells of it first."""
-        slept = self._clock.take()
-        if not slept and not (announced and self._runner.model.asleep):
+    async def resume(self) -> None:
+        """Begin anew, once for each sleep, whoever tells of it first: this, which was told, or the clock."""
+        if not self._clock.take() and not self._runner.model.asleep:
             return
         self._runner.close_now()
-        await self._look_at_links()
-        self._runner.post(Woke())
+        await self._begin_anew()
 
     def check_clock(self) -> bool:
         """Whether the machine has slept since this was last asked; if so, it is closed and begun anew."""

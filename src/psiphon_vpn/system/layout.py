@@ -22,8 +22,10 @@ GUARD_UNIT: Final = "psiphon-guard.service"
 """Root: holds the wire guard."""
 SERVICE_UNIT: Final = "psiphon-vpn.service"
 """The daemon, as psiphon-user."""
+SLEEP_UNIT: Final = "psiphon-sleep.service"
+"""Root oneshot: has the tunnel closed before the machine sleeps, and tells the daemon of the end of sleep."""
 
-UNITS: Final = (KILLSWITCH_UNIT, KILLSWITCH_FAILED_UNIT, GUARD_UNIT, SERVICE_UNIT)
+UNITS: Final = (KILLSWITCH_UNIT, KILLSWITCH_FAILED_UNIT, GUARD_UNIT, SERVICE_UNIT, SLEEP_UNIT)
 
 NETWORK_MANAGER_UNITS: Final = (
     "systemd-networkd.service",
@@ -102,6 +104,11 @@ class Layout:
     def guard_script(self) -> Path:
         """What psiphon-guard.service runs: a few lines of sh around nft."""
         return self.program_dir / "guard"
+
+    @property
+    def sleep_script(self) -> Path:
+        """What psiphon-sleep.service runs: tells the daemon, or closes the tunnel with nft."""
+        return self.program_dir / "sleep"
 
     @property
     def config_template(self) -> Path:

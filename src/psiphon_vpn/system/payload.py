@@ -146,6 +146,7 @@ def _collect_system_files(layout: Layout) -> Iterator[PayloadFile]:
     for name, text in units.render_user_units().items():
         yield _file(layout.user_unit_dir / name, text)
     yield _file(layout.guard_script, units.render_guard_script(), 0o755)
+    yield _file(layout.sleep_script, units.render_sleep_script(), 0o755)
     for path, text in files.render_system_files(layout).items():
         yield _file(path, text)
     for shell, text in render_completions().items():

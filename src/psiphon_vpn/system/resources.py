@@ -14,7 +14,7 @@ from typing import Final
 
 from psiphon_vpn.core import naming
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.own_tables import BRIDGES, FRAMES, GUARD
+from psiphon_vpn.policy.own_tables import BASE, BRIDGES, FRAMES, GUARD
 from psiphon_vpn.system.layout import NETWORK_MANAGER_UNITS
 
 DIRECTORY: Final = Path(__file__).resolve().parents[1] / "resources"
@@ -22,6 +22,7 @@ TOKEN: Final = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 VALUES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "ACCOUNT_NUMBER": str(names.ACCOUNT_NUMBER),
+        "BASE_TABLE": str(BASE),
         "BRIDGES_TABLE": str(BRIDGES),
         "CORE_TARGET": str(naming.TARGET),
         "DEVICE_CHAIN_PREFIX": names.DEVICE_CHAIN_PREFIX,
@@ -29,6 +30,8 @@ VALUES: Final[Mapping[str, str]] = MappingProxyType(
         "FRAMES_TABLE": str(FRAMES),
         "GUARD_TABLE": str(GUARD),
         "HEADERLESS_CHAIN": names.HEADERLESS_CHAIN,
+        "LEASE_SET": names.LEASE_SET,
+        "LEASE_SET_IPV6": names.LEASE_SET_IPV6,
         "NETWORK_MANAGERS": " ".join(NETWORK_MANAGER_UNITS),
         "RESOLVER": str(names.RESOLVER_IPV4),
         "SCRATCH_TABLE": f"netdev {names.SCRATCH_TABLES[0]}",

@@ -1,9 +1,10 @@
 """Which of the files in `resources/` are units and drop-ins of ours, and for what.
 
 They load with systemd 245; what an older one does not know it warns about and leaves out (R22). Three rules hold for
-all of them: nothing that stops a unit runs a command (so stopping opens nothing), nothing but nft is needed for the
-lock, and there is nothing to enable or to disable: targets want the units by drop-ins of ours, not by a symbolic link
-that `systemctl disable` could remove, so that the next boot is locked too.
+all of them: stopping one opens nothing (none runs a command then but the one for sleep, which tells the daemon that the
+machine has woken: that opens after a check or not at all), nothing but nft is needed for the lock, and there is nothing
+to enable or to disable: targets want the units by drop-ins of ours, not by a symbolic link that `systemctl disable`
+could remove, so that the next boot is locked too.
 
 The kill switch refuses `systemctl stop`: nothing would open, but systemd would stop the network managers with it, since
 they require it. The guard refuses it because a layer would be gone until the next boot. Both can be reloaded, without a
@@ -21,7 +22,7 @@ from typing import Final
 from psiphon_vpn.system.layout import NETWORK_MANAGER_UNITS, UNITS
 from psiphon_vpn.system.resources import render_resource
 
-TARGETS: Final = ("sysinit.target", "multi-user.target")
+TARGETS: Final = ("sysinit.target", "multi-user.target", "sleep.target")
 """Targets that want units of ours."""
 NOTIFY_UNIT: Final = "psiphon-vpn-notify.service"
 """Of a user's session: shows desktop notifications, as the user, from the control socket.
@@ -57,3 +58,8 @@ def render_user_units() -> dict[str, str]:
 def render_guard_script() -> str:
     """What psiphon-guard.service runs. In a file of its own so that a person can read it and a test can run it."""
     return render_resource("guard.sh")
+
+
+def render_sleep_script() -> str:
+    """What psiphon-sleep.service runs, in a file of its own for the same reason."""
+    return render_resource("sleep.sh")

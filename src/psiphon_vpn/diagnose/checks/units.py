@@ -18,6 +18,7 @@ WANTED_BY: Final = {
     places.KILLSWITCH_UNIT: "sysinit.target",
     places.GUARD_UNIT: "sysinit.target",
     places.SERVICE_UNIT: "multi-user.target",
+    places.SLEEP_UNIT: "sleep.target",
 }
 SETTING: Final = re.compile(r"([A-Za-z]\w*)\s*=")
 HARMLESS: Final = re.compile(
