@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -69,17 +68,16 @@ def test_a_check_that_hangs_does_not_keep_the_others_nor_the_program(tmp_path: P
 
     @check("disk.hangs", "It answers", "Wait.")
     def hangs(_facts: Facts) -> Outcome:
-        forever.wait(30)
+        forever.wait()
         return ok("")
 
     @check("disk.well", "It is well", "Nothing.")
     def well(_facts: Facts) -> Outcome:
         return ok("")
 
-    begin = time.monotonic()
+    # It hangs until the others have been told of.
     first, second = run_once([hangs, well], make_facts(tmp_path), seconds=0.5)
     forever.set()
-    assert time.monotonic() - begin < 3
     assert (first.verdict, second.verdict) == (Verdict.UNKNOWN, Verdict.OK)
     assert "0.5 seconds" in first.reason
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import selectors
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 from tests.policies import IDENTITY
+from tests.skipping import SkippingLoop
 from tests.unit.machine_watch import UPLINK_A
 
 from psiphon_vpn.config import Settings
@@ -38,31 +38,6 @@ from psiphon_vpn.service.timers import NextTry
 from psiphon_vpn.tasks import Supervisor, beside
 
 LIVE_SECONDS = 150
-
-
-class _Skipping(selectors.DefaultSelector):
-    """Does not wait for time: it says that it has passed."""
-
-    now = 1000.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready now; else time goes on."""
-        ready = super().select(0)
-        assert ready or timeout is not None, "nothing would ever happen again"
-        self.now += 0.0 if ready else timeout or 0.0
-        return ready
-
-
-class SkippingLoop(asyncio.SelectorEventLoop):
-    """An event loop with a clock of its own."""
-
-    def __init__(self) -> None:
-        self._skipping = _Skipping()
-        super().__init__(self._skipping)
-
-    def time(self) -> float:
-        """Seconds of that clock."""
-        return self._skipping.now
 
 
 @dataclass

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from tests.conftest import Figure
 
 from psiphon_vpn.cli import client, develop, view
 from psiphon_vpn.cli.main import run_cli
@@ -276,16 +277,12 @@ def test_a_refusal_of_the_service_is_shown_as_it_is(
     assert capsys.readouterr().err.strip() == "Cannot reload: line 3 is wrong. Correct it."
 
 
-def test_status_starts_without_the_slow_libraries() -> None:
+def test_status_starts_without_the_slow_libraries(figure: Figure) -> None:
     probe = (
         "import sys; from psiphon_vpn.cli.main import run_cli; run_cli(['--runtime-dir', '/nonexistent', 'stop']);"
         "print([name for name in ('rich', 'pyroute2', 'asyncio', 'hypothesis') if name in sys.modules])"
     )
-    best = 10.0
-    for _ in range(3):
-        start = time.monotonic()
-        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-        best = min(best, time.monotonic() - start)
-        assert done.stdout.strip() == "[]"
-    # 0.06 s on an idle core; the margin is for busy ones.
-    assert best < 0.6
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    figure("a command that finds no daemon, s (0.06 on an idle core)", time.monotonic() - start)
+    assert done.stdout.strip() == "[]"

@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -63,11 +62,9 @@ def test_a_command_that_does_not_exist_is_named() -> None:
 
 
 def test_a_slow_command_is_killed_with_its_children() -> None:
-    start = time.monotonic()
     with pytest.raises(CommandError, match="did not finish within"):
         # The child holds the output open: killing the shell alone would wait for it.
-        run(["sh", "-c", "sleep 30 & sleep 30"], timeout=0.2)
-    assert time.monotonic() - start < 5
+        run(["sh", "-c", "sleep 1000 & sleep 1000"], timeout=0.2)
 
 
 async def check_async_contract() -> None:
@@ -78,7 +75,7 @@ async def check_async_contract() -> None:
     with pytest.raises(CommandError, match="cannot be started"):
         await run_async(["no-such-command"])
     with pytest.raises(CommandError, match="did not finish"):
-        await run_async(["sh", "-c", "sleep 30 & sleep 30"], timeout=0.2)
+        await run_async(["sh", "-c", "sleep 1000 & sleep 1000"], timeout=0.2)
 
 
 async def check_cancelling(pid_file: Path) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.skipping import run_skipping
 
 from psiphon_vpn.core import events as notices
 from psiphon_vpn.core.process import CoreError
@@ -253,7 +254,7 @@ def test_timers_fire_with_up_to_a_fifth_more_and_say_what_is_next() -> None:
         following = timers.find_next()
         assert following is not None
         assert following.what
-        assert abs((following.at - datetime.now(UTC)).total_seconds()) < 0.1
+        assert abs((following.at - datetime.now(UTC)).total_seconds()) < 60
         await asyncio.sleep(0.3)
         assert [event for _, event in fired].count(TimerFired(Timer.RETRY)) == 1
         assert timers.find_next() is None
@@ -263,8 +264,8 @@ def test_timers_fire_with_up_to_a_fifth_more_and_say_what_is_next() -> None:
         assert TimerFired(Timer.ESTABLISH) not in [event for _, event in fired]
         return [when - begin for when, _ in fired]
 
-    for took in asyncio.run(scenario()):
-        assert 0.05 <= took < 0.05 * (1 + JITTER) + 0.1
+    for took in run_skipping(scenario()):
+        assert 0.05 <= took < 0.05 * (1 + JITTER) + 0.001
 
 
 def test_a_core_that_keeps_talking_is_never_taken_to_hang_and_a_silent_one_is() -> None:
@@ -279,7 +280,7 @@ def test_a_core_that_keeps_talking_is_never_taken_to_hang_and_a_silent_one_is() 
         await asyncio.sleep(0.6)
         assert fired == [TimerFired(Timer.QUIET)]
 
-    asyncio.run(scenario())
+    run_skipping(scenario())
 
 
 def test_a_sleep_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import Figure
 
 from psiphon_lab.attacks import load_attacks
 
@@ -71,7 +72,9 @@ def test_without_root_the_script_says_one_line_and_ends_with_77(tmp_path: Path) 
 
 @pytest.mark.defect(19)
 @needs_root
-def test_the_script_makes_the_environment_once_and_hands_over_arguments_and_exit_code(tmp_path: Path) -> None:
+def test_the_script_makes_the_environment_once_and_hands_over_arguments_and_exit_code(
+    tmp_path: Path, figure: Figure
+) -> None:
     script = make_checkout(tmp_path / "checkout")
     venv = tmp_path / "venv"
     first = call(script, "demo", "--json", "a b", venv=venv)
@@ -80,7 +83,7 @@ def test_the_script_makes_the_environment_once_and_hands_over_arguments_and_exit
 
     start = time.monotonic()
     second = call(script, "status", venv=venv)
-    assert time.monotonic() - start < 1
+    figure("the setup script before its program begins, s", time.monotonic() - start)
     assert (second.returncode, second.stdout, second.stderr) == (7, "given ['status']\n", "")
 
     # Cut off before its last line was written: made anew.
