@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from psiphon_vpn.network.choice import FIRST_PATIENCE_SECONDS, LAST_PATIENCE_SECONDS
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.service.choice import FIRST_PATIENCE_SECONDS, LAST_PATIENCE_SECONDS
-from psiphon_vpn.service.effects import Timer
+from psiphon_vpn.service.events import Timer
 from psiphon_vpn.service.model import (
     CALM_SECONDS,
     FIRST_FIGHT_SECONDS,

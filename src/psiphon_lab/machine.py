@@ -25,6 +25,7 @@ from psiphon_lab.namespace import PATIENCE, Host, LabError
 from psiphon_lab.world import World
 from psiphon_vpn.core.record import RECORD_NAME
 from psiphon_vpn.linux.identity import find_network_managers
+from psiphon_vpn.network.bridges import render_bridges
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
@@ -32,7 +33,6 @@ from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.own_tables import BRIDGES, Keeper, list_kept
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.values import InterfaceName, parse_names
-from psiphon_vpn.service.bridges import render_bridges
 
 LAB_UID = 64190
 """psiphon-user on lab machines: a uid that no distribution gives to anybody."""
@@ -266,7 +266,7 @@ class Machine:
 
     def read_status(self) -> dict[str, Any] | None:
         """The daemon's status by its control socket, None when it does not answer."""
-        from psiphon_vpn.cli.client import request_status
+        from psiphon_vpn.client import request_status
         from psiphon_vpn.errors import UserError
 
         try:
@@ -276,7 +276,7 @@ class Machine:
 
     def command(self, name: str) -> dict[str, Any]:
         """One of the control socket's commands, as root."""
-        from psiphon_vpn.cli.client import send_command
+        from psiphon_vpn.client import send_command
 
         return dict(send_command(self.runtime_dir, name))
 

@@ -25,9 +25,9 @@ from tests.diagnose.scene import (
 
 from psiphon_vpn.diagnose.system import Answer
 from psiphon_vpn.errors import DaemonDownError
+from psiphon_vpn.network.uplink import Interface
 from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
 from psiphon_vpn.policy.values import parse_names
-from psiphon_vpn.service.uplink import Interface
 from psiphon_vpn.system import layout as places
 
 Act = Callable[[Scene], None]

@@ -39,6 +39,7 @@ from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.sysctl import apply_sysctls
 from psiphon_vpn.linux.traffic import NetlinkTraffic, Traffic
 from psiphon_vpn.linux.tun import ensure_tun
+from psiphon_vpn.network.uplink import find_neighbourhood
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
@@ -50,7 +51,6 @@ from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.policy.traffic import Filter
 from psiphon_vpn.policy.values import InterfaceName, parse_addresses, parse_names
-from psiphon_vpn.service.uplink import find_neighbourhood
 from psiphon_vpn.system import layout as places
 from psiphon_vpn.system.layout import Layout
 

@@ -45,7 +45,7 @@ OPEN_SECONDS = 150
 WAIT = f"""
 import json, time
 from pathlib import Path
-from psiphon_vpn.cli.client import request_status
+from psiphon_vpn.client import request_status
 from psiphon_vpn.errors import UserError
 status = None
 end = time.monotonic() + {OPEN_SECONDS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from psiphon_vpn.service import __main__, daemon
+from psiphon_vpn.service import __main__, observer
 
 
 async def fail() -> None:
@@ -12,5 +12,5 @@ async def fail() -> None:
 
 
 if __name__ == "__main__":
-    vars(daemon)["read_snapshot"] = fail
+    vars(observer)["read_snapshot"] = fail
     sys.exit(__main__.main())

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 from psiphon_vpn.service import __main__ as daemon
-from psiphon_vpn.service import causes, choice, machine, model
+from psiphon_vpn.service import causes
+
+PURE = ("psiphon_vpn.service.", "psiphon_vpn.network.")
 
 
 def main() -> int:
     """Run the daemon with these constants; LINKS=DIRECTORY puts networkd's state files elsewhere."""
+    importlib.import_module("psiphon_vpn.service.runner")  # and with it all that decides
     for one in sys.argv.pop(1).split(","):
         name, value = one.split("=")
         if name == "LINKS":
             causes.NETWORKD_LINKS = Path(value)  # type: ignore[misc]
             continue
-        modules = (model, machine, choice)
-        assert any(hasattr(module, name) for module in modules), name
-        for module in modules:
-            if hasattr(module, name):
-                setattr(module, name, float(value))
+        parts = [part for found, part in sys.modules.items() if found.startswith(PURE) and hasattr(part, name)]
+        assert parts, name
+        for part in parts:
+            setattr(part, name, float(value))
     return daemon.main()
 
 

@@ -30,7 +30,7 @@ SLEEPY = Path(__file__).with_name("sleepy_daemon.py")
 SOURCES = Path(__file__).parents[2] / "src"
 PROGRAM = "/usr/bin/psiphon-vpn"
 PATIENT = (
-    "import sys; sys.path[:0] = {path!r}; from psiphon_vpn.cli import client; client.SLEEP_SECONDS = {seconds}; "
+    "import sys; sys.path[:0] = {path!r}; from psiphon_vpn import client; client.SLEEP_SECONDS = {seconds}; "
     "from psiphon_vpn.__main__ import main; main()"
 )
 SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)

@@ -17,19 +17,17 @@ from unittest import mock
 
 from tests.policies import IDENTITY
 from tests.skipping import SkippingLoop
-from tests.unit.machine_watch import UPLINK_A
+from tests.unit.machine_watch import NEIGHBOURS, UPLINK_A, see
 
-from psiphon_vpn.config import Settings
 from psiphon_vpn.core import events as notices
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
 from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.linux.traffic import Standing
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Policy, State
-from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service import keeper, runner
-from psiphon_vpn.service.events import OnLinkChanged, TunBroken, UplinkSeen, UserRestart
+from psiphon_vpn.service.events import TunBroken, UserRestart
 from psiphon_vpn.service.healer import Healer
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.parts import Part
@@ -137,10 +135,6 @@ class FakeKernel:
         """It is in force."""
         self._policy = policy
         return True
-
-    def holds(self, policy: Policy) -> bool:
-        """Whether it is."""
-        return policy == self._policy
 
     async def rehearse(self, policy: Policy) -> None:
         """Nothing to do."""
@@ -322,12 +316,10 @@ def live(fault: Fault, directory: Path) -> Life:
     async def scenario() -> None:
         kernel: Any = FakeKernel(fault)
         around = Surroundings(identity=IDENTITY, core=None, state_dir=directory)  # type: ignore[arg-type]
-        service = life.runner = Runner(
-            surroundings=around, enforcer=kernel, model=Model(), settings=Settings(), on_change=lambda: None
-        )
+        service = life.runner = Runner(surroundings=around, enforcer=kernel, model=Model(), on_change=lambda: None)
 
         async def look_at_links() -> None:
-            service.post(UplinkSeen(UPLINK_A))
+            service.post(see(UPLINK_A))
 
         healer = Healer(runner=service, enforcer=kernel, look_at_links=look_at_links)
         handling = service.tasks.start(Part.EVENTS, service.run())
@@ -343,8 +335,7 @@ def live(fault: Fault, directory: Path) -> Life:
             elif second == 55:
                 service.post(TunBroken("the TUN is gone"))
             elif second == 85:
-                service.wires = (*service.wires, InterfaceName("eth7"))
-                service.post(OnLinkChanged())
+                service.post(see(UPLINK_A, on_link=NEIGHBOURS))
             elif second % 30 == 29:
                 healer.on_network(None)
                 healer.on_commit(None)

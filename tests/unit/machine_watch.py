@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 from dataclasses import dataclass, field
+from typing import Any
 
+from psiphon_vpn.config import Settings
+from psiphon_vpn.network.choice import Use
+from psiphon_vpn.network.observed import Observed
+from psiphon_vpn.network.uplink import Path, Uplink
+from psiphon_vpn.policy.derive import Network, Way
 from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.onlink import find_on_link
 from psiphon_vpn.policy.routing import IPV4
-from psiphon_vpn.policy.values import InterfaceName
+from psiphon_vpn.policy.values import InterfaceName, parse_names
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.effects import (
+    AmendPolicy,
     ApplyPolicy,
     ArmTimer,
     CancelTimers,
@@ -22,20 +31,30 @@ from psiphon_vpn.service.effects import (
     StartCore,
     StopCore,
     StoreIntent,
-    Timer,
     Verify,
 )
-from psiphon_vpn.service.events import Event, Intent
+from psiphon_vpn.service.events import Event, Intent, Timer
 from psiphon_vpn.service.machine import step
 from psiphon_vpn.service.model import LEGAL_MOVES, Model
-from psiphon_vpn.service.uplink import Path, Uplink
 
 _PATH_A = Path(version=IPV4, gateways=("192.0.2.1",), places=("192.0.2.10",))
 _PATH_B = Path(version=IPV4, gateways=("192.0.2.129",), places=("192.0.2.138",))
 UPLINK_A = Uplink(index=2, name=InterfaceName("eth0"), paths=(_PATH_A,))
 UPLINK_B = Uplink(index=3, name=InterfaceName("eth1"), paths=(_PATH_B,))
+NEIGHBOURS = find_on_link([ipaddress.ip_interface("192.0.2.10/25")], [])
 CHECKED = {State.VERIFYING, State.OPEN}
 CONNECTED = {State.CONNECTING, State.VERIFYING, State.OPEN}
+
+
+def see(*uplinks: Uplink, uses: frozenset[Use] | None = None, wires: str = "eth0 eth1", **more: Any) -> ev.NetworkSeen:
+    """A look at the network: the ways out, the best first, and the wires."""
+    network = Network(wires=parse_names(*wires.split()), **more)
+    return ev.NetworkSeen(Observed(network=network, uplinks=uplinks), uses)
+
+
+def configure(establish_timeout: int, uplink: str = "") -> ev.SettingsGood:
+    """A configuration that is good."""
+    return ev.SettingsGood(Settings(establish_timeout=establish_timeout, uplink=uplink))
 
 
 @dataclass
@@ -48,6 +67,8 @@ class Watch:
     fresh: int | None = None
     """Number of the Verify effect that an opening may rest on: issued since VERIFYING and OPEN were last left."""
     policy: State | None = None
+    rules: tuple[Network, Way | None] | None = None
+    """What the policy in force was derived from; None where it is not known what the kernel holds."""
     timers: dict[Timer, float] = field(default_factory=dict)
     stored: list[Intent] = field(default_factory=list)
     effects: tuple[Effect, ...] = ()
@@ -89,6 +110,10 @@ class Watch:
             case ApplyPolicy(state):
                 assert not self.lease, "rules are changed under an open tunnel"
                 self.policy = state
+                self.rules = (self.model.seen.network, self.model.way)
+            case AmendPolicy(state):
+                assert self.policy in {None, state} or state is State.VERIFYING
+                self.rules = (self.model.seen.network, self.model.way)
             case StopCore():
                 assert self.running is not None, "there is no core to stop"
                 self.running = None
@@ -138,6 +163,9 @@ class Watch:
         assert (self.running is not None) == (model.state in CONNECTED)
         if isinstance(event, ev.EnforcementFailed):
             self.policy = State.LOCKED  # what the kernel holds then drops everything: linux/tables.py
+            self.rules = None
+        now = (model.seen.network, model.way)
+        assert self.rules in {None, now}, "the rules name another network than the one that was seen last"
         if self.policy is not None:
             # CONNECTING and VERIFYING have the same rules: tests/unit/test_policy.py.
             allowed = {State.VERIFYING, State.CONNECTING} if model.state is State.VERIFYING else {model.state}
@@ -157,7 +185,7 @@ class Watch:
             assert Timer.RETRY in self.timers or (model.asleep and Timer.WAKE in self.timers), "locked for ever"
         if model.state is State.CONNECTING:
             assert Timer.QUIET in self.timers or isinstance(event, ev.TimerFired), "a core that hangs hangs for ever"
-        if model.state is State.CONNECTING and model.establish_timeout:
+        if model.state is State.CONNECTING and model.settings.establish_timeout:
             assert Timer.ESTABLISH in self.timers, "connecting for ever"
         if model.unrest and model.state in {State.OPEN, State.LOCKED} and not model.asleep:
             waits = {Timer.CALM, Timer.RETRY} & set(self.timers)
@@ -180,7 +208,7 @@ class Watch:
 
     def to_connecting(self) -> Watch:
         """Settings, uplink, start."""
-        for event in (ev.SettingsGood(300), ev.UplinkSeen(UPLINK_A), ev.UserStart()):
+        for event in (configure(300), see(UPLINK_A), ev.UserStart()):
             self.tell(event)
         assert self.model.state is State.CONNECTING
         return self

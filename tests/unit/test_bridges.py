@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 from tests import hostile
 from tests.policies import IDENTITY, accepting_rules, make_policy
 
-from psiphon_vpn.policy import names
-from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_bridge_guard, build_wire_guard, render_bridge_rules
-from psiphon_vpn.policy.guests import GUEST_KINDS, GuestBridge, list_networks, may_hold_guests
-from psiphon_vpn.policy.model import State
-from psiphon_vpn.policy.routing import MAIN_TABLE, build_rules
-from psiphon_vpn.policy.values import InterfaceName, name_by_index
-from psiphon_vpn.service.bridges import (
+from psiphon_vpn.network.bridges import (
     Allowed,
     Standing,
     explain_standing,
@@ -30,7 +23,14 @@ from psiphon_vpn.service.bridges import (
     parse_bridges,
     render_bridges,
 )
-from psiphon_vpn.service.uplink import DefaultRoute, Interface, Snapshot, find_leading
+from psiphon_vpn.network.uplink import DefaultRoute, Interface, Snapshot, find_leading
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_bridge_guard, build_wire_guard, render_bridge_rules
+from psiphon_vpn.policy.guests import GUEST_KINDS, GuestBridge, list_networks, may_hold_guests
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.routing import MAIN_TABLE, build_rules
+from psiphon_vpn.policy.values import InterfaceName, name_by_index
 
 NAME = InterfaceName("virbr0")
 HOST = ipaddress.ip_interface("192.168.122.1/24")

@@ -12,9 +12,9 @@ from tests.scratch_machine import PAYLOAD, ScratchMachine
 
 from psiphon_vpn.cli.main import cli
 from psiphon_vpn.errors import NotRootError, UserError
+from psiphon_vpn.network.bridges import load_bridges
 from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.run import CommandError
-from psiphon_vpn.service.bridges import load_bridges
 from psiphon_vpn.system import bridging
 from psiphon_vpn.system.install import install_clone, uninstall
 from psiphon_vpn.system.layout import GUARD_UNIT

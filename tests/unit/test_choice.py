@@ -9,17 +9,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.machine_watch import UPLINK_A, UPLINK_B, Watch
+from tests.unit.machine_watch import UPLINK_A, UPLINK_B, Watch, configure, see
 
 from psiphon_vpn.linux.core_sockets import parse_socket, read_core_uses
-from psiphon_vpn.policy.model import State
-from psiphon_vpn.policy.routing import IPV4, IPV6
-from psiphon_vpn.policy.values import InterfaceName
-from psiphon_vpn.service import events as ev
-from psiphon_vpn.service.choice import Use, carries_on, find_next, find_patience, pick_uplink
-from psiphon_vpn.service.effects import Timer
-from psiphon_vpn.service.reasons import Reason
-from psiphon_vpn.service.uplink import (
+from psiphon_vpn.network.choice import Use, carries_on, find_next, find_patience, pick_uplink
+from psiphon_vpn.network.uplink import (
     DefaultRoute,
     Interface,
     Path,
@@ -28,6 +22,12 @@ from psiphon_vpn.service.uplink import (
     find_ownerless_uplink,
     list_uplinks,
 )
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.routing import IPV4, IPV6
+from psiphon_vpn.policy.values import InterfaceName
+from psiphon_vpn.service import events as ev
+from psiphon_vpn.service.events import Timer
+from psiphon_vpn.service.reasons import Reason
 
 _places = {
     IPV4: st.sets(st.sampled_from(["192.0.2.10", "192.0.2.11", "192.0.2.12"]), min_size=1),
@@ -130,14 +130,21 @@ def test_advertisements_without_end_do_not_disturb_an_open_tunnel() -> None:
     """A prefix more every two seconds, a thousand times: no move, no effect, no unrest."""
     watch = Watch()
     watch.to_open()
+    used = frozenset({Use(IPV4, "192.0.2.10")})
     opened, seen = watch.model, UPLINK_A
     for number in range(1000):
         path6 = Path(version=IPV6, gateways=("fe80::1",), places=(f"2001:db8:{number:x}::/64",))
         seen = replace(UPLINK_A, paths=(*UPLINK_A.paths, path6))
-        assert watch.tell(ev.UplinkSeen(seen, (), frozenset({Use(IPV4, "192.0.2.10")}))) == ()
+        effects = watch.tell(see(seen, uses=used))
+        if number == 0:
+            # A version that was gained is no transition; but the rules name its gateway from now on.
+            assert watch.model.state is State.VERIFYING
+            watch.tell(ev.Verified(watch.model.verification))
+        else:
+            assert effects == ()
     assert (watch.model.state, watch.model.unrest, watch.model.core) == (State.OPEN, opened.unrest, opened.core)
     assert watch.model.uplink == seen, "the rules name what is there now"
-    watch.tell(ev.UplinkSeen(replace(seen, paths=seen.paths[1:]), (), frozenset({Use(IPV4, "192.0.2.10")})))
+    watch.tell(see(replace(seen, paths=seen.paths[1:]), uses=used))
     assert watch.model.state is State.CONNECTING
 
 
@@ -206,7 +213,7 @@ def test_a_card_comes_before_another_vpn_whatever_the_metrics() -> None:
 
 def test_an_uplink_that_brings_no_tunnel_gives_way_and_the_one_that_does_stays() -> None:
     watch = Watch()
-    for event in (ev.SettingsGood(300), ev.UplinkSeen(UPLINK_A, (UPLINK_B,)), ev.UserStart()):
+    for event in (configure(300), see(UPLINK_A, UPLINK_B), ev.UserStart()):
         watch.tell(event)
     first = watch.model.core
     watch.tell(ev.TimerFired(Timer.GIVE_WAY))
@@ -216,26 +223,26 @@ def test_an_uplink_that_brings_no_tunnel_gives_way_and_the_one_that_does_stays()
         UPLINK_B,
     )
     assert watch.model.core > first
-    assert watch.tell(ev.UplinkSeen(UPLINK_A, (UPLINK_B,))) == (), "seen again is no change"
+    assert watch.tell(see(UPLINK_A, UPLINK_B)) == (), "seen again is no change"
     watch.tell(ev.CoreTunnels(watch.model.core, 1))
     watch.tell(ev.Verified(watch.model.verification))
     assert watch.model.state is State.OPEN
-    assert watch.tell(ev.UplinkSeen(UPLINK_A, (UPLINK_B,))) == ()
-    watch.tell(ev.UplinkSeen(UPLINK_A))
+    assert watch.tell(see(UPLINK_A, UPLINK_B)) == ()
+    watch.tell(see(UPLINK_A))
     assert watch.model.uplink == UPLINK_A, "the one that brought the tunnel is lost, so the other counts again"
     assert watch.model.barren == frozenset()
 
 
 def test_an_uplink_on_which_cores_end_again_and_again_gives_way_ever_more_slowly() -> None:
     watch = Watch()
-    for event in (ev.SettingsGood(300), ev.UplinkSeen(UPLINK_A, (UPLINK_B,)), ev.UserStart()):
+    for event in (configure(300), see(UPLINK_A, UPLINK_B), ev.UserStart()):
         watch.tell(event)
     used = []
     for _ in range(12):
         used.append(watch.model.uplink)
         watch.tell(ev.CoreExited(watch.model.core, "code 0"))
         assert watch.model.state is State.LOCKED
-        watch.tell(ev.UplinkSeen(UPLINK_A, (UPLINK_B,)))
+        watch.tell(see(UPLINK_A, UPLINK_B))
         assert watch.model.state is State.LOCKED, "no new network, and so no reason not to wait"
         watch.tell(ev.TimerFired(Timer.RETRY))
     assert used[:3] == [UPLINK_A] * 3
@@ -246,14 +253,14 @@ def test_an_uplink_on_which_cores_end_again_and_again_gives_way_ever_more_slowly
 
 def test_a_named_uplink_is_waited_for_and_no_other_is_taken() -> None:
     watch = Watch()
-    watch.tell(ev.SettingsGood(300, "tun0"))
-    watch.tell(ev.UplinkSeen(UPLINK_A, (UPLINK_B,)))
+    watch.tell(configure(300, "tun0"))
+    watch.tell(see(UPLINK_A, UPLINK_B))
     assert (watch.model.state, watch.model.reason, watch.model.detail) == (State.LOCKED, Reason.UPLINK_ABSENT, "tun0")
-    watch.tell(ev.UplinkSeen(*UPLINKS[:1], UPLINKS[1:]))
+    watch.tell(see(*UPLINKS))
     assert (watch.model.state, watch.model.uplink) == (State.CONNECTING, UPLINKS[2])
     watch.tell(ev.TimerFired(Timer.GIVE_WAY))
     assert watch.model.uplink == UPLINKS[2]
-    watch.tell(ev.SettingsGood(300, ""))
+    watch.tell(configure(300, ""))
     assert watch.model.uplink == UPLINK_A
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from tests.conftest import Figure
 
-from psiphon_vpn.cli import client, develop, view
+from psiphon_vpn import client
+from psiphon_vpn.cli import develop, view
 from psiphon_vpn.cli.main import run_cli
 from psiphon_vpn.errors import DaemonDownError, UserError
 

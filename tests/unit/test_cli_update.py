@@ -15,7 +15,8 @@ import click
 import pytest
 from tests.cores import list_tree, make_elf, make_store, pin, sha256
 
-from psiphon_vpn.cli import client, develop
+from psiphon_vpn import client
+from psiphon_vpn.cli import develop
 from psiphon_vpn.cli import update as product
 from psiphon_vpn.cli.main import run_cli
 from psiphon_vpn.cli.update import Conversation, bring_core, roll_back

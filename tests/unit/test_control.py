@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import Figure
 
-from psiphon_vpn.cli import client
+from psiphon_vpn import client
 from psiphon_vpn.errors import DaemonDownError, NotRootError, UserError
 from psiphon_vpn.service import control
 from psiphon_vpn.service.control import COMMANDS, MAX_CLIENTS, MAX_OF_ONE, RESERVED_FOR_ROOT, ControlServer

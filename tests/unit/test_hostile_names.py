@@ -15,6 +15,16 @@ from tests import hostile
 from tests.policies import IDENTITY, golden_tables, policies
 
 from psiphon_vpn.linux.nft import build_drop_only
+from psiphon_vpn.network.uplink import (
+    DefaultRoute,
+    Interface,
+    Snapshot,
+    choose_uplink,
+    find_headerless,
+    find_inner,
+    find_odd_wires,
+    find_wires,
+)
 from psiphon_vpn.policy import model, names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
@@ -27,16 +37,6 @@ from psiphon_vpn.policy.values import (
     parse_address,
     parse_addresses,
     quote_set,
-)
-from psiphon_vpn.service.uplink import (
-    DefaultRoute,
-    Interface,
-    Snapshot,
-    choose_uplink,
-    find_headerless,
-    find_inner,
-    find_odd_wires,
-    find_wires,
 )
 
 USUAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")

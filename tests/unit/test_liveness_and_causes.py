@@ -22,8 +22,7 @@ from psiphon_vpn.service.causes import (
     find_cause,
     find_portal,
 )
-from psiphon_vpn.service.effects import Timer
-from psiphon_vpn.service.events import Event, TimerFired
+from psiphon_vpn.service.events import Event, Timer, TimerFired
 from psiphon_vpn.service.liveness import LIVENESS_SECONDS, Liveness, Traffic, read_traffic
 from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.timers import JITTER, Timers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from tests.unit.machine_watch import UPLINK_A, UPLINK_B, Watch, kinds
+from tests.unit.machine_watch import NEIGHBOURS, UPLINK_A, UPLINK_B, Watch, configure, kinds, see
 
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import events as ev
@@ -17,10 +19,9 @@ from psiphon_vpn.service.effects import (
     StartCore,
     StopCore,
     StoreIntent,
-    Timer,
     Verify,
 )
-from psiphon_vpn.service.events import Event, Intent
+from psiphon_vpn.service.events import Event, Intent, Timer
 from psiphon_vpn.service.machine import IllegalMove, _move
 from psiphon_vpn.service.model import (
     CALM_SECONDS,
@@ -47,12 +48,14 @@ FAILURES_OF_NOW = [
     ev.SettingsBad("line 3"),
     ev.CoreExited(1, "code 0"),
     ev.CoreTunnels(1, 0),
-    ev.UplinkSeen(None),
-    ev.UplinkSeen(UPLINK_B),
-    ev.LinksChanged(),
+    see(),
+    see(UPLINK_B),
+    see(UPLINK_A, wires="eth0 eth1 eth7"),
+    ev.UplinkLost(),
+    ev.AmendmentRefused(),
     ev.UserStop(),
     ev.UserRestart(),
-    ev.SettingsGood(300),
+    configure(300),
     ev.SleepComing(),
     ev.Woke(),
 ]
@@ -79,7 +82,7 @@ def fail_to_connect(watch: Watch) -> float:
 
 def test_it_begins_locked_and_waits_for_an_uplink() -> None:
     watch = Watch()
-    watch.tell(ev.SettingsGood(300))
+    watch.tell(configure(300))
     assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.NO_UPLINK)
     assert ApplyPolicy(State.LOCKED) in watch.effects
 
@@ -87,8 +90,8 @@ def test_it_begins_locked_and_waits_for_an_uplink() -> None:
 @pytest.mark.requirement("R2", "R6")
 def test_an_uplink_starts_the_core_under_the_connecting_policy_with_the_lease_closed() -> None:
     watch = Watch()
-    watch.tell(ev.SettingsGood(300))
-    watch.tell(ev.UplinkSeen(UPLINK_A))
+    watch.tell(configure(300))
+    watch.tell(see(UPLINK_A))
     watch.expect(State.CONNECTING)
     assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "StartCore", *["ArmTimer"] * 4]
     assert ArmTimer(Timer.ESTABLISH, 300.0) in watch.effects
@@ -96,8 +99,8 @@ def test_an_uplink_starts_the_core_under_the_connecting_policy_with_the_lease_cl
 
 def test_an_establish_timeout_of_zero_means_no_timer() -> None:
     watch = Watch()
-    watch.tell(ev.SettingsGood(0))
-    watch.tell(ev.UplinkSeen(UPLINK_A))
+    watch.tell(configure(0))
+    watch.tell(see(UPLINK_A))
     assert Timer.ESTABLISH not in watch.timers
 
 
@@ -133,7 +136,7 @@ def test_a_good_verification_is_worth_nothing_once_the_core_has_lost_its_tunnel(
 def test_an_old_verification_does_not_open() -> None:
     watch = Watch().to_open()
     old = watch.model.verification
-    watch.tell(ev.LinksChanged())
+    watch.tell(ev.AmendmentRefused())
     watch.expect(State.VERIFYING)
     watch.tell(ev.Verified(old))
     assert (watch.model.state, watch.effects) == (State.VERIFYING, ())
@@ -295,7 +298,7 @@ def test_no_server_within_the_timeout_ends_the_core_and_says_so() -> None:
 @pytest.mark.parametrize("way", ["to_connecting", "to_verifying", "to_open"])
 def test_another_uplink_ends_the_core_before_a_new_one_is_started(way: str) -> None:
     watch: Watch = getattr(Watch(), way)()
-    watch.tell(ev.UplinkSeen(UPLINK_B))
+    watch.tell(see(UPLINK_B))
     assert (watch.model.state, watch.model.reason) == (State.CONNECTING, Reason.UPLINK_CHANGED)
     done = kinds(watch.effects)
     assert done[0] == "CloseLease"
@@ -306,16 +309,16 @@ def test_another_uplink_ends_the_core_before_a_new_one_is_started(way: str) -> N
 @pytest.mark.requirement("R6")
 def test_the_same_uplink_seen_again_is_no_transition() -> None:
     watch = Watch().to_open()
-    watch.tell(ev.UplinkSeen(UPLINK_A))
+    watch.tell(see(UPLINK_A))
     assert (watch.model.state, watch.effects) == (State.OPEN, ())
 
 
 @pytest.mark.requirement("R6")
 def test_no_uplink_locks_and_the_next_one_connects() -> None:
     watch = Watch().to_open()
-    watch.tell(ev.UplinkSeen(None))
+    watch.tell(see())
     assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.NO_UPLINK)
-    watch.tell(ev.UplinkSeen(UPLINK_A))
+    watch.tell(see(UPLINK_A))
     watch.expect(State.CONNECTING)
 
 
@@ -334,9 +337,9 @@ def test_stopped_stays_stopped_whatever_else_happens() -> None:
     watch = Watch().to_open()
     watch.tell(ev.UserStop())
     for event in (
-        ev.UplinkSeen(None),
-        ev.UplinkSeen(UPLINK_B),
-        ev.SettingsGood(300),
+        see(),
+        see(UPLINK_B),
+        configure(300),
         ev.TimerFired(Timer.RETRY),
         ev.LockBroken("flushed"),
         ev.EnforcementFailed("refused"),
@@ -383,11 +386,11 @@ def test_a_bad_configuration_locks_until_there_is_a_good_one(way: str) -> None:
     watch: Watch = getattr(Watch(), way)()
     watch.tell(ev.SettingsBad("line 3"))
     assert (watch.model.state, watch.model.reason, watch.model.detail) == (State.FAILED, Reason.BAD_CONFIG, "line 3")
-    for event in (ev.UserStart(), ev.UserRestart(), ev.UplinkSeen(UPLINK_B), ev.TimerFired(Timer.RETRY)):
+    for event in (ev.UserStart(), ev.UserRestart(), see(UPLINK_B), ev.TimerFired(Timer.RETRY)):
         watch.tell(event)
         watch.expect(State.FAILED)
         assert watch.model.detail == "line 3"
-    watch.tell(ev.SettingsGood(300))
+    watch.tell(configure(300))
     watch.expect(State.CONNECTING)
 
 
@@ -424,7 +427,7 @@ def test_a_tunnel_that_stays_silent_and_the_users_restart_take_a_new_tun(silent:
 
 
 @pytest.mark.requirement("B3")
-@pytest.mark.parametrize("event", [ev.LockBroken("flushed"), ev.LinksChanged()], ids=name_event)
+@pytest.mark.parametrize("event", [ev.LockBroken("flushed"), ev.AmendmentRefused()], ids=name_event)
 def test_a_broken_lock_while_open_is_put_right_and_verified_before_it_opens_again(event: Event) -> None:
     watch = Watch().to_open()
     watch.tell(event)
@@ -435,7 +438,7 @@ def test_a_broken_lock_while_open_is_put_right_and_verified_before_it_opens_agai
 
 
 @pytest.mark.requirement("B3")
-@pytest.mark.parametrize("event", [ev.LockBroken("flushed"), ev.LinksChanged()], ids=name_event)
+@pytest.mark.parametrize("event", [ev.LockBroken("flushed"), ev.AmendmentRefused()], ids=name_event)
 def test_a_broken_lock_while_locked_or_connecting_is_put_right_in_place(event: Event) -> None:
     for watch, state in ((Watch(), State.LOCKED), (Watch().to_connecting(), State.CONNECTING)):
         assert watch.tell(event) == (ApplyPolicy(state),)
@@ -506,11 +509,11 @@ def test_before_sleep_it_is_locked_and_the_core_is_ended(way: str) -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        ev.UplinkSeen(UPLINK_B),
+        see(UPLINK_B),
         ev.UserStart(),
         ev.UserRestart(),
-        ev.SettingsGood(300),
-        ev.LinksChanged(),
+        configure(300),
+        ev.AmendmentRefused(),
         ev.LockBroken("flushed"),
         ev.TimerFired(Timer.RETRY),
         ev.CoreTunnels(1, 1),
@@ -529,7 +532,7 @@ def test_whatever_happens_between_the_word_of_sleep_and_the_waking_starts_no_cor
 def test_after_sleep_a_new_core_connects_on_whatever_network_is_there_now() -> None:
     watch = Watch().to_open()
     watch.tell(ev.SleepComing())
-    watch.tell(ev.UplinkSeen(UPLINK_B))
+    watch.tell(see(UPLINK_B))
     watch.tell(ev.Woke())
     assert (watch.model.state, watch.model.reason, watch.model.uplink) == (State.CONNECTING, Reason.WOKE, UPLINK_B)
     assert StartCore(2) in watch.effects
@@ -538,10 +541,10 @@ def test_after_sleep_a_new_core_connects_on_whatever_network_is_there_now() -> N
 def test_after_sleep_without_a_network_it_waits_for_one() -> None:
     watch = Watch().to_open()
     watch.tell(ev.SleepComing())
-    watch.tell(ev.UplinkSeen(None))
+    watch.tell(see())
     watch.tell(ev.Woke())
     assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.NO_UPLINK)
-    watch.tell(ev.UplinkSeen(UPLINK_A))
+    watch.tell(see(UPLINK_A))
     watch.expect(State.CONNECTING)
 
 
@@ -598,8 +601,8 @@ def pauses(watch: Watch, event: str, times: int) -> list[float]:
         elif event == "the TUN is deleted":
             watch.tell(ev.TunBroken("gone"))
         else:
-            watch.tell(ev.UplinkSeen(None))
-            watch.tell(ev.UplinkSeen(UPLINK_A))
+            watch.tell(see())
+            watch.tell(see(UPLINK_A))
         found.append(watch.timers.get(Timer.RETRY, 0.0))
         if found[-1]:
             watch.expect(State.LOCKED)
@@ -636,13 +639,13 @@ def test_after_a_calm_while_trouble_is_answered_at_once_again(what: str) -> None
 def test_an_uplink_that_flaps_faster_than_the_pause_starts_no_core_at_all() -> None:
     watch = Watch().to_open()
     for _ in range(TROUBLES_AT_ONCE):
-        watch.tell(ev.UplinkSeen(None))
-        watch.tell(ev.UplinkSeen(UPLINK_A))
+        watch.tell(see())
+        watch.tell(see(UPLINK_A))
     cores = watch.model.core
     for _ in range(100):
-        watch.tell(ev.UplinkSeen(UPLINK_A))
-        watch.tell(ev.UplinkSeen(None))
-        watch.tell(ev.UplinkSeen(UPLINK_A))
+        watch.tell(see(UPLINK_A))
+        watch.tell(see())
+        watch.tell(see(UPLINK_A))
         assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.UNSTABLE)
     assert watch.model.core == cores
 
@@ -750,5 +753,32 @@ def test_fights_are_forgotten_when_it_was_calm_or_the_user_says_so(event: Event)
 def test_a_neighbourhood_that_changes_amends_the_rules_and_moves_nothing(reach: str) -> None:
     watch: Watch = getattr(Watch(), reach)()
     before = watch.model
-    assert watch.tell(ev.OnLinkChanged()) == (AmendPolicy(before.state),)
-    assert watch.model == before
+    seen = see(*before.choices, on_link=NEIGHBOURS)
+    assert watch.tell(seen) == (AmendPolicy(before.state),)
+    assert watch.model == replace(before, seen=seen.seen)
+    assert watch.tell(seen) == (), "seen again is no change"
+
+
+@pytest.mark.requirement("R6", "B4")
+def test_a_wire_that_comes_is_guarded_in_every_state_and_what_was_open_is_verified_again() -> None:
+    for reach, expected in (
+        ("to_connecting", State.CONNECTING),
+        ("to_verifying", State.VERIFYING),
+        ("to_open", State.VERIFYING),
+    ):
+        watch: Watch = getattr(Watch(), reach)()
+        watch.tell(see(UPLINK_A, wires="eth0 eth1 eth7"))
+        watch.expect(expected)
+        assert ApplyPolicy(expected) in watch.effects
+    watch = Watch()
+    watch.tell(see(wires="eth7"))
+    assert watch.effects == (ApplyPolicy(State.LOCKED),)
+
+
+@pytest.mark.requirement("R6")
+def test_an_uplink_that_the_kernel_calls_lost_is_a_transition_even_if_the_next_look_finds_it() -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.UplinkLost())
+    assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.NO_UPLINK)
+    watch.tell(see(UPLINK_A))
+    watch.expect(State.CONNECTING)

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from tests.unit.machine_watch import UPLINK_A, UPLINK_B, Watch
+from tests.unit.machine_watch import NEIGHBOURS, UPLINK_A, UPLINK_B, Watch, configure, see
 
+from psiphon_vpn.network.uplink import Uplink
 from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.onlink import NOTHING, OnLink
 from psiphon_vpn.service import events as ev
-from psiphon_vpn.service.effects import StartCore, Timer
-from psiphon_vpn.service.events import Event, Intent
+from psiphon_vpn.service.effects import StartCore
+from psiphon_vpn.service.events import Event, Intent, Timer
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.parts import Part
 from psiphon_vpn.service.reasons import Reason
@@ -21,7 +23,7 @@ from psiphon_vpn.service.reasons import Reason
 OFFSETS = st.sampled_from([0, 0, 0, -1, -2, 1])
 """How far a number that an event carries is from the one that is current."""
 
-_Told = ev.UserStart | ev.UserStop | ev.UserRestart | ev.LinksChanged | ev.OnLinkChanged
+_Told = ev.UserStart | ev.UserStop | ev.UserRestart | ev.AmendmentRefused | ev.UplinkLost
 
 
 class AnyEvents(RuleBasedStateMachine):
@@ -42,7 +44,7 @@ class AnyEvents(RuleBasedStateMachine):
         if head_start:
             getattr(self.watch, head_start)()
 
-    @rule(kind=st.sampled_from([ev.UserStart, ev.UserStop, ev.UserRestart, ev.LinksChanged, ev.OnLinkChanged]))
+    @rule(kind=st.sampled_from([ev.UserStart, ev.UserStop, ev.UserRestart, ev.AmendmentRefused, ev.UplinkLost]))
     def user_or_links(self, kind: type[_Told]) -> None:
         self.tell(kind())
 
@@ -61,12 +63,16 @@ class AnyEvents(RuleBasedStateMachine):
 
     @rule(timeout=st.sampled_from([0, 1, 300]), named=st.sampled_from(["", "", "eth1"]))
     def settings_good(self, timeout: int, named: str) -> None:
-        self.tell(ev.SettingsGood(timeout))
-        self.tell(ev.SettingsGood(timeout, named))
+        self.tell(configure(timeout))
+        self.tell(configure(timeout, named))
 
-    @rule(uplinks=st.sampled_from([(UPLINK_A,), (UPLINK_A,), (UPLINK_B,), (UPLINK_A, UPLINK_B), (None,)]))
-    def uplink_seen(self, uplinks: typing.Any) -> None:
-        self.tell(ev.UplinkSeen(uplinks[0], uplinks[1:]))
+    @rule(
+        uplinks=st.sampled_from([(UPLINK_A,), (UPLINK_A,), (UPLINK_B,), (UPLINK_A, UPLINK_B), ()]),
+        wires=st.sampled_from(["eth0 eth1", "eth0 eth1", "eth0 eth1 eth7"]),
+        on_link=st.sampled_from([NOTHING, NOTHING, NEIGHBOURS]),
+    )
+    def network_seen(self, uplinks: tuple[Uplink, ...], wires: str, on_link: OnLink) -> None:
+        self.tell(see(*uplinks, wires=wires, on_link=on_link))
         model = self.watch.model
         assert model.uplink is None or model.uplink in model.choices
         assert model.uplink is not None or model.footing is None
@@ -147,8 +153,8 @@ class AnyEvents(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Wherever it is now, it can get to OPEN, and only in the right order."""
-        self.watch.tell(ev.SettingsGood(300))
-        self.watch.tell(ev.UplinkSeen(UPLINK_B))
+        self.watch.tell(configure(300))
+        self.watch.tell(see(UPLINK_B))
         self.watch.tell(ev.Woke())
         self.watch.tell(ev.UserRestart())
         self.watch.expect(State.CONNECTING)

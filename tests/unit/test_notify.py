@@ -14,7 +14,7 @@ import pytest
 from tests.buses import call, run_bus, run_mock, wait_until
 from tests.unit.test_cli import STATUS
 
-from psiphon_vpn.cli import client
+from psiphon_vpn import client
 from psiphon_vpn.cli.main import run_cli
 from psiphon_vpn.cli.notify import Teller, find_message
 from psiphon_vpn.system.layout import Layout

@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 from tests.policies import IDENTITY
+from tests.unit.machine_watch import UPLINK_B, see
 
 from psiphon_vpn.config import Settings
 from psiphon_vpn.linux.enforcer import EnforcementError
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.policy.values import InterfaceName, parse_names
 from psiphon_vpn.service import effects as do
-from psiphon_vpn.service.events import Event, Intent, LinksChanged, TunBroken, UplinkSeen, UserStart
+from psiphon_vpn.service.events import Event, Intent, SettingsBad, SettingsGood, TunBroken, UplinkLost, UserStart
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner, Surroundings
-from psiphon_vpn.service.uplink import Path, Uplink
 
 
 def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> None:
@@ -25,7 +24,7 @@ def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> Non
             raise ValueError("a defect")
 
     async def scenario() -> None:
-        runner = Broken(surroundings=None, enforcer=None, model=None, settings=None, on_change=print)  # type: ignore[arg-type]
+        runner = Broken(surroundings=None, enforcer=None, model=None, on_change=print)  # type: ignore[arg-type]
         runner.post(UserStart())
         runner.post(UserStart())
         task = asyncio.create_task(runner.run())
@@ -61,7 +60,7 @@ def make(kind: type[Runner], model: Model) -> Runner:
     """A runner with a kernel that does nothing."""
     around: Any = None
     kernel: Any = Enforcer()
-    return kind(surroundings=around, enforcer=kernel, model=model, settings=Settings(), on_change=lambda: None)
+    return kind(surroundings=around, enforcer=kernel, model=model, on_change=lambda: None)
 
 
 def test_a_core_is_ended_even_if_what_comes_before_its_end_fails() -> None:
@@ -99,86 +98,85 @@ def test_no_core_is_started_beside_another() -> None:
     assert asyncio.run(scenario()).ended
 
 
-class Settled(Enforcer):
-    """A kernel in which the rules of one set of wires are in force."""
+class Applying(Runner):
+    """Notes which wires are applied."""
 
-    def __init__(self) -> None:
-        self.tun = Core()
-        self.tun.index = 7  # type: ignore[attr-defined]
-        self.wires: tuple[str, ...] = ()
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.applied: list[str] = []
 
-    def holds(self, policy: Any) -> bool:
-        """Whether the policy's wires are these."""
-        return bool(policy.links.wires == self.wires)
+    async def _apply(self, state: State) -> None:
+        self.applied.append(" ".join(self.model.seen.network.wires))
+        await asyncio.sleep(0)
+
+
+async def run_until_settled(runner: Runner) -> None:
+    task = asyncio.create_task(runner.run())
+    await runner.settle()
+    task.cancel()
 
 
 @pytest.mark.parametrize(
-    ("wires", "events", "applied"),
+    ("looks", "applied"),
     [
-        ((), ["links"], []),
-        (("eth1",), ["links"], [("eth1",)]),
-        (("eth1",), ["links", "links", "links"], [("eth1",)]),
-        (("eth1",), ["links", "uplink", "links"], [("eth1",)]),
-        (("eth1",), ["uplink", "links"], [("eth1",)]),
+        ([see()], ["eth0 eth1"]),
+        ([see()] * 3, ["eth0 eth1"]),
+        ([see(wires="eth0"), see(wires="eth0 eth1"), see(wires="eth0 eth1")], ["eth0 eth1"]),
+        ([see(wires="eth0"), see(UPLINK_B)], ["eth0", "eth0 eth1"]),
+        ([see(UPLINK_B, wires="eth1"), see(UPLINK_B), see(UPLINK_B)], ["eth0 eth1"]),
+        ([see(UPLINK_B), see(), see(UPLINK_B)], ["eth0 eth1"] * 3),
+        ([see(UPLINK_B), UplinkLost(), see(UPLINK_B)], ["eth0 eth1"] * 3),
     ],
 )
-def test_changes_of_links_are_applied_once_and_only_when_the_rules_do_not_say_them_yet(
-    wires: tuple[str, ...], events: list[str], applied: list[tuple[str, ...]]
+def test_looks_that_come_together_are_applied_once_and_no_transition_is_passed_over(
+    looks: list[Event], applied: list[str]
 ) -> None:
     """A network that comes had its rules loaded three times, while the user waited."""
-    found: list[tuple[str, ...]] = []
 
-    class Applying(Runner):
+    async def scenario() -> list[str]:
+        runner = make(Applying, Model(intent=Intent.STOPPED))
+        assert isinstance(runner, Applying)
+        for look in looks:
+            runner.post(look)
+        await run_until_settled(runner)
+        return runner.applied
+
+    assert asyncio.run(scenario()) == applied
+
+
+def test_of_looks_that_keep_coming_the_last_is_never_left_out() -> None:
+    class Restless(Applying):
         async def _apply(self, state: State) -> None:
-            found.append(self.wires)
-            self._enforcer.wires = self.wires  # type: ignore[attr-defined]
+            await super()._apply(state)
+            if len(self.applied) < 50:
+                self.post(see(wires=f"eth0 eth{len(self.applied)}"))
+
+    async def scenario() -> list[str]:
+        runner = make(Restless, Model())
+        assert isinstance(runner, Restless)
+        runner.post(see(wires="eth0"))
+        await run_until_settled(runner)
+        return runner.applied
+
+    assert asyncio.run(scenario()) == ["eth0", *(f"eth0 eth{number}" for number in range(1, 50))]
+
+
+def test_the_configuration_reaches_the_policy_by_its_event_alone() -> None:
+    found: list[int] = []
+
+    class Deriving(Runner):
+        async def _apply(self, state: State) -> None:
+            found.append(self._policy(state, 7).socks_port)
 
     async def scenario() -> None:
-        kernel: Any = Settled()
         around: Any = Surroundings(identity=IDENTITY, core=None, state_dir=None)  # type: ignore[arg-type]
-        runner = Applying(
-            surroundings=around,
-            enforcer=kernel,
-            model=Model(intent=Intent.STOPPED),
-            settings=Settings(),
-            on_change=lambda: None,
-        )
-        runner.wires = parse_names(*wires)
-        path = Path(version=4, gateways=("192.0.2.1",), places=("192.0.2.9",))
-        uplink = Uplink(index=2, name=InterfaceName("eth1"), paths=(path,))
-        for name in events:
-            runner.post(LinksChanged() if name == "links" else UplinkSeen(uplink))
-        task = asyncio.create_task(runner.run())
-        await runner.settle()
-        task.cancel()
+        kernel: Any = Enforcer()
+        runner = Deriving(surroundings=around, enforcer=kernel, model=Model(), on_change=lambda: None)
+        runner.post(see(wires="eth0"))
+        runner.post(SettingsGood(Settings(socks_port=2000)))
+        runner.post(see(wires="eth0 eth1"))
+        runner.post(SettingsBad("line 3"))
+        await run_until_settled(runner)
 
     asyncio.run(scenario())
-    assert found == applied
-
-
-def test_of_changes_that_keep_coming_the_last_is_never_left_out() -> None:
-    handled: list[int] = []
-
-    class Applying(Runner):
-        async def _apply(self, state: State) -> None:
-            handled.append(int(self.wires[0]))
-            self._enforcer.wires = self.wires  # type: ignore[attr-defined]
-            if int(self.wires[0]) < 50:
-                self.wires = parse_names(str(int(self.wires[0]) + 1))
-                self.post(LinksChanged())
-            await asyncio.sleep(0)
-
-    async def scenario() -> None:
-        kernel: Any = Settled()
-        around: Any = Surroundings(identity=IDENTITY, core=None, state_dir=None)  # type: ignore[arg-type]
-        runner = Applying(
-            surroundings=around, enforcer=kernel, model=Model(), settings=Settings(), on_change=lambda: None
-        )
-        runner.wires = parse_names("1")
-        runner.post(LinksChanged())
-        task = asyncio.create_task(runner.run())
-        await runner.settle()
-        task.cancel()
-
-    asyncio.run(scenario())
-    assert handled == list(range(1, 51))
+    assert found == [1081, 2000, 2000, 2000], "a bad one changes nothing but the state"

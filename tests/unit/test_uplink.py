@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from psiphon_vpn.linux.links import _place
 from psiphon_vpn.linux.rtvalues import Address
-from psiphon_vpn.policy import names
-from psiphon_vpn.service.choice import carries_on
-from psiphon_vpn.service.uplink import (
+from psiphon_vpn.network.choice import carries_on
+from psiphon_vpn.network.uplink import (
     INNER_KINDS,
     DefaultRoute,
     Interface,
@@ -24,6 +23,7 @@ from psiphon_vpn.service.uplink import (
     find_leading,
     find_wires,
 )
+from psiphon_vpn.policy import names
 
 ETH = Interface(index=2, name="eth0", up=True, addresses=((4, "192.0.2.10"), (6, "2001:db8:a::/64")))
 WLAN = Interface(index=3, name="wlan0", up=True, addresses=((4, "192.0.2.138"), (6, "2001:db8:b::/64")))

@@ -74,7 +74,7 @@ def _need_root(command: str) -> None:
 
 
 def _reread(runtime_dir: Path) -> None:
-    from psiphon_vpn.cli import client
+    from psiphon_vpn import client
 
     try:
         client.send_command(runtime_dir, "reload")
@@ -83,8 +83,8 @@ def _reread(runtime_dir: Path) -> None:
 
 
 def _show(runtime_dir: Path) -> int:
-    from psiphon_vpn.cli import client
-    from psiphon_vpn.service.bridges import load_bridges
+    from psiphon_vpn import client
+    from psiphon_vpn.network.bridges import load_bridges
 
     try:
         told = client.request_status(runtime_dir).get("bridges")

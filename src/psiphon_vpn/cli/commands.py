@@ -7,8 +7,9 @@ from typing import Final
 
 import click
 
+from psiphon_vpn import client
 from psiphon_vpn.accounts import find_group, find_user
-from psiphon_vpn.cli import client, notify, rules, view
+from psiphon_vpn.cli import notify, rules, view
 from psiphon_vpn.cli.update import update
 from psiphon_vpn.errors import NotRootError
 from psiphon_vpn.i18n import _

@@ -11,8 +11,8 @@ from typing import Final
 
 import click
 
-from psiphon_vpn.cli import client
-from psiphon_vpn.cli.client import Status, clean_text
+from psiphon_vpn import client
+from psiphon_vpn.client import Status, clean_text
 from psiphon_vpn.errors import DaemonDownError, UserError
 from psiphon_vpn.i18n import _
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from psiphon_vpn import client
 from psiphon_vpn.accounts import find_user
-from psiphon_vpn.cli import client
 from psiphon_vpn.errors import EXIT_FAILURE, ConfigError, DaemonDownError, NotRootError, UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system.layout import USER

@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
-from psiphon_vpn.cli import client
-from psiphon_vpn.cli.client import Status, clean_text
+from psiphon_vpn import client
+from psiphon_vpn.client import Status, clean_text
 from psiphon_vpn.errors import EXIT_DAEMON_DOWN, EXIT_FAILURE, DaemonDownError
 from psiphon_vpn.i18n import _, ngettext
 

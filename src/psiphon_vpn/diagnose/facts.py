@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from psiphon_vpn.config import Settings
     from psiphon_vpn.diagnose.network import Device, Network
     from psiphon_vpn.linux.features import Features
-    from psiphon_vpn.service.uplink import Uplink
+    from psiphon_vpn.network.uplink import Uplink
 
 T = TypeVar("T")
 PROC: Final = Path("/proc")
@@ -199,7 +199,7 @@ class Facts:
     @fact
     def uplink(self) -> Uplink | None:
         """The interface that leads out, as the service chooses it."""
-        from psiphon_vpn.service.uplink import choose_uplink
+        from psiphon_vpn.network.uplink import choose_uplink
 
         return choose_uplink(self.network.snapshot, self.settings_or_default.uplink)
 

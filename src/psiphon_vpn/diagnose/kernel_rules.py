@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,10 @@ from psiphon_vpn.policy.own_tables import BRIDGES
 
 if TYPE_CHECKING:
     from psiphon_vpn.diagnose.facts import Facts
+    from psiphon_vpn.network.bridges import Allowed
     from psiphon_vpn.policy.model import Policy
     from psiphon_vpn.policy.ruleset import Table
     from psiphon_vpn.policy.values import ControlGroup
-    from psiphon_vpn.service.bridges import Allowed
 
 PROC = Path("/proc")
 SOCKET_GROUP = "socket cgroupv2"
@@ -165,7 +165,7 @@ class KernelRules:
 
     def _find_leading(self) -> frozenset[int]:
         """What led out once stays guarded: the service remembers, and who asks afresh sees it by its guard."""
-        from psiphon_vpn.service.uplink import find_leading
+        from psiphon_vpn.network.uplink import find_leading
 
         snapshot = self._facts.network.snapshot
         guarded = {
@@ -182,7 +182,7 @@ class KernelRules:
 
     def list_allowed_bridges(self) -> tuple[Allowed, ...]:
         """Root's list, and what becomes of each."""
-        from psiphon_vpn.service.bridges import judge_bridges, parse_bridges
+        from psiphon_vpn.network.bridges import judge_bridges, parse_bridges
 
         facts = self._facts
         listed = parse_bridges((facts.find_text(facts.layout.bridges) or "").encode())
@@ -200,46 +200,29 @@ class KernelRules:
 
     def list_candidates(self) -> list[tuple[str, Policy]]:
         """Every policy that the base table may rightly follow now, and how to call it."""
-        from psiphon_vpn.policy.model import Links, Policy, State
-        from psiphon_vpn.policy.values import parse_addresses
-        from psiphon_vpn.service.bridges import list_in_force
-        from psiphon_vpn.service.uplink import find_headerless, find_inner, find_neighbourhood, find_wires
-        from psiphon_vpn.service.upstream import find_proxy_endpoint
+        from psiphon_vpn.network.observed import observe
+        from psiphon_vpn.policy.derive import Bare, Situation, derive, situate
+        from psiphon_vpn.policy.model import Policy, State
 
         facts = self._facts
-        snapshot, uplink, tun = facts.network.snapshot, facts.uplink, facts.network.tun
-        settings = facts.settings_or_default
-        leading = self._find_leading()
-        wires = tuple(sorted({*find_wires(snapshot, leading), *((uplink.name,) if uplink else ())}))
-        links = Links(
-            tun_index=tun.index if tun else None,
-            uplink=uplink.name if uplink else None,
-            wires=wires,
-            inner=find_inner(snapshot, leading),
-            headerless=find_headerless(snapshot, leading),
-            dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
-            gateways=parse_addresses(uplink.hops) if uplink else (),
-            versions=uplink.versions if uplink else (),
-            on_link=find_neighbourhood(snapshot, leading),
-            bridges=list_in_force(self.list_allowed_bridges()),
-        )
-        whole = Policy(
-            state=State.LOCKED,
-            identity=facts.identity,
-            links=links,
-            socks_port=settings.socks_port,
-            ipv6_probe=parse_addresses(settings.ipv6_probe),
-            upstream_proxy=find_proxy_endpoint(settings.upstream_proxy),
-            bootstrap_dns=parse_addresses(settings.bootstrap_dns),
-        )
-        if SOCKET_GROUP in (self.read_table("inet", names.BASE_TABLE) or ""):
-            whole = replace(whole, control_group=self._find_control_group())
-        found = [("boot", Policy(state=State.LOCKED, identity=facts.identity))]
+        uplink, tun = facts.uplink, facts.network.tun
+        seen = observe(facts.network.snapshot, leading=self._find_leading(), bridges=self.list_allowed_bridges())
+        in_group = SOCKET_GROUP in (self.read_table("inet", names.BASE_TABLE) or "")
+        situations: list[Situation] = []
         if tun is not None:
-            found += [(str(state), replace(whole, state=state)) for state in State if state is not State.FAILED]
-            found.append(("LOCKED", replace(whole, links=replace(links, uplink=None, dhcp_servers=()))))
-        bare = Links(wires=wires, inner=links.inner, headerless=links.headerless, on_link=links.on_link)
-        found.append(("LOCKED", replace(whole, links=bare)))
+            states = [state for state in State if state is not State.FAILED] if uplink else []
+            situations = [situate(state, tun=tun.index, way=uplink.way if uplink else None) for state in states]
+            situations.append(situate(State.LOCKED, tun=tun.index, way=None))
+        found = [("boot", Policy(state=State.LOCKED, identity=facts.identity))]
+        for situation in (*situations, Bare()):
+            policy = derive(
+                situation,
+                facts.identity,
+                facts.settings_or_default,
+                seen.network,
+                control_group=self._find_control_group() if in_group else None,
+            )
+            found.append((str(policy.state), policy))
         return found
 
     def _find_control_group(self) -> ControlGroup | None:

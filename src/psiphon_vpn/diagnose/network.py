@@ -27,11 +27,11 @@ from psiphon_vpn.linux.rtvalues import IFF_UP, Link
 from psiphon_vpn.linux.tcx import count_programs
 from psiphon_vpn.linux.traffic import Standing, read_standings
 from psiphon_vpn.linux.tun import read_attributes
+from psiphon_vpn.network.uplink import Snapshot
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import IPV4, IPV6, LOCAL_TABLE, RoutingRule
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.run import CommandError, run_async
-from psiphon_vpn.service.uplink import Snapshot
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from psiphon_vpn.cli.client import clean_text
+from psiphon_vpn.client import clean_text
 from psiphon_vpn.diagnose.model import EXIT_GOOD, EXIT_OPEN, GROUP_TITLES, Group, Result, Verdict, find_exit_code
 from psiphon_vpn.i18n import _, ngettext
 

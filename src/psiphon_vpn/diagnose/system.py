@@ -211,7 +211,7 @@ class RealSystem:
 
     def ask_service(self, runtime_dir: Path) -> Service:
         """The daemon's status. Raises UserError."""
-        from psiphon_vpn.cli import client
+        from psiphon_vpn import client
 
         status = client.request_status(runtime_dir, timeout=SERVICE_SECONDS)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -9,8 +9,8 @@ import socket
 import struct
 
 from psiphon_vpn.linux.netlink import HEADER, iterate_messages
+from psiphon_vpn.network.choice import Use
 from psiphon_vpn.policy.routing import IPV4, IPV6
-from psiphon_vpn.service.choice import Use
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20

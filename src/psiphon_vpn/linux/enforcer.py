@@ -201,10 +201,6 @@ class Enforcer:
                 await self._fit_filters()
             return done
 
-    def holds(self, policy: Policy) -> bool:
-        """Whether the tables of a policy are in force already, all of them: applying it would change nothing."""
-        return self._tables.hold(self._build_base(policy), *self._build_beside(policy))
-
     def _build_base(self, policy: Policy) -> Table:
         return do_without(build_base_table(policy), self._features.lacking)
 

@@ -4,9 +4,9 @@ import ipaddress
 
 from psiphon_vpn.linux.rtlist import list_addresses, list_links, list_routes
 from psiphon_vpn.linux.rtvalues import IFF_LOWER_UP, IFF_UP, Address, KernelRoute
+from psiphon_vpn.network.uplink import DefaultRoute, Interface, Snapshot
 from psiphon_vpn.policy.onlink import AddressOnLink
 from psiphon_vpn.policy.routing import IPV4, IPV6, MAIN_TABLE
-from psiphon_vpn.service.uplink import DefaultRoute, Interface, Snapshot
 
 ARPHRD_ETHER = 1
 RT_SCOPE_UNIVERSE = 0

@@ -2,7 +2,7 @@
 
 A bridge gets a port at any moment, so no rule that knows the ports of a moment makes this safe: the bridge guard does
 (`policy/guards.py`), which sees each frame as it leaves by a port. The rules here are the base table's. They are there
-only while the daemon sees that guard, and finds that nothing but guests is on the bridge (`service/bridges.py`).
+only while the daemon sees that guard, and finds that nothing but guests is on the bridge (`network/bridges.py`).
 """
 
 from __future__ import annotations

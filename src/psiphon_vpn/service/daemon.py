@@ -9,37 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psiphon_vpn.config import Settings, load_settings
+from psiphon_vpn.config import load_settings
 from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.errors import ConfigError, UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.controlgroup import find_control_group
-from psiphon_vpn.linux.core_sockets import read_core_uses
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.identity import find_identity
-from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import lease_remains
-from psiphon_vpn.linux.nftimage import is_owned
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
+from psiphon_vpn.network.bridges import FILE_NAME as BRIDGES
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.policy.own_tables import BRIDGES as BRIDGES_TABLE
 from psiphon_vpn.policy.routing import build_routes, build_rules
-from psiphon_vpn.policy.values import InterfaceName
-from psiphon_vpn.service.bridges import FILE_NAME as BRIDGES
-from psiphon_vpn.service.bridges import Allowed, Standing, explain_standing, judge_bridges, list_in_force, load_bridges
-from psiphon_vpn.service.choice import Use, carries_on
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.events import (
-    LinksChanged,
-    OnLinkChanged,
     SettingsBad,
     SettingsGood,
-    UplinkSeen,
     UserRestart,
     UserStart,
     UserStop,
@@ -48,6 +38,7 @@ from psiphon_vpn.service.healer import Healer
 from psiphon_vpn.service.intent import load_intent
 from psiphon_vpn.service.memory import Tidier, end_without_memory
 from psiphon_vpn.service.model import Model
+from psiphon_vpn.service.observer import Observer
 from psiphon_vpn.service.parts import Part
 from psiphon_vpn.service.readers import FILE_NAME, load_readers
 from psiphon_vpn.service.runner import Runner, Surroundings
@@ -55,31 +46,14 @@ from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single import claim_machine
 from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
-from psiphon_vpn.service.uplink import (
-    Snapshot,
-    Uplink,
-    find_conflicts,
-    find_headerless,
-    find_inner,
-    find_leading,
-    find_neighbourhood,
-    find_odd_wires,
-    find_ownerless_uplink,
-    find_wires,
-    has_odd_uplink,
-    list_uplinks,
-)
 from psiphon_vpn.service.watchers import watch_commits, watch_network
 from psiphon_vpn.tasks import beside, call_at_signal, describe
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN_SECONDS = (0.02, 0.1, 0.5)
 TELL_SECONDS = 0.05
 """Watchers are told so much after a change: reading the kernel for them must not slow the change itself down."""
 MIN_WATCHDOG_SECONDS = 1.0
-BRIDGE_GUARD_SECONDS = 2.0
-"""How often the bridge guard is looked for: that a holder ended the kernel tells nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +77,9 @@ class Daemon:
         self._status: StatusReader
         self._control: ControlServer
         self._sleep: SleepGuard
+        self._observer: Observer
         self._changed = asyncio.Event()
         self._tidier: Tidier
-        self._ways: tuple[tuple[int, tuple[str, ...], tuple[int, ...], tuple[InterfaceName, ...]], ...] = ()
-        """What the rules may have to name of each uplink that there is."""
-        self._leading: frozenset[int] = frozenset()
-        """Indexes of the interfaces that lead out, or did."""
-        self._allowed: tuple[InterfaceName, ...] = ()
-        """Bridges that root named."""
-        self._list_read = asyncio.Event()
-        self._looking = asyncio.Lock()
-        """Not only one of us looks, and what was read first is told first."""
 
     async def run(self) -> None:
         """Run until a signal says otherwise. Stopping opens nothing.
@@ -171,11 +137,18 @@ class Daemon:
             ),
             enforcer=self._enforcer,
             model=Model(intent=load_intent(self._paths.state_dir / "intent")),
-            settings=Settings(),
             on_change=self._changed.set,
             has_slept=self._check_clock,
         )
-        self._sleep = SleepGuard(runner=self._runner, lease_remains=lease_remains, look_at_links=self._look_at_links)
+        self._observer = Observer(
+            runner=self._runner,
+            enforcer=self._enforcer,
+            netlink=netlink,
+            features=features,
+            uid=self._identity.uid,
+            bridges=self._paths.config.with_name(BRIDGES),
+        )
+        self._sleep = SleepGuard(runner=self._runner, lease_remains=lease_remains, look_at_links=self._observer.look)
         self._status = StatusReader(
             runner=self._runner,
             enforcer=self._enforcer,
@@ -192,11 +165,11 @@ class Daemon:
         self._reload()
         # Locked before anything else is looked at, and could fail.
         await self._runner.settle()
-        healer = Healer(runner=self._runner, enforcer=self._enforcer, look_at_links=self._look_at_links)
+        healer = Healer(runner=self._runner, enforcer=self._enforcer, look_at_links=self._observer.look)
         watch_commits(commits, healer.on_commit, tasks)
         watch_network(open_network_monitor(), healer.on_network, tasks)
         try:
-            await self._look_at_links()
+            await self._observer.look()
         except Exception as error:  # noqa: BLE001  the watch of links goes on with it
             self._runner.lose(Part.LINKS, error)
             healer.on_network(None)
@@ -208,7 +181,7 @@ class Daemon:
         tasks.keep(Part.TRAFFIC, healer.watch_filters)
         tasks.keep(Part.TELLING, self._publish_changes)
         tasks.keep(Part.WATCHDOG, self._feed_watchdog)
-        tasks.keep(Part.BRIDGES, self._watch_bridges)
+        tasks.keep(Part.BRIDGES, self._observer.watch_bridges)
         await self._enforcer.get_ready()
         self._sleep.watch_jumps()
         await self._control.start()
@@ -252,8 +225,7 @@ class Daemon:
                 await self._sleep.resume()
             case "reload":
                 error = self._reload()
-                if tuple(item.name for item in self._runner.bridges) != self._allowed:
-                    await self._judge_anew()
+                await self._observer.judge_anew()
                 if error is not None:
                     await self._runner.settle()
                     raise error
@@ -265,8 +237,7 @@ class Daemon:
 
     def _reload(self) -> ConfigError | None:
         self._control.allow(load_readers(self._paths.config.with_name(FILE_NAME)))
-        self._allowed = load_bridges(self._paths.config.with_name(BRIDGES))
-        self._list_read.set()
+        self._observer.read_list()
         try:
             settings = load_settings(self._paths.config)
         except ConfigError as error:
@@ -277,9 +248,8 @@ class Daemon:
             log.error("configuration: not usable: %s", describe(error))
             self._runner.post(SettingsBad(describe(error)))
             return ConfigError(self._paths.config, describe(error), "")
-        self._runner.settings = settings
         logging.getLogger().setLevel(settings.log_level.upper())
-        self._runner.post(SettingsGood(settings.establish_timeout, settings.uplink))
+        self._runner.post(SettingsGood(settings))
         return None
 
     async def _publish_changes(self) -> None:
@@ -295,104 +265,6 @@ class Daemon:
 
     def _is_quiet(self) -> bool:
         return not self._runner.busy and self._runner.model.state not in {State.CONNECTING, State.VERIFYING}
-
-    async def _look_at_links(self) -> None:
-        async with self._looking:
-            snapshot = await self._read_links()
-        self._leading = find_leading(snapshot, self._leading)
-        uplinks, wires = list_uplinks(snapshot), find_wires(snapshot, self._leading)
-        ways = tuple((uplink.index, uplink.hops, uplink.versions, uplink.stack) for uplink in uplinks)
-        inner = find_inner(snapshot, self._leading)
-        bridges = self._judge_bridges(snapshot)
-        changed = (wires, inner, ways, list_in_force(bridges)) != (
-            self._runner.wires,
-            self._runner.inner,
-            self._ways,
-            list_in_force(self._runner.bridges),
-        )
-        self._ways = ways
-        self._runner.wires, self._runner.inner = wires, inner
-        self._tell_of_bridges(bridges)
-        self._runner.odd_wires = self._enforcer.odd_wires = find_odd_wires(snapshot, self._leading)
-        self._runner.odd_uplink = has_odd_uplink(snapshot)
-        self._runner.ownerless_uplink = find_ownerless_uplink(snapshot)
-        self._runner.conflicts = find_conflicts(snapshot)
-        self._runner.headerless = find_headerless(snapshot, self._leading)
-        on_link, self._runner.on_link = self._runner.on_link, find_neighbourhood(snapshot, self._leading)
-        # Posted even when it is the one that the model has now: an event that says otherwise may still wait its turn.
-        best, others = (uplinks[0], uplinks[1:]) if uplinks else (None, ())
-        self._runner.post(UplinkSeen(best, others, await self._find_uses(uplinks)))
-        if changed:
-            self._runner.post(LinksChanged())
-        elif on_link != self._runner.on_link:
-            self._runner.post(OnLinkChanged())
-
-    def _is_bridge_guarded(self) -> bool:
-        try:
-            return is_owned(self._netlink, *BRIDGES_TABLE.address)
-        except OSError as error:
-            log.warning("whether the bridge guard stands cannot be seen: %s", error)
-            return False
-
-    def _judge_bridges(self, snapshot: Snapshot) -> tuple[Allowed, ...]:
-        if not self._allowed:
-            return ()
-        return judge_bridges(
-            snapshot,
-            self._allowed,
-            leading=self._leading,
-            guarded=self._is_bridge_guarded(),
-            supported=self._features.bridge_ports and self._features.owner_flag,
-        )
-
-    def _tell_of_bridges(self, bridges: tuple[Allowed, ...]) -> None:
-        before = {item.name: item for item in self._runner.bridges}
-        for item in bridges:
-            if item != before.get(item.name):
-                log.warning("bridge %s: %s", item.name, explain_standing(item)[0])
-        if bridges != self._runner.bridges:
-            self._changed.set()
-        self._runner.bridges = bridges
-
-    async def _judge_anew(self) -> None:
-        """The list is another one: closed for it only if what is in force changes."""
-        try:
-            await self._look_at_links()
-        except Exception as error:  # noqa: BLE001  closed, told, and begun anew
-            self._runner.lose(Part.LINKS, error)
-
-    async def _watch_bridges(self) -> None:
-        """Judge them anew when root's list was read, and when their guard came or went."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._list_read.wait(), BRIDGE_GUARD_SECONDS)
-            self._list_read.clear()
-            standings = {item.standing for item in self._runner.bridges} & {Standing.IN_FORCE, Standing.UNGUARDED}
-            guarded = {Standing.IN_FORCE if self._is_bridge_guarded() else Standing.UNGUARDED} if standings else set()
-            if standings != guarded or tuple(item.name for item in self._runner.bridges) != self._allowed:
-                await self._look_at_links()
-
-    async def _find_uses(self, uplinks: tuple[Uplink, ...]) -> frozenset[Use] | None:
-        """What the core uses of its uplink, if something of that is gone: else it is not asked.
-
-        Or if a version came: a call that began without a route has a source of some other interface, and would go on.
-        """
-        footing = self._runner.model.footing
-        if footing is None:
-            return None
-        if any(carries_on(footing, uplink) and footing.versions == uplink.versions for uplink in uplinks):
-            return None
-        return await asyncio.to_thread(read_core_uses, self._identity.uid, footing.index)
-
-    async def _read_links(self) -> Snapshot:
-        """Read the links; once more where the kernel says that they changed while it listed them."""
-        for pause in LOOK_AGAIN_SECONDS:
-            try:
-                return await read_snapshot()
-            except OSError as error:
-                log.warning("the links could not be read, once more: %s", error)
-                await asyncio.sleep(pause)
-        return await read_snapshot()
 
     async def _feed_watchdog(self) -> None:
         """WATCHDOG=1 at half of what the service manager allows (sd_watchdog_enabled(3))."""

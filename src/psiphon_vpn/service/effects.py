@@ -1,33 +1,9 @@
 """What the state machine asks to be done. Carried out in order; when one fails, those behind it are not."""
 
-import enum
 from dataclasses import dataclass
 
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.service.events import Intent
-
-
-class Timer(enum.StrEnum):
-    """The timers. All of them are cancelled by every move."""
-
-    RETRY = "retry"
-    """Locked, and tries again."""
-    ESTABLISH = "establish"
-    """A core that never gets a tunnel is given up."""
-    SLOW = "slow"
-    """A core that has no tunnel yet: time to say what may be the cause."""
-    QUIET = "quiet"
-    """A core that has no tunnel and says nothing any more is given up. Starts anew with everything that it says."""
-    GIVE_WAY = "give_way"
-    """An uplink that brings no tunnel is given up for another, where there is one."""
-    CALM = "calm"
-    """Nothing has gone wrong for a while: troubles are counted from zero again."""
-    VERIFICATION = "verification"
-    """A verification that neither succeeds nor fails is given up."""
-    RENEWAL = "renewal"
-    """Open, and nothing renews the lease: it has run out by then. Starts anew with each renewal."""
-    WAKE = "wake"
-    """The machine said that it would sleep, and still runs: nobody told of its waking. Counts waking time only."""
+from psiphon_vpn.service.events import Intent, Timer
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,11 @@
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from psiphon_vpn.service.choice import Use
+from psiphon_vpn.config import Settings
+from psiphon_vpn.network.choice import Use
+from psiphon_vpn.network.observed import Observed
 from psiphon_vpn.service.reasons import Reason
-from psiphon_vpn.service.uplink import Uplink
-
-if TYPE_CHECKING:
-    from psiphon_vpn.service.effects import Timer
 
 
 class Intent(enum.StrEnum):
@@ -17,6 +14,29 @@ class Intent(enum.StrEnum):
 
     CONNECTED = "connected"
     STOPPED = "stopped"
+
+
+class Timer(enum.StrEnum):
+    """The timers. All of them are cancelled by every move."""
+
+    RETRY = "retry"
+    """Locked, and tries again."""
+    ESTABLISH = "establish"
+    """A core that never gets a tunnel is given up."""
+    SLOW = "slow"
+    """A core that has no tunnel yet: time to say what may be the cause."""
+    QUIET = "quiet"
+    """A core that has no tunnel and says nothing any more is given up. Starts anew with everything that it says."""
+    GIVE_WAY = "give_way"
+    """An uplink that brings no tunnel is given up for another, where there is one."""
+    CALM = "calm"
+    """Nothing has gone wrong for a while: troubles are counted from zero again."""
+    VERIFICATION = "verification"
+    """A verification that neither succeeds nor fails is given up."""
+    RENEWAL = "renewal"
+    """Open, and nothing renews the lease: it has run out by then. Starts anew with each renewal."""
+    WAKE = "wake"
+    """The machine said that it would sleep, and still runs: nobody told of its waking. Counts waking time only."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +58,7 @@ class UserRestart:
 class SettingsGood:
     """The configuration was read."""
 
-    establish_timeout: int
-    uplink: str = ""
-    """The interface that it names as uplink, if any."""
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -51,28 +69,25 @@ class SettingsBad:
 
 
 @dataclass(frozen=True)
-class UplinkSeen:
-    """The ways out as they are now.
+class NetworkSeen:
+    """The network as it is now: the ways out, and all that rules name.
 
     Attributes:
-        uplink: the best, None when there is none.
-        others: the other ones, the best first.
         uses: what the core's sockets use of the uplink; None where that is not known.
     """
 
-    uplink: Uplink | None
-    others: tuple[Uplink, ...] = ()
+    seen: Observed
     uses: frozenset[Use] | None = None
 
 
 @dataclass(frozen=True)
-class LinksChanged:
-    """Interfaces came or went, the uplink is the same."""
+class UplinkLost:
+    """The kernel says that the uplink is gone, or its addresses are. What there is now is seen in a moment."""
 
 
 @dataclass(frozen=True)
-class OnLinkChanged:
-    """Addresses, prefixes or gateways on the wires came or went beside the uplink's own: no transition."""
+class AmendmentRefused:
+    """Single rules could not be changed in place: the policy has to be loaded as a whole."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +218,7 @@ class PartFailed:
 class TimerFired:
     """A timer that was armed ran out."""
 
-    timer: "Timer"
+    timer: Timer
 
 
 Event = (
@@ -212,9 +227,9 @@ Event = (
     | UserRestart
     | SettingsGood
     | SettingsBad
-    | UplinkSeen
-    | LinksChanged
-    | OnLinkChanged
+    | NetworkSeen
+    | UplinkLost
+    | AmendmentRefused
     | LockBroken
     | LockFought
     | TunBroken

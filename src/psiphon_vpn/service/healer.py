@@ -16,7 +16,7 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import Keeper, list_kept
 from psiphon_vpn.run import was_started_here
 from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
-from psiphon_vpn.service.events import LockBroken, LockFought, TunBroken, UplinkSeen
+from psiphon_vpn.service.events import LockBroken, LockFought, TunBroken, UplinkLost
 from psiphon_vpn.service.fight import CALM_SECONDS, Fight
 from psiphon_vpn.service.runner import Runner
 from psiphon_vpn.tasks import call_later
@@ -96,7 +96,7 @@ class Healer:
         if change is not None and change.lost and uplink is not None and change.index == uplink.index:
             # Closed in the same breath; what to do next is decided on a fresh look.
             self._runner.close_now()
-            self._runner.post(UplinkSeen(None))
+            self._runner.post(UplinkLost())
         if change is None or ((change.kind in {"rule", "route"} or is_tun) and not self._is_harmless(change)):
             self._routes_dirty.set()
         if change is not None:
@@ -118,7 +118,7 @@ class Healer:
     def _watch_moves(self, change: NetworkChange) -> None:
         """A card that moved into another network namespace is out of the lock's reach: say so as long as it is away."""
         moved = self._runner.moved
-        if change.moved and change.name in self._runner.wires:
+        if change.moved and change.name in self._runner.model.seen.network.wires:
             self._runner.moved = moved | {change.name}
             log.warning("%s now belongs to another network namespace, which this lock does not cover", change.name)
         elif change.kind == "link" and not change.gone and change.name in moved:

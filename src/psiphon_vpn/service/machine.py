@@ -10,8 +10,9 @@ What holds by construction, and is tested with random sequences of events:
 
 from dataclasses import replace
 
+from psiphon_vpn.network.choice import Use, carries_on, find_next, find_patience, pick_uplink
+from psiphon_vpn.network.observed import Observed
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.service.choice import carries_on, find_next, find_patience, pick_uplink
 from psiphon_vpn.service.effects import (
     AmendPolicy,
     ApplyPolicy,
@@ -26,10 +27,10 @@ from psiphon_vpn.service.effects import (
     StartCore,
     StopCore,
     StoreIntent,
-    Timer,
     Verify,
 )
 from psiphon_vpn.service.events import (
+    AmendmentRefused,
     CoreExited,
     CoreFault,
     CoreRegion,
@@ -38,18 +39,18 @@ from psiphon_vpn.service.events import (
     EnforcementFailed,
     Event,
     Intent,
-    LinksChanged,
     LockBroken,
     LockFought,
-    OnLinkChanged,
+    NetworkSeen,
     PartFailed,
     SettingsBad,
     SettingsGood,
     SleepComing,
+    Timer,
     TimerFired,
     TunBroken,
     TunnelSilent,
-    UplinkSeen,
+    UplinkLost,
     UserRestart,
     UserStart,
     UserStop,
@@ -114,8 +115,8 @@ def _start_core(model: Model, effects: list[Effect], *, proxy: bool) -> Model:
 def _await_tunnel(model: Model, effects: list[Effect]) -> None:
     effects += [ArmTimer(Timer.SLOW, SLOW_SECONDS), ArmTimer(Timer.QUIET, QUIET_SECONDS)]
     effects.append(ArmTimer(Timer.GIVE_WAY, find_patience(model.rounds)))
-    if model.establish_timeout:
-        effects.append(ArmTimer(Timer.ESTABLISH, float(model.establish_timeout)))
+    if model.settings.establish_timeout:
+        effects.append(ArmTimer(Timer.ESTABLISH, float(model.settings.establish_timeout)))
 
 
 def _lock(model: Model, reason: Reason, detail: str = "", *, graceful: bool = False) -> tuple[Model, list[Effect]]:
@@ -244,17 +245,15 @@ def step(model: Model, event: Event) -> Step:
             return after, _remember(Intent.CONNECTED, effects)
         case SettingsBad(detail):
             return _fail(replace(model, settings_good=False, detail=detail), Reason.BAD_CONFIG, detail)
-        case SettingsGood(timeout, named):
-            good = replace(model, settings_good=True, establish_timeout=timeout, named=named, failures=0)
+        case SettingsGood(settings):
+            good = replace(model, settings_good=True, settings=settings, failures=0)
             return _begin(_choose(replace(good, barren=frozenset(), rounds=0)), Reason.CONNECTING)
-        case UplinkSeen():
-            return _see_uplink(model, event)
-        case LinksChanged() if model.state is State.OPEN or model.state is State.VERIFYING:
-            return _verify(model, Reason.RULES_CHANGED)
-        case LinksChanged():
-            return model, (ApplyPolicy(model.state),)
-        case OnLinkChanged():
-            return model, (AmendPolicy(model.state),)
+        case NetworkSeen(seen, uses):
+            return _see_network(model, seen, uses)
+        case UplinkLost():
+            return _see_network(model, replace(model.seen, uplinks=()), None)
+        case AmendmentRefused():
+            return _load_anew(model)
         case EnforcementFailed() if model.reason is Reason.FIGHT:
             return model, (ArmTimer(Timer.RETRY, fight_delay(model.fights)),)
         case EnforcementFailed(detail, led_around):
@@ -320,13 +319,32 @@ def _fight(model: Model, culprit: str) -> Step:
     return model, (*effects, ArmTimer(Timer.RETRY, fight_delay(model.fights)))
 
 
-def _see_uplink(model: Model, event: UplinkSeen) -> Step:
-    choices = (event.uplink, *event.others) if event.uplink is not None else ()
-    before, model = model, _choose(replace(model, choices=choices))
+def _load_anew(model: Model) -> Step:
+    """Rules changed that an opening rests on."""
+    if model.state is State.OPEN or model.state is State.VERIFYING:
+        return _verify(model, Reason.RULES_CHANGED)
+    return model, (ApplyPolicy(model.state),)
+
+
+def _see_network(before: Model, seen: Observed, uses: frozenset[Use] | None) -> Step:
+    """A transition, or what the rules name of the network is put into them."""
+    after, effects = _see_uplinks(before, replace(before, seen=seen), uses)
+    if effects:
+        return after, effects  # each transition applies a policy, and so the network of now
+    was, now = before.seen.network, after.seen.network
+    if (was, before.way) == (now, after.way):
+        return after, ()
+    if (replace(was, on_link=now.on_link), before.way) == (now, after.way):
+        return after, (AmendPolicy(after.state),)
+    return _load_anew(after)
+
+
+def _see_uplinks(before: Model, model: Model, uses: frozenset[Use] | None) -> Step:
+    model = _choose(model)
     uplink = model.uplink
     if uplink == before.uplink == before.footing:
         return model, ()
-    if uplink is not None and before.footing is not None and carries_on(before.footing, uplink, event.uses):
+    if uplink is not None and before.footing is not None and carries_on(before.footing, uplink, uses):
         return model, ()  # what was gained beside it is no transition
     if uplink is None and before.footing is None:
         return model, ()

@@ -1,11 +1,14 @@
 """What the state machine decides on: the model, the table of legal moves, and how long it waits for what. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from psiphon_vpn.config import Settings
+from psiphon_vpn.network.observed import Observed
+from psiphon_vpn.network.uplink import Uplink
+from psiphon_vpn.policy.derive import Way
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service.events import Intent
 from psiphon_vpn.service.reasons import Reason
-from psiphon_vpn.service.uplink import Uplink
 
 LEGAL_MOVES: dict[State, frozenset[State]] = {
     State.LOCKED: frozenset({State.LOCKED, State.CONNECTING, State.FAILED}),
@@ -51,8 +54,8 @@ class Model:
         fights: with other programs over the lock, since it was calm.
         asleep: the machine said that it is going to sleep, and not yet that it woke.
         fault: what is wrong with this core's attempts.
-        choices: every uplink that could be taken, the best first.
-        named: the interface that the configuration names as uplink, if any.
+        seen: the network as it was seen last.
+        settings: the last ones that were good.
         footing: the uplink as it was when the core was started: what may be in use of it.
         barren: indexes of the uplinks that brought no tunnel, until all were tried or the one that did is lost.
         rounds: how often all were tried without a tunnel.
@@ -65,8 +68,8 @@ class Model:
     intent: Intent = Intent.CONNECTED
     settings_good: bool = True
     uplink: Uplink | None = None
-    choices: tuple[Uplink, ...] = ()
-    named: str = ""
+    seen: Observed = field(default_factory=Observed)
+    settings: Settings = field(default_factory=Settings)
     footing: Uplink | None = None
     barren: frozenset[int] = frozenset()
     rounds: int = 0
@@ -80,10 +83,24 @@ class Model:
     unrest: int = 0
     fights: int = 0
     asleep: bool = False
-    establish_timeout: int = 300
     region: str | None = None
     fault: Reason | None = None
     data_set_aside: bool = False
+
+    @property
+    def choices(self) -> tuple[Uplink, ...]:
+        """Every uplink that could be taken, the best first."""
+        return self.seen.uplinks
+
+    @property
+    def named(self) -> str:
+        """The interface that the configuration names as uplink, if any."""
+        return self.settings.uplink
+
+    @property
+    def way(self) -> Way | None:
+        """What rules name of the uplink."""
+        return self.uplink.way if self.uplink is not None else None
 
 
 def calm_delay(unrest: int) -> float:

@@ -8,7 +8,6 @@ class Part(enum.StrEnum):
     """Every part, by the name that log and status give it."""
 
     EVENTS = "handling of events"
-    COMPARISON = "comparison of links and rules"
     SETTINGS = "reading of the configuration"
     VERIFICATION = "verification"
     LEASE = "keeping of the lease"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from psiphon_vpn.config import Settings
 from psiphon_vpn.core import events as notices
 from psiphon_vpn.core.datastore import set_data_aside
 from psiphon_vpn.core.image import CoreSource
@@ -19,13 +18,13 @@ from psiphon_vpn.core.settings import render_core_config
 from psiphon_vpn.linux.clocks import Moment, ServerClock, read_wall
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer, LedAround
 from psiphon_vpn.linux.tun import TunError, TunReplaced
-from psiphon_vpn.policy.model import Identity, Links, Policy, State
-from psiphon_vpn.policy.onlink import NOTHING
-from psiphon_vpn.policy.values import ControlGroup, InterfaceName, parse_addresses
+from psiphon_vpn.policy.derive import Bare, Network, Situation, derive, situate
+from psiphon_vpn.policy.model import Identity, Policy, State
+from psiphon_vpn.policy.values import ControlGroup
 from psiphon_vpn.service import effects as do
-from psiphon_vpn.service.bridges import Allowed, list_in_force
 from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal
 from psiphon_vpn.service.events import (
+    AmendmentRefused,
     CoreExited,
     CoreFault,
     CoreRegion,
@@ -33,9 +32,8 @@ from psiphon_vpn.service.events import (
     CoreTunnels,
     EnforcementFailed,
     Event,
-    LinksChanged,
-    OnLinkChanged,
     PartFailed,
+    Timer,
     TunBroken,
     VerificationFailed,
     Verified,
@@ -43,13 +41,13 @@ from psiphon_vpn.service.events import (
 from psiphon_vpn.service.intent import store_intent
 from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver
 from psiphon_vpn.service.machine import step
+from psiphon_vpn.service.mailbox import Mailbox
 from psiphon_vpn.service.memory import end_without_memory
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.parts import ONLY_TOLD, Part
 from psiphon_vpn.service.ports import is_free
 from psiphon_vpn.service.reasons import explain
 from psiphon_vpn.service.timers import NextTry, Timers
-from psiphon_vpn.service.upstream import find_proxy_endpoint
 from psiphon_vpn.tasks import Supervisor, beside, describe, describe_kind, was_cancelled
 
 log = logging.getLogger(__name__)
@@ -86,38 +84,22 @@ class Runner:
         surroundings: Surroundings,
         enforcer: Enforcer,
         model: Model,
-        settings: Settings,
         on_change: Callable[[], None],
         has_slept: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
         self.shown = model
         """The model as it is told: open only once the lease is taken, closed as soon as that is decided."""
-        self.settings = settings
         self.moved: frozenset[str] = frozenset()
-        """Names of the wires that went into another network namespace, which no rule here covers."""
+        """Names of the wires that went into another network namespace, which no rule here covers: for people alone."""
         self.proxy = True
         """Whether the core that was started last has its SOCKS proxy."""
         self._since = Moment()
-        self.wires: tuple[InterfaceName, ...] = ()
-        self.inner: tuple[InterfaceName, ...] | None = None
-        self.odd_wires: tuple[str, ...] = ()
-        """Names of wires that stand in no rule: for people alone."""
-        self.odd_uplink = False
-        """Whether a way out is left out for the name of its interface."""
-        self.ownerless_uplink: str | None = None
-        """A way out that is left out because the kernel hides the owners of its packets: for people alone."""
-        self.conflicts: tuple[str, ...] = ()
-        """Interfaces whose network has the tunnel's own addresses."""
-        self.headerless: tuple[InterfaceName, ...] = ()
-        self.on_link = NOTHING
-        self.bridges: tuple[Allowed, ...] = ()
-        """The bridges that root allowed, and what became of each."""
         self._around = surroundings
         self._enforcer = enforcer
         self._on_change = on_change
         self._has_slept = has_slept
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events = Mailbox()
         self._core: CoreProcess | None = None
         self._sealing: Sealing | None = None
         self.tasks = Supervisor(self.lose)
@@ -129,9 +111,6 @@ class Runner:
         self._lease: asyncio.Task[None] | None = None
         self._rehearsal: asyncio.Task[None] | None = None
         self._answered = 0
-        self._changes_told = 0
-        """How many events say that the links changed, and wait."""
-        self._handling = False
         self._ended = asyncio.Event()
 
     @property
@@ -160,8 +139,7 @@ class Runner:
 
     def post(self, event: Event) -> None:
         """Hand an event in; it is handled in its turn."""
-        self._changes_told += isinstance(event, LinksChanged)
-        self._events.put_nowait(event)
+        self._events.put(event)
 
     def tell(self) -> None:
         """Something that status tells changed beside the model."""
@@ -175,19 +153,17 @@ class Runner:
     @property
     def busy(self) -> bool:
         """Whether an event is being handled or waits: then the kernel may be half-way through a change of ours."""
-        return self._handling or not self._events.empty()
+        return self._events.busy
 
     async def run(self) -> None:
         """Handle events for ever."""
         try:
             while True:
-                event = await self._events.get()
-                self._handling = True
+                event = await self._events.take()
                 try:
                     await self._handle(event)
                 finally:
-                    self._handling = False
-                    self._events.task_done()
+                    self._events.handled()
         finally:
             self._ended.set()
 
@@ -197,8 +173,8 @@ class Runner:
         Raises:
             RuntimeError: nobody handles events any more, so waiting would never end.
         """
-        async with beside(self._events.join()) as joined, beside(self._ended.wait()) as ended:
-            await asyncio.wait({joined, ended}, return_when=asyncio.FIRST_COMPLETED)
+        async with beside(self._events.settle()) as settled, beside(self._ended.wait()) as ended:
+            await asyncio.wait({settled, ended}, return_when=asyncio.FIRST_COMPLETED)
         if self._ended.is_set():
             raise RuntimeError("the service handles no events any more")
 
@@ -220,27 +196,7 @@ class Runner:
             self.post(PartFailed(part, describe_kind(error)))
         log.error("a part of the service failed: %s: %s", part, describe(error))
 
-    def _is_nothing_new(self, event: Event) -> bool:
-        """Whether the links changed in nothing that the rules in force do not say, or this is told once more later.
-
-        An uplink that came has its policy by then, with all wires of that moment.
-        """
-        if not isinstance(event, LinksChanged | OnLinkChanged):
-            return False
-        if isinstance(event, LinksChanged):
-            self._changes_told -= 1
-            if self._changes_told:
-                return True
-        tun = self._enforcer.tun
-        return tun is not None and self._enforcer.holds(self._policy(self.model.state, tun.index))
-
     async def _handle(self, event: Event) -> None:
-        try:
-            if self._is_nothing_new(event):
-                return
-        except Exception as error:  # noqa: BLE001  every failure is answered
-            self.lose(Part.COMPARISON, error)
-            return
         before = self.model
         self.model, effects = step(before, event)
         if self.model.state is not State.OPEN:
@@ -320,7 +276,7 @@ class Runner:
                 await self._stop_core(graceful=graceful)
             case do.StartCore(number, proxy):
                 await self._stop_core(graceful=False)
-                self.proxy = proxy and is_free(self.settings.socks_port)
+                self.proxy = proxy and is_free(self.model.settings.socks_port)
                 await self._start_core(number)
             case do.Verify(number):
                 self.tasks.cancel(self._verification)
@@ -341,30 +297,12 @@ class Runner:
             case do.StoreIntent(intent):
                 store_intent(self._around.state_dir / "intent", intent)
 
+    def _derive(self, situation: Situation, network: Network) -> Policy:
+        around = self._around
+        return derive(situation, around.identity, self.model.settings, network, control_group=around.control_group)
+
     def _policy(self, state: State, tun_index: int) -> Policy:
-        uplink = self.model.uplink
-        return Policy(
-            state=state,
-            identity=self._around.identity,
-            links=Links(
-                tun_index=tun_index,
-                uplink=uplink.name if uplink else None,
-                wires=tuple(sorted({*self.wires, *((uplink.name,) if uplink else ())})),
-                inner=self.inner,
-                stack=uplink.stack if uplink else (),
-                headerless=self.headerless,
-                dhcp_servers=parse_addresses(uplink.gateways) if uplink else (),
-                gateways=parse_addresses(uplink.hops) if uplink else (),
-                versions=uplink.versions if uplink else (),
-                on_link=self.on_link,
-                bridges=list_in_force(self.bridges),
-            ),
-            socks_port=self.settings.socks_port,
-            ipv6_probe=parse_addresses(self.settings.ipv6_probe),
-            upstream_proxy=find_proxy_endpoint(self.settings.upstream_proxy),
-            bootstrap_dns=parse_addresses(self.settings.bootstrap_dns),
-            control_group=self._around.control_group,
-        )
+        return self._derive(situate(state, tun=tun_index, way=self.model.way), self.model.seen.network)
 
     async def _apply(self, state: State) -> None:
         self._stop_lease()
@@ -373,8 +311,7 @@ class Runner:
             tun = await self._enforcer.ensure_tun()
         except TunError as error:
             # Without a TUN there is still a lock, and it comes first.
-            links = Links(wires=self.wires, inner=self.inner, headerless=self.headerless, on_link=self.on_link)
-            await self._enforcer.apply(replace(self._policy(State.LOCKED, 0), links=links))
+            await self._enforcer.apply(self._derive(Bare(), self.model.seen.network))
             if state in {State.LOCKED, State.FAILED}:
                 log.error("no TUN: %s", error)
                 return
@@ -390,7 +327,7 @@ class Runner:
         """Only what the links hold changed: nothing is closed for it. Where that fails, the policy is applied anew."""
         tun = self._enforcer.tun
         if tun is None or not await self._enforcer.amend(self._policy(state, tun.index)):
-            self.post(LinksChanged())
+            self.post(AmendmentRefused())
 
     async def _start_core(self, number: int) -> None:
         uplink = self.model.uplink
@@ -401,16 +338,16 @@ class Runner:
         plan = CorePlan(
             data_dir=self._around.state_dir / "core",
             config=render_core_config(
-                self.settings,
+                self.model.settings,
                 data_dir=self._around.state_dir / "core",
                 network_id=f"WIRED-{network}",
                 proxy=self.proxy,
             ),
             uplink=uplink.name,
-            dns_servers=self.settings.bootstrap_dns,
+            dns_servers=self.model.settings.bootstrap_dns,
         )
         self._causes = CauseFinder(
-            self.settings.egress_region, target=bool(self.settings.core_advanced.get("TargetServerEntry"))
+            self.model.settings.egress_region, target=bool(self.model.settings.core_advanced.get("TargetServerEntry"))
         )
         core = CoreProcess(
             on_event=lambda notice: self._hear(number, notice),
@@ -432,7 +369,7 @@ class Runner:
             self._rehearsal = self.tasks.start(Part.REHEARSAL, self._enforcer.rehearse(policy))
 
     def _hear(self, number: int, notice: notices.CoreEvent) -> None:
-        self._timers.heard(do.Timer.QUIET)
+        self._timers.heard(Timer.QUIET)
         if self._causes.hear(notice):
             self.post(CoreFault(number, self._causes.fault))
         match notice:
@@ -455,7 +392,7 @@ class Runner:
         uplink = self.model.uplink
         portal = uplink is not None and find_portal(uplink.index)
         ipv4 = uplink is None or uplink.ipv4
-        taken = uplink is not None and uplink.name in self.conflicts
+        taken = uplink is not None and uplink.name in self.model.seen.conflicts
         cause = find_cause(now=read_wall(), skew=self.clock_skew, portal=portal, ipv4=ipv4, taken=taken)
         self.post(CoreFault(core, cause))
 
@@ -485,8 +422,8 @@ class Runner:
             post=self.post,
             on_change=self._on_change,
             has_slept=self._has_slept,
-            on_renewal=lambda: self._timers.heard(do.Timer.RENEWAL),
-            ipv6_probe=self.settings.ipv6_probe,
+            on_renewal=lambda: self._timers.heard(Timer.RENEWAL),
+            ipv6_probe=self.model.settings.ipv6_probe,
         )
         self._lease = self.tasks.start(Part.LEASE, keeper.run())
 

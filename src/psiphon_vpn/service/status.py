@@ -12,11 +12,11 @@ from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
 from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.linux.traffic import Standing, explain_filter
+from psiphon_vpn.network.bridges import Allowed, explain_standing
+from psiphon_vpn.network.choice import tell_why
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.sysctls import SYSCTLS
 from psiphon_vpn.policy.values import show_name
-from psiphon_vpn.service.bridges import Allowed, explain_standing
-from psiphon_vpn.service.choice import tell_why
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.runner import Runner
@@ -101,13 +101,13 @@ class StatusReader:
         if model.state is State.OPEN and not held:
             # What the machine decided is on its way, or its watch over the renewals decides it within seconds.
             model = replace(model, state=State.VERIFYING, reason=Reason.LEASE_LOST, detail="")
-        reason = model.reason
-        if reason is Reason.NO_UPLINK and self._runner.odd_uplink:
+        reason, seen = model.reason, self._runner.model.seen
+        if reason is Reason.NO_UPLINK and seen.odd_uplink:
             reason = Reason.ODD_UPLINK
-        elif reason is Reason.NO_UPLINK and self._runner.ownerless_uplink:
+        elif reason is Reason.NO_UPLINK and seen.ownerless_uplink:
             reason = Reason.UPLINK_OWNERLESS
-            model = replace(model, detail=self._runner.ownerless_uplink)
-        elif reason is Reason.NO_UPLINK and self._runner.conflicts:
+            model = replace(model, detail=seen.ownerless_uplink)
+        elif reason is Reason.NO_UPLINK and seen.conflicts:
             # A network manager cannot make the route: its gateway has the TUN's address.
             reason = Reason.SUBNET_TAKEN
         explanation = explain(reason, model.detail)
@@ -124,10 +124,10 @@ class StatusReader:
             "intent": str(model.intent),
             "region": model.region,
             "uplink": _describe_uplink(model),
-            "bridges": [_describe_bridge(bridge) for bridge in self._runner.bridges],
+            "bridges": [_describe_bridge(bridge) for bridge in seen.bridges],
             "moved_away": sorted(self._runner.moved),
             "ipv6": held and self._enforcer.ipv6_open,
-            "socks": {"port": self._runner.settings.socks_port, "available": self._runner.proxy},
+            "socks": {"port": self._runner.model.settings.socks_port, "available": self._runner.proxy},
             "ipv6_off": None if self._enforcer.ipv6 is Ipv6.ON else str(self._enforcer.ipv6),
             "layers": self._layers(lock, held=held),
             "missing_features": list(self._features.missing),
@@ -159,7 +159,7 @@ class StatusReader:
             layers["wire_guard"] = _layer("unsupported", _("this kernel or nft has no owned tables"))
         if not self._features.egress_hook:
             layers["egress_guard"] = _layer("unsupported", _("this kernel or nft has no egress hook"))
-        elif bare := (*self._enforcer.unguarded, *self._runner.odd_wires):
+        elif bare := (*self._enforcer.unguarded, *self._runner.model.seen.odd_wires):
             layers["egress_guard"] = _layer("incomplete", _describe_bare(bare))
         if self._features.traffic_filters:
             layers["traffic_control"] = _describe_filters(self._enforcer.filters)

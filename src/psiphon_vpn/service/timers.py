@@ -9,8 +9,7 @@ from datetime import datetime, timedelta
 
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.clocks import read_wall
-from psiphon_vpn.service.effects import Timer
-from psiphon_vpn.service.events import Event, TimerFired
+from psiphon_vpn.service.events import Event, Timer, TimerFired
 from psiphon_vpn.service.parts import Part
 from psiphon_vpn.tasks import call_later
 

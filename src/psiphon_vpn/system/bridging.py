@@ -12,12 +12,12 @@ from typing import Final
 
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.network.bridges import MAX_BRIDGES, load_bridges, render_bridges
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.guards import render_bridge_rules
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.values import InterfaceName, show_name
 from psiphon_vpn.run import CommandError
-from psiphon_vpn.service.bridges import MAX_BRIDGES, load_bridges, render_bridges
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.layout import GUARD_UNIT
 from psiphon_vpn.system.tree_changes import write_file

@@ -13,6 +13,7 @@ from typing import Final
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.nft import build_drop_only
+from psiphon_vpn.network.bridges import load_bridges, render_bridges
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
 from psiphon_vpn.policy.lesser import Part, do_without
@@ -20,7 +21,6 @@ from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.run import CommandError
-from psiphon_vpn.service.bridges import load_bridges, render_bridges
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.config_owner import mend_configuration

@@ -154,7 +154,7 @@ class Layout:
 
     @property
     def bridges(self) -> Path:
-        """Root's, 644: the bridges whose guests this machine may talk to (`service/bridges.py`)."""
+        """Root's, 644: the bridges whose guests this machine may talk to (`network/bridges.py`)."""
         return self.config_dir / "bridges"
 
     @property

@@ -92,7 +92,7 @@ def find_neighbours(manager: ServiceManager) -> tuple[Neighbour, ...]:
 
 
 def find_ownerless_links(*, listing: str | None = None) -> tuple[Neighbour, ...]:
-    """Devices over which the service will never open (`service/uplink.py`). Never raises.
+    """Devices over which the service will never open (`network/uplink.py`). Never raises.
 
     Args:
         listing: what `ip -o link show type macsec` says, asked where it is not given.

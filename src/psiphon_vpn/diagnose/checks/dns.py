@@ -9,9 +9,9 @@ from psiphon_vpn.diagnose.facts import OPEN, Facts
 from psiphon_vpn.diagnose.model import Outcome, Skip, Unknowable, check, fail, mark, ok, warn
 from psiphon_vpn.diagnose.name_path import WAYS_OUT, Asked, find_asked, list_servers, may_be_asked
 from psiphon_vpn.i18n import _
+from psiphon_vpn.network.uplink import find_wires
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.simulate import Packet, lets_out
-from psiphon_vpn.service.uplink import find_wires
 
 RESOLVED: Final = "systemd-resolved.service"
 INSTALL: Final = mark("Put it back: sudo psiphon-vpn install (it may be run again at any time)")

@@ -8,9 +8,9 @@ from psiphon_vpn.diagnose.facts import PROC, Facts
 from psiphon_vpn.diagnose.kernel_rules import BaseChain
 from psiphon_vpn.diagnose.model import Outcome, Skip, check, mark, ok, warn
 from psiphon_vpn.i18n import _
+from psiphon_vpn.network.bridges import Standing, explain_standing
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import OWN_NAMES
-from psiphon_vpn.service.bridges import Standing, explain_standing
 
 PROGRAMS: Final = ("firewalld.service", "ufw.service", "docker.service", "libvirtd.service")
 VPN_KINDS: Final = frozenset({"wireguard", "tun", "ppp", "ipip", "sit", "gre", "gretap", "vti", "xfrm", "l2tp", "ovpn"})

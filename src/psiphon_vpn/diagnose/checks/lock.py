@@ -10,10 +10,10 @@ from psiphon_vpn.diagnose.kernel_rules import parse_chains
 from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.traffic import Standing, explain_filter
+from psiphon_vpn.network.uplink import find_odd_wires, find_wires
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.simulate import Packet, application_packets, lets_out
 from psiphon_vpn.policy.values import show_name
-from psiphon_vpn.service.uplink import find_odd_wires, find_wires
 from psiphon_vpn.system import layout as places
 
 RESTART: Final = mark("Close it again: sudo psiphon-vpn start")

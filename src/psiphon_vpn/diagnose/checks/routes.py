@@ -8,12 +8,12 @@ from typing import Final
 from psiphon_vpn.diagnose.facts import OPEN, SYSCTLS, Facts
 from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
 from psiphon_vpn.i18n import _
+from psiphon_vpn.network.bridges import list_in_force
+from psiphon_vpn.network.uplink import find_conflicts
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.guests import list_networks
 from psiphon_vpn.policy.routing import RULE_PRIORITIES, build_rules
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
-from psiphon_vpn.service.bridges import list_in_force
-from psiphon_vpn.service.uplink import find_conflicts
 
 RESTART: Final = mark("Put them back: sudo systemctl restart psiphon-vpn")
 SYSCTL: Final = mark("Put it back: sudo systemctl restart psiphon-vpn, and look for what sets it in /etc/sysctl.d")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from typing import Final
 
-from psiphon_vpn.cli.client import SOCKET_NAME
+from psiphon_vpn.client import SOCKET_NAME
 from psiphon_vpn.diagnose.facts import PROC, Facts, describe_mode
 from psiphon_vpn.diagnose.model import Outcome, Skip, Unknowable, check, fail, mark, ok, warn
 from psiphon_vpn.errors import UserError

@@ -4,6 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.derive import Way
 from psiphon_vpn.policy.onlink import AddressOnLink, OnLink, find_on_link
 from psiphon_vpn.policy.routing import IPV4, IPV6
 from psiphon_vpn.policy.values import InterfaceName, parse_addresses, show_name
@@ -117,6 +118,17 @@ class Uplink:
     def gateways(self) -> tuple[str, ...]:
         """IPv4 gateways: where a DHCP lease may be renewed by unicast."""
         return tuple(gateway for path in self.paths if path.version == IPV4 for gateway in path.gateways)
+
+    @property
+    def way(self) -> Way:
+        """What rules name of it."""
+        return Way(
+            name=self.name,
+            stack=self.stack,
+            gateways=parse_addresses(self.hops),
+            dhcp_servers=parse_addresses(self.gateways),
+            versions=self.versions,
+        )
 
 
 def _is_inner(interface: Interface) -> bool:

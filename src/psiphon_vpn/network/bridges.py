@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.network.uplink import Interface, Snapshot, find_stack
 from psiphon_vpn.policy.guests import GUEST_KINDS, GuestBridge, may_hold_guests
 from psiphon_vpn.policy.values import InterfaceName, show_name
-from psiphon_vpn.service.uplink import Interface, Snapshot, find_stack
 from psiphon_vpn.stored import StoredError, read_stored
 
 log = logging.getLogger(__name__)

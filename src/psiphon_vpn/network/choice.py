@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from psiphon_vpn.network.uplink import Uplink
 from psiphon_vpn.policy.routing import IPV4, IPV6
-from psiphon_vpn.service.uplink import Uplink
 
 FIRST_PATIENCE_SECONDS, LAST_PATIENCE_SECONDS = 30.0, 480.0
 

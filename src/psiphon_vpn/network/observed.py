@@ -1,0 +1,67 @@
+"""What the network is, as one value: the daemon hands it to the state machine, and `diagnose` judges by it. Pure."""
+
+from dataclasses import dataclass, field
+
+from psiphon_vpn.network.bridges import Allowed, list_in_force
+from psiphon_vpn.network.uplink import (
+    Snapshot,
+    Uplink,
+    find_conflicts,
+    find_headerless,
+    find_inner,
+    find_neighbourhood,
+    find_odd_wires,
+    find_ownerless_uplink,
+    find_wires,
+    has_odd_uplink,
+    list_uplinks,
+)
+from psiphon_vpn.policy.derive import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """The network of a moment.
+
+    Attributes:
+        network: what the policy is derived from.
+        uplinks: every way out that could be chosen, the best first.
+        bridges: the bridges that root allowed, and what became of each.
+        odd_wires: names of wires that stand in no rule: for people alone.
+        odd_uplink: whether a way out is left out for the name of its interface.
+        ownerless_uplink: one that is left out because the kernel hides the owners of its packets: for people alone.
+        conflicts: interfaces whose network has the tunnel's own addresses.
+    """
+
+    network: Network = field(default_factory=Network)
+    uplinks: tuple[Uplink, ...] = ()
+    bridges: tuple[Allowed, ...] = ()
+    odd_wires: tuple[str, ...] = ()
+    odd_uplink: bool = False
+    ownerless_uplink: str | None = None
+    conflicts: tuple[str, ...] = ()
+
+
+def observe(snapshot: Snapshot, *, leading: frozenset[int], bridges: tuple[Allowed, ...] = ()) -> Observed:
+    """Sort out what a snapshot says.
+
+    Args:
+        snapshot: the links.
+        leading: indexes of what leads out, or did (`uplink.find_leading`).
+        bridges: what became of the bridges that root allowed (`bridges.judge_bridges`).
+    """
+    return Observed(
+        network=Network(
+            wires=find_wires(snapshot, leading),
+            inner=find_inner(snapshot, leading),
+            headerless=find_headerless(snapshot, leading),
+            on_link=find_neighbourhood(snapshot, leading),
+            bridges=list_in_force(bridges),
+        ),
+        uplinks=list_uplinks(snapshot),
+        bridges=bridges,
+        odd_wires=find_odd_wires(snapshot, leading),
+        odd_uplink=has_odd_uplink(snapshot),
+        ownerless_uplink=find_ownerless_uplink(snapshot),
+        conflicts=find_conflicts(snapshot),
+    )

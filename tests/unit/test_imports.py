@@ -1,0 +1,204 @@
+"""What may import what, read from the sources: layers, and no circle. Imports inside of functions count too."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parents[2] / "src"
+SERVICE, LAB = "psiphon_vpn", "psiphon_lab"
+POLICY, NETWORK, LINUX, CORE, SYSTEM = "policy", "network", "linux", "core", "system"
+TOP = "the top"
+"""Modules that are in no package of the service's: errors, translation, the configuration, the socket's client."""
+
+LAYERS: dict[str, set[str]] = {
+    POLICY: set(),
+    NETWORK: {POLICY, TOP},
+    LINUX: {POLICY, NETWORK, TOP},
+    CORE: {POLICY, SYSTEM, TOP},
+    SYSTEM: {POLICY, NETWORK, LINUX, CORE, TOP},
+    "service": {POLICY, NETWORK, LINUX, CORE, SYSTEM, TOP},
+    "diagnose": {POLICY, NETWORK, LINUX, CORE, SYSTEM, "service", TOP},
+    "cli": {POLICY, NETWORK, LINUX, CORE, SYSTEM, "diagnose", TOP},
+    TOP: {POLICY, CORE, SYSTEM},
+}
+"""What each package may import besides itself."""
+EXCEPTIONS = {
+    # Man pages and completions are made from the commands, and are files of an installation.
+    ("psiphon_vpn.system.completions", "psiphon_vpn.cli.main"),
+    ("psiphon_vpn.system.manual", "psiphon_vpn.cli.main"),
+    # The two programs begin here.
+    ("psiphon_vpn.__main__", "psiphon_vpn.cli.main"),
+}
+"""The only modules that may use `cli` from below."""
+DEVELOPERS = "psiphon_vpn.cli.develop"
+"""The only module of the service's that knows the laboratory, which is never installed."""
+LATE = [
+    # A declaration for people who read types; nothing is imported when the program runs.
+    {f"{SERVICE}.diagnose.{name}" for name in ("facts", "kernel_rules", "model", "unit_facts")},
+    {f"{LAB}.{name}" for name in ("attacks", "hands", "leaktest.arena", "leaktest.attack")},
+    # A package is built by a command, and holds the man pages of all commands.
+    {f"{SERVICE}.cli.{name}" for name in ("commands", "develop", "main", "manage", "managing")}
+    | {f"{SERVICE}.system.{name}" for name in ("completions", "manual", "packages", "payload")},
+]
+"""The circles that there are only with imports that are made late or for types alone. None is to be added."""
+
+Graph = dict[str, set[str]]
+
+
+def name_module(path: Path) -> str:
+    parts = path.relative_to(SOURCES).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_module(path): path for name in (SERVICE, LAB) for path in (SOURCES / name).rglob("*.py")}
+
+
+def _list_statements(tree: ast.AST, *, late: bool) -> Iterator[ast.AST]:
+    """Every statement; without late ones those alone that are carried out when the module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        is_late = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        is_typing = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if late or not (is_late or is_typing):
+            yield node
+            yield from _list_statements(node, late=late)
+
+
+def find_imports(source: str, *, late: bool = True) -> set[str]:
+    """What a source imports, by full name: modules and what is in them. Relative imports are not used (ruff TID252)."""
+    found: set[str] = set()
+    for node in _list_statements(ast.parse(source), late=late):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def find_module(name: str) -> str | None:
+    """The module that an imported name is, or is in; None for one of somebody else's."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+@functools.cache
+def draw(*, late: bool) -> Graph:
+    """Who imports whom."""
+    graph: Graph = {}
+    for name, path in MODULES.items():
+        found = {find_module(imported) for imported in find_imports(path.read_text(encoding="utf-8"), late=late)}
+        graph[name] = {module for module in found if module is not None and module != name}
+    return graph
+
+
+def find_circles(graph: Graph) -> list[set[str]]:
+    """The sets of modules each of which leads to all others of its set (Tarjan's strongly connected components)."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    circles: list[set[str]] = []
+
+    def visit(name: str) -> None:
+        order[name] = lowest[name] = len(order)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in order:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], order[other])
+        if lowest[name] == order[name]:
+            place = stack.index(name)
+            found = set(stack[place:])
+            del stack[place:]
+            if len(found) > 1:
+                circles.append(found)
+
+    for name in sorted(graph):
+        if name not in order:
+            visit(name)
+    return circles
+
+
+def find_package(module: str) -> str:
+    """The package of the service's that a module is in."""
+    parts = module.split(".")
+    return parts[1] if (SOURCES.joinpath(*parts[:2])).is_dir() and len(parts) > 1 else TOP
+
+
+def find_wrong(graph: Graph) -> list[tuple[str, str]]:
+    """Imports that the layers forbid."""
+    return [
+        (module, other)
+        for module, others in sorted(graph.items())
+        for other in sorted(others)
+        if module.startswith(f"{SERVICE}.")
+        and other.startswith(f"{SERVICE}.")
+        and (module, other) not in EXCEPTIONS
+        and find_package(other) not in {find_package(module), *LAYERS[find_package(module)]}
+    ]
+
+
+def test_no_layer_imports_one_above_it() -> None:
+    assert find_wrong(draw(late=True)) == []
+
+
+def test_every_package_has_its_layer() -> None:
+    assert {find_package(module) for module in MODULES if module.startswith(f"{SERVICE}.")} == set(LAYERS)
+
+
+def test_the_service_knows_nothing_of_the_laboratory_but_in_the_command_of_developers() -> None:
+    graph = draw(late=True)
+    knowing = {name for name, others in graph.items() if any(other.startswith(LAB) for other in others)}
+    assert {name for name in knowing if name.startswith(SERVICE)} == {DEVELOPERS}
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    assert find_circles(draw(late=False)) == []
+
+
+def test_no_circle_of_late_imports_is_added() -> None:
+    found = find_circles(draw(late=True))
+    assert sorted(map(sorted, found)) == sorted(map(sorted, LATE))
+
+
+def test_the_exceptions_are_needed() -> None:
+    graph = draw(late=True)
+    assert all(other in graph[module] for module, other in EXCEPTIONS)
+
+
+# -- the reading itself: it would find what it looks for ---------------------------------------------------------------
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    source = """
+import a.b
+from c import d as e
+if typing.TYPE_CHECKING:
+    import typed
+class It:
+    import inner
+    def late(self):
+        from f.g import h
+"""
+    assert find_imports(source) == {"a.b", "c.d", "typed", "inner", "f.g.h"}
+    assert find_imports(source, late=False) == {"a.b", "c.d", "inner"}
+
+
+def test_a_circle_is_found_and_a_way_is_none() -> None:
+    assert find_circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [{"b", "c"}]
+    assert find_circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_a_wrong_layer_is_found() -> None:
+    wrong: typing.Any = {
+        "psiphon_vpn.policy.base": {"psiphon_vpn.linux.nft"},
+        "psiphon_vpn.core.process": {"psiphon_vpn.service.runner"},
+        "psiphon_vpn.diagnose.system": {"psiphon_vpn.cli.view"},
+    }
+    assert len(find_wrong(wrong)) == 3
