@@ -208,13 +208,19 @@ class KernelRules:
         uplink, tun = facts.uplink, facts.network.tun
         seen = observe(facts.network.snapshot, leading=self._find_leading(), bridges=self.list_allowed_bridges())
         in_group = SOCKET_GROUP in (self.read_table("inet", names.BASE_TABLE) or "")
-        situations: list[Situation] = []
+        situations: list[tuple[State, Situation]] = []
         if tun is not None:
-            states = [state for state in State if state is not State.FAILED] if uplink else []
-            situations = [situate(state, tun=tun.index, way=uplink.way if uplink else None) for state in states]
-            situations.append(situate(State.LOCKED, tun=tun.index, way=None))
+            way = uplink.way if uplink else None
+            # Whatever the service says: without a way out nothing but the lock may rightly stand.
+            situations += [
+                (state, situate(state if way else State.LOCKED, tun=tun.index, way=way))
+                for state in State
+                if state is not State.FAILED
+            ]
+            situations.append((State.LOCKED, situate(State.LOCKED, tun=tun.index, way=None)))
+        situations.append((State.LOCKED, Bare()))
         found = [("boot", Policy(state=State.LOCKED, identity=facts.identity))]
-        for situation in (*situations, Bare()):
+        for state, situation in situations:
             policy = derive(
                 situation,
                 facts.identity,
@@ -222,7 +228,7 @@ class KernelRules:
                 seen.network,
                 control_group=self._find_control_group() if in_group else None,
             )
-            found.append((str(policy.state), policy))
+            found.append((str(state), policy))
         return found
 
     def _find_control_group(self) -> ControlGroup | None:
