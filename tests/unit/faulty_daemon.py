@@ -36,6 +36,8 @@ from psiphon_vpn.service.timers import NextTry
 from psiphon_vpn.tasks import Supervisor, beside
 
 LIVE_SECONDS = 150
+MOST_EVENTS = 20_000
+"""So often, 0.01 s apart, the end of what is being handled is waited for: longer than any effect may take."""
 
 
 @dataclass
@@ -348,6 +350,10 @@ def live(fault: Fault, directory: Path) -> Life:
             assert not kernel.read_lease() or service.model.state is State.OPEN, "a lease in another state"
             unleased = unleased + 1 if service.shown.state is State.OPEN and not kernel.read_lease() else 0
             life.unleased = max(life.unleased, unleased)
+        for _ in range(MOST_EVENTS):
+            if not service.busy:
+                break
+            await asyncio.sleep(0.01)  # what is under way is nothing that a machine is left in
         life.leased = kernel.read_lease()
         life.next_try, life.down = service.next_try, service.tasks.down
         await service.stop()
