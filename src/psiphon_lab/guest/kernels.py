@@ -130,7 +130,8 @@ def _download(suite: str, root: Path) -> Path:
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     run(["apt-get", *words, "-qq", "update"], timeout=FETCH_SECONDS)
-    told = run(["apt-cache", *words, "depends", "--important", "linux-image-amd64"]).stdout
+    asked = ["apt-cache", *words, "depends", "--important", "linux-image-amd64"]
+    told = run(asked, timeout=FETCH_SECONDS).stdout
     found = re.search(r"Depends: (linux-image-[0-9.][^ \n]*)", told)
     if found is None:
         raise LabError(f"{suite} names no kernel")
