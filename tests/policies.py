@@ -20,11 +20,11 @@ from psiphon_vpn.policy.guards import (
 )
 from psiphon_vpn.policy.guests import GuestBridge
 from psiphon_vpn.policy.model import Endpoint, Identity, Links, Policy, State
-from psiphon_vpn.policy.onlink import find_on_link
+from psiphon_vpn.policy.onlink import OnLink, find_on_link
 from psiphon_vpn.policy.routing import Route, RoutingRule, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Chain, Rule, Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
-from psiphon_vpn.policy.values import InterfaceName, decode_name, parse_addresses, parse_names
+from psiphon_vpn.policy.values import Address, InterfaceName, decode_name, parse_address, parse_addresses, parse_names
 
 IDENTITY = Identity(uid=64190, gid=64190, network_manager_uids=(0, 998))
 # Index 1 is lo in every namespace, so the golden files load anywhere: nft refuses the index of no interface.
@@ -53,6 +53,70 @@ def make_bridged_policy(state: State) -> Policy:
     return make_policy(state, links=replace(LINKS, bridges=BRIDGES))
 
 
+def make_situations() -> dict[str, Policy]:
+    """Each kind of machine and of configuration that has rules of its own, while open."""
+    wired, wireless = ("192.0.2.10/25", "2001:db8:a::10/64", "fe80::a10/64"), ("198.51.100.7/24", "fe80::b7/64")
+    gateways = {"ipv4": parse_addresses(["192.0.2.1"]), "ipv6": parse_addresses(["fe80::1"])}
+
+    def on_link(*own: str, gateways: tuple[Address, ...]) -> OnLink:
+        return find_on_link(map(ipaddress.ip_interface, own), gateways)
+
+    links = {
+        # One that is in use, and another that leads out too.
+        "two_uplinks": replace(
+            LINKS,
+            wires=parse_names("eth0", "wlan0"),
+            dhcp_servers=parse_addresses(["192.0.2.1", "198.51.100.1"]),
+            on_link=on_link(
+                *wired, *wireless, gateways=(*LINKS.gateways, *parse_addresses(["198.51.100.1", "fe80::2"]))
+            ),
+        ),
+        "ipv4_only": replace(
+            LINKS, gateways=gateways["ipv4"], versions=(4,), on_link=on_link(wired[0], gateways=gateways["ipv4"])
+        ),
+        "ipv6_only": replace(
+            LINKS,
+            gateways=gateways["ipv6"],
+            versions=(6,),
+            dhcp_servers=(),
+            on_link=on_link(*wired[1:], gateways=gateways["ipv6"]),
+        ),
+        # A line by PPP: no gateway to go by, and no Ethernet header before its packets.
+        "no_ethernet_header": Links(
+            tun_index=1,
+            uplink=InterfaceName("ppp0"),
+            wires=parse_names("ppp0"),
+            headerless=parse_names("ppp0"),
+            on_link=on_link("203.0.113.5/32", "fe80::5/64", gateways=()),
+        ),
+        # A name that stands in no rule: only what leads to containers is told by name.
+        "odd_name": replace(LINKS, inner=parse_names("docker0", "veth1")),
+    }
+    situations = {name: make_policy(State.OPEN, links=value) for name, value in links.items()}
+    proxy = Endpoint(address=parse_address("192.0.2.9"), port=3128)
+    situations["upstream_proxy"] = make_policy(State.OPEN, upstream_proxy=proxy)
+    situations["bootstrap_dns"] = make_policy(State.OPEN, bootstrap_dns=parse_addresses(["9.9.9.9", "2620:fe::fe"]))
+    situations["no_probe"] = make_policy(State.OPEN, ipv6_probe=())
+    return situations
+
+
+def _situation_rulesets() -> dict[str, str]:
+    texts = {}
+    for name, policy in make_situations().items():
+        texts[name] = build_base_table(policy).render_replacement()
+        links = policy.links
+        if links.on_link != LINKS.on_link:
+            # On lo, since nft refuses a device that does not exist.
+            devices = parse_names("lo")
+            headerless = devices if links.headerless else ()
+            egress = build_egress_guard(
+                IDENTITY, devices, links.dhcp_servers, headerless=headerless, on_link=links.on_link
+            )
+            assert egress is not None
+            texts[f"{name}_egress"] = egress.render_replacement()
+    return texts
+
+
 def golden_rulesets() -> dict[str, str]:
     """The text of every golden ruleset, as it is loaded."""
     boot = Policy(state=State.LOCKED, identity=Identity(uid=64190, gid=64190))
@@ -69,7 +133,7 @@ def golden_rulesets() -> dict[str, str]:
     texts["egress_guard"] = egress.render_replacement()
     texts["arp"] = build_arp_table().render_replacement()
     texts["drop_only"] = build_drop_only(build_base_table(boot)).render_replacement()
-    return texts
+    return {**texts, **_situation_rulesets()}
 
 
 def golden_tables() -> dict[str, Table]:
@@ -78,7 +142,7 @@ def golden_tables() -> dict[str, Table]:
     tables = {"boot": build_base_table(boot), "drop_only": build_drop_only(build_base_table(boot))}
     tables |= {state.lower(): build_base_table(make_policy(state)) for state in State}
     tables["open_with_bridge"] = build_base_table(make_bridged_policy(State.OPEN))
-    return tables
+    return tables | {name: build_base_table(policy) for name, policy in make_situations().items()}
 
 
 def _show_rule(rule: RoutingRule) -> str:
