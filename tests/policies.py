@@ -9,8 +9,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from tests import hostile
 
-from psiphon_vpn.linux.nft import build_drop_only
-from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import (
     build_arp_table,
     build_egress_guard,

@@ -32,7 +32,6 @@ from psiphon_vpn.diagnose.system import Answer, RealSystem, Service
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.links import read_snapshot
-from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.linux.reading import Reading
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
@@ -41,7 +40,7 @@ from psiphon_vpn.linux.traffic import NetlinkTraffic, Traffic
 from psiphon_vpn.linux.tun import ensure_tun
 from psiphon_vpn.network.uplink import find_neighbourhood
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.onlink import OnLink

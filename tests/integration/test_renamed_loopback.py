@@ -18,8 +18,7 @@ from psiphon_lab.namespace import Host
 from psiphon_lab.probe import probe_specs
 from psiphon_lab.world import World
 from psiphon_vpn.cli.view import render_text
-from psiphon_vpn.linux.nft import build_drop_only
-from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.policy.names import TUN_NAME

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tests import hostile
 from tests.policies import IDENTITY, golden_tables, policies
 
-from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.network.uplink import (
     DefaultRoute,
     Interface,
@@ -26,7 +25,7 @@ from psiphon_vpn.network.uplink import (
     find_wires,
 )
 from psiphon_vpn.policy import model, names
-from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
 from psiphon_vpn.policy.model import Endpoint, Identity, Links, Policy, State
 from psiphon_vpn.policy.ruleset import Hook, Rule

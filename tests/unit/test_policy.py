@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv6Network
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,9 @@ from tests.policies import (
 )
 
 import psiphon_vpn
-from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.carried import PPP_CONTROL, build_carried_chains
+from psiphon_vpn.policy.base import build_base_table, build_drop_only
+from psiphon_vpn.policy.carried import build_carried_chains
 from psiphon_vpn.policy.guards import (
     build_arp_table,
     build_bridge_guard,
@@ -32,7 +31,8 @@ from psiphon_vpn.policy.guards import (
     build_wire_guard,
 )
 from psiphon_vpn.policy.model import Endpoint, Policy, State
-from psiphon_vpn.policy.plumbing import NO_UID
+from psiphon_vpn.policy.permits import PPP_CONTROL
+from psiphon_vpn.policy.render_words import NO_UID
 from psiphon_vpn.policy.routing import build_routes
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.values import LOOPBACK, parse_address, quote_set
@@ -323,9 +323,8 @@ def test_the_egress_guard_names_every_wire_and_drops_what_it_does_not_know(polic
 @pytest.mark.requirement("R5", "R10", "B4")
 @given(policies)
 def test_inside_an_envelope_only_psiphon_user_and_the_links_own_plumbing_are_accepted(policy: Policy) -> None:
-    targets = (IPv4Network("255.255.255.255"), IPv4Network("10.0.0.0/8"))
-    control = tuple(f"{word:#06x}" for word in PPP_CONTROL)
-    for chain in build_carried_chains(policy.identity, targets, policy.links.on_link):
+    control = tuple(f"{word:#06x}" for message in PPP_CONTROL.match.messages for word in message.types)
+    for chain in build_carried_chains(policy.identity, policy.links.dhcp_servers, policy.links.on_link):
         texts = [rule.text for rule in chain.rules]
         first = min(texts.index(text) for text in texts if policy.identity.owner in text)
         assert sum("0x0ac80300 drop" in text or "0xfd42004200420000 drop" in text for text in texts[:first]) == 2

@@ -242,8 +242,7 @@ class KernelRules:
 
     def list_expected(self) -> list[tuple[str, Table]]:
         """The tables that may rightly stand, by what they are for: "base:OPEN", "guard", "egress", "arp"."""
-        from psiphon_vpn.linux.nft import build_drop_only
-        from psiphon_vpn.policy.base import build_base_table
+        from psiphon_vpn.policy.base import build_base_table, build_drop_only
         from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
         from psiphon_vpn.policy.lesser import do_without
         from psiphon_vpn.policy.values import parse_addresses

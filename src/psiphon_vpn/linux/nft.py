@@ -14,8 +14,7 @@ from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
 from psiphon_vpn.linux.nftimage import remove_table
 from psiphon_vpn.linux.reading import Reading, parse_listing
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
-from psiphon_vpn.policy.values import LOOPBACK
+from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.run import CommandError, run_all, run_async
 
 _CACHED_REFERENCES = 16
@@ -27,25 +26,6 @@ LOAD = ("nft", "-f", "-")
 
 class RulesetError(Exception):
     """The kernel does not hold the table that it should."""
-
-
-def build_drop_only(table: Table) -> Table:
-    """What replaces a base table that did not load: loopback, and nothing else in any direction."""
-    lo = Rule(text=f"oif {LOOPBACK} accept")
-    return Table(
-        family=table.family,
-        name=table.name,
-        chains=tuple(
-            Chain(name=name, hook=Hook(kind="filter", hook=name, priority=priority, policy="drop"), rules=rules)
-            for name, priority, rules in (
-                ("output", 0, (lo,)),
-                ("input", 0, (Rule(text=f"iif {LOOPBACK} accept"),)),
-                ("forward", 0, ()),
-                ("postrouting", 300, (lo,)),
-            )
-        ),
-        heading="Psiphon kill switch: the policy's own rules could not be loaded. Everything is dropped.",
-    )
 
 
 class Nft:

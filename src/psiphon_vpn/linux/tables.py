@@ -7,10 +7,11 @@ import struct
 from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
-from psiphon_vpn.linux.nft import Nft, RulesetError, build_drop_only
+from psiphon_vpn.linux.nft import Nft, RulesetError
 from psiphon_vpn.linux.nftimage import read_image
 from psiphon_vpn.linux.proof import find_difference
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.base import build_drop_only
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.run import CommandError
 

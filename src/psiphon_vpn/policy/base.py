@@ -3,19 +3,19 @@
 Here are the chains for what this machine itself sends and receives, and the whole table.
 """
 
-from psiphon_vpn.policy import names
-from psiphon_vpn.policy.guests import guest_input_rules, guest_output_rules
+from psiphon_vpn.policy import names, permits
+from psiphon_vpn.policy.match import Known, Permit
 from psiphon_vpn.policy.model import Policy, State
-from psiphon_vpn.policy.plumbing import ICMPV6
+from psiphon_vpn.policy.render_guests import guest_input_rules, guest_output_rules
+from psiphon_vpn.policy.render_words import CARRIED, Knowledge, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Set, Table
 from psiphon_vpn.policy.transit import build_forward, build_open_chains, build_postrouting, build_wire_mark, guest_jump
 from psiphon_vpn.policy.values import LOOPBACK, name_by_index, quote_set
 from psiphon_vpn.policy.wire import (
     REFUSED_IPV4,
     REFUSED_IPV6,
-    TCP,
-    UDP,
     core_rules,
+    may_connect,
     plumbing_rules,
     refusal_rules,
     tunnel_address_rules,
@@ -34,12 +34,8 @@ def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
     port = policy.socks_port
     rules = []
     if policy.tunnel_may_open:
-        rules.append(
-            Rule(
-                text=f"oif {LOOPBACK} tcp dport {port} oifname @{names.LEASE_SET} accept",
-                comment="the core's SOCKS proxy while the lease runs",
-            )
-        )
+        knowledge = Knowledge(identity=policy.identity, known={Known.SOCKS_PORT: (port,)})
+        rules.append(accept(permits.SOCKS, render_match(permits.SOCKS.match, knowledge, way=f"oif {LOOPBACK}")))
     rules.append(
         Rule(
             text=f"oif {LOOPBACK} ip daddr 127.0.0.0/8 tcp dport {port} reject with tcp reset",
@@ -51,23 +47,13 @@ def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
 
 def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
     """The way into the TUN, as seen by the output chain."""
-    uid, owner = policy.identity.uid, policy.identity.owner
+    uid = policy.identity.uid
+    knowledge = Knowledge(identity=policy.identity, known={Known.PROBED: policy.ipv6_probe})
     rules: list[Rule] = []
-    if policy.core_may_connect:
-        rules.append(
-            Rule(
-                text=f"{owner} ip saddr {names.TUN_IPV4} ip daddr {names.RESOLVER_IPV4} udp dport 53 accept",
-                comment="the service asks the resolver whether the tunnel carries packets",
-            )
-        )
+    if may_connect(policy):
+        rules.append(accept(permits.PROBE, render_match(permits.PROBE.match, knowledge)))
         if policy.ipv6_probe:
-            rules.append(
-                Rule(
-                    text=f"{owner} ip6 saddr {names.TUN_IPV6} ip6 daddr {quote_set(policy.ipv6_probe)} "
-                    "udp dport 53 accept",
-                    comment="the service asks whether the tunnel carries IPv6",
-                )
-            )
+            rules.append(accept(permits.PROBE_IPV6, render_match(permits.PROBE_IPV6.match, knowledge)))
     rules.append(
         Rule(text=f"meta skuid {uid} counter goto refused", comment="the core must not loop into its own tunnel")
     )
@@ -79,30 +65,27 @@ def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
             comment="only the TUN's own address: the server answers to the first source it sees",
         ),
         Rule(text=f"ip6 saddr != {names.TUN_IPV6} counter goto refused", comment="only the TUN's own address"),
-        Rule(text=f"meta l4proto != {{ {TCP}, {UDP} }} counter goto refused", comment="the tunnel carries TCP and UDP"),
         Rule(
-            text=f"ip daddr {names.RESOLVER_IPV4} th dport 53 oifname @{names.LEASE_SET} accept",
-            comment="names, asked of the resolver inside the tunnel",
+            text=f"meta l4proto != {quote_set(CARRIED)} counter goto refused", comment="the tunnel carries TCP and UDP"
         ),
+        _leased(permits.NAMES, knowledge),
         Rule(text=f"ip daddr {quote_set(REFUSED_IPV4)} counter goto refused", comment="no private or reserved address"),
         Rule(
             text=f"ip6 daddr {quote_set(REFUSED_IPV6)} counter goto refused", comment="no private or reserved address"
         ),
         Rule(text="meta nfproto ipv6 th dport 53 counter goto refused", comment="IPv6 resolvers: programs try IPv4"),
-        Rule(
-            text=f"meta nfproto ipv4 oifname @{names.LEASE_SET} accept",
-            comment="applications, while the lease runs",
-        ),
-        Rule(
-            text=f"meta nfproto ipv6 oifname @{names.LEASE_SET_IPV6} accept",
-            comment="applications, while the lease runs and the tunnel carries IPv6",
-        ),
+        _leased(permits.APPLICATIONS, knowledge),
+        _leased(permits.APPLICATIONS_IPV6, knowledge),
     ]
     return tuple(rules)
 
 
+def _leased(permit: Permit, knowledge: Knowledge) -> Rule:
+    return accept(permit, render_match(permit.match, knowledge, checked=CARRIED))
+
+
 def _output(policy: Policy) -> tuple[Chain, ...]:
-    rules = [*_socks_rules(policy), Rule(text=f"oif {LOOPBACK} accept", comment="this machine to itself")]
+    rules = [*_socks_rules(policy), accept(permits.LOOPBACK, f"oif {LOOPBACK}")]
     chains = [Chain(name="refused", rules=refusal_rules())]
     if policy.links.tun_index is not None:
         chains.append(Chain(name="to_tunnel", rules=(*_tunnel_rules(policy), Rule(text="goto refused"))))
@@ -144,7 +127,7 @@ def _stranger_rules(policy: Policy) -> tuple[Rule, ...]:
 
     Matched is who is in it: a socket whose group is not so deep matches no level, and would pass by an inversion.
     """
-    if policy.control_group is None or not policy.core_may_connect:
+    if policy.control_group is None or not may_connect(policy):
         return ()
     owner = policy.identity.owner
     return (
@@ -154,36 +137,24 @@ def _stranger_rules(policy: Policy) -> tuple[Rule, ...]:
 
 
 def _input(policy: Policy) -> Chain:
+    knowledge = Knowledge(identity=policy.identity)
+
+    def let_in(permit: Permit, way: str = "") -> Rule:
+        return accept(permit, render_match(permit.match, knowledge, way=way))
+
     rules = [
-        Rule(text=f"iif {LOOPBACK} accept", comment="this machine to itself"),
+        accept(permits.LOOPBACK_IN, f"iif {LOOPBACK}"),
         Rule(text="ct state invalid counter drop"),
     ]
     if policy.links.tun_index is not None:
-        rules.append(
-            Rule(
-                text=f'iifname "{names.TUN_NAME}" iif {name_by_index(policy.links.tun_index)} '
-                "ct state established,related accept",
-                comment="answers out of the tunnel",
-            )
-        )
+        tun = f'iifname "{names.TUN_NAME}" iif {name_by_index(policy.links.tun_index)}'
+        rules.append(let_in(permits.TUNNEL_ANSWERS, tun))
     rules.append(Rule(text=f'iifname "{names.TUN_NAME}" counter drop', comment="nobody reaches in through the tunnel"))
     rules += tunnel_address_rules()
     rules += [
-        Rule(
-            text=f"ct state established,related ct direction reply ct mark {names.CORE_MARK} accept",
-            comment="answers to psiphon-user, and path MTU errors about its flows",
-        ),
-        Rule(
-            text=f"meta l4proto {ICMPV6} icmpv6 type {{ 134, 135, 136 }} icmpv6 code 0 ip6 hoplimit 255 accept",
-            comment="IPv6 neighbour discovery: RA, NS, NA from this link",
-        ),
-        Rule(
-            text=f"meta l4proto {ICMPV6} icmpv6 type 130 ip6 saddr fe80::/10 ip6 hoplimit 1 accept",
-            comment="MLD queries from this link",
-        ),
+        *map(let_in, (permits.CORE_ANSWERS, permits.NEIGHBOURS_IN, permits.MLD_QUERIES)),
         *guest_input_rules(policy.links.bridges),
-        Rule(text="udp sport 67 udp dport 68 accept", comment="DHCP answers"),
-        Rule(text="ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept", comment="DHCPv6 answers"),
+        *map(let_in, (permits.DHCP_ANSWERS, permits.DHCPV6_ANSWERS)),
     ]
     return Chain(name="input", hook=Hook(kind="filter", hook="input", priority=0, policy="drop"), rules=tuple(rules))
 
@@ -203,4 +174,23 @@ def build_base_table(policy: Policy) -> Table:
         ),
         chains=tuple(chains),
         heading=f"Psiphon kill switch. {HEADING[policy.state]}\nWritten by psiphon-vpn; do not edit.",
+    )
+
+
+def build_drop_only(table: Table) -> Table:
+    """What replaces a base table that did not load: loopback, and nothing else in any direction."""
+    lo = accept(permits.LOOPBACK, f"oif {LOOPBACK}", "")
+    return Table(
+        family=table.family,
+        name=table.name,
+        chains=tuple(
+            Chain(name=name, hook=Hook(kind="filter", hook=name, priority=priority, policy="drop"), rules=rules)
+            for name, priority, rules in (
+                ("output", 0, (lo,)),
+                ("input", 0, (accept(permits.LOOPBACK_IN, f"iif {LOOPBACK}", ""),)),
+                ("forward", 0, ()),
+                ("postrouting", 300, (lo,)),
+            )
+        ),
+        heading="Psiphon kill switch: the policy's own rules could not be loaded. Everything is dropped.",
     )

@@ -9,35 +9,31 @@ inside: every field is compared at its place in the frame. An IPv4 header with o
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from psiphon_vpn.policy import names
+from psiphon_vpn.policy import names, permits
+from psiphon_vpn.policy.match import ARP, ICMPV6, PPPOE_DISCOVERY, PPPOE_SESSION, Known, Match, Message, Permit
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
-from psiphon_vpn.policy.plumbing import (
+from psiphon_vpn.policy.plumbing import LINK_LOCAL
+from psiphon_vpn.policy.render_words import (
     IPV6_HEADER,
-    LINK_LOCAL,
     NO_UID,
-    NONCE,
-    SOURCE_ADDRESS,
-    TARGET_ADDRESS,
+    ROOT_UIDS,
+    Knowledge,
+    Value,
+    accept,
+    quote_values,
+    render_owner,
 )
 from psiphon_vpn.policy.ruleset import Chain, Rule
-from psiphon_vpn.policy.values import quote_set
+from psiphon_vpn.policy.values import Address, quote_set
 
-IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
+IPV4, IPV6 = 0x0800, 0x86DD
 VLAN, SERVICE_VLAN = 0x8100, 0x88A8
 """IEEE 802.1Q and 802.1ad."""
 TAGS = f"{{ {VLAN:#06x}, {SERVICE_VLAN:#06x} }}"
 TAG_BITS = 32
-PPPOE_DISCOVERY, PPPOE_SESSION = 0x8863, 0x8864
-"""RFC 2516 4."""
-PPP_CONTROL = (0xC021, 0x8021, 0x8057, 0xC023, 0xC223)
-"""LCP, IPCP, IPv6CP, and the two log-ins, PAP and CHAP (IANA, PPP Numbers)."""
-LONGEST_CONTROL = 320
-"""bytes of a frame: a log-in with a name of 255 (RFC 1994 4.1) is the longest that a line needs."""
-TCP_AND_UDP = "{ 6, 17 }"
 _NO_OPTIONS = "& 0x0f == 0x05"
 """A header of five words. Compared under a mask, as here and there below, it is read by itself: nft joins neighbouring
 bytes to one reading, and across a tag's end older kernels read wrongly (CVE-2023-0179)."""
@@ -72,6 +68,37 @@ class _Envelope:
     def length(self, *sizes: int) -> str:
         return f"meta length {quote_set(tuple(self.start - self.unseen + size for size in sizes))}"
 
+    def protocols(self, match: Match, version: int) -> str:
+        """What is above IP: TCP and UDP, or ICMPv6. An IPv4 header with options has other places, and is refused."""
+        numbers = quote_set(match.protocols) if len(match.protocols) > 1 else str(match.protocols[0])
+        if version == 4:
+            return f"{self.at(0, 1)} {_NO_OPTIONS} {self.at(9, 1)} {numbers}"
+        return f"{self.at(6, 1)} {numbers}"
+
+    def ports(self, match: Match, version: int, knowledge: Knowledge) -> str:
+        """The ports of TCP and UDP: both at once where each is one."""
+        start = 20 if version == 4 else IPV6_HEADER
+        source, target = (
+            [int(str(port)) for port in knowledge.require(ports)] if ports else []
+            for ports in (match.source_ports, match.destination_ports)
+        )
+        if len(source) == len(target) == 1:
+            return f"{self.at(start, 4)} {source[0] << 16 | target[0]:#010x}"
+        sides = ((start, source), (start + 2, target))
+        return " ".join(f"{self.at(place, 2)} {quote_set(ports)}" for place, ports in sides if ports)
+
+    def transport(self, permit: Permit, version: int, knowledge: Knowledge) -> str:
+        """What a row asks of a packet of TCP or UDP, but for its addresses."""
+        match = permit.match
+        ethertype = IPV4 if version == 4 else IPV6
+        asked = (
+            self.carries(ethertype),
+            render_owner(match.owner, knowledge.identity),
+            self.protocols(match, version),
+            self.ports(match, version, knowledge),
+        )
+        return " ".join(part for part in asked if part)
+
 
 _PPP_NUMBERS = {IPV4: 0x0021, IPV6: 0x0057}
 _FIRST_TAG = f"@ll,96,16 {TAGS}"
@@ -97,41 +124,41 @@ _ENVELOPES = (_TWO_TAGS, _SESSION, _TAGGED_SESSION)
 
 def envelope_rules() -> tuple[Rule, ...]:
     """What a card's own chain says of envelopes: to which chain they go, and what brings a session about."""
-    discovery = f"meta skuid 0 {{}} {{{{ 0x09, 0x19, 0xa7 }}}} meta length 0-{LONGEST_CONTROL} accept"
-    comment = "PPPoE: root looks for a line, asks for a session, ends it"
+    (message,) = permits.PPPOE.match.messages
+    codes = ", ".join(f"{code:#04x}" for code in message.types)
     number = f"meta protocol {PPPOE_DISCOVERY:#06x}"
+    root = f"meta skuid {quote_values(ROOT_UIDS)}"
     return (
-        Rule(
-            text=f"{number} @ll,96,16 {PPPOE_DISCOVERY:#06x} @ll,112,8 0x11 " + discovery.format("@ll,120,8"),
-            comment=comment,
-        ),
-        Rule(
-            text=f"{number} {_FIRST_TAG} @ll,128,16 {PPPOE_DISCOVERY:#06x} @ll,144,8 0x11 "
-            + discovery.format("@ll,152,8"),
-            comment=comment,
+        *(
+            accept(
+                permits.PPPOE,
+                f"{number} {place} {PPPOE_DISCOVERY:#06x} @ll,{bit},8 0x11 {root} @ll,{bit + 8},8 {{ {codes} }} "
+                f"meta length 0-{message.longest}",
+            )
+            for place, bit in (("@ll,96,16", 112), (f"{_FIRST_TAG} @ll,128,16", 144))
         ),
         *(Rule(text=f"{form.told_by} goto {form.chain}") for form in _ENVELOPES),
     )
 
 
 def build_carried_chains(
-    identity: Identity, dhcp_targets: Iterable[ipaddress.IPv4Network], on_link: OnLink | None
+    identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None
 ) -> tuple[Chain, ...]:
     """The chains that `envelope_rules` name: what may leave a card inside of an envelope.
 
     Args:
         identity: who may use the wire.
-        dhcp_targets: whom a DHCP client may ask.
+        dhcp_servers: on-link gateways, whom a DHCP client may ask besides.
         on_link: our own addresses, and whom the kernel may speak to; None where that is not known.
     """
-    targets = tuple(dhcp_targets)
+    knowledge = Knowledge(identity=identity, known={Known.GATEWAYS: dhcp_servers})
     last = Rule(text="counter drop", comment="no other frame, whoever made it")
     return tuple(
         Chain(
             name=form.chain,
             rules=(
                 *(_control_rules(form) if form.session else ()),
-                *_packet_rules(form, identity, () if form.session else targets, on_link),
+                *_packet_rules(form, knowledge, on_link),
                 last,
             ),
         )
@@ -140,96 +167,95 @@ def build_carried_chains(
 
 
 def _control_rules(form: _Envelope) -> tuple[Rule, ...]:
-    control = f"{form.at(-2, 2)} {{ {', '.join(f'{word:#06x}' for word in PPP_CONTROL)} }}"
+    (message,) = permits.PPP_CONTROL.match.messages
+    control = f"{form.at(-2, 2)} {{ {', '.join(f'{word:#06x}' for word in message.types)} }}"
     return (
         Rule(text=f"{control} meta skuid != {NO_UID} drop", comment="made by a program: pppd writes to the kernel"),
-        Rule(
-            text=f"{control} meta length 0-{LONGEST_CONTROL} accept",
-            comment="the session's own LCP, IPCP, IPv6CP, PAP and CHAP",
-        ),
+        accept(permits.PPP_CONTROL, f"{control} meta length 0-{message.longest}"),
     )
 
 
-def _packet_rules(
-    form: _Envelope, identity: Identity, dhcp_targets: tuple[ipaddress.IPv4Network, ...], on_link: OnLink | None
-) -> tuple[Rule, ...]:
+def _packet_rules(form: _Envelope, knowledge: Knowledge, on_link: OnLink | None) -> tuple[Rule, ...]:
     ipv4, ipv6 = form.carries(IPV4), form.carries(IPV6)
     tunnel4 = ipaddress.IPv4Network(names.TUN_IPV4_SUBNET)
     tunnel6 = ipaddress.IPv6Network(names.TUN_IPV6_SUBNET)
     tunnel = "the tunnel's addresses are never on a wire"
-    uids = quote_set(identity.network_manager_uids)
-    ask4 = f"{ipv4} meta skuid {uids} {form.at(0, 1)} {_NO_OPTIONS} {form.at(9, 1)} 17 {form.at(20, 4)} 0x00440043"
-    ask6 = f"{ipv6} meta skuid {uids} {form.at(6, 1)} 17 {form.at(40, 4)} 0x02220223"
+    # In a session addresses come by IPCP.
+    dhcp = () if form.session else knowledge.require(permits.DHCP.match.destinations)
     return (
         Rule(text=f"{ipv4} {_inside(form.at(12, 4), tunnel4)} drop", comment=tunnel),
         Rule(text=f"{ipv6} {form.at(8, 8)} {_prefix(tunnel6)} drop", comment=tunnel),
-        Rule(
-            text=f"{ipv4} {identity.owner} {form.at(0, 1)} {_NO_OPTIONS} {form.at(9, 1)} {TCP_AND_UDP} accept",
-            comment="psiphon-user, TCP and UDP",
+        *(
+            accept(permits.CORE, form.transport(permits.CORE, version, knowledge))
+            for version in permits.CORE.match.versions
         ),
-        Rule(
-            text=f"{ipv6} {identity.owner} {form.at(6, 1)} {TCP_AND_UDP} accept",
-            comment="psiphon-user, TCP and UDP",
+        *(() if form.session else _arp_rules(form, knowledge.identity, on_link)),
+        *_discovery_rules(form, ipv6, knowledge.identity, on_link),
+        *(
+            accept(permit, f"{form.transport(permit, version, knowledge)} {_to(form, place)}")
+            for permit, version, places in (
+                (permits.DHCP, 4, dhcp),
+                (permits.DHCPV6, 6, knowledge.require(permits.DHCPV6.match.destinations)),
+            )
+            for place in places
         ),
-        *(() if form.session else _arp_rules(form, uids, on_link)),
-        *_discovery_rules(form, ipv6, uids, on_link),
-        *(Rule(text=f"{ask4} {_inside(form.at(16, 4), net)} accept", comment="DHCP") for net in dhcp_targets),
-        Rule(text=f"{ask6} {form.at(24, 2)} & 0xffc0 == 0xfe80 accept", comment="DHCPv6"),
-        Rule(text=f"{ask6} {form.at(24, 16)} {int(ipaddress.IPv6Address('ff02::1:2')):#034x} accept", comment="DHCPv6"),
     )
 
 
-def _arp_rules(form: _Envelope, uids: str, on_link: OnLink | None) -> tuple[Rule, ...]:
+def _arp_rules(form: _Envelope, identity: Identity, on_link: OnLink | None) -> tuple[Rule, ...]:
     """As behind one tag (policy/plumbing.py), RFC 826."""
     arp = form.carries(ARP)
-    shape = f"{form.length(28)} {form.at(0, 2)} & 0xffff == 0x0001 {form.at(2, 4)} 0x08000604"
+    uids = render_owner(permits.ARP_SEARCH.match.owner, identity)
+    (search,) = permits.ARP_SEARCH.match.messages
+    operation = form.at(6, 2)
+    shape = f"{form.length(*search.sizes)} {form.at(0, 2)} & 0xffff == 0x0001 {form.at(2, 4)} 0x08000604"
     rules = [
-        Rule(
-            text=f"{arp} meta skuid {uids} {shape} {form.at(6, 2)} {{ 0x0001, 0x0002 }} accept",
-            comment="ARP: root or the network manager asks whether an address is taken",
-        ),
+        accept(permits.ARP_SEARCH, f"{arp} {uids} {shape} {operation} {_quote_words(search.types)}"),
         Rule(text=f"{arp} meta skuid != {NO_UID} drop", comment="made by a program: only the kernel itself speaks so"),
     ]
-    asking = f"{arp} {shape} {form.at(6, 2)} 0x0001 {form.at(18, 6)} 0x0"
-    telling = f"{arp} {shape} {form.at(6, 2)} 0x0002"
-    if on_link is None:
-        return (*rules, *(Rule(text=f"{kernels} accept", comment="ARP") for kernels in (asking, telling)))
-    if not on_link.own_ipv4:
+    if on_link is not None and not on_link.own_ipv4:
         return tuple(rules)
-    mine = f"{form.at(14, 4)} {{ {', '.join(f'{int(address):#010x}' for address in on_link.own_ipv4)} }}"
-    # Who asks whether an address is free has none yet.
-    told = (*on_link.networks_ipv4, ipaddress.IPv4Network("0.0.0.0/32"))
-    return (
-        *rules,
-        *(
-            Rule(text=f"{kernels} {mine} {_inside(form.at(24, 4), net)} accept", comment="ARP: this link only")
-            for kernels, networks in ((asking, on_link.networks_ipv4), (telling, told))
-            for net in networks
-        ),
-    )
+    for message in permits.ARP_OWN.match.messages:
+        (kind,) = message.types
+        # Who asks does not know yet whose the address is.
+        unknown = f" {form.at(18, 6)} 0x0" if kind == permits.REQUEST else ""
+        kernels = f"{arp} {shape} {operation} {kind:#06x}{unknown}"
+        if on_link is None:
+            rules.append(accept(permits.ARP_OWN, kernels))
+            continue
+        mine = f"{form.at(14, 4)} {{ {', '.join(f'{int(address):#010x}' for address in on_link.own_ipv4)} }}"
+        # Who asks whether an address is free has none yet.
+        nobody = () if kind == permits.REQUEST else (ipaddress.IPv4Network("0.0.0.0/32"),)
+        rules += [
+            accept(permits.ARP_OWN, f"{kernels} {mine} {_inside(form.at(24, 4), net)}", "ARP: this link only")
+            for net in (*on_link.networks_ipv4, *nobody)
+        ]
+    return tuple(rules)
 
 
-def _discovery_rules(form: _Envelope, ipv6: str, uids: str, on_link: OnLink | None) -> tuple[Rule, ...]:
+def _discovery_rules(form: _Envelope, ipv6: str, identity: Identity, on_link: OnLink | None) -> tuple[Rule, ...]:
     """As behind one tag (policy/plumbing.py), RFC 4861 4. No MLD: where switches listen to it, there is one tag."""
-    icmp = f"{ipv6} {form.at(6, 1)} 58 {form.at(40, 1)}"
+    icmp = f"{ipv6} {form.at(6, 1)} {ICMPV6} {form.at(40, 1)}"
+    sought = permits.ROUTER_SEARCH.match
+    (search,) = sought.messages
+    uids = render_owner(sought.owner, identity)
+    (kind,) = search.types
 
-    def message(size: int, *kinds: int) -> str:
+    def by_kernel(permit: Permit, message: Message) -> str:
         # Payload length, next header and hop limit at once; then type and code.
-        words = ", ".join(f"{kind << 8:#06x}" for kind in kinds)
+        (size,) = message.sizes
+        words = ", ".join(f"{kind << 8 | (message.code or 0):#06x}" for kind in message.types)
+        word = size << 16 | ICMPV6 << 8 | (permit.match.hop_limit or 0)
         return (
-            f"{ipv6} {form.at(4, 4)} {size << 16 | 0x3AFF:#010x} {form.at(0, 4)} & 0x000fffff == 0x0 "
+            f"{ipv6} {form.at(4, 4)} {word:#010x} {form.at(0, 4)} & 0x000fffff == 0x0 "
             f"{form.at(40, 2)} {{ {words} }} {form.length(IPV6_HEADER + size)}"
         )
 
-    every_router = f"{form.at(24, 16)} {int(ipaddress.IPv6Address('ff02::2')):#034x}"
+    (routers,) = permits.ROUTER_SOLICITATION.match.fixed_destinations
+    every_router = _to(form, routers)
     unreserved = f"{form.at(44, 4)} & 0x1fffffff == 0x0"
-    neighbours = (
-        f"{message(24, 135, 136)} {unreserved}",
-        f"{message(32, 135)} {unreserved} {form.at(64, 2)} {{ {SOURCE_ADDRESS:#06x}, {NONCE:#06x} }}",
-        f"{message(32, 136)} {unreserved} {form.at(64, 2)} {TARGET_ADDRESS:#06x}",
-    )
     to_group = f"{form.at(24, 8)} 0xff02000000000000"
-    to_neighbour = f"{form.at(24, 2)} & 0xffc0 == 0xfe80"
+    to_neighbour = _to(form, permits.LINK_LOCAL)
     elsewhere: tuple[Rule, ...] = ()
     if on_link is not None:
         networks = tuple(dict.fromkeys((LINK_LOCAL, *on_link.networks_ipv6)))
@@ -238,33 +264,60 @@ def _discovery_rules(form: _Envelope, ipv6: str, uids: str, on_link: OnLink | No
         to_group, to_neighbour = f"{to_group} {target}", f"{form.at(24, 8)} {{ {prefixes} }} {target}"
         # Who looks for its own address has none yet.
         ours = f"{form.at(8, 8)} != {{ 0x0000000000000000, {prefixes} }}"
-        elsewhere = (Rule(text=f"{ipv6} {form.at(6, 1)} 58 {ours} drop", comment="from no address of this link"),)
-    comment = "IPv6 neighbour discovery, on this link only"
+        elsewhere = (Rule(text=f"{ipv6} {form.at(6, 1)} {ICMPV6} {ours} drop", comment="from no address of this link"),)
     return (
-        Rule(
-            text=f"{icmp} 133 meta skuid {uids} {form.at(7, 1)} 255 {every_router} {form.length(48, 56)} accept",
-            comment="root or the network manager looks for a router",
+        accept(
+            permits.ROUTER_SEARCH,
+            f"{icmp} {kind} {uids} {form.at(7, 1)} {sought.hop_limit} {every_router} "
+            f"{form.length(*(IPV6_HEADER + size for size in search.sizes))}",
         ),
         Rule(
-            text=f"{icmp} {{ 131, 132, 133, 135, 136, 143 }} meta skuid != {NO_UID} drop",
+            text=f"{icmp} {quote_set(permits.KERNELS_OWN)} meta skuid != {NO_UID} drop",
             comment="made by a program: only the kernel itself speaks so",
         ),
         *elsewhere,
-        Rule(
-            text=f"{message(8, 133)} {form.at(44, 4)} 0x0 {every_router} accept",
-            comment="IPv6 neighbour discovery: RS before there is an address",
-        ),
-        Rule(
-            text=f"{message(16, 133)} {form.at(44, 4)} 0x0 {form.at(48, 2)} {SOURCE_ADDRESS:#06x} {every_router} "
-            "accept",
-            comment="IPv6 neighbour discovery: RS",
+        *(
+            accept(
+                permits.ROUTER_SOLICITATION,
+                f"{by_kernel(permits.ROUTER_SOLICITATION, message)} {form.at(44, 4)} 0x0"
+                f"{_option(form.at(48, 2), message)} {every_router}",
+                f"{permits.ROUTER_SOLICITATION.comment}: {message.says}",
+            )
+            for message in permits.ROUTER_SOLICITATION.match.messages
         ),
         *(
-            Rule(text=f"{kernels} {whom} accept", comment=comment)
-            for kernels in neighbours
+            accept(
+                permits.NEIGHBOURS,
+                f"{by_kernel(permits.NEIGHBOURS, message)} {unreserved}{_option(form.at(64, 2), message)} {whom}",
+                "IPv6 neighbour discovery, on this link only",
+            )
+            for message in permits.NEIGHBOURS.match.messages
             for whom in (to_group, to_neighbour)
         ),
     )
+
+
+def _option(field: str, message: Message) -> str:
+    if not message.options:
+        return ""
+    return f" {field} {_quote_words(message.options) if len(message.options) > 1 else f'{message.options[0]:#06x}'}"
+
+
+def _quote_words(words: tuple[int, ...]) -> str:
+    """A set of values of two bytes."""
+    return f"{{ {', '.join(f'{word:#06x}' for word in words)} }}"
+
+
+def _to(form: _Envelope, place: Value) -> str:
+    """A destination: an address or a network."""
+    network = ipaddress.ip_network(str(place))
+    if isinstance(network, ipaddress.IPv4Network):
+        return _inside(form.at(16, 4), network)
+    if network.prefixlen == network.max_prefixlen:
+        return f"{form.at(24, 16)} {int(network.network_address):#034x}"
+    size = -(-network.prefixlen // 8)
+    mask, value = (int(word) >> 8 * (16 - size) for word in (network.netmask, network.network_address))
+    return f"{form.at(24, size)} & {mask:#0{2 + 2 * size}x} == {value:#0{2 + 2 * size}x}"
 
 
 def _inside(field: str, network: ipaddress.IPv4Network) -> str:

@@ -1,18 +1,19 @@
 """The static tables beside the base table: wire guard (B3), frame guard and egress guard (B4), and the ARP table."""
 
-import ipaddress
-
-from psiphon_vpn.policy import names
+from psiphon_vpn.policy import names, permits
 from psiphon_vpn.policy.carried import TAG_BITS, TAGS, build_carried_chains, envelope_rules
-from psiphon_vpn.policy.guests import GUEST_KINDS, guest_wire_rules
+from psiphon_vpn.policy.guests import GUEST_KINDS
+from psiphon_vpn.policy.match import ARP, EAPOL, Known, Permit
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
 from psiphon_vpn.policy.plumbing import ETHERNET_HEADER, arp_rules, discovery_rules, eapol_rules
+from psiphon_vpn.policy.render_guests import guest_wire_rules
+from psiphon_vpn.policy.render_words import Knowledge, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
-from psiphon_vpn.policy.values import LOOPBACK, Address, InterfaceName, quote_set
-from psiphon_vpn.policy.wire import PRIVATE_IPV4, TCP, UDP, plumbing_rules, tunnel_address_rules
+from psiphon_vpn.policy.values import LOOPBACK, Address, InterfaceName
+from psiphon_vpn.policy.wire import plumbing_rules, tunnel_address_rules
 
-ETHERTYPE_IPV4, ETHERTYPE_ARP, ETHERTYPE_IPV6, ETHERTYPE_EAPOL = 0x0800, 0x0806, 0x86DD, 0x888E
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
 
 
 def build_wire_guard(
@@ -31,13 +32,10 @@ def build_wire_guard(
     # By its name and its type: the index is another one each time, and a card can be given the name.
     into = f'oifname "{names.TUN_NAME}" meta oiftype {names.TUN_TYPE}'
     out_of = f'iifname "{names.TUN_NAME}" meta iiftype {names.TUN_TYPE}'
-    core = Rule(
-        text=f"{identity.owner} meta l4proto {{ {TCP}, {UDP} }} accept",
-        comment="psiphon-user, TCP and UDP",
-    )
+    core = accept(permits.CORE, render_match(permits.CORE.match, Knowledge(identity=identity)))
     local = (
-        Rule(text=f"oif {LOOPBACK} accept", comment="this machine to itself"),
-        Rule(text=f"{into} accept", comment="not a wire"),
+        accept(permits.LOOPBACK, f"oif {LOOPBACK}"),
+        accept(permits.APPLICATIONS, into, "not a wire"),
     )
     guests = guest_wire_rules(bridges)
     wire = (*tunnel_address_rules(), *plumbing_rules(identity, dhcp_servers), core, *guests)
@@ -56,8 +54,8 @@ def build_wire_guard(
                 name="forward",
                 hook=Hook(kind="filter", hook="forward", priority=10, policy="drop"),
                 rules=(
-                    Rule(text=f"{into} accept", comment="into the tunnel"),
-                    Rule(text=f"{out_of} ct direction reply accept", comment="and its answers"),
+                    accept(permits.CONTAINERS, into, "into the tunnel"),
+                    accept(permits.CONTAINER_ANSWERS, f"{out_of} ct direction reply", "and its answers"),
                     tail,
                 ),
             ),
@@ -68,7 +66,7 @@ def build_wire_guard(
                     *local,
                     *wire,
                     # By name alone: the type is not told here, and chain forward has asked for it.
-                    Rule(text=f'iifname "{names.TUN_NAME}" ct direction reply accept', comment="answers to containers"),
+                    accept(permits.CONTAINER_ANSWERS, f'iifname "{names.TUN_NAME}" ct direction reply'),
                     tail,
                 ),
             ),
@@ -91,55 +89,44 @@ def _frame(ethertype: int, *, header: bool, tagged: bool = False) -> str:
 def _egress_rules(
     identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None, *, header: bool
 ) -> tuple[Rule, ...]:
-    targets = _dhcp_targets(dhcp_servers)
+    knowledge = Knowledge(
+        identity=identity, known={Known.GATEWAYS: dhcp_servers}, header=ETHERNET_HEADER if header else 0
+    )
     last = Rule(text="counter drop", comment="no other frame, whoever made it")
-    plain = _packet_rules(identity, targets, on_link, header=header)
+    plain = _packet_rules(knowledge, on_link, header=header)
     if not header:
         return (*plain, last)
     return (
-        *arp_rules(identity, _frame(ETHERTYPE_ARP, header=True), on_link),
-        *eapol_rules(_frame(ETHERTYPE_EAPOL, header=True)),
+        *arp_rules(identity, _frame(ARP, header=True), on_link),
+        *eapol_rules(identity, _frame(EAPOL, header=True)),
         *plain,
         # In the VLAN of a device above the card, or of a bridge that the card is a port of.
-        *arp_rules(identity, _frame(ETHERTYPE_ARP, header=True, tagged=True), on_link, shift=TAG_BITS),
-        *_packet_rules(identity, targets, on_link, header=True, tagged=True),
+        *arp_rules(identity, _frame(ARP, header=True, tagged=True), on_link, shift=TAG_BITS),
+        *_packet_rules(knowledge, on_link, header=True, tagged=True),
         *envelope_rules(),
         last,
     )
 
 
 def _packet_rules(
-    identity: Identity,
-    dhcp_targets: tuple[str | Address, ...],
-    on_link: OnLink | None,
-    *,
-    header: bool,
-    tagged: bool = False,
+    knowledge: Knowledge, on_link: OnLink | None, *, header: bool, tagged: bool = False
 ) -> tuple[Rule, ...]:
-    # dhclient and udhcpc send from a packet socket, whose owner is root.
-    uids = quote_set(identity.network_manager_uids)
     ipv4 = _frame(ETHERTYPE_IPV4, header=header, tagged=tagged)
     ipv6 = _frame(ETHERTYPE_IPV6, header=header, tagged=tagged)
     tunnel = "the tunnel's addresses are never on a wire"
+
+    def let_out(permit: Permit, frame: str) -> Rule:
+        return accept(permit, f"{frame} {render_match(permit.match, knowledge)}")
+
     return (
         Rule(text=f"{ipv4} ip saddr {names.TUN_IPV4_SUBNET} drop", comment=tunnel),
         Rule(text=f"{ipv6} ip6 saddr {names.TUN_IPV6_SUBNET} drop", comment=tunnel),
-        *(
-            Rule(
-                text=f"{protocol} {identity.owner} meta l4proto {{ {TCP}, {UDP} }} accept",
-                comment="psiphon-user, TCP and UDP",
-            )
-            for protocol in (ipv4, ipv6)
-        ),
-        *discovery_rules(identity, on_link, ipv6=ipv6, header=ETHERNET_HEADER if header else 0, targets=True),
-        Rule(
-            text=f"{ipv4} meta skuid {uids} udp sport 68 udp dport 67 ip daddr {quote_set(dhcp_targets)} accept",
-            comment="DHCP",
-        ),
-        Rule(
-            text=f"{ipv6} meta skuid {uids} udp sport 546 udp dport 547 ip6 daddr {{ fe80::/10, ff02::1:2 }} accept",
-            comment="DHCPv6",
-        ),
+        let_out(permits.CORE, ipv4),
+        let_out(permits.CORE, ipv6),
+        *discovery_rules(knowledge.identity, on_link, ipv6=ipv6, header=knowledge.header, targets=True),
+        # dhclient and udhcpc send from a packet socket, whose owner is root.
+        let_out(permits.DHCP, ipv4),
+        let_out(permits.DHCPV6, ipv6),
     )
 
 
@@ -207,18 +194,13 @@ def _frame_chains(
     identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None, kinds: tuple[bool, ...]
 ) -> tuple[Chain, ...]:
     """What may leave, once for all devices of a kind."""
-    targets = tuple(map(ipaddress.IPv4Network, map(str, _dhcp_targets(dhcp_servers))))
     return (
-        *(build_carried_chains(identity, targets, on_link) if True in kinds else ()),
+        *(build_carried_chains(identity, dhcp_servers, on_link) if True in kinds else ()),
         *(
             Chain(name=_name_frames(header=header), rules=_egress_rules(identity, dhcp_servers, on_link, header=header))
             for header in kinds
         ),
     )
-
-
-def _dhcp_targets(dhcp_servers: tuple[Address, ...]) -> tuple[str | Address, ...]:
-    return ("255.255.255.255", *PRIVATE_IPV4, *dhcp_servers)
 
 
 def _name_frames(*, header: bool) -> str:
@@ -261,7 +243,7 @@ def build_bridge_guard(identity: Identity) -> Table:
                 name="ports",
                 hook=Hook(kind="filter", hook="postrouting", priority=300, policy="drop"),
                 rules=(
-                    Rule(text=f"meta oifkind {{ {kinds} }} accept", comment="a port that leads to a guest"),
+                    accept(permits.GUESTS, f"meta oifkind {{ {kinds} }}", "a port that leads to a guest"),
                     Rule(text=f"goto {_name_frames(header=True)}", comment="any other port is a card"),
                 ),
             ),

@@ -11,36 +11,33 @@ Raw bytes are named by base, offset and length in bits (nft(8), "Raw payload exp
 from __future__ import annotations
 
 import ipaddress
-from typing import TypeVar
 
+from psiphon_vpn.policy import permits
+from psiphon_vpn.policy.match import ICMPV6, Message, Permit
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
+from psiphon_vpn.policy.render_words import (
+    IPV6_HEADER,
+    NO_UID,
+    Knowledge,
+    accept,
+    quote_networks,
+    quote_values,
+    render_length,
+    render_match,
+    render_owner,
+)
 from psiphon_vpn.policy.ruleset import Rule
 from psiphon_vpn.policy.values import quote_set
 
-_Network = TypeVar("_Network", ipaddress.IPv4Network, ipaddress.IPv6Network)
-
-ICMPV6 = 58
-NO_UID = 0xFFFFFFFF
-"""No user has this number (setuid(2)): a comparison with it says whether there is an owner at all."""
-EAPOL_UIDS = (0,)
-"""Who logs in to a network by a packet socket: wpa_supplicant and iwd as root, on cables, and on wireless cards whose
-driver has no control port. What mac80211 sends for them (NL80211_CMD_CONTROL_PORT_FRAME) never meets the hook:
-tests/guest/test_wireless.py measures both. A distribution that gives wpa_supplicant a user of its own has the second
-way alone."""
-
-ETHERNET_HEADER, IPV6_HEADER = 14, 40
+ETHERNET_HEADER = 14
 LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
 """RFC 4291 2.5.6. A gateway with another prefix that begins with fe80 comes with the networks of the link."""
 NO_IPV4, NO_IPV6 = ipaddress.IPv4Network(0), ipaddress.IPv6Network(0)
-LINK_SCOPE = ("ff02::1", "ff02::1:ff00:0/104")
 ANY_UNICAST = ("fe80::/10", "fc00::/7", "2000::/3")
-SOLICITED_NODE = "ff02::1:ff00:0/104"
-
-# The fields of an option (RFC 4861 4.6): its type, and its length in units of eight bytes, here always one.
-SOURCE_ADDRESS, TARGET_ADDRESS, NONCE = 0x0101, 0x0201, 0x0E01
 ROUTER_ALERT = 0x3A00050200000100
 """The header before an MLD report: ICMPv6 follows, router alert, two bytes of padding (RFC 2710 3, RFC 2711)."""
+HOP_BY_HOP_HEADER = 8
 NO_FLOW_LABEL = "@nh,0,32 & 0x000fffff == 0x0"
 NOTHING_RESERVED = "@th,32,32 & 0x1fffffff == 0x0"
 """The reserved bits of a solicitation, or of an advertisement after its three flags."""
@@ -63,90 +60,92 @@ def discovery_rules(
         targets: whether frames of others pass here: then the addresses inside are compared too.
     """
     kind = f"{ipv6} meta l4proto {ICMPV6} icmpv6 type".lstrip()
-
-    def length(*message: int) -> str:
-        sizes = tuple(header + IPV6_HEADER + size for size in message)
-        return f"meta length {sizes[0] if len(sizes) == 1 else quote_set(sizes)}"
-
-    def kernels(message: int) -> str:
-        # The next header too: an extension header before the message has room for anything.
-        return (
-            f"icmpv6 code 0 {length(message)} ip6 length {message} ip6 nexthdr {ICMPV6} ip6 hoplimit 255 "
-            f"{NO_FLOW_LABEL}"
-        )
-
-    ends = f"ip6 daddr {quote_set((*LINK_SCOPE, *ANY_UNICAST))}"
-    searching = "ip6 daddr ff02::2"
+    knowledge = Knowledge(identity=identity, header=header)
+    search = render_match(permits.ROUTER_SEARCH.match, knowledge)
+    groups = _list_fixed(permits.NEIGHBOURS)
+    source, searching = "", f"ip6 daddr {quote_values(permits.ROUTER_SOLICITATION.match.fixed_destinations)}"
+    ends = f"ip6 daddr {quote_set((*groups, *ANY_UNICAST))}"
     if on_link is not None:
         # At a card's own hook a guest's prefix has no business.
         guests = () if targets else on_link.guests_ipv6
         networks = tuple(dict.fromkeys((LINK_LOCAL, *on_link.networks_ipv6, *guests)))
-        source = f"ip6 saddr {_quote_networks(NO_IPV6, *networks)}"
-        ends = f"{source} ip6 daddr {quote_set((*LINK_SCOPE, *map(str, networks)))}"
+        source = f"ip6 saddr {quote_networks(NO_IPV6, *networks)}"
         searching = f"{source} {searching}"
+        ends = f"{source} ip6 daddr {quote_set((*groups, *map(str, networks)))}"
         if targets:
             prefixes = (f"{int(network.network_address) >> 64:#018x}" for network in networks)
             ends += f" @th,64,64 {{ {', '.join(prefixes)} }}"
+
+    def by_kernel(permit: Permit, message: Message, inside: str, ends: str) -> Rule:
+        (size,) = message.sizes
+        # The next header too: an extension header before the message has room for anything.
+        return accept(
+            permit,
+            f"{kind} {quote_values(message.types)} icmpv6 code {message.code} {render_length(message, header)} "
+            f"ip6 length {size} ip6 nexthdr {ICMPV6} ip6 hoplimit {permit.match.hop_limit} {NO_FLOW_LABEL} "
+            f"{inside} {ends}",
+            f"{permit.comment}: {message.says}",
+        )
+
     return (
+        accept(permits.ROUTER_SEARCH, f"{ipv6} {search}".lstrip()),
         Rule(
-            text=f"{kind} 133 icmpv6 code 0 ip6 hoplimit 255 {length(8, 16)} ip6 daddr ff02::2 "
-            f"meta skuid {quote_set(identity.network_manager_uids)} accept",
-            comment="root or the network manager looks for a router",
-        ),
-        Rule(
-            text=f"{kind} {{ 131, 132, 133, 135, 136, 143 }} meta skuid != {NO_UID} drop",
+            text=f"{kind} {quote_set(permits.KERNELS_OWN)} meta skuid != {NO_UID} drop",
             comment="made by a program: only the kernel itself speaks so",
         ),
-        Rule(
-            text=f"{kind} 133 {kernels(8)} @th,32,32 0x0 {searching} accept",
-            comment="IPv6 neighbour discovery: RS before there is an address",
+        *(
+            by_kernel(permits.ROUTER_SOLICITATION, message, f"@th,32,32 0x0{_option(64, message)}", searching)
+            for message in permits.ROUTER_SOLICITATION.match.messages
         ),
-        Rule(
-            text=f"{kind} 133 {kernels(16)} @th,32,32 0x0 @th,64,16 {SOURCE_ADDRESS:#06x} {searching} accept",
-            comment="IPv6 neighbour discovery: RS",
+        *(
+            by_kernel(permits.NEIGHBOURS, message, f"{NOTHING_RESERVED}{_option(192, message)}", ends)
+            for message in permits.NEIGHBOURS.match.messages
         ),
-        Rule(
-            text=f"{kind} {{ 135, 136 }} {kernels(24)} {NOTHING_RESERVED} {ends} accept",
-            comment="IPv6 neighbour discovery: NS and NA without an option, on this link only",
-        ),
-        Rule(
-            text=f"{kind} 135 {kernels(32)} {NOTHING_RESERVED} "
-            f"@th,192,16 {{ {SOURCE_ADDRESS:#06x}, {NONCE:#06x} }} {ends} accept",
-            comment="IPv6 neighbour discovery: NS, on this link only",
-        ),
-        Rule(
-            text=f"{kind} 136 {kernels(32)} {NOTHING_RESERVED} @th,192,16 {TARGET_ADDRESS:#06x} {ends} accept",
-            comment="IPv6 neighbour discovery: NA, on this link only",
-        ),
-        *_report_rules(kind, f"{length(32)} ip6 length 32 ip6 nexthdr 0", on_link if targets else None),
+        *_report_rules(kind, header, on_link if targets else None),
     )
 
 
-def _quote_networks(*networks: _Network) -> str:
-    """A set of networks of one family; nft refuses one whose elements overlap."""
-    return quote_set(map(str, ipaddress.collapse_addresses(networks)))
+def _option(bit: int, message: Message) -> str:
+    """What compares the one option of a message, where it has one. bit: where the option begins."""
+    return f" @th,{bit},16 {_quote_words(message.options)}" if message.options else ""
 
 
-def _report_rules(kind: str, length: str, on_link: OnLink | None) -> tuple[Rule, ...]:
+def _list_fixed(permit: Permit) -> list[str]:
+    return [str(place) for place in permit.match.fixed_destinations]
+
+
+def _quote_words(words: tuple[int, ...]) -> str:
+    """Values of two bytes."""
+    texts = [f"{word:#06x}" for word in words]
+    return texts[0] if len(texts) == 1 else f"{{ {', '.join(texts)} }}"
+
+
+def _report_rules(kind: str, header: int, on_link: OnLink | None) -> tuple[Rule, ...]:
     """MLDv1 reports: switches that listen need those of the solicited-node groups (RFC 4541 3), and no others.
 
     Args:
         kind: the beginning of a rule, up to the type.
-        length: what compares the length: of the hop-by-hop header, eight bytes, and the report.
+        header: bytes of a frame before its IP header.
         on_link: our own groups, where they are known; else a user can have any of the 2^24 reported.
     """
     if on_link is not None and not on_link.groups:
         return ()
-    group = f"ip6 daddr {SOLICITED_NODE}"
+    row = permits.MLD.match
+    (message,) = row.messages
+    (size,) = message.sizes
+    payload = HOP_BY_HOP_HEADER + size
+    group = f"ip6 daddr {quote_values(row.fixed_destinations)}"
     if on_link is not None:
         tails = tuple(dict.fromkeys(f"{int(group) & 0xFFFFFF:#08x}" for group in on_link.groups))
         group = f"ip6 daddr {quote_set(on_link.groups)} @th,168,24 {{ {', '.join(tails)} }}"
+    sources = quote_networks(*(ipaddress.IPv6Network(str(place)) for place in row.sources))
     return (
-        Rule(
-            text=f"{kind} 131 icmpv6 code 0 ip6 hoplimit 1 {NO_FLOW_LABEL} {length} @nh,320,64 {ROUTER_ALERT:#018x} "
-            f"ip6 saddr {_quote_networks(NO_IPV6, LINK_LOCAL)} {group} @th,32,32 0x0 "
-            "@th,64,64 0xff02000000000000 @th,128,40 0x00000001ff accept",
-            comment="MLD reports of solicited-node groups, sent by the kernel, on this link only",
+        accept(
+            permits.MLD,
+            f"{kind} {quote_values(message.types)} icmpv6 code {message.code} ip6 hoplimit {row.hop_limit} "
+            f"{NO_FLOW_LABEL} meta length {header + IPV6_HEADER + payload} ip6 length {payload} ip6 nexthdr 0 "
+            f"@nh,320,64 {ROUTER_ALERT:#018x} ip6 saddr {sources} {group} @th,32,32 0x0 "
+            "@th,64,64 0xff02000000000000 @th,128,40 0x00000001ff",
         ),
     )
 
@@ -160,45 +159,52 @@ def arp_rules(identity: Identity, arp: str, on_link: OnLink | None, *, shift: in
         on_link: our own addresses and whom they may be told; None where that is not known.
         shift: bits by which a tag moves what follows it.
     """
-    form = f"{arp} meta length 42 @ll,{112 + shift},48 0x000108000604 @ll,{160 + shift},16"
-    asked = told = mine = ""
+    searched = permits.ARP_SEARCH.match
+    (search,) = searched.messages
+    (size,) = search.sizes
+    form = f"{arp} meta length {ETHERNET_HEADER + size} @ll,{112 + shift},48 0x000108000604 @ll,{160 + shift},16"
     rules = [
-        Rule(
-            text=f"{form} {{ 0x0001, 0x0002 }} meta skuid {quote_set(identity.network_manager_uids)} accept",
-            comment="ARP: root or the network manager asks whether an address is taken",
+        accept(
+            permits.ARP_SEARCH,
+            f"{form} {_quote_words(search.types)} {render_owner(searched.owner, identity)}",
         ),
         Rule(text=f"{arp} meta skuid != {NO_UID} drop", comment="made by a program: only the kernel itself speaks so"),
     ]
+    asked = told = mine = ""
     if on_link is not None:
         if not on_link.own_ipv4:
             return tuple(rules)
         mine = f" arp saddr ip {quote_set(on_link.own_ipv4)}"
-        asked = f" arp daddr ip {_quote_networks(*on_link.networks_ipv4)}"
+        asked = f" arp daddr ip {quote_networks(*on_link.networks_ipv4)}"
         # Who asks whether an address is free has none yet.
-        told = f" arp daddr ip {_quote_networks(NO_IPV4, *on_link.networks_ipv4)}"
-    return (
-        *rules,
-        Rule(
-            text=f"{form} 0x0001 @ll,{256 + shift},48 0x0{mine}{asked} accept",
-            comment="ARP: who on this link has an address",
-        ),
-        Rule(
-            text=f"{form} 0x0002{mine}{told} accept",
-            comment="ARP: to who asked on this link",
-        ),
-    )
+        told = f" arp daddr ip {quote_networks(NO_IPV4, *on_link.networks_ipv4)}"
+    # Who asks does not know yet whose the address is.
+    ends = {permits.REQUEST: f" @ll,{256 + shift},48 0x0{mine}{asked}", permits.ANSWER: f"{mine}{told}"}
+    for message in permits.ARP_OWN.match.messages:
+        (operation,) = message.types
+        rules.append(
+            accept(
+                permits.ARP_OWN,
+                f"{form} {operation:#06x}{ends[operation]}",
+                f"{permits.ARP_OWN.comment}: {message.says}",
+            )
+        )
+    return tuple(rules)
 
 
-def eapol_rules(eapol: str) -> tuple[Rule, ...]:
+def eapol_rules(identity: Identity, eapol: str) -> tuple[Rule, ...]:
     """EAPOL (IEEE 802.1X-2010 11.3): of root, versions 1 to 3, packet, start, log-off, key, and MACsec's key agreement.
 
     Args:
+        identity: who is who.
         eapol: what tells it.
     """
+    row = permits.EAPOL_OWN.match
+    (message,) = row.messages
     return (
-        Rule(
-            text=f"{eapol} meta skuid {quote_set(EAPOL_UIDS)} @ll,112,8 {{ 1, 2, 3 }} "
-            "@ll,120,8 { 0, 1, 2, 3, 5 } accept",
-            comment="EAPOL: the link's own log-in, by root",
+        accept(
+            permits.EAPOL_OWN,
+            f"{eapol} {render_owner(row.owner, identity)} @ll,112,8 {quote_set(permits.EAPOL_VERSIONS)} "
+            f"@ll,120,8 {quote_set(message.types)}",
         ),
     )

@@ -21,6 +21,8 @@ class Rule:
 
     text: str
     comment: str = ""
+    permit: str = ""
+    """Name of the row of `permits` that lets its packets pass. No rule accepts anything without one."""
 
     def __post_init__(self) -> None:
         """Refuse what no rule of ours is written with. Values come from `policy.values` alone; this is a second look.
@@ -30,6 +32,8 @@ class Rule:
         """
         if not _TEXT.fullmatch(self.text) or _BARE_INDEX.search(self.text) or re.search(r'["\\\n]', self.comment):
             raise ValueError("not the text of a rule")
+        if bool(self.permit) != (self.text.split()[-1:] == ["accept"]):
+            raise ValueError("a rule accepts what a row of the table of permits names, and nothing else does")
 
     def render(self) -> str:
         """The rule as one line of nft."""

@@ -1,10 +1,12 @@
 """The chains of the base table that see packets on their way: forwarded, leaving, arriving, translated."""
 
-from psiphon_vpn.policy import names
+from psiphon_vpn.policy import names, permits
+from psiphon_vpn.policy.match import Permit
 from psiphon_vpn.policy.model import Links, Policy
+from psiphon_vpn.policy.render_words import CARRIED, Knowledge, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule
 from psiphon_vpn.policy.values import LOOPBACK, InterfaceName, name_by_index, quote_set
-from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, TCP, UDP, tunnel_address_rules
+from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, tunnel_address_rules
 
 _TUN = InterfaceName(names.TUN_NAME)
 
@@ -46,17 +48,20 @@ def build_forward(policy: Policy) -> Chain:
     if _may_forward(policy) and policy.links.tun_index is not None:
         tun = f'"{names.TUN_NAME}"'
         index = name_by_index(policy.links.tun_index)
-        into = f"oifname {tun} oif {index}"
+        knowledge = Knowledge(identity=policy.identity)
+
+        def let_in(permit: Permit) -> Rule:
+            into = f"oifname {tun} oif {index}"
+            return accept(permit, render_match(permit.match, knowledge, way=into, checked=CARRIED))
+
+        answers = render_match(permits.CONTAINER_ANSWERS.match, knowledge, way=f"iifname {tun} iif {index}")
         rules += [
+            accept(permits.CONTAINER_ANSWERS, answers),
             Rule(
-                text=f"iifname {tun} iif {index} ct state established,related ct direction reply accept",
-                comment="answers to containers",
-            ),
-            Rule(
-                text=f"meta l4proto != {{ {TCP}, {UDP} }} counter reject with icmpx type admin-prohibited",
+                text=f"meta l4proto != {quote_set(CARRIED)} counter reject with icmpx type admin-prohibited",
                 comment="the tunnel carries TCP and UDP",
             ),
-            Rule(text=f"{into} ip daddr {names.RESOLVER_IPV4} th dport 53 oifname @{names.LEASE_SET} accept"),
+            let_in(permits.CONTAINER_NAMES),
             Rule(
                 text=f"ip daddr {quote_set(REFUSED_IPV4)} counter reject with icmpx type admin-prohibited",
                 comment="no private or reserved address",
@@ -65,14 +70,8 @@ def build_forward(policy: Policy) -> Chain:
                 text=f"ip6 daddr {quote_set(REFUSED_IPV6)} counter reject with icmpx type admin-prohibited",
                 comment="no private or reserved address",
             ),
-            Rule(
-                text=f"{into} meta nfproto ipv4 oifname @{names.LEASE_SET} accept",
-                comment="containers into the tunnel, while the lease runs",
-            ),
-            Rule(
-                text=f"{into} meta nfproto ipv6 oifname @{names.LEASE_SET_IPV6} accept",
-                comment="containers into the tunnel, while the lease runs and it carries IPv6",
-            ),
+            let_in(permits.CONTAINERS),
+            let_in(permits.CONTAINERS_IPV6),
         ]
     rules.append(
         Rule(text="counter reject with icmpx type admin-prohibited", comment="forwarded: only into the tunnel")
@@ -87,12 +86,15 @@ def build_postrouting(policy: Policy) -> Chain:
 
     A `type route` chain or a DNAT of another program can move a packet to another interface after `output` saw it.
     """
-    rules = [Rule(text=f"oif {LOOPBACK} accept", comment="this machine to itself")]
+    rules = [accept(permits.LOOPBACK, f"oif {LOOPBACK}")]
     if policy.links.tun_index is not None:
         into = f'oifname "{names.TUN_NAME}" oif {name_by_index(policy.links.tun_index)}'
         rules += [
-            Rule(text=f"{into} ip saddr {names.TUN_IPV4} accept", comment="the source that the server has seen first"),
-            Rule(text=f"{into} ip6 saddr {names.TUN_IPV6} accept", comment="the source that the server has seen first"),
+            accept(permit, f"{into} {word} saddr {address}", "the source that the server has seen first")
+            for permit, word, address in (
+                (permits.APPLICATIONS, "ip", names.TUN_IPV4),
+                (permits.APPLICATIONS_IPV6, "ip6", names.TUN_IPV6),
+            )
         ]
     rules.append(
         Rule(text=f'oifname "{names.TUN_NAME}" counter drop', comment="one stray source would spoil a session")
@@ -100,9 +102,10 @@ def build_postrouting(policy: Policy) -> Chain:
     rules += tunnel_address_rules()
     if _may_forward(policy):
         rules.append(
-            Rule(
-                text=f"{_avoid_wires('oif', policy.links)} ct direction reply ct status snat accept",
-                comment="answers out of the tunnel to containers",
+            accept(
+                permits.CONTAINER_ANSWERS,
+                f"{_avoid_wires('oif', policy.links)} ct direction reply ct status snat",
+                "answers out of the tunnel to containers",
             )
         )
     rules += guest_jump(policy.links)
@@ -144,7 +147,7 @@ def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
     assert policy.links.tun_index is not None, "open without a TUN"
     tun, uid = names.TUN_NAME, policy.identity.uid
     resolver = f"th dport 53 dnat ip to {names.RESOLVER_IPV4}"
-    protocols = f"meta l4proto {{ {TCP}, {UDP} }}"
+    protocols = f"meta l4proto {quote_set(CARRIED)}"
     into = f'oifname "{tun}" oif {name_by_index(policy.links.tun_index)}'
     chains = [
         Chain(

@@ -3,14 +3,17 @@
 Everything that is not `lo` and not our TUN is a *wire*.
 """
 
-from psiphon_vpn.policy import names
+from dataclasses import replace
+
+from psiphon_vpn.policy import names, permits
+from psiphon_vpn.policy.match import TCP, Known, Owner
 from psiphon_vpn.policy.model import Identity, Policy
 from psiphon_vpn.policy.onlink import OnLink
 from psiphon_vpn.policy.plumbing import discovery_rules
+from psiphon_vpn.policy.render_words import Knowledge, accept, render_match, render_owner, render_protocols
 from psiphon_vpn.policy.ruleset import Rule
 from psiphon_vpn.policy.values import Address, quote_set
 
-TCP, UDP, ICMP = 6, 17, 1
 IPV4, IPV6 = 4, 6
 
 # What the tunnel cannot carry or must not be asked for: special-purpose ranges of the IANA registries (RFC 6890) that
@@ -29,9 +32,6 @@ REFUSED_IPV4 = (
 )
 REFUSED_IPV6 = ("::/127", "::ffff:0:0/96", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8")
 
-# Where a unicast DHCP renewal may go besides the on-link gateways: ranges that no one routes on the internet.
-PRIVATE_IPV4 = ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
-
 
 def plumbing_rules(
     identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None = None
@@ -45,25 +45,18 @@ def plumbing_rules(
         dhcp_servers: gateways of this link outside of the private ranges.
         on_link: whom the kernel may speak to; None for a table that outlives what is known of the links.
     """
-    dhcp_uids = quote_set(identity.network_manager_uids)
-    dhcp_targets = quote_set(("255.255.255.255", *PRIVATE_IPV4))
+    knowledge = Knowledge(identity=identity)
+    everywhere = replace(permits.DHCP.match, destinations=permits.DHCP.match.fixed_destinations)
     rules = [
         *discovery_rules(identity, on_link),
-        Rule(
-            text=f"meta skuid {dhcp_uids} udp sport 68 udp dport 67 ip daddr {dhcp_targets} accept",
-            comment="DHCP of root or the network manager",
-        ),
-        Rule(
-            text=f"meta skuid {dhcp_uids} udp sport 546 udp dport 547 ip6 daddr {{ fe80::/10, ff02::1:2 }} accept",
-            comment="DHCPv6 of root or the network manager",
-        ),
+        accept(permits.DHCP, render_match(everywhere, knowledge), "DHCP of root or the network manager"),
+        accept(permits.DHCPV6, render_match(permits.DHCPV6.match, knowledge), "DHCPv6 of root or the network manager"),
     ]
     if dhcp_servers:
+        renewal = replace(permits.DHCP.match, destinations=(Known.GATEWAYS,))
+        known = Knowledge(identity=identity, known={Known.GATEWAYS: dhcp_servers})
         rules.append(
-            Rule(
-                text=f"meta skuid {dhcp_uids} udp sport 68 udp dport 67 ip daddr {quote_set(dhcp_servers)} accept",
-                comment="DHCP renewal by unicast to this link's gateway",
-            )
+            accept(permits.DHCP, render_match(renewal, known), "DHCP renewal by unicast to this link's gateway")
         )
     return tuple(rules)
 
@@ -81,37 +74,47 @@ def tunnel_address_rules(verdict: str = "drop") -> tuple[Rule, ...]:
     )
 
 
+def may_connect(policy: Policy) -> bool:
+    """Whether psiphon-user may use the uplink in this state."""
+    return policy.state in permits.CORE.states and policy.links.uplink is not None
+
+
 def core_rules(policy: Policy) -> tuple[Rule, ...]:
     """What psiphon-user may do on its uplink in this state (R5, R11)."""
-    if not policy.core_may_connect:
+    if not may_connect(policy):
         return ()
-    who = f'{policy.identity.owner} oifname "{policy.links.uplink}"'
+    knowledge = Knowledge(identity=policy.identity)
+    uplink = f'oifname "{policy.links.uplink}"'
+    who = f"{render_owner(Owner.PSIPHON_USER, policy.identity)} {uplink}"
+    marked = f"ct mark set {names.CORE_MARK}"
     rules = [
-        Rule(
-            text=f"{who} {'ip' if server.version == IPV4 else 'ip6'} daddr {server} meta l4proto {{ {TCP}, {UDP} }} "
-            "th dport 53 ct mark set ct_mark accept".replace("ct_mark", str(names.CORE_MARK)),
-            comment="the resolver that the configuration allows psiphon-tunnel-core",
+        accept(
+            permits.CORE_NAMES,
+            render_match(replace(permits.CORE_NAMES.match, destinations=(server,)), knowledge, way=uplink)
+            + f" {marked}",
         )
         for server in policy.bootstrap_dns
     ]
+    asking = quote_set(permits.NAME_PORTS)
     rules.append(
         Rule(
-            text=f"{who} meta l4proto {{ {TCP}, {UDP} }} th dport {{ 53, 137, 853, 5353, 5355 }} drop",
+            text=f"{who} {render_protocols(permits.CORE_NAMES.match)} th dport {asking} drop",
             comment="no name is looked up outside the tunnel, not even by psiphon-user",
         )
     )
-    target = ""
+    match = permits.CORE.match
     if policy.upstream_proxy is not None:
         proxy = policy.upstream_proxy
-        family = "ip" if proxy.address.version == IPV4 else "ip6"
-        target = f" {family} daddr {proxy.address} tcp dport {proxy.port}"
+        if TCP not in match.protocols or (match.destination_ports and proxy.port not in match.destination_ports):
+            return tuple(rules)
+        match = replace(match, protocols=(TCP,), destinations=(proxy.address,), destination_ports=(proxy.port,))
     else:
         rules += _next_hop_rules(policy, who)
-    protocols = f" meta l4proto {{ {TCP}, {UDP} }}" if not target else ""
     rules.append(
-        Rule(
-            text=f"{who}{target}{protocols} ct mark set {names.CORE_MARK} accept",
-            comment="psiphon-user to its server, on the uplink only",
+        accept(
+            permits.CORE,
+            f"{render_match(match, knowledge, way=uplink)} {marked}",
+            "psiphon-user to its server, on the uplink only",
         )
     )
     return tuple(rules)

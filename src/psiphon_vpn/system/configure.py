@@ -12,9 +12,8 @@ from typing import Final
 
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.linux.nft import build_drop_only
 from psiphon_vpn.network.bridges import load_bridges, render_bridges
-from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
 from psiphon_vpn.policy.lesser import Part, do_without
 from psiphon_vpn.policy.model import Identity, Policy, State

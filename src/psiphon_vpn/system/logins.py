@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from psiphon_vpn.policy.plumbing import EAPOL_UIDS
+from psiphon_vpn.policy.render_words import ROOT_UIDS
 
 PROC: Final = Path("/proc")
 PROGRAMS: Final = ("wpa_supplicant", "iwd", "ead")
@@ -86,7 +86,7 @@ def _look(reads: Reads, pid: int, here: str) -> Login | None:
         name = " ".join(status.get("Name", ()))
         # Real, effective, saved and file system id (proc(5)): rules match the last.
         uid = int(status["Uid"][3])
-        if name not in PROGRAMS or uid in EAPOL_UIDS or reads.read_link(place / "ns/net") != here:
+        if name not in PROGRAMS or uid in ROOT_UIDS or reads.read_link(place / "ns/net") != here:
             return None
         words = reads.read(place / "cmdline").decode("utf-8", "replace").split("\0")
     except (OSError, KeyError, IndexError, ValueError):  # it has ended meanwhile

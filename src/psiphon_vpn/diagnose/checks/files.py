@@ -207,8 +207,7 @@ def boot_rules(facts: Facts) -> Outcome:
 @check("files.drop-rules", mark("The emergency rules drop everything"), INSTALL)
 def drop_rules(facts: Facts) -> Outcome:
     """What is loaded when the boot lock's file cannot be."""
-    from psiphon_vpn.linux.nft import build_drop_only
-    from psiphon_vpn.policy.base import build_base_table
+    from psiphon_vpn.policy.base import build_base_table, build_drop_only
     from psiphon_vpn.policy.model import Policy, State
 
     table = build_drop_only(build_base_table(Policy(state=State.LOCKED, identity=facts.identity)))

@@ -1,0 +1,254 @@
+"""What a row of `permits` is made of: who, what, by which way, in which form. Typed values, and never a word of nft's.
+
+Pure. The renderers (`render_words`, `plumbing`, `carried`) make a table's text of them; each says in its own words what
+a row says once.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.own_tables import OwnTable
+from psiphon_vpn.policy.values import Address, is_plain_address
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+"""Numbers of protocols (IANA)."""
+ARP, EAPOL, PPPOE_DISCOVERY, PPPOE_SESSION = 0x0806, 0x888E, 0x8863, 0x8864
+"""Numbers of what is on a wire beside IP (IEEE)."""
+EVERY_VERSION: Final = (4, 6)
+
+
+def mark(message: str) -> str:
+    """Mark a constant for the catalogue of translations; it is translated where it is shown, which is never here."""
+    return message
+
+
+class Owner(enum.StrEnum):
+    """Who has the socket that a packet comes from. The value is said to people."""
+
+    ANYONE = mark("anybody")
+    PSIPHON_USER = mark("psiphon-user")
+    """By uid and gid: a container may use either number."""
+    NETWORK_MANAGER = mark("root or a network manager")
+    ROOT = mark("root")
+    KERNEL = mark("the kernel")
+    """No socket has it."""
+
+
+class Way(enum.StrEnum):
+    """Which interface a packet leaves by, or comes in by."""
+
+    WIRE = mark("a wire")
+    TUNNEL = mark("the TUN")
+    LOOPBACK = mark("loopback")
+    GUESTS = mark("a bridge that root allowed")
+    CONTAINERS = mark("a container's interface")
+
+
+class Known(enum.StrEnum):
+    """Values that only the moment or the configuration gives."""
+
+    GATEWAYS = mark("this link's gateways")
+    PREFIXES = mark("this link's IPv6 prefixes")
+    NETWORKS = mark("this link's IPv4 networks")
+    OWN_GROUPS = mark("the groups of our own addresses")
+    RESOLVERS = mark("the addresses in bootstrap_dns")
+    PROBED = mark("the addresses in ipv6_probe")
+    GUEST_NETWORKS = mark("the networks of the bridge")
+    GUEST_OWN = mark("this machine's addresses on the bridge")
+    SOCKS_PORT = mark("the SOCKS proxy's port")
+
+
+class Flow(enum.StrEnum):
+    """What connection tracking says of a packet."""
+
+    ANY = ""
+    ESTABLISHED = mark("of a flow that is known, or an error about one")
+    REPLIES = mark("answers in a flow that is known, or errors about one")
+    OWN_REPLIES = mark("answers in a flow that psiphon-user began while it might, or errors about one")
+
+
+class Fact(enum.StrEnum):
+    """What a table may know, and narrows a row by. Not every table can: the text of some outlives what is known."""
+
+    STATE = mark("the state")
+    UPLINK = mark("only by the uplink")
+    NAME_PORTS = mark("not to ports that ask for names")
+    NEXT_HOP = mark("only by a gateway of the uplink, in a version that has a default route")
+    PROXY = mark("with an upstream proxy, only to it")
+    CONTROL_GROUP = mark("only from the service's control group, where the kernel can tell")
+    LINK = mark("only from and to this link's own prefixes")
+    TARGET = mark("only about an address of this link")
+    GROUPS = mark("only of the groups of our own addresses")
+    GATEWAY = mark("of public addresses, only to this link's gateways")
+    ADDRESSES = mark("only with an address of our own, and about this link's networks")
+    TUNNEL = mark("only with the TUN's own address, and not to private or reserved ones")
+    LEASE = mark("only while the lease runs")
+    BRIDGE = mark("only to the networks of the bridge, and while the daemon sees nothing but guests on it")
+    PORT = mark("only by a port that leads to a guest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One form of a message that has no ports.
+
+    Attributes:
+        types: of ICMPv6 or EAPOL; the operation of ARP; the code of PPPoE; the protocol of PPP.
+        code: of ICMPv6; None for any.
+        sizes: bytes, exactly one of these, from the type on; none: any.
+        longest: bytes of a whole frame.
+        options: first two bytes of the one option that it has (type and length in units of eight bytes).
+        says: what it is, in the rule's comment.
+    """
+
+    types: tuple[int, ...]
+    code: int | None = None
+    sizes: tuple[int, ...] = ()
+    longest: int | None = None
+    options: tuple[int, ...] = ()
+    says: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what could not stand in a rule.
+
+        Raises:
+            ValueError: it could not.
+        """
+        numbers = [*self.types, *self.sizes, *self.options, self.code or 0, self.longest or 0]
+        if not self.types or not all(type(number) is int and 0 <= number <= 0xFFFF for number in numbers):
+            raise ValueError("not a message that may stand in a rule")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """What a row matches. An empty field asks nothing; None of them is text.
+
+    Attributes:
+        owner: whose socket.
+        by: the interface: that it leaves by, or for what comes in, that it came by.
+        into: for what is forwarded: the interface that it leaves by.
+        versions: of IP; none for what is below IP.
+        ethertype: of what is below IP.
+        protocols: numbers of those above IP.
+        sources: addresses and networks.
+        destinations: likewise.
+        source_ports: of TCP and UDP.
+        destination_ports: likewise.
+        messages: forms of what has no ports.
+        hop_limit: exactly this one.
+        flow: what connection tracking says.
+        lease: the IP version whose lease must run; None for no lease.
+    """
+
+    owner: Owner = Owner.ANYONE
+    by: Way | None = None
+    into: Way | None = None
+    versions: tuple[int, ...] = EVERY_VERSION
+    ethertype: int | None = None
+    protocols: tuple[int, ...] = ()
+    sources: tuple[Address | Network | Known, ...] = ()
+    destinations: tuple[Address | Network | Known, ...] = ()
+    source_ports: tuple[int | Known, ...] = ()
+    destination_ports: tuple[int | Known, ...] = ()
+    messages: tuple[Message, ...] = ()
+    hop_limit: int | None = None
+    flow: Flow = Flow.ANY
+    lease: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what could not stand in a rule.
+
+        Raises:
+            ValueError: it could not.
+        """
+        for place in (*self.sources, *self.destinations):
+            if not isinstance(place, Known | ipaddress.IPv4Network | ipaddress.IPv6Network):
+                _check(is_plain_address(place))
+        _check_numbers(self.versions, low=4, high=6)
+        _check_numbers(self.protocols, low=0, high=0xFF)
+        ports = (*self.source_ports, *self.destination_ports)
+        _check_numbers((port for port in ports if not isinstance(port, Known)), low=1, high=0xFFFF)
+        _check_numbers((self.ethertype or 0, self.hop_limit or 0), low=0, high=0xFFFF)
+
+    @property
+    def fixed_destinations(self) -> tuple[Address | Network, ...]:
+        """The destinations that need nobody to know them."""
+        return tuple(place for place in self.destinations if not isinstance(place, Known))
+
+    def covers(self, other: Match) -> bool:
+        """Whether everything that another matches is matched here too, as far as one field after the other can tell."""
+        return (
+            self.owner in {Owner.ANYONE, other.owner}
+            and self.by in {None, other.by}
+            and set(other.versions) <= set(self.versions)
+            and self.ethertype == other.ethertype
+            and _has_room(self.protocols, other.protocols)
+            and _has_room(self.sources, other.sources)
+            and _has_room(self.destinations, other.destinations)
+            and _has_room(self.source_ports, other.source_ports)
+            and _has_room(self.destination_ports, other.destination_ports)
+            and _has_room(self.messages, other.messages)
+            and self.hop_limit in {None, other.hop_limit}
+            and self.flow in {Flow.ANY, other.flow}
+            and self.lease in {None, other.lease}
+        )
+
+
+def _has_room(wide: tuple[object, ...], narrow: tuple[object, ...]) -> bool:
+    return not wide or (bool(narrow) and set(narrow) <= set(wide))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Permit:
+    """One thing that may pass.
+
+    Attributes:
+        name: of the row: one word or more with hyphens.
+        what: it in words.
+        why: without it, what would not work.
+        shows: what it shows to the network; empty for what reaches none.
+        match: it in values.
+        comment: what its rules say of themselves.
+        states: those of the service in which it may pass. The base table alone knows them.
+        layers: the tables that have a rule of its own for it.
+        within: the row by which the other layers let it pass, because they cannot tell it apart.
+        narrowed: what a layer narrows it by.
+    """
+
+    name: str
+    what: str
+    why: str
+    shows: str = ""
+    match: Match
+    comment: str = ""
+    states: tuple[State, ...]
+    layers: tuple[OwnTable, ...]
+    within: Permit | None = None
+    narrowed: tuple[tuple[OwnTable, tuple[Fact, ...]], ...] = ()
+
+    def list_facts(self, layer: OwnTable) -> tuple[Fact, ...]:
+        """What a layer narrows it by."""
+        return next((facts for table, facts in self.narrowed if table is layer), ())
+
+    @property
+    def wider_in(self) -> tuple[tuple[OwnTable, tuple[Fact, ...]], ...]:
+        """The layers that cannot narrow it by what others narrow it by, and what that is."""
+        every = tuple(dict.fromkeys(fact for _, facts in self.narrowed for fact in facts))
+        missing = ((layer, tuple(f for f in every if f not in self.list_facts(layer))) for layer in self.layers)
+        return tuple((layer, facts) for layer, facts in missing if facts)
+
+
+def _check(condition: bool) -> None:
+    if not condition:
+        raise ValueError("a value that may not stand in a rule")
+
+
+def _check_numbers(values: Iterable[object], *, low: int, high: int) -> None:
+    _check(all(type(value) is int and low <= value <= high for value in values))

@@ -1,0 +1,194 @@
+"""A row as a rule, in nft's own words: for the tables of the family inet, and for plain frames at a card.
+
+No rule accepts anything but by `accept`, which asks for the row. The order of what a rule matches is fixed here; it
+changes nothing of what is matched.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.match import ICMP, ICMPV6, TCP, UDP, Flow, Known, Match, Message, Network, Owner, Permit
+from psiphon_vpn.policy.model import Identity
+from psiphon_vpn.policy.ruleset import Rule
+from psiphon_vpn.policy.values import Address, quote_set
+
+NO_UID = 0xFFFFFFFF
+"""No user has this number (setuid(2)): a comparison with it says whether there is an owner at all."""
+ROOT_UIDS = (0,)
+"""Who logs in to a line, or by a packet socket to a network: wpa_supplicant and iwd as root, on cables, and on wireless
+cards whose driver has no control port. What mac80211 sends for them (NL80211_CMD_CONTROL_PORT_FRAME) never meets the
+hook: tests/guest/test_wireless.py measures both. A distribution that gives wpa_supplicant a user of its own has the
+second way alone."""
+CARRIED = (TCP, UDP)
+"""What the tunnel carries: where a chain has refused every other protocol, it need not be asked for again."""
+IPV6_HEADER = 40
+
+_TRANSPORT = {TCP: "tcp", UDP: "udp"}
+_FLOWS = {
+    Flow.ANY: "",
+    Flow.ESTABLISHED: "ct state established,related",
+    Flow.REPLIES: "ct state established,related ct direction reply",
+    Flow.OWN_REPLIES: f"ct state established,related ct direction reply ct mark {names.CORE_MARK}",
+}
+_LEASES = {4: names.LEASE_SET, 6: names.LEASE_SET_IPV6}
+
+Value = int | Address | Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """What the writer of a table knows: who is who by number, and the values of the moment that it was given.
+
+    Attributes:
+        identity: the numbers.
+        known: values; what is not here is not known.
+        header: bytes of a frame before its IP header, where lengths count them.
+    """
+
+    identity: Identity
+    known: Mapping[Known, tuple[Value, ...]] = field(default_factory=dict)
+    header: int = 0
+
+    def resolve(self, values: Iterable[Value | Known]) -> tuple[Value, ...]:
+        """Values, with those of the moment in place of their names."""
+        found: list[Value] = []
+        for value in values:
+            found += self.known.get(value, ()) if isinstance(value, Known) else (value,)
+        return tuple(found)
+
+    def require(self, values: Iterable[Value | Known]) -> tuple[Value, ...]:
+        """The same, where nothing at all would be written as: anything.
+
+        Raises:
+            ValueError: nothing of it is known. Whoever writes a wider rule says so.
+        """
+        found = self.resolve(values)
+        if not found:
+            raise ValueError("a rule that would ask nothing, since nothing is known of what it asks")
+        return found
+
+
+def accept(permit: Permit, text: str, comment: str | None = None) -> Rule:
+    """A rule that lets a row's packets pass.
+
+    Args:
+        permit: the row.
+        text: what the rule matches, and what it sets besides.
+        comment: where it is another than the row's.
+    """
+    return Rule(text=f"{text} accept", comment=permit.comment if comment is None else comment, permit=permit.name)
+
+
+def render_owner(owner: Owner, identity: Identity) -> str:
+    """Who has the socket. A rule about the kernel's packets asks nothing: what programs make is refused before it."""
+    match owner:
+        case Owner.PSIPHON_USER:
+            return identity.owner
+        case Owner.NETWORK_MANAGER:
+            return f"meta skuid {quote_set(identity.network_manager_uids)}"
+        case Owner.ROOT:
+            return f"meta skuid {quote_set(ROOT_UIDS)}"
+        case Owner.ANYONE | Owner.KERNEL:
+            return ""
+
+
+def render_match(
+    match: Match, knowledge: Knowledge, *, way: str = "", version: int | None = None, checked: tuple[int, ...] = ()
+) -> str:
+    """What a row matches, in words.
+
+    Args:
+        match: the row's.
+        knowledge: the values for it.
+        way: what tells the interface, or the kind of frame.
+        version: the IP version that this rule is for, where a row has both and the rule is for one.
+        checked: protocols that the chain has let through alone, so that they are not asked for again.
+    """
+    owner = render_owner(match.owner, knowledge.identity)
+    source = _addresses("saddr", match.sources, knowledge)
+    target = _addresses("daddr", match.destinations, knowledge)
+    if match.messages:
+        parts = [way, *_icmp(match, knowledge, source), target, owner]
+    else:
+        if not source and not target and len(match.versions) == 1:
+            source = f"meta nfproto ipv{match.versions[0]}"
+        ports = _ports(match, knowledge, version, checked)
+        middle = (source, ports, target) if match.source_ports else (source, target, ports)
+        parts = [owner, way, *middle]
+    parts.append(_FLOWS[match.flow])
+    if match.lease is not None:
+        parts.append(f"oifname @{_LEASES[match.lease]}")
+    return " ".join(part for part in parts if part)
+
+
+def render_length(message: Message, header: int) -> str:
+    """The length of a packet with a message of ICMPv6."""
+    sizes = tuple(header + IPV6_HEADER + size for size in message.sizes)
+    return f"meta length {quote_values(sizes)}"
+
+
+def quote_values(values: tuple[Value, ...]) -> str:
+    """One value, or a set of several."""
+    return str(values[0]) if len(values) == 1 else quote_set(_as_text(values))
+
+
+def quote_networks(*networks: Network) -> str:
+    """A set of networks of one family; nft refuses one whose elements overlap."""
+    return quote_set(map(str, ipaddress.collapse_addresses(networks)))  # type: ignore[type-var]
+
+
+def render_protocols(match: Match, version: int | None = None) -> str:
+    """The protocols above IP."""
+    return f"meta l4proto {quote_set(_list_protocols(match, version))}"
+
+
+def _list_protocols(match: Match, version: int | None) -> tuple[int, ...]:
+    others = {4: (ICMPV6,), 6: (ICMP,)}.get(version or 0, ())
+    return tuple(number for number in match.protocols if number not in others)
+
+
+def _icmp(match: Match, knowledge: Knowledge, source: str) -> list[str]:
+    (message,) = match.messages
+    return [
+        f"meta l4proto {ICMPV6} icmpv6 type {quote_values(message.types)}",
+        "" if message.code is None else f"icmpv6 code {message.code}",
+        source,
+        "" if match.hop_limit is None else f"ip6 hoplimit {match.hop_limit}",
+        render_length(message, knowledge.header) if message.sizes else "",
+    ]
+
+
+def _ports(match: Match, knowledge: Knowledge, version: int | None, checked: tuple[int, ...]) -> str:
+    protocols = _list_protocols(match, version)
+    sides = (("sport", match.source_ports), ("dport", match.destination_ports))
+    ports = [(side, quote_values(knowledge.require(values))) for side, values in sides if values]
+    if not protocols:
+        return ""
+    if ports and len(protocols) == 1:
+        return " ".join(f"{_TRANSPORT[protocols[0]]} {side} {values}" for side, values in ports)
+    above = "" if protocols == checked else f"meta l4proto {quote_set(protocols)}"
+    return " ".join([*([above] if above else []), *(f"th {side} {values}" for side, values in ports)])
+
+
+def _addresses(side: str, places: tuple[Address | Network | Known, ...], knowledge: Knowledge) -> str:
+    if not places:
+        return ""
+    values = knowledge.require(places)
+    family = "ip" if all(_version(value) == 4 for value in values) else "ip6"
+    fixed = not any(isinstance(place, Known) for place in places)
+    return f"{family} {side} {quote_values(values) if fixed else quote_set(_as_text(values))}"
+
+
+def _version(value: Value) -> int:
+    assert not isinstance(value, int)
+    return value.version
+
+
+def _as_text(values: Iterable[Value]) -> list[int | str | Address]:
+    return [
+        str(value) if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network) else value for value in values
+    ]
