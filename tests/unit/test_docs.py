@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 import pytest
-from tests import modules_page
+from tests import modules_page, permits_page
 from tests.states_picture import PATH, render
 
 from psiphon_lab.layers_table import render_table
 from psiphon_vpn.cli.main import cli
 from psiphon_vpn.config import parse_settings
 from psiphon_vpn.policy.model import Identity
+from psiphon_vpn.policy.permits import PERMITS
 from psiphon_vpn.policy.routing import MAIN_TABLE, build_rules
 from psiphon_vpn.service.model import LEGAL_MOVES
 
@@ -145,6 +146,18 @@ def test_a_path_or_module_that_is_not_there_would_be_found() -> None:
     }  # fmt: skip
     named = {*list_named((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
     assert {"src/psiphon_vpn/policy/base.py", "-m tests.modules_page", "-m pytest"} <= named
+
+
+@pytest.mark.parametrize("document", permits_page.DOCUMENTS, ids=lambda path: path.name)
+def test_the_tables_of_what_may_pass_are_current(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert {found[2] for found in permits_page.TABLE.finditer(text)} == permits_page.DOCUMENTS[document]
+    assert text == permits_page.fill(text), "write them anew: python -m tests.permits_page"
+
+
+def test_every_row_of_what_may_pass_is_in_the_documents() -> None:
+    shown = [row for rows in permits_page.ARCHITECTURE.values() for row in rows]
+    assert sorted(row.name for row in shown) == sorted(row.name for row in PERMITS)
 
 
 def test_the_picture_of_the_states_is_current() -> None:

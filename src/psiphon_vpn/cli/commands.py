@@ -101,6 +101,7 @@ def system_sleep(runtime_dir: Path, *, word: str) -> int:
 COMMANDS: Final = (
     status,
     rules.ruleset,
+    rules.rules,
     start,
     system_sleep,
     notify.notify,

@@ -1,8 +1,17 @@
-"""`ruleset`: the policy's own texts, for review and for loading without Python."""
+"""`ruleset`: the policy's own texts, for review and for loading without Python; `rules`: what may pass, and why."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
 
 import click
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.policy.values import show_name
+
+if TYPE_CHECKING:
+    from psiphon_vpn.policy.match import Permit
 
 _DEFAULT_USER = "psiphon-user"
 
@@ -43,3 +52,70 @@ def _find_uid() -> int:
         _("there is no user '{name}' on this machine").format(name=_DEFAULT_USER),
         _("Name a user by number: --uid 990"),
     )
+
+
+@click.group(help=_("What may pass, and why."))
+def rules() -> None:
+    """A group of commands."""
+
+
+@rules.command(help=_("Explain what may leave, enter the tunnel, come in or be forwarded; or the rows that are named."))
+@click.argument("names", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help=_("Print one JSON object for programs."))
+def explain(*, names: tuple[str, ...], as_json: bool) -> int:
+    """The rows from which every layer's rules are made, in words."""
+    from psiphon_vpn.errors import UserError
+    from psiphon_vpn.policy.permits import PERMITS
+
+    known = {row.name: row for row in PERMITS}
+    for name in names:
+        if name not in known:
+            raise UserError(
+                _("Nothing is explained"),
+                _("there is no row '{name}'").format(name=show_name(name)),
+                _("All of them: psiphon-vpn rules explain"),
+            )
+    rows = [known[name] for name in dict.fromkeys(names)] or list(PERMITS)
+    if as_json:
+        click.echo(json.dumps({"rows": [_tell(row) for row in rows]}, indent=2))
+    else:
+        click.echo("\n\n".join(_show(row) for row in rows))
+    return 0
+
+
+def _tell(row: Permit) -> dict[str, object]:
+    from psiphon_vpn.cli.explain import describe_layer, describe_match, find_section
+
+    return {
+        "name": row.name,
+        "way": find_section(row),
+        "who": _(row.match.owner),
+        "what": _(row.what),
+        "values": describe_match(row.match),
+        "states": [str(state) for state in row.states],
+        "layers": {layer.layer: describe_layer(row, layer) for layer in row.layers},
+        "wider_in": [layer.layer for layer in row.wider_in],
+        "within": row.within.name if row.within else None,
+        "why": _(row.why),
+        "shows": _(row.shows) if row.shows else "",
+        "comment": row.comment,
+    }
+
+
+def _show(row: Permit) -> str:
+    from psiphon_vpn.cli.explain import describe_layers, describe_match, describe_states, find_section
+
+    lines = (
+        (_("way"), find_section(row)),
+        (_("who"), _(row.match.owner)),
+        (_("values"), describe_match(row.match)),
+        (_("when"), describe_states(row)),
+        (_("layers"), describe_layers(row)),
+        (_("wider in"), ", ".join(layer.layer for layer in row.wider_in)),
+        (_("why"), _(row.why)),
+        (_("shows"), _(row.shows) if row.shows else _("nothing to your network")),
+        (_("in nft list"), row.comment),
+    )
+    width = max(len(label) for label, _text in lines)
+    told = (f"  {label:<{width}}  {text}" for label, text in lines if text)
+    return "\n".join([f"{row.name}: {_(row.what)}", *told])

@@ -63,7 +63,7 @@ class Known(enum.StrEnum):
     PROBED = mark("the addresses in ipv6_probe")
     GUEST_NETWORKS = mark("the networks of the bridge")
     GUEST_OWN = mark("this machine's addresses on the bridge")
-    SOCKS_PORT = mark("the SOCKS proxy's port")
+    SOCKS_PORT = mark("of the SOCKS proxy")
 
 
 class Flow(enum.StrEnum):
@@ -78,21 +78,25 @@ class Flow(enum.StrEnum):
 class Fact(enum.StrEnum):
     """What a table may know, and narrows a row by. Not every table can: the text of some outlives what is known."""
 
-    STATE = mark("the state")
+    STATE = mark("in these states alone")
     UPLINK = mark("only by the uplink")
     NAME_PORTS = mark("not to ports that ask for names")
-    NEXT_HOP = mark("only by a gateway of the uplink, in a version that has a default route")
-    PROXY = mark("with an upstream proxy, only to it")
-    CONTROL_GROUP = mark("only from the service's control group, where the kernel can tell")
+    NEXT_HOP = mark("only by a gateway of the uplink and in a version that has a default route")
+    PROXY = mark("only to the upstream proxy where one is given")
+    CONTROL_GROUP = mark("only from the service's control group where the kernel can tell")
     LINK = mark("only from and to this link's own prefixes")
     TARGET = mark("only about an address of this link")
     GROUPS = mark("only of the groups of our own addresses")
-    GATEWAY = mark("of public addresses, only to this link's gateways")
-    ADDRESSES = mark("only with an address of our own, and about this link's networks")
-    TUNNEL = mark("only with the TUN's own address, and not to private or reserved ones")
+    NO_GATEWAY = mark("not to this link's gateways but where they are private")
+    ADDRESSES = mark("only with an address of our own and about this link's networks")
+    TUNNEL = mark("only with the TUN's own address and not to private or reserved ones")
     LEASE = mark("only while the lease runs")
-    BRIDGE = mark("only to the networks of the bridge, and while the daemon sees nothing but guests on it")
+    BRIDGE = mark("only while the daemon sees nothing but guests on it")
     PORT = mark("only by a port that leads to a guest")
+    # What a table cannot narrow as the row says.
+    UNICAST = mark("to any unicast address")
+    PRIVATE = mark("to any private address")
+    ANYTHING = mark("whatever it is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +224,7 @@ class Permit:
         layers: the tables that have a rule of its own for it.
         within: the row by which the other layers let it pass, because they cannot tell it apart.
         narrowed: what a layer narrows it by.
+        widened: what a layer lets pass besides, since it cannot tell.
     """
 
     name: str
@@ -232,17 +237,18 @@ class Permit:
     layers: tuple[OwnTable, ...]
     within: Permit | None = None
     narrowed: tuple[tuple[OwnTable, tuple[Fact, ...]], ...] = ()
+    widened: tuple[tuple[OwnTable, tuple[Fact, ...]], ...] = ()
 
     def list_facts(self, layer: OwnTable) -> tuple[Fact, ...]:
-        """What a layer narrows it by."""
-        return next((facts for table, facts in self.narrowed if table is layer), ())
+        """In what a layer differs from the row: what it narrows it by, and what it lets pass besides."""
+        return tuple(fact for table, facts in (*self.narrowed, *self.widened) for fact in facts if table is layer)
 
     @property
-    def wider_in(self) -> tuple[tuple[OwnTable, tuple[Fact, ...]], ...]:
-        """The layers that cannot narrow it by what others narrow it by, and what that is."""
-        every = tuple(dict.fromkeys(fact for _, facts in self.narrowed for fact in facts))
-        missing = ((layer, tuple(f for f in every if f not in self.list_facts(layer))) for layer in self.layers)
-        return tuple((layer, facts) for layer, facts in missing if facts)
+    def wider_in(self) -> tuple[OwnTable, ...]:
+        """The layers that cannot narrow it as others do: what only they would let pass, only the others stop."""
+        every = {fact for _, facts in self.narrowed for fact in facts}
+        widened = {layer for layer, _ in self.widened}
+        return tuple(layer for layer in self.layers if layer in widened or not every <= set(self.list_facts(layer)))
 
 
 def _check(condition: bool) -> None:

@@ -42,6 +42,8 @@ IP_LAYERS: Final = (BASE, GUARD, EGRESS, FRAMES, BRIDGES)
 """What leaves by a wire must pass each of these that there is."""
 FRAME_LAYERS: Final = (EGRESS, FRAMES, BRIDGES)
 """Who sees what is below IP."""
+STATIC_LAYERS: Final = (GUARD, FRAMES, BRIDGES)
+"""Whose text outlives what is known of states and links."""
 
 # What the rows refuse within themselves, and what no row lets pass, wherever it comes from.
 NAME_PORTS: Final = (53, 137, 853, 5353, 5355)
@@ -105,7 +107,7 @@ CORE_NAMES: Final = Permit(
 )
 ROUTER_SEARCH: Final = Permit(
     name="router-search",
-    what=mark("A router solicitation of a network manager"),
+    what=mark("A router solicitation"),
     why=mark("They look for routers themselves (RFC 4861)"),
     shows=mark("Your MAC and link-local address, which the link sees anyhow"),
     match=Match(
@@ -123,7 +125,7 @@ ROUTER_SEARCH: Final = Permit(
 )
 ROUTER_SOLICITATION: Final = Permit(
     name="router-solicitation",
-    what=mark("A router solicitation of the kernel, in exact form and length, without flow label or extension header"),
+    what=mark("A router solicitation, in exact form and length, without flow label or extension header"),
     why=mark("To have an IPv6 address at all (RFC 4861)"),
     shows=mark("Your MAC and link-local address, which the link sees anyhow"),
     match=Match(
@@ -145,7 +147,7 @@ ROUTER_SOLICITATION: Final = Permit(
 )
 NEIGHBOURS: Final = Permit(
     name="neighbours",
-    what=mark("Neighbour discovery of the kernel, in its exact form and length, with one option or none"),
+    what=mark("Neighbour discovery, in exact form and length, with one option or none"),
     why=mark(
         "Without it the link does not work (RFC 4861, RFC 7527). What the kernel sends has no owner; made by a program "
         "it would be a way to anybody, since routers forward it"
@@ -168,12 +170,11 @@ NEIGHBOURS: Final = Permit(
     states=EVERY_STATE,
     layers=IP_LAYERS,
     narrowed=((BASE, (Fact.LINK,)), (EGRESS, (Fact.LINK, Fact.TARGET))),
+    widened=tuple((layer, (Fact.UNICAST,)) for layer in STATIC_LAYERS),
 )
 MLD: Final = Permit(
     name="mld",
-    what=mark(
-        "MLD reports of the kernel, version 1, of solicited-node groups, to the group itself, in exact form and length"
-    ),
+    what=mark("MLD reports, version 1, of solicited-node groups, to the group itself, in exact form and length"),
     why=mark(
         "Switches that listen need them (RFC 2710). One of version 2 would carry whatever groups and sources a user "
         "joins, a farewell (132) whatever group"
@@ -211,7 +212,7 @@ DHCP: Final = Permit(
     comment="DHCP",
     states=EVERY_STATE,
     layers=IP_LAYERS,
-    narrowed=((BASE, (Fact.GATEWAY,)), (EGRESS, (Fact.GATEWAY,))),
+    narrowed=tuple((layer, (Fact.NO_GATEWAY,)) for layer in STATIC_LAYERS),
 )
 DHCPV6: Final = Permit(
     name="dhcpv6",
@@ -233,7 +234,7 @@ DHCPV6: Final = Permit(
 )
 ARP_SEARCH: Final = Permit(
     name="arp-search",
-    what=mark("ARP of a network manager, for IPv4 on Ethernet, 42 bytes"),
+    what=mark("ARP for IPv4 on Ethernet, 42 bytes, before there is an address"),
     why=mark("It asks whether an address is taken before the machine has it (RFC 5227)"),
     shows=mark("Your MAC address, and the address that is asked about"),
     match=Match(
@@ -249,7 +250,7 @@ ARP_SEARCH: Final = Permit(
 )
 ARP_OWN: Final = Permit(
     name="arp",
-    what=mark("ARP of the kernel, for IPv4 on Ethernet, 42 bytes"),
+    what=mark("ARP for IPv4 on Ethernet, 42 bytes"),
     why=mark("Without it the link does not work (RFC 826)"),
     shows=mark("Your MAC and link addresses, which the link sees anyhow"),
     match=Match(
@@ -324,6 +325,7 @@ GUESTS: Final = Permit(
     states=EVERY_STATE,
     layers=(BASE, GUARD, BRIDGES),
     narrowed=((BASE, (Fact.BRIDGE,)), (BRIDGES, (Fact.PORT,))),
+    widened=((GUARD, (Fact.PRIVATE,)), (BRIDGES, (Fact.ANYTHING,))),
 )
 GUESTS_DHCP: Final = Permit(
     name="guests-dhcp",
@@ -366,6 +368,7 @@ APPLICATIONS: Final = Permit(
     states=OPEN,
     layers=(BASE, GUARD),
     narrowed=((BASE, (Fact.STATE, Fact.LEASE, Fact.TUNNEL)),),
+    widened=((GUARD, (Fact.ANYTHING,)),),
 )
 APPLICATIONS_IPV6: Final = Permit(
     name="applications-ipv6",
@@ -580,6 +583,7 @@ CONTAINERS: Final = Permit(
     states=OPEN,
     layers=(BASE, GUARD),
     narrowed=((BASE, (Fact.STATE, Fact.LEASE, Fact.TUNNEL)),),
+    widened=((GUARD, (Fact.ANYTHING,)),),
 )
 CONTAINERS_IPV6: Final = Permit(
     name="containers-ipv6",

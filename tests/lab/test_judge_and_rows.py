@@ -1,0 +1,175 @@
+"""Where the judge of captured frames and the table of what may pass differ, one by one.
+
+They are written apart, from the security policy and from the rules: an error in one is then found by the other. Here
+the rows are asked of each frame by their values, as the egress guard knows them, and not by way of nft.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from tests.lab.test_judge import EVIDENCE, INNOCENT, LEAKS
+
+from psiphon_lab.frames import Decoded, Frame, decode_packet
+from psiphon_lab.judge import judge_frame
+from psiphon_vpn.policy import names, permits
+from psiphon_vpn.policy.match import Known, Match, Message, Permit
+
+ADDRESSES = {4: ipaddress.ip_network(names.TUN_IPV4_SUBNET), 6: ipaddress.ip_network(names.TUN_IPV6_SUBNET)}
+
+ROWS_ALLOW = {
+    # The rows know the owner of a socket, which no frame tells: psiphon-user may speak to any server, and a network
+    # manager is not read in what it says. The judge knows what the server itself recorded, and reads.
+    "core": {
+        "TCP to a page",
+        "TCP to a page over IPv6",
+        "DNS to the router",
+        "DNS to the router over IPv6",
+        "mDNS",
+        "SSDP",
+        "a broadcast",
+        "the server's port from another socket",
+        "the server's other port",
+        "the flow's numbers in UDP",
+        "a fragment of the flow",
+        "a DHCP answer",
+        "DHCP to a server off the link",
+        "DHCP to the other provider's network",
+        "DHCP's ports with something else inside",
+        "DHCPv6 to a global address",
+        "DHCPv6 from a global address",
+        "DHCPv6's ports with something else inside",
+    },
+    "dhcp": {"DHCP's ports with something else inside"},
+    "dhcpv6": {"DHCPv6 from a global address", "DHCPv6's ports with something else inside"},
+    # A network manager asks about any address before the machine has one.
+    "arp-search": {
+        "ARP for an address that is not on the link",
+        "ARP for the tunnel's address",
+        "an ARP answer for the tunnel's address",
+        "ARP from an address of elsewhere",
+    },
+    # A log-in has a form of its own inside, which no word of nft's reaches: root's programs are trusted with it.
+    "eapol": {"EAPOL that says less than it carries"},
+    # The form of a solicitation of a network manager is held by type, hop limit, length and destination.
+    "router-search": {"a router solicitation with something reserved"},
+}
+"""By row: what it lets pass, and the judge calls a leak."""
+JUDGE_ALLOWS = {
+    # The card pads a frame behind the egress hook.
+    "ARP with padding",
+}
+"""What the judge calls innocent, and no row lets pass."""
+NEVER_JUDGED = {"core-names", "pppoe", "ppp-control"}
+"""Rows whose frames the laboratory never makes: they would be leaks to the judge."""
+
+
+def list_rows(frame: Frame) -> set[str]:
+    """The rows whose values a frame has, whoever made it."""
+    return {row.name for row in permits.ON_A_WIRE if has_values(row, frame.data)}
+
+
+def has_values(row: Permit, data: bytes) -> bool:
+    match = row.match
+    number, body = int.from_bytes(data[12:14], "big"), data[14:]
+    if match.ethertype is not None:
+        return number == match.ethertype and any(has_form(match, message, body) for message in match.messages)
+    packet = decode_packet(body) if number in (0x0800, 0x86DD) and body else None
+    if packet is None or packet.version not in match.versions or number != {4: 0x0800, 6: 0x86DD}[packet.version]:
+        return False
+    if ipaddress.ip_address(packet.source) in ADDRESSES[packet.version]:
+        return False
+    return (
+        (packet.protocol in match.protocols or (row is permits.MLD and packet.protocol == 0))
+        and match.hop_limit in {None, packet.hop_limit}
+        and is_one_of(packet.source_port, match.source_ports)
+        and is_one_of(packet.destination_port, match.destination_ports)
+        and is_inside(packet.source, match.sources)
+        and is_inside(packet.destination, match.destinations)
+        and (not match.messages or any(is_message(row, message, packet, len(body)) for message in match.messages))
+    )
+
+
+def is_one_of(port: int, ports: tuple[int | Known, ...]) -> bool:
+    return not ports or port in ports
+
+
+def is_inside(address: str, places: tuple[object, ...]) -> bool:
+    value = ipaddress.ip_address(address)
+    networks = [ipaddress.ip_network(str(place)) for place in places if not isinstance(place, Known)]
+    if Known.PREFIXES in places:
+        networks += [*EVIDENCE.on_link["provider_a"], ipaddress.ip_network("fe80::/64")]
+    if Known.GATEWAYS in places:
+        networks += [ipaddress.ip_network("192.0.2.1")]
+    return not places or any(value in network for network in networks if network.version == value.version)
+
+
+def is_message(row: Permit, message: Message, packet: Decoded, size: int) -> bool:
+    """The form of ICMPv6: type, code, size, reserved bits, option; of a report the group too."""
+    payload = packet.payload
+    if row is permits.MLD:
+        header, payload = payload[:8], payload[8:]
+        if header != b"\x3a\0\x05\x02\0\0\x01\0" or ipaddress.IPv6Address(packet.destination).packed != payload[8:]:
+            return False
+    if len(payload) < 8 or payload[0] not in message.types or payload[1] != message.code:
+        return False
+    if len(payload) not in message.sizes or size != 40 + int(row is permits.MLD) * 8 + len(payload):
+        return False
+    if row is permits.ROUTER_SEARCH:
+        return True
+    if row is permits.NEIGHBOURS:
+        target = str(ipaddress.IPv6Address(payload[8:24]))
+        return (
+            not (int.from_bytes(payload[4:8], "big") & 0x1FFFFFFF)
+            and has_option(message, payload[24:])
+            and is_inside(target, (Known.PREFIXES,))
+            and (packet.source == "::" or is_inside(packet.source, (Known.PREFIXES,)))
+        )
+    return (not any(payload[4:8]) and has_option(message, payload[8:])) or (
+        row is permits.MLD and not any(payload[4:8])
+    )
+
+
+def has_option(message: Message, rest: bytes) -> bool:
+    return (not rest and not message.options) or int.from_bytes(rest[:2], "big") in message.options
+
+
+def has_form(match: Match, message: Message, body: bytes) -> bool:
+    """The form of ARP and EAPOL; of the kernel's own ARP the addresses too."""
+    if match.ethertype == permits.EAPOL_OWN.match.ethertype:
+        return len(body) >= 2 and body[0] in permits.EAPOL_VERSIONS and body[1] in message.types
+    if len(body) not in message.sizes or body[:6] != b"\0\x01\x08\0\x06\x04":
+        return False
+    operation = int.from_bytes(body[6:8], "big")
+    if match == permits.ARP_OWN.match:
+        sender, target = (str(ipaddress.ip_address(body[start : start + 4])) for start in (14, 24))
+        on_link = (EVIDENCE.on_link["provider_a"][0],)
+        unknown = operation != permits.REQUEST or not any(body[18:24])
+        if not (unknown and sender == "192.0.2.10" and is_inside(target, on_link)):
+            return False
+    return operation in message.types
+
+
+def test_rows_and_judge_differ_where_it_is_written_and_nowhere_else() -> None:
+    allowed: dict[str, set[str]] = {}
+    for name, frame in LEAKS.items():
+        for row in list_rows(frame):
+            allowed.setdefault(row, set()).add(name)
+    assert allowed == ROWS_ALLOW
+    assert {name for name, (_, frame) in INNOCENT.items() if not list_rows(frame)} == JUDGE_ALLOWS
+
+
+def test_each_row_is_met_by_a_frame_of_these_or_named_as_one_that_is_not() -> None:
+    met = {row for _, frame in INNOCENT.values() for row in list_rows(frame)}
+    assert met == {row.name for row in permits.ON_A_WIRE} - NEVER_JUDGED
+
+
+@pytest.mark.parametrize("row", [permits.CORE, permits.EAPOL_OWN, permits.MLD, permits.NEIGHBOURS, permits.ARP_OWN])
+def test_the_judge_does_not_follow_a_row_that_is_too_wide(monkeypatch: pytest.MonkeyPatch, row: Permit) -> None:
+    """So that one wrong row does not open a hole and acquit it: nothing of the judge comes from the policy."""
+    before = {name: judge_frame(frame, EVIDENCE).innocent for name, frame in LEAKS.items()}
+    for name, value in list(vars(permits).items()):
+        if value is row:
+            monkeypatch.setattr(permits, name, None)
+    assert {name: judge_frame(frame, EVIDENCE).innocent for name, frame in LEAKS.items()} == before
