@@ -25,10 +25,23 @@ from psiphon_lab.namespace import Host, open_host
 from psiphon_vpn.policy.guards import build_egress_guard
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
+from psiphon_vpn.policy.traffic import Filter, build_program
 from psiphon_vpn.policy.values import InterfaceName
 
 IDENTITY = Identity(uid=LAB_UID, gid=LAB_UID)
-MODULES = (*NFT_MODULES, "8021q", "bridge", "bonding", "macvlan", "ipvlan", "veth", "pppoe", "ppp_async")
+MODULES = (
+    *NFT_MODULES,
+    "sch_ingress",
+    "cls_bpf",
+    "8021q",
+    "bridge",
+    "bonding",
+    "macvlan",
+    "ipvlan",
+    "veth",
+    "pppoe",
+    "ppp_async",
+)
 CARD, FAR_CARD = "02:50:53:00:0a:10", "02:50:53:00:0a:11"
 OWN4, OWN6 = "198.51.100.2", "2001:db8:51::2"
 THERE4, THERE6 = "198.51.100.1", "2001:db8:51::1"
@@ -47,6 +60,14 @@ PLUMBING = {"dhcp", "arp", "neighbour discovery"}
 OTHERS = {"user ipv4", "user ipv6", "raw"}
 PPP_CORE = {"core ipv4", "core tcp"}
 PPP_OTHERS = {"user ipv4", "raw", "dhcp"}
+
+
+_PROGRAM = build_program(Filter.MARKED)
+PUT_FILTER = (
+    "{ tc qdisc add dev eth0 clsact 2>/dev/null || true; } && tc filter replace dev eth0 egress protocol all pref 1 "
+    f"handle 1 bpf direct-action bytecode '{len(_PROGRAM)},{','.join(' '.join(map(str, step)) for step in _PROGRAM)}'"
+)
+"""The filter behind the guard, which asks for its mark: what the guard lets by has to bear it down to the card."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +178,7 @@ def made(bench: Bench, script: str, *, before: str = "") -> Iterator[None]:
             f"""
             {before}
             nft flush ruleset
+            tc qdisc del dev eth0 clsact
             for name in u0 o0 b0; do ip link del $name; done
             ip addr flush dev eth0; ip neigh flush dev eth0 nud all; ip link set eth0 down
             """,
@@ -170,7 +192,7 @@ def send_all(bench: Bench, name: str, head: str, *, guarded: bool) -> set[str]:
     packet = udp_packet(OWN4, THERE4, (PORT, PORT), b"[raw]")
     raw = (FAR_CARD + CARD).replace(":", "") + head + packet.hex()
     mark = bench.capture.mark()
-    load = "nft -f /exchange/guard.nft" if guarded else "true"
+    load = f"nft -f /exchange/guard.nft && {PUT_FILTER}" if guarded else "true"
     bench.guest.run(f"{load} && python3 -S /exchange/sender.py {name} {LAB_UID} {dhcp.hex()} {raw}")
     tags = bytes.fromhex(head.partition("0800")[0].partition("8864")[0])
     return read_labels(bench.capture.frames_since(mark, settle=0.3), tags)
@@ -248,5 +270,5 @@ def test_a_pppoe_line_comes_up_under_the_guard_and_carries_what_is_psiphon_users
     """
     with made(bench, script, before=_END_LINE):
         assert send_all(bench, "ppp7", f"{tags}88641100000100230021", guarded=True) == PPP_CORE
-        bench.guest.run("nft flush ruleset")
+        bench.guest.run("nft flush ruleset; tc qdisc del dev eth0 clsact")
         assert send_all(bench, "ppp7", f"{tags}88641100000100230021", guarded=False) == PPP_CORE | PPP_OTHERS

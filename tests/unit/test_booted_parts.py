@@ -75,6 +75,7 @@ def make_state(**changes: object) -> KernelState:
         "routes": ("local ::1 dev lo table local proto kernel",),
         "links": ("eth0", "eth1", "lo"),
         "addresses": ("eth0@if2 DOWN", "lo UNKNOWN 127.0.0.1/8"),
+        "filters": (),
         "settings": (),
     }
     return KernelState(**(values | changes))  # type: ignore[arg-type]
@@ -89,6 +90,7 @@ def make_state(**changes: object) -> KernelState:
         {"routes": ("192.0.2.0/25 dev eth0",)},
         {"links": ("PsiphonTUN", "eth0", "eth1", "lo")},
         {"addresses": ("eth0@if2 UP 192.0.2.10/25",)},
+        {"filters": ("qdisc clsact ffff: dev eth0 parent ffff:fff1",)},
     ],
 )
 def test_a_kernel_with_anything_left_is_not_as_after_power_on(changes: dict[str, object]) -> None:

@@ -29,6 +29,8 @@ class KernelState:
     routes: tuple[str, ...]
     links: tuple[str, ...]
     addresses: tuple[str, ...]
+    filters: tuple[str, ...]
+    """Places for filters of traffic control: `clsact` and `ingress`."""
     settings: tuple[tuple[str, str], ...]
 
     @property
@@ -37,7 +39,8 @@ class KernelState:
         own = [route for route in self.routes if " dev lo table local " not in f"{route} "]
         addresses = [line for line in self.addresses if len(line.split()) > 2 and not line.startswith("lo ")]
         virtual = [link for link in self.links if link not in {"lo", "eth0", "eth1"}]
-        return not self.ruleset and set(self.rules) <= set(_FIRST_RULES) and not own and not addresses and not virtual
+        unfiltered = not self.ruleset and not self.filters
+        return unfiltered and set(self.rules) <= set(_FIRST_RULES) and not own and not addresses and not virtual
 
     def list_differences(self, other: KernelState) -> list[str]:
         """What the other has otherwise, a line each; "-" is ours, "+" the other's."""
@@ -68,6 +71,7 @@ def read_kernel_state(host: Host) -> KernelState:
         routes=routes("-4") + routes("-6"),
         links=tuple(line.split()[0].partition("@")[0] for line in links),
         addresses=tuple(_RENEWED.sub("", line) for line in lines("ip", "-br", "address", "show", "scope", "global")),
+        filters=tuple(line for line in lines("tc", "qdisc", "show") if " ffff: " in line),
         settings=host.call(_read_settings),
     )
 

@@ -43,7 +43,7 @@ class Filter(enum.StrEnum):
 
 
 def build_program(wanted: Filter) -> tuple[Step, ...]:
-    """The program of a filter. It says GO_ON or DROP, in 7 to 28 instructions for each frame.
+    """The program of a filter. It says GO_ON or DROP, in 6 to 33 instructions for each frame.
 
     A load beyond the end of a frame ends a program with 0, which is TC_ACT_OK. So the mark is asked for first, from
     which nothing is loaded.
