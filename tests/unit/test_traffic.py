@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psiphon_vpn.linux.lockstate import list_marking
 from psiphon_vpn.linux.monitor import parse_changes
 from psiphon_vpn.linux.netlink import HEADER, read_attributes
 from psiphon_vpn.linux.tcvalues import (
@@ -306,6 +307,48 @@ def test_a_filter_that_cannot_be_taken_away_is_an_error() -> None:
     kernel.refuse = {RTM_DELQDISC: errno.EPERM}
     with pytest.raises(PermissionError):
         asyncio.run(Traffic(kernel).remove())
+
+
+LISTING = """table netdev other {
+	chain on_eth9 {
+		meta mark set meta mark | 0x02000000 accept
+	}
+}
+table netdev psiphon_egress {
+	chain frames {
+		meta mark set meta mark | 0x02000000 accept
+	}
+	chain on_eth0 {
+		type filter hook egress device "eth0" priority filter; policy drop;
+	}
+}
+table netdev psiphon_frames { # progname nft
+	flags owner
+
+	chain on_wlan0.5 {
+		meta mark set meta mark | 0x02000000 accept
+	}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "marked"),
+    [
+        ("", "", {"eth0", "wlan0.5"}),
+        ("flags owner", "flags owner,dormant", {"eth0"}),
+        (
+            "\tchain frames {\n\t\tmeta mark set meta mark | 0x02000000 accept",
+            "\tchain frames {\n\t\taccept",
+            {"wlan0.5"},
+        ),
+    ],
+    ids=["both", "one is dormant", "one marks nothing"],
+)
+def test_a_card_is_marked_where_a_guard_of_ours_stands_that_sets_the_mark(
+    before: str, after: str, marked: set[str]
+) -> None:
+    assert list_marking(LISTING.replace(before, after, 1)) == marked
 
 
 # -- the kernel's words -----------------------------------------------------------------------------------------------

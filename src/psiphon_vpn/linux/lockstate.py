@@ -115,19 +115,22 @@ async def find_cut_off() -> tuple[str, ...]:
     asking = [index for index, standing in standings.items() if standing.filter is Filter.MARKED]
     if not asking:
         return ()
-    marking = _list_marking((await run_async(["nft", "list", "chains", "netdev"])).stdout)
+    marking = list_marking((await run_async(["nft", "list", "ruleset", "netdev"])).stdout)
     named = (socket.if_indextoname(index) for index in asking)
     return tuple(name for name in named if name not in marking)
 
 
-def _list_marking(chains: str) -> frozenset[str]:
-    """The devices that our guards stand on, by what nft lists: each has a chain of its own."""
-    found, ours = set(), False
-    for line in chains.splitlines():
-        if table := re.match(r"table netdev (\S+)", line):
-            ours = table[1] in {names.EGRESS_TABLE, names.FRAME_TABLE}
-        elif ours and (chain := re.match(rf"\s*chain {names.DEVICE_CHAIN_PREFIX}(\S+) ", line)):
-            found.add(chain[1])
+def list_marking(listing: str) -> frozenset[str]:
+    """The devices on which a guard of ours stands that marks what it accepts, by what nft lists of family netdev.
+
+    Each has a chain of its own. One of another version may mark nothing, and a dormant one meets no frame.
+    """
+    found: set[str] = set()
+    for table in re.split(r"^(?=table )", listing, flags=re.MULTILINE):
+        named = re.match(r"table netdev (\S+) ", table)
+        ours = named is not None and named[1] in {names.EGRESS_TABLE, names.FRAME_TABLE}
+        if ours and "mark set" in table and not re.search(r"^\s*flags .*dormant", table, flags=re.MULTILINE):
+            found.update(re.findall(rf"^\s*chain {names.DEVICE_CHAIN_PREFIX}(\S+) ", table, flags=re.MULTILINE))
     return frozenset(found)
 
 
@@ -136,7 +139,7 @@ async def _read_filters() -> dict[str, str]:
     try:
         standings = await read_standings()
         cut_off = await find_cut_off()
-    except OSError:
+    except (OSError, CommandError):
         return _layer("missing", "")  # or an interface went meanwhile; nothing of the lock rests on it
     if not any(standing.filter for standing in standings.values()):
         return _layer("missing", "")
@@ -151,8 +154,11 @@ def read_lock_state() -> LockState:
     return asyncio.run(fetch_lock_state())
 
 
-async def fetch_lock_state() -> LockState:
+async def fetch_lock_state(*, filters: bool = True) -> LockState:
     """Read the lock from the kernel. Takes some tens of milliseconds; needs CAP_NET_ADMIN to look.
+
+    Args:
+        filters: look at traffic control as well. The daemon knows it by itself.
 
     Returns:
         The lock's state; `locked` is None when it could not be read. Never raises.
@@ -164,16 +170,9 @@ async def fetch_lock_state() -> LockState:
             _read_guard(),
             _list("table", "netdev", names.EGRESS_TABLE),
             _read_lease(),
-            _read_filters(),
             return_exceptions=True,
         )
-        base, guard, egress, lease, filters = (
-            known(found[0]),
-            known(found[1]),
-            known(found[2]),
-            known(found[3]),
-            known(found[4]),
-        )
+        base, guard, egress, lease = known(found[0]), known(found[1]), known(found[2]), known(found[3])
         dormant = _read_dormant()
         bridges = await _list_bridges()
         base_holds = _holds(base, bridges) and ("inet", names.BASE_TABLE) not in dormant
@@ -189,7 +188,7 @@ async def fetch_lock_state() -> LockState:
         "base": _describe(base, base_holds),
         "wire_guard": _describe(guard, guard_holds),
         "egress_guard": _describe(egress, ("netdev", names.EGRESS_TABLE) not in dormant),
-        "traffic_control": filters,
+        **({"traffic_control": await _read_filters()} if filters else {}),
         "lease": _layer("missing", "") if lease is None else _layer("ok", f"{lease:g} s"),
     }
     locked = base_holds or guard_holds

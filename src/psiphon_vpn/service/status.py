@@ -141,9 +141,9 @@ class StatusReader:
             try:
                 generation = self._generation()
             except OSError:
-                return await fetch_lock_state()
+                return await fetch_lock_state(filters=False)
             if self._seen is None or self._seen[0] != generation:
-                self._seen = (generation, await fetch_lock_state())
+                self._seen = (generation, await fetch_lock_state(filters=False))
             return self._seen[1]
 
     def _holds_lease(self) -> bool:
