@@ -11,6 +11,7 @@ from psiphon_vpn.linux.controlgroup import parse_control_group
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.values import ControlGroup
+from psiphon_vpn.policy.wire import may_connect
 
 GROUP = ControlGroup("system.slice/psiphon-vpn.service")
 
@@ -46,7 +47,7 @@ def test_the_group_is_asked_for_in_output_only_while_psiphon_user_may_connect(st
     policy = make_policy(state, control_group=GROUP)
     table = build_base_table(policy)
     named = [(chain.name, rule.text) for chain in table.chains for rule in chain.rules if "cgroupv2" in rule.text]
-    if not policy.core_may_connect:
+    if not may_connect(policy):
         assert not named
         return
     assert named == [("output", f"{IDENTITY.owner} {GROUP.match} jump to_wire")]

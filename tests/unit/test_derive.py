@@ -15,6 +15,7 @@ from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.derive import Bare, Network, Way, derive, situate
 from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.policy.values import InterfaceName, parse_addresses
+from psiphon_vpn.policy.wire import may_connect, may_open
 
 assert LINKS.uplink is not None
 assert LINKS.tun_index is not None
@@ -59,11 +60,11 @@ def test_only_a_connected_service_lets_the_core_out_and_only_an_open_one_the_pro
     if state in CONNECTED:
         way = way or WAY
     found = derive(situate(state, tun=7, way=way), policy.identity, SETTINGS, network)
-    assert (found.core_may_connect, found.tunnel_may_open) == (state in CONNECTED, state is State.OPEN)
+    assert (may_connect(found), may_open(found)) == (state in CONNECTED, state is State.OPEN)
     assert set(links.wires) <= set(found.links.wires)
     assert way is None or way.name in found.links.wires, "the core's way out is guarded"
     bare = derive(Bare(), policy.identity, SETTINGS, network)
-    assert not bare.core_may_connect
+    assert not may_connect(bare)
     assert bare.links.wires == links.wires
     build_base_table(bare)
 

@@ -244,6 +244,19 @@ def test_to_let_dhcp_go_nowhere_but_to_one_port_is_to_change_one_row(
                 assert "dport 4242 " in rule.text or "1092 " in rule.text, rule.text
 
 
+@pytest.mark.parametrize("row", [permits.APPLICATIONS, permits.CONTAINERS])
+def test_to_allow_applications_one_port_alone_is_to_change_one_row(
+    monkeypatch: pytest.MonkeyPatch, row: Permit
+) -> None:
+    """In the base table: the wire guard knows the TUN alone, and its row says so."""
+    narrow(monkeypatch, row, destination_ports=(443,))
+    chains = build_base_table(make_policy(State.OPEN)).chains
+    rules = [rule for chain in chains if chain.name != "postrouting" for rule in chain.rules if rule.permit == row.name]
+    assert rules
+    assert all(" th dport 443 " in rule.text for rule in rules)
+    assert GUARD in row.wider_in
+
+
 def count_rules(name: str, table: Table) -> int:
     return sum(rule.permit == name for rule in list_accepts(table))
 

@@ -16,6 +16,7 @@ from psiphon_vpn.policy.wire import (
     REFUSED_IPV6,
     core_rules,
     may_connect,
+    may_open,
     plumbing_rules,
     refusal_rules,
     tunnel_address_rules,
@@ -33,7 +34,7 @@ HEADING = {
 def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
     port = policy.socks_port
     rules = []
-    if policy.tunnel_may_open:
+    if may_open(policy):
         knowledge = Knowledge(identity=policy.identity, known={Known.SOCKS_PORT: (port,)})
         rules.append(accept(permits.SOCKS, render_match(permits.SOCKS.match, knowledge, way=f"oif {LOOPBACK}")))
     rules.append(
@@ -57,7 +58,7 @@ def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
     rules.append(
         Rule(text=f"meta skuid {uid} counter goto refused", comment="the core must not loop into its own tunnel")
     )
-    if not policy.tunnel_may_open:
+    if not may_open(policy):
         return tuple(rules)
     rules += [
         Rule(
@@ -163,7 +164,7 @@ def build_base_table(policy: Policy) -> Table:
     """The base table for a policy. Pure."""
     lease = "an interface named here is open; the kernel forgets it by itself, the service renews it (B2)"
     chains = [*_output(policy), _input(policy), build_forward(policy), build_postrouting(policy), build_wire_mark()]
-    if policy.tunnel_may_open:
+    if may_open(policy):
         chains += build_open_chains(policy)
     return Table(
         family="inet",

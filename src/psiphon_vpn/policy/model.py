@@ -137,16 +137,6 @@ class Policy:
             raise ValueError("a control group whose path was not checked")
         _check_numbers(self.socks_port, low=1, high=0xFFFF)
 
-    @property
-    def core_may_connect(self) -> bool:
-        """Whether psiphon-user may use the uplink in this state."""
-        return self.state in {State.CONNECTING, State.VERIFYING, State.OPEN} and self.links.uplink is not None
-
-    @property
-    def tunnel_may_open(self) -> bool:
-        """Whether a lease has any effect in this state."""
-        return self.state is State.OPEN and self.links.tun_index is not None
-
 
 def _check_addresses(*values: object) -> None:
     if not all(is_plain_address(value) for value in values):

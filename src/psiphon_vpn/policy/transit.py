@@ -6,14 +6,14 @@ from psiphon_vpn.policy.model import Links, Policy
 from psiphon_vpn.policy.render_words import CARRIED, Knowledge, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule
 from psiphon_vpn.policy.values import LOOPBACK, InterfaceName, name_by_index, quote_set
-from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, tunnel_address_rules
+from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, may_open, tunnel_address_rules
 
 _TUN = InterfaceName(names.TUN_NAME)
 
 
 def _may_forward(policy: Policy) -> bool:
     """Whether containers get anything: only where it is known which interfaces lead out."""
-    return policy.tunnel_may_open and bool(policy.links.wires) and policy.links.inner != ()
+    return may_open(policy) and bool(policy.links.wires) and policy.links.inner != ()
 
 
 def _avoid_wires(side: str, links: Links, *others: InterfaceName) -> str:

@@ -79,6 +79,11 @@ def may_connect(policy: Policy) -> bool:
     return policy.state in permits.CORE.states and policy.links.uplink is not None
 
 
+def may_open(policy: Policy) -> bool:
+    """Whether a lease has any effect in this state."""
+    return policy.state in permits.APPLICATIONS.states and policy.links.tun_index is not None
+
+
 def core_rules(policy: Policy) -> tuple[Rule, ...]:
     """What psiphon-user may do on its uplink in this state (R5, R11)."""
     if not may_connect(policy):

@@ -188,7 +188,7 @@ def _pause(model: Model, reason: Reason, detail: str, delay: float) -> Step:
 
 
 def _verify(model: Model, reason: Reason, detail: str = "") -> Step:
-    same_policy = model.state is State.CONNECTING  # by construction: Policy.core_may_connect, tunnel_may_open
+    same_policy = model.state is State.CONNECTING  # by construction: may_connect and may_open of policy.wire
     model, effects = _move(model, State.VERIFYING, reason, detail)
     if same_policy:
         effects = [effect for effect in effects if not isinstance(effect, ApplyPolicy)]
