@@ -7,8 +7,10 @@ import ipaddress
 import json
 import quopri
 import re
+import unicodedata
 import urllib.parse
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import assume, given
@@ -106,6 +108,84 @@ def test_no_known_name_comes_out_written_as_bytes(way: str, kind: str, name: str
 @given(st.sampled_from(sorted(TEXTS)), st.sampled_from(KINDS), names, prose, rest)
 def test_no_known_name_comes_out_written_with_escapes(way: str, kind: str, name: str, start: str, end: str) -> None:
     hide(Redactor({kind: [name]}), TEXTS[way](name), start, end)
+
+
+def compose_half(text: str) -> str:
+    """As a Vietnamese keyboard writes (Windows-1258): the letter with its hat or horn, and the tone behind it."""
+    pieces = []
+    for char in unicodedata.normalize("NFC", text):
+        letters = [*unicodedata.normalize("NFD", char)]
+        inner = [mark for mark in letters[1:] if mark in "\u0302\u0306\u031b"]
+        tones = [mark for mark in letters[1:] if mark not in inner]
+        pieces += [unicodedata.normalize("NFC", "".join([letters[0], *inner])), *tones]
+    return "".join(pieces)
+
+
+NORMAL_FORMS: dict[str, Callable[[str], str]] = {
+    "NFC": partial(unicodedata.normalize, "NFC"),
+    "NFD": partial(unicodedata.normalize, "NFD"),
+    "NFKC": partial(unicodedata.normalize, "NFKC"),
+    "NFKD": partial(unicodedata.normalize, "NFKD"),
+}
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    **NORMAL_FORMS,
+    "half": compose_half,
+    "with joiners": lambda text: text[:1] + "\u200c" + text[1:],
+}
+CASES: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "lower": str.lower,
+    "upper": str.upper,
+    "title": str.title,
+    "folded": str.casefold,
+    "swapped": str.swapcase,
+}
+accented = st.text(
+    st.one_of(
+        st.sampled_from("éèñüåøçÅŞğİıßﬁǆŉΐᾳήệốữạđйёґזּ각한ガパبآكى"),
+        st.characters(categories=["Lu", "Ll", "Lt", "Lo"]),
+        st.sampled_from("abcdefghijk"),
+    ),
+    min_size=3,
+    max_size=12,
+)
+
+
+@given(
+    st.sampled_from(sorted(SPELLINGS)),
+    st.sampled_from(sorted(SPELLINGS)),
+    st.sampled_from(sorted(CASES)),
+    st.tuples(st.sampled_from(sorted(TEXTS)), prose, rest),
+    st.tuples(st.sampled_from(KINDS), accented),
+)
+def test_no_known_name_comes_out_in_another_form_of_unicode_or_case(
+    known: str, told: str, case: str, place: tuple[str, str, str], identity: tuple[str, str]
+) -> None:
+    (way, start, end), (kind, name) = place, identity
+    spell, change_case = SPELLINGS[told], CASES[case]
+    form = TEXTS[way](spell(change_case(spell(name))))
+    hide(Redactor({kind: [SPELLINGS[known](name)]}), form, start, end)
+
+
+@given(
+    st.sampled_from(["NFC", "NFD", "half"]),  # what the other two leave out, nobody can guess
+    st.sampled_from(sorted(NORMAL_FORMS)),
+    st.sampled_from(["as it is", "lower", "upper", "title", "folded"]),
+    st.tuples(st.sampled_from(sorted(BYTES)), prose, rest),
+    st.tuples(st.sampled_from(KINDS), accented),
+)
+def test_no_known_name_comes_out_as_bytes_in_another_form_of_unicode_or_case(
+    known: str, told: str, case: str, place: tuple[str, str, str], identity: tuple[str, str]
+) -> None:
+    (way, start, end), (kind, name) = place, identity
+    spell, change_case = NORMAL_FORMS[told], CASES[case]
+    form = BYTES[way](spell(change_case(spell(name))).encode())
+    hide(Redactor({kind: [SPELLINGS[known](name)]}), form, start, end)
+
+
+def test_a_name_in_both_forms_gets_one_placeholder_and_leaves_no_mark_behind() -> None:
+    shown = Redactor({"user": ["josé"], "host": ["jose"]}).redact("josé jose\u0301 JOSÉ, JOSE\u0301")
+    assert shown == "<user-1> <user-1> <user-1>, <user-1>"
 
 
 @given(st.sampled_from(KINDS), st.text(st.characters(categories=["Ll", "Lo"]), min_size=3, max_size=12), prose, rest)

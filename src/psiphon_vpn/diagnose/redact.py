@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Final
 
+from psiphon_vpn.diagnose.folding import fold, fold_letter, list_forms
 from psiphon_vpn.diagnose.spellings import Hidden, View, spell_hardware, spell_name, spell_numbers, undo_escapes
 
 ADDRESS, HARDWARE, NAME, SECRET, USER = "address", "hardware", "name", "secret", "user"
@@ -185,14 +186,16 @@ class Redactor:
             self._hidden[ipaddress.IPv6Address(value).packed] = (value, kind)
         elif kind == HARDWARE:
             self._hidden |= dict.fromkeys(spell_hardware(value), (value, kind))
-        names = spell_name(value) if kind in HIDDEN_KINDS else {value}
+        forms = list_forms(value)
+        names = {name for form in forms for name in spell_name(form)} if kind in HIDDEN_KINDS else forms
         spellings: set[str] = set()
         for name in names:
             # Each by itself: to fold a letter and to ignore its case are not the same for every letter.
             cases = {name, name.lower(), name.upper(), name.casefold(), name.title()}
             if kind in HIDDEN_KINDS:
-                self._hidden |= {case.encode("utf-8", "replace"): (value, kind) for case in cases}
-            spellings |= cases
+                written = cases if name.isascii() else {form for case in cases for form in list_forms(case)}
+                self._hidden |= {form.encode("utf-8", "replace"): (value, kind) for form in written}
+            spellings |= {*cases, fold_letter(name)} - {""}
         for text in spellings:
             self._kinds.setdefault(text.casefold(), kind)
         return spellings
@@ -219,10 +222,12 @@ class Redactor:
             yield start, end, kind, ""
         views, offset = list[View](), 0
         for line in text.splitlines(keepends=True):
+            for start, end, kind in self._find_folded(line):
+                yield offset + start, offset + end, kind, ""
             views += undo_escapes(line, offset)
             offset += len(line)
         for view in views:
-            for start, end, kind in self._find_plain(view.text):
+            for start, end, kind in (*self._find_plain(view.text), *self._find_folded(view.text)):
                 if any(view.escaped[start:end]):
                     yield *view.locate(start, end), kind, ""
         if self._hidden:
@@ -233,6 +238,14 @@ class Redactor:
         for match in _NUMBER.finditer(text) if self._numbers else ():
             if match[1].lower() in self._numbers:
                 yield match.start(), match.end(), ADDRESS, self._numbers[match[1].lower()]
+
+    def _find_folded(self, line: str) -> Iterator[tuple[int, int, str]]:
+        """Known values in whatever form of Unicode, with the marks on their last letter."""
+        if self._known is None or line.isascii():
+            return
+        folded = fold(line)
+        for match in self._known.finditer(folded.text):
+            yield *folded.locate(*match.span()), self._kinds.get(match[0].casefold(), NAME)
 
     def _find_plain(self, text: str) -> Iterator[tuple[int, int, str]]:
         if self._known is not None:
@@ -253,7 +266,7 @@ class Redactor:
 
     def name(self, value: str, kind: str) -> str:
         """The placeholder of a value of which it is known that it has to go."""
-        key = value.casefold()
+        key = fold_letter(value)
         if key not in self._given:
             self._counts[kind] = self._counts.get(kind, 0) + 1
             self._given[key] = f"<{kind}-{self._counts[kind]}>"
