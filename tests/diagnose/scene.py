@@ -330,7 +330,10 @@ class HealthyKernel(Kernel):
     holder: subprocess.Popen[bytes] | None = None
     listener: socket.socket | None = None
 
-    def build(self) -> None:
+    def build(self, *, loopback: str = "lo") -> None:
+        if loopback != "lo":
+            self.ip("link", "set", "lo", "down", "name", loopback)
+        self.ip("link", "set", loopback, "up")
         self.ip("link", "add", "eth0", "type", "veth", "peer", "name", "far0")
         self.ip("link", "set", "far0", "up")
         self.ip("address", "add", "192.0.2.10/25", "dev", "eth0")
@@ -357,7 +360,7 @@ class HealthyKernel(Kernel):
         self.nft(build_arp_table().render_replacement())
         self.put_filter()
         self.hold_guard()
-        self.with_routes(lambda ipr: apply_rules(ipr, build_rules(IDENTITY)))
+        self.with_routes(lambda ipr: apply_rules(ipr, build_rules(IDENTITY, loopback=loopback)))
         routes = build_routes(tun=True, open_ipv4=True, open_ipv6=False, ipv6_probe=settings.ipv6_probe)
         self.with_routes(lambda ipr: apply_routes(ipr, routes, tun.index))
         assert not self.host.call(lambda: apply_sysctls(GLOBAL_SYSCTLS))
@@ -416,10 +419,10 @@ def _one_line(table: Table) -> str:
 
 
 @contextlib.contextmanager
-def open_healthy_kernel() -> Iterator[HealthyKernel]:
+def open_healthy_kernel(*, loopback: str = "lo") -> Iterator[HealthyKernel]:
     with open_kernel() as bare:
         kernel = HealthyKernel(bare.host)
-        kernel.build()
+        kernel.build(loopback=loopback)
         try:
             yield kernel
         finally:

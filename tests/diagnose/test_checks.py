@@ -110,6 +110,27 @@ def test_a_table_that_is_dormant_stops_nothing_and_is_not_called_a_lock(tmp_path
         judge("lock.samples", broken, scene)
 
 
+def test_a_machine_is_found_healthy_whatever_loopback_is_called(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, None)
+    with open_healthy_kernel(loopback="within") as scene.kernel:
+        assert find_troubles(scene.diagnose()) == set()
+
+
+@pytest.mark.requirement("R4")
+@pytest.mark.parametrize("name", ["lo", "within"])
+def test_rules_that_open_for_a_name_that_loopback_has_or_had_are_found(name: str, tmp_path: Path) -> None:
+    def open_for_name(it: HealthyKernel) -> None:
+        it.nft(f'insert rule inet psiphon_filter output oifname "{name}" accept\n')
+        it.nft(f'insert rule inet psiphon_filter forward iifname "{name}" accept\n')
+        it.release_guard()
+        it.host.set_sysctls({"ipv4/ip_forward": 1})
+
+    scene = make_scene(tmp_path, None)
+    broken = break_kernel(open_for_name, "lock.base-text", "lock.wire-guard", "lock.forwarded", opens=True)
+    with open_healthy_kernel(loopback="within") as scene.kernel:
+        judge("lock.samples", broken, scene)
+
+
 def test_the_dormant_copies_of_a_reading_are_nobody_elses_rules(tmp_path: Path) -> None:
     scene = make_scene(tmp_path, None)
     with open_healthy_kernel() as scene.kernel:

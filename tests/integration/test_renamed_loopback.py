@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from tests.integration.kernel import open_kernel
 from tests.integration.stage import open_stage
 from tests.policies import IDENTITY
 
@@ -18,6 +20,8 @@ from psiphon_lab.namespace import Host
 from psiphon_lab.probe import probe_specs
 from psiphon_lab.world import World
 from psiphon_vpn.cli.view import render_text
+from psiphon_vpn.config import Settings
+from psiphon_vpn.linux.features import probe_features
 from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Policy, State
@@ -108,12 +112,28 @@ def test_each_layer_alone_takes_a_card_with_the_name_of_loopback_or_the_tun_for_
 @pytest.mark.requirement("R6", "R19")
 def test_with_the_service_a_card_that_takes_the_name_of_loopback_leaks_nothing() -> None:
     with open_stage() as stage:
+        # What asks for the way back knows loopback by its name, in the rules of routing.
+        stage.world.client.set_sysctls({"ipv4/conf/all/rp_filter": 1})
         rename(stage.world.client)
         stage.probe(LO)
         status = stage.machine.wait_state("OPEN")
         assert status["locked"] is True
         assert status["uplink"]["interface"] == "lo"
         stage.probe(LO)
+        port = Settings().socks_port
+        stage.world.client.call(lambda: socket.create_connection(("127.0.0.1", port), timeout=30).close())
+
+
+@pytest.mark.requirement("B4")
+@pytest.mark.parametrize("called", ["within", 'a"b'])
+def test_the_hook_of_the_egress_guard_is_found_whatever_loopback_is_called(called: str) -> None:
+    """Before Linux 6.16 a chain for an interface that is not there is refused; a later kernel takes it."""
+    with open_kernel() as kernel:
+        kernel.ip("link", "add", "eth0", "type", "veth", "peer", "name", "far0")
+        usual = kernel.host.call(lambda: asyncio.run(probe_features()))
+        kernel.ip("link", "set", "lo", "down", "name", called)
+        assert kernel.host.call(lambda: asyncio.run(probe_features())) == usual
+        assert usual.egress_hook, "the positive control needs Linux 5.16"
 
 
 @pytest.mark.requirement("R19")

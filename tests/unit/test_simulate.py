@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psiphon_vpn.diagnose.checks.lock import forwarded_packets
 from psiphon_vpn.policy.simulate import Packet, application_packets, lets_out
 
 ROOT_TCP = Packet(
@@ -169,12 +170,41 @@ def test_a_limit_stops_only_some_packets() -> None:
         (meta("oifname", "eth0", "!="), True),
         (meta("oifname", "lo"), True),  # a card can be called so
         (meta("oifname", {"set": ["lo", "PsiphonTUN"]}), True),
+        (meta("oifname", "PsiphonTUN"), True),  # so too
         (meta("oif", {"set": ["lo", "PsiphonTUN"]}), False),
         (meta("oif", "lo"), False),
     ],
 )
 def test_the_samples_leave_by_any_wire_that_a_rule_may_name(expression: dict[str, Any], may_match: bool) -> None:
     assert any(lets_out(ruleset([expression, ACCEPT]), packet) for packet in application_packets()) == may_match
+
+
+def passes_any(packets: tuple[Packet, ...], *expressions: dict[str, Any], hook: str = "output") -> bool:
+    objects = ruleset([*expressions, ACCEPT])
+    objects[1]["chain"]["hook"] = hook
+    return any(lets_out(objects, packet, hooks=(hook,)) for packet in packets)
+
+
+@pytest.mark.requirement("R1")
+def test_the_tun_is_told_from_a_card_that_is_called_like_it() -> None:
+    packets = application_packets()
+    assert not passes_any(packets, meta("oifname", "PsiphonTUN"), meta("oiftype", 65534))
+    assert not passes_any(packets, meta("oifname", "PsiphonTUN"), meta("oif", "PsiphonTUN"))
+    assert passes_any(packets, meta("oifname", "PsiphonTUN"), meta("oiftype", 1))
+    assert passes_any(packets, meta("oiftype", 65534))  # another VPN's
+
+
+@pytest.mark.requirement("R1")
+def test_loopback_is_told_by_its_index_whatever_it_and_a_card_are_called() -> None:
+    for packets, side, hook in (
+        (application_packets("lo0"), "o", "output"),
+        (forwarded_packets("lo0"), "o", "forward"),
+        (forwarded_packets("lo0"), "i", "forward"),
+    ):
+        assert not passes_any(packets, meta(f"{side}if", "lo0"), hook=hook)
+        assert passes_any(packets, meta(f"{side}if", "lo"), hook=hook)
+        assert passes_any(packets, meta(f"{side}ifname", "lo"), hook=hook)
+        assert passes_any(packets, meta(f"{side}ifname", "lo0"), hook=hook)  # tomorrow's card
 
 
 _expressions = st.lists(

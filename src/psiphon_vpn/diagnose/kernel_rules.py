@@ -268,7 +268,7 @@ class KernelRules:
     def _read_references(self) -> list[tuple[str, Reading | None]]:
         expected = self.list_expected()
         network = self._facts.network
-        links = [(link.name, link.index) for link in network.snapshot.interfaces if link.name != "lo"]
+        links = [(link.name, link.index) for link in network.snapshot.interfaces]
         try:
             readings = self._facts.system.read_references([table for _, table in expected], links)
         except (OSError, UserError) as error:

@@ -20,7 +20,7 @@ from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.lockstate import find_cut_off
 from psiphon_vpn.linux.reading import Reading, parse_listing
-from psiphon_vpn.linux.rtbatch import encode_link
+from psiphon_vpn.linux.rtbatch import encode_link, encode_renaming
 from psiphon_vpn.linux.rtlist import find_link, list_addresses, list_routes, list_rules
 from psiphon_vpn.linux.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, RouteSocket
 from psiphon_vpn.linux.rtvalues import IFF_UP, Link
@@ -82,6 +82,12 @@ class Network:
     """Interfaces by which nothing leaves, since their filter asks for a mark that no guard sets there."""
     overtaken: tuple[str, ...] | None = ()
     """Those where a tcx program decides before every filter (Linux 6.6); None where that cannot be seen."""
+
+    @property
+    def loopback(self) -> str:
+        """What the loopback device is called here: it is known by its index."""
+        found = (link.name for link in self.snapshot.interfaces if link.index == names.LOOPBACK_INDEX)
+        return next(found, "lo")
 
 
 def read_network() -> Network:
@@ -235,7 +241,11 @@ async def _load(text: str) -> bool:
 
 def _make_links(links: Sequence[tuple[str, int]]) -> None:
     with contextlib.closing(RouteSocket()) as socket:
-        for name, index in links:
+        # Loopback is there already, and a card of the machine's may be called like it.
+        for name, index in sorted(links, key=lambda link: link[1] != names.LOOPBACK_INDEX):
+            if index == names.LOOPBACK_INDEX:
+                socket.change(*encode_renaming(index, name))
+                continue
             for kind in ("dummy", "bridge"):
                 with contextlib.suppress(OSError):
                     socket.change(*encode_link(name, index, kind), flags=NLM_F_CREATE | NLM_F_EXCL)

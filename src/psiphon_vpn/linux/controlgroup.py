@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.values import ControlGroup
+from psiphon_vpn.policy.values import LOOPBACK, ControlGroup
 from psiphon_vpn.run import CommandError, run_async
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ async def find_control_group() -> ControlGroup | None:
 
 async def _matches(group: ControlGroup) -> bool:
     table = f"inet {names.SCRATCH_TABLES[0]}"
-    rule = f'oifname "lo" udp dport {_PORT} {group.match} counter'
+    rule = f"oif {LOOPBACK} udp dport {_PORT} {group.match} counter"
     text = (
         f"table {table}\ndelete table {table}\ntable {table} {{\nchain c {{\n"
         f"type filter hook output priority -400; policy accept;\n{rule}\n}}\n}}\n"

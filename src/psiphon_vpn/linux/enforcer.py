@@ -17,6 +17,7 @@ from socket import if_nametoindex
 from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
+from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.putback import NetworkMender
@@ -37,6 +38,7 @@ from psiphon_vpn.policy.routing import Route, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import SYSCTLS
 from psiphon_vpn.policy.traffic import Filter
+from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.tasks import describe
 
 log = logging.getLogger(__name__)
@@ -224,7 +226,8 @@ class Enforcer:
         await self._shed_filters(policy, beside)
         try:
             await self._tables.put(self._build_base(policy), *beside, coming=following)
-            self._rules = build_rules(self._identity, list_networks(policy.links.bridges))
+            guests = list_networks(policy.links.bridges)
+            self._rules = build_rules(self._identity, guests, loopback=name_loopback())
             await apply_rules(self._socket, self._rules)
             await self._set_routes(open_ipv4=False, open_ipv6=False)
             await self._put_entries_back()
@@ -544,8 +547,8 @@ class Enforcer:
         if self._policy is None or self._policy.state is not State.OPEN:
             raise EnforcementError("the policy in force does not open")
         elements = [Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME)]
-        if self._proxy:
-            elements.append(Element(names.BASE_TABLE, names.LEASE_SET, "lo"))
+        if self._proxy and (loopback := InterfaceName.of(name_loopback())) is not None:
+            elements.append(Element(names.BASE_TABLE, names.LEASE_SET, loopback))
         if self._ipv6:
             elements.append(Element(names.BASE_TABLE, names.LEASE_SET_IPV6, names.TUN_NAME))
         generation = proof.generation

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from psiphon_vpn.linux.loopback import find_plain_name
 from psiphon_vpn.linux.traffic import can_filter
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.lesser import Part
@@ -75,6 +76,14 @@ async def _try_rule(rule: str, expected: str) -> bool:
     return await _try("inet", f"chain c {{\n{rule}\n}}", expected)
 
 
+async def _try_egress() -> bool:
+    """On loopback, whatever it is called: without the name of an interface that is there, the chain is refused."""
+    name = find_plain_name()
+    return name is not None and await _try(
+        "netdev", f'chain c {{ type filter hook egress device "{name}" priority 0; }}', "hook egress"
+    )
+
+
 async def _try_owner() -> bool:
     """An owned table goes with the process that made it, so that process must be asked itself."""
     table = f"inet {names.SCRATCH_TABLES[0]}"
@@ -99,7 +108,7 @@ async def probe_features() -> Features:
         ),
         type_route=await _try("inet", base("route"), "type route"),
         owner_flag=await _try_owner(),
-        egress_hook=await _try("netdev", 'chain c { type filter hook egress device "lo" priority 0; }', "hook egress"),
+        egress_hook=await _try_egress(),
         tun=_can_open_tun(),
         conntrack=await _try_rule("ct state established ct mark set 1", "mark set"),
         reject=await _try_rule("meta l4proto 6 reject with tcp reset", "reject with tcp reset")

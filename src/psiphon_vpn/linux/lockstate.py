@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nftimage import is_owned, read_dormant
 from psiphon_vpn.linux.rtlist import list_links
@@ -86,11 +87,7 @@ def _holds(objects: list[Any] | None, bridges: frozenset[str] | None) -> bool:
     """Whether a table alone stops every sample of an application."""
     if objects is None:
         return False
-    return not any(lets_out(objects, packet) for packet in application_packets(_name_loopback(), bridges))
-
-
-def _name_loopback() -> str:
-    return socket.if_indextoname(names.LOOPBACK_INDEX)
+    return not any(lets_out(objects, packet) for packet in application_packets(name_loopback(), bridges))
 
 
 async def _read_lease() -> float | None:

@@ -102,6 +102,12 @@ def encode_link(name: str, index: int, kind: str) -> Message:
     return RTM_NEWLINK, body + write_attribute(_IFLA_LINKINFO, info)
 
 
+def encode_renaming(index: int, name: str) -> Message:
+    """Another name for a device (struct ifinfomsg). Without NLM_F_CREATE nothing is made."""
+    body = struct.pack("=BxHiII", 0, 0, index, 0, 0) + write_attribute(_IFLA_IFNAME, encode_name(name))
+    return RTM_NEWLINK, body
+
+
 def encode_link_removal(index: int) -> Message:
     """The removal of a device (struct ifinfomsg)."""
     return RTM_DELLINK, struct.pack("=BxHiII", 0, 0, index, 0, 0)

@@ -9,9 +9,9 @@ import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from socket import if_indextoname
 
 from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
+from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.rtbatch import RTN_LOCAL, encode_link_removal, encode_loopback, encode_tun, encode_up
 from psiphon_vpn.linux.rtlist import find_link, list_addresses, list_local
 from psiphon_vpn.linux.rtnetlink import RTM_DELADDR, RouteSocket
@@ -211,7 +211,7 @@ async def check_tun(tun: Tun, *, uid: int) -> TunTrouble | None:
             return TunTrouble("the TUN has lost an address", gone=False)
         if not await _has_local(text):
             return TunTrouble("the table 'local' has lost the TUN's address", gone=False)
-    lo = find_link(if_indextoname(names.LOOPBACK_INDEX))
+    lo = find_link(name_loopback())
     if lo is not None and lo.flags & IFF_UP and not await _has_local(LOOPBACK, LOOPBACK_NETWORK):
         return TunTrouble("the table 'local' has lost the loopback network", gone=False)
     return None

@@ -61,12 +61,15 @@ class Route:
     unreachable: bool = False
 
 
-def build_rules(identity: Identity, guests: Iterable[tuple[int, str]] = ()) -> tuple[RoutingRule, ...]:
+def build_rules(
+    identity: Identity, guests: Iterable[tuple[int, str]] = (), *, loopback: str = "lo"
+) -> tuple[RoutingRule, ...]:
     """The rules, the same in every state.
 
     Args:
         identity: whose sockets see the main table.
         guests: IP version and network of allowed bridges (`guests.list_networks`): the main table knows the way there.
+        loopback: what the loopback device is called: the kernel takes no index here.
     """
     first, private = names.RULE_PRIORITY, names.ROUTE_TABLE
     uids = (identity.uid, identity.uid)
@@ -81,7 +84,7 @@ def build_rules(identity: Identity, guests: Iterable[tuple[int, str]] = ()) -> t
                 version=version,
                 priority=first + 4,
                 table=MAIN_TABLE,
-                input_interface="lo",
+                input_interface=loopback,
                 fwmark=names.CORE_MARK,
             ),
             RoutingRule(version=version, priority=first + 5, table=MAIN_TABLE, uid_range=uids),

@@ -27,7 +27,7 @@ class Packet:
 
     values: dict[str, int | str]
     absent: frozenset[str] = frozenset()
-    never: dict[str, frozenset[str]] = field(default_factory=dict)
+    never: dict[str, frozenset[int | str]] = field(default_factory=dict)
 
 
 class _Unknown:
@@ -99,15 +99,15 @@ def _equals(value: Any, right: JsonValue, sets: "Sets") -> bool | _Unknown:
     return bool(value == right)
 
 
-def _never_equals(never: frozenset[str], right: JsonValue, sets: "Sets") -> bool | _Unknown:
+def _never_equals(never: frozenset[int | str], right: JsonValue, sets: "Sets") -> bool | _Unknown:
     """Whether something that is none of `never` is the right side's: no, or nobody knows."""
-    if isinstance(right, str) and not right.startswith("@"):
+    if isinstance(right, int) or (isinstance(right, str) and not right.startswith("@")):
         return False if right in never else UNKNOWN
     elements = sets.get(right[1:]) if isinstance(right, str) else right.get("set") if isinstance(right, dict) else right
     if not isinstance(elements, list):
         return UNKNOWN
     values = [item["elem"].get("val") if isinstance(item, dict) and "elem" in item else item for item in elements]
-    return _any([False if isinstance(item, str) and item in never else UNKNOWN for item in values])
+    return _any([False if isinstance(item, int | str) and item in never else UNKNOWN for item in values])
 
 
 def _matches(expression: JsonValue, packet: Packet, sets: "Sets") -> bool | _Unknown:
@@ -232,8 +232,16 @@ def application_packets(loopback: str = "lo", bridges: frozenset[str] | None = N
         bridges: names of all bridges, while the bridge guard stands: then none leads out, since each of its ports is
             asked. None where it does not.
     """
-    inner = frozenset({loopback, names.TUN_NAME})
-    kinds = {} if bridges is None else {"meta oifkind": frozenset({"bridge"})}
+    inner = frozenset[int | str]({loopback, names.TUN_NAME, *(bridges or ())})
+    kinds = {} if bridges is None else {"meta oifkind": frozenset[int | str]({"bridge"})}
+    # A card can be called like the TUN, and like loopback: the one has another index and type, the other another index.
+    wires: tuple[tuple[dict[str, int | str], dict[str, frozenset[int | str]]], ...] = (
+        ({}, {"meta oifname": frozenset({names.TUN_NAME}), "meta oif": inner, **kinds}),
+        (
+            {"meta oifname": names.TUN_NAME},
+            {"meta oiftype": frozenset({names.TUN_TYPE}), "meta oif": inner, **kinds},
+        ),
+    )
     samples = []
     for family, prefix, absent, targets in (
         (2, "ip", "ip6", ("192.0.2.200", "10.0.0.53", "9.9.9.9")),
@@ -264,15 +272,7 @@ def application_packets(loopback: str = "lo", bridges: frozenset[str] | None = N
                     elif family == 10:
                         gone -= {"icmpv6"}
                         values |= {"icmpv6 type": "echo-request", "icmpv6 code": 0, "ip6 hoplimit": 64}
-                    samples.append(
-                        Packet(
-                            values=values,
-                            absent=frozenset(gone),
-                            never={
-                                "meta oifname": inner - {"lo"},
-                                "meta oif": inner | (bridges or frozenset()),
-                                **kinds,
-                            },
-                        )
-                    )
+                    samples += [
+                        Packet(values=values | named, absent=frozenset(gone), never=never) for named, never in wires
+                    ]
     return tuple(samples)

@@ -20,8 +20,15 @@ RESOLVED_DIRECTORIES: Final = ("etc", "run", "usr/local/lib", "usr/lib")
 """Where resolved.conf.d is looked for; of files with one name the first counts alone (resolved.conf(5))."""
 
 
-def query_packets(uid: int, gid: int, wires: tuple[str, ...]) -> tuple[Packet, ...]:
-    """Samples of what asks for a name, as psiphon-user itself would send it."""
+def query_packets(uid: int, gid: int, wires: tuple[str, ...], loopback: str = "lo") -> tuple[Packet, ...]:
+    """Samples of what asks for a name, as psiphon-user itself would send it.
+
+    Args:
+        uid: psiphon-user's.
+        gid: psiphon-group's.
+        wires: names of the interfaces that it would leave by.
+        loopback: what the loopback device is called: nft prints it for the index that the rules have.
+    """
     samples = []
     for family, word, absent, source, target in (
         (2, "ip", "ip6", "192.0.2.100", "192.0.2.53"),
@@ -43,7 +50,7 @@ def query_packets(uid: int, gid: int, wires: tuple[str, ...]) -> tuple[Packet, .
                         **ports,
                     }
                     gone = frozenset({absent, *({"tcp", "udp", "icmp", "icmpv6"} - {name})})
-                    samples.append(Packet(values=values, absent=gone, never={"meta oif": frozenset({"lo"})}))
+                    samples.append(Packet(values=values, absent=gone, never={"meta oif": frozenset({loopback})}))
     return tuple(samples)
 
 
@@ -58,7 +65,7 @@ def wire(facts: Facts) -> Outcome:
     if base is None:
         raise Skip(_("there is no table {name}").format(name=names.BASE_TABLE))
     wires = find_wires(facts.network.snapshot)
-    packets = query_packets(facts.identity.uid, facts.identity.gid, wires)
+    packets = query_packets(facts.identity.uid, facts.identity.gid, wires, facts.network.loopback)
     if any(lets_out(base, packet) for packet in packets):
         return fail(_("OPEN: the rules let psiphon-user ask for names in clear"), is_open=True)
     return ok(_("{count} sample queries, refused").format(count=len(packets)))

@@ -22,17 +22,21 @@ LOCKED_STATES: Final = ("LOCKED", "FAILED")
 HOOKS: Final = ("output", "input", "forward", "postrouting")
 
 
-def forwarded_packets() -> tuple[Packet, ...]:
-    """Samples of what a container or a virtual machine sends: as an application's, but without a socket."""
-    inner = frozenset({"lo", names.TUN_NAME})
+def forwarded_packets(loopback: str = "lo") -> tuple[Packet, ...]:
+    """Samples of what a container or a virtual machine sends: as an application's, but without a socket.
+
+    Args:
+        loopback: what the loopback device is called.
+    """
+    tun = frozenset[int | str]({names.TUN_NAME})
     return tuple(
         replace(
             packet,
             values={key: value for key, value in packet.values.items() if key != "meta skuid"}
             | {"ct direction": "original"},
-            never={**packet.never, "meta iifname": inner, "meta iif": inner},
+            never={**packet.never, "meta iifname": tun, "meta iif": tun | {loopback}},
         )
-        for packet in application_packets()
+        for packet in application_packets(loopback)
         if packet.values.get("meta skuid") == 0
     )
 
@@ -58,7 +62,7 @@ def readable(facts: Facts) -> Outcome:
 )
 def samples(facts: Facts) -> Outcome:
     """Ask the kernel's own rules with sample packets, of each table by itself."""
-    packets = application_packets(bridges=facts.rules.find_bridges())
+    packets = application_packets(facts.network.loopback, facts.rules.find_bridges())
     base, guard = facts.rules.read_base(), facts.rules.read_guard("output")
     stops = [
         name
@@ -80,7 +84,7 @@ def samples(facts: Facts) -> Outcome:
 def forwarded(facts: Facts) -> Outcome:
     """The same for what is forwarded."""
     base, guard = facts.rules.read_base(), facts.rules.read_guard("forward")
-    packets = forwarded_packets()
+    packets = forwarded_packets(facts.network.loopback)
     for name, objects in ((names.BASE_TABLE, base), (names.GUARD_TABLE, guard)):
         if objects is not None and not any(lets_out(objects, packet, hooks=("forward",)) for packet in packets):
             return ok(_("{count} sample packets, refused by {tables}").format(count=len(packets), tables=name))

@@ -12,7 +12,7 @@ from psiphon_vpn.network.bridges import list_in_force
 from psiphon_vpn.network.uplink import find_conflicts
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.guests import list_networks
-from psiphon_vpn.policy.routing import RULE_PRIORITIES, build_rules
+from psiphon_vpn.policy.routing import RULE_PRIORITIES, RoutingRule, build_rules
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 
 RESTART: Final = mark("Put them back: sudo systemctl restart psiphon-vpn")
@@ -24,10 +24,14 @@ def _list_guests(facts: Facts) -> tuple[tuple[int, str], ...]:
     return list_networks(list_in_force(facts.rules.list_allowed_bridges()))
 
 
+def _build_rules(facts: Facts) -> tuple[RoutingRule, ...]:
+    return build_rules(facts.identity, _list_guests(facts), loopback=facts.network.loopback)
+
+
 @check("routes.rules", mark("The routing rules stand"), RESTART)
 def rules(facts: Facts) -> Outcome:
     """Is each rule of the policy there?"""
-    wanted = build_rules(facts.identity, _list_guests(facts))
+    wanted = _build_rules(facts)
     missing = [rule for rule in wanted if rule not in facts.network.rules]
     if missing:
         places = ", ".join(f"IPv{rule.version} {rule.priority}" for rule in missing[:6])
@@ -42,7 +46,7 @@ def rules(facts: Facts) -> Outcome:
 )
 def strangers(facts: Facts) -> Outcome:
     """Is there a rule of others in our range, or before it?"""
-    wanted = set(build_rules(facts.identity, _list_guests(facts)))
+    wanted = set(_build_rules(facts))
     others = [rule for rule in facts.network.rules if 0 < rule.priority <= RULE_PRIORITIES[-1] and rule not in wanted]
     inside = [rule for rule in others if rule.priority in RULE_PRIORITIES]
     shown = ", ".join(f"IPv{rule.version} {rule.priority}" for rule in inside or others)
