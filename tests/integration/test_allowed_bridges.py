@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from psiphon_vpn.policy.values import parse_names
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
+HASTY = Path(__file__).with_name("hasty_daemon.py")
 HOST6, GUEST6 = "fd00:122::1", "fd00:122::77"
 ALL = {"host to guest": True, "names of the host": True, "address of the host": True}
 NOTHING = dict.fromkeys(ALL, False)
@@ -238,6 +240,25 @@ def test_without_the_bridge_guard_the_bridge_is_withdrawn(guests: Guests) -> Non
         assert guests.look() == NOTHING
     finally:
         guests.stage.machine.hold_guard()
+        await_standing(guests, "in_force")
+
+
+def test_the_end_of_the_guards_holder_withdraws_the_bridge_without_waiting_for_the_next_look(guests: Guests) -> None:
+    """The next look is an hour away."""
+    machine = guests.stage.machine
+    usual, machine.program = machine.program, [str(HASTY), "BRIDGE_GUARD_SECONDS=3600"]
+    try:
+        machine.kill_daemon()
+        machine.start_daemon()
+        await_standing(guests, "in_force")
+        machine.release_guard()
+        await_standing(guests, "unguarded")
+        assert guests.look() == NOTHING
+    finally:
+        machine.kill_daemon()
+        machine.program = usual
+        machine.hold_guard()
+        machine.start_daemon()
         await_standing(guests, "in_force")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nfnetlink import NftSocket
-from psiphon_vpn.linux.nftimage import is_owned, read_dormant
+from psiphon_vpn.linux.nftimage import find_owner, read_dormant
 from psiphon_vpn.linux.rtlist import list_links
 from psiphon_vpn.linux.traffic import read_standings
 from psiphon_vpn.policy import names
@@ -78,7 +78,7 @@ def _read_dormant() -> frozenset[tuple[str, str]]:
 async def _list_bridges() -> frozenset[str] | None:
     """Names of all bridges while the bridge guard stands; None where it does not."""
     with contextlib.closing(NftSocket()) as netlink:
-        if not is_owned(netlink, *BRIDGES.address):
+        if find_owner(netlink, *BRIDGES.address) is None:
             return None
     return frozenset(link.name for link in await list_links() if link.kind == "bridge")
 

@@ -31,7 +31,7 @@ NFT_SET_ANONYMOUS, NFT_TABLE_F_DORMANT, NFT_TABLE_F_OWNER = 0x1, 0x1, 0x2
 
 _TABLE = 1
 """The attribute that names the table, of every object but set elements the first too."""
-_TABLE_FLAGS = 2
+_TABLE_FLAGS, _TABLE_OWNER = 2, 7
 _EXPRESSIONS, _EXPR_NAME, _EXPR_DATA, _EXTHDR_FLAGS, _EXTHDR_SREG = 4, 1, 2, 5, 7
 _SET_NAME, _SET_FLAGS, _SET_ID, _ELEMENTS, _ELEMENTS_SET_ID = 2, 3, 10, 3, 4
 # What of an object is made again (enum nft_*_attributes); the rest are handles, positions and counts of the kernel's.
@@ -125,8 +125,11 @@ def read_dormant(netlink: NftSocket) -> frozenset[tuple[str, str]]:
     )
 
 
-def is_owned(netlink: NftSocket, family: str, name: str) -> bool:
-    """Whether a table stands, awake, and belongs to a process (NFT_TABLE_F_OWNER), which alone can change it.
+def find_owner(netlink: NftSocket, family: str, name: str) -> int | None:
+    """Whose a table is, that stands, awake, and that its owner alone can change (NFT_TABLE_F_OWNER).
+
+    Returns:
+        The owner's netlink port id; None where there is no such table, or it is nobody's.
 
     Raises:
         OSError: the kernel does not list tables to us.
@@ -135,8 +138,9 @@ def is_owned(netlink: NftSocket, family: str, name: str) -> bool:
         attributes = read_attributes(data)
         if attributes.get(_TABLE, b"").split(b"\0")[0] == name.encode():
             flags = int.from_bytes(attributes.get(_TABLE_FLAGS, b""), "big")
-            return bool(flags & NFT_TABLE_F_OWNER) and not flags & NFT_TABLE_F_DORMANT
-    return False
+            stands = flags & NFT_TABLE_F_OWNER and not flags & NFT_TABLE_F_DORMANT
+            return int.from_bytes(attributes.get(_TABLE_OWNER, b""), "big") if stands else None
+    return None
 
 
 def _read_table(netlink: NftSocket, family: int, source: str, name: str) -> Iterator[Message]:

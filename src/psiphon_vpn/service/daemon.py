@@ -195,6 +195,7 @@ class Daemon:
         finally:
             notify("STOPPING=1")
             self._tidier.cancel()
+            self._observer.close()
             await self._runner.stop()
             await tasks.close()
             await self._control.close()

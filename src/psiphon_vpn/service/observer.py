@@ -10,7 +10,8 @@ from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.nfnetlink import NftSocket
-from psiphon_vpn.linux.nftimage import is_owned
+from psiphon_vpn.linux.nftimage import find_owner
+from psiphon_vpn.linux.owner_watch import OwnerWatch
 from psiphon_vpn.network.bridges import Allowed, Standing, explain_standing, judge_bridges, load_bridges
 from psiphon_vpn.network.choice import Use, carries_on
 from psiphon_vpn.network.observed import observe
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = (0.02, 0.1, 0.5)
 BRIDGE_GUARD_SECONDS = 2.0
-"""How often the bridge guard is looked for: that a holder ended the kernel tells nobody."""
+"""How often the bridge guard is looked for, should its holder be none that can be followed."""
 
 
 class Observer:
@@ -57,7 +58,9 @@ class Observer:
         self._uid = uid
         self._list = bridges
         self._allowed: tuple[InterfaceName, ...] = ()
-        self._list_read = asyncio.Event()
+        self._bridges_dirty = asyncio.Event()
+        """Root's list was read, or the holder of the bridge guard ended."""
+        self._holder = OwnerWatch(runner.tasks.guard(Part.BRIDGES, self._bridges_dirty.set))
         self._leading: frozenset[int] = frozenset()
         """Indexes of the interfaces that lead out, or did."""
         self._told: tuple[Allowed, ...] = ()
@@ -102,12 +105,16 @@ class Observer:
             return None
         return await asyncio.to_thread(read_core_uses, self._uid, footing.index)
 
+    def close(self) -> None:
+        """Follow nobody any more."""
+        self._holder.close()
+
     # -- bridges ----------------------------------------------------------------------------------------------------
 
     def read_list(self) -> None:
         """Read root's list of bridges anew. What it means is judged in `watch_bridges`."""
         self._allowed = load_bridges(self._list)
-        self._list_read.set()
+        self._bridges_dirty.set()
 
     async def judge_anew(self) -> None:
         """Where root's list is another one, look at once: closed for it only if what is in force changes."""
@@ -119,11 +126,14 @@ class Observer:
             self._runner.lose(Part.LINKS, error)
 
     async def watch_bridges(self) -> None:
-        """Judge them anew when root's list was read, and when their guard came or went."""
+        """Judge them anew when root's list was read, and when their guard came or went.
+
+        The holder's end is told (`OwnerWatch`), so that its guard is not missed until the next look.
+        """
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._list_read.wait(), BRIDGE_GUARD_SECONDS)
-            self._list_read.clear()
+                await asyncio.wait_for(self._bridges_dirty.wait(), BRIDGE_GUARD_SECONDS)
+            self._bridges_dirty.clear()
             standings = {item.standing for item in self._told} & {Standing.IN_FORCE, Standing.UNGUARDED}
             guarded = {Standing.IN_FORCE if self._is_guarded() else Standing.UNGUARDED} if standings else set()
             if standings != guarded or not self._is_judged():
@@ -134,10 +144,12 @@ class Observer:
 
     def _is_guarded(self) -> bool:
         try:
-            return is_owned(self._netlink, *BRIDGES.address)
+            owner = find_owner(self._netlink, *BRIDGES.address)
         except OSError as error:
             log.warning("whether the bridge guard stands cannot be seen: %s", error)
             return False
+        self._holder.follow(owner)
+        return owner is not None
 
     def _judge_bridges(self, snapshot: Snapshot) -> tuple[Allowed, ...]:
         if not self._allowed:
