@@ -248,6 +248,25 @@ class ScratchMachine:
         return is_wanted and (layout.rules_dir.exists() or layout.install_journal.exists())
 
 
+    def power_cycle(self) -> None:
+        """Start anew: the kernel knows nothing, and systemd starts what the files say (system/units.py).
+
+        The boot lock is skipped while there are neither rules nor a journal; where it fails, interfaces stay down. What
+        requires a unit does not start without it (systemd.unit(5), Requires=).
+        """
+        layout = self.edges.layout
+        locked, starts = False, True
+        unit = (layout.unit_dir / KILLSWITCH_UNIT).exists()
+        if layout_dropin(layout, "sysinit.target").exists() and unit:
+            skipped = not (layout.rules_dir.exists() or layout.install_journal.exists())
+            locked = not skipped and layout.boot_rules.is_file()
+            starts = skipped or locked
+        if layout_dropin(layout, NETWORK_MANAGER).exists():
+            starts = starts and unit
+        active = [KILLSWITCH_UNIT] * locked + [NETWORK_MANAGER] * starts + ["systemd-resolved.service"]
+        self.set_state(tables=locked, guard=False, ways=False, active=active)
+
+
 def layout_dropin(layout: Layout, unit: str) -> Path:
     return layout.unit_dir / f"{unit}.d" / "psiphon-vpn.conf"
 

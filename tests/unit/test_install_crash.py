@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from tests import scratch_machine
-from tests.scratch_machine import PAYLOAD, ScratchFile, ScratchMachine, make_machine
+from tests.scratch_machine import NETWORK_MANAGER, PAYLOAD, ScratchFile, ScratchMachine, make_machine
 from tests.unit.test_install import say_nothing, unpack
 
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
@@ -192,6 +192,26 @@ def test_a_removal_killed_anywhere_is_completed_or_taken_back(
         recover(machine)
         assert_same(machine, installed if recover is do_install else before)
     assert opened
+
+
+@pytest.mark.parametrize("recover", [do_install, do_uninstall])
+def test_a_removal_cut_off_by_the_power_boots_into_a_whole_lock_or_into_none(
+    tmp_path: Path, ends: Ends, recover: Callable[[ScratchMachine], None]
+) -> None:
+    """Never into a lock without its rules, or with a network manager that waits for a unit which is gone."""
+    before, installed, _upgraded = ends
+    ends_of_boot = set()
+    for machine in crash_everywhere(tmp_path, do_uninstall, do_install):
+        machine.power_cycle()
+        state = machine.read_all()
+        assert NETWORK_MANAGER in state["active"], "nothing of the network starts"
+        assert state["tables"] == machine.boots_locked
+        ends_of_boot.add(state["tables"])
+        # What the kernel was told is gone with it: nothing of that is the removal's any more.
+        machine.set_state(settings=dict.fromkeys(state["settings"], "7"))
+        recover(machine)
+        assert_same(machine, installed if recover is do_install else before)
+    assert ends_of_boot == {True, False}
 
 
 @pytest.mark.requirement("R2")

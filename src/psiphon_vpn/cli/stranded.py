@@ -64,6 +64,9 @@ shows it in red all the while. Whoever watches your connection sees what you do.
 
 The first if you installed from a checkout, the second from a package. Every change is undone; the network opens last.
 
+After a removal that was cut off, by the power say, the computer may be locked still: run the same command again. If
+there is no command psiphon-vpn any more, do step 3 first.
+
 ## 6. When not even that works
 
 Start the computer with `systemd.mask=psiphon-killswitch.service systemd.mask=psiphon-guard.service
