@@ -247,7 +247,6 @@ class ScratchMachine:
         is_wanted = layout_dropin(layout, "sysinit.target").exists() and (layout.unit_dir / KILLSWITCH_UNIT).exists()
         return is_wanted and (layout.rules_dir.exists() or layout.install_journal.exists())
 
-
     def power_cycle(self) -> None:
         """Start anew: the kernel knows nothing, and systemd starts what the files say (system/units.py).
 
