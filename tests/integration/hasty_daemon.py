@@ -6,8 +6,8 @@ import importlib
 import sys
 from pathlib import Path
 
+from psiphon_vpn.network_managers import systemd_networkd
 from psiphon_vpn.service import __main__ as daemon
-from psiphon_vpn.service import causes
 
 PURE = ("psiphon_vpn.service.", "psiphon_vpn.network.")
 
@@ -18,7 +18,7 @@ def main() -> int:
     for one in sys.argv.pop(1).split(","):
         name, value = one.split("=")
         if name == "LINKS":
-            causes.NETWORKD_LINKS = Path(value)  # type: ignore[misc]
+            systemd_networkd.LINKS = Path(value)  # type: ignore[misc]
             continue
         parts = [part for found, part in sys.modules.items() if found.startswith(PURE) and hasattr(part, name)]
         assert parts, name

@@ -11,17 +11,19 @@ from pathlib import Path
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 SERVICE, LAB = "psiphon_vpn", "psiphon_lab"
 POLICY, NETWORK, LINUX, CORE, SYSTEM = "policy", "network", "linux", "core", "system"
+MANAGERS = "network_managers"
 TOP = "the top"
 """Modules that are in no package of the service's: errors, translation, the configuration, the socket's client."""
 
 LAYERS: dict[str, set[str]] = {
     POLICY: set(),
     NETWORK: {POLICY, TOP},
-    LINUX: {POLICY, NETWORK, TOP},
+    MANAGERS: set(),
+    LINUX: {POLICY, NETWORK, MANAGERS, TOP},
     CORE: {POLICY, SYSTEM, TOP},
-    SYSTEM: {POLICY, NETWORK, LINUX, CORE, TOP},
-    "service": {POLICY, NETWORK, LINUX, CORE, SYSTEM, TOP},
-    "diagnose": {POLICY, NETWORK, LINUX, CORE, SYSTEM, "service", TOP},
+    SYSTEM: {POLICY, NETWORK, MANAGERS, LINUX, CORE, TOP},
+    "service": {POLICY, NETWORK, MANAGERS, LINUX, CORE, SYSTEM, TOP},
+    "diagnose": {POLICY, NETWORK, MANAGERS, LINUX, CORE, SYSTEM, "service", TOP},
     "cli": {POLICY, NETWORK, LINUX, CORE, SYSTEM, "diagnose", TOP},
     TOP: {POLICY, CORE, SYSTEM},
 }

@@ -15,12 +15,12 @@ from psiphon_vpn.core import events as notices
 from psiphon_vpn.core.process import CoreError
 from psiphon_vpn.linux import clocks
 from psiphon_vpn.linux.clocks import JumpTimer, SleepClock, read_slept
+from psiphon_vpn.network_managers.systemd_networkd import find_portal
 from psiphon_vpn.service.causes import (
     EARLIEST,
     CauseFinder,
     explain_failed_start,
     find_cause,
-    find_portal,
 )
 from psiphon_vpn.service.events import Event, Timer, TimerFired
 from psiphon_vpn.service.liveness import LIVENESS_SECONDS, Liveness, Traffic, read_traffic

@@ -22,6 +22,7 @@ from psiphon_vpn.cli.stranded import render_stranded
 from psiphon_vpn.errors import EXIT_FAILURE, EXIT_NOT_ROOT, DaemonDownError, UserError
 from psiphon_vpn.linux import lockstate
 from psiphon_vpn.linux.lockstate import LockState
+from psiphon_vpn.network_managers.networkmanager import MANAGER
 from psiphon_vpn.policy import names
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import last_resort, released
@@ -78,14 +79,13 @@ def test_while_released_names_are_asked_of_the_networks_own_resolvers(installed:
 
 
 def test_while_released_networkmanager_hands_out_the_networks_own_resolvers(installed: ScratchMachine) -> None:
-    layout = installed.edges.layout
-    mask = installed.root / "run/NetworkManager/conf.d" / layout.networkmanager_conf.name
+    unit, (mask,) = MANAGER.units[0], (installed.edges.layout.locate(path) for path in MANAGER.released_files)
     (installed.root / "run/NetworkManager").mkdir()
-    installed.set_state(active=[*installed.store.read()["active"], released.NETWORKMANAGER_UNIT])
+    installed.set_state(active=[*installed.store.read()["active"], unit])
     release(installed.edges, by="0")
     assert "global-dns" not in mask.read_text()
     assert "uri=\ninterval=0" in mask.read_text()
-    assert released.NETWORKMANAGER_UNIT in installed.store.read()["restarted"]
+    assert unit in installed.store.read()["restarted"]
     start(installed.edges)
     assert not mask.exists()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from psiphon_vpn.system import resources
-from psiphon_vpn.system.files import render_networkmanager_released
 from psiphon_vpn.system.interpreter import SYSTEM_PYTHON
 from psiphon_vpn.system.layout import GROUP, UNITS, USER, Layout
 from psiphon_vpn.system.payload import collect_payload
@@ -31,7 +30,6 @@ def find_strays(text: str) -> set[str]:
 def test_every_file_is_installed_as_it_is_rendered() -> None:
     contents = {file.content for file in collect_payload(python=SYSTEM_PYTHON)}
     assert {name for name in FILES if render_resource(name).encode() not in contents} == NOT_INSTALLED
-    assert render_networkmanager_released() == render_resource("NetworkManager-released.conf")
 
 
 def test_an_installed_copy_can_render_them() -> None:

@@ -190,5 +190,5 @@ def test_network_managers_leave_our_routes_and_our_device_alone() -> None:
     assert dict(parser["global-dns-domain-*"]) == {"servers": "10.200.3.2"}
     assert "global-dns" in parser, "without it the domains count for nothing"
     released = configparser.ConfigParser()
-    released.read_string(files.render_networkmanager_released())
+    released.read_string(render_resource("NetworkManager-released.conf"))
     assert released.sections() == ["device-psiphon-vpn", "connectivity"]

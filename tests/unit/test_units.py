@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from psiphon_vpn import network_managers
 from psiphon_vpn.system import units
 from psiphon_vpn.system.layout import (
     GUARD_UNIT,
     KILLSWITCH_FAILED_UNIT,
     KILLSWITCH_UNIT,
-    NETWORK_MANAGER_UNITS,
     SERVICE_UNIT,
     SLEEP_UNIT,
     UNITS,
@@ -219,7 +219,7 @@ def test_the_boot_lock_waits_for_nothing_and_everything_waits_for_it() -> None:
     assert lines(KILLSWITCH_UNIT, "DefaultDependencies") == ["no"]
     assert not lines(KILLSWITCH_UNIT, "After")
     assert not lines(KILLSWITCH_UNIT, "Requires")
-    assert {"network-pre.target", "sysinit.target", *NETWORK_MANAGER_UNITS} <= set(words(KILLSWITCH_UNIT, "Before"))
+    assert {"network-pre.target", "sysinit.target", *network_managers.UNITS} <= set(words(KILLSWITCH_UNIT, "Before"))
     assert "network-pre.target" in words(KILLSWITCH_UNIT, "Wants")
     # These would make it wait for file systems, which may need the network.
     for key in ("PrivateTmp", "StateDirectory", "RequiresMountsFor", "DynamicUser"):
@@ -236,7 +236,7 @@ def test_the_boot_lock_stays_at_shutdown() -> None:
 
 
 @pytest.mark.requirement("R2")
-@pytest.mark.parametrize("unit", NETWORK_MANAGER_UNITS)
+@pytest.mark.parametrize("unit", network_managers.UNITS)
 def test_without_the_boot_lock_no_network_manager_starts(unit: str) -> None:
     parser = configparser.ConfigParser(strict=True, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names of systemd have capital letters

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from psiphon_vpn.config import Settings
 from psiphon_vpn.diagnose.facts import PROC, Facts
 from psiphon_vpn.diagnose.model import Unknowable
+from psiphon_vpn.network_managers import MANAGERS
 from psiphon_vpn.policy import names
 from psiphon_vpn.system import layout as places
 
@@ -27,10 +28,7 @@ SCHEMES: Final = frozenset({"http", "https", "socks4a", "socks5"})
 OWN_LINKS: Final = ("lo", names.TUN_NAME)
 HOMES: Final = ("/home", "/var/home", "/var/lib/AccountsService/users", "/var/lib/systemd/linger", "/var/spool/mail")
 """Each has an entry by the name of a user, of one too that a directory service knows and /etc/passwd does not."""
-LEASES: Final = (
-    "/run/systemd/netif/leases", "/run/systemd/netif/links", "/var/lib/NetworkManager", "/var/lib/dhcp",
-    "/var/lib/dhclient", "/var/lib/dhcpcd",
-)  # fmt: skip
+LEASES: Final = tuple(place for manager in MANAGERS for place in manager.leases)
 SERIALS: Final = (
     *(f"/sys/class/dmi/id/{name}" for name in ("product_uuid", "product_serial", "board_serial", "chassis_serial")),
     "/sys/class/dmi/id/chassis_asset_tag", "/sys/firmware/devicetree/base/serial-number",
@@ -40,12 +38,8 @@ NO_SERIAL: Final = re.compile(
 )
 _KEY: Final = re.compile(r"^\s*(?:ssid|id|SSID|ESSID|NAME)=\s*(.+?)\s*$", re.MULTILINE)
 NETWORKS: Final = (
-    ("/etc/NetworkManager/system-connections", _KEY),
-    ("/run/NetworkManager/system-connections", _KEY),
-    ("/etc/wpa_supplicant", _KEY),
-    ("/etc/systemd/network", _KEY),
-    ("/run/systemd/network", _KEY),
-    ("/etc/sysconfig/network-scripts", _KEY),
+    *((place, _KEY) for manager in MANAGERS for place in manager.networks),
+    # It writes for others.
     ("/etc/netplan", re.compile(r"^\s*\"?([^\":]+)\"?:\s*$", re.MULTILINE)),
 )
 _ADDRESS: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f.]*|\b[0-9A-Fa-f]{32}\b")
@@ -142,9 +136,10 @@ def _read_networks(facts: Facts) -> Iterator[str]:
             yield Path(name).stem
             for found in pattern.findall(read_known(facts, facts.at(directory) / name)):
                 yield from decode_network(found)
-    for name in _list(facts, facts.at("/var/lib/iwd")):
-        # What no file may be called is written as "=" and digits (iwd.network(5)).
-        yield from decode_network(Path(name).stem.removeprefix("="))
+    for directory in (place for manager in MANAGERS for place in manager.encoded_networks):
+        for name in _list(facts, facts.at(directory)):
+            # What no file may be called is written as "=" and digits (iwd.network(5)).
+            yield from decode_network(Path(name).stem.removeprefix("="))
 
 
 def decode_network(written: str) -> Iterator[str]:

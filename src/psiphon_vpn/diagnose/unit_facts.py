@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from psiphon_vpn import network_managers
 from psiphon_vpn.diagnose.model import Skip, Unknowable
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import layout as places
@@ -20,7 +21,7 @@ OTHER_UNITS: Final = (
     "libvirtd.service",
     "network-pre.target",
 )
-MANAGERS: Final = tuple(name for name in places.NETWORK_MANAGER_UNITS if "@" not in name)
+MANAGERS: Final = tuple(name for name in network_managers.UNITS if "@" not in name)
 PROPERTIES: Final = (
     "Id LoadState ActiveState SubState UnitFileState Result MainPID FragmentPath DropInPaths NeedDaemonReload Before "
     "After Wants WantedBy Requires Restart WatchdogUSec ActiveEnterTimestampMonotonic ExecMainStartTimestampMonotonic"

@@ -2,16 +2,14 @@
 
 import os
 
+from psiphon_vpn import network_managers
 from psiphon_vpn.accounts import find_user
 from psiphon_vpn.policy.model import Identity
-
-NETWORK_MANAGERS = ("root", "systemd-network", "dhcpcd")
-"""Users that speak DHCP; NetworkManager and most others do it as root."""
 
 
 def find_network_managers() -> tuple[int, ...]:
     """Numbers of the users that speak DHCP, as far as they exist here."""
-    found = {user.uid for name in NETWORK_MANAGERS if (user := find_user(name)) is not None}
+    found = {user.uid for name in network_managers.USERS if (user := find_user(name)) is not None}
     return tuple(sorted({0, *found}))
 
 

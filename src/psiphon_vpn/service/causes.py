@@ -2,7 +2,6 @@
 
 import errno
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 from psiphon_vpn.core import events as notices
@@ -29,8 +28,6 @@ MAX_SKEW_SECONDS: Final = 600.0
 """A clock that is wrong by less harms nothing."""
 EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """Before this program was made: a clock that says so has lost its battery."""
-NETWORKD_LINKS: Final = Path("/run/systemd/netif/links")
-_MAX_STATE_FILE: Final = 65536
 
 
 class CauseFinder:
@@ -112,22 +109,3 @@ def find_cause(*, now: datetime, skew: float | None, portal: bool, ipv4: bool = 
     if now < EARLIEST or (skew is not None and abs(skew) > MAX_SKEW_SECONDS):
         return Reason.CLOCK
     return Reason.SLOW if ipv4 else Reason.NO_IPV4
-
-
-def find_portal(index: int, links: Path | None = None) -> bool:
-    """Whether the network told, by DHCP or router advertisement, that it has a sign-in page (RFC 8910).
-
-    Only what the network manager was told anyway is looked at; nothing is sent, since a question that finds a sign-in
-    page would be one in clear, outside the tunnel. systemd-networkd (254 and later) notes it in its state file of the
-    link.
-
-    Args:
-        index: of the uplink.
-        links: where those files are; None for where they are everywhere.
-    """
-    try:
-        with ((links or NETWORKD_LINKS) / str(index)).open("rb") as file:
-            lines = file.read(_MAX_STATE_FILE).splitlines()
-    except OSError:
-        return False
-    return any(line.startswith(b"CAPTIVE_PORTAL=") and len(line) > len(b"CAPTIVE_PORTAL=") for line in lines)

@@ -18,11 +18,12 @@ from psiphon_vpn.core.settings import render_core_config
 from psiphon_vpn.linux.clocks import Moment, ServerClock, read_wall
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer, LedAround
 from psiphon_vpn.linux.tun import TunError, TunReplaced
+from psiphon_vpn.network_managers import find_portal
 from psiphon_vpn.policy.derive import Bare, Network, Situation, derive, situate
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.values import ControlGroup
 from psiphon_vpn.service import effects as do
-from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause, find_portal
+from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause
 from psiphon_vpn.service.events import (
     AmendmentRefused,
     CoreExited,

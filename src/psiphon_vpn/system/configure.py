@@ -13,6 +13,7 @@ from typing import Final
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.network.bridges import load_bridges, render_bridges
+from psiphon_vpn.network_managers import MANAGERS
 from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
 from psiphon_vpn.policy.lesser import Part, do_without
@@ -41,11 +42,10 @@ from psiphon_vpn.system.system_changes import (
 from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
 
 READERS: Final = (
-    ServiceReread(unit="systemd-networkd.service", verb="restart"),
-    ServiceReread(unit="NetworkManager.service", verb="reload"),
+    *(ServiceReread(unit=manager.units[0], verb=manager.reread) for manager in MANAGERS if manager.reread is not None),
     ServiceReread(unit=released.RESOLVED_UNIT, verb="restart"),
 )
-"""Who reads files of ours. NetworkManager is not restarted: it would take Wi-Fi down with it."""
+"""Who reads files of ours."""
 UNKNOWN_ACCOUNT: Final = Account(uid=0, gid=0)
 """Stands for psiphon-user in a dry run on a machine that does not know it yet; nothing is rendered with it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from psiphon_vpn.network_managers import MANAGERS
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.resources import render_resource
@@ -32,14 +33,5 @@ def render_system_files(layout: Layout) -> dict[Path, str]:
         layout.modules: render_resource("modules-load.conf"),
         # systemd-resolved binds its questions to links, where they are refused: so it gets a server of no link.
         layout.resolved_dropin: render_resource("resolved.conf"),
-        # systemd-networkd removes rules and routes that it did not make, unless told so (systemd 246 and 249).
-        layout.networkd_dropin: render_resource("networkd.conf"),
-        # A .network of the user's that matches every name must not configure the TUN: no address, no query, no route.
-        layout.networkd_tun: render_resource("tun.network"),
-        layout.networkmanager_conf: render_resource("NetworkManager.conf"),
+        **{layout.locate(path): render_resource(name) for manager in MANAGERS for path, name in manager.files.items()},
     }
-
-
-def render_networkmanager_released() -> str:
-    """What NetworkManager is told on a machine that was released: the network's own resolvers, no question between."""
-    return render_resource("NetworkManager-released.conf")

@@ -27,22 +27,6 @@ SLEEP_UNIT: Final = "psiphon-sleep.service"
 
 UNITS: Final = (KILLSWITCH_UNIT, KILLSWITCH_FAILED_UNIT, GUARD_UNIT, SERVICE_UNIT, SLEEP_UNIT)
 
-NETWORK_MANAGER_UNITS: Final = (
-    "systemd-networkd.service",
-    "NetworkManager.service",
-    "networking.service",
-    "ifup@.service",
-    "network.service",
-    "wicked.service",
-    "dhcpcd.service",
-    "dhcpcd@.service",
-    "wpa_supplicant.service",
-    "wpa_supplicant@.service",
-    "iwd.service",
-    "connman.service",
-)
-"""What brings interfaces up: each gets a drop-in that requires the boot lock, so that without it they stay down."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -50,7 +34,8 @@ class Layout:
 
     root: Path = Path("/")
 
-    def _at(self, path: str) -> Path:
+    def locate(self, path: str) -> Path:
+        """A path on the machine, below `root`."""
         return self.root / path.lstrip("/")
 
     # -- the program: root's --------------------------------------------------------------------------------------
@@ -58,7 +43,7 @@ class Layout:
     @property
     def program_dir(self) -> Path:
         """Our own program; nothing in it is psiphon-user's."""
-        return self._at("/usr/lib/psiphon-vpn")
+        return self.locate("/usr/lib/psiphon-vpn")
 
     @property
     def python_dir(self) -> Path:
@@ -118,29 +103,29 @@ class Layout:
     @property
     def command(self) -> Path:
         """`psiphon-vpn`."""
-        return self._at("/usr/bin/psiphon-vpn")
+        return self.locate("/usr/bin/psiphon-vpn")
 
     @property
     def daemon(self) -> Path:
         """`psiphon-vpnd`."""
-        return self._at("/usr/sbin/psiphon-vpnd")
+        return self.locate("/usr/sbin/psiphon-vpnd")
 
     @property
     def unit_dir(self) -> Path:
         """The units and the network managers' drop-ins."""
-        return self._at("/usr/lib/systemd/system")
+        return self.locate("/usr/lib/systemd/system")
 
     @property
     def user_unit_dir(self) -> Path:
         """Units of users' sessions."""
-        return self._at("/usr/lib/systemd/user")
+        return self.locate("/usr/lib/systemd/user")
 
     # -- what the user configures, and what the service keeps -----------------------------------------------------
 
     @property
     def config_dir(self) -> Path:
         """Root's directory, 755."""
-        return self._at("/etc/psiphon-vpn")
+        return self.locate("/etc/psiphon-vpn")
 
     @property
     def config(self) -> Path:
@@ -160,7 +145,7 @@ class Layout:
     @property
     def data_dir(self) -> Path:
         """Root's directory, 755; below it `core` (root's) and `state` (psiphon-user's)."""
-        return self._at("/var/lib/psiphon-vpn")
+        return self.locate("/var/lib/psiphon-vpn")
 
     @property
     def state_dir(self) -> Path:
@@ -175,12 +160,12 @@ class Layout:
     @property
     def runtime_dir(self) -> Path:
         """The daemon's RuntimeDirectory: the control socket. psiphon-user's, 755."""
-        return self._at("/run/psiphon-vpn")
+        return self.locate("/run/psiphon-vpn")
 
     @property
     def release_record(self) -> Path:
         """Root's: who ran `release`, and when. Gone at boot. Says nothing about being locked: only the kernel does."""
-        return self._at("/run/psiphon-vpn-released.json")
+        return self.locate("/run/psiphon-vpn-released.json")
 
     # -- the tunnel core ------------------------------------------------------------------------------------------
 
@@ -219,42 +204,27 @@ class Layout:
     @property
     def sysusers(self) -> Path:
         """The service's user and group (sysusers.d(5))."""
-        return self._at("/usr/lib/sysusers.d/psiphon-vpn.conf")
+        return self.locate("/usr/lib/sysusers.d/psiphon-vpn.conf")
 
     @property
     def tmpfiles(self) -> Path:
         """Its directories, with owners and modes (tmpfiles.d(5))."""
-        return self._at("/usr/lib/tmpfiles.d/psiphon-vpn.conf")
+        return self.locate("/usr/lib/tmpfiles.d/psiphon-vpn.conf")
 
     @property
     def sysctls(self) -> Path:
         """Kernel settings from boot on (sysctl.d(5)). The name sorts behind everybody else's: the last one counts."""
-        return self._at("/usr/lib/sysctl.d/zz-psiphon-vpn.conf")
+        return self.locate("/usr/lib/sysctl.d/zz-psiphon-vpn.conf")
 
     @property
     def modules(self) -> Path:
         """Kernel modules to load at boot (modules-load.d(5))."""
-        return self._at("/usr/lib/modules-load.d/psiphon-vpn.conf")
+        return self.locate("/usr/lib/modules-load.d/psiphon-vpn.conf")
 
     @property
     def resolved_dropin(self) -> Path:
         """systemd-resolved asks the resolver in the tunnel (resolved.conf.d(5)); the last file's scalars count."""
-        return self._at("/usr/lib/systemd/resolved.conf.d/zz-psiphon-vpn.conf")
-
-    @property
-    def networkd_dropin(self) -> Path:
-        """systemd-networkd leaves routes and rules of others alone (networkd.conf.d(5))."""
-        return self._at("/usr/lib/systemd/networkd.conf.d/zz-psiphon-vpn.conf")
-
-    @property
-    def networkd_tun(self) -> Path:
-        """systemd-networkd leaves the TUN alone; the first matching .network counts (systemd.network(5))."""
-        return self._at("/usr/lib/systemd/network/00-psiphon-vpn.network")
-
-    @property
-    def networkmanager_conf(self) -> Path:
-        """NetworkManager leaves the TUN alone (NetworkManager.conf(5))."""
-        return self._at("/usr/lib/NetworkManager/conf.d/psiphon-vpn.conf")
+        return self.locate("/usr/lib/systemd/resolved.conf.d/zz-psiphon-vpn.conf")
 
     def dropin(self, unit: str) -> Path:
         """Our drop-in for a unit that is not ours."""
@@ -263,16 +233,16 @@ class Layout:
     @property
     def man_dir(self) -> Path:
         """Manual pages."""
-        return self._at("/usr/share/man")
+        return self.locate("/usr/share/man")
 
     @property
     def completions(self) -> dict[str, tuple[Path, ...]]:
         """Where the shells look for completions; zsh in different places by distribution."""
         return {
-            "bash": (self._at("/usr/share/bash-completion/completions/psiphon-vpn"),),
+            "bash": (self.locate("/usr/share/bash-completion/completions/psiphon-vpn"),),
             "zsh": (
-                self._at("/usr/share/zsh/site-functions/_psiphon-vpn"),
-                self._at("/usr/share/zsh/vendor-completions/_psiphon-vpn"),
+                self.locate("/usr/share/zsh/site-functions/_psiphon-vpn"),
+                self.locate("/usr/share/zsh/vendor-completions/_psiphon-vpn"),
             ),
-            "fish": (self._at("/usr/share/fish/vendor_completions.d/psiphon-vpn.fish"),),
+            "fish": (self.locate("/usr/share/fish/vendor_completions.d/psiphon-vpn.fish"),),
         }

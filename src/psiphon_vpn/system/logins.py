@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from psiphon_vpn.network_managers import MANAGERS
 from psiphon_vpn.policy.render_words import ROOT_UIDS
 
 PROC: Final = Path("/proc")
-PROGRAMS: Final = ("wpa_supplicant", "iwd", "ead")
-"""Names of processes (proc(5), comm). ead is iwd's for cables."""
-_WIRED_PROGRAM: Final = "ead"
+PROGRAMS: Final = tuple(name for manager in MANAGERS for name in manager.logins)
+"""Names of processes (proc(5), comm)."""
+_WIRED_PROGRAMS: Final = tuple(name for manager in MANAGERS for name in manager.cable_logins)
 _WIRED_DRIVER: Final = "wired"
 
 
@@ -91,7 +92,7 @@ def _look(reads: Reads, pid: int, here: str) -> Login | None:
         words = reads.read(place / "cmdline").decode("utf-8", "replace").split("\0")
     except (OSError, KeyError, IndexError, ValueError):  # it has ended meanwhile
         return None
-    return Login(name=name, pid=pid, uid=uid, wired=name == _WIRED_PROGRAM or _names_wired_driver(words))
+    return Login(name=name, pid=pid, uid=uid, wired=name in _WIRED_PROGRAMS or _names_wired_driver(words))
 
 
 def _names_wired_driver(words: list[str]) -> bool:

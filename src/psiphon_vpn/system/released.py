@@ -14,15 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from psiphon_vpn.network_managers import MANAGERS
 from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
 from psiphon_vpn.system.edges import Edges
-from psiphon_vpn.system.files import render_networkmanager_released
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.resources import render_resource
 from psiphon_vpn.system.system_changes import ServiceReread, reread
 from psiphon_vpn.system.tree_changes import write_file
 
 RESOLVED_UNIT: Final = "systemd-resolved.service"
-NETWORKMANAGER_UNIT: Final = "NetworkManager.service"
 MAX_RECORD: Final = 4096
 
 
@@ -71,18 +71,18 @@ def _list_masks(layout: Layout) -> tuple[tuple[ServiceReread, Path, str], ...]:
 
     Until the next boot (resolved.conf.d(5), NetworkManager.conf(5)).
     """
-    run = layout.root / "run"
     resolved = "# Released: psiphon-vpn's own settings do not count until the next start.\n"
     return (
         (
             ServiceReread(unit=RESOLVED_UNIT, verb="restart"),
-            run / "systemd/resolved.conf.d" / layout.resolved_dropin.name,
+            layout.locate("/run/systemd/resolved.conf.d") / layout.resolved_dropin.name,
             resolved,
         ),
-        (
-            ServiceReread(unit=NETWORKMANAGER_UNIT, verb="reload"),
-            run / "NetworkManager/conf.d" / layout.networkmanager_conf.name,
-            render_networkmanager_released(),
+        *(
+            (ServiceReread(unit=manager.units[0], verb=manager.reread), layout.locate(path), render_resource(name))
+            for manager in MANAGERS
+            if manager.reread is not None
+            for path, name in manager.released_files.items()
         ),
     )
 

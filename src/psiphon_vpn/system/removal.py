@@ -13,13 +13,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from psiphon_vpn import network_managers
 from psiphon_vpn.system.change import Change, Previous, locate
 from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.layout import (
     GUARD_UNIT,
     KILLSWITCH_FAILED_UNIT,
     KILLSWITCH_UNIT,
-    NETWORK_MANAGER_UNITS,
     SERVICE_UNIT,
     Layout,
 )
@@ -48,7 +48,7 @@ def list_lock_files(layout: Layout) -> frozenset[Path]:
     return frozenset(
         {
             *(layout.unit_dir / unit for unit in (KILLSWITCH_UNIT, KILLSWITCH_FAILED_UNIT, GUARD_UNIT)),
-            *(layout.dropin(unit) for unit in ("sysinit.target", *NETWORK_MANAGER_UNITS)),
+            *(layout.dropin(unit) for unit in ("sysinit.target", *network_managers.UNITS)),
             layout.guard_script,
         }
     )

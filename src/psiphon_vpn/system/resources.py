@@ -12,10 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from psiphon_vpn import network_managers
 from psiphon_vpn.core import naming
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import BASE, BRIDGES, FRAMES, GUARD
-from psiphon_vpn.system.layout import NETWORK_MANAGER_UNITS
 
 DIRECTORY: Final = Path(__file__).resolve().parents[1] / "resources"
 TOKEN: Final = re.compile(r"@([A-Z][A-Z0-9_]*)@")
@@ -32,7 +32,7 @@ VALUES: Final[Mapping[str, str]] = MappingProxyType(
         "HEADERLESS_CHAIN": names.HEADERLESS_CHAIN,
         "LEASE_SET": names.LEASE_SET,
         "LEASE_SET_IPV6": names.LEASE_SET_IPV6,
-        "NETWORK_MANAGERS": " ".join(NETWORK_MANAGER_UNITS),
+        "NETWORK_MANAGERS": " ".join(network_managers.UNITS),
         "RESOLVER": str(names.RESOLVER_IPV4),
         "SCRATCH_TABLE": f"netdev {names.SCRATCH_TABLES[0]}",
         "TUN": names.TUN_NAME,

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from psiphon_vpn.system.layout import NETWORK_MANAGER_UNITS, UNITS
+from psiphon_vpn import network_managers
+from psiphon_vpn.system.layout import UNITS
 from psiphon_vpn.system.resources import render_resource
 
 TARGETS: Final = ("sysinit.target", "multi-user.target", "sleep.target")
@@ -43,7 +44,7 @@ def render_dropins() -> dict[str, str]:
     requires = render_resource("requires-killswitch.conf")
     return {
         **{target: render_resource(f"{target}.conf") for target in TARGETS},
-        **dict.fromkeys(NETWORK_MANAGER_UNITS, requires),
+        **dict.fromkeys(network_managers.UNITS, requires),
     }
 
 

@@ -1,0 +1,11 @@
+"""iwd, which logs in to wireless networks; its ead does so on cables."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psiphon_vpn.network_managers.model import NetworkManager
+
+MANAGER: Final = NetworkManager(
+    name="iwd", units=("iwd.service",), logins=("iwd", "ead"), cable_logins=("ead",), encoded_networks=("/var/lib/iwd",)
+)

@@ -1,0 +1,46 @@
+"""systemd-networkd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from psiphon_vpn.network_managers.model import NetworkManager
+
+LINKS: Final = Path("/run/systemd/netif/links")
+_MAX_STATE_FILE: Final = 65536
+
+
+def find_portal(index: int, links: Path | None = None) -> bool:
+    """Whether the network told, by DHCP or router advertisement, that it has a sign-in page (RFC 8910).
+
+    systemd-networkd (254 and later) notes it in its state file of the link.
+
+    Args:
+        index: of the uplink.
+        links: where those files are; None for where they are everywhere.
+    """
+    try:
+        with ((links or LINKS) / str(index)).open("rb") as file:
+            lines = file.read(_MAX_STATE_FILE).splitlines()
+    except OSError:
+        return False
+    return any(line.startswith(b"CAPTIVE_PORTAL=") and len(line) > len(b"CAPTIVE_PORTAL=") for line in lines)
+
+
+MANAGER: Final = NetworkManager(
+    name="systemd-networkd",
+    units=("systemd-networkd.service",),
+    users=("systemd-network",),
+    files={
+        # It removes rules and routes that it did not make, unless told so (systemd 246 and 249, networkd.conf.d(5)).
+        "/usr/lib/systemd/networkd.conf.d/zz-psiphon-vpn.conf": "networkd.conf",
+        # A .network of the user's that matches every name must not configure the TUN: no address, no query, no route.
+        # The first that matches counts (systemd.network(5)).
+        "/usr/lib/systemd/network/00-psiphon-vpn.network": "tun.network",
+    },
+    reread="restart",
+    leases=("/run/systemd/netif/leases", "/run/systemd/netif/links"),
+    networks=("/etc/systemd/network", "/run/systemd/network"),
+    find_portal=find_portal,
+)

@@ -1,0 +1,9 @@
+"""wicked, of openSUSE."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psiphon_vpn.network_managers.model import NetworkManager
+
+MANAGER: Final = NetworkManager(name="wicked", units=("wicked.service",))

@@ -1,0 +1,14 @@
+"""wpa_supplicant, which logs in for others: to wireless networks, and on cables (802.1X)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from psiphon_vpn.network_managers.model import NetworkManager
+
+MANAGER: Final = NetworkManager(
+    name="wpa_supplicant",
+    units=("wpa_supplicant.service", "wpa_supplicant@.service"),
+    logins=("wpa_supplicant",),
+    networks=("/etc/wpa_supplicant",),
+)
