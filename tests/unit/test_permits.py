@@ -6,7 +6,9 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ import psiphon_vpn
 from psiphon_vpn.policy import match, permits
 from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_bridge_guard, build_egress_guard, build_frame_guard, build_wire_guard
-from psiphon_vpn.policy.match import TCP, UDP, Fact, Known, Match, Permit
+from psiphon_vpn.policy.match import TCP, Fact, Flow, Known, Match, Owner, Permit
 from psiphon_vpn.policy.model import Endpoint, Links, Policy, State
 from psiphon_vpn.policy.own_tables import BASE, EGRESS, FRAMES, GUARD, LAYERS, OwnTable
 from psiphon_vpn.policy.own_tables import BRIDGES as BRIDGE_GUARD
@@ -142,7 +144,16 @@ def test_a_row_that_others_let_pass_has_room_for_it() -> None:
             wide = replace(row.within.match, versions=match.EVERY_VERSION, lease=None)
             if outside == {BRIDGE_GUARD}:
                 wide = replace(wide, destinations=(), protocols=())  # it asks for the port alone
-            assert wide.covers(replace(row.match, lease=None)), row.name
+            assert has_room(wide, replace(row.match, lease=None)), row.name
+
+
+def has_room(wide: Match, narrow: Match) -> bool:
+    """Whether everything that the one matches is matched by the other, as far as one field after the other tells."""
+    for name in wide.list_asked():
+        asked, also = getattr(wide, name), getattr(narrow, name)
+        if asked != also and not (isinstance(asked, tuple) and also and set(also) <= set(asked)):
+            return False
+    return True
 
 
 def test_narrowing_names_layers_that_the_row_has() -> None:
@@ -261,10 +272,49 @@ def count_rules(name: str, table: Table) -> int:
     return sum(rule.permit == name for rule in list_accepts(table))
 
 
-def test_a_row_covers_itself_and_what_is_narrower() -> None:
-    for row in permits.PERMITS:
-        assert row.match.covers(row.match)
-    assert permits.CORE.match.covers(replace(permits.CORE.match, destination_ports=(443,)))
-    assert not replace(permits.CORE.match, destination_ports=(443,)).covers(permits.CORE.match)
-    assert not permits.CORE.match.covers(permits.DHCP.match)
-    assert replace(permits.CORE.match, protocols=(TCP, UDP, 132)).covers(permits.CORE.match)
+NARROWER: dict[str, tuple[Any, ...]] = {
+    "owner": (Owner.ROOT,),
+    "protocols": ((TCP,),),
+    "versions": ((4,), (6,)),
+    "sources": ((IPv4Address("198.51.100.7"),), (IPv6Address("2001:db8:7::7"),)),
+    "destinations": ((IPv4Address("198.51.100.7"),), (IPv6Address("2001:db8:7::7"),)),
+    "source_ports": ((4242,),),
+    "destination_ports": ((4242,),),
+    "hop_limit": (7,),
+    "flow": (Flow.REPLIES,),
+    "lease": (4,),
+}
+"""For each field of a row: values that ask for less than any row on a wire does."""
+
+
+@pytest.mark.requirement("R5", "R24")
+@pytest.mark.parametrize("row", permits.ON_A_WIRE, ids=lambda row: row.name)
+@pytest.mark.parametrize("field", NARROWER)
+def test_nothing_that_a_row_asks_for_is_left_out_of_a_rule(
+    monkeypatch: pytest.MonkeyPatch, row: Permit, field: str
+) -> None:
+    """A narrower row has other rules in each layer and each form, or none there; or nothing is written at all."""
+    policy = make_policy(State.OPEN, bootstrap_dns=parse_addresses(["9.9.9.9"]))
+
+    def list_rules() -> dict[OwnTable, set[str]]:
+        found = ((layer, list_accepts(table)) for layer, table in build_layers(policy).items())
+        return {layer: {rule.text for rule in rules if rule.permit == row.name} for layer, rules in found}
+
+    before = list_rules()
+    for value in NARROWER[field]:
+        if value == getattr(row.match, field):
+            continue
+        try:
+            narrow(monkeypatch, row, **{field: value})
+            after = list_rules()
+        except ValueError:
+            continue  # the row, or a form of rule, says that it cannot be asked
+        finally:
+            monkeypatch.undo()
+        for layer, rules in after.items():
+            kept = rules & before[layer]
+            if field == "versions":
+                kept = {text for text in kept if not re.search({4: "0x0800|0021", 6: "0x86dd|0057"}[value[0]], text)}
+            if row is permits.CORE_NAMES and field in {"destinations", "versions"}:
+                kept = {text for text in kept if "9.9.9.9" not in text}  # a rule is about one resolver
+            assert not kept, layer

@@ -12,10 +12,10 @@ import ipaddress
 from dataclasses import dataclass
 
 from psiphon_vpn.policy import names, permits
-from psiphon_vpn.policy.match import ARP, ICMPV6, PPPOE_DISCOVERY, PPPOE_SESSION, Known, Match, Message, Permit
+from psiphon_vpn.policy.match import ARP, ICMPV6, PPPOE_DISCOVERY, PPPOE_SESSION, Known, Match, Message, Owner, Permit
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
-from psiphon_vpn.policy.plumbing import LINK_LOCAL
+from psiphon_vpn.policy.plumbing import LINK_LOCAL, expect_kernels
 from psiphon_vpn.policy.render_words import (
     IPV6_HEADER,
     NO_UID,
@@ -23,6 +23,7 @@ from psiphon_vpn.policy.render_words import (
     Knowledge,
     Value,
     accept,
+    expect_asked,
     quote_values,
     render_owner,
 )
@@ -90,6 +91,7 @@ class _Envelope:
     def transport(self, permit: Permit, version: int, knowledge: Knowledge) -> str:
         """What a row asks of a packet of TCP or UDP, but for its addresses."""
         match = permit.match
+        expect_asked(match, "owner", "protocols", "source_ports", "destination_ports", "destinations")
         ethertype = IPV4 if version == 4 else IPV6
         asked = (
             self.carries(ethertype),
@@ -124,10 +126,13 @@ _ENVELOPES = (_TWO_TAGS, _SESSION, _TAGGED_SESSION)
 
 def envelope_rules() -> tuple[Rule, ...]:
     """What a card's own chain says of envelopes: to which chain they go, and what brings a session about."""
+    expect_asked(permits.PPPOE.match, "owner", "ethertype", "messages")
     (message,) = permits.PPPOE.match.messages
     codes = ", ".join(f"{code:#04x}" for code in message.types)
     number = f"meta protocol {PPPOE_DISCOVERY:#06x}"
     root = f"meta skuid {quote_values(ROOT_UIDS)}"
+    if permits.PPPOE.match.owner is not Owner.ROOT:
+        raise ValueError("a form of root's")
     return (
         *(
             accept(
@@ -167,6 +172,7 @@ def build_carried_chains(
 
 
 def _control_rules(form: _Envelope) -> tuple[Rule, ...]:
+    expect_asked(permits.PPP_CONTROL.match, "ethertype", "messages")
     (message,) = permits.PPP_CONTROL.match.messages
     control = f"{form.at(-2, 2)} {{ {', '.join(f'{word:#06x}' for word in message.types)} }}"
     return (
@@ -185,10 +191,7 @@ def _packet_rules(form: _Envelope, knowledge: Knowledge, on_link: OnLink | None)
     return (
         Rule(text=f"{ipv4} {_inside(form.at(12, 4), tunnel4)} drop", comment=tunnel),
         Rule(text=f"{ipv6} {form.at(8, 8)} {_prefix(tunnel6)} drop", comment=tunnel),
-        *(
-            accept(permits.CORE, form.transport(permits.CORE, version, knowledge))
-            for version in permits.CORE.match.versions
-        ),
+        *_core_rules(form, knowledge),
         *(() if form.session else _arp_rules(form, knowledge.identity, on_link)),
         *_discovery_rules(form, ipv6, knowledge.identity, on_link),
         *(
@@ -202,9 +205,23 @@ def _packet_rules(form: _Envelope, knowledge: Knowledge, on_link: OnLink | None)
     )
 
 
+def _core_rules(form: _Envelope, knowledge: Knowledge) -> tuple[Rule, ...]:
+    match = permits.CORE.match
+    places = knowledge.require(match.destinations) if match.destinations else ()
+    rules = []
+    for version in match.told_versions:
+        text = form.transport(permits.CORE, version, knowledge)
+        near = [place for place in places if ipaddress.ip_network(str(place)).version == version]
+        ends = [f" {_to(form, place)}" for place in near] if match.destinations else [""]
+        rules += [accept(permits.CORE, f"{text}{end}") for end in ends]
+    return tuple(rules)
+
+
 def _arp_rules(form: _Envelope, identity: Identity, on_link: OnLink | None) -> tuple[Rule, ...]:
     """As behind one tag (policy/plumbing.py), RFC 826."""
     arp = form.carries(ARP)
+    expect_asked(permits.ARP_SEARCH.match, "owner", "ethertype", "messages")
+    expect_asked(permits.ARP_OWN.match, "ethertype", "messages")
     uids = render_owner(permits.ARP_SEARCH.match.owner, identity)
     (search,) = permits.ARP_SEARCH.match.messages
     operation = form.at(6, 2)
@@ -237,11 +254,13 @@ def _discovery_rules(form: _Envelope, ipv6: str, identity: Identity, on_link: On
     """As behind one tag (policy/plumbing.py), RFC 4861 4. No MLD: where switches listen to it, there is one tag."""
     icmp = f"{ipv6} {form.at(6, 1)} {ICMPV6} {form.at(40, 1)}"
     sought = permits.ROUTER_SEARCH.match
+    expect_asked(sought, "owner", "protocols", "destinations", "messages", "hop_limit")
     (search,) = sought.messages
     uids = render_owner(sought.owner, identity)
     (kind,) = search.types
 
     def by_kernel(permit: Permit, message: Message) -> str:
+        expect_kernels(permit)
         # Payload length, next header and hop limit at once; then type and code.
         (size,) = message.sizes
         words = ", ".join(f"{kind << 8 | (message.code or 0):#06x}" for kind in message.types)
@@ -268,7 +287,7 @@ def _discovery_rules(form: _Envelope, ipv6: str, identity: Identity, on_link: On
     return (
         accept(
             permits.ROUTER_SEARCH,
-            f"{icmp} {kind} {uids} {form.at(7, 1)} {sought.hop_limit} {every_router} "
+            f"{icmp} {kind} {uids} {form.at(7, 1)} {sought.hop_limit} {_to(form, *sought.fixed_destinations)} "
             f"{form.length(*(IPV6_HEADER + size for size in search.sizes))}",
         ),
         Rule(

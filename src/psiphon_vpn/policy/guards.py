@@ -121,8 +121,7 @@ def _packet_rules(
     return (
         Rule(text=f"{ipv4} ip saddr {names.TUN_IPV4_SUBNET} drop", comment=tunnel),
         Rule(text=f"{ipv6} ip6 saddr {names.TUN_IPV6_SUBNET} drop", comment=tunnel),
-        let_out(permits.CORE, ipv4),
-        let_out(permits.CORE, ipv6),
+        *(let_out(permits.CORE, {4: ipv4, 6: ipv6}[version]) for version in permits.CORE.match.told_versions),
         *discovery_rules(knowledge.identity, on_link, ipv6=ipv6, header=knowledge.header, targets=True),
         # dhclient and udhcpc send from a packet socket, whose owner is root.
         let_out(permits.DHCP, ipv4),

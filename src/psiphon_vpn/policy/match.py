@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from psiphon_vpn.policy.model import State
@@ -180,33 +180,29 @@ class Match:
         ports = (*self.source_ports, *self.destination_ports)
         _check_numbers((port for port in ports if not isinstance(port, Known)), low=1, high=0xFFFF)
         _check_numbers((self.ethertype or 0, self.hop_limit or 0), low=0, high=0xFFFF)
+        # What no rule could ask together would be left out, and the rule be wider than its row.
+        _check(not ports or (bool(self.protocols) and {*self.protocols} <= {TCP, UDP}))
+        _check(not (ports and self.messages))
+        _check(self.hop_limit is None or bool(self.messages))
+        _check(not self.messages or self.ethertype is not None or (self.versions, self.protocols) == ((6,), (ICMPV6,)))
+        fixed = (place for place in (*self.sources, *self.destinations) if not isinstance(place, Known))
+        _check(all(place.version in self.versions for place in fixed))
+        _check(self.ethertype is None or not (self.versions or self.protocols or self.sources or self.destinations))
 
     @property
     def fixed_destinations(self) -> tuple[Address | Network, ...]:
         """The destinations that need nobody to know them."""
         return tuple(place for place in self.destinations if not isinstance(place, Known))
 
-    def covers(self, other: Match) -> bool:
-        """Whether everything that another matches is matched here too, as far as one field after the other can tell."""
-        return (
-            self.owner in {Owner.ANYONE, other.owner}
-            and self.by in {None, other.by}
-            and set(other.versions) <= set(self.versions)
-            and self.ethertype == other.ethertype
-            and _has_room(self.protocols, other.protocols)
-            and _has_room(self.sources, other.sources)
-            and _has_room(self.destinations, other.destinations)
-            and _has_room(self.source_ports, other.source_ports)
-            and _has_room(self.destination_ports, other.destination_ports)
-            and _has_room(self.messages, other.messages)
-            and self.hop_limit in {None, other.hop_limit}
-            and self.flow in {Flow.ANY, other.flow}
-            and self.lease in {None, other.lease}
-        )
+    @property
+    def told_versions(self) -> tuple[int, ...]:
+        """The IP versions that its addresses leave."""
+        fixed = {place.version for place in self.destinations if not isinstance(place, Known)}
+        return tuple(version for version in self.versions if version in (fixed or self.versions))
 
-
-def _has_room(wide: tuple[object, ...], narrow: tuple[object, ...]) -> bool:
-    return not wide or (bool(narrow) and set(narrow) <= set(wide))
+    def list_asked(self) -> set[str]:
+        """The fields that ask anything."""
+        return {field.name for field in fields(self) if getattr(self, field.name) != field.default}
 
 
 @dataclass(frozen=True, kw_only=True)

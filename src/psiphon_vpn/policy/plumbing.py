@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 
 from psiphon_vpn.policy import permits
-from psiphon_vpn.policy.match import ICMPV6, Message, Permit
+from psiphon_vpn.policy.match import ICMPV6, Known, Message, Permit
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
 from psiphon_vpn.policy.render_words import (
@@ -21,6 +21,7 @@ from psiphon_vpn.policy.render_words import (
     NO_UID,
     Knowledge,
     accept,
+    expect_asked,
     quote_networks,
     quote_values,
     render_length,
@@ -38,6 +39,11 @@ ANY_UNICAST = ("fe80::/10", "fc00::/7", "2000::/3")
 ROUTER_ALERT = 0x3A00050200000100
 """The header before an MLD report: ICMPv6 follows, router alert, two bytes of padding (RFC 2710 3, RFC 2711)."""
 HOP_BY_HOP_HEADER = 8
+_DESTINATIONS = {
+    (permits.EVERY_ROUTER,),
+    (permits.EVERY_NODE, permits.SOLICITED_NODE, Known.PREFIXES),
+}
+"""Of neighbour discovery, which its forms compare, each in its way."""
 NO_FLOW_LABEL = "@nh,0,32 & 0x000fffff == 0x0"
 NOTHING_RESERVED = "@th,32,32 & 0x1fffffff == 0x0"
 """The reserved bits of a solicitation, or of an advertisement after its three flags."""
@@ -77,6 +83,7 @@ def discovery_rules(
             ends += f" @th,64,64 {{ {', '.join(prefixes)} }}"
 
     def by_kernel(permit: Permit, message: Message, inside: str, ends: str) -> Rule:
+        expect_kernels(permit)
         (size,) = message.sizes
         # The next header too: an extension header before the message has room for anything.
         return accept(
@@ -105,6 +112,17 @@ def discovery_rules(
     )
 
 
+def expect_kernels(permit: Permit) -> None:
+    """Refuse a row of neighbour discovery that asks for more than its form compares.
+
+    Raises:
+        ValueError: it does.
+    """
+    expect_asked(permit.match, "protocols", "destinations", "messages", "hop_limit")
+    if permit.match.destinations not in _DESTINATIONS:
+        raise ValueError("a form for these destinations alone")
+
+
 def _option(bit: int, message: Message) -> str:
     """What compares the one option of a message, where it has one. bit: where the option begins."""
     return f" @th,{bit},16 {_quote_words(message.options)}" if message.options else ""
@@ -131,6 +149,9 @@ def _report_rules(kind: str, header: int, on_link: OnLink | None) -> tuple[Rule,
     if on_link is not None and not on_link.groups:
         return ()
     row = permits.MLD.match
+    expect_asked(row, "protocols", "sources", "destinations", "messages", "hop_limit")
+    if row.destinations != (permits.SOLICITED_NODE,):
+        raise ValueError("a form for these destinations alone")
     (message,) = row.messages
     (size,) = message.sizes
     payload = HOP_BY_HOP_HEADER + size
@@ -160,6 +181,8 @@ def arp_rules(identity: Identity, arp: str, on_link: OnLink | None, *, shift: in
         shift: bits by which a tag moves what follows it.
     """
     searched = permits.ARP_SEARCH.match
+    expect_asked(searched, "owner", "ethertype", "messages")
+    expect_asked(permits.ARP_OWN.match, "ethertype", "messages")
     (search,) = searched.messages
     (size,) = search.sizes
     form = f"{arp} meta length {ETHERNET_HEADER + size} @ll,{112 + shift},48 0x000108000604 @ll,{160 + shift},16"
@@ -200,6 +223,7 @@ def eapol_rules(identity: Identity, eapol: str) -> tuple[Rule, ...]:
         eapol: what tells it.
     """
     row = permits.EAPOL_OWN.match
+    expect_asked(row, "owner", "ethertype", "messages")
     (message,) = row.messages
     return (
         accept(

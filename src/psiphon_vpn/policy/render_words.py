@@ -83,6 +83,22 @@ def accept(permit: Permit, text: str, comment: str | None = None) -> Rule:
     return Rule(text=f"{text} accept", comment=permit.comment if comment is None else comment, permit=permit.name)
 
 
+def expect_asked(match: Match, *rendered: str) -> None:
+    """Refuse a row that asks for more than a form of rule compares: the rule would be wider than its row.
+
+    Args:
+        match: the row's.
+        rendered: the fields that the form compares. What tells the interface, and the version, is the chain's business;
+            and so is that nobody but the kernel has the packet, where it must be so.
+
+    Raises:
+        ValueError: it asks for more.
+    """
+    elsewhere = {"by", "into", "versions", *(["owner"] if match.owner is Owner.KERNEL else [])}
+    if left := match.list_asked() - {*rendered, *elsewhere}:
+        raise ValueError(f"a rule that would not ask for {', '.join(sorted(left))}")
+
+
 def render_owner(owner: Owner, identity: Identity) -> str:
     """Who has the socket. A rule about the kernel's packets asks nothing: what programs make is refused before it."""
     match owner:
@@ -108,6 +124,11 @@ def render_match(
         version: the IP version that this rule is for, where a row has both and the rule is for one.
         checked: protocols that the chain has let through alone, so that they are not asked for again.
     """
+    expect_asked(
+        match,
+        *("owner", "protocols", "sources", "destinations", "source_ports", "destination_ports"),
+        *("messages", "hop_limit", "flow", "lease"),
+    )
     owner = render_owner(match.owner, knowledge.identity)
     source = _addresses("saddr", match.sources, knowledge)
     target = _addresses("daddr", match.destinations, knowledge)
@@ -178,7 +199,8 @@ def _addresses(side: str, places: tuple[Address | Network | Known, ...], knowled
     if not places:
         return ""
     values = knowledge.require(places)
-    family = "ip" if all(_version(value) == 4 for value in values) else "ip6"
+    (version,) = {_version(value) for value in values}
+    family = "ip" if version == 4 else "ip6"
     fixed = not any(isinstance(place, Known) for place in places)
     return f"{family} {side} {quote_values(values) if fixed else quote_set(_as_text(values))}"
 

@@ -46,14 +46,16 @@ def plumbing_rules(
         on_link: whom the kernel may speak to; None for a table that outlives what is known of the links.
     """
     knowledge = Knowledge(identity=identity)
-    everywhere = replace(permits.DHCP.match, destinations=permits.DHCP.match.fixed_destinations)
-    rules = [
-        *discovery_rules(identity, on_link),
-        accept(permits.DHCP, render_match(everywhere, knowledge), "DHCP of root or the network manager"),
-        accept(permits.DHCPV6, render_match(permits.DHCPV6.match, knowledge), "DHCPv6 of root or the network manager"),
-    ]
-    if dhcp_servers:
-        renewal = replace(permits.DHCP.match, destinations=(Known.GATEWAYS,))
+    dhcp = permits.DHCP.match
+    rules = [*discovery_rules(identity, on_link)]
+    if dhcp.fixed_destinations:
+        everywhere = replace(dhcp, destinations=dhcp.fixed_destinations)
+        rules.append(accept(permits.DHCP, render_match(everywhere, knowledge), "DHCP of root or the network manager"))
+    rules.append(
+        accept(permits.DHCPV6, render_match(permits.DHCPV6.match, knowledge), "DHCPv6 of root or the network manager")
+    )
+    if dhcp_servers and Known.GATEWAYS in dhcp.destinations:
+        renewal = replace(dhcp, destinations=(Known.GATEWAYS,))
         known = Knowledge(identity=identity, known={Known.GATEWAYS: dhcp_servers})
         rules.append(
             accept(permits.DHCP, render_match(renewal, known), "DHCP renewal by unicast to this link's gateway")
@@ -99,6 +101,7 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
             + f" {marked}",
         )
         for server in policy.bootstrap_dns
+        if server.version in permits.CORE_NAMES.match.versions
     ]
     asking = quote_set(permits.NAME_PORTS)
     rules.append(
@@ -111,6 +114,8 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
     if policy.upstream_proxy is not None:
         proxy = policy.upstream_proxy
         if TCP not in match.protocols or (match.destination_ports and proxy.port not in match.destination_ports):
+            return tuple(rules)
+        if match.destinations and proxy.address not in match.destinations:
             return tuple(rules)
         match = replace(match, protocols=(TCP,), destinations=(proxy.address,), destination_ports=(proxy.port,))
     else:
