@@ -55,7 +55,13 @@ class Images:
         if image is not None and (wrong := find_difference(image, tables)) is not None:
             log.info("no image of the tables: %s", wrong)
         elif image is not None:
+            self.keep(tables, image)
+
+    def keep(self, tables: tuple[Table, ...], image: tuple[Message, ...]) -> None:
+        """Keep an image that was found right: against the policy too (`find_difference`)."""
+        if self._doubts < _MOST_DOUBTS:
             self._kept[tables] = image
+            self._kept.move_to_end(tables)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
 

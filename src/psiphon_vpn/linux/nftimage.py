@@ -10,6 +10,7 @@ import operator
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from psiphon_vpn.linux.netlink import iterate_attributes, read_attributes, write_attribute
 from psiphon_vpn.linux.nfnetlink import (
@@ -27,6 +28,8 @@ NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN = 3, 4
 NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
 NFT_MSG_NEWSET, NFT_MSG_GETSET = 9, 10
 NLM_F_APPEND = 0x800
+_REMEMBERED = 512
+"""So many rules are remembered: one policy has some 200, and most are in the next."""
 NFT_SET_ANONYMOUS, NFT_TABLE_F_DORMANT, NFT_TABLE_F_OWNER = 0x1, 0x1, 0x2
 
 _TABLE = 1
@@ -69,11 +72,15 @@ def _copy_expression(data: bytes) -> bytes:
 
 
 def _copy_rule(data: bytes, name: str) -> bytes:
-    expressions = b"".join(
-        write_attribute(kind | NLA_F_NESTED, _copy_expression(payload))
-        for kind, payload in iterate_attributes(read_attributes(data).get(_EXPRESSIONS, b""))
-    )
+    expressions = _copy_expressions(read_attributes(data).get(_EXPRESSIONS, b""))
     return _copy(data, _OF_RULE, name) + write_attribute(_EXPRESSIONS | NLA_F_NESTED, expressions)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _copy_expressions(data: bytes) -> bytes:
+    return b"".join(
+        write_attribute(kind | NLA_F_NESTED, _copy_expression(payload)) for kind, payload in iterate_attributes(data)
+    )
 
 
 def _named(name: str) -> bytes:

@@ -10,7 +10,8 @@ import ipaddress
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from psiphon_vpn.linux.netlink import iterate_attributes, read_attributes
 from psiphon_vpn.linux.nfnetlink import NFT_MSG_NEWSETELEM, Message
@@ -31,11 +32,15 @@ _ARP = "0x0806"
 _NAMES, _INDEXES, _ADDRESSES = "names", "indexes", "addresses"
 _DEVICE, _DEVICES = 3, 4
 """NFTA_HOOK_DEV, NFTA_HOOK_DEVS"""
+_REMEMBERED = 512
+"""So many rules are remembered, each by all that it is read from: one policy has some 200, and most are in the next."""
+_What = tuple[str, int, int]
+"""What a register holds, the length of an address and how much of it was loaded."""
 
 
 @dataclass
 class _Found:
-    """What a rule says."""
+    """What a rule says. It is remembered, so nobody changes it once it is read."""
 
     names: set[str] = field(default_factory=set)
     indexes: set[int] = field(default_factory=set)
@@ -44,6 +49,8 @@ class _Found:
     """What is done to the packet's mark, as nft has it: "or 0x2000000", or a whole value; nothing where it is left."""
     edges: set[int] = field(default_factory=set)
     """Of the ranges of addresses: the first, and the one after the last, as numbers."""
+    lookups: list[tuple[str, _What]] = field(default_factory=list)
+    """Names of the sets that it looks into, and what for."""
 
 
 def find_difference(image: Iterable[Message], tables: Iterable[Table]) -> str | None:
@@ -53,17 +60,19 @@ def find_difference(image: Iterable[Message], tables: Iterable[Table]) -> str | 
         image: the messages that make the tables (`nftimage.read_image`).
         tables: the policy's.
     """
-    messages = list(image)
+    messages: dict[str, list[Message]] = {}
+    for message in image:
+        messages.setdefault(_name_of(message), []).append(message)
     for table in tables:
-        own = [message for message in messages if _name_of(message) == table.name]
-        wrong = _compare(own, table)
+        wrong = _compare(messages.get(table.name, []), table)
         if wrong is not None:
             return f"{table.family} {table.name}: {wrong}"
     return None
 
 
 def _name_of(message: Message) -> str:
-    return _text(read_attributes(message.body).get(1, b""))
+    # The first attribute, of every object.
+    return next((_text(value) for kind, value in iterate_attributes(message.body) if kind == 1), "")
 
 
 def _text(data: bytes) -> str:
@@ -71,7 +80,7 @@ def _text(data: bytes) -> str:
 
 
 def _compare(messages: list[Message], table: Table) -> str | None:
-    sets: dict[str, list[bytes]] = {}
+    sets: dict[str, tuple[bytes, ...]] = {}
     chains: dict[str, list[bytes]] = {}
     devices: dict[str, tuple[str, ...]] = {}
     for message in messages:
@@ -80,8 +89,8 @@ def _compare(messages: list[Message], table: Table) -> str | None:
             name = _text(attributes[3])
             chains[name], devices[name] = [], tuple(_read_devices(attributes.get(4, b"")))
         elif message.kind == NFT_MSG_NEWSETELEM:
-            elements = sets.setdefault(_text(attributes[2]), [])
-            elements += [element for _, element in iterate_attributes(attributes.get(3, b""))]
+            elements = tuple(element for _, element in iterate_attributes(attributes.get(3, b"")))
+            sets[_text(attributes[2])] = (*sets.get(_text(attributes[2]), ()), *elements)
         elif message.kind == NFT_MSG_NEWRULE:
             chains.setdefault(_text(attributes[2]), []).append(attributes.get(4, b""))
     if set(chains) != {chain.name for chain in table.chains}:
@@ -105,12 +114,12 @@ def _read_devices(hook: bytes) -> Iterator[str]:
 
 
 def _compare_chain(
-    found: list[bytes], chain: Chain, sets: dict[str, list[bytes]], edges: set[int], *, is_arp: bool
+    found: list[bytes], chain: Chain, sets: dict[str, tuple[bytes, ...]], edges: set[int], *, is_arp: bool
 ) -> str | None:
     if len(found) != len(chain.rules):
         return f"chain {chain.name} has {len(found)} rules instead of {len(chain.rules)}"
     for number, (expressions, rule) in enumerate(zip(found, chain.rules, strict=True), start=1):
-        wanted, read = _expect(rule), _read_rule(expressions, sets)
+        wanted, read = _expect(rule), _read_whole_rule(expressions, sets)
         if (read.names, read.indexes) != (wanted.names, wanted.indexes):
             return f"rule {number} of chain {chain.name} is about other interfaces"
         if read.does != wanted.does:
@@ -130,6 +139,7 @@ _MARK = re.compile(r"\bmeta mark set (meta mark or )?(\w+)\b")
 _ADDRESS = re.compile(r"(?<![\w.:])(?:\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:.]*)(?:/\d+)?(?![\w.:])")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _expect(rule: Rule) -> _Found:
     """What a rule of the policy says. Its text is of checked values alone (`policy/values.py`)."""
     found = _Found()
@@ -164,10 +174,32 @@ def _expect(rule: Rule) -> _Found:
 # -- what the kernel says ---------------------------------------------------------------------------------------------
 
 
-def _read_rule(expressions: bytes, sets: dict[str, list[bytes]]) -> _Found:
+def _read_whole_rule(expressions: bytes, sets: dict[str, tuple[bytes, ...]]) -> _Found:
+    found = _read_rule(expressions)
+    for name, what in found.lookups:
+        inside = _read_elements(what, sets.get(name, ()))
+        found = replace(
+            found,
+            names=found.names | inside.names,
+            indexes=found.indexes | inside.indexes,
+            edges=found.edges | inside.edges,
+        )
+    return found
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _read_elements(what: _What, elements: tuple[bytes, ...]) -> _Found:
     found = _Found()
-    loaded: dict[int, tuple[str, int, int]] = {}
-    """Of each register: what it holds, the length of an address and how much of it was loaded."""
+    for element in elements:
+        _add_element(found, what, read_attributes(element))
+    return found
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _read_rule(expressions: bytes) -> _Found:
+    """What a rule says, but for the sets that it looks into."""
+    found = _Found()
+    loaded: dict[int, _What] = {}
     masks: dict[int, bytes] = {}
     constants: dict[int, bytes] = {}
     marks: dict[int, str] = {}
@@ -190,9 +222,8 @@ def _read_rule(expressions: bytes, sets: dict[str, list[bytes]]) -> _Found:
             register = _number(data[1])
             value = read_attributes(data[3]).get(1, b"")
             _add(found, loaded.get(register, _NOTHING), value, masks.get(register))
-        elif kind == "lookup" and _text(data[1]) in sets:
-            for element in sets[_text(data[1])]:
-                _add_element(found, loaded.get(_number(data[2]), _NOTHING), read_attributes(element))
+        elif kind == "lookup":
+            found.lookups.append((_text(data[1]), loaded.get(_number(data[2]), _NOTHING)))
         elif kind == "immediate":
             inner = read_attributes(data[2])
             if 2 in inner:
@@ -229,7 +260,7 @@ def _name_meta(key: int) -> str:
     return _INDEXES if key in {_META_IIF, _META_OIF} else ""
 
 
-def _name_payload(kind: str, data: dict[int, bytes]) -> tuple[str, int, int]:
+def _name_payload(kind: str, data: dict[int, bytes]) -> _What:
     if kind == "rt":
         length = {1: 4, 2: 16}.get(_number(data[2]), 0)  # NFT_RT_NEXTHOP4, NFT_RT_NEXTHOP6
         return (_ADDRESSES, length, length) if length else _NOTHING
@@ -239,7 +270,7 @@ def _name_payload(kind: str, data: dict[int, bytes]) -> tuple[str, int, int]:
     return (_ADDRESSES, whole, length) if base == _NETWORK_HEADER and 0 < length <= whole else _NOTHING
 
 
-def _add(found: _Found, what: tuple[str, int, int], value: bytes, mask: bytes | None) -> None:
+def _add(found: _Found, what: _What, value: bytes, mask: bytes | None) -> None:
     kind, whole, length = what
     if kind == _NAMES:
         # A name without its end is the beginning of one: `eth*`.
@@ -253,7 +284,7 @@ def _add(found: _Found, what: tuple[str, int, int], value: bytes, mask: bytes | 
         found.edges |= {first, first + (~bits & ((1 << (8 * whole)) - 1)) + 1}
 
 
-def _add_element(found: _Found, what: tuple[str, int, int], element: dict[int, bytes]) -> None:
+def _add_element(found: _Found, what: _What, element: dict[int, bytes]) -> None:
     value = read_attributes(element.get(1, b"")).get(1, b"")
     kind, whole, length = what
     if kind != _ADDRESSES:

@@ -317,7 +317,7 @@ class Tables:
             RulesetError: it says something else.
             OSError: the kernel does not list it.
         """
-        tables = [table for table in (self._base, *self._beside) if table is not None]
+        tables = tuple(table for table in (self._base, *self._beside) if table is not None)
         try:
             which = [(it.family, it.name, it.name) for it in tables]
             image = read_image(self._netlink, which, generation=generation, is_equal=self._is_equal)
@@ -328,6 +328,7 @@ class Tables:
             raise RulesetError("the ruleset keeps changing while it is read")
         if wrong is not None:
             raise RulesetError(f"what stands is not what the policy says: {wrong}")
+        self._images.keep(tables, image)
 
     async def _drop_everything(self, base: Table) -> None:
         self._base, self._dropped, self._generation = build_drop_only(base), True, None
