@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -47,6 +48,7 @@ CHANGES = {
     "a chain is flushed": f"flush chain {TABLE} output",
     "a chain is added": f"add chain {TABLE} extra {{ type filter hook output priority -400 ; }}",
     "a set is added": f"add set {TABLE} extra {{ type ipv4_addr ; }}",
+    "an object is added": f"add counter {TABLE} extra",
     "the table is put to sleep": f"add table {TABLE} {{ flags dormant ; }}",
     "the table is flushed": f"flush table {TABLE}",
     "the table is deleted": f"delete table {TABLE}",
@@ -107,6 +109,42 @@ def test_it_is_noticed_when(kernel: Kernel, what: str) -> None:
             await nft.verify([BASE])
         await nft.replace(BASE)
         await nft.verify([BASE])
+
+    kernel.with_nft(work)
+
+
+@pytest.mark.requirement("B3", "R4")
+@pytest.mark.parametrize("neighbours", [False, True])
+@pytest.mark.parametrize("when", ["before it is loaded", "before it is read"])
+def test_a_table_that_somebody_changes_as_it_is_loaded_is_not_taken_for_what_was_loaded(
+    kernel: Kernel, when: str, neighbours: bool
+) -> None:
+    """Nothing is known of it yet: what it is compared with has to be the text's, whoever commits meanwhile."""
+
+    async def work(nft: Nft) -> None:
+        load = nft._load
+
+        async def load_and_be_changed(text: str, tables: Iterable[Table] = ()) -> int:
+            if when == "before it is loaded":
+                kernel.nft(FOREIGN)
+            made = await load(text, tables)
+            if neighbours:
+                kernel.nft("add table inet docker")
+            # As many rules as before, and none with another address, interface or verdict than one of the policy's.
+            kernel.nft(f"replace rule {TABLE} output handle {first_handle(kernel)} accept")
+            return made
+
+        nft._load = load_and_be_changed  # type: ignore[method-assign]
+        await nft.replace(BASE)
+        nft._load = load  # type: ignore[method-assign]
+        with pytest.raises(RulesetError):
+            await nft.verify([BASE])
+        assert nft._images.find(BASE) is None
+        kernel.nft(FOREIGN)
+        await nft.replace(BASE)
+        kernel.nft("delete table inet docker")
+        await nft.verify([BASE])
+        assert not any(name in table for table in kernel.tables() for name in names.SCRATCH_TABLES)
 
     kernel.with_nft(work)
 

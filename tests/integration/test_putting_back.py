@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import socket
+from collections.abc import Iterable
 
 import pytest
 from tests.integration.kernel import Kernel
@@ -17,7 +18,7 @@ from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.netlink import write_attribute
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
-from psiphon_vpn.linux.nft import RulesetError
+from psiphon_vpn.linux.nft import Nft, RulesetError
 from psiphon_vpn.linux.nftimage import FAMILIES, NFT_MSG_DELTABLE, read_image
 from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
@@ -127,12 +128,11 @@ def test_an_image_that_reads_back_otherwise_is_loaded_by_nft_and_no_image_is_tru
         tables = Tables(netlink)
         await tables.put(first)
         await tables.put(second)
-        kept = tables._images._kept
         load = tables._images.load
 
-        def mistake(which: tuple[Table, ...]) -> bool:
+        def mistake(which: Iterable[Table], *, generation: int | None = None) -> bool:
             """A listing that this kernel takes for something else."""
-            return load((second,)) if which == (first,) else load(which)
+            return load([second if table == first else table for table in which], generation=generation)
 
         tables._images.load = mistake  # type: ignore[assignment,method-assign]
         for _ in range(3):
@@ -142,7 +142,7 @@ def test_an_image_that_reads_back_otherwise_is_loaded_by_nft_and_no_image_is_tru
             fresh._base = first
             await fresh.check()
             await tables.put(second)
-        assert not kept
+        assert not load([second])
 
     kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
 
@@ -162,22 +162,23 @@ def test_whatever_is_changed_is_not_what_the_image_was_taken_of(kernel: Kernel, 
     for device in ("wire", "beyond"):
         kernel.ip("link", "set", device, "up")
 
-    def work(netlink: NftSocket) -> None:
-        for table in tables:
-            kernel.nft(table.render_replacement())
+    async def work(netlink: NftSocket) -> None:
         images = Images(netlink)
-        images.take(tables, netlink.read_generation())
+        nft = Nft(netlink, images=images)
+        await nft.replace_all(tables)
+        await nft.verify(tables)
         for _ in range(2):
             assert images.load(tables)
             # Counts and leases are none of it.
             kernel.nft(f'add element inet {names.BASE_TABLE} {names.LEASE_SET} {{ "lo" timeout 60s }}')
             kernel.host.run(["bash", "-c", "echo > /dev/udp/192.0.2.9/9"], check=False)
             assert re.search(r"counter packets [1-9]", kernel.host.run(["nft", "list", "ruleset"]).stdout)
-            assert images.read_back(tables) == netlink.read_generation()
+            assert await nft.verify(tables) == netlink.read_generation()
             kernel.nft(harm.replace("HANDLE", first_handle(kernel)))
-            assert images.read_back(tables) is None
+            with pytest.raises(RulesetError):
+                await nft.verify(tables)
 
-    kernel.with_netlink(work)
+    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
 
 
 @pytest.mark.requirement("R1", "R4")
@@ -207,15 +208,15 @@ def test_what_is_coming_is_loaded_without_nft_once_it_was_rehearsed_and_no_copy_
 
     async def work(netlink: NftSocket) -> None:
         tables = Tables(netlink)
-        await tables.put(connecting, arp, egress, coming=opening)
+        await tables.put(connecting, arp, egress)
         generation = await tables.check()
         await tables.rehearse(opening)
-        assert netlink.read_generation() == generation + 1, "nothing was committed but the end of the copy"
-        assert await tables.check() == generation + 1
+        assert netlink.read_generation() == generation + 2, "nothing was committed but the copy and its end"
+        assert tables.is_current()
         assert not any(name in table for table in kernel.tables() for name in names.SCRATCH_TABLES)
         tables._nft.replace_all = tables._nft.replace = None  # type: ignore[assignment,method-assign]
         await tables.put(opening, arp, egress)
-        assert netlink.read_generation() == generation + 2
+        assert netlink.read_generation() == generation + 3
         fresh = Tables(netlink)
         fresh._base, fresh._beside = opening, (arp, egress)
         await fresh.check()
@@ -227,30 +228,38 @@ def test_what_is_coming_is_loaded_without_nft_once_it_was_rehearsed_and_no_copy_
 @pytest.mark.parametrize(
     "harm",
     [
-        f"insert rule inet {names.SCRATCH_TABLES[1]} output accept",
-        f"delete table inet {names.SCRATCH_TABLES[1]}",
+        f"insert rule inet {names.SCRATCH_TABLES[0]} output accept",
+        f"delete table inet {names.SCRATCH_TABLES[0]}",
         "add table inet docker",
         "flush ruleset",
         # Another rule for one of ours: as many as before, so that only the commits tell.
-        f"replace rule inet {names.SCRATCH_TABLES[1]} output handle HANDLE accept",
+        f"replace rule inet {names.SCRATCH_TABLES[0]} output handle HANDLE accept",
     ],
 )
 def test_nothing_is_made_from_a_copy_that_somebody_may_have_touched(kernel: Kernel, harm: str) -> None:
-    """Reading and image would agree on what is in it, and a hole would pass for verified."""
+    """What is made from it would be compared with what was read of it, and a hole would pass for verified."""
     connecting, opening = (build_base_table(make_policy(state)) for state in (State.CONNECTING, State.OPEN))
 
     async def work(netlink: NftSocket) -> None:
         tables = Tables(netlink)
-        await tables.put(connecting, coming=opening)
-        if "HANDLE" in harm:
-            listing = kernel.host.run(["nft", "-a", "list", "chain", "inet", names.SCRATCH_TABLES[1], "output"]).stdout
-            handle = next(line for line in listing.splitlines() if " accept" in line).rsplit(" ", 1)[1]
+        await tables.put(connecting)
+        copy = tables._nft._copy
+
+        async def copy_and_harm(which: Iterable[Table]) -> int:
+            made = await copy(which)
+            handle = ""
+            if "HANDLE" in harm:
+                listing = kernel.host.run(["nft", "-a", "list", "chain", "inet", names.SCRATCH_TABLES[0], "output"])
+                lines = listing.stdout.splitlines()
+                handle = next(line for line in lines if " accept" in line).rsplit(" ", 1)[1]
             kernel.nft(harm.replace("HANDLE", handle))
-        else:
-            kernel.nft(harm)
+            return made
+
+        tables._nft._copy = copy_and_harm  # type: ignore[assignment,method-assign]
         with contextlib.suppress(RulesetError):
             await tables.rehearse(opening)
-        assert not any(opening in which for which in tables._images._kept)
+        tables._nft._copy = copy  # type: ignore[method-assign]
+        assert tables._images.find(opening) is None
         with contextlib.suppress(RulesetError):
             await tables.put(opening)
         fresh = Tables(netlink)

@@ -128,7 +128,7 @@ class FakeKernel:
         self.tun = Tun()
         return self.tun
 
-    async def apply(self, policy: Policy, *, coming: Policy | None = None) -> None:
+    async def apply(self, policy: Policy) -> None:
         """It is in force."""
         self.close()
         self._policy = policy
@@ -195,9 +195,6 @@ class FakeKernel:
         return False
 
     def shut_down(self) -> None:
-        """Nothing to do."""
-
-    async def get_ready(self) -> None:
         """Nothing to do."""
 
 

@@ -18,6 +18,7 @@ from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.monitor import NetworkChange, parse_changes
 from psiphon_vpn.linux.netlink import HEADER, write_attribute
+from psiphon_vpn.linux.nft import Nft, RulesetError
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule
 from psiphon_vpn.linux.tun import Tun
 from psiphon_vpn.policy import names
@@ -259,7 +260,7 @@ def test_filters_are_looked_at_after_a_change_of_others_at_a_card_that_has_one(
         write_attribute(4, write_attribute(1, write_attribute(1, b"exthdr\0"))),  # an expression without its data
     ],
 )
-def test_a_listing_that_makes_no_sense_gives_no_image_and_no_error(rest: bytes) -> None:
+def test_a_listing_that_makes_no_sense_is_no_reading(rest: bytes) -> None:
     class Netlink:
         def dump(self, kind: int, family: int, body: bytes = b"") -> list[bytes]:
             return [write_attribute(1, b"t\0") + rest]
@@ -267,6 +268,9 @@ def test_a_listing_that_makes_no_sense_gives_no_image_and_no_error(rest: bytes) 
         def read_generation(self) -> int:
             return 7
 
-    images = Images(cast(Any, Netlink()))
-    images.take((Table(family="inet", name="t", chains=()),), 6)
-    assert not images.load((Table(family="inet", name="t", chains=()),))
+    netlink = cast(Any, Netlink())
+    images = Images(netlink)
+    table = Table(family="inet", name="t", chains=())
+    images.keep(table, ())
+    with pytest.raises(RulesetError):
+        asyncio.run(Nft(netlink, images=images).verify([table]))

@@ -169,19 +169,18 @@ class Enforcer:
         """Have the TUN made anew by the next `ensure_tun`. A core that holds it has to be ended before that."""
         self._suspect = True
 
-    async def apply(self, policy: Policy, *, coming: Policy | None = None) -> None:
+    async def apply(self, policy: Policy) -> None:
         """Put a policy into force: rules first, then routes. The tunnel is closed by it, whatever the state.
 
         Args:
             policy: what is to hold.
-            coming: what is likely to follow, and `rehearse` is called with.
 
         Raises:
             EnforcementError: the rules or routes could not be made so; then everything is dropped.
         """
         self.close()
         async with self._lock:
-            await self._apply(policy, coming)
+            await self._apply(policy)
 
     async def amend(self, policy: Policy) -> bool:
         """Put a policy into force that differs in single rules. Nothing is closed; the next renewal reads all back.
@@ -219,13 +218,12 @@ class Enforcer:
             beside += [egress] if egress is not None else []
         return beside
 
-    async def _apply(self, policy: Policy, coming: Policy | None) -> None:
+    async def _apply(self, policy: Policy) -> None:
         self._policy = policy
-        following = self._build_base(coming) if coming is not None else None
         beside = self._build_beside(policy)
         await self._shed_filters(policy, beside)
         try:
-            await self._tables.put(self._build_base(policy), *beside, coming=following)
+            await self._tables.put(self._build_base(policy), *beside)
             guests = list_networks(policy.links.bridges)
             self._rules = build_rules(self._identity, guests, loopback=name_loopback())
             await apply_rules(self._socket, self._rules)
@@ -495,11 +493,6 @@ class Enforcer:
         except (RulesetError, OSError) as error:
             log.warning("rules could not be put back at once: %s", error)
         return True
-
-    async def get_ready(self) -> None:
-        """Have everything at hand for `put_rules_back_now`."""
-        async with self._lock:
-            self._tables.get_ready()
 
     def is_own(self, port: int) -> bool:
         """Whether a change of routes was made by us, by the port id in its announcement."""

@@ -85,7 +85,7 @@ class Generation:
     ours: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a transaction. kind: NFT_MSG_*; family: NFPROTO_*; flags: NLM_F_* beside those of every one."""
 

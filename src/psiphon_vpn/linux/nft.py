@@ -1,23 +1,24 @@
 """nftables at the edge: replace whole tables, read them back, compare.
 
-A reading is compared with the reading of a *dormant scratch copy* of the same text (a table with the flag "dormant"
-has no effect on packets): so what is compared is always nft's and the kernel's own words on both sides, whatever
-their versions, and a difference means that somebody changed the table.
+nft reads the text, the kernel's own listing says what became of it. A listing is compared with the image of the same
+table (linux/images.py). Where there is none, the listing is believed if the generations prove that nobody else has
+committed anything since nft loaded the table; else it is compared with that of a *dormant scratch copy* of the same
+text (a table with the flag "dormant" has no effect on packets). In either case it is held against the policy.
 """
 
 import contextlib
-from collections import OrderedDict
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 
 from psiphon_vpn.linux.commits import Commits
-from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
-from psiphon_vpn.linux.nftimage import remove_table
-from psiphon_vpn.linux.reading import Reading, parse_listing
+from psiphon_vpn.linux.images import Images
+from psiphon_vpn.linux.nfnetlink import GenerationChanged, Message, NftSocket, follow
+from psiphon_vpn.linux.nftimage import are_equal, read_image, remove_table
+from psiphon_vpn.linux.proof import find_difference
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.ruleset import Table
-from psiphon_vpn.run import CommandError, run_all, run_async
+from psiphon_vpn.run import CommandError, run_async
 
-_CACHED_REFERENCES = 16
 _ROUNDS = 5
 _MOST_QUESTIONS = 64
 """How often it is asked which devices are refused; after that, those that were not asked about are."""
@@ -29,77 +30,72 @@ class RulesetError(Exception):
 
 
 class Nft:
-    """Loads and reads tables with the program nft; generation numbers come from netlink.
+    """Loads tables with the program nft, and reads them back.
 
     Its owner calls one method at a time: there are only so many scratch tables.
     """
 
-    def __init__(self, netlink: NftSocket, commits: Commits | None = None) -> None:
+    def __init__(self, netlink: NftSocket, commits: Commits | None = None, images: Images | None = None) -> None:
         self._netlink = netlink
         self._commits = commits
-        self._references: OrderedDict[str, Reading] = OrderedDict()
-        self._copies: dict[str, tuple[str, str]] = {}
-        """The dormant copies that stand: the text of the table, and family and name of its copy."""
-        self._untouched: int | None = None
-        """The generation up to which nobody but us committed anything since the copies were made."""
+        self._images = images if images is not None else Images(netlink)
+        self._loaded: dict[str, tuple[Table, int]] = {}
+        """By name, what was loaded last, and the generation that this made if nobody else committed meanwhile."""
+        self._copies: dict[Table, tuple[str, str]] = {}
+        """The dormant copies that stand: family and name."""
 
-    async def replace_all(self, tables: Sequence[Table], *, coming: Table | None = None) -> None:
+    async def replace_all(self, tables: Sequence[Table]) -> int:
         """Replace tables in one transaction, without reading them back.
 
-        Args:
-            tables: what is loaded. Dormant copies of those that are not known yet are made in the same breath, so that
-                the reading does not have to wait for another program to load them.
-            coming: a table that is loaded soon: a copy of it as well.
+        Returns:
+            The generation that this made, if nobody else committed meanwhile.
 
         Raises:
-            RulesetError: they did not load. What stood before still stands.
+            RulesetError: they did not load. What stood before still stands: the transaction is all or nothing.
         """
-        await self._load(tables, copied=[*tables, *([coming] if coming is not None else [])])
+        return await self._load("".join(table.render_replacement() for table in tables), tables)
 
     async def replace(self, table: Table) -> None:
         """Replace a table in one transaction with nothing else in it, without reading it back.
 
         Raises:
-            RulesetError: it did not load. What stood before still stands: the transaction is all or nothing.
+            RulesetError: it did not load. What stood before still stands.
         """
-        await self._run([table])
+        await self.replace_all([table])
 
-    async def amend(self, before: Table, after: Table, beside: Sequence[Table]) -> None:
+    async def amend(self, before: Table, after: Table, beside: Sequence[Table], *, known: int | None) -> int:
         """Replace the rules of a table's chains, and other tables as a whole, in one transaction; read nothing back.
 
         Args:
             before: the table as it stands.
             after: the same with other rules in its chains.
             beside: tables to replace.
+            known: the generation in which it was found to stand so, if any.
+
+        Returns:
+            As for `replace_all`.
 
         Raises:
             RulesetError: they did not load. What stood before still stands.
         """
-        await self._run(beside, after.render_amendment(before))
+        text = "".join(table.render_replacement() for table in beside) + after.render_amendment(before)
+        made = await self._load(text, beside)
+        if known is not None and made == follow(known):
+            self._loaded[after.name] = after, made
+        return made
 
-    async def _load(self, tables: Sequence[Table], *, copied: Sequence[Table]) -> None:
-        plan: dict[str, tuple[str, str]] = {}
-        copies = ""
-        for table in copied:
-            text = table.render()
-            used = [address for address in plan.values() if address[0] == table.family]
-            if text in self._references or text in plan or len(used) == len(names.SCRATCH_TABLES):
-                continue
-            plan[text] = (table.family, names.SCRATCH_TABLES[len(used)])
-            copies += table.render(name=plan[text][1], flags="dormant")
-        # Older copies go, whether or not their names are needed.
-        addresses = {**dict.fromkeys(self._copies.values()), **dict.fromkeys(plan.values())}
-        removal = "".join(f"table {family} {name}\ndelete table {family} {name}\n" for family, name in addresses)
+    async def _load(self, text: str, tables: Iterable[Table] = ()) -> int:
         before = self._netlink.read_generation()
-        await self._run(tables, removal + copies)
-        self._copies, self._untouched = plan, follow(before)
-
-    @staticmethod
-    async def _run(tables: Sequence[Table], rest: str = "") -> None:
+        if not text:
+            return before
         try:
-            await run_async(LOAD, input="".join(table.render_replacement() for table in tables) + rest)
+            await run_async(LOAD, input=text)
         except CommandError as error:
             raise RulesetError(str(error)) from error
+        # What is loaded always has something that changes: a transaction that changes nothing would not be counted.
+        made = follow(before)
+        self._loaded |= {table.name: (table, made) for table in tables}
+        return made
 
     async def leave_out_refused(self, table: Table) -> Table:
         """A table without the devices for which it does not load: one that went away costs only itself.
@@ -140,105 +136,141 @@ class Nft:
             await run_async(LOAD, input=f"table {family} {name}\ndelete table {family} {name}\n")
 
     async def verify(self, tables: Sequence[Table]) -> int:
-        """Read tables back and compare them with what nft says of their dormant copies.
+        """Read tables back and compare them with their images, or with dormant copies.
 
         Returns:
-            The one generation of the ruleset in which all of them were right; their copies are gone in it.
+            The one generation of the ruleset in which all of them were right. No copy is left in it.
 
         Raises:
             RulesetError: one is not there, not as it should be, or the ruleset changes all the time.
         """
-        texts = [table.render() for table in tables]
         try:
             for _ in range(_ROUNDS):
-                if any(text not in self._references and text not in self._copies for text in texts):
-                    await self.learn(tables)
                 generation = self._netlink.read_generation()
-                found = await self._read([(table.family, table.name) for table in tables], tables)
+                strange = [table for table in tables if not self._knows(table, generation)]
+                if strange:
+                    await self._copy(strange)
+                    generation = self._netlink.read_generation()
+                found = self._read({table: table.name for table in tables}, generation)
+                copies = self._read({table: name for table, (_, name) in self._copies.items()}, generation)
                 now = self._netlink.read_generation()
-                if now != generation and not self._is_equal(generation, now):
+                if found is None or copies is None or not self._is_equal(generation, now):
                     continue
-                generation = now
-                for table, text, reading in zip(tables, texts, found, strict=True):
-                    self._references.move_to_end(text)
-                    if reading != self._references[text]:
-                        # Or it was the copy that somebody changed: neither is believed the next time.
-                        del self._references[text]
-                        raise RulesetError(f"table {table.family} {table.name} is not as it was loaded")
+                if any(table not in copies and not self._knows(table, now) for table in tables):
+                    continue
+                for table, image in found.items():
+                    self._compare(table, image, copies.get(table), now)
                 with contextlib.suppress(GenerationChanged):
-                    return self._discard(texts, generation)
-        except (CommandError, OSError, ValueError) as error:
+                    return self._discard(now)
+        except (CommandError, OSError) as error:
             raise RulesetError(str(error)) from error
+        finally:
+            self._clean_up()
         raise RulesetError("the ruleset keeps changing while it is read")
 
-    async def _read(self, addresses: Sequence[tuple[str, str]], learned: Sequence[Table]) -> list[Reading]:
-        """Read tables, and beside them the copies that stand of those to be learned: these become known.
+    def _knows(self, table: Table, generation: int) -> bool:
+        return self._images.find(table) is not None or self._is_fresh(table, generation)
 
-        Side by side, one nft for each: two `list table` in one nft 1.0.6 find only one of them.
+    def _is_fresh(self, table: Table, generation: int) -> bool:
+        """Whether nft loaded this table, and nobody has touched one of ours from then up to a generation.
+
+        Where somebody committed before nft did, ours is another generation than the one that is known, and touched it.
         """
-        copied = [table for table in learned if table.render() in self._copies]
-        wanted = [*addresses, *(self._copies[table.render()] for table in copied)]
+        loaded, made = self._loaded.get(table.name, (None, None))
+        return loaded == table and made is not None and self._is_equal(made, generation)
+
+    def _compare(self, table: Table, image: tuple[Message, ...], copy: tuple[Message, ...] | None, now: int) -> None:
+        known = self._images.find(table)
+        if known is not None and are_equal(known, image):
+            return
+        if not self._is_fresh(table, now) and (copy is None or not are_equal(copy, image)):
+            raise RulesetError(f"table {table.family} {table.name} is not as it was loaded")
+        self._keep(table, image)
+
+    def _keep(self, table: Table, image: tuple[Message, ...]) -> None:
+        """Keep an image if it says what the policy says, value by value."""
         try:
-            listings = await run_all(["nft", "-s", "list", "table", family, name] for family, name in wanted)
-        except CommandError:
-            self._copies = {}  # one of them may be what is missing
-            raise
-        readings = [
-            parse_listing(listing.stdout, copy=number >= len(addresses)) for number, listing in enumerate(listings)
-        ]
-        for table, reading in zip(copied, readings[len(addresses) :], strict=True):
-            if reading.count_rules() != sum(len(chain.rules) for chain in table.chains):
-                raise RulesetError("nft did not load every rule of the table")
-            self._references[table.render()] = reading
-        while len(self._references) > _CACHED_REFERENCES:
-            self._references.popitem(last=False)
-        return readings[: len(addresses)]
+            wrong = find_difference(image, [table])
+        except (ValueError, LookupError, struct.error) as error:
+            raise RulesetError(f"the kernel's listing is not understood: {error}") from error
+        if wrong is not None:
+            raise RulesetError(f"what stands is not what the policy says: {wrong}")
+        self._images.keep(table, image)
 
-    async def learn(self, tables: Sequence[Table]) -> None:
-        """Get to know how nft prints these tables, if that is not known. Copies that were made for it may stand.
+    def _read(self, tables: Mapping[Table, str], generation: int) -> dict[Table, tuple[Message, ...]] | None:
+        """The images of tables that stand under a name; None where the ruleset is another one by now."""
+        found = {}
+        for table, name in tables.items():
+            try:
+                which = [(table.family, name, table.name)]
+                image = read_image(self._netlink, which, generation=generation, is_equal=self._is_equal)
+            except (ValueError, LookupError, struct.error) as error:
+                raise RulesetError(f"table {table.family} {name}: {error}") from error
+            if image is None:
+                return None
+            found[table] = image
+        return found
 
-        Raises:
-            CommandError: a copy could not be read.
-            RulesetError: one could not be loaded, or not every rule of it.
-        """
-        for table in tables:
-            text = table.render()
-            if text in self._references:
-                self._references.move_to_end(text)
-            elif text not in self._copies:
-                await self._load([], copied=tables)
-            if text not in self._references:
-                await self._read([], tables)
-
-    def copy_of(self, table: Table, generation: int) -> str | None:
-        """The name of the dormant copy of a table, if one stands and was touched by nobody up to a generation."""
-        return self._copies.get(table.render(), ("", None))[1] if generation == self._untouched else None
-
-    def discard(self, table: Table, generation: int) -> int:
-        """Take the copy of a table away, if one stands.
-
-        Args:
-            table: the table.
-            generation: the one that the ruleset must still be.
+    async def _copy(self, tables: Iterable[Table]) -> int:
+        """Load dormant copies of tables, of each family as many as there are names; older ones go.
 
         Returns:
-            The generation that is now.
+            The generation that this made, if nobody else committed meanwhile.
+        """
+        old, self._copies = self._copies, {}
+        text = ""
+        for table in tables:
+            taken = self._copies.values()
+            free = (name for name in names.SCRATCH_TABLES if (table.family, name) not in taken)
+            if (name := next(free, None)) is not None:
+                self._copies[table] = table.family, name
+                text += table.render(name=name, flags="dormant")
+        # Also one that a daemon before this one left.
+        gone = dict.fromkeys([*old.values(), *self._copies.values()])
+        removal = "".join(f"table {family} {name}\ndelete table {family} {name}\n" for family, name in gone)
+        return await self._load(removal + text)
+
+    async def learn(self, table: Table) -> tuple[int, int] | None:
+        """Take the image of a table that does not stand, from a dormant copy.
+
+        A copy has nothing beside it that it could be compared with: so it is believed only where the generations prove
+        that nobody but this program has committed anything since it was made.
+
+        Returns:
+            The generation before, and one in which our tables are as they were in it; None where somebody else
+            committed.
 
         Raises:
-            GenerationChanged: it was another one.
-            OSError: the kernel refused for another reason.
+            RulesetError: it could not be loaded or read, or is not what the policy says.
         """
-        return self._discard([table.render()], generation)
+        try:
+            before = self._netlink.read_generation()
+            made = await self._copy([table])
+            images = self._read({copied: name for copied, (_, name) in self._copies.items()}, made)
+            if made != follow(before) or images is None or self._netlink.read_generation() != made:
+                return None
+            self._keep(table, images[table])
+            with contextlib.suppress(GenerationChanged):
+                return before, self._discard(made)
+        except OSError as error:
+            raise RulesetError(str(error)) from error
+        finally:
+            self._clean_up()
+        return None
 
     def _is_equal(self, generation: int, now: int) -> bool:
         """Whether no commit between them touched a table of ours: what was listed meanwhile is as it was."""
-        return self._commits is not None and self._commits.is_untouched(generation, now)
+        return generation == now or (self._commits is not None and self._commits.is_untouched(generation, now))
 
-    def _discard(self, texts: Sequence[str], generation: int) -> int:
-        going = {text: address for text, address in self._copies.items() if text in texts}
-        if not going:
+    def _discard(self, generation: int) -> int:
+        """Take the copies away, if the ruleset is still this generation. Returns the one that is now.
+
+        Raises:
+            GenerationChanged: it is another one.
+        """
+        if not self._copies:
             return generation
-        removals = [remove_table(family, name) for family, name in going.values()]
+        removals = [remove_table(family, name) for family, name in self._copies.values()]
         while True:
             try:
                 self._netlink.commit(removals, generation=generation)
@@ -248,10 +280,15 @@ class Nft:
                 if newer == generation:
                     raise
                 generation = newer
-        self._copies = {text: address for text, address in self._copies.items() if text not in going}
-        if self._untouched == generation:
-            self._untouched = follow(generation)
+        self._copies = {}
         return follow(generation)
+
+    def _clean_up(self) -> None:
+        """Take away each copy that still stands: it was not of use."""
+        copies, self._copies = self._copies, {}
+        for family, name in copies.values():
+            with contextlib.suppress(OSError):
+                self._netlink.commit([remove_table(family, name)])
 
 
 async def lease_remains() -> bool:

@@ -27,6 +27,7 @@ NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
 NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN = 3, 4
 NFT_MSG_NEWRULE, NFT_MSG_GETRULE = 6, 7
 NFT_MSG_NEWSET, NFT_MSG_GETSET = 9, 10
+NFT_MSG_GETOBJ, NFT_MSG_GETFLOWTABLE = 19, 23
 NLM_F_APPEND = 0x800
 _REMEMBERED = 512
 """So many rules are remembered: one policy has some 200, and most are in the next."""
@@ -41,8 +42,13 @@ _SET_NAME, _SET_FLAGS, _SET_ID, _ELEMENTS, _ELEMENTS_SET_ID = 2, 3, 10, 3, 4
 _OF_TABLE = {1: 0, 6: 0}  # NAME, USERDATA
 _OF_CHAIN = {1: 0, 3: 0, 4: NLA_F_NESTED, 5: 0, 7: 0, 12: 0}  # TABLE, NAME, HOOK, POLICY, TYPE, USERDATA
 _OF_RULE = {1: 0, 2: 0, 7: 0}  # TABLE, CHAIN, USERDATA; and EXPRESSIONS
-_OF_SET = {1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 7: 0, 8: 0, 9: NLA_F_NESTED, 13: 0}
-"""TABLE, NAME, FLAGS, KEY_TYPE, KEY_LEN, DATA_TYPE, DATA_LEN, POLICY, DESC, USERDATA"""
+_OF_SET = {
+    **dict.fromkeys((1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15), 0),
+    **dict.fromkeys((9, 17, 18), NLA_F_NESTED),
+}
+"""TABLE, NAME, FLAGS, KEY_TYPE, KEY_LEN, DATA_TYPE, DATA_LEN, POLICY, TIMEOUT, GC_INTERVAL, USERDATA, OBJ_TYPE; DESC,
+EXPR, EXPRESSIONS"""
+_CHAIN_FLAGS, _CHAIN_BASE = 10, 0x1
 
 
 def _copy(data: bytes, wanted: dict[int, int], name: str) -> bytes:
@@ -115,7 +121,11 @@ def remove_table(family: str, name: str) -> Message:
 
 
 def _is_dormant(table: bytes) -> bool:
-    return bool(int.from_bytes(read_attributes(table).get(_TABLE_FLAGS, b""), "big") & NFT_TABLE_F_DORMANT)
+    return bool(_number(read_attributes(table).get(_TABLE_FLAGS, b"")) & NFT_TABLE_F_DORMANT)
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "big")
 
 
 def read_dormant(netlink: NftSocket) -> frozenset[tuple[str, str]]:
@@ -144,14 +154,16 @@ def find_owner(netlink: NftSocket, family: str, name: str) -> int | None:
     for data in netlink.dump(NFT_MSG_GETTABLE, FAMILIES[family]):
         attributes = read_attributes(data)
         if attributes.get(_TABLE, b"").split(b"\0")[0] == name.encode():
-            flags = int.from_bytes(attributes.get(_TABLE_FLAGS, b""), "big")
+            flags = _number(attributes.get(_TABLE_FLAGS, b""))
             stands = flags & NFT_TABLE_F_OWNER and not flags & NFT_TABLE_F_DORMANT
-            return int.from_bytes(attributes.get(_TABLE_OWNER, b""), "big") if stands else None
+            return _number(attributes.get(_TABLE_OWNER, b"")) if stands else None
     return None
 
 
 def _read_table(netlink: NftSocket, family: int, source: str, name: str) -> Iterator[Message]:
-    (table,) = _objects(netlink, NFT_MSG_GETTABLE, family, source)
+    table = next(_objects(netlink, NFT_MSG_GETTABLE, family, source), None)
+    if table is None:
+        raise ValueError(f"{source} does not stand")
     if source == name and _is_dormant(table):
         raise ValueError(f"{name} is dormant")
     # Present or not: it is made, taken away with all that is in it, and made as it was. Its flags are not taken over:
@@ -159,7 +171,13 @@ def _read_table(netlink: NftSocket, family: int, source: str, name: str) -> Iter
     yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _named(name))
     yield Message(NFT_MSG_DELTABLE, family, 0, _named(name))
     yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _copy(table, _OF_TABLE, name))
+    # None of ours has any, so an image has none: whatever else is in a table is a change of it.
+    for kind in (NFT_MSG_GETOBJ, NFT_MSG_GETFLOWTABLE):
+        if any(_objects(netlink, kind, family, source)):
+            raise ValueError(f"{name} has an object or a flowtable")
     for chain in _objects(netlink, NFT_MSG_GETCHAIN, family, source):
+        if _number(read_attributes(chain).get(_CHAIN_FLAGS, b"")) & ~_CHAIN_BASE:
+            raise ValueError(f"{name} has a chain of another kind")
         yield Message(NFT_MSG_NEWCHAIN, family, NLM_F_CREATE, _copy(chain, _OF_CHAIN, name))
     yield from _read_sets(netlink, family, source, name)
     for rule in _objects(netlink, NFT_MSG_GETRULE, family, source):
@@ -187,7 +205,7 @@ def read_image(
 
     Raises:
         OSError: the kernel does not list them.
-        ValueError: it lists another number of tables of a name than one, or one of them stands and is dormant.
+        ValueError: there is no such table, or one stands and is dormant, or it has what no table of ours has.
     """
     messages: list[Message] = []
     for family, source, name in tables:

@@ -2,18 +2,14 @@
 
 import contextlib
 import logging
-import struct
 
 from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
 from psiphon_vpn.linux.nft import Nft, RulesetError
-from psiphon_vpn.linux.nftimage import read_image
-from psiphon_vpn.linux.proof import find_difference
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_drop_only
 from psiphon_vpn.policy.ruleset import Table
-from psiphon_vpn.run import CommandError
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +25,14 @@ class Tables:
     def __init__(self, netlink: NftSocket, commits: Commits | None = None) -> None:
         self._netlink = netlink
         self._commits = commits
-        self._nft = Nft(netlink, commits)
+        self._images = Images(netlink)
+        self._nft = Nft(netlink, commits, self._images)
         self._base: Table | None = None
         self._dropped = False
         """Whether that is the drop-only table, which stands in for a policy that could not be loaded."""
         self._beside: tuple[Table, ...] = ()
         self._generation: int | None = None
         """The generation in which all were found right; None when that is not known."""
-        self._images = Images(netlink, self._is_equal)
         self._from_image = False
         """Whether the last `put` made what is in force from an image."""
 
@@ -120,13 +116,12 @@ class Tables:
         same = self._base is not None and not self._dropped and self._base.chains == base.chains
         return same and beside == self._beside
 
-    async def put(self, base: Table, *beside: Table, coming: Table | None = None) -> None:
+    async def put(self, base: Table, *beside: Table) -> None:
         """Make these the tables in force. Without any change to make, and none made by others, this costs nothing.
 
         Args:
             base: the table that must stand.
             beside: further layers; the others hold where one of them cannot be loaded.
-            coming: the base table that is likely to follow: `rehearse` is quicker for it then.
 
         Raises:
             RulesetError: the base table did not load, or is not what it should be. Then everything is dropped.
@@ -134,7 +129,7 @@ class Tables:
         self._from_image = False
         try:
             if not (self.hold(base, *beside) and self.is_current()):
-                await self._load(base, beside, coming)
+                await self._load(base, beside)
             try:
                 await self.check()
             except RulesetError:
@@ -146,7 +141,6 @@ class Tables:
                 await self.check()
                 if self._from_image:
                     self._images.doubt()
-            self.get_ready()
         except (RulesetError, OSError) as error:
             await self._drop_everything(base)
             raise RulesetError(str(error)) from error
@@ -167,55 +161,85 @@ class Tables:
             return False
         if [table.name for table in beside] != [table.name for table in self._beside]:
             return False
+        known = self._generation if self.is_current() else None
+        fresh = [table for table in beside if table not in self._beside]
         self._generation = None
         try:
-            await self._nft.amend(before, base, [table for table in beside if table not in self._beside])
+            made = await self._nft.amend(before, base, fresh, known=known)
         except RulesetError as error:
             # All or nothing: a device that is refused must not cost the others more than this way.
             log.debug("not amended: %s", error)
             return False
         self._base, self._beside = base, beside
+        await self._read_back([base, *fresh], known, made)
         await self.check()
-        self.get_ready()
         return True
 
-    async def _load(self, base: Table, beside: tuple[Table, ...], coming: Table | None) -> None:
+    async def _load(self, base: Table, beside: tuple[Table, ...]) -> None:
         """Load them: in one transaction where that works, else one by one, so that none fails with another."""
-        fresh = tuple(table for table in beside if table not in self._beside)
+        fresh = [base, *(table for table in beside if table not in self._beside)]
         kept = {table.name for table in self._beside} <= {table.name for table in beside}
+        known = self._generation if self.is_current() else None
         self._base, self._dropped, self._generation = base, False, None
-        if kept and self._images.load((base, *beside)):
+        if kept and (span := self._load_images([base, *beside] if known is None else fresh, known)) is not None:
             self._beside, self._from_image = beside, True
-            self._generation = self._images.read_back((base, *beside))
+            await self._read_back(fresh, *span)
             return
         if kept:
             try:
-                await self._nft.replace_all([base, *fresh], coming=coming)
+                made = await self._nft.replace_all(fresh)
             except RulesetError as error:
                 log.debug("not all tables at once: %s", error)
             else:
                 self._beside = beside
+                await self._read_back(fresh, known, made)
                 return
         await self._nft.replace(base)
         if beside != self._beside:
             await self._put_beside(beside)
 
+    def _load_images(self, tables: list[Table], known: int | None) -> tuple[int | None, int] | None:
+        """Make tables from their images: the last two arguments of `_read_back`, or None if that was not done."""
+        while known is not None:
+            try:
+                return (known, follow(known)) if self._images.load(tables, generation=known) else None
+            except GenerationChanged:
+                newer = self.catch_up(known)
+                known = newer if newer != known else None
+        made = follow(self._netlink.read_generation())
+        return (None, made) if self._images.load(tables) else None
+
+    async def _read_back(self, tables: list[Table], known: int | None, made: int) -> None:
+        """Read back what was loaded, where that is enough: the rest was right, and nobody else committed since.
+
+        Args:
+            tables: what was loaded.
+            known: the generation in which all was right before that, if any.
+            made: the one that this made, if nobody else committed.
+        """
+        if known is None or made != follow(known):
+            return
+        # What is wrong with them is found by `check`.
+        with contextlib.suppress(RulesetError):
+            generation = await self._nft.verify(tables)
+            if self._is_equal(made, generation):
+                self._generation = generation
+
     async def rehearse(self, base: Table) -> None:
-        """Learn how a base table reads that is to be loaded soon, and take its image, so that loading is quick.
+        """Take the image of a base table that is to be loaded soon, so that loading is quick.
 
         Raises:
-            RulesetError: that cannot be learned, or what stands is not as it should be.
+            RulesetError: that cannot be done.
         """
+        if self._images.find(base) is not None:
+            return
         try:
-            await self._nft.learn([base])
-            generation = await self.check()  # a copy may have come, which the kernel counts
-            if (copy := self._nft.copy_of(base, generation)) is not None:
-                self._images.take((base, *self._beside), generation, copies={base: copy})
-            self._generation = self._nft.discard(base, generation)
-        except GenerationChanged:
-            await self.check()
-        except (CommandError, OSError, ValueError) as error:
+            known = self._generation if self.is_current() else None
+            span = await self._nft.learn(base)
+        except OSError as error:
             raise RulesetError(str(error)) from error
+        if span is not None and span[0] == known:
+            self._generation = span[1]
 
     def put_back_now(self) -> bool:
         """Make what is in force anew from its image, in one transaction of our own: somebody touched it.
@@ -238,11 +262,6 @@ class Tables:
             return
         self._generation = None
         await self._nft.replace_all([self._base, *self._beside])
-
-    def get_ready(self) -> None:
-        """Have an image at hand for `put_back_now`. Costs nothing where there is one."""
-        if self._base is not None and self._generation is not None:
-            self._images.take((self._base, *self._beside), self._generation)
 
     async def _put_beside(self, wanted: tuple[Table, ...]) -> None:
         standing, self._beside = self._beside, ()
@@ -303,32 +322,10 @@ class Tables:
                 raise RulesetError("nothing is in force")
             if self._generation is None or not self.is_current():
                 self._generation = None
-                generation = await self._nft.verify([self._base, *self._beside])
-                self._prove(generation)
-                self._generation = generation
+                self._generation = await self._nft.verify([self._base, *self._beside])
         except OSError as error:
             raise RulesetError(str(error)) from error
         return self._generation
-
-    def _prove(self, generation: int) -> None:
-        """Hold what the kernel lists in a generation against the policy, value by value; another one is proved later.
-
-        Raises:
-            RulesetError: it says something else.
-            OSError: the kernel does not list it.
-        """
-        tables = tuple(table for table in (self._base, *self._beside) if table is not None)
-        try:
-            which = [(it.family, it.name, it.name) for it in tables]
-            image = read_image(self._netlink, which, generation=generation, is_equal=self._is_equal)
-            wrong = find_difference(image, tables) if image is not None else None
-        except (ValueError, LookupError, struct.error) as error:
-            raise RulesetError(f"the kernel's listing is not understood: {error}") from error
-        if image is None:
-            raise RulesetError("the ruleset keeps changing while it is read")
-        if wrong is not None:
-            raise RulesetError(f"what stands is not what the policy says: {wrong}")
-        self._images.keep(tables, image)
 
     async def _drop_everything(self, base: Table) -> None:
         self._base, self._dropped, self._generation = build_drop_only(base), True, None

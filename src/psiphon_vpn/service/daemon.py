@@ -182,7 +182,6 @@ class Daemon:
         tasks.keep(Part.TELLING, self._publish_changes)
         tasks.keep(Part.WATCHDOG, self._feed_watchdog)
         tasks.keep(Part.BRIDGES, self._observer.watch_bridges)
-        await self._enforcer.get_ready()
         self._sleep.watch_jumps()
         await self._control.start()
         notify("READY=1")

@@ -243,9 +243,6 @@ class Healer:
                 self._healed("%s: it is put back", wrong)
                 self._runner.post(LockBroken(wrong))
                 await self._runner.settle()
-            else:
-                async with self._look(self._rules_dirty):
-                    await self._enforcer.get_ready()
 
     async def _await_change(self) -> None:
         """Wait for the next; and say that a fight is over when none comes."""

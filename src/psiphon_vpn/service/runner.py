@@ -317,9 +317,7 @@ class Runner:
                 log.error("no TUN: %s", error)
                 return
             raise
-        # The opening follows the connecting, if all goes well.
-        coming = self._policy(State.OPEN, tun.index) if state is State.CONNECTING else None
-        await self._enforcer.apply(self._policy(state, tun.index), coming=coming)
+        await self._enforcer.apply(self._policy(state, tun.index))
         if index_before not in {None, tun.index} and self._core is not None:
             # The core still holds the old device and would spin on it.
             raise TunReplaced("the TUN was replaced")
