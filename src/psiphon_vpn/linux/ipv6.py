@@ -17,10 +17,9 @@ class Ipv6(enum.StrEnum):
 
 def read_ipv6(device: str) -> Ipv6:
     """What a device has of IPv6; where there is no such device, what a new one would get."""
-    conf = sysctl.ROOT / "net/ipv6/conf"
     for name in (device, "default"):
         try:
-            return Ipv6.ON if (conf / name / "disable_ipv6").read_text().strip() == "0" else Ipv6.OFF
+            return Ipv6.ON if sysctl.read_setting(f"net/ipv6/conf/{name}/disable_ipv6") == "0" else Ipv6.OFF
         except OSError:
             continue
     return Ipv6.ABSENT

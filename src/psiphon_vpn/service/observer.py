@@ -132,7 +132,9 @@ class Observer:
         """
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._bridges_dirty.wait(), BRIDGE_GUARD_SECONDS)
+                # Where none is allowed nothing can come or go.
+                pause = BRIDGE_GUARD_SECONDS if self._allowed or self._told else None
+                await asyncio.wait_for(self._bridges_dirty.wait(), pause)
             self._bridges_dirty.clear()
             standings = {item.standing for item in self._told} & {Standing.IN_FORCE, Standing.UNGUARDED}
             guarded = {Standing.IN_FORCE if self._is_guarded() else Standing.UNGUARDED} if standings else set()
