@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final, TypeVar
 
 from psiphon_vpn.errors import UserError, join_line
@@ -141,16 +141,6 @@ async def run_async(
     """Do what `run` does without blocking the event loop; cancelling it kills the command."""
     process = await _start_async(argv, with_input=input is not None)
     return await _finish(argv, process, input, ok, timeout)
-
-
-async def run_all(commands: Iterable[Sequence[str]]) -> list[subprocess.CompletedProcess[str]]:
-    """Run commands side by side, all of them to their end.
-
-    Raises:
-        CommandError: the first, in their order, that failed; none runs any more then.
-    """
-    done = await asyncio.gather(*(run_async(argv) for argv in commands), return_exceptions=True)
-    return [known(result) for result in done]
 
 
 def known(result: T | BaseException) -> T:

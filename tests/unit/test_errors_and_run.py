@@ -9,7 +9,7 @@ import pytest
 
 import psiphon_vpn
 from psiphon_vpn.errors import ConfigError, NotRootError, UserError
-from psiphon_vpn.run import CommandError, run, run_all, run_async
+from psiphon_vpn.run import CommandError, run, run_async
 
 SOURCE = Path(psiphon_vpn.__file__).parent
 LABORATORY = SOURCE.with_name("psiphon_lab")
@@ -129,17 +129,3 @@ def test_every_text_for_the_user_goes_through_gettext() -> None:
         for line in find_untranslated(ast.parse(path.read_text()))
     }
     assert found == set()
-
-
-def test_of_commands_side_by_side_all_have_ended_when_one_has_failed(tmp_path: Path) -> None:
-    mark = tmp_path / "ended"
-
-    async def work() -> None:
-        slow = ["sh", "-c", f"sleep 0.3; echo > {mark}"]
-        with pytest.raises(CommandError) as failed:
-            await run_all([["true"], ["sh", "-c", "exit 3"], slow, ["sh", "-c", "exit 4"]])
-        assert failed.value.returncode == 3
-        assert mark.exists()
-        assert [done.stdout for done in await run_all([["echo", "1"], ["echo", "2"]])] == ["1\n", "2\n"]
-
-    asyncio.run(work())

@@ -30,10 +30,6 @@ ELEMENTS = (
 )
 
 
-def test_the_rules_are_counted_and_nothing_else() -> None:
-    assert parse_listing(LISTING).count_rules() == 3
-
-
 def test_elements_make_no_difference_on_one_line_or_on_many() -> None:
     plain = parse_listing(LISTING)
     assert parse_listing(LISTING.replace("\t\tflags timeout\n", ELEMENTS)) == plain

@@ -18,18 +18,6 @@ class Reading:
 
     lines: tuple[str, ...]
 
-    def count_rules(self) -> int:
-        """Number of rules: the lines inside a chain, but for the line that says where it is attached."""
-        count, inside = 0, False
-        for line in self.lines:
-            if line.startswith("chain "):
-                inside = True
-            elif line == "}":
-                inside = False
-            elif inside and not line.startswith("type "):
-                count += 1
-        return count
-
 
 def parse_listing(text: str, *, copy: bool = False) -> Reading:
     """Read the text of one table.
