@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from socket import if_nametoindex
 
 from psiphon_vpn.linux.commits import Commits
@@ -47,6 +48,9 @@ CATCH_UPS = 200
 """So often a renewal is tried against programs that commit what cannot change a rule: it takes a tenth of the time that
 1,000 of these a second leave between two."""
 LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
+# A table is a value, made of nothing but these arguments. One event asks for the same several times.
+_build_base_table = lru_cache(maxsize=8)(build_base_table)
+_build_egress_guard = lru_cache(maxsize=8)(build_egress_guard)
 
 
 class EnforcementError(Exception):
@@ -203,12 +207,12 @@ class Enforcer:
             return done
 
     def _build_base(self, policy: Policy) -> Table:
-        return do_without(build_base_table(policy), self._features.lacking)
+        return do_without(_build_base_table(policy), self._features.lacking)
 
     def _build_beside(self, policy: Policy) -> list[Table]:
         beside = [build_arp_table()]
         if self._features.egress_hook:
-            egress = build_egress_guard(
+            egress = _build_egress_guard(
                 policy.identity,
                 policy.links.wires,
                 policy.links.dhcp_servers,
