@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -278,6 +279,31 @@ def test_a_core_that_keeps_talking_is_never_taken_to_hang_and_a_silent_one_is() 
         assert fired == []
         await asyncio.sleep(0.6)
         assert fired == [TimerFired(Timer.QUIET)]
+
+    run_skipping(scenario())
+
+
+def test_what_comes_regularly_is_not_woken_for() -> None:
+    async def scenario() -> None:
+        fired: list[Event] = []
+        woken: list[str] = []
+
+        def guard(part: str, function: Callable[[], object]) -> Callable[[], None]:
+            def guarded() -> None:
+                woken.append(part)
+                function()
+
+            return guarded
+
+        timers = Timers(fired.append, guard)
+        timers.arm(Timer.RENEWAL, 0.8)
+        for _ in range(20):
+            await asyncio.sleep(0.2)
+            timers.heard(Timer.RENEWAL)
+        assert woken == []
+        timers.heard(Timer.QUIET)  # one that does not run
+        await asyncio.sleep(2)
+        assert fired == [TimerFired(Timer.RENEWAL)]
 
     run_skipping(scenario())
 

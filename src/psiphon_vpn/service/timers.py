@@ -60,8 +60,15 @@ class Timers:
         self._running[timer] = call_later(delay, self._guard(Part.TIMERS, functools.partial(self._fire, timer)))
 
     def heard(self, timer: Timer) -> None:
-        """What a timer waits for in vain came: it starts anew. Costs next to nothing: a core may say a great deal."""
-        self._heard_at[timer] = asyncio.get_running_loop().time()
+        """What a timer waits for in vain came: it starts anew. Costs next to nothing: a core may say a great deal.
+
+        It is put off well before it runs out, so that what comes regularly is not woken for.
+        """
+        now = asyncio.get_running_loop().time()
+        self._heard_at[timer] = now
+        running = self._running.get(timer)
+        if running is not None and running.when() - now < self._patience[timer] / 2:
+            self._schedule(timer, self._patience[timer])
 
     def _fire(self, timer: Timer) -> None:
         del self._running[timer]
