@@ -57,6 +57,21 @@ def test_release_opens_stops_what_runs_and_says_so(installed: ScratchMachine) ->
     assert found.by == "1000"
 
 
+@pytest.mark.requirement("R8")
+@pytest.mark.parametrize("close", [True, False])
+def test_an_installation_says_which_numbers_it_took_where_they_are_not_the_usual_ones(
+    installed: ScratchMachine, close: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(managing, "open_machine", lambda: installed.edges)
+    monkeypatch.setattr(managing, "_tell_neighbours", lambda _edges: None)
+    monkeypatch.setattr(managing, "survive_hangup", lambda: None)
+    monkeypatch.setattr(installed.edges.manager, "is_running", lambda: close)
+    for usual, said in ((573, True), (990, False)):
+        monkeypatch.setattr(names, "ACCOUNT_NUMBER", usual)
+        assert managing.system_configure(cut_remote=True) == 0
+        assert ("990 (user) and 990 (group): 573 was not free" in capsys.readouterr().err) is said
+
+
 @pytest.mark.requirement("R3")
 def test_start_locks_first_and_forgets_the_release(installed: ScratchMachine) -> None:
     before = installed.read_all()

@@ -16,6 +16,7 @@ import click
 
 from psiphon_vpn.errors import NotRootError, UserError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.policy import names
 from psiphon_vpn.system import install as installation
 from psiphon_vpn.system import release as releasing
 from psiphon_vpn.system.distribution import find_removal
@@ -196,6 +197,19 @@ def _find_wish(
     return Wish(sha256=sha256) if download else None
 
 
+def describe_numbers(edges: Edges) -> str | None:
+    """A sentence where psiphon-user has another number than the usual one; None where it has that, or is not there."""
+    account, usual = edges.accounts.find(), names.ACCOUNT_NUMBER
+    if account is None or account.uid == account.gid == usual:
+        return None
+    # Its user or group may have been here before us too, and keeps its number.
+    return _(
+        "psiphon-user has the numbers {uid} (user) and {gid} (group): {usual} was not free, or the account was here "
+        "already. No container on this computer's own network (--network host) may run with both of them: to the rules "
+        "it may be psiphon-user. 'sudo psiphon-vpn diagnose' names such a program."
+    ).format(uid=account.uid, gid=account.gid, usual=usual)
+
+
 def _tell_outcome(edges: Edges, outcome: installation.Outcome, *, updated: bool = False) -> None:
     if updated:
         say(_("This version is in place, and took over; the lock was closed all the while."))
@@ -205,6 +219,8 @@ def _tell_outcome(edges: Edges, outcome: installation.Outcome, *, updated: bool 
         say(_("Installed. Changes that had to be made: {count}.").format(count=outcome.changes))
     else:
         say(_("Installed, and locked: from now on nothing leaves this computer but through the tunnel."))
+    if (sentence := describe_numbers(edges)) is not None:
+        say(sentence)
     if not edges.layout.core_record.exists():
         say(_("There is no tunnel core yet, so it stays offline. Bring one as a file:"))
         say("    sudo psiphon-vpn update --core-file FILE --sha256 HEX")
@@ -294,6 +310,8 @@ def system_configure(*, cut_remote: bool) -> int:
     _tell_neighbours(edges)
     if outcome.closed:
         _tell_outcome(edges, outcome, updated=outcome.repeated and was_locked)
+    elif (sentence := describe_numbers(edges)) is not None:
+        say(sentence)
     return 0
 
 
