@@ -24,7 +24,7 @@ from psiphon_vpn.linux.tun import check_tun, ensure_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import build_routes, build_rules
 
-pytestmark = [pytest.mark.lab, pytest.mark.requirement("R7", "R13")]
+pytestmark = [pytest.mark.lab, pytest.mark.requirement("R7")]
 
 
 def turn_ipv6(stage: Stage, *interfaces: str, on: bool) -> None:

@@ -9,7 +9,7 @@ from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
 from psiphon_vpn.policy import names
 
-pytestmark = [pytest.mark.lab, pytest.mark.requirement("R9", "R13", "B3")]
+pytestmark = [pytest.mark.lab, pytest.mark.requirement("R9", "B3")]
 
 TUN = names.TUN_NAME
 ATTACKS = {

@@ -9,7 +9,7 @@ from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
 from psiphon_vpn.policy import names
 
-pytestmark = [pytest.mark.lab, pytest.mark.requirement("R10", "R13")]
+pytestmark = [pytest.mark.lab, pytest.mark.requirement("R10")]
 
 CARD = LAN_A.interface
 

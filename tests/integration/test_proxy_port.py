@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -21,8 +22,15 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="nee
 
 PORT = 1081
 LISTEN = (
-    "import socket, sys\n"
-    "s = socket.create_server((sys.argv[1], 1081))\n"
+    "import socket, sys, time\n"
+    "six = ':' in sys.argv[1]\n"
+    "kind = {'family': socket.AF_INET6 if six else socket.AF_INET, 'dualstack_ipv6': six}\n"
+    "while True:\n"
+    "    try:\n"
+    "        s = socket.create_server((sys.argv[1], 1081), **kind)\n"
+    "        break\n"
+    "    except OSError:\n"
+    "        time.sleep(0.0005)\n"  # in wait for the moment in which it is free
     "print('listening', flush=True)\n"
     "while True:\n"
     "    s.accept()\n"
@@ -31,12 +39,20 @@ LISTEN = (
 
 
 @contextmanager
-def stranger(stage: Stage, address: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program of an ordinary user that listens on the port."""
+def stranger(stage: Stage, address: str, take: Callable[[], object] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of an ordinary user that listens on the port as soon as it is free.
+
+    Args:
+        stage: the world.
+        address: where it listens.
+        take: makes it free.
+    """
     argv = [sys.executable, "-I", "-c", LISTEN, address]
     child = stage.world.client.spawn(argv, stdout=subprocess.PIPE, uid=NOBODY, gid=NOBODY)
     assert child.stdout is not None
     try:
+        if take is not None:
+            take()
         assert child.stdout.readline() == b"listening\n"
         yield child
     finally:
@@ -50,7 +66,7 @@ def _connects(stage: Stage) -> bool:
 
 
 @pytest.mark.requirement("R1")
-@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::"])
 def test_a_user_who_listens_on_the_port_keeps_nobody_offline_and_gets_nothing(address: str) -> None:
     with open_stage(start=False) as stage:
         with stranger(stage, address) as child:
@@ -65,5 +81,34 @@ def test_a_user_who_listens_on_the_port_keeps_nobody_offline_and_gets_nothing(ad
         stage.machine.wait_state("OPEN")
         assert status_of(stage)["socks"] == {"port": PORT, "available": True}
         assert fetch_by_socks(stage.world.client, "127.0.0.1", plan.INTERNET4) == plan.SERVER4
+        assert child.stdout is not None
+        assert child.stdout.read() == b"", "nobody came"
+
+
+@pytest.mark.requirement("R1")
+@pytest.mark.parametrize("how", ["restart", "the core is killed"])
+def test_a_user_who_takes_the_port_between_two_cores_keeps_nobody_offline_and_gets_nothing(how: str) -> None:
+    with open_stage() as stage:
+        assert status_of(stage)["socks"] == {"port": PORT, "available": True}
+
+        def end_core() -> None:
+            if how == "restart":
+                stage.machine.command("restart")
+            else:
+                os.kill(status_of(stage)["core_pid"], signal.SIGKILL)
+
+        with stranger(stage, "127.0.0.1", end_core) as child:
+
+            def opened_without() -> bool:
+                status = status_of(stage)
+                return (status["state"], status["socks"]) == ("OPEN", {"port": PORT, "available": False})
+
+            stage.machine.wait_for(opened_without, "the tunnel without the proxy")
+            assert stage.page() == plan.SERVER4
+            assert not _connects(stage), "what is meant for the proxy is not handed to a stranger"
+            stage.probe()
+            # The next core tries again, and does without again.
+            stage.machine.command("restart")
+            stage.machine.wait_for(opened_without, "the tunnel without the proxy, once more")
         assert child.stdout is not None
         assert child.stdout.read() == b"", "nobody came"

@@ -259,7 +259,7 @@ def test_a_listing_blocks_nobody_for_long(kernel: Kernel) -> None:
     read(kernel, work)
 
 
-@pytest.mark.requirement("R1", "R13")
+@pytest.mark.requirement("R1")
 def test_it_opens_again_after_restarts_and_with_a_new_daemon_beside_forty_containers() -> None:
     with open_stage() as stage:
         machine = stage.machine
