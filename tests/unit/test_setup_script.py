@@ -200,14 +200,14 @@ def test_the_attacks_programs_come_only_if_their_services_cannot_run_and_stop_no
     assert len([line for line in said if line.startswith("apt-get update")]) == 1
 
 
-def list_wanted() -> list[str]:
-    """What the script brings for the tests: in its own words, fast or not."""
+def list_wanted(*, fast: bool = False) -> list[str]:
+    """What the script brings for the tests; fast: for `test --fast`."""
     text = (ROOT / SCRIPT).read_text()
     found = re.search(r'\*" test "\*\) wanted=\(([^)]*)\)', text)
     more = re.search(r"wanted\+=\(([^)]*)\)", text)
     assert found is not None
     assert more is not None
-    return [*found[1].split(), *more[1].split()]
+    return found[1].split() if fast else [*found[1].split(), *more[1].split()]
 
 
 # What tests use where it is there, and skip with a reason where it is not: parts of a system, or of other tastes.
@@ -216,9 +216,12 @@ OPTIONAL = {"groff", "systemd-analyze", "systemd-tmpfiles", "dpkg-deb", "NETWORK
 
 
 @needs_root
-@pytest.mark.parametrize("part", list_wanted())
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [*(("test", part) for part in list_wanted()), *(("test --fast", part) for part in list_wanted(fast=True))],
+)
 def test_each_part_that_tests_need_is_asked_for_by_itself_on_a_machine_that_lacks_it_alone(
-    tmp_path: Path, part: str
+    tmp_path: Path, command: str, part: str
 ) -> None:
     script = make_checkout(tmp_path / "checkout")
     programs = tmp_path / "bin"
@@ -236,7 +239,7 @@ def test_each_part_that_tests_need_is_asked_for_by_itself_on_a_machine_that_lack
     text = commands.read_text().replace("/usr/bin/python3", str(python)).replace("/run/systemd/system", str(running))
     commands.write_text(text)
     pretend_venv(script, tmp_path / "venv", "requirements-dev.lock")
-    done = call(script, "test", venv=tmp_path / "venv")
+    done = call(script, *command.split(), venv=tmp_path / "venv")
     assert done.returncode == 7
     asked = [line for line in done.stderr.splitlines() if line.startswith("asked install")]
     package = subprocess.run(
