@@ -22,7 +22,6 @@ from psiphon_vpn.service.effects import (
     Verify,
 )
 from psiphon_vpn.service.events import Event, Intent, Timer
-from psiphon_vpn.service.machine import IllegalMove, _move
 from psiphon_vpn.service.model import (
     CALM_SECONDS,
     FIRST_RETRY_SECONDS,
@@ -35,6 +34,7 @@ from psiphon_vpn.service.model import (
     WAKE_SECONDS,
     Model,
 )
+from psiphon_vpn.service.plan import IllegalMove, Plan
 from psiphon_vpn.service.reasons import Reason
 
 FAILURES_OF_NOW = [
@@ -485,7 +485,7 @@ def test_a_tun_that_is_gone_while_open_takes_a_new_core_with_it() -> None:
 def test_a_move_that_the_table_does_not_allow_is_a_defect_and_not_made(state: State) -> None:
     for target in set(State) - LEGAL_MOVES[state]:
         with pytest.raises(IllegalMove):
-            _move(Model(state=state), target, Reason.STARTING)
+            Plan(Model(state=state)).move(target, Reason.STARTING)
 
 
 def test_only_verifying_leads_to_open() -> None:

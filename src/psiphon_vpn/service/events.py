@@ -213,6 +213,11 @@ class PartFailed:
     part: str
     kind: str
 
+    @property
+    def told(self) -> str:
+        """Both, for people."""
+        return f"{self.part}: {self.kind}"
+
 
 @dataclass(frozen=True)
 class TimerFired:

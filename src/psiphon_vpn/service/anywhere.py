@@ -1,0 +1,109 @@
+"""What every state answers alike: what the user wants, what is configured, and what the network is. Pure."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from psiphon_vpn.network.choice import Use, carries_on
+from psiphon_vpn.network.observed import Observed
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.service.effects import AmendPolicy
+from psiphon_vpn.service.events import Intent, NetworkSeen, SettingsBad, SettingsGood
+from psiphon_vpn.service.model import calm_delay
+from psiphon_vpn.service.moves import begin, choose_uplink, fail, forget_troubles, load_anew, pause
+from psiphon_vpn.service.plan import Plan
+from psiphon_vpn.service.reasons import Reason
+
+Reload = Callable[[Plan], None]
+"""How a state puts rules into force that changed."""
+
+
+def start(plan: Plan) -> None:
+    """The user wants to be connected, and it is not under way."""
+    forget_troubles(plan)
+    plan.remember(Intent.CONNECTED)
+    choose_uplink(plan)
+    begin(plan, Reason.CONNECTING)
+
+
+def go_on(plan: Plan) -> None:
+    """The user wants to be connected, and it is under way."""
+    plan.update(failures=0, unrest=0, fights=0)
+
+
+def stop(plan: Plan) -> None:
+    """The user wants to be disconnected."""
+    plan.remember(Intent.STOPPED)
+    begin(plan, Reason.STOPPED_BY_USER)
+
+
+def restart(plan: Plan) -> None:
+    """The user wants everything new."""
+    forget_troubles(plan)
+    plan.remember(Intent.CONNECTED)
+    choose_uplink(plan)
+    begin(plan, Reason.RESTARTING, anew=True)
+
+
+def take_settings(plan: Plan, event: SettingsGood) -> None:
+    """With another configuration everything begins anew."""
+    plan.update(settings_good=True, settings=event.settings, failures=0, barren=frozenset(), rounds=0)
+    choose_uplink(plan)
+    begin(plan, Reason.CONNECTING)
+
+
+def refuse_settings(plan: Plan, event: SettingsBad) -> None:
+    """It needs a person."""
+    plan.update(settings_good=False, detail=event.detail)
+    fail(plan, Reason.BAD_CONFIG, event.detail)
+
+
+def be_calm(plan: Plan) -> None:
+    """Nothing has gone wrong for a while."""
+    plan.update(unrest=0, fights=0)
+
+
+def see_network(plan: Plan, event: NetworkSeen, reload: Reload = load_anew) -> None:
+    """A transition, or what the rules name of the network is put into them."""
+    _see(plan, event.seen, event.uses, reload)
+
+
+def lose_uplink(plan: Plan, reload: Reload = load_anew) -> None:
+    """As if no way out had been seen; what there is now is seen in a moment."""
+    _see(plan, replace(plan.model.seen, uplinks=()), None, reload)
+
+
+def _see(plan: Plan, seen: Observed, uses: frozenset[Use] | None, reload: Reload) -> None:
+    was, way = plan.model.seen.network, plan.model.way
+    plan.update(seen=seen)
+    _judge_uplinks(plan, uses)
+    if not plan.empty:
+        return  # each transition applies a policy, and so the network of now
+    if (was, way) == (seen.network, plan.model.way):
+        return
+    if (replace(was, on_link=seen.network.on_link), way) == (seen.network, plan.model.way):
+        plan.do(AmendPolicy(plan.model.state))
+    else:
+        reload(plan)
+
+
+def _judge_uplinks(plan: Plan, uses: frozenset[Use] | None) -> None:
+    """Whether what is in use of the uplink is gone (R6); then everything begins anew."""
+    before = plan.model
+    choose_uplink(plan)
+    uplink = plan.model.uplink
+    if uplink == before.uplink == before.footing:
+        return
+    if uplink is not None and before.footing is not None and carries_on(before.footing, uplink, uses):
+        return  # what was gained beside it is no transition
+    if uplink is None and before.footing is None:
+        return
+    plan.update(footing=uplink, unrest=before.unrest + (uplink is not None))
+    if before.state is State.FAILED or before.intent is Intent.STOPPED:
+        load_anew(plan)
+        return
+    plan.update(failures=0)
+    delay = calm_delay(plan.model.unrest)
+    if delay and uplink is not None and not before.asleep and before.settings_good:
+        pause(plan, Reason.UNSTABLE, "", delay)
+    else:
+        begin(plan, Reason.CONNECTING if before.uplink is None else Reason.UPLINK_CHANGED)

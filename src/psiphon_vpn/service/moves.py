@@ -1,0 +1,270 @@
+"""The moves that more than one state makes: beginning, connecting, locking, verifying, trying again later. Pure."""
+
+from psiphon_vpn.network.choice import find_next, find_patience, pick_uplink
+from psiphon_vpn.policy.model import State
+from psiphon_vpn.service.effects import ApplyPolicy, DoubtTun, SetDataAside, Verify
+from psiphon_vpn.service.events import (
+    CoreExited,
+    CoreStartFailed,
+    EnforcementFailed,
+    Intent,
+    PartFailed,
+    Timer,
+    TunBroken,
+)
+from psiphon_vpn.service.model import (
+    CALM_SECONDS,
+    FAILURES_PER_UPLINK,
+    LEGAL_MOVES,
+    QUIET_SECONDS,
+    SLOW_SECONDS,
+    VERIFICATION_SECONDS,
+    WAKE_SECONDS,
+    Model,
+    calm_delay,
+    fight_delay,
+    retry_delay,
+)
+from psiphon_vpn.service.parts import VERIFIED_AGAIN
+from psiphon_vpn.service.plan import Plan
+from psiphon_vpn.service.reasons import Reason
+
+_BROUGHT_NOTHING = frozenset({Reason.CORE_EXITED, Reason.CORE_HANGS, Reason.NO_SERVER, Reason.TUNNEL_SILENT})
+"""What may be the uplink's fault."""
+
+
+# -- the uplink -------------------------------------------------------------------------------------------------------
+
+
+def choose_uplink(plan: Plan) -> None:
+    """Take the best of the uplinks that there are.
+
+    One that brought no tunnel counts again once the one that was taken in its place is lost.
+    """
+    model = plan.model
+    lost = model.uplink is not None and all(choice.index != model.uplink.index for choice in model.choices)
+    barren = frozenset() if lost else model.barren
+    plan.update(barren=barren, uplink=pick_uplink(model.choices, named=model.named, barren=barren))
+
+
+def turn_to_another(plan: Plan) -> bool:
+    """From an uplink that brought no tunnel.
+
+    Returns:
+        Whether there is another.
+    """
+    model = plan.model
+    found = find_next(model.uplink, model.choices, named=model.named, barren=model.barren) if model.uplink else None
+    if found is None:
+        return False
+    uplink, barren = found
+    plan.update(uplink=uplink, footing=uplink, barren=barren, rounds=model.rounds + (not barren))
+    return True
+
+
+def forget_troubles(plan: Plan) -> None:
+    """Count all troubles from zero again, and try the best uplink first."""
+    plan.update(failures=0, unrest=0, fights=0, barren=frozenset(), rounds=0)
+
+
+# -- where to ---------------------------------------------------------------------------------------------------------
+
+
+def lock(plan: Plan, reason: Reason, detail: str = "", *, graceful: bool = False) -> None:
+    """Locked, without a core."""
+    plan.move(State.LOCKED, reason, detail)
+    plan.stop_core(graceful=graceful)
+
+
+def fail(plan: Plan, reason: Reason, detail: str) -> None:
+    """Locked until a person mends it."""
+    plan.move(State.FAILED, reason, detail)
+    plan.stop_core()
+
+
+def begin(plan: Plan, reason: Reason, detail: str = "", *, anew: bool = False) -> None:
+    """From scratch: connecting where that is wanted and possible, locked where not; with a new TUN where asked for."""
+    model = plan.model
+    if not model.settings_good:
+        fail(plan, Reason.BAD_CONFIG, model.detail)
+    elif model.intent is Intent.STOPPED:
+        lock(plan, Reason.STOPPED_BY_USER, graceful=True)
+    elif model.asleep:
+        lock(plan, Reason.SLEEPING)
+        plan.arm(Timer.WAKE, WAKE_SECONDS)
+    elif model.uplink is None:
+        lock(plan, Reason.UPLINK_ABSENT if model.named else Reason.NO_UPLINK, model.named)
+        plan.arm(Timer.CALM, CALM_SECONDS)
+    else:
+        connect(plan, reason, detail, anew=anew)
+
+
+def connect(plan: Plan, reason: Reason, detail: str = "", *, proxy: bool = True, anew: bool = False) -> None:
+    """A new core. The lease is closed and the old core is gone before the new one may use the wire."""
+    plan.close()
+    plan.stop_core()
+    if anew:
+        plan.do(DoubtTun())
+    if State.CONNECTING not in LEGAL_MOVES[plan.model.state]:
+        plan.move(State.LOCKED, reason, detail)
+    plan.move(State.CONNECTING, reason, detail)
+    plan.start_core(proxy=proxy)
+    await_tunnel(plan)
+
+
+def await_tunnel(plan: Plan) -> None:
+    """The timers of a core that has no tunnel yet."""
+    plan.arm(Timer.SLOW, SLOW_SECONDS)
+    plan.arm(Timer.QUIET, QUIET_SECONDS)
+    plan.arm(Timer.GIVE_WAY, find_patience(plan.model.rounds))
+    if seconds := plan.model.settings.establish_timeout:
+        plan.arm(Timer.ESTABLISH, float(seconds))
+
+
+def verify(plan: Plan, reason: Reason, detail: str = "") -> None:
+    """Everything is looked at, and the tunnel asked, before it is opened."""
+    # CONNECTING has the same rules by construction: may_connect and may_open of policy.wire.
+    plan.move(State.VERIFYING, reason, detail, load=plan.model.state is not State.CONNECTING)
+    number = plan.model.verification + 1
+    plan.arm(Timer.VERIFICATION, VERIFICATION_SECONDS)
+    plan.do(Verify(number))
+    plan.update(verification=number)
+
+
+# -- after trouble ----------------------------------------------------------------------------------------------------
+
+
+def pause(plan: Plan, reason: Reason, detail: str, delay: float) -> None:
+    """Locked for so many seconds."""
+    lock(plan, reason, detail)
+    plan.arm(Timer.RETRY, delay)
+
+
+def retry_later(plan: Plan, reason: Reason, detail: str = "") -> None:
+    """The core is of no use: at once a new one if it had been of use, else locked until a timer says otherwise."""
+    model = plan.model
+    wanted = model.intent is Intent.CONNECTED and model.uplink is not None and model.settings_good
+    if wanted and model.state is State.OPEN:
+        plan.update(failures=0, unrest=model.unrest + 1)
+        if delay := calm_delay(plan.model.unrest):
+            pause(plan, reason, detail, delay)
+        else:
+            connect(plan, reason, detail)
+        return
+    if wanted and reason in _BROUGHT_NOTHING and model.failures + 1 >= FAILURES_PER_UPLINK:
+        turn_to_another(plan)
+    lock(plan, reason, detail)
+    if reason is Reason.TUNNEL_SILENT:
+        plan.do(DoubtTun())
+    if wanted:
+        _count_failure(plan, retry_delay(model.failures))
+
+
+def _count_failure(plan: Plan, delay: float) -> None:
+    plan.arm(Timer.RETRY, delay)
+    plan.update(failures=plan.model.failures + 1)
+
+
+def miss_core(plan: Plan, event: CoreStartFailed) -> None:
+    """It did not even start."""
+    plan.update(core_running=False)
+    retry_later(plan, event.reason, event.detail)
+
+
+def lose_core(plan: Plan, event: CoreExited) -> None:
+    """It ended by itself: for the reason that it told last, if any."""
+    known = find_known_fault(plan.model)
+    plan.update(core_running=False)
+    retry_later(plan, known or Reason.CORE_EXITED, event.detail)
+    if known is Reason.DATASTORE_BROKEN and not (plan.model.core_running or plan.model.data_set_aside):
+        # Once: what comes back although it began with nothing does not come from what was stored.
+        plan.update(data_set_aside=True)
+        plan.do(SetDataAside())
+
+
+def find_known_fault(model: Model) -> Reason | None:
+    """What is wrong with the core's attempts, as far as that says anything."""
+    return model.fault if model.fault is not Reason.SLOW else None
+
+
+def lose_tun(plan: Plan, event: TunBroken) -> None:
+    """A core that holds a TUN which is gone is of no use."""
+    retry_later(plan, Reason.TUN_TAKEN if event.taken else Reason.TUN_FAILED, event.detail)
+
+
+def lose_tunnel(plan: Plan) -> None:
+    """The core has no tunnel any more, and makes another."""
+    plan.update(unrest=plan.model.unrest + 1)
+    if delay := calm_delay(plan.model.unrest):
+        pause(plan, Reason.TUNNEL_LOST, "", delay)
+        return
+    plan.move(State.CONNECTING, Reason.TUNNEL_LOST)
+    await_tunnel(plan)
+    plan.update(fault=None)
+
+
+def load_anew(plan: Plan) -> None:
+    """The rules of this state once more."""
+    plan.do(ApplyPolicy(plan.model.state))
+
+
+def lose_enforcement(plan: Plan, event: EnforcementFailed) -> None:
+    """The rules that failed are not tried again at once: what stands now drops everything."""
+    # An opening that fails follows a verification that succeeded, and would be tried again for ever at once.
+    plan.update(unrest=plan.model.unrest + (plan.model.state is State.OPEN))
+    reason = Reason.LED_AROUND if event.led_around else Reason.LOCK_FAILED
+    plan.move(State.LOCKED, reason, event.detail, load=False)
+    plan.stop_core()
+    _count_failure(plan, max(retry_delay(plan.model.failures), calm_delay(plan.model.unrest)))
+
+
+def lose_part(plan: Plan, event: PartFailed) -> None:
+    """A part of the service failed: verified again where that can be enough, else locked, and begun anew after a pause.
+
+    As with other troubles that may come right after each opening, the pauses grow until it was calm for a while.
+    """
+    plan.update(unrest=plan.model.unrest + 1)
+    delay = calm_delay(plan.model.unrest)
+    if not delay and event.part in VERIFIED_AGAIN and plan.model.state in {State.OPEN, State.VERIFYING}:
+        verify(plan, Reason.PART_FAILED, event.told)
+    else:
+        lock(plan, Reason.PART_FAILED, event.told)
+        await_mending(plan, delay)
+
+
+def verify_rules(plan: Plan, detail: str = "") -> None:
+    """Rules changed that an opening rests on: they are loaded, and everything is looked at."""
+    verify(plan, Reason.RULES_CHANGED, detail)
+
+
+def await_mending(plan: Plan, delay: float) -> None:
+    """Begin anew after a pause that grows."""
+    _count_failure(plan, max(delay, retry_delay(plan.model.failures)))
+
+
+def fight(plan: Plan, culprit: str) -> None:
+    """Locked until nobody has changed the lock for a while; longer each time that it begins again."""
+    plan.update(fights=plan.model.fights + 1)
+    pause(plan, Reason.FIGHT, culprit, fight_delay(plan.model.fights))
+
+
+# -- sleep ------------------------------------------------------------------------------------------------------------
+
+
+def fall_asleep(plan: Plan) -> None:
+    """Locked until it is told that the machine woke."""
+    plan.update(asleep=True)
+    begin(plan, Reason.SLEEPING)
+
+
+def wake(plan: Plan) -> None:
+    """Everything anew: connections do not outlive a sleep, and a core takes minutes to notice."""
+    forget_sleep(plan)
+    begin(plan, Reason.WOKE)
+
+
+def forget_sleep(plan: Plan) -> None:
+    """The machine runs again."""
+    forget_troubles(plan)
+    plan.update(asleep=False)
+    choose_uplink(plan)

@@ -1,0 +1,107 @@
+"""CONNECTING: a core runs and may use the wire; it has no tunnel yet."""
+
+from typing import assert_never
+
+from psiphon_vpn.network.choice import find_patience
+from psiphon_vpn.service import anywhere, moves
+from psiphon_vpn.service import events as ev
+from psiphon_vpn.service.effects import FindCause
+from psiphon_vpn.service.events import Timer
+from psiphon_vpn.service.plan import Plan
+from psiphon_vpn.service.reasons import Reason
+
+
+def answer(plan: Plan, event: ev.Event) -> None:
+    """What an event leads to."""
+    match event:
+        case ev.UserStart():
+            anywhere.go_on(plan)
+        case ev.UserStop():
+            anywhere.stop(plan)
+        case ev.UserRestart():
+            anywhere.restart(plan)
+        case ev.SettingsGood():
+            anywhere.take_settings(plan, event)
+        case ev.SettingsBad():
+            anywhere.refuse_settings(plan, event)
+        case ev.NetworkSeen():
+            anywhere.see_network(plan, event)
+        case ev.UplinkLost():
+            anywhere.lose_uplink(plan)
+        case ev.AmendmentRefused() | ev.LockBroken():
+            moves.load_anew(plan)
+        case ev.LockFought(culprit):
+            moves.fight(plan, culprit)
+        case ev.EnforcementFailed():
+            moves.lose_enforcement(plan, event)
+        case ev.TunBroken():
+            moves.lose_tun(plan, event)
+        case ev.PartFailed():
+            moves.lose_part(plan, event)
+        case ev.SleepComing():
+            moves.fall_asleep(plan)
+        case ev.Woke():
+            moves.wake(plan)
+        case ev.TimerFired(timer):
+            _answer_timer(plan, timer)
+        case ev.CoreStartFailed():
+            moves.miss_core(plan, event)
+        case ev.CoreExited():
+            _lose_core(plan, event)
+        case ev.CoreFault(_, fault):
+            _show_fault(plan, fault)
+        case ev.CoreRegion(_, region):
+            plan.update(region=region)
+        case ev.CoreTunnels(_, count):
+            plan.update(tunnels=count)
+            if count >= 1:
+                moves.verify(plan, Reason.TUNNEL_UP)
+        case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent():
+            pass  # of a tunnel that is lost
+        case _ as never:
+            assert_never(never)
+
+
+def _answer_timer(plan: Plan, timer: Timer) -> None:
+    model = plan.model
+    match timer:
+        case Timer.RETRY:
+            moves.begin(plan, model.reason, model.detail)
+        case Timer.ESTABLISH:
+            moves.retry_later(plan, moves.find_known_fault(model) or Reason.NO_SERVER)
+        case Timer.QUIET:
+            moves.retry_later(plan, Reason.CORE_HANGS)
+        case Timer.SLOW:
+            if model.fault is None:
+                plan.do(FindCause(model.core))
+        case Timer.GIVE_WAY:
+            if moves.turn_to_another(plan):
+                moves.begin(plan, Reason.UPLINK_BARREN)
+            else:
+                plan.arm(Timer.GIVE_WAY, find_patience(model.rounds))
+        case Timer.CALM:
+            anywhere.be_calm(plan)
+        case Timer.WAKE | Timer.VERIFICATION | Timer.RENEWAL:
+            pass
+        case _ as never:
+            assert_never(never)
+
+
+def _lose_core(plan: Plan, event: ev.CoreExited) -> None:
+    if moves.find_known_fault(plan.model) is Reason.PORT_IN_USE and plan.model.proxy:
+        # Any user can take the port of the proxy: that costs the proxy, not the tunnel.
+        plan.update(core_running=False)
+        moves.connect(plan, Reason.CONNECTING, proxy=False)
+    else:
+        moves.lose_core(plan, event)
+
+
+def _show_fault(plan: Plan, fault: Reason | None) -> None:
+    """What is wrong is told while it is, not only in the end."""
+    model = plan.model
+    if fault is not None:
+        plan.update(fault=fault, reason=fault, detail="")
+    elif model.fault is not None and model.reason is model.fault:
+        plan.update(fault=None, reason=Reason.CONNECTING, detail="")
+    else:
+        plan.update(fault=None)

@@ -1,0 +1,68 @@
+"""FAILED: the configuration is not usable. Locked until a person mends it."""
+
+from typing import assert_never
+
+from psiphon_vpn.service import anywhere, moves
+from psiphon_vpn.service import events as ev
+from psiphon_vpn.service.events import Timer
+from psiphon_vpn.service.plan import Plan
+
+
+def answer(plan: Plan, event: ev.Event) -> None:
+    """What an event leads to."""
+    match event:
+        case ev.UserStart():
+            anywhere.start(plan)
+        case ev.UserStop():
+            anywhere.stop(plan)
+        case ev.UserRestart():
+            anywhere.restart(plan)
+        case ev.SettingsGood():
+            anywhere.take_settings(plan, event)
+        case ev.SettingsBad():
+            anywhere.refuse_settings(plan, event)
+        case ev.NetworkSeen():
+            anywhere.see_network(plan, event)
+        case ev.UplinkLost():
+            anywhere.lose_uplink(plan)
+        case ev.AmendmentRefused() | ev.LockBroken():
+            moves.load_anew(plan)
+        case ev.EnforcementFailed():
+            moves.lose_enforcement(plan, event)
+        case ev.PartFailed():
+            moves.lose_part(plan, event)
+        case ev.SleepComing():
+            plan.update(asleep=True)
+        case ev.Woke():
+            moves.forget_sleep(plan)
+        case ev.TimerFired(timer):
+            _answer_timer(plan, timer)
+        case ev.LockFought() | ev.TunBroken():
+            pass  # what is changed is put back; nothing is tried
+        case ev.CoreStartFailed() | ev.CoreExited() | ev.CoreFault() | ev.CoreRegion() | ev.CoreTunnels():
+            pass  # no core runs
+        case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent():
+            pass  # nothing is being verified, and nothing is open
+        case _ as never:
+            assert_never(never)
+
+
+def _answer_timer(plan: Plan, timer: Timer) -> None:
+    match timer:
+        case Timer.WAKE:
+            if plan.model.asleep:
+                moves.forget_sleep(plan)
+        case Timer.CALM:
+            anywhere.be_calm(plan)
+        case (
+            Timer.RETRY
+            | Timer.ESTABLISH
+            | Timer.SLOW
+            | Timer.QUIET
+            | Timer.GIVE_WAY
+            | Timer.VERIFICATION
+            | Timer.RENEWAL
+        ):
+            pass
+        case _ as never:
+            assert_never(never)

@@ -1,0 +1,90 @@
+"""LOCKED: no core runs, and nothing but the plumbing of the link passes."""
+
+from typing import assert_never
+
+from psiphon_vpn.service import anywhere, moves
+from psiphon_vpn.service import events as ev
+from psiphon_vpn.service.events import Timer
+from psiphon_vpn.service.model import calm_delay, fight_delay
+from psiphon_vpn.service.plan import Plan
+from psiphon_vpn.service.reasons import Reason
+
+_NO_REASON_TO_CONNECT = frozenset({Reason.UNSTABLE, Reason.SLEEPING, Reason.FIGHT})
+"""Why nothing was tried, which is no longer so when something is."""
+
+
+def answer(plan: Plan, event: ev.Event) -> None:
+    """What an event leads to."""
+    in_fight = plan.model.reason is Reason.FIGHT
+    match event:
+        case ev.UserStart():
+            anywhere.start(plan)
+        case ev.UserStop():
+            anywhere.stop(plan)
+        case ev.UserRestart():
+            anywhere.restart(plan)
+        case ev.SettingsGood():
+            anywhere.take_settings(plan, event)
+        case ev.SettingsBad():
+            anywhere.refuse_settings(plan, event)
+        case ev.NetworkSeen():
+            anywhere.see_network(plan, event)
+        case ev.UplinkLost():
+            anywhere.lose_uplink(plan)
+        case ev.AmendmentRefused():
+            moves.load_anew(plan)
+        case ev.LockFought() | ev.EnforcementFailed() if in_fight:
+            plan.arm(Timer.RETRY, fight_delay(plan.model.fights))
+        case ev.LockBroken() | ev.TunBroken() if in_fight:
+            pass  # loading whole policies would never end in a fight: what is changed is put back, only not by this
+        case ev.LockFought(culprit):
+            moves.fight(plan, culprit)
+        case ev.EnforcementFailed():
+            moves.lose_enforcement(plan, event)
+        case ev.LockBroken():
+            moves.load_anew(plan)
+        case ev.TunBroken():
+            moves.lose_tun(plan, event)
+        case ev.PartFailed() if in_fight or plan.model.reason is Reason.PART_FAILED:
+            _go_on_waiting(plan)
+        case ev.PartFailed():
+            moves.lose_part(plan, event)
+        case ev.SleepComing():
+            moves.fall_asleep(plan)
+        case ev.Woke():
+            moves.wake(plan)
+        case ev.TimerFired(timer):
+            _answer_timer(plan, timer)
+        case ev.CoreStartFailed() | ev.CoreExited() | ev.CoreFault() | ev.CoreRegion() | ev.CoreTunnels():
+            pass  # no core runs
+        case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent():
+            pass  # nothing is being verified, and nothing is open
+        case _ as never:
+            assert_never(never)
+
+
+def _answer_timer(plan: Plan, timer: Timer) -> None:
+    model = plan.model
+    match timer:
+        case Timer.RETRY:
+            moves.begin(
+                plan, Reason.CONNECTING if model.reason in _NO_REASON_TO_CONNECT else model.reason, model.detail
+            )
+        case Timer.CALM:
+            anywhere.be_calm(plan)
+        case Timer.WAKE:
+            if model.asleep:
+                moves.wake(plan)
+        case Timer.ESTABLISH | Timer.SLOW | Timer.QUIET | Timer.GIVE_WAY | Timer.VERIFICATION | Timer.RENEWAL:
+            pass
+        case _ as never:
+            assert_never(never)
+
+
+def _go_on_waiting(plan: Plan) -> None:
+    """Locking was what failed, or is not to be done in a fight. It is not tried again at once."""
+    plan.update(unrest=plan.model.unrest + 1)
+    delay = calm_delay(plan.model.unrest)
+    if plan.model.reason is Reason.FIGHT:
+        delay = max(delay, fight_delay(plan.model.fights))
+    moves.await_mending(plan, delay)
