@@ -14,7 +14,7 @@ from pathlib import Path
 
 from psiphon_vpn.linux import clocks
 from psiphon_vpn.service import __main__ as daemon
-from psiphon_vpn.service import runner, sleep, timers
+from psiphon_vpn.service import core_supervision, sleep, timers
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     def read_wall() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=float(path.read_text()))
 
-    for module in (clocks, runner, timers):
+    for module in (clocks, core_supervision, timers):
         module.read_wall = read_wall  # type: ignore[attr-defined]
     told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 

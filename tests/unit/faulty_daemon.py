@@ -25,8 +25,8 @@ from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.linux.traffic import Standing
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.service import core_supervision, keeper, opening, runner
 from psiphon_vpn.service import effects as do
-from psiphon_vpn.service import keeper, runner
 from psiphon_vpn.service.events import TunBroken, UserRestart
 from psiphon_vpn.service.healer import Healer
 from psiphon_vpn.service.model import Model
@@ -296,12 +296,12 @@ def _inject(fault: Fault, life: Life) -> Iterator[contextlib.AbstractContextMana
     yield mock.patch.object(Supervisor, "start", started)
     yield mock.patch.object(Supervisor, "keep", kept)
     yield mock.patch.object(Runner, "_carry_out", carried_out)
-    yield mock.patch.object(runner, "CoreProcess", FakeCore)
+    yield mock.patch.object(core_supervision, "CoreProcess", FakeCore)
     yield mock.patch.object(runner, "Sealing", return_value=contextlib.nullcontext(object()))
     # No time passes while a thread works.
     yield mock.patch.object(asyncio, "to_thread", _do_now)
-    yield mock.patch.object(runner, "is_free", return_value=True)
-    yield mock.patch.object(runner, "ask_resolver", _answer)
+    yield mock.patch.object(core_supervision, "is_free", return_value=True)
+    yield mock.patch.object(opening, "ask_resolver", _answer)
     yield mock.patch.object(keeper, "ask_resolver", _answer)
     yield mock.patch.object(keeper, "ask", _answer)
     yield mock.patch.object(keeper, "read_traffic", return_value=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from tests.unit.machine_watch import UPLINK_B, see
 from psiphon_vpn.config import Settings
 from psiphon_vpn.linux.enforcer import EnforcementError
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.service import effects as do
+from psiphon_vpn.service import core_supervision
+from psiphon_vpn.service.core_supervision import CoreSupervisor
 from psiphon_vpn.service.events import Event, Intent, SettingsBad, SettingsGood, TunBroken, UplinkLost, UserStart
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.runner import Runner, Surroundings
@@ -24,7 +26,7 @@ def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> Non
             raise ValueError("a defect")
 
     async def scenario() -> None:
-        runner = Broken(surroundings=None, enforcer=None, model=None, on_change=print)  # type: ignore[arg-type]
+        runner = make(Broken, Model())
         runner.post(UserStart())
         runner.post(UserStart())
         task = asyncio.create_task(runner.run())
@@ -38,13 +40,13 @@ def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> Non
 
 
 class Core:
-    """Stands for a core that runs."""
+    """Stands for a core that runs, and for who supervises it."""
 
     ended = False
-    pid = 1
+    running = True
 
     async def stop(self, *, graceful: bool) -> None:
-        self.ended = True
+        self.ended, self.running = True, False
 
 
 class Enforcer:
@@ -58,7 +60,7 @@ class Enforcer:
 
 def make(kind: type[Runner], model: Model) -> Runner:
     """A runner with a kernel that does nothing."""
-    around: Any = None
+    around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"))  # type: ignore[arg-type]
     kernel: Any = Enforcer()
     return kind(surroundings=around, enforcer=kernel, model=model, on_change=lambda: None)
 
@@ -72,30 +74,44 @@ def test_a_core_is_ended_even_if_what_comes_before_its_end_fails() -> None:
 
     async def scenario() -> Core:
         core = Core()
-        model = Model(state=State.CONNECTING, core=1, core_running=True)
-        runner = make(Failing, model)
-        runner._core = core  # type: ignore[assignment]
-        await runner._handle(TunBroken("the TUN is gone"))
+        runner = make(Failing, Model(state=State.CONNECTING, core=1, core_running=True))
+        runner.core = core  # type: ignore[assignment]
+        runner.post(TunBroken("the TUN is gone"))
+        await run_until_settled(runner)
         assert not runner.model.core_running
-        assert runner.core_pid is None
+        assert not runner.core.running
         return core
 
     assert asyncio.run(scenario()).ended
 
 
-def test_no_core_is_started_beside_another() -> None:
-    class Starting(Runner):
-        async def _start_core(self, number: int) -> None:
-            assert self._core is None
+def test_no_core_is_started_beside_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[int] = []
 
-    async def scenario() -> Core:
-        core = Core()
-        runner = make(Starting, Model())
-        runner._core = core  # type: ignore[assignment]
-        await runner._carry_out(do.StartCore(2))
-        return core
+    class Process:
+        """Stands for the process of a core."""
 
-    assert asyncio.run(scenario()).ended
+        def __init__(self, **_callbacks: object) -> None:
+            self.number = len(running)
+
+        async def start(self, plan: object, sealing: object) -> None:
+            assert running == []
+            running.append(self.number)
+
+        async def stop(self, *, graceful: bool) -> None:
+            await asyncio.sleep(0)
+            running.remove(self.number)
+
+    async def scenario() -> None:
+        core = CoreSupervisor(data_dir=Path("/nowhere"), post=print, close_now=print, on_word=print)
+        sealing: Any = None
+        for number in (1, 2, 3):
+            await core.start(number, uplink=UPLINK_B, settings=Settings(), proxy=True, sealing=sealing)
+            assert len(running) == 1
+
+    monkeypatch.setattr(core_supervision, "CoreProcess", Process)
+    monkeypatch.setattr(core_supervision, "is_free", lambda _port: True)
+    asyncio.run(scenario())
 
 
 class Applying(Runner):
@@ -169,9 +185,7 @@ def test_the_configuration_reaches_the_policy_by_its_event_alone() -> None:
             found.append(self._policy(state, 7).socks_port)
 
     async def scenario() -> None:
-        around: Any = Surroundings(identity=IDENTITY, core=None, state_dir=None)  # type: ignore[arg-type]
-        kernel: Any = Enforcer()
-        runner = Deriving(surroundings=around, enforcer=kernel, model=Model(), on_change=lambda: None)
+        runner = make(Deriving, Model())
         runner.post(see(wires="eth0"))
         runner.post(SettingsGood(Settings(socks_port=2000)))
         runner.post(see(wires="eth0 eth1"))

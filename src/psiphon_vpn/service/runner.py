@@ -2,51 +2,40 @@
 
 import asyncio
 import contextlib
-import hashlib
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import assert_never
 
-from psiphon_vpn.core import events as notices
 from psiphon_vpn.core.datastore import set_data_aside
 from psiphon_vpn.core.image import CoreSource
-from psiphon_vpn.core.process import CoreError, CorePlan, CoreProcess
 from psiphon_vpn.core.sealing import Sealing
-from psiphon_vpn.core.settings import render_core_config
-from psiphon_vpn.linux.clocks import Moment, ServerClock, read_wall
+from psiphon_vpn.linux.clocks import Moment
 from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer, LedAround
 from psiphon_vpn.linux.tun import TunError, TunReplaced
-from psiphon_vpn.network_managers import find_portal
 from psiphon_vpn.policy.derive import Bare, Network, Situation, derive, situate
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.values import ControlGroup
 from psiphon_vpn.service import effects as do
-from psiphon_vpn.service.causes import CauseFinder, explain_failed_start, find_cause
+from psiphon_vpn.service.core_supervision import CoreSupervisor
 from psiphon_vpn.service.events import (
     AmendmentRefused,
-    CoreExited,
-    CoreFault,
-    CoreRegion,
-    CoreStartFailed,
-    CoreTunnels,
     EnforcementFailed,
     Event,
     PartFailed,
     Timer,
     TunBroken,
-    VerificationFailed,
-    Verified,
 )
 from psiphon_vpn.service.intent import store_intent
-from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver
 from psiphon_vpn.service.machine import step
 from psiphon_vpn.service.mailbox import Mailbox
 from psiphon_vpn.service.memory import end_without_memory
 from psiphon_vpn.service.model import Model
+from psiphon_vpn.service.opening import Opening
 from psiphon_vpn.service.parts import ONLY_TOLD, Part
-from psiphon_vpn.service.ports import is_free
 from psiphon_vpn.service.reasons import explain
 from psiphon_vpn.service.timers import NextTry, Timers
 from psiphon_vpn.tasks import Supervisor, beside, describe, describe_kind, was_cancelled
@@ -55,10 +44,6 @@ log = logging.getLogger(__name__)
 
 EFFECT_SECONDS = 90.0
 """Longer than any effect takes on a machine that works: every program that one calls has its own limit of time."""
-
-
-class PartDownError(Exception):
-    """A part that should run for ever does not run: nothing is opened without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,41 +78,35 @@ class Runner:
         """The model as it is told: open only once the lease is taken, closed as soon as that is decided."""
         self.moved: frozenset[str] = frozenset()
         """Names of the wires that went into another network namespace, which no rule here covers: for people alone."""
-        self.proxy = True
-        """Whether the core that was started last has its SOCKS proxy."""
         self._since = Moment()
         self._around = surroundings
         self._enforcer = enforcer
         self._on_change = on_change
-        self._has_slept = has_slept
         self._events = Mailbox()
-        self._core: CoreProcess | None = None
         self._sealing: Sealing | None = None
         self.tasks = Supervisor(self.lose)
         """Through which everything is started that runs beside this."""
         self._timers = Timers(self.post, self.tasks.guard)
-        self._causes = CauseFinder("")
-        self._server_clock: ServerClock | None = None
-        self._verification: asyncio.Task[None] | None = None
-        self._lease: asyncio.Task[None] | None = None
-        self._rehearsal: asyncio.Task[None] | None = None
-        self._answered = 0
+        self.core = CoreSupervisor(
+            data_dir=surroundings.state_dir / "core",
+            post=self.post,
+            close_now=self.close_now,
+            on_word=functools.partial(self._timers.heard, Timer.QUIET),
+        )
+        self._opening = Opening(
+            enforcer=enforcer,
+            tasks=self.tasks,
+            post=self.post,
+            on_change=on_change,
+            has_slept=has_slept,
+            on_renewal=functools.partial(self._timers.heard, Timer.RENEWAL),
+        )
         self._ended = asyncio.Event()
-
-    @property
-    def core_pid(self) -> int | None:
-        """Process id of the core, while it runs."""
-        return self._core.pid if self._core else None
 
     @property
     def next_try(self) -> NextTry | None:
         """What happens next by itself, and when."""
         return self._timers.find_next()
-
-    @property
-    def clock_skew(self) -> float | None:
-        """Seconds that this machine's clock is ahead of the last server's; None as long as none has told."""
-        return self._server_clock.measure_skew() if self._server_clock is not None else None
 
     @property
     def since(self) -> datetime:
@@ -182,11 +161,9 @@ class Runner:
     async def stop(self) -> None:
         """End the core and what runs beside it. The rules stay."""
         self._enforcer.close()
-        for task in (self._verification, self._lease, self._rehearsal):
-            self.tasks.cancel(task)
+        self._opening.cancel()
         self._timers.cancel()
-        if self._core is not None:
-            await self._core.stop(graceful=True)
+        await self.core.stop(graceful=True)
 
     def lose(self, part: str, error: BaseException) -> None:
         """A part failed: closed in the same breath, told, and answered in its turn."""
@@ -242,15 +219,10 @@ class Runner:
             self._log_what_is_next(before)
             self._on_change()
 
-    async def _stop_core(self, *, graceful: bool) -> None:
-        core, self._core = self._core, None
-        if core is not None:
-            await core.stop(graceful=graceful)
-
     async def _end_forgotten_core(self) -> None:
         """The effect that failed may have come before the core's end: the model knows of no core, so there is none."""
         if not self.model.core_running:
-            await self._stop_core(graceful=False)
+            await self.core.stop(graceful=False)
 
     async def _give_up(self, part: str, error: BaseException) -> None:
         """An effect failed in a way that nobody foresaw. Without timers nothing would ever be tried again: the end."""
@@ -268,22 +240,20 @@ class Runner:
         match effect:
             case do.CloseLease():
                 self._enforcer.close()
-                self._stop_lease()
+                self._opening.stop_lease()
             case do.ApplyPolicy(state):
                 await self._apply(state)
             case do.AmendPolicy(state):
                 await self._amend(state)
             case do.StopCore(graceful):
-                await self._stop_core(graceful=graceful)
+                await self.core.stop(graceful=graceful)
             case do.StartCore(number, proxy):
-                await self._stop_core(graceful=False)
-                self.proxy = proxy and is_free(self.model.settings.socks_port)
-                await self._start_core(number)
+                await self._start_core(number, proxy=proxy)
             case do.Verify(number):
-                self.tasks.cancel(self._verification)
-                self._verification = self.tasks.start(Part.VERIFICATION, self._verify(number))
+                self._opening.verify(number)
             case do.OpenTunnel(number):
-                await self._open(number)
+                probe = self.model.settings.ipv6_probe
+                await self._opening.open(number, proxy=self.core.proxy, ipv6_probe=probe)
             case do.ArmTimer(timer, seconds):
                 self._timers.arm(timer, seconds)
             case do.CancelTimers():
@@ -291,12 +261,14 @@ class Runner:
             case do.DoubtTun():
                 self._enforcer.doubt_tun()
             case do.FindCause(core):
-                self._find_cause(core)
+                self.core.find_cause(core, uplink=self.model.uplink, conflicts=self.model.seen.conflicts)
             case do.SetDataAside():
                 # In a thread: what a core left there can be large, and the kernel must be heard meanwhile.
                 await asyncio.to_thread(set_data_aside, self._around.state_dir / "core")
             case do.StoreIntent(intent):
                 store_intent(self._around.state_dir / "intent", intent)
+            case _ as never:
+                assert_never(never)
 
     def _derive(self, situation: Situation, network: Network) -> Policy:
         around = self._around
@@ -306,7 +278,7 @@ class Runner:
         return self._derive(situate(state, tun=tun_index, way=self.model.way), self.model.seen.network)
 
     async def _apply(self, state: State) -> None:
-        self._stop_lease()
+        self._opening.stop_lease()
         index_before = self._enforcer.tun.index if self._enforcer.tun else None
         try:
             tun = await self._enforcer.ensure_tun()
@@ -318,7 +290,7 @@ class Runner:
                 return
             raise
         await self._enforcer.apply(self._policy(state, tun.index))
-        if index_before not in {None, tun.index} and self._core is not None:
+        if index_before not in {None, tun.index} and self.core.running:
             # The core still holds the old device and would spin on it.
             raise TunReplaced("the TUN was replaced")
 
@@ -328,104 +300,12 @@ class Runner:
         if tun is None or not await self._enforcer.amend(self._policy(state, tun.index)):
             self.post(AmendmentRefused())
 
-    async def _start_core(self, number: int) -> None:
-        uplink = self.model.uplink
-        assert uplink is not None, "the machine starts no core without an uplink"
+    async def _start_core(self, number: int, *, proxy: bool) -> None:
+        model = self.model
+        assert model.uplink is not None, "the machine starts no core without an uplink"
         assert self._sealing is not None, "begun with the effects of the same event"
-        # Of the first version alone: prefixes of IPv6 come and go on the same network.
-        network = hashlib.sha256(repr(uplink.paths[0]).encode()).hexdigest()[:16]
-        plan = CorePlan(
-            data_dir=self._around.state_dir / "core",
-            config=render_core_config(
-                self.model.settings,
-                data_dir=self._around.state_dir / "core",
-                network_id=f"WIRED-{network}",
-                proxy=self.proxy,
-            ),
-            uplink=uplink.name,
-            dns_servers=self.model.settings.bootstrap_dns,
+        started = await self.core.start(
+            number, uplink=model.uplink, settings=model.settings, proxy=proxy, sealing=self._sealing
         )
-        self._causes = CauseFinder(
-            self.model.settings.egress_region, target=bool(self.model.settings.core_advanced.get("TargetServerEntry"))
-        )
-        core = CoreProcess(
-            on_event=lambda notice: self._hear(number, notice),
-            on_exit=lambda code: self.post(CoreExited(number, f"code {code}" if code >= 0 else f"signal {-code}")),
-        )
-        self._core = core
-        try:
-            await core.start(plan, self._sealing)
-        except CoreError as error:
-            self.post(CoreStartFailed(number, str(error), explain_failed_start(error)))
-        else:
-            self._rehearse()
-
-    def _rehearse(self) -> None:
-        """While the core connects, which takes longer, learn what the opening would otherwise wait for."""
-        self.tasks.cancel(self._rehearsal)
-        if self._enforcer.tun is not None:
-            policy = self._policy(State.OPEN, self._enforcer.tun.index)
-            self._rehearsal = self.tasks.start(Part.REHEARSAL, self._enforcer.rehearse(policy))
-
-    def _hear(self, number: int, notice: notices.CoreEvent) -> None:
-        self._timers.heard(Timer.QUIET)
-        if self._causes.hear(notice):
-            self.post(CoreFault(number, self._causes.fault))
-        match notice:
-            case notices.Tunnels(count):
-                if count < 1:
-                    self.close_now()
-                self.post(CoreTunnels(number, count))
-            case notices.ConnectedServerRegion(region):
-                self.post(CoreRegion(number, region))
-            case notices.ServerTimestamp():
-                self._server_clock = ServerClock(notice.timestamp)
-            case notices.DatastoreReset():
-                log.warning("the core could not open its data store and tries with a new one")
-            case notices.DatastoreFailed():
-                log.warning("the core's data store failed; it is made anew when the core is started again")
-            case _:
-                log.debug("core: %s", type(notice).__name__)
-
-    def _find_cause(self, core: int) -> None:
-        uplink = self.model.uplink
-        portal = uplink is not None and find_portal(uplink.index)
-        ipv4 = uplink is None or uplink.ipv4
-        taken = uplink is not None and uplink.name in self.model.seen.conflicts
-        cause = find_cause(now=read_wall(), skew=self.clock_skew, portal=portal, ipv4=ipv4, taken=taken)
-        self.post(CoreFault(core, cause))
-
-    async def _verify(self, number: int) -> None:
-        """Rules, routes and TUN, and beside it the tunnel itself; the opening looks at the former once more."""
-        if down := self.tasks.down - ONLY_TOLD:
-            raise PartDownError(", ".join(sorted(down)))
-        try:
-            async with beside(ask_resolver(VERIFY_SECONDS)) as question:
-                await self._enforcer.verify()
-                answered = await question
-        except EnforcementError as error:
-            self.post(VerificationFailed(number, str(error)))
-            return
-        if answered:
-            self._answered = number
-            self.post(Verified(number))
-        else:
-            self.post(VerificationFailed(number, "the resolver in the tunnel does not answer"))
-
-    async def _open(self, number: int) -> None:
-        if number != self._answered:
-            raise EnforcementError("no answer came through the tunnel in this verification")
-        await self._enforcer.open(proxy=self.proxy)
-        keeper = LeaseKeeper(
-            enforcer=self._enforcer,
-            post=self.post,
-            on_change=self._on_change,
-            has_slept=self._has_slept,
-            on_renewal=lambda: self._timers.heard(Timer.RENEWAL),
-            ipv6_probe=self.model.settings.ipv6_probe,
-        )
-        self._lease = self.tasks.start(Part.LEASE, keeper.run())
-
-    def _stop_lease(self) -> None:
-        self.tasks.cancel(self._lease)
-        self._lease = None
+        if started and self._enforcer.tun is not None:
+            self._opening.rehearse(self._policy(State.OPEN, self._enforcer.tun.index))

@@ -127,12 +127,12 @@ class StatusReader:
             "bridges": [_describe_bridge(bridge) for bridge in seen.bridges],
             "moved_away": sorted(self._runner.moved),
             "ipv6": held and self._enforcer.ipv6_open,
-            "socks": {"port": self._runner.model.settings.socks_port, "available": self._runner.proxy},
+            "socks": {"port": self._runner.model.settings.socks_port, "available": self._runner.core.proxy},
             "ipv6_off": None if self._enforcer.ipv6 is Ipv6.ON else str(self._enforcer.ipv6),
             "layers": self._layers(lock, held=held),
             "missing_features": list(self._features.missing),
-            "core_pid": self._runner.core_pid,
-            "clock_skew_seconds": self._runner.clock_skew,
+            "core_pid": self._runner.core.pid,
+            "clock_skew_seconds": self._runner.core.clock_skew,
         }
 
     async def _read_lock(self) -> LockState:

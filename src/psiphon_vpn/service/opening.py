@@ -1,0 +1,111 @@
+"""The verification, and the opening that rests on it: no lease is taken but for one in which the tunnel answered."""
+
+import asyncio
+from collections.abc import Callable
+
+from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
+from psiphon_vpn.policy.model import Policy
+from psiphon_vpn.service.events import Event, VerificationFailed, Verified
+from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver
+from psiphon_vpn.service.parts import ONLY_TOLD, Part
+from psiphon_vpn.tasks import Supervisor, beside
+
+
+class PartDownError(Exception):
+    """A part that should run for ever does not run: nothing is opened without it."""
+
+
+class Opening:
+    """Verifies, opens, and has the lease kept.
+
+    Args:
+        enforcer: the kernel's side.
+        tasks: through which what runs beside this is started.
+        post: takes the events.
+        on_change: called when IPv6 is open too.
+        has_slept: whether the machine slept since this was last asked.
+        on_renewal: called after each renewal of the lease.
+    """
+
+    def __init__(
+        self,
+        *,
+        enforcer: Enforcer,
+        tasks: Supervisor,
+        post: Callable[[Event], None],
+        on_change: Callable[[], None],
+        has_slept: Callable[[], bool],
+        on_renewal: Callable[[], None],
+    ) -> None:
+        self._enforcer = enforcer
+        self._tasks = tasks
+        self._post = post
+        self._on_change = on_change
+        self._has_slept = has_slept
+        self._on_renewal = on_renewal
+        self._verification: asyncio.Task[None] | None = None
+        self._lease: asyncio.Task[None] | None = None
+        self._rehearsal: asyncio.Task[None] | None = None
+        self._answered = 0
+        """Number of the last verification in which an answer came through the tunnel."""
+
+    def rehearse(self, policy: Policy) -> None:
+        """While the core connects, which takes longer, learn what the opening would otherwise wait for."""
+        self._tasks.cancel(self._rehearsal)
+        self._rehearsal = self._tasks.start(Part.REHEARSAL, self._enforcer.rehearse(policy))
+
+    def verify(self, number: int) -> None:
+        """Begin a verification. Its outcome comes as an event."""
+        self._tasks.cancel(self._verification)
+        self._verification = self._tasks.start(Part.VERIFICATION, self._verify(number))
+
+    async def _verify(self, number: int) -> None:
+        """Rules, routes and TUN, and beside it the tunnel itself; the opening looks at the former once more."""
+        if down := self._tasks.down - ONLY_TOLD:
+            raise PartDownError(", ".join(sorted(down)))
+        try:
+            async with beside(ask_resolver(VERIFY_SECONDS)) as question:
+                await self._enforcer.verify()
+                answered = await question
+        except EnforcementError as error:
+            self._post(VerificationFailed(number, str(error)))
+            return
+        if answered:
+            self._answered = number
+            self._post(Verified(number))
+        else:
+            self._post(VerificationFailed(number, "the resolver in the tunnel does not answer"))
+
+    async def open(self, number: int, *, proxy: bool, ipv6_probe: tuple[str, ...]) -> None:
+        """Take the lease, and have it kept.
+
+        Args:
+            number: of the verification that it rests on.
+            proxy: the core has its SOCKS proxy.
+            ipv6_probe: name servers that tell of IPv6.
+
+        Raises:
+            EnforcementError: not everything is as it should be.
+        """
+        if number != self._answered:
+            raise EnforcementError("no answer came through the tunnel in this verification")
+        await self._enforcer.open(proxy=proxy)
+        keeper = LeaseKeeper(
+            enforcer=self._enforcer,
+            post=self._post,
+            on_change=self._on_change,
+            has_slept=self._has_slept,
+            on_renewal=self._on_renewal,
+            ipv6_probe=ipv6_probe,
+        )
+        self._lease = self._tasks.start(Part.LEASE, keeper.run())
+
+    def stop_lease(self) -> None:
+        """Nobody renews it from here on."""
+        self._tasks.cancel(self._lease)
+        self._lease = None
+
+    def cancel(self) -> None:
+        """End all of it."""
+        for task in (self._verification, self._lease, self._rehearsal):
+            self._tasks.cancel(task)
