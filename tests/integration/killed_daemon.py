@@ -28,7 +28,7 @@ def main() -> int:
     clocks.read_slept = lambda: float((directory / "slept").read_text())
     # The clock is looked at with each renewal.
     names.LEASE_RENEW_SECONDS = 0.4  # type: ignore[assignment,misc]
-    carry_out = Runner._carry_out
+    carry_out = Runner.carry_out
 
     async def counted(self: Runner, effect: effects.Effect) -> None:
         nonlocal order
@@ -42,7 +42,7 @@ def main() -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         await carry_out(self, effect)
 
-    Runner._carry_out = counted  # type: ignore[method-assign]
+    Runner.carry_out = counted  # type: ignore[method-assign]
     return daemon.main()
 
 

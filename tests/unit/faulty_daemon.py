@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tests.fake_lock import FakeLock
 from tests.policies import IDENTITY
 from tests.skipping import SkippingLoop
 from tests.unit.machine_watch import NEIGHBOURS, UPLINK_A, see
 
 from psiphon_vpn.core import events as notices
-from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
-from psiphon_vpn.linux.ipv6 import Ipv6
-from psiphon_vpn.linux.traffic import Standing
-from psiphon_vpn.policy import names
-from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.linux.enforcer import Enforcer
+from psiphon_vpn.linux.lock import Lock
+from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import core_supervision, keeper, opening, runner
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service.events import TunBroken, UserRestart
@@ -69,27 +68,12 @@ class Fault:
                 raise self.error()
 
 
-class Tun:
-    """Stands for the TUN."""
-
-    index = 7
-
-
-class FakeKernel:
-    """Stands for `Enforcer` and the kernel behind it: a lease that runs out."""
-
-    routing_trouble = None
-    unguarded: tuple[str, ...] = ()
-    filters: tuple[tuple[str, Standing], ...] = ()
-    ipv6 = Ipv6.ON
+class FakeKernel(FakeLock):
+    """The same, with a fault."""
 
     def __init__(self, fault: Fault) -> None:
+        super().__init__()
         self._fault = fault
-        self._policy: Policy | None = None
-        self._ends = 0.0
-        self.tun: Tun | None = None
-        self.leased = False
-        self.ipv6_open = False
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -112,96 +96,15 @@ class FakeKernel:
 
         return faulty_now
 
-    def close(self) -> None:
-        """The lease goes."""
-        self.leased, self._ends = False, 0.0
 
-    def doubt_tun(self) -> None:
-        """There is none."""
-
-    def read_lease(self) -> bool:
-        """Whether it stands."""
-        return asyncio.get_running_loop().time() < self._ends
-
-    async def ensure_tun(self) -> Tun:
-        """There is one."""
-        self.tun = Tun()
-        return self.tun
-
-    async def apply(self, policy: Policy) -> None:
-        """It is in force."""
-        self.close()
-        self._policy = policy
-
-    async def amend(self, policy: Policy) -> bool:
-        """It is in force."""
-        self._policy = policy
-        return True
-
-    async def rehearse(self, policy: Policy) -> None:
-        """Nothing to do."""
-
-    async def verify(self) -> None:
-        """All is well."""
-
-    async def open(self, *, proxy: bool = True) -> None:
-        """The lease."""
-        assert self._policy is not None
-        assert self._policy.state is State.OPEN, "opened under another policy"
-        self.leased, self._ends = True, asyncio.get_running_loop().time() + names.LEASE_SECONDS
-
-    async def renew(self) -> None:
-        """For longer."""
-        if not self.leased:
-            raise EnforcementError("there is no lease to renew")
-        self._ends = asyncio.get_running_loop().time() + names.LEASE_SECONDS
-
-    async def open_ipv6(self) -> None:
-        """IPv6 too."""
-        self.ipv6_open = True
-
-    async def check_routes(self) -> None:
-        """All is well."""
-
-    async def check_rules(self) -> None:
-        """All is well."""
-
-    async def check_filters(self) -> bool:
-        """All is well."""
-        return False
-
-    def doubt_filters(self, index: int | None = None) -> bool:
-        """None of ours."""
-        return True
-
-    async def put_rules_back(self) -> bool:
-        """Nothing to do."""
-        return False
-
-    def put_rules_back_now(self) -> bool:
-        """Nothing to do."""
-        return False
-
-    def put_network_back(self) -> bool:
-        """Nothing to do."""
-        return False
-
-    def is_own(self, port: int) -> bool:
-        """Nobody's."""
-        return False
-
-    def is_own_commit(self, port: int) -> bool:
-        """Nobody's."""
-        return False
-
-    def shut_down(self) -> None:
-        """Nothing to do."""
+def list_public(kind: type) -> set[str]:
+    """What others may use of a class."""
+    return {name for base in kind.__mro__[:-1] for name in vars(base) if not name.startswith("_")}
 
 
 def unlike() -> set[str]:
-    """What the real one has and the fake has not: a method that is new is to be made to fail too."""
-    real = {name for name in vars(Enforcer) if not name.startswith("_")}
-    return real - set(dir(FakeKernel)) - {"leased", "ipv6_open", "tun", "routing_trouble"}
+    """What the real one lets others use and its interface does not say: whoever is above has the interface alone."""
+    return list_public(Enforcer) - {name for name in dir(Lock) if not name.startswith("_")} - set(Lock.__annotations__)
 
 
 class FakeCore:
@@ -264,7 +167,7 @@ class Life:
 
 
 def _inject(fault: Fault, life: Life) -> Iterator[contextlib.AbstractContextManager[object]]:
-    start, keep, carry_out = Supervisor.start, Supervisor.keep, Runner._carry_out
+    start, keep, carry_out = Supervisor.start, Supervisor.keep, Runner.carry_out
 
     async def faulty(part: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if (fault.where, fault.name) != ("part", part):
@@ -295,7 +198,7 @@ def _inject(fault: Fault, life: Life) -> Iterator[contextlib.AbstractContextMana
 
     yield mock.patch.object(Supervisor, "start", started)
     yield mock.patch.object(Supervisor, "keep", kept)
-    yield mock.patch.object(Runner, "_carry_out", carried_out)
+    yield mock.patch.object(Runner, "carry_out", carried_out)
     yield mock.patch.object(core_supervision, "CoreProcess", FakeCore)
     yield mock.patch.object(runner, "Sealing", return_value=contextlib.nullcontext(object()))
     # No time passes while a thread works.
@@ -313,7 +216,7 @@ def live(fault: Fault, directory: Path) -> Life:
     life = Life()
 
     async def scenario() -> None:
-        kernel: Any = FakeKernel(fault)
+        kernel = FakeKernel(fault)
         around = Surroundings(identity=IDENTITY, core=None, state_dir=directory)  # type: ignore[arg-type]
         service = life.runner = Runner(surroundings=around, enforcer=kernel, model=Model(), on_change=lambda: None)
 
@@ -326,7 +229,8 @@ def live(fault: Fault, directory: Path) -> Life:
         service.tasks.keep(Part.ROUTES, healer.watch_routes)
         service.tasks.keep(Part.RULES, healer.watch_rules)
         service.tasks.keep(Part.TRAFFIC, healer.watch_filters)
-        healer.on_network(None)
+        hear = service.tasks.guard(Part.NEWS, lambda: healer.on_network(None))
+        hear()
         unleased = 0
         for second in range(LIVE_SECONDS):
             if second in {40, 70}:
@@ -336,7 +240,7 @@ def live(fault: Fault, directory: Path) -> Life:
             elif second == 85:
                 service.post(see(UPLINK_A, on_link=NEIGHBOURS))
             elif second % 30 == 29:
-                healer.on_network(None)
+                hear()
                 healer.on_commit(None)
             if second % 10 == 5 and fault.where == "callback":
                 service.tasks.guard(fault.name, lambda: fault.strike("callback", fault.name))()

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.faulty_daemon import FakeKernel, Fault, Life, live, unlike
+from tests.fake_lock import FakeLock
+from tests.unit.faulty_daemon import Fault, Life, live, unlike
 
 import psiphon_vpn
 from psiphon_vpn.policy.model import State
@@ -44,8 +45,8 @@ EFFECTS = [kind.__name__ for kind in typing.get_args(do.Effect)]
 TIMING = ["ArmTimer", "CancelTimers"]
 CALLS = sorted(
     name
-    for name in vars(FakeKernel)
-    if not name.startswith("_") and name not in {"routing_trouble", "unguarded", "filters", "ipv6", "read_lease"}
+    for name, method in vars(FakeLock).items()
+    if not name.startswith("_") and callable(method) and name != "read_lease"
 )
 STARTED = {
     Part.VERIFICATION: 0.05,
@@ -151,7 +152,7 @@ def test_a_call_of_the_kernels_side_that_fails_leaves_it_locked_or_is_done_again
     call: str, always: bool, number: int, tmp_path: Path
 ) -> None:
     for name, error in errors(always=always):
-        if name == "CancelledError" and not inspect.iscoroutinefunction(vars(FakeKernel)[call]):
+        if name == "CancelledError" and not inspect.iscoroutinefunction(vars(FakeLock)[call]):
             continue  # what does not wait is not cancelled
         life = live(Fault("kernel", call, error, always=always, number=number), tmp_path)
         assert not life.ended

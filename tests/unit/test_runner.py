@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fake_lock import FakeLock
 from tests.policies import IDENTITY
 from tests.unit.machine_watch import UPLINK_B, see
 
 from psiphon_vpn.config import Settings
-from psiphon_vpn.linux.enforcer import EnforcementError
+from psiphon_vpn.linux.lock import EnforcementError
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import core_supervision
 from psiphon_vpn.service.core_supervision import CoreSupervisor
@@ -49,20 +50,10 @@ class Core:
         self.ended, self.running = True, False
 
 
-class Enforcer:
-    """Stands for a kernel."""
-
-    leased = False
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 def make(kind: type[Runner], model: Model) -> Runner:
-    """A runner with a kernel that does nothing."""
+    """A runner without a kernel."""
     around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"))  # type: ignore[arg-type]
-    kernel: Any = Enforcer()
-    return kind(surroundings=around, enforcer=kernel, model=model, on_change=lambda: None)
+    return kind(surroundings=around, enforcer=FakeLock(), model=model, on_change=lambda: None)
 
 
 def test_a_core_is_ended_even_if_what_comes_before_its_end_fails() -> None:

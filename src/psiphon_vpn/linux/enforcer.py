@@ -18,6 +18,7 @@ from socket import if_nametoindex
 from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
+from psiphon_vpn.linux.lock import EnforcementError, LedAround, Trouble
 from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
@@ -51,26 +52,6 @@ LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
 # A table is a value, made of nothing but these arguments. One event asks for the same several times.
 _build_base_table = lru_cache(maxsize=8)(build_base_table)
 _build_egress_guard = lru_cache(maxsize=8)(build_egress_guard)
-
-
-class EnforcementError(Exception):
-    """The kernel does not hold the policy. Whatever it holds instead lets no application out."""
-
-
-class LedAround(EnforcementError):
-    """All that is ours is in force, and yet what programs send is not sent into the tunnel."""
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What a look at rules, routes and TUN found wrong.
-
-    Attributes:
-        tun_gone: the TUN is not the device that was made; a core that holds the old one is of no use.
-    """
-
-    detail: str
-    tun_gone: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from psiphon_vpn.linux.controlgroup import find_control_group
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.identity import find_identity
+from psiphon_vpn.linux.lock import Lock
 from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import lease_remains
@@ -73,7 +74,7 @@ class Daemon:
         self._paths = paths
         self._identity = find_identity()
         self._runner: Runner
-        self._enforcer: Enforcer
+        self._enforcer: Lock
         self._status: StatusReader
         self._control: ControlServer
         self._sleep: SleepGuard

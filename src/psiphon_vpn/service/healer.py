@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from psiphon_vpn.linux.enforcer import Enforcer
+from psiphon_vpn.linux.lock import Lock
 from psiphon_vpn.linux.monitor import NetworkChange
 from psiphon_vpn.linux.nfnetlink import Generation
 from psiphon_vpn.policy import names
@@ -42,7 +42,7 @@ class Healer:
         look_at_links: reads the links anew and tells the state machine.
     """
 
-    def __init__(self, *, runner: Runner, enforcer: Enforcer, look_at_links: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, *, runner: Runner, enforcer: Lock, look_at_links: Callable[[], Awaitable[None]]) -> None:
         self._runner = runner
         self._enforcer = enforcer
         self._look_at_links = look_at_links

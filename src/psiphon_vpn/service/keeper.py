@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
 from psiphon_vpn.linux.ipv6 import Ipv6
+from psiphon_vpn.linux.lock import EnforcementError, Lock
 from psiphon_vpn.linux.resolver_probe import ask
 from psiphon_vpn.policy import names
 from psiphon_vpn.service.events import Event, LockBroken, TunnelSilent
@@ -35,7 +35,7 @@ class LeaseKeeper:
     def __init__(
         self,
         *,
-        enforcer: Enforcer,
+        enforcer: Lock,
         post: Callable[[Event], None],
         on_change: Callable[[], None],
         has_slept: Callable[[], bool],

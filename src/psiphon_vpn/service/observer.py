@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from psiphon_vpn.linux.core_sockets import read_core_uses
-from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.links import read_snapshot
+from psiphon_vpn.linux.lock import Lock
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nftimage import find_owner
 from psiphon_vpn.linux.owner_watch import OwnerWatch
@@ -45,7 +45,7 @@ class Observer:
         self,
         *,
         runner: Runner,
-        enforcer: Enforcer,
+        enforcer: Lock,
         netlink: NftSocket,
         features: Features,
         uid: int,

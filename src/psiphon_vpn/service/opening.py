@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
+from psiphon_vpn.linux.lock import EnforcementError, Lock
 from psiphon_vpn.policy.model import Policy
 from psiphon_vpn.service.events import Event, VerificationFailed, Verified
 from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver
@@ -30,7 +30,7 @@ class Opening:
     def __init__(
         self,
         *,
-        enforcer: Enforcer,
+        enforcer: Lock,
         tasks: Supervisor,
         post: Callable[[Event], None],
         on_change: Callable[[], None],

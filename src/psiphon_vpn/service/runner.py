@@ -14,7 +14,7 @@ from psiphon_vpn.core.datastore import set_data_aside
 from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.linux.clocks import Moment
-from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer, LedAround
+from psiphon_vpn.linux.lock import EnforcementError, LedAround, Lock
 from psiphon_vpn.linux.tun import TunError, TunReplaced
 from psiphon_vpn.policy.derive import Bare, Network, Situation, derive, situate
 from psiphon_vpn.policy.model import Identity, Policy, State
@@ -68,7 +68,7 @@ class Runner:
         self,
         *,
         surroundings: Surroundings,
-        enforcer: Enforcer,
+        enforcer: Lock,
         model: Model,
         on_change: Callable[[], None],
         has_slept: Callable[[], bool] = lambda: False,
@@ -199,7 +199,7 @@ class Runner:
                     log.debug("effect: %s", effect)
                     part = f"effect {type(effect).__name__}"
                     async with asyncio.timeout(EFFECT_SECONDS):
-                        await self._carry_out(effect)
+                        await self.carry_out(effect)
         except EnforcementError as error:
             self._enforcer.close()
             self.post(EnforcementFailed(str(error), isinstance(error, LedAround)))
@@ -236,7 +236,8 @@ class Runner:
         if following is not None and (self.model.reason, self.model.state) != (before.reason, before.state):
             log.info("next: %s, at %s", following.what, following.at.isoformat(timespec="seconds"))
 
-    async def _carry_out(self, effect: do.Effect) -> None:
+    async def carry_out(self, effect: do.Effect) -> None:
+        """Do what the state machine asks for. Raises whatever keeps it from being done."""
         match effect:
             case do.CloseLease():
                 self._enforcer.close()

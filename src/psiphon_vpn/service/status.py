@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import UTC
 
 from psiphon_vpn.i18n import _, ngettext
-from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.ipv6 import Ipv6
+from psiphon_vpn.linux.lock import Lock
 from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
 from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.linux.traffic import Standing, explain_filter
@@ -80,9 +80,7 @@ class StatusReader:
         generation: the kernel's ruleset now, by the number of the first generation with the same rules.
     """
 
-    def __init__(
-        self, *, runner: Runner, enforcer: Enforcer, features: Features, generation: Callable[[], int]
-    ) -> None:
+    def __init__(self, *, runner: Runner, enforcer: Lock, features: Features, generation: Callable[[], int]) -> None:
         self._runner = runner
         self._enforcer = enforcer
         self._features = features
