@@ -17,29 +17,50 @@ from psiphon_vpn.linux.rtnetlink import (
     RTM_NEWRULE,
     Message,
 )
-from psiphon_vpn.linux.rtvalues import encode_name
+from psiphon_vpn.linux.rtvalues import (
+    FAMILY,
+    FR_ACT_TO_TBL,
+    FRA_DPORT_RANGE,
+    FRA_DST,
+    FRA_FWMARK,
+    FRA_FWMASK,
+    FRA_IIFNAME,
+    FRA_IP_PROTO,
+    FRA_OIFNAME,
+    FRA_PRIORITY,
+    FRA_TABLE,
+    FRA_UID_RANGE,
+    IFA_ADDRESS,
+    IFA_FLAGS,
+    IFA_LOCAL,
+    IFADDRMSG,
+    IFF_UP,
+    IFINFOMSG,
+    IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MASTER,
+    IFLA_MTU,
+    IFLA_TXQLEN,
+    RTA_DST,
+    RTA_OIF,
+    RTA_PREFSRC,
+    RTA_PRIORITY,
+    RTA_TABLE,
+    RTMSG,
+    encode_name,
+)
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.routing import IPV4, LOCAL_TABLE, MARK_MASK, Route, RoutingRule
 
-IFF_UP = 1
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RTN_UNICAST, RTN_LOCAL, RTN_UNREACHABLE = 1, 2, 7
 RTPROT_KERNEL, RT_SCOPE_HOST = 2, 254
 RT_TABLE_UNSPEC, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 4, 0, 253, 255
-FR_ACT_TO_TBL = 1
-# enum of linux/fib_rules.h and linux/rtnetlink.h; the numbers of table and priority are the same in both.
-_DST, _IIFNAME, _OIF, _PRIORITY, _PREFSRC, _FWMARK, _TABLE, _FWMASK, _OIFNAME = 1, 3, 4, 6, 7, 10, 15, 16, 17
-_UID_RANGE, _IP_PROTO, _DPORT_RANGE = 20, 22, 24
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFLA_MTU = 1, 2, 8, 4
-_IFLA_IFNAME, _IFLA_MASTER, _IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 10, 13, 18, 1
-
-
-def _family(version: int) -> int:
-    return socket.AF_INET if version == IPV4 else socket.AF_INET6
 
 
 def _pack_address(version: int, text: str) -> bytes:
-    return socket.inet_pton(_family(version), text)
+    return socket.inet_pton(FAMILY[version], text)
 
 
 def _number(kind: int, value: int) -> bytes:
@@ -49,21 +70,21 @@ def _number(kind: int, value: int) -> bytes:
 def encode_rule(rule: RoutingRule) -> Message:
     """A rule (struct fib_rule_hdr, enum FRA_*)."""
     address, _, length = (rule.destination or "").partition("/")
-    body = struct.pack("=BBBBBBBBI", _family(rule.version), int(length or 0), 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0)
-    body += _number(_TABLE, rule.table) + _number(_PRIORITY, rule.priority)
+    body = RTMSG.pack(FAMILY[rule.version], int(length or 0), 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0)
+    body += _number(FRA_TABLE, rule.table) + _number(FRA_PRIORITY, rule.priority)
     if address:
-        body += write_attribute(_DST, _pack_address(rule.version, address))
-    for kind, name in ((_IIFNAME, rule.input_interface), (_OIFNAME, rule.output_interface)):
+        body += write_attribute(FRA_DST, _pack_address(rule.version, address))
+    for kind, name in ((FRA_IIFNAME, rule.input_interface), (FRA_OIFNAME, rule.output_interface)):
         if name is not None:
             body += write_attribute(kind, encode_name(name))
     if rule.fwmark is not None:
-        body += _number(_FWMARK, rule.fwmark) + _number(_FWMASK, MARK_MASK)
+        body += _number(FRA_FWMARK, rule.fwmark) + _number(FRA_FWMASK, MARK_MASK)
     if rule.uid_range is not None:
-        body += write_attribute(_UID_RANGE, struct.pack("=II", *rule.uid_range))
+        body += write_attribute(FRA_UID_RANGE, struct.pack("=II", *rule.uid_range))
     if rule.protocol is not None:
-        body += write_attribute(_IP_PROTO, struct.pack("=B", rule.protocol))
+        body += write_attribute(FRA_IP_PROTO, struct.pack("=B", rule.protocol))
     if rule.destination_port is not None:
-        body += write_attribute(_DPORT_RANGE, struct.pack("=HH", rule.destination_port, rule.destination_port))
+        body += write_attribute(FRA_DPORT_RANGE, struct.pack("=HH", rule.destination_port, rule.destination_port))
     return RTM_NEWRULE, body
 
 
@@ -72,14 +93,14 @@ def encode_route(route: Route, tun_index: int) -> Message:
     address, _, length = route.destination.partition("/")
     kind = RTN_UNREACHABLE if route.unreachable else RTN_UNICAST
     scope = RT_SCOPE_LINK if route.version == IPV4 and not route.unreachable else RT_SCOPE_UNIVERSE
-    head = (_family(route.version), int(length), 0, 0, RT_TABLE_UNSPEC, RTPROT_STATIC, scope, kind, 0)
-    body = struct.pack("=BBBBBBBBI", *head) + _number(_TABLE, names.ROUTE_TABLE) + _number(_PRIORITY, route.metric)
+    head = (FAMILY[route.version], int(length), 0, 0, RT_TABLE_UNSPEC, RTPROT_STATIC, scope, kind, 0)
+    body = RTMSG.pack(*head) + _number(RTA_TABLE, names.ROUTE_TABLE) + _number(RTA_PRIORITY, route.metric)
     if int(length):
-        body += write_attribute(_DST, _pack_address(route.version, address))
+        body += write_attribute(RTA_DST, _pack_address(route.version, address))
     if not route.unreachable:
-        body += _number(_OIF, tun_index)
+        body += _number(RTA_OIF, tun_index)
         if route.source is not None:
-            body += write_attribute(_PREFSRC, _pack_address(route.version, route.source))
+            body += write_attribute(RTA_PREFSRC, _pack_address(route.version, route.source))
     return RTM_NEWROUTE, body
 
 
@@ -88,18 +109,18 @@ def encode_route_removal(route: Route, kind: int) -> Message:
     address, _, length = route.destination.partition("/")
     # Whichever scope it has (fib_trie.c, fib_table_delete); IPv6 has none.
     scope = RT_SCOPE_NOWHERE if route.version == IPV4 else RT_SCOPE_UNIVERSE
-    head = (_family(route.version), int(length), 0, 0, RT_TABLE_UNSPEC, 0, scope, kind, 0)
-    body = struct.pack("=BBBBBBBBI", *head) + _number(_TABLE, names.ROUTE_TABLE) + _number(_PRIORITY, route.metric)
+    head = (FAMILY[route.version], int(length), 0, 0, RT_TABLE_UNSPEC, 0, scope, kind, 0)
+    body = RTMSG.pack(*head) + _number(RTA_TABLE, names.ROUTE_TABLE) + _number(RTA_PRIORITY, route.metric)
     if int(length):
-        body += write_attribute(_DST, _pack_address(route.version, address))
+        body += write_attribute(RTA_DST, _pack_address(route.version, address))
     return RTM_DELROUTE, body
 
 
 def encode_link(name: str, index: int, kind: str) -> Message:
     """A new device of a kind that needs no more to be said (struct ifinfomsg)."""
-    body = struct.pack("=BxHiII", 0, 0, index, 0, 0) + write_attribute(_IFLA_IFNAME, encode_name(name))
-    info = write_attribute(_IFLA_INFO_KIND, kind.encode() + b"\0")
-    return RTM_NEWLINK, body + write_attribute(_IFLA_LINKINFO, info)
+    body = IFINFOMSG.pack(0, 0, index, 0, 0) + write_attribute(IFLA_IFNAME, encode_name(name))
+    info = write_attribute(IFLA_INFO_KIND, kind.encode() + b"\0")
+    return RTM_NEWLINK, body + write_attribute(IFLA_LINKINFO, info)
 
 
 def encode_renaming(index: int, name: str) -> Message:
@@ -110,7 +131,7 @@ def encode_renaming(index: int, name: str) -> Message:
 
 def encode_link_removal(index: int) -> Message:
     """The removal of a device (struct ifinfomsg)."""
-    return RTM_DELLINK, struct.pack("=BxHiII", 0, 0, index, 0, 0)
+    return RTM_DELLINK, IFINFOMSG.pack(0, 0, index, 0, 0)
 
 
 def encode_local(network: str, device: int, address: str) -> Message:
@@ -123,8 +144,10 @@ def encode_local(network: str, device: int, address: str) -> Message:
     """
     target, _, length = network.partition("/")
     head = (socket.AF_INET, int(length), 0, 0, LOCAL_TABLE, RTPROT_KERNEL, RT_SCOPE_HOST, RTN_LOCAL, 0)
-    body = struct.pack("=BBBBBBBBI", *head) + _number(_TABLE, LOCAL_TABLE) + _number(_OIF, device)
-    body += write_attribute(_DST, _pack_address(IPV4, target)) + write_attribute(_PREFSRC, _pack_address(IPV4, address))
+    body = RTMSG.pack(*head) + _number(RTA_TABLE, LOCAL_TABLE) + _number(RTA_OIF, device)
+    body += write_attribute(RTA_DST, _pack_address(IPV4, target)) + write_attribute(
+        RTA_PREFSRC, _pack_address(IPV4, address)
+    )
     return RTM_NEWROUTE, body
 
 
@@ -135,8 +158,8 @@ def encode_loopback(index: int) -> tuple[Message, ...]:
 
 def encode_up(index: int) -> Message:
     """Our TUN set up, with room for its packets, and a port of nothing (struct ifinfomsg)."""
-    body = struct.pack("=BxHiII", 0, 0, index, IFF_UP, IFF_UP) + _number(_IFLA_MTU, names.TUN_MTU)
-    return RTM_NEWLINK, body + _number(_IFLA_TXQLEN, names.TUN_QUEUE) + _number(_IFLA_MASTER, 0)
+    body = IFINFOMSG.pack(0, 0, index, IFF_UP, IFF_UP) + _number(IFLA_MTU, names.TUN_MTU)
+    return RTM_NEWLINK, body + _number(IFLA_TXQLEN, names.TUN_QUEUE) + _number(IFLA_MASTER, 0)
 
 
 def encode_tun(index: int, *, ipv6: bool = True) -> tuple[Message, ...]:
@@ -150,8 +173,8 @@ def encode_tun(index: int, *, ipv6: bool = True) -> tuple[Message, ...]:
     chosen = [(4, names.TUN_IPV4, 24, 0), (6, names.TUN_IPV6, 64, IFA_F_NODAD)][: 2 if ipv6 else 1]
     for version, text, prefix, nodad in chosen:
         packed = _pack_address(version, text)
-        body = struct.pack("=BBBBI", _family(version), prefix, 0, 0, index) + write_attribute(_IFA_ADDRESS, packed)
-        body += write_attribute(_IFA_LOCAL, packed) + _number(_IFA_FLAGS, IFA_F_NOPREFIXROUTE | nodad)
+        body = IFADDRMSG.pack(FAMILY[version], prefix, 0, 0, index) + write_attribute(IFA_ADDRESS, packed)
+        body += write_attribute(IFA_LOCAL, packed) + _number(IFA_FLAGS, IFA_F_NOPREFIXROUTE | nodad)
         messages.append((RTM_NEWADDR, body))
         if version == IPV4:
             # An entry for IPv6 would be a second one beside the kernel's: `tun.ensure_tun` sees to that.
