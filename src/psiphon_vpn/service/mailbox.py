@@ -9,11 +9,12 @@ from psiphon_vpn.service.events import Event, NetworkSeen
 def _replaces(event: Event, waiting: Event) -> bool:
     """Whether an event says all that one says which waits before it.
 
-    What is a transition is decided by the ways out: a look that saw others is never passed over.
+    What is a transition is decided by the ways out and what is in use of them: a look that saw other ones is never
+    passed over.
     """
     if not (isinstance(event, NetworkSeen) and isinstance(waiting, NetworkSeen)):
         return False
-    return event.seen.uplinks == waiting.seen.uplinks
+    return (event.seen.uplinks, event.uses) == (waiting.seen.uplinks, waiting.uses)
 
 
 class Mailbox:
