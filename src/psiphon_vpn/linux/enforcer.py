@@ -1,33 +1,24 @@
-"""The policy in force: puts it into the kernel, reads it back, and holds the lease.
-
-The lease is taken and renewed with a `Proof`, which only `verify` makes. A proof is good for one generation of the
-ruleset (the kernel itself refuses the renewal otherwise) and until the next `close`: what is closed while something
-is being opened stays closed.
-"""
+"""The policy in force: puts it into the kernel, reads it back, and takes the lease (`lease`) with what it found."""
 
 import asyncio
-import contextlib
-import errno
 import logging
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from socket import if_nametoindex
 
+from psiphon_vpn.linux.card_filters import CardFilters
 from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
+from psiphon_vpn.linux.lease import Lease, Proof
 from psiphon_vpn.linux.lock import EnforcementError, LedAround, Trouble
 from psiphon_vpn.linux.loopback import name_loopback
-from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
+from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.putback import NetworkMender
 from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules, check_routing, find_detour
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.sysctl import apply_sysctls, check_sysctls
 from psiphon_vpn.linux.tables import Tables
-from psiphon_vpn.linux.traffic import NetlinkTraffic, Standing, Traffic
+from psiphon_vpn.linux.traffic import NetlinkTraffic, Standing
 from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun
 from psiphon_vpn.linux.uplink_entries import put_entries_back
 from psiphon_vpn.policy import names
@@ -39,41 +30,12 @@ from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import SYSCTLS
-from psiphon_vpn.policy.traffic import Filter
-from psiphon_vpn.policy.values import InterfaceName
-from psiphon_vpn.tasks import describe
 
 log = logging.getLogger(__name__)
 
-CATCH_UPS = 200
-"""So often a renewal is tried against programs that commit what cannot change a rule: it takes a tenth of the time that
-1,000 of these a second leave between two."""
-LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
 # A table is a value, made of nothing but these arguments. One event asks for the same several times.
 _build_base_table = lru_cache(maxsize=8)(build_base_table)
 _build_egress_guard = lru_cache(maxsize=8)(build_egress_guard)
-
-
-@dataclass(frozen=True)
-class Proof:
-    """That rules, routes and TUN were just found as the policy in force says. Made by `Enforcer.verify` alone."""
-
-    generation: int
-    closings: int
-
-
-def _find_indexes(wires: Sequence[str]) -> dict[int, str]:
-    """The wires that are there, by index."""
-    found = {}
-    for name in wires:
-        with contextlib.suppress(OSError):
-            found[if_nametoindex(name)] = name
-    return found
-
-
-def _boot_seconds() -> float:
-    """Seconds since boot, sleep included (clock_gettime(2), CLOCK_BOOTTIME)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Enforcer:
@@ -88,22 +50,14 @@ class Enforcer:
         self._socket = RouteSocket()
         self._mender = NetworkMender(identity.uid, self._socket)
         self._features = features
-        self._traffic = Traffic(NetlinkTraffic(self._socket)) if features.traffic_filters else None
-        self._cards: dict[int, str] = {}
-        """The cards that have a filter, or ought to, by index."""
-        self.odd_wires: tuple[str, ...] = ()
-        """Wires whose names stand in no rule: a filter knows its card by index."""
+        self._filters = CardFilters(NetlinkTraffic(self._socket) if features.traffic_filters else None)
         self._rules = build_rules(identity)
         self._routes: tuple[Route, ...] = ()
         self._policy: Policy | None = None
         self._tun: Tun | None = None
-        self._closings = 0
         # One change or look at a time: a look must not see a change half-way. `close` does not wait for it.
         self._lock = asyncio.Lock()
-        self._proof: Proof | None = None
-        self._renewed_at = 0.0
-        self._ipv6 = False
-        self._proxy = False
+        self._lease = Lease(netlink, self._tables)
         self._suspect = False
         """Whether a route by the TUN was refused, or it carried nothing: it is made anew, whatever it looks like."""
         self.ipv6 = Ipv6.ON
@@ -118,23 +72,7 @@ class Enforcer:
 
     def close(self) -> None:
         """Close at once: every proof is void, and the lease is taken out of the kernel. Never fails."""
-        # Elements that may have timed out count as none.
-        held = self._proof is not None and _boot_seconds() - self._renewed_at < names.LEASE_SECONDS - 1
-        self._void()
-        try:
-            self._tables.withdraw(LEASE_SETS, held=held)
-        except OSError as error:
-            # Without the table there is no lease either. Anything else: the lease runs out by itself.
-            if error.errno != errno.ENOENT:
-                log.error("the lease could not be withdrawn and will run out by itself: %s", error)
-        except Exception as error:  # noqa: BLE001  whoever closes goes on to say why: nothing may come between
-            log.error("the lease could not be withdrawn and will run out by itself: %s", describe(error))
-
-    def _void(self) -> None:
-        """Every proof is void from here on."""
-        self._closings += 1
-        self._proof = None
-        self._ipv6 = False
+        self._lease.close()
 
     async def ensure_tun(self) -> Tun:
         """Make the TUN or put it right.
@@ -176,7 +114,7 @@ class Enforcer:
         async with self._lock:
             try:
                 beside = self._build_beside(policy)
-                await self._shed_filters(policy, beside)
+                await self._filters.shed(policy, beside)
                 done = await self._tables.amend(self._build_base(policy), *beside)
             except (RulesetError, OSError) as error:
                 log.warning("rules could not be amended: %s", error)
@@ -206,7 +144,7 @@ class Enforcer:
     async def _apply(self, policy: Policy) -> None:
         self._policy = policy
         beside = self._build_beside(policy)
-        await self._shed_filters(policy, beside)
+        await self._filters.shed(policy, beside)
         try:
             await self._tables.put(self._build_base(policy), *beside)
             guests = list_networks(policy.links.bridges)
@@ -221,33 +159,12 @@ class Enforcer:
             log.warning("kernel setting not made: %s", failure)
         await self._fit_filters()
 
-    async def _shed_filters(self, policy: Policy, beside: Sequence[Table]) -> None:
-        """Before a card loses its egress guard it loses the filter that asks for that guard's mark."""
-        if self._traffic is None or not self._knows_wires(policy):
-            return
-        guarded = [name for table in beside if table.name == names.EGRESS_TABLE for name in table.devices]
-        try:
-            await self._traffic.shed(_find_indexes(guarded))
-        except OSError as error:
-            # The lock comes first. A card that is cut off by it is closed, and looked at again below.
-            log.warning("a filter of traffic control could not be taken away: %s", error)
-
-    def _knows_wires(self, policy: Policy) -> bool:
-        """Not at the start, before the links were looked at: what a daemon before us put up stands until then."""
-        return self._traffic is not None and (self._traffic.looked or bool(policy.links.wires) or bool(self.odd_wires))
-
     async def _fit_filters(self) -> bool:
         """Put the filters to the guards that were just read back; whether anything had to be done. Opens nothing."""
-        if self._traffic is None or self._policy is None or not self._knows_wires(self._policy):
+        if self._policy is None:
             return False
         guarded = self._tables.guarded if self._features.egress_hook else frozenset[str]()
-        self._cards = _find_indexes((*self._policy.links.wires, *self.odd_wires))
-        wanted = {i: Filter.MARKED if name in guarded else Filter.SOURCES for i, name in self._cards.items()}
-        try:
-            return await self._traffic.fit(wanted)
-        except OSError as error:
-            log.warning("the filters of traffic control could not be looked at: %s", error)
-            return False
+        return await self._filters.fit(self._policy, guarded)
 
     async def check_filters(self) -> bool:
         """Look at the filters of traffic control, if anything may have changed them, and put them back.
@@ -260,18 +177,21 @@ class Enforcer:
 
     def doubt_filters(self, index: int | None = None) -> bool:
         """Somebody changed traffic control at an interface, or nobody knows where; whether that may concern ours."""
-        if self._traffic is None or not (index is None or self._traffic.concerns(index)):
-            return False
-        self._traffic.doubt()
-        return True
+        return self._filters.doubt(index)
 
     @property
     def filters(self) -> tuple[tuple[str, Standing], ...]:
         """What stood at the traffic control of each wire when it was last looked at."""
-        if self._traffic is None:
-            return ()
-        standings = self._traffic.standings
-        return tuple((name, standings.get(index, Standing())) for index, name in self._cards.items())
+        return self._filters.standings
+
+    @property
+    def odd_wires(self) -> tuple[str, ...]:
+        """Wires whose names stand in no rule: a filter knows its card by index."""
+        return self._filters.odd_wires
+
+    @odd_wires.setter
+    def odd_wires(self, wires: tuple[str, ...]) -> None:
+        self._filters.odd_wires = wires
 
     async def rehearse(self, policy: Policy) -> None:
         """Have at hand what a policy that comes soon is compared with. Changes nothing, and is not needed.
@@ -303,7 +223,7 @@ class Enforcer:
         return tuple(name for name in self._policy.links.wires if name not in guarded)
 
     async def _verify(self) -> Proof:
-        closings = self._closings
+        closings = self._lease.closings
         if self._tun is None:
             raise EnforcementError("there is no TUN")
         # A wire beside the core's way leaks its raw frames in every state alike: not to open would stop none of them.
@@ -333,15 +253,15 @@ class Enforcer:
         Raises:
             EnforcementError: not everything is as it should be, or it was closed meanwhile. It is closed.
         """
-        closings = self._closings
+        closings = self._lease.closings
         try:
             async with self._lock:
                 await self._set_routes(open_ipv4=True, open_ipv6=False)
                 proof = await self._verify()
-                if closings != self._closings:
+                if closings != self._lease.closings:
                     raise EnforcementError("closed while it was being opened")
-                self._proxy = proxy
-                self._lease(proof, fresh=True)
+                self._need_open_policy()
+                self._lease.take(proof, proxy=proxy)
         except LedAround:
             self.close()
             raise
@@ -355,9 +275,10 @@ class Enforcer:
         Raises:
             EnforcementError: something is not as it should be, or there is no lease. It is closed.
         """
-        if self._proof is None:
+        proof = self._lease.proof
+        if proof is None:
             raise EnforcementError("there is no lease to renew")
-        if _boot_seconds() - self._renewed_at > names.LEASE_SECONDS:
+        if self._lease.ran_out:
             # We were stopped, starved or asleep: what was verified then says nothing about now.
             self.close()
             raise EnforcementError("the lease ran out")
@@ -366,10 +287,13 @@ class Enforcer:
             self.close()
             raise EnforcementError(changed)
         try:
+            self._need_open_policy()
             try:
-                self._lease(self._proof)
+                self._lease.renew(proof)
             except GenerationChanged:
-                self._lease(await self.verify(), fresh=True)
+                proof = await self.verify()
+                self._need_open_policy()
+                self._lease.renew(proof, fresh=True)
         except (EnforcementError, GenerationChanged, OSError) as error:
             self.close()
             raise EnforcementError(str(error) or "the ruleset keeps changing") from error
@@ -387,7 +311,7 @@ class Enforcer:
         Raises:
             EnforcementError: as for `renew`.
         """
-        if self._proof is None or self.ipv6 is not Ipv6.ON:
+        if self._lease.proof is None or self.ipv6 is not Ipv6.ON:
             return
         try:
             async with self._lock:
@@ -395,8 +319,8 @@ class Enforcer:
         except RoutingError as error:
             self.close()
             raise EnforcementError(str(error)) from error
-        if self._proof is not None:
-            self._ipv6 = True
+        if self._lease.proof is not None:
+            self._lease.cover_ipv6()
             await self.renew()
 
     async def check_routes(self) -> Trouble | None:
@@ -440,7 +364,7 @@ class Enforcer:
         Closing first would cost a grace period of the kernel's (10 ms) where the base table is gone: a transaction that
         fails is undone only after one (nf_tables_api.c, __nf_tables_abort).
         """
-        self._void()
+        self._lease.void()
         if self._tables.put_back_now():
             return True
         self.close()
@@ -503,7 +427,7 @@ class Enforcer:
         Raises:
             OSError: the kernel does not say.
         """
-        return self._netlink.holds(Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME))
+        return self._lease.read()
 
     def is_own_commit(self, port: int) -> bool:
         """Whether a commit was made by our own socket, by the port id in its announcement."""
@@ -512,39 +436,16 @@ class Enforcer:
     @property
     def leased(self) -> bool:
         """Whether the lease was taken and not given up since."""
-        return self._proof is not None
+        return self._lease.proof is not None
 
     @property
     def ipv6_open(self) -> bool:
         """Whether the lease covers IPv6."""
-        return self._proof is not None and self._ipv6
+        return self._lease.ipv6
 
-    def _lease(self, proof: Proof, *, fresh: bool = False) -> None:
-        if proof.closings != self._closings:
-            raise EnforcementError("closed meanwhile")
+    def _need_open_policy(self) -> None:
         if self._policy is None or self._policy.state is not State.OPEN:
             raise EnforcementError("the policy in force does not open")
-        elements = [Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME)]
-        if self._proxy and (loopback := InterfaceName.of(name_loopback())) is not None:
-            elements.append(Element(names.BASE_TABLE, names.LEASE_SET, loopback))
-        if self._ipv6:
-            elements.append(Element(names.BASE_TABLE, names.LEASE_SET_IPV6, names.TUN_NAME))
-        generation = proof.generation
-        for _ in range(CATCH_UPS):
-            try:
-                generation = self._netlink.renew(tuple(elements), names.LEASE_SECONDS * 1000, generation=generation)
-                break
-            except GenerationChanged:
-                # The kernel has announced all that was committed before it refused.
-                newer = self._tables.catch_up(generation, fresh=fresh)
-                if newer == generation:
-                    raise
-                generation = newer
-        else:
-            raise GenerationChanged
-        self._tables.adopt(generation)
-        self._proof = replace(proof, generation=generation)
-        self._renewed_at = _boot_seconds()
 
     async def _put_entries_back(self) -> None:
         if self._policy is not None and self._policy.links.uplink is not None:

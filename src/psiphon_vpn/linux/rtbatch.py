@@ -125,7 +125,7 @@ def encode_link(name: str, index: int, kind: str) -> Message:
 
 def encode_renaming(index: int, name: str) -> Message:
     """Another name for a device (struct ifinfomsg). Without NLM_F_CREATE nothing is made."""
-    body = struct.pack("=BxHiII", 0, 0, index, 0, 0) + write_attribute(_IFLA_IFNAME, encode_name(name))
+    body = IFINFOMSG.pack(0, 0, index, 0, 0) + write_attribute(IFLA_IFNAME, encode_name(name))
     return RTM_NEWLINK, body
 
 
