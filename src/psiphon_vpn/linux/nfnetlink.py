@@ -257,12 +257,12 @@ class NftSocket:
         messages = list(messages)
         base = self._next(len(messages) + 2)
         head = b"" if generation is None else write_attribute(NFNL_BATCH_GENID, struct.pack(">I", generation))
-        data = _message(NFNL_MSG_BATCH_BEGIN, 0, base, head, resource=NFNL_SUBSYS_NFTABLES)
+        data = [_message(NFNL_MSG_BATCH_BEGIN, 0, base, head, resource=NFNL_SUBSYS_NFTABLES)]
         for index, item in enumerate(messages, start=1):
             flags = item.flags | (NLM_F_ACK if index == len(messages) else 0)
-            data += _message(_nftables(item.kind), flags, base + index, item.body, family=item.family)
-        data += _message(NFNL_MSG_BATCH_END, 0, base + len(messages) + 1, b"", resource=NFNL_SUBSYS_NFTABLES)
-        self._socket.send(data)
+            data.append(_message(_nftables(item.kind), flags, base + index, item.body, family=item.family))
+        data.append(_message(NFNL_MSG_BATCH_END, 0, base + len(messages) + 1, b"", resource=NFNL_SUBSYS_NFTABLES))
+        self._socket.send(b"".join(data))
         self._await_commit(base, base + len(messages))
 
     def dump(self, kind: int, family: int, body: bytes = b"") -> list[bytes]:

@@ -6,6 +6,7 @@ an expression has the attributes that its init reads), so a table that was found
 program. What is put back so is read back by nft afterwards, like whatever is loaded.
 """
 
+import itertools
 import operator
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -215,7 +216,12 @@ def read_image(
 
 def are_equal(one: Iterable[Message], other: Iterable[Message]) -> bool:
     """Whether two images make the same tables: elements of a set are listed in any order (nft_set_hash.c)."""
-    return [_sort_elements(message) for message in one] == [_sort_elements(message) for message in other]
+    pairs = itertools.zip_longest(one, other)
+    return all(
+        first == second
+        or (first is not None and second is not None and _sort_elements(first) == _sort_elements(second))
+        for first, second in pairs
+    )
 
 
 def _sort_elements(message: Message) -> Message | tuple[Message, list[tuple[int, bytes]]]:
