@@ -11,7 +11,7 @@ from psiphon_vpn.linux.netlink import iterate_messages
 from psiphon_vpn.linux.nfnetlink import Generation, open_generation_monitor, parse_generations
 
 RTMGRP_LINK = 1
-_NEWTABLE, _NEWSETELEM, _NEWGEN = 0xA00, 0xA0C, 0xA0F
+_NEWTABLE, _DELTABLE, _NEWSETELEM, _DELSETELEM, _NEWGEN = 0xA00, 0xA02, 0xA0C, 0xA0E, 0xA0F
 
 
 def _open_link_monitor() -> socket.socket:
@@ -68,6 +68,17 @@ class CommitWatch(Announcements):
             elif loaded and commit.pid == pid and _NEWSETELEM in made:
                 return when
         return None
+
+    def closed_after(self, begin: float, *, pid: int) -> float | None:
+        """Time at which a process itself took elements away or loaded tables: no renewal, and no lease that ran out."""
+        for (when, commit), made in zip(list(self._commits), list(self._made), strict=False):
+            if when >= begin and commit.pid == pid and made & {_NEWTABLE, _DELTABLE, _DELSETELEM}:
+                return when
+        return None
+
+    def count_by(self, pid: int) -> int:
+        """Commits of a process so far."""
+        return sum(commit.pid == pid for _, commit in list(self._commits))
 
     def next_after(self, begin: float) -> float | None:
         """Time of the first commit after a moment, by anyone."""

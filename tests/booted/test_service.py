@@ -51,6 +51,17 @@ def wait_daemon_other_than(session: Session, pid: str) -> None:
     wait_until(is_new, "another daemon", pause=0.1)
 
 
+def wait_main_process(session: Session, unit: str) -> str:
+    """The number of a unit's process, waited for: one that failed at its start is being started again."""
+
+    def find() -> str:
+        return session.computer.show(unit, "MainPID")["MainPID"]
+
+    wait_until(lambda: find() != "0", f"a process of {unit}", pause=0.1)
+    assert session.computer.show(unit, "NRestarts")["NRestarts"] == "0", session.service.read_journal(unit)
+    return find()
+
+
 def read_tables(session: Session) -> dict[str, str]:
     """Our tables without what changes by itself: elements of sets, counters."""
     tables = session.computer.run(["nft", "list", "tables"]).stdout.splitlines()
@@ -284,7 +295,6 @@ def test_when_the_boot_lock_cannot_be_loaded_interfaces_stay_down_and_the_consol
             rules.write_text(good + "this is no rule\n")
             session.computer.power_cycle(wait=False)
             assert session.computer.wait_booted() == "degraded"
-            time.sleep(3)
             links = session.computer.run(["ip", "-o", "link", "show", "up"]).stdout
             assert "eth0" not in links
             assert not session.find_answers()
@@ -322,7 +332,7 @@ def test_no_name_service_is_asked_by_lock_guard_or_service(session: Session) -> 
             assert asked not in said
             identity = computer.run(["id", "-u", "psiphon-user"]).stdout.strip()
             for unit, user in ((GUARD_UNIT, "0"), (SERVICE_UNIT, "0"), (SERVICE_UNIT, identity)):
-                pid = computer.show(unit, "MainPID")["MainPID"]
+                pid = wait_main_process(session, unit)
                 inside = computer.run(["nsenter", "-t", pid, "-m", "-S", user, *look_up], check=False).stderr
                 assert "find library=libc.so" in inside
                 assert asked not in inside, (unit, user)

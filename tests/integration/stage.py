@@ -12,6 +12,7 @@ from tests.cores import install_script
 
 from psiphon_lab.addresses import LAN_A, Lan
 from psiphon_lab.battery import NOBODY, run_probes, unseen_probes
+from psiphon_lab.commits import CommitWatch
 from psiphon_lab.judge import find_leaks, world_evidence
 from psiphon_lab.machine import LAB_UID, Machine
 from psiphon_lab.probe import ProbeResult, probe_specs
@@ -38,6 +39,13 @@ class Stage:
     def set_faults(self, *faults: dict[str, Any]) -> None:
         """Tell the stand-in core how to misbehave; nothing means well."""
         write_faults(self.faults, *faults)
+
+    def let_it_renew(self, times: int = 1) -> None:
+        """Until the daemon has renewed the lease so often: what came before has been looked at by then."""
+        pid = self.machine.daemon_pid
+        with CommitWatch(self.world.client) as commits:
+            # One that was on its way already does not count.
+            self.machine.wait_for(lambda: commits.count_by(pid) > times, "the lease, renewed")
 
     def probe(self, lan: Lan = LAN_A) -> dict[str, ProbeResult]:
         """Run the battery as root and as a user; fail unless none of it is seen and nothing leaked."""

@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tests.integration.stage import Stage, open_stage
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.frames import decode_packet
+from psiphon_lab.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
@@ -125,7 +125,7 @@ def test_a_lease_of_a_server_outside_the_private_ranges_is_not_lost_but_rebound_
             first = server.count("DHCPACK")
             assert first >= 1, "the first lease came through the lock"
             machine.wait_for(lambda: server.count("DHCPACK") > first, "the lease, rebound while open")
-            time.sleep(0.5)
+            stage.let_it_renew()
             after = status_of(stage)
             assert (after["since"], after["core_pid"]) == (status["since"], status["core_pid"]), "no transition"
             packets = [decode_packet(frame.data[14:]) for frame in stage.world.frames_since(mark)]
@@ -214,6 +214,9 @@ def test_the_allowance_for_dhcp_is_no_wider_than_the_clients_need() -> None:
         frames = [frame for frame in stage.world.frames_since(mark) if b"psiphon-dhcp-probe" in frame.data]
         assert not frames
         send(0, 68, "255.255.255.255", 67)
-        time.sleep(0.2)
-        frames = [frame for frame in stage.world.frames_since(mark) if b"psiphon-dhcp-probe" in frame.data]
-        assert len(frames) == 1, "the positive control: root, from 68 to 67, to everybody on this link"
+
+        def came() -> int:
+            return sum(b"psiphon-dhcp-probe" in frame.data for frame in stage.world.frames_since(mark))
+
+        wait_until(lambda: came() > 0, "the positive control: root, from 68 to 67, to everybody on this link")
+        assert came() == 1

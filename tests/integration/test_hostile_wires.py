@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +47,6 @@ def send_from_container(stage: Stage) -> int:
     """How many frames of the container came out. Another program's rule sends them straight to the card."""
     mark = stage.world.mark()
     stage.world.container.run([sys.executable, "-I", "-c", SEND])
-    time.sleep(0.5)
     return sum(TOKEN in frame.data for frame in stage.world.frames_since(mark))
 
 
@@ -191,4 +189,3 @@ def test_a_wire_that_cannot_be_guarded_costs_only_itself_and_the_uplink_the_open
     closed.machine.wait_for(lambda: "no egress guard on eth0" in closed.machine.read_log(), "the reason")
     for _ in range(20):
         assert status_of(closed)["state"] != "OPEN"
-        time.sleep(0.05)

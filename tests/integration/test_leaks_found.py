@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from psiphon_lab import addresses as plan
 from psiphon_lab import craft
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import send_bytes
+from psiphon_lab.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
@@ -55,11 +57,19 @@ def test_a_daemon_that_starts_leaves_the_egress_guard_of_the_one_before_standing
         before = client.run(["nft", "list", "table", "netdev", "psiphon_egress"]).stdout
         assert "eth0" in before
         monitor = client.spawn(["nft", "monitor", "ruleset"], stdout=-1)
-        time.sleep(0.2)
+        assert monitor.stdout is not None
+        pipe = monitor.stdout.fileno()
+
+        def hears() -> bool:
+            client.run(["nft", "add table inet heard; delete table inet heard"])
+            return bool(select.select([pipe], [], [], 0)[0])
+
+        wait_until(hears, "the monitor")
         stage.machine.start_daemon()
         stage.machine.wait_state("OPEN")
         monitor.terminate()
         told = monitor.communicate()[0].decode()
+        assert "psiphon_filter" in told, "the positive control"
         # Only ever replaced in the transaction that puts up the next one: announced as gone and there again at once.
         deleted, added = "delete table netdev psiphon_egress", "add table netdev psiphon_egress"
         gone = [block for block in told.split("# new generation") if deleted in block and added not in block]

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from tests.conftest import Figure
 from tests.integration.kernel import Kernel
 from tests.policies import make_policy
 
@@ -97,7 +98,7 @@ def test_a_commit_of_anybody_between_two_renewals_stops_the_second(base: Kernel)
     assert max(leased(base).values(), default=0.0) <= 1.5, "what was leased before runs out as it was"
 
 
-def test_a_lease_ends_by_itself_on_time_with_nobody_there(base: Kernel) -> None:
+def test_a_lease_ends_by_itself_on_time_with_nobody_there(base: Kernel, figure: Figure) -> None:
     def work(netlink: NftSocket) -> float:
         netlink.renew(LEASE, 400, generation=netlink.read_generation())
         return time.monotonic()
@@ -105,7 +106,9 @@ def test_a_lease_ends_by_itself_on_time_with_nobody_there(base: Kernel) -> None:
     taken = base.with_netlink(work)  # the socket is closed now: the kernel alone ends the lease
     assert set(leased(base)) == {names.TUN_NAME, "lo"}
     wait_until(lambda: leased(base) == {}, "the end of the lease")
-    assert 0.35 <= time.monotonic() - taken <= 1.5
+    took = time.monotonic() - taken
+    assert took >= 0.35
+    figure("a lease of 0.4 s to its end, s", took)
 
 
 def test_a_renewal_gives_the_whole_time_again(base: Kernel) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.integration.stage import Stage
 
-SAMPLE_SECONDS = 0.02
+from psiphon_lab.namespace import PATIENCE
 
 
 def status_of(stage: Stage) -> dict[str, Any]:
@@ -19,21 +19,28 @@ def status_of(stage: Stage) -> dict[str, Any]:
     return status
 
 
-def wait_reason(stage: Stage, reason: str, *, seconds: float = 10) -> dict[str, Any]:
+def wait_reason(stage: Stage, reason: str, *, seconds: float = PATIENCE) -> dict[str, Any]:
     stage.machine.wait_for(lambda: status_of(stage)["reason_code"] == reason, f"the reason {reason}", seconds=seconds)
     return status_of(stage)
 
 
-def watch_states(stage: Stage, seconds: float) -> list[str]:
-    """The states that the status shows over a time."""
+def watch_states(stage: Stage, until: Callable[[], bool], what: str) -> list[str]:
+    """The states that the status shows until something happens."""
     seen: list[str] = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+
+    def look() -> bool:
         status = status_of(stage)
         assert status["locked"] is True
         seen.append(status["state"])
-        time.sleep(SAMPLE_SECONDS)
+        return until()
+
+    stage.machine.wait_for(look, what)
     return seen
+
+
+def count_tries(stage: Stage, before: int) -> int:
+    """How often the log, from a place in it on, says that it begins to connect."""
+    return stage.machine.read_log()[before:].count("-> CONNECTING")
 
 
 def moves_in(log: str) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 from psiphon_lab import addresses as plan
 from psiphon_lab.dns_message import TXT
 from psiphon_lab.judge import Flow
-from psiphon_lab.namespace import PATIENCE
+from psiphon_lab.namespace import PATIENCE, LabError
 from psiphon_lab.server_process import ServerProcess, run_server
 from psiphon_lab.standin_core import write_core_wrapper
 from psiphon_lab.standin_faults import write_faults
@@ -99,7 +99,8 @@ class CoreProcess:
             found = [item for item in self.notices(kind) if data is None or item == data]
             if len(found) >= at_least:
                 return time.monotonic() - start
-            assert time.monotonic() - start < PATIENCE, (kind, self.raw[-2000:])
+            if time.monotonic() - start > PATIENCE:
+                raise LabError(f"no {kind}: {self.raw[-2000:]!r}")
             if not self.read(0.2):
                 assert self.child.poll() is None, (kind, self.child.returncode, self.raw[-2000:])
 
@@ -120,7 +121,8 @@ class CoreProcess:
         """Read to the end of the process; its exit code, negative for a signal."""
         deadline = time.monotonic() + PATIENCE
         while self.read(0.05) or self.child.poll() is None:
-            assert time.monotonic() < deadline, self.raw[-2000:]
+            if time.monotonic() > deadline:
+                raise LabError(f"no end: {self.raw[-2000:]!r}")
         return self.child.wait()
 
 
