@@ -14,11 +14,12 @@ is_held() { ! nft -c delete table @GUARD_TABLE@ 2>/dev/null && nft list table @G
 
 handle() { nft -a list table @GUARD_TABLE@ 2>/dev/null | sed -n '1s/.*# handle \([0-9]*\).*/\1/p'; }
 
-await() { # a command; five seconds
+# Half a minute: what is not ready is ended and started again, and a machine that boots is busy.
+await() { # a command
     tries=0
     until "$@"; do
         tries=$((tries + 1))
-        [ "$tries" -lt 100 ] || return 1
+        [ "$tries" -lt 600 ] || return 1
         sleep 0.05
     done
 }
