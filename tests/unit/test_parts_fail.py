@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.fake_lock import FakeLock
+from tests.skipping import run_skipping
 from tests.unit.faulty_daemon import Fault, Life, live, unlike
 
 import psiphon_vpn
@@ -195,7 +196,7 @@ def test_a_part_that_returns_although_it_should_run_for_ever_has_failed() -> Non
         assert tasks.down == {"part"}
         await tasks.close()
 
-    asyncio.run(scenario())
+    run_skipping(scenario())
     assert [type(error) for error in told] == [PartReturned]
 
 
@@ -215,7 +216,7 @@ def test_what_is_cancelled_by_anybody_else_has_failed_and_what_we_cancel_has_not
         await asyncio.sleep(0.01)
         await tasks.close()
 
-    asyncio.run(scenario())
+    run_skipping(scenario())
     assert told == ["others"]
 
 
