@@ -86,9 +86,8 @@ class Healer:
 
     def on_network(self, change: NetworkChange | None) -> None:
         """A link, an address, a route, a rule or a filter changed; with None, some changes were missed."""
-        if change is None or change.kind == "traffic":
-            self._hear_of_filters(change)
         if change is not None and change.kind == "traffic":
+            self._hear_of_filters(change)
             return
         uplink = self._runner.model.uplink
         tun = self._enforcer.tun
@@ -108,6 +107,8 @@ class Healer:
         # The TUN and the private table are no part of any uplink: no look at the links for what we do there ourselves.
         if change is None or not (is_tun or change.ours) or self._route_culprit is not None:
             self._network_dirty.set()
+        if change is None:
+            self._hear_of_filters(None)
 
     def _hear_of_filters(self, change: NetworkChange | None) -> None:
         if change is not None and change.port and self._enforcer.is_own(change.port):
