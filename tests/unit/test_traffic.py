@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psiphon_vpn.linux import card_filters
+from psiphon_vpn.linux.card_filters import CardFilters
 from psiphon_vpn.linux.lockstate import list_marking
 from psiphon_vpn.linux.monitor import parse_changes
 from psiphon_vpn.linux.netlink import HEADER, read_attributes
@@ -45,7 +47,10 @@ from psiphon_vpn.linux.traffic import (
     judge,
 )
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.guards import build_egress_guard
+from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.traffic import DROP, GO_ON, Filter, build_program, encode_program
+from psiphon_vpn.policy.values import parse_names
 
 OK = 0
 """TC_ACT_OK: what a program ends with that reads beyond the end of a frame."""
@@ -349,6 +354,40 @@ def test_a_card_is_marked_where_a_guard_of_ours_stands_that_sets_the_mark(
     before: str, after: str, marked: set[str]
 ) -> None:
     assert list_marking(LISTING.replace(before, after, 1)) == marked
+
+
+# -- which card has which ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("R2", "B4")
+def test_a_card_that_was_renamed_keeps_its_filter_until_it_has_another_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = {2: "eth0"}
+    monkeypatch.setattr(card_filters, "if_indextoname", called.__getitem__)
+    monkeypatch.setattr(card_filters, "if_nametoindex", lambda name: find_index(called, name))
+    kernel = FakeKernel()
+    filters = CardFilters(kernel)
+
+    def follow(wires: tuple[str, ...], guarded: tuple[str, ...]) -> list[Filter | None]:
+        policy = Policy(state=State.LOCKED, identity=Identity(uid=1, gid=1), links=Links(wires=parse_names(*wires)))
+        guard = build_egress_guard(policy.identity, parse_names(*guarded))
+        asyncio.run(filters.shed(policy, [guard] if guard is not None else []))
+        asyncio.run(filters.fit(policy, guarded))
+        return [judge([item]).filter for item in kernel.filters]
+
+    assert follow(("eth0",), ("eth0",)) == [MARKED]
+    called[2] = "eth7"
+    assert follow(("eth0",), ()) == [MARKED], "under a policy that does not know its new name yet"
+    assert follow((), ()) == [MARKED]
+    assert follow(("eth7",), ("eth7",)) == [MARKED]
+    assert filters.standings == (("eth7", Standing(filter=MARKED)),)
+    assert follow(("eth7",), ()) == [SOURCES], "the control: without a guard, and called as it was"
+
+
+def find_index(called: dict[int, str], name: str) -> int:
+    found = [index for index, own in called.items() if own == name]
+    if not found:
+        raise OSError(errno.ENODEV, "No such device")
+    return found[0]
 
 
 # -- the kernel's words -----------------------------------------------------------------------------------------------

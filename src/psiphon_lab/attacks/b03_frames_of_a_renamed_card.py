@@ -29,7 +29,8 @@ ATTACK = Attack(
     control="the same frames without the lock",
     run=run,
     disturbs=True,
-    beyond="it takes root, and the kernel takes the rule off the card together with its name; the service puts it back "
-    "within milliseconds, if it runs",
+    beyond="it takes root, and the kernel takes the rule off the card together with its name. Where the service has "
+    "put its filter at the card's traffic control, nothing leaves by it until it has another guard; before that, from "
+    "a boot on, there is no filter",
     senseless={Mode.TRANSITION: "the cable is pulled in this state again and again; a card has no name to lose then"},
 )

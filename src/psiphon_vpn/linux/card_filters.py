@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Collection, Sequence
-from socket import if_nametoindex
+from socket import if_indextoname, if_nametoindex
 
 from psiphon_vpn.linux.traffic import Standing, Traffic, TrafficKernel
 from psiphon_vpn.policy import names
@@ -20,6 +20,20 @@ def _find_indexes(wires: Sequence[str]) -> dict[int, str]:
     for name in wires:
         with contextlib.suppress(OSError):
             found[if_nametoindex(name)] = name
+    return found
+
+
+def _find_renamed(cards: dict[int, str]) -> dict[int, str]:
+    """Those that have another name by now, with the one before.
+
+    Since Linux 6.16 a guard goes with its card's name. The filter stays until the links were looked at, and the card
+    has another guard: so nothing leaves by it meanwhile.
+    """
+    found = {}
+    for index, name in cards.items():
+        with contextlib.suppress(OSError):
+            if if_indextoname(index) != name:
+                found[index] = name
     return found
 
 
@@ -48,7 +62,7 @@ class CardFilters:
             return
         guarded = [name for table in beside if table.name == names.EGRESS_TABLE for name in table.devices]
         try:
-            await self._traffic.shed(_find_indexes(guarded))
+            await self._traffic.shed({**_find_indexes(guarded), **_find_renamed(self._cards)})
         except OSError as error:
             # The lock comes first. A card that is cut off by it is closed, and looked at again below.
             log.warning("a filter of traffic control could not be taken away: %s", error)
@@ -69,8 +83,13 @@ class CardFilters:
         """
         if self._traffic is None or not self._knows_wires(policy):
             return False
-        self._cards = _find_indexes((*policy.links.wires, *self.odd_wires))
-        wanted = {i: Filter.MARKED if name in guarded else Filter.SOURCES for i, name in self._cards.items()}
+        cards = _find_indexes((*policy.links.wires, *self.odd_wires))
+        wanted = {i: Filter.MARKED if name in guarded else Filter.SOURCES for i, name in cards.items()}
+        for index, name in _find_renamed(self._cards).items():
+            stands = self._traffic.standings.get(index, Standing()).filter
+            if index not in cards and stands is not None:
+                cards[index], wanted[index] = name, stands
+        self._cards = cards
         try:
             return await self._traffic.fit(wanted)
         except OSError as error:
