@@ -69,8 +69,8 @@ def test_a_service_that_does_not_close_is_closed_without_it_in_one_transaction(b
 
 @pytest.mark.requirement("R1", "R6")
 def test_where_one_set_is_missing_the_other_is_emptied(bench: Bench) -> None:
-    missing = "Error: No such file or directory; did you mean another set?"
-    nft = f"case \"$text\" in *tunnel_open_ipv6*) echo '{missing}' >&2; exit 1 ;; esac"
+    said = "Error: No such file or directory; did you mean another set?"
+    nft = f"case \"$text\" in *tunnel_open_ipv6*) echo '{said}' >&2; exit 1 ;; esac"
     done = bench.run("begin", program="exit 1", nft=nft)
     assert done.returncode == 0
     assert bench.given == [BOTH, [BOTH[0]], [BOTH[1]]]
