@@ -82,14 +82,14 @@ missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || miss
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
 wanted=() # what only tests need, and the demonstration with a whole system: they do without it, and say so
 case " $* " in
-    *" test "*) wanted=(rpm shellcheck dbus-daemon python3-dbusmock dnsmasq dhclient dhcpd radvd hostapd wpa_supplicant) ;;
+    *" test "*) wanted=(rpm shellcheck dbus-daemon dnsmasq dhclient dhcpd radvd hostapd wpa_supplicant) ;;
     *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
     *" leaktest "*) # the programs that attacks are made with; a test compares them
         wanted=(arping dbus-daemon dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft nsenter
             radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
 esac
 case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 pppoe-server iw) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; esac
-missing=(); for word in "${wanted[@]}"; do is_here "$word" || ! may_come "$word" || missing+=("$word"); done
+missing=(); for word in "${wanted[@]}"; do command -v "$word" >/dev/null || ! may_come "$word" || missing+=("$word"); done
 # One that no package brings must not keep the others away.
 [ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || for word in "${missing[@]}"; do
     (updated=yes install_for "$word") || true

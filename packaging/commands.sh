@@ -9,7 +9,7 @@ package_for() { # command, package manager
         setpriv:* | nsenter:* | flock:* | unshare:*) echo util-linux ;; timeout:*) echo coreutils ;;
         dnsmasq:apt-get) echo dnsmasq-base ;; dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;
         dhcpd:apt-get) echo isc-dhcp-server ;; dhcpd:pacman) echo dhcp ;; dhcpd:*) echo dhcp-server ;;
-        dbus-daemon:apt-get) echo dbus ;; python3-dbusmock:pacman) echo python-dbusmock ;;
+        dbus-daemon:apt-get) echo dbus ;;
         arping:apt-get) echo iputils-arping ;; arping:*) echo iputils ;; firewall-cmd:*) echo firewalld ;;
         wpa_supplicant:apt-get) echo wpasupplicant ;;
         dockerd:apt-get) echo docker.io ;; dockerd:dnf) echo moby-engine ;; dockerd:*) echo docker ;;
@@ -22,10 +22,6 @@ package_for() { # command, package manager
         python:apt-get) echo python3 python3-venv python3-pip ;; python:pacman) echo python python-pip ;;
         python:*) echo python3 python3-pip ;; *) echo "$1" ;;
     esac
-}
-
-is_here() { # command, or the package of a module of the system's own Python
-    case "$1" in python3-*) /usr/bin/python3 -I -c "import ${1#python3-}" 2>/dev/null ;; *) command -v "$1" >/dev/null ;; esac
 }
 
 may_come() { # command; fails if its package must not be installed here

@@ -1,16 +1,20 @@
-"""Private message buses for tests, with python-dbusmock's services on them. Nothing touches the machine's own bus."""
+"""Private message buses for tests, with a notification service on them. Nothing touches the machine's own bus."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jeepney import HeaderFields, MessageType, new_method_return
+from jeepney.bus_messages import message_bus
+from jeepney.io.blocking import open_dbus_connection
 
 CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -23,8 +27,6 @@ CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configurat
   </policy>
 </busconfig>
 """
-MOCK_PYTHON = "/usr/bin/python3"
-"""The distribution's, for which it packages python-dbusmock: its bindings are built for no other."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 60) -> float:
@@ -58,36 +60,28 @@ def run_bus(path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 @contextlib.contextmanager
-def run_mock(
-    address: str, template: str, *parameters: str, log: Path | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """python-dbusmock with one of its templates, on the bus of that address; what it is asked for is in `log`."""
-    environment = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": address, "DBUS_SESSION_BUS_ADDRESS": address}
-    have = subprocess.run([MOCK_PYTHON, "-c", "import dbusmock"], check=False, capture_output=True)
-    if have.returncode:
-        pytest.skip("python-dbusmock is missing: install the package 'python3-dbusmock' ('python3-dbusmock' on Fedora)")
-    written = [] if log is None else ["--logfile", str(log)]
-    process = subprocess.Popen(
-        [MOCK_PYTHON, "-m", "dbusmock", "--system", *written, "--template", template, *parameters],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def run_notifications(address: str) -> Iterator[list[tuple[Any, ...]]]:
+    """A stand-in for a desktop's notification service; what it was asked to show, in order."""
+    told: list[tuple[Any, ...]] = []
+    ended = threading.Event()
+    with open_dbus_connection(address) as bus:
+        bus.send_and_get_reply(message_bus.RequestName("org.freedesktop.Notifications"), timeout=60)
 
+        def serve() -> None:
+            while not ended.is_set():
+                try:
+                    message = bus.receive(timeout=0.05)
+                except TimeoutError:
+                    continue
+                if message.header.message_type is MessageType.method_call:
+                    assert message.header.fields[HeaderFields.member] == "Notify"
+                    told.append(message.body)
+                    bus.send(new_method_return(message, "u", (len(told),)))
 
-def call(address: str, *arguments: str) -> str:
-    """Call a method with dbus-send(1): destination, path, interface.method, arguments; the answer as it prints it."""
-    destination, path, method, *rest = arguments
-    done = subprocess.run(
-        ["dbus-send", f"--bus={address}", "--print-reply", f"--dest={destination}", path, method, *rest],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return done.stdout if done.returncode == 0 else ""
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            yield told
+        finally:
+            ended.set()
+            server.join()

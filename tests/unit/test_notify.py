@@ -1,4 +1,4 @@
-"""Desktop notifications, against a real bus and python-dbusmock's notification service; and the user's unit."""
+"""Desktop notifications, against a real bus and a stand-in for the desktop's service; and the user's unit."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from tests.buses import call, run_bus, run_mock, wait_until
+from tests.buses import run_bus, run_notifications
 from tests.unit.test_cli import STATUS
 
 from psiphon_vpn import client
@@ -42,25 +43,38 @@ def test_what_the_daemon_says_cannot_put_control_characters_on_the_desktop() -> 
     assert text.isprintable()
 
 
-def has_owner(address: str) -> bool:
-    bus = "org.freedesktop.DBus"
-    return "true" in call(address, bus, "/", f"{bus}.NameHasOwner", "string:org.freedesktop.Notifications")
-
-
 def test_a_change_is_shown_once_and_in_the_place_of_what_was_shown_before(tmp_path: Path) -> None:
-    log = tmp_path / "log"
     with run_bus(tmp_path / "socket") as (address, _bus):
-        with run_mock(address, "notification_daemon", log=log):
-            wait_until(lambda: has_owner(address), "the notification service")
-            teller = Teller(address)
+        teller = Teller(address)
+        with run_notifications(address) as told:
             assert teller.tell(STATUS)
             assert not teller.tell(STATUS)
             assert teller.tell(STATUS | {"state": "LOCKED"})
         assert not teller.tell(STATUS), "nobody shows anything any more"
-    told = [line for line in log.read_text().splitlines() if " Notify " in line]
-    assert len(told) == 2
-    assert '"psiphon-vpn" 0 "network-vpn"' in told[0]
-    assert '"psiphon-vpn" 0 "network-vpn"' not in told[1], "it takes the place of the first"
+    assert [(name, replaces, icon) for name, replaces, icon, *_rest in told] == [
+        ("psiphon-vpn", 0, "network-vpn"),
+        ("psiphon-vpn", 1, "network-vpn"),
+    ], "the second takes the place of the first"
+    title, text, urgent = find_message(STATUS)
+    assert told[0][3:] == (title, text, [], {"urgency": ("y", 2 if urgent else 1)}, -1)
+
+
+@pytest.mark.parametrize("address", ["", "nonsense", "tcp:host=127.0.0.1,port=1", "unix:path=/nowhere", "unix:guid=1"])
+def test_a_bus_that_cannot_be_reached_is_said_once_and_ends_nothing(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teller = Teller(address)
+    assert not teller.tell(STATUS)
+    assert not teller.tell(STATUS)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("No notification can be shown: ")
+
+
+@pytest.mark.requirement("R24")
+def test_the_daemon_speaks_to_no_message_bus() -> None:
+    code = "import sys; import psiphon_vpn.service.daemon; print('jeepney' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_without_a_session_there_is_one_line_that_says_so(

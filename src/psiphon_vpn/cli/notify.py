@@ -16,9 +16,10 @@ from psiphon_vpn.client import Status, clean_text
 from psiphon_vpn.errors import DaemonDownError, UserError
 from psiphon_vpn.i18n import _
 
-NOTIFICATIONS: Final = ("org.freedesktop.Notifications", "/org/freedesktop/Notifications")
 INTERFACE: Final = "org.freedesktop.Notifications"
+PATH: Final = "/org/freedesktop/Notifications"
 SIGNATURE: Final = "susssasa{sv}i"
+CALL_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 3.0
 """What lasts no longer is not told: a reconnection takes less."""
@@ -43,25 +44,37 @@ def find_message(status: Status) -> tuple[str, str, bool]:
     return _("Psiphon VPN: locked, not connected"), text, False
 
 
-async def send(address: str, message: tuple[str, str, bool], replaces: int) -> int:
+class NotShownError(Exception):
+    """There is no bus, or nobody shows notifications; why, in English."""
+
+
+def send(address: str, message: tuple[str, str, bool], replaces: int) -> int:
     """Show a notification in the place of the one before; returns its number, for the next.
 
     Raises:
-        BusError: there is no bus, or nobody shows notifications.
+        NotShownError: it could not be shown.
     """
-    title, text, urgent = message
-    from psiphon_vpn.linux.dbus import open_bus
+    from jeepney import DBusAddress, MessageType, new_method_call
+    from jeepney.io.blocking import open_dbus_connection
 
-    bus = await open_bus(address, lambda _message: None)
+    title, text, urgent = message
+    hints = {"urgency": ("y", 2 if urgent else 1)}
+    call = new_method_call(
+        DBusAddress(PATH, bus_name=INTERFACE, interface=INTERFACE),
+        "Notify",
+        SIGNATURE,
+        ("psiphon-vpn", replaces, "network-vpn", title, text, [], hints, -1),
+    )
     try:
-        hints = {"urgency": ("y", 2 if urgent else 1)}
-        icon = "network-vpn"
-        (number,) = await bus.call(
-            *NOTIFICATIONS, INTERFACE, "Notify", SIGNATURE, "psiphon-vpn", replaces, icon, title, text, [], hints, -1
-        )
-        return int(number)
-    finally:
-        bus.close()
+        with open_dbus_connection(address) as bus:
+            answer = bus.send_and_get_reply(call, timeout=CALL_SECONDS)
+        if answer.header.message_type is not MessageType.method_return:
+            raise NotShownError("nobody shows notifications")
+        return int(answer.body[0])
+    except NotShownError:
+        raise
+    except Exception as error:  # the library has errors of every kind; none of them ends the telling
+        raise NotShownError(str(error) or type(error).__name__) from error
 
 
 class Teller:
@@ -79,16 +92,12 @@ class Teller:
 
     def tell(self, status: Status) -> bool:
         """Show a status, unless it is shown already or nobody shows anything; returns whether it did."""
-        import asyncio
-
-        from psiphon_vpn.linux.dbus import BusError
-
         message = find_message(status)
         if message == self._told:
             return False
         try:
-            self._number = asyncio.run(send(self._address, message, self._number))
-        except BusError as error:
+            self._number = send(self._address, message, self._number)
+        except NotShownError as error:
             if not self._failed:
                 click.echo(_("No notification can be shown: {why}").format(why=clean_text(error)), err=True)
             self._failed = True
