@@ -392,7 +392,7 @@ def _build(name: str, policy: Policy) -> Table:
 
 def _build_marking() -> Table:
     """An egress guard that lets everything go and marks it: so what the filter stops is stopped by nothing else."""
-    rule = Rule(text="accept", comment="everything")
+    rule = Rule(text="accept", comment="everything", permit="everything")
     chains = tuple(
         Chain(
             name=f"{names.DEVICE_CHAIN_PREFIX}{wire}",

@@ -14,10 +14,13 @@ from tests.integration.stage import open_stage
 from psiphon_lab.world import World
 from psiphon_vpn.diagnose import live, live_probes
 from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
+from psiphon_vpn.policy.names import ACCEPTED_BIT
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R15", "R17")]
 
 PACKET_QDISC_BYPASS = 20
+MARKED = f"meta mark set meta mark or {ACCEPTED_BIT:#x} accept"
+"""As the guards accept: the filter at the card's traffic control drops what lacks the mark."""
 
 
 @pytest.fixture
@@ -48,10 +51,12 @@ def test_without_a_lock_every_kind_of_probe_is_seen() -> None:
 
 def test_a_hole_for_one_user_is_seen(kernel: HealthyKernel) -> None:
     kernel.release_guard()
-    for table in ("inet psiphon_filter output", "inet psiphon_filter postrouting", "netdev psiphon_egress frames"):
+    for table in ("inet psiphon_filter output", "inet psiphon_filter postrouting"):
         kernel.nft(f"insert rule {table} meta skuid {live_probes.NOBODY} udp dport 443 accept\n")
+    hole = f"meta skuid {live_probes.NOBODY} udp dport 443 {MARKED}"
+    kernel.nft(f"insert rule netdev psiphon_egress frames {hole}\n")
     # Nobody answers here, so what shows is the question who has the target; it may name no address of elsewhere.
-    kernel.nft("insert rule netdev psiphon_egress frames meta protocol arp accept\n")
+    kernel.nft(f"insert rule netdev psiphon_egress frames meta protocol arp {MARKED}\n")
     report = kernel.host.call(lambda: live.run_live(("eth0",)))
     assert report.wires[0].seen
     assert {name.split(", ")[0] for name in report.wires[0].seen} <= {"udp IPv4 of a user", "udp IPv6 of a user"}
@@ -94,7 +99,7 @@ def count_frames(kernel: HealthyKernel, wire: str, marker: bytes, *, bypass: boo
 def test_a_packet_socket_is_shown_a_frame_behind_the_egress_hook(kernel: HealthyKernel) -> None:
     marker = b"behind-or-before"
     assert count_frames(kernel, "eth0", marker, bypass=False) == 0
-    kernel.nft("insert rule netdev psiphon_egress frames accept\n")
+    kernel.nft(f"insert rule netdev psiphon_egress frames {MARKED}\n")
     assert count_frames(kernel, "eth0", marker, bypass=False) == 1
 
 

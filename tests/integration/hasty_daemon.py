@@ -14,7 +14,8 @@ PURE = ("psiphon_vpn.service.", "psiphon_vpn.network.")
 
 def main() -> int:
     """Run the daemon with these constants; LINKS=DIRECTORY puts networkd's state files elsewhere."""
-    importlib.import_module("psiphon_vpn.service.runner")  # and with it all that decides
+    for name in ("runner", "observer"):  # and with them all that decides
+        importlib.import_module(f"psiphon_vpn.service.{name}")
     for one in sys.argv.pop(1).split(","):
         name, value = one.split("=")
         if name == "LINKS":

@@ -14,6 +14,7 @@ from tests.integration.stage import Stage, open_stage
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
+from psiphon_vpn.linux.traffic import remove_filters
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.values import decode_name, show_name
 
@@ -94,6 +95,7 @@ def test_names_that_are_pieces_of_rules_change_no_rule_and_let_nothing_out(close
     closed.machine.kill_daemon()
     closed.machine.release_guard()
     closed.world.client.run(["nft", "flush", "ruleset"])
+    closed.world.client.call(remove_filters)
     assert send_from_container(closed) > 0
 
 
@@ -168,6 +170,7 @@ def test_a_thousand_wires_are_guarded_all_of_them(closed: Stage) -> None:
     assert send_from_container(closed) == 0
     closed.machine.kill_daemon()
     client.run(["nft", "flush", "ruleset"])
+    client.call(remove_filters)
     assert send_from_container(closed) > 0, "the control"
 
 

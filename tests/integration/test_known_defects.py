@@ -29,6 +29,7 @@ from psiphon_lab.machine import CAPABILITIES, LAB_UID
 from psiphon_lab.namespace import Host
 from psiphon_lab.probe import DNS_TCP, DNS_UDP, ICMP, TCP, UDP, probe_specs
 from psiphon_lab.waiting import wait_until
+from psiphon_vpn.linux.traffic import remove_filters
 from psiphon_vpn.policy import names
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
@@ -318,6 +319,7 @@ def test_a_host_of_the_lan_reaches_no_program_of_this_machine() -> None:
         assert knock("open") == ([], [])
         stage.machine.kill_daemon()
         stage.world.client.run(["nft", "flush", "ruleset"])
+        stage.world.client.call(remove_filters)
         stage.machine.release_guard()
         for family in ("-4", "-6"):
             for priority in range(5070, 5077):

@@ -30,7 +30,7 @@ from psiphon_lab.leaktest.page import render_page
 from psiphon_lab.leaktest.verdict import Conclusion, Judgement, Kind, Tried, conclude, judge_recording
 from psiphon_lab.pcapng import BadCapture, Recording, parse, render
 
-CORPUS = [f"A{number:02}" for number in range(1, 24)]
+CORPUS = [f"A{number:02}" for number in range(1, 25)]
 WIRES = {"provider_a": 0, "provider_b": 0}
 SHOT = Tried(name="shot", by="root", family=4, trace=Trace(token=b"lk00000001", source_port=12345))
 SHOT6 = Tried(name="shot6", by="root", family=6, trace=Trace(token=b"lk00000002", source_port=12346))
