@@ -249,7 +249,8 @@ def test_a_card_lets_by_what_it_sends_for_an_upper_device_of_psiphon_users_and_n
 @pytest.mark.parametrize("tags", ["", "81000007"], ids=["line", "line-in-a-vlan"])
 def test_a_pppoe_line_comes_up_under_the_guard_and_carries_what_is_psiphon_users_alone(bench: Bench, tags: str) -> None:
     if tags and bench.kernel.version.startswith("6.1."):
-        pytest.skip("making the line in a VLAN hangs in a guest with Linux 6.1, not understood yet")
+        # Tried: without the guard the line comes up; under it pppd's first frame is dropped (send(2) says ENOBUFS).
+        pytest.skip("a known limit: Linux 6.1 shows rules no link-layer header of what pppd sends by this VLAN device")
     name, far = ("o0", "v7") if tags else ("eth0", "eth1")
     vlan = (
         "ip link add link eth0 name o0 type vlan id 7; ip link set o0 up;"
@@ -265,7 +266,7 @@ def test_a_pppoe_line_comes_up_under_the_guard_and_carries_what_is_psiphon_users
         echo $! >/run/server.pid
         pppd plugin pppoe.so {name} unit 7 noauth nodetach noipv6 nodefaultroute >/exchange/pppd.log 2>&1 &
         echo $! >/run/client.pid
-        for turn in $(seq 100); do ip -4 addr show dev ppp7 2>/dev/null | grep -q {OWN4} && exit 0; sleep 0.2; done
+        for turn in $(seq 40); do ip -4 addr show dev ppp7 2>/dev/null | grep -q {OWN4} && exit 0; sleep 0.5; done
         cat /exchange/pppd.log; ip link; nft list table netdev psiphon_egress | grep counter; exit 1
     """
     with made(bench, script, before=_END_LINE):

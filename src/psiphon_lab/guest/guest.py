@@ -24,8 +24,8 @@ from psiphon_lab.launch import clean_environment, python_paths
 from psiphon_lab.namespace import Host, LabError
 
 PROGRAM = "qemu-system-x86_64"
-BOOT_SECONDS = 90.0
-RUN_SECONDS = 60.0
+BOOT_SECONDS = 300.0
+RUN_SECONDS = 180.0
 MEMORY_MIB = 512
 _PARAMETERS = "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off random.trust_cpu=on tsc=reliable"
 
