@@ -32,8 +32,8 @@ from psiphon_lab.namespace import Host, LabError, begin_host, finish_host
 from psiphon_lab.waiting import wait_until
 from psiphon_lab.world import World
 
-BOOT_SECONDS = 90.0
-SHUTDOWN_SECONDS = 100.0
+BOOT_SECONDS = 240.0
+SHUTDOWN_SECONDS = 240.0
 REBOOT_ASKED = 133
 """nspawn's exit code for it with --keep-unit (systemd-nspawn(1), "Exit status")."""
 
