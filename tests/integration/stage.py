@@ -47,6 +47,14 @@ class Stage:
             # One that was on its way already does not count.
             self.machine.wait_for(lambda: commits.count_by(pid) > times, "the lease, renewed")
 
+    def remove_card_filter(self, lan: Lan = LAN_A) -> None:
+        """Take the filter at the card's traffic control away, which outlives the daemon and `nft flush ruleset`.
+
+        It drops what lacks the guards' mark, so that no positive control would see anything. A kernel without such
+        filters has nothing there.
+        """
+        self.world.client.run(["tc", "qdisc", "del", "dev", lan.interface, "clsact"], check=False)
+
     def probe(self, lan: Lan = LAN_A) -> dict[str, ProbeResult]:
         """Run the battery as root and as a user; fail unless none of it is seen and nothing leaked."""
         mark = self.world.mark()

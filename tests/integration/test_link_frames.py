@@ -204,6 +204,7 @@ def test_a_macvlan_container_gets_nothing_out_in_the_form_of_the_links_plumbing(
         assert not find_seen(world, everything), "the egress guard without the frame guard"
         machine.stop_daemon()
         world.client.run(["nft", "flush", "ruleset"])
+        stage.remove_card_filter()
         assert find_seen(world, everything) == set(everything), "the positive control"
         machine.hold_guard()
         assert not find_seen(world, HELD_BY_FORM), "the frame guard alone"
@@ -263,6 +264,7 @@ def test_a_user_tells_the_local_network_nothing_by_the_groups_that_are_joined() 
         stage.machine.release_guard()
         client = stage.world.client
         client.run(["nft", "flush", "ruleset"])
+        stage.remove_card_filter()
         client.set_sysctls({"ipv6/conf/all/force_mld_version": 0})
         assert find_told(stage) == {*JOIN, "a source"}, "the positive control"
         stage.machine.boot_lock()
