@@ -7,7 +7,8 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 import pytest
 from tests.integration.kernel import Kernel
@@ -15,6 +16,9 @@ from tests.integration.test_nft_kernel import CHANGES, first_handle
 from tests.policies import make_policy
 
 from psiphon_lab.waiting import wait_until
+from psiphon_vpn.linux import tun as tun_module
+from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
+from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.netlink import write_attribute
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
@@ -24,11 +28,11 @@ from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tables import Tables
-from psiphon_vpn.linux.tun import Tun, check_tun, ensure_tun, make_tun
+from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun, make_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
-from psiphon_vpn.policy.model import Identity, State
+from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Rule, Table
 from psiphon_vpn.policy.values import parse_names
@@ -375,3 +379,72 @@ def test_what_is_added_in_one_breath_is_what_is_added_with_care(kernel: Kernel) 
     assert kernel.host.call(breathe) == []
     now = int(kernel.host.run(["cat", f"/sys/class/net/{names.TUN_NAME}/ifindex"]).stdout)
     wait_until(lambda: kernel.host.call(lambda: asyncio.run(check(now))) is None, "all is there again")
+
+
+# -- a TUN that is set down ------------------------------------------------------------------------------------------
+
+FEATURES = Features(nftables=True, set_timeout=True, type_route=True, owner_flag=True, egress_hook=False, tun=True)
+
+
+def with_enforcer(kernel: Kernel, work: Callable[[Enforcer], Awaitable[None]]) -> None:
+    """Do something with the whole of the kernel's side."""
+
+    def inside(netlink: NftSocket) -> None:
+        enforcer = Enforcer(identity=IDENTITY, netlink=netlink, features=FEATURES)
+        try:
+            asyncio.run(_await(work(enforcer)))
+        finally:
+            enforcer.shut_down()
+
+    kernel.with_netlink(inside)
+
+
+async def _await(work: Awaitable[None]) -> None:
+    await work
+
+
+@pytest.mark.requirement("R1", "B3")
+@pytest.mark.parametrize("anew", [False, True])
+def test_the_tun_that_could_not_be_made_since_it_was_set_down_is_known_so_that_it_is_heard_of(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    """Who did not know it heard of no change of it any more, and never saw that somebody fights."""
+    put_right = tun_module._put_right
+
+    async def be_overtaken(routes: RouteSocket, index: int) -> list[str]:
+        refused = await put_right(routes, index)
+        kernel.ip("link", "set", names.TUN_NAME, "down")
+        return refused
+
+    async def work(enforcer: Enforcer) -> None:
+        await enforcer.ensure_tun()
+        if anew:
+            enforcer.doubt_tun()
+        with monkeypatch.context() as patch:
+            patch.setattr(tun_module, "_put_right", be_overtaken)
+            with pytest.raises(TunError, match="the TUN is down"):
+                await enforcer.ensure_tun()
+        known = enforcer.tun
+        assert known == Tun(socket.if_nametoindex(names.TUN_NAME))
+        assert await enforcer.ensure_tun() == known
+
+    with_enforcer(kernel, work)
+
+
+@pytest.mark.requirement("R1", "B3")
+def test_a_tun_whose_routes_were_refused_since_it_was_set_down_is_set_up_and_not_made_anew(kernel: Kernel) -> None:
+    async def work(enforcer: Enforcer) -> None:
+        tun = await enforcer.ensure_tun()
+        kernel.ip("link", "set", names.TUN_NAME, "down")
+        with pytest.raises(EnforcementError, match="Network is down"):
+            await enforcer.apply(lock_with(tun))
+        assert await enforcer.ensure_tun() == tun
+        await enforcer.apply(lock_with(tun))
+
+    with_enforcer(kernel, work)
+
+
+def lock_with(tun: Tun) -> Policy:
+    """A policy that locks, with this TUN."""
+    policy = make_policy(State.LOCKED)
+    return replace(policy, links=replace(policy.links, tun_index=tun.index))

@@ -19,7 +19,7 @@ from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.sysctl import apply_sysctls, check_sysctls
 from psiphon_vpn.linux.tables import Tables
 from psiphon_vpn.linux.traffic import NetlinkTraffic, Standing
-from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun
+from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun, find_tun_set_down
 from psiphon_vpn.linux.uplink_entries import put_entries_back
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
@@ -84,7 +84,12 @@ class Enforcer:
             anew, self._suspect = self._suspect, False
             if anew:
                 self._tun = None  # what is told of its end is our own doing
-            self._tun = await ensure_tun(self._socket, uid=self._identity.uid, anew=anew)
+            try:
+                self._tun = await ensure_tun(self._socket, uid=self._identity.uid, anew=anew)
+            except TunError:
+                # Somebody sets it down as often as it is set up: who is deaf to this one never sees that it is a fight.
+                self._tun = find_tun_set_down(self._identity.uid) or self._tun
+                raise
             self.ipv6 = read_ipv6(names.TUN_NAME)
             return self._tun
 
@@ -465,8 +470,8 @@ class Enforcer:
         try:
             await apply_routes(self._socket, self._routes, self._tun.index if self._tun else None)
         except RoutingError:
-            # Perhaps for something about the TUN that nothing here looks at.
-            self._suspect = self._tun is not None
+            # Perhaps for something about the TUN that nothing here looks at. Down is a thing that is looked at.
+            self._suspect = self._tun is not None and find_tun_set_down(self._identity.uid) != self._tun
             raise
         except OSError as error:
             raise RoutingError(str(error)) from error

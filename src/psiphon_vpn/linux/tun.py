@@ -135,6 +135,15 @@ async def ensure_tun(socket: RouteSocket, *, uid: int, anew: bool = False) -> Tu
     raise TunError(f"{names.TUN_NAME}: {', '.join(said)}")
 
 
+def find_tun_set_down(uid: int) -> Tun | None:
+    """The TUN of that owner if it stands and is down, which nothing here does to it; None also without an answer."""
+    try:
+        found = find_link(names.TUN_NAME)
+    except OSError:
+        return None
+    return Tun(found.index) if found is not None and _is_ours(found, uid) and not found.flags & IFF_UP else None
+
+
 async def _settle(tun: Tun, uid: int) -> TunTrouble | None:
     """What is wrong with it for more than a moment: the kernel makes its entry for an IPv6 address a little later."""
     trouble = await check_tun(tun, uid=uid)
