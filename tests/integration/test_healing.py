@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 from tests.conftest import Figure
@@ -154,9 +155,14 @@ def test_a_fight_is_noticed_told_and_sat_out_locked(stage: Stage, how: str) -> N
     mark = stage.world.mark()
     fighter = stage.world.client.spawn(["timeout", "30", "sh", "-c", script], stderr=subprocess.DEVNULL)
     try:
-        machine.wait_for(lambda: (machine.read_status() or {}).get("reason_code") == "fight", "the reason")
-        status = machine.read_status()
-        assert status is not None
+        status: dict[str, Any] = {}
+
+        def is_told() -> bool:
+            # One answer of the daemon's, not two: it may look a moment later whether the fight goes on.
+            status.update(machine.read_status() or {})
+            return status.get("reason_code") == "fight"
+
+        machine.wait_for(is_told, "the reason")
         assert (status["state"], status["locked"]) == ("LOCKED", True)
         machine.wait_for(lambda: (machine.read_status() or {}).get("core_pid") is None, "the core's end")
         assert f"{who} (pid " in status["reason"] or (who != "nft" and "program" in status["reason"])
