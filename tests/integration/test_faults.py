@@ -187,6 +187,7 @@ def test_without_a_usable_runtime_directory_the_machine_is_locked_all_the_same()
         with pytest.raises(LabError):
             stage.machine.start_daemon()
         assert "The control socket" in stage.machine.read_log()
+        assert "failed: CancelledError" not in stage.machine.read_log(), "it ends in order, and so at all"
         assert stage.world.client.call(read_lock_state).locked is True
         stage.probe()
 

@@ -162,31 +162,31 @@ class Daemon:
         call_at_signal(signal.SIGHUP, tasks.guard(Part.SETTINGS, self._reload))
         self._tidier = Tidier(self._is_quiet, tasks)
         handling = tasks.start(Part.EVENTS, self._runner.run())
-        # The settings first: no core is started with any but the user's own.
-        self._reload()
-        # Locked before anything else is looked at, and could fail.
-        await self._runner.settle()
-        healer = Healer(runner=self._runner, enforcer=self._enforcer, look_at_links=self._observer.look)
-        watch_commits(commits, healer.on_commit, tasks)
-        watch_network(open_network_monitor(), healer.on_network, tasks)
         try:
-            await self._observer.look()
-        except Exception as error:  # noqa: BLE001  the watch of links goes on with it
-            self._runner.lose(Part.LINKS, error)
-            healer.on_network(None)
-        # Locked before anybody is answered.
-        await self._runner.settle()
-        tasks.keep(Part.LINKS, healer.watch_network)
-        tasks.keep(Part.ROUTES, healer.watch_routes)
-        tasks.keep(Part.RULES, healer.watch_rules)
-        tasks.keep(Part.TRAFFIC, healer.watch_filters)
-        tasks.keep(Part.TELLING, self._publish_changes)
-        tasks.keep(Part.WATCHDOG, self._feed_watchdog)
-        tasks.keep(Part.BRIDGES, self._observer.watch_bridges)
-        self._sleep.watch_jumps()
-        await self._control.start()
-        notify("READY=1")
-        try:
+            # The settings first: no core is started with any but the user's own.
+            self._reload()
+            # Locked before anything else is looked at, and could fail.
+            await self._runner.settle()
+            healer = Healer(runner=self._runner, enforcer=self._enforcer, look_at_links=self._observer.look)
+            watch_commits(commits, healer.on_commit, tasks)
+            watch_network(open_network_monitor(), healer.on_network, tasks)
+            try:
+                await self._observer.look()
+            except Exception as error:  # noqa: BLE001  the watch of links goes on with it
+                self._runner.lose(Part.LINKS, error)
+                healer.on_network(None)
+            # Locked before anybody is answered.
+            await self._runner.settle()
+            tasks.keep(Part.LINKS, healer.watch_network)
+            tasks.keep(Part.ROUTES, healer.watch_routes)
+            tasks.keep(Part.RULES, healer.watch_rules)
+            tasks.keep(Part.TRAFFIC, healer.watch_filters)
+            tasks.keep(Part.TELLING, self._publish_changes)
+            tasks.keep(Part.WATCHDOG, self._feed_watchdog)
+            tasks.keep(Part.BRIDGES, self._observer.watch_bridges)
+            self._sleep.watch_jumps()
+            await self._control.start()
+            notify("READY=1")
             async with beside(stopping.wait()) as stopped, beside(tasks.wait_broken()) as broken:
                 await asyncio.wait({handling, stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
                 if not stopped.done():
