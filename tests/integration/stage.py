@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.cores import install_script
 
-from psiphon_lab.addresses import LAN_A, Lan
+from psiphon_lab.addresses import CORE_PORTS, LAN_A, Lan
 from psiphon_lab.battery import NOBODY, run_probes, unseen_probes
 from psiphon_lab.commits import CommitWatch
 from psiphon_lab.judge import find_leaks, world_evidence
@@ -39,6 +39,11 @@ class Stage:
     def set_faults(self, *faults: dict[str, Any]) -> None:
         """Tell the stand-in core how to misbehave; nothing means well."""
         write_faults(self.faults, *faults)
+
+    def know_core_ports(self) -> None:
+        """Keep the core's source ports for it alone: one that is ended while it calls has a call that no server saw."""
+        self.world.client.set_sysctls({"ipv4/ip_local_reserved_ports": f"{CORE_PORTS.start}-{CORE_PORTS.stop - 1}"})
+        self.core_ports = CORE_PORTS
 
     def let_it_renew(self, times: int = 1) -> None:
         """Until the daemon has renewed the lease so often: what came before has been looked at by then."""

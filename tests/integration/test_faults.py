@@ -57,6 +57,8 @@ OPENS_ALL_THE_SAME: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def stage(module_stage: Stage) -> Stage:
+    # The core is ended at any moment, also between its connection and the hello by which the server knows it.
+    module_stage.know_core_ports()
     return module_stage
 
 

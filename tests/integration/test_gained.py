@@ -15,7 +15,7 @@ from tests.integration.stage import Stage, open_stage
 from tests.integration.test_uplinks import HASTY, ip, ipv6_alone, status_of, wait_uplink
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.addresses import CORE_PORTS, LAN_A
+from psiphon_lab.addresses import LAN_A
 from psiphon_lab.tun_device import attach_tun
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
@@ -65,8 +65,7 @@ class Router:
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     with open_stage(start=False) as made:
-        made.world.client.set_sysctls({"ipv4/ip_local_reserved_ports": f"{CORE_PORTS.start}-{CORE_PORTS.stop - 1}"})
-        made.core_ports = CORE_PORTS
+        made.know_core_ports()
         made.machine.program = [str(HASTY), "FIRST_PATIENCE_SECONDS=2"]
         made.machine.start_daemon()
         made.machine.wait_state("OPEN")
