@@ -39,8 +39,8 @@ def watch_states(stage: Stage, until: Callable[[], bool], what: str) -> list[str
 
 
 def count_tries(stage: Stage, before: int) -> int:
-    """How often the log, from a place in it on, says that it begins to connect."""
-    return stage.machine.read_log()[before:].count("-> CONNECTING")
+    """How often the log, from a place in it on, says that it begins to connect, not that it knows more meanwhile."""
+    return len(re.findall(r"runner: (?!CONNECTING)[A-Z]+ -> CONNECTING", stage.machine.read_log()[before:]))
 
 
 def moves_in(log: str) -> int:
