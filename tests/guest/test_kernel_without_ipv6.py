@@ -39,7 +39,8 @@ pytestmark = [pytest.mark.requirement("R7")]
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 IDENTITY = Identity(uid=LAB_UID, gid=LAB_UID)
 SOURCE = python_paths()[-1]
-OPEN_SECONDS = 150
+OPEN_SECONDS = 420
+"""An emulated processor on a busy machine needs minutes to load Python's modules."""
 
 # Run by root in the guest: the status, once it is open or when the time is over.
 WAIT = f"""
@@ -56,7 +57,7 @@ while time.monotonic() < end:
         status = {{"state": str(error)}}
     if status["state"] == "OPEN":
         break
-    time.sleep(0.3)
+    time.sleep(2)
 print(json.dumps(status))
 """
 
@@ -168,6 +169,7 @@ def start_service(bench: Bench) -> None:
     )
 
 
+@pytest.mark.timeout(900)
 def test_the_service_opens_ipv4_and_nothing_else_leaves(bench: Bench) -> None:
     specs = probe_specs(salt=1, label="root")
     mark = bench.world.mark()
@@ -177,7 +179,7 @@ def test_the_service_opens_ipv4_and_nothing_else_leaves(bench: Bench) -> None:
     assert not unseen
     start_service(bench)
     (bench.guest.exchange / "wait.py").write_text(WAIT)
-    status = json.loads(bench.guest.run(python("/exchange/wait.py"), seconds=OPEN_SECONDS + 30).output)
+    status = json.loads(bench.guest.run("nice -n 19 " + python("/exchange/wait.py"), seconds=OPEN_SECONDS + 30).output)
     log = (bench.guest.exchange / "daemon.log").read_text(errors="replace")[-4000:]
     assert status["state"] == "OPEN", (status, log)
     assert status["ipv6_off"] == "absent"
