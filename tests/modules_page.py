@@ -3,6 +3,7 @@
 Run `python -m tests.modules_page` in the root of the checkout after a module was added, removed or described anew.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,7 @@ def describe(path: Path) -> str:
     Raises:
         ValueError: it has none.
     """
-    # Not by `ast`: Python 3.11.2 loses count of its depth where two threads make trees at a time (SystemError).
-    code = compile(path.read_text(encoding="utf-8"), path, "exec")
-    text = " ".join(str(code.co_consts[0]).split()) if "__doc__" in code.co_names else ""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
     if not text:
         raise ValueError(f"{path}: a module says what it is for")
     return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", text, maxsplit=1)[0].replace("|", "\\|")

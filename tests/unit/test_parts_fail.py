@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import inspect
 import os
 import re
 import struct
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,17 @@ def _end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         raise SystemExit(71)
 
     monkeypatch.setattr(runner, "end_without_memory", end)
+
+
+@pytest.fixture
+def _loop_left_behind() -> Iterator[None]:
+    """Collects a loop that was broken off, and has its tasks told of, at once.
+
+    Whenever the collector came by itself, asyncio wrote the traceback of such a task, which needs `ast` (traceback.py);
+    in the middle of a test's own ast.parse that is a SystemError in Python 3.11.2.
+    """
+    yield
+    gc.collect()
 
 
 def errors(*, always: bool) -> list[tuple[str, Callable[[], BaseException]]]:
@@ -172,6 +184,7 @@ def test_without_a_fault_every_effect_comes_and_every_part_runs(tmp_path: Path) 
     assert unlike() == set()
 
 
+@pytest.mark.usefixtures("_loop_left_behind")
 @pytest.mark.parametrize("where", ["part", "effect", "callback"])
 def test_without_memory_it_ends_at_once(where: str, tmp_path: Path) -> None:
     name = {"part": str(Part.LEASE), "effect": "Verify", "callback": str(Part.NEWS)}[where]
