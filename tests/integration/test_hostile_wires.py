@@ -163,13 +163,17 @@ def test_a_thousand_wires_are_guarded_all_of_them(closed: Stage) -> None:
     assert status_of(closed)["layers"]["egress_guard"]["state"] == "ok"
     client.run(["ip", "link", "add", "mv0", "link", "eth0", "type", "macvlan", "mode", "bridge"])
     client.run(["ip", "link", "set", "mv0", "netns", str(container.pid)])
+    # The router is known: the lock stops the container's ARP too, and no packet would leave it, with a lock or without.
+    router = closed.world.provider_a.run(["cat", "/sys/class/net/lan/address"]).stdout.strip()
     for words in (["link", "set", "mv0", "up"], ["addr", "add", "192.0.2.77/25", "dev", "mv0"],
-                  ["route", "replace", "default", "via", LAN_A.router4, "dev", "mv0"]):  # fmt: skip
+                  ["route", "replace", "default", "via", LAN_A.router4, "dev", "mv0"],
+                  ["neigh", "replace", LAN_A.router4, "lladdr", router, "dev", "mv0"]):  # fmt: skip
         container.run(["ip", *words])
     closed.machine.wait_state("OPEN", seconds=60)
     assert send_from_container(closed) == 0
     closed.machine.kill_daemon()
     client.run(["nft", "flush", "ruleset"])
+    assert send_from_container(closed) == 0, "the filters of traffic control alone"
     client.call(remove_filters)
     assert send_from_container(closed) > 0, "the control"
 
