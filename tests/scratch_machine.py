@@ -18,8 +18,8 @@ from typing import Any
 
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.run import CommandError
-from psiphon_vpn.system.edges import Account, Edges
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
+from psiphon_vpn.system.platform import Account, Platform
 
 UID = 990
 NETWORK_MANAGER = "NetworkManager.service"
@@ -158,7 +158,7 @@ class ScratchKernel:
         state = self._store.read()
         return bool(state["tables"] or state["guard"])
 
-    def remove_ways(self) -> None:
+    def remove_routing(self) -> None:
         with self._store.change() as state:
             state["ways"] = False
 
@@ -216,13 +216,13 @@ class ScratchDirectories:
 class ScratchMachine:
     """All of it."""
 
-    edges: Edges
+    platform: Platform
     store: Store
 
     @property
     def root(self) -> Path:
         """The tree."""
-        return self.edges.layout.root
+        return self.platform.layout.root
 
     def read_all(self) -> dict[str, Any]:
         """Everything there is: the tree and what the stand-ins hold."""
@@ -243,7 +243,7 @@ class ScratchMachine:
     @property
     def boots_locked(self) -> bool:
         """Whether the units, as files and conditions are now, close the lock at the next boot (or leave links down)."""
-        layout = self.edges.layout
+        layout = self.platform.layout
         is_wanted = layout_dropin(layout, "sysinit.target").exists() and (layout.unit_dir / KILLSWITCH_UNIT).exists()
         return is_wanted and (layout.rules_dir.exists() or layout.install_journal.exists())
 
@@ -253,7 +253,7 @@ class ScratchMachine:
         The boot lock is skipped while there are neither rules nor a journal; where it fails, interfaces stay down. What
         requires a unit does not start without it (systemd.unit(5), Requires=).
         """
-        layout = self.edges.layout
+        layout = self.platform.layout
         locked, starts = False, True
         unit = (layout.unit_dir / KILLSWITCH_UNIT).exists()
         if layout_dropin(layout, "sysinit.target").exists() and unit:
@@ -307,14 +307,14 @@ def make_machine(directory: Path) -> ScratchMachine:
             }
         )
     )
-    edges = Edges(
+    platform = Platform(
         layout=layout,
         manager=ScratchManager(store, layout),
         kernel=ScratchKernel(store, layout),
         accounts=ScratchAccounts(layout),
         directories=ScratchDirectories(),
     )
-    return ScratchMachine(edges=edges, store=store)
+    return ScratchMachine(platform=platform, store=store)
 
 
 def list_tree(root: Path) -> dict[str, str]:

@@ -143,7 +143,7 @@ async def run_async(
     return await _finish(argv, process, input, ok, timeout)
 
 
-def known(result: T | BaseException) -> T:
+def require_result(result: T | BaseException) -> T:
     """One of what `asyncio.gather` returned with its exceptions: the result, or the exception is raised."""
     if isinstance(result, BaseException):
         raise result

@@ -14,9 +14,9 @@ from psiphon_lab.judge import judge_frames, world_evidence
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.world import World
 from psiphon_vpn.system.configure import render_rules
-from psiphon_vpn.system.edges import Account
 from psiphon_vpn.system.layout import GROUP, KILLSWITCH_UNIT, UNITS, USER, Layout
 from psiphon_vpn.system.payload import collect_payload
+from psiphon_vpn.system.platform import Account
 
 NETWORK_MANAGERS = (0, 101)
 

@@ -17,7 +17,7 @@ from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, rende
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.values import parse_names
-from psiphon_vpn.system.machine import MachineKernel
+from psiphon_vpn.system.linux_platform import LinuxKernel
 from psiphon_vpn.system.units import render_guard_script
 
 pytestmark = pytest.mark.lab
@@ -349,7 +349,7 @@ def test_whether_the_kernel_takes_bridges_is_asked_beside_the_guard_that_stands(
     holder.hold()
     assert holder.call("ready").returncode == 0
     text = render_bridge_rules(IDENTITY, parse_names("virbr0", "br-1"))
-    assert kernel.host.call(lambda: MachineKernel().check_rules(text)) is None
-    refused = kernel.host.call(lambda: MachineKernel().check_rules(text.replace("oifkind", "oifnothing")))
+    assert kernel.host.call(lambda: LinuxKernel().check_rules(text)) is None
+    refused = kernel.host.call(lambda: LinuxKernel().check_rules(text.replace("oifkind", "oifnothing")))
     assert refused is not None
     assert "oifnothing" in refused

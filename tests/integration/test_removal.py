@@ -24,10 +24,10 @@ from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.policy.traffic import Filter
 from psiphon_vpn.policy.values import parse_names
 from psiphon_vpn.run import CommandError
-from psiphon_vpn.system import machine
+from psiphon_vpn.system import linux_platform
 from psiphon_vpn.system.configure import render_rules
-from psiphon_vpn.system.edges import Account
-from psiphon_vpn.system.machine import MachineKernel, find_own_rule
+from psiphon_vpn.system.linux_platform import LinuxKernel, find_own_rule
+from psiphon_vpn.system.platform import Account
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R3")]
 
@@ -112,14 +112,14 @@ def test_removal_leaves_the_kernel_as_it_was_and_other_programs_alone(kernel: Ke
     during = read_state(kernel)
     assert all(one != other for one, other in zip(before, during, strict=True))
     change_rules(kernel, "add")
-    kernel.host.call(MachineKernel().remove_ways)
+    kernel.host.call(LinuxKernel().remove_routing)
     change_rules(kernel, "del")  # fails where one of them is gone
-    assert kernel.host.call(MachineKernel().is_locked) is True, "the ways go while the lock stands"
-    kernel.host.call(MachineKernel().remove_tables)
+    assert kernel.host.call(LinuxKernel().is_locked) is True, "the ways go while the lock stands"
+    kernel.host.call(LinuxKernel().remove_tables)
     assert read_state(kernel) == before
     # And once more, where there is nothing.
-    kernel.host.call(MachineKernel().remove_ways)
-    kernel.host.call(MachineKernel().remove_tables)
+    kernel.host.call(LinuxKernel().remove_routing)
+    kernel.host.call(LinuxKernel().remove_tables)
 
 
 def test_without_a_guard_that_marks_the_filter_is_named_and_removal_takes_it_first(kernel: Kernel) -> None:
@@ -131,8 +131,8 @@ def test_without_a_guard_that_marks_the_filter_is_named_and_removal_takes_it_fir
     told = kernel.host.call(read_lock_state).layers["traffic_control"]
     assert told["state"] == "broken"
     assert "wire" in told["detail"]
-    kernel.host.call(MachineKernel().remove_ways)
-    kernel.host.call(MachineKernel().remove_tables)
+    kernel.host.call(LinuxKernel().remove_routing)
+    kernel.host.call(LinuxKernel().remove_tables)
     kernel.nft(FOREIGN)
     assert read_state(kernel) == before
 
@@ -145,16 +145,16 @@ def test_tables_stay_where_a_filter_cannot_be_taken_away(kernel: Kernel, monkeyp
     def refuse() -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(machine, "remove_filters", refuse)
+    monkeypatch.setattr(linux_platform, "remove_filters", refuse)
     with pytest.raises(UserError, match="was not opened"):
-        kernel.host.call(MachineKernel().remove_tables)
+        kernel.host.call(LinuxKernel().remove_tables)
     assert names.EGRESS_TABLE in kernel.listing("tables")
-    assert kernel.host.call(MachineKernel().is_locked) is True
+    assert kernel.host.call(LinuxKernel().is_locked) is True
 
 
 def test_a_device_of_another_kind_that_has_the_tuns_name_stays(kernel: Kernel) -> None:
     kernel.ip("link", "add", names.TUN_NAME, "type", "veth", "peer", "name", "beyond")
-    kernel.host.call(MachineKernel().remove_ways)
+    kernel.host.call(LinuxKernel().remove_routing)
     assert names.TUN_NAME in kernel.ip("-br", "link")
 
 
@@ -169,8 +169,8 @@ def test_tables_cannot_be_removed_under_a_holder_and_that_is_no_success(kernel: 
         holder.stdin.flush()
         wait_for_guard(kernel)
         with pytest.raises(CommandError):
-            kernel.host.call(MachineKernel().remove_tables)
-        assert kernel.host.call(MachineKernel().is_locked) is True
+            kernel.host.call(LinuxKernel().remove_tables)
+        assert kernel.host.call(LinuxKernel().is_locked) is True
     finally:
         holder.kill()
         holder.wait()
@@ -184,8 +184,8 @@ def wait_for_guard(kernel: Kernel) -> None:
 
 def test_the_rendered_rules_are_ones_that_the_kernel_takes_and_a_check_changes_nothing(kernel: Kernel) -> None:
     for text in (RULES_TEXT.boot, RULES_TEXT.drop, RULES_TEXT.guard):
-        assert kernel.host.call(functools.partial(MachineKernel().check_rules, text)) is None
-    assert kernel.host.call(lambda: MachineKernel().check_rules("table inet x { nonsense }")) is not None
+        assert kernel.host.call(functools.partial(LinuxKernel().check_rules, text)) is None
+    assert kernel.host.call(lambda: LinuxKernel().check_rules("table inet x { nonsense }")) is not None
     assert kernel.tables() == []
 
 
@@ -193,7 +193,7 @@ def test_the_rendered_rules_are_ones_that_the_kernel_takes_and_a_check_changes_n
 def test_what_is_loaded_at_boot_locks_and_replaces_what_the_daemon_had(kernel: Kernel, state: str) -> None:
     kernel.nft(build_base_table(Policy(state=State.CONNECTING, identity=IDENTITY)).render_replacement())
     kernel.nft(getattr(RULES_TEXT, state))
-    assert kernel.host.call(MachineKernel().is_locked) is True
+    assert kernel.host.call(LinuxKernel().is_locked) is True
     assert sum(names.BASE_TABLE in line for line in kernel.tables()) == 1
 
 

@@ -12,7 +12,7 @@ from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.configure import _list_settings
 from psiphon_vpn.system.journal import Ledger
-from psiphon_vpn.system.machine import MachineKernel
+from psiphon_vpn.system.linux_platform import LinuxKernel
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R3")]
 
@@ -31,7 +31,7 @@ def test_undone_to_the_bit_for_each_interface(kernel: Kernel, version: int, *, r
     for name in INTERFACES:
         add(kernel, name)
     kernel.host.set_sysctls({key.format(name): INTERFACES[name] for name in ("explicit0", "off0")})
-    edges: Any = SimpleNamespace(kernel=MachineKernel(), manager=SimpleNamespace(is_running=lambda: True))
+    platform: Any = SimpleNamespace(kernel=LinuxKernel(), manager=SimpleNamespace(is_running=lambda: True))
 
     def read(*names: str) -> dict[str, str]:
         return {name: kernel.host.get_sysctl(key.format(name)) for name in names}
@@ -39,10 +39,10 @@ def test_undone_to_the_bit_for_each_interface(kernel: Kernel, version: int, *, r
     before = read("all", "default", *INTERFACES)
 
     def install() -> list[Change]:
-        ledger = Ledger(edges, cast(Any, None), cast(Any, SimpleNamespace(changes=())))
-        changes = [change.observe(edges) for change in _list_settings(ledger)]
+        ledger = Ledger(platform, cast(Any, None), cast(Any, SimpleNamespace(changes=())))
+        changes = [change.observe(platform) for change in _list_settings(ledger)]
         for change in changes:
-            change.apply(edges)
+            change.apply(platform)
         return list(changes)
 
     changes = kernel.host.call(install)
@@ -57,7 +57,7 @@ def test_undone_to_the_bit_for_each_interface(kernel: Kernel, version: int, *, r
 
     def uninstall() -> None:
         for change in reversed(changes):
-            change.undo(edges)
+            change.undo(platform)
 
     kernel.host.call(uninstall)
     assert read("all", "default", *INTERFACES) == before

@@ -12,7 +12,7 @@ from tests.integration.stage import Stage
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
 from psiphon_vpn.linux.lockstate import read_lock_state
-from psiphon_vpn.system.machine import MachineKernel
+from psiphon_vpn.system.linux_platform import LinuxKernel
 
 pytestmark = [
     pytest.mark.lab,
@@ -160,8 +160,8 @@ def test_a_card_that_is_no_wire_any_more_loses_its_filter_before_its_guard(stage
 def test_removal_of_the_tables_takes_the_filters_along(stage: Stage) -> None:
     stage.machine.kill_daemon()
     stage.machine.release_guard()
-    stage.world.client.call(MachineKernel().remove_ways)
-    stage.world.client.call(MachineKernel().remove_tables)
+    stage.world.client.call(LinuxKernel().remove_routing)
+    stage.world.client.call(LinuxKernel().remove_tables)
     assert "clsact" not in tc(stage, "qdisc")
     mark = stage.world.mark()
     sent = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'open again', ('%s', 7))"

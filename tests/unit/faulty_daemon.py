@@ -18,7 +18,7 @@ from unittest import mock
 from tests.fake_lock import FakeLock
 from tests.policies import IDENTITY
 from tests.skipping import SkippingLoop
-from tests.unit.machine_watch import NEIGHBOURS, UPLINK_A, see
+from tests.unit.state_machine_watch import NEIGHBOURS, UPLINK_A, see
 
 from psiphon_vpn.core import events as notices
 from psiphon_vpn.linux.enforcer import Enforcer

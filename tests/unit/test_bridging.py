@@ -25,7 +25,7 @@ NAME = InterfaceName("virbr0")
 @pytest.fixture
 def machine(tmp_path: Path) -> ScratchMachine:
     made = scratch_machine.make_machine(tmp_path)
-    install_clone(made.edges, PAYLOAD, say=lambda _line: None)
+    install_clone(made.platform, PAYLOAD, say=lambda _line: None)
     return made
 
 
@@ -33,7 +33,7 @@ class Told:
     """The service, and what it found when it was told to read."""
 
     def __init__(self, machine: ScratchMachine) -> None:
-        self.layout, self.found = machine.edges.layout, list[tuple[bool, bool]]()
+        self.layout, self.found = machine.platform.layout, list[tuple[bool, bool]]()
 
     def __call__(self) -> None:
         self.found.append((NAME in load_bridges(self.layout.bridges), self.guards_know))
@@ -44,30 +44,30 @@ class Told:
 
 
 def test_nothing_is_allowed_until_root_says_so(machine: ScratchMachine) -> None:
-    layout = machine.edges.layout
+    layout = machine.platform.layout
     assert load_bridges(layout.bridges) == ()
     assert "table" not in layout.bridge_rules.read_text()
 
 
 def test_the_guards_know_a_bridge_before_the_service_does_and_forget_it_after(machine: ScratchMachine) -> None:
     told = Told(machine)
-    assert bridging.allow(machine.edges, NAME, reread=told)
-    assert not bridging.allow(machine.edges, NAME, reread=told)
+    assert bridging.allow(machine.platform, NAME, reread=told)
+    assert not bridging.allow(machine.platform, NAME, reread=told)
     assert told.found == [(True, True)]
     assert GUARD_UNIT in machine.store.read()["restarted"]
-    assert bridging.deny(machine.edges, NAME, reread=told)
+    assert bridging.deny(machine.platform, NAME, reread=told)
     assert told.found[1:] == [(False, True)]
     assert not told.guards_know
-    assert not bridging.deny(machine.edges, NAME, reread=told)
+    assert not bridging.deny(machine.platform, NAME, reread=told)
 
 
 def test_a_kernel_that_cannot_guard_bridges_gets_none(machine: ScratchMachine) -> None:
     told, before = Told(machine), scratch_machine.list_tree(machine.root)
     with (
-        mock.patch.object(machine.edges.kernel, "check_rules", return_value="Operation not supported"),
+        mock.patch.object(machine.platform.kernel, "check_rules", return_value="Operation not supported"),
         pytest.raises(UserError) as caught,
     ):
-        bridging.allow(machine.edges, NAME, reread=told)
+        bridging.allow(machine.platform, NAME, reread=told)
     assert "Operation not supported" in caught.value.why
     assert scratch_machine.list_tree(machine.root) == before
     assert not told.found
@@ -76,32 +76,32 @@ def test_a_kernel_that_cannot_guard_bridges_gets_none(machine: ScratchMachine) -
 def test_a_guard_that_does_not_take_it_leaves_all_as_it_was(machine: ScratchMachine) -> None:
     told, before = Told(machine), scratch_machine.list_tree(machine.root)
     error = CommandError(["systemctl", "reload", GUARD_UNIT], "it fails", returncode=1)
-    with mock.patch.object(machine.edges.manager, "reload", side_effect=error), pytest.raises(UserError):
-        bridging.allow(machine.edges, NAME, reread=told)
+    with mock.patch.object(machine.platform.manager, "reload", side_effect=error), pytest.raises(UserError):
+        bridging.allow(machine.platform, NAME, reread=told)
     assert scratch_machine.list_tree(machine.root) == before
     assert not told.found
 
 
 def test_taking_back_tells_the_service_although_the_guard_does_not_take_it(machine: ScratchMachine) -> None:
     told = Told(machine)
-    bridging.allow(machine.edges, NAME, reread=told)
+    bridging.allow(machine.platform, NAME, reread=told)
     error = CommandError(["systemctl", "reload", GUARD_UNIT], "it fails", returncode=1)
-    with mock.patch.object(machine.edges.manager, "reload", side_effect=error), pytest.raises(UserError) as caught:
-        bridging.deny(machine.edges, NAME, reread=told)
+    with mock.patch.object(machine.platform.manager, "reload", side_effect=error), pytest.raises(UserError) as caught:
+        bridging.deny(machine.platform, NAME, reread=told)
     assert "still knows it" in caught.value.what
-    assert load_bridges(machine.edges.layout.bridges) == ()
+    assert load_bridges(machine.platform.layout.bridges) == ()
     assert told.found[-1][0] is False
 
 
 def test_an_update_keeps_what_root_allowed_and_a_removal_does_not(machine: ScratchMachine) -> None:
     told = Told(machine)
-    bridging.allow(machine.edges, NAME, reread=told)
-    install_clone(machine.edges, PAYLOAD, say=lambda _line: None)
-    assert load_bridges(machine.edges.layout.bridges) == (NAME,)
+    bridging.allow(machine.platform, NAME, reread=told)
+    install_clone(machine.platform, PAYLOAD, say=lambda _line: None)
+    assert load_bridges(machine.platform.layout.bridges) == (NAME,)
     assert told.guards_know
-    uninstall(machine.edges, say=lambda _line: None)
-    assert not machine.edges.layout.bridges.exists()
-    assert not machine.edges.layout.bridge_rules.exists()
+    uninstall(machine.platform, say=lambda _line: None)
+    assert not machine.platform.layout.bridges.exists()
+    assert not machine.platform.layout.bridge_rules.exists()
 
 
 @pytest.mark.parametrize("name", ["lo", "PsiphonTUN", 'c*"}accept#', "", "a b", "x" * 16, "*"])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.machine_watch import UPLINK_A, UPLINK_B, Watch, configure, see
+from tests.unit.state_machine_watch import UPLINK_A, UPLINK_B, Watch, configure, see
 
 from psiphon_vpn.linux.core_sockets import parse_socket, read_core_uses
 from psiphon_vpn.network.choice import Use, carries_on, find_next, find_patience, pick_uplink

@@ -12,7 +12,7 @@ import pytest
 from psiphon_vpn.config import load_settings
 from psiphon_vpn.errors import ConfigError
 from psiphon_vpn.system.config_owner import mend_configuration
-from psiphon_vpn.system.edges import Account
+from psiphon_vpn.system.platform import Account
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R12")]  # owners are real
 

@@ -31,7 +31,7 @@ def say_nothing(_line: str) -> None:
 
 
 def install(machine: ScratchMachine, payload: tuple[ScratchFile, ...] = PAYLOAD) -> None:
-    install_clone(machine.edges, payload, say=say_nothing)
+    install_clone(machine.platform, payload, say=say_nothing)
 
 
 @pytest.mark.requirement("R3")
@@ -39,7 +39,7 @@ def test_an_uninstalled_machine_is_in_every_file_mode_owner_link_and_setting_as_
     before = machine.read_all()
     install(machine)
     assert machine.read_all() != before
-    assert uninstall(machine.edges, say=say_nothing)
+    assert uninstall(machine.platform, say=say_nothing)
     assert machine.read_all() == before
 
 
@@ -51,12 +51,12 @@ def test_each_interface_gets_its_own_setting_back_also_after_a_reboot(machine: S
         state["settings"] |= {own.format("default"): "1", own.format("eth0"): "1", own.format("odd0"): "0"}
     before = machine.read_all()
     install(machine)
-    assert machine.edges.kernel.read_setting(own.format("eth0")) == "0"
+    assert machine.platform.kernel.read_setting(own.format("eth0")) == "0"
     install(machine)  # an update sees nothing but our own values
     with machine.store.change() as state:
         state["settings"] |= {own.format("usb0"): "0"}
-    assert uninstall(machine.edges, say=say_nothing)
-    assert machine.edges.kernel.read_setting(own.format("usb0")) == "1", "came after `default` was set"
+    assert uninstall(machine.platform, say=say_nothing)
+    assert machine.platform.kernel.read_setting(own.format("usb0")) == "1", "came after `default` was set"
     with machine.store.change() as state:
         del state["settings"][own.format("usb0")]
     assert machine.read_all() == before
@@ -69,7 +69,7 @@ def test_an_installed_machine_is_locked_and_its_files_have_their_owners(machine:
     assert state["tables"]
     assert state["guard"]
     assert {KILLSWITCH_UNIT, GUARD_UNIT, SERVICE_UNIT} <= set(state["active"])
-    layout = machine.edges.layout
+    layout = machine.platform.layout
     for path, owner, mode in (
         (layout.config, scratch_machine.UID, 0o600),
         (layout.state_dir, scratch_machine.UID, 0o700),
@@ -84,15 +84,15 @@ def test_an_installed_machine_is_locked_and_its_files_have_their_owners(machine:
     ):
         found = path.lstat()
         assert (found.st_uid, found.st_mode & 0o7777) == (owner, mode), path
-    record = Journal(machine.edges).read()
+    record = Journal(machine.platform).read()
     assert record is not None
     assert record.stage is Stage.INSTALLED
-    assert find_interruption(machine.edges) is None
+    assert find_interruption(machine.platform) is None
 
 
 def test_the_rules_at_boot_have_this_machines_numbers(machine: ScratchMachine) -> None:
     install(machine)
-    layout = machine.edges.layout
+    layout = machine.platform.layout
     assert f"meta skuid {scratch_machine.UID} " in layout.guard_rules.read_text()
     assert "flags owner" in layout.guard_rules.read_text()
     assert "policy drop" in layout.boot_rules.read_text()
@@ -105,7 +105,7 @@ def test_the_rules_at_boot_have_this_machines_numbers(machine: ScratchMachine) -
 def test_removal_opens_the_network_last_of_all(machine: ScratchMachine) -> None:
     before = scratch_machine.list_tree(machine.root)
     install(machine)
-    uninstall(machine.edges, say=say_nothing)
+    uninstall(machine.platform, say=say_nothing)
     # What was there at the moment of opening: nothing but what was there before.
     left = [path for path in machine.store.read()["left_at_opening"] if path not in before]
     assert left == ["var/lib/psiphon-vpn"]  # where the journal is
@@ -115,7 +115,7 @@ def test_a_second_installation_changes_nothing(machine: ScratchMachine) -> None:
     install(machine)
     first = machine.read_all()
     machine.set_state(restarted=[])
-    outcome = install_clone(machine.edges, PAYLOAD, say=say_nothing)
+    outcome = install_clone(machine.platform, PAYLOAD, say=say_nothing)
     assert (outcome.changes, outcome.repeated) == (0, True)
     assert machine.read_all() == first
     assert machine.store.read()["restarted"] == []
@@ -126,32 +126,32 @@ def test_a_second_installation_repairs_what_was_broken_and_replaces_what_runs(ma
     install(machine)
     first = machine.read_all()
     (machine.root / "usr/bin/psiphon-vpn").write_text("something else")
-    machine.edges.layout.boot_rules.unlink()
+    machine.platform.layout.boot_rules.unlink()
     machine.set_state(restarted=[])
-    assert install_clone(machine.edges, PAYLOAD, say=say_nothing).changes == 2
+    assert install_clone(machine.platform, PAYLOAD, say=say_nothing).changes == 2
     assert machine.read_all() == first
     assert machine.store.read()["restarted"][-2:] == [GUARD_UNIT, SERVICE_UNIT]
-    uninstall(machine.edges, say=say_nothing)
+    uninstall(machine.platform, say=say_nothing)
     assert machine.read_all() == before
 
 
 def test_an_upgrade_keeps_the_configuration_and_removes_what_the_new_version_lacks(machine: ScratchMachine) -> None:
     before = machine.read_all()
     install(machine)
-    config = machine.edges.layout.config
+    config = machine.platform.layout.config
     config.write_text("socks_port = 1082\n")
     new = (*PAYLOAD[:1], *PAYLOAD[2:], ScratchFile(path="/usr/lib/psiphon-vpn/lib/new.py", content=b"new"))
     install(machine, new)
     assert config.read_text() == "socks_port = 1082\n"
     assert not (machine.root / "usr/lib/psiphon-vpn/lib/psiphon_vpn/__init__.py").exists()
-    uninstall(machine.edges, say=say_nothing)
+    uninstall(machine.platform, say=say_nothing)
     assert machine.read_all() == before
 
 
 def test_a_dry_run_says_every_change_and_makes_none(machine: ScratchMachine) -> None:
     before = machine.read_all()
     said: list[str] = []
-    install_clone(machine.edges, PAYLOAD, say=said.append, dry_run=True)
+    install_clone(machine.platform, PAYLOAD, say=said.append, dry_run=True)
     assert machine.read_all() == before
     assert all(line.startswith("[#] ") for line in said)
     for file in PAYLOAD:
@@ -169,12 +169,12 @@ def test_a_package_ends_in_the_same_state_as_a_clone(tmp_path: Path) -> None:
     unpack(package)
     unpacked = package.read_all()
     assert not package.boots_locked, "unpacked, and nobody has agreed to anything yet"
-    configure_package(package.edges, say=say_nothing, close=True)
+    configure_package(package.platform, say=say_nothing, close=True)
     one, other = clone.read_all(), package.read_all()
     for state in (one, other):
         state["tree"].pop("var/lib/psiphon-vpn/journal.json")
     assert one == other
-    uninstall(package.edges, say=say_nothing)
+    uninstall(package.platform, say=say_nothing)
     left = package.read_all()
     # Its unit is still wanted by the drop-ins, which the package manager removes next; it holds nothing any more.
     left["active"].remove(KILLSWITCH_UNIT)
@@ -193,12 +193,12 @@ def unpack(machine: ScratchMachine) -> None:
 
 def test_a_package_over_a_remote_session_closes_at_the_next_boot_and_not_now(machine: ScratchMachine) -> None:
     unpack(machine)
-    outcome = configure_package(machine.edges, say=say_nothing, close=False)
+    outcome = configure_package(machine.platform, say=say_nothing, close=False)
     assert not outcome.closed
-    assert machine.edges.kernel.is_locked() is False
+    assert machine.platform.kernel.is_locked() is False
     assert machine.boots_locked
-    configure_package(machine.edges, say=say_nothing, close=True)
-    assert machine.edges.kernel.is_locked() is True
+    configure_package(machine.platform, say=say_nothing, close=True)
+    assert machine.platform.kernel.is_locked() is True
 
 
 def test_a_package_takes_over_what_a_clone_installed_and_its_removal_leaves_the_packages_files(
@@ -206,13 +206,13 @@ def test_a_package_takes_over_what_a_clone_installed_and_its_removal_leaves_the_
 ) -> None:
     install(machine)
     unpack(machine)
-    configure_package(machine.edges, say=say_nothing, close=True)
-    record = Journal(machine.edges).read()
+    configure_package(machine.platform, say=say_nothing, close=True)
+    record = Journal(machine.platform).read()
     assert record is not None
     assert record.method is Method.PACKAGE
-    uninstall(machine.edges, say=say_nothing)
+    uninstall(machine.platform, say=say_nothing)
     assert all((machine.root / file.path.lstrip("/")).is_file() for file in PAYLOAD)
-    assert machine.edges.kernel.is_locked() is False
+    assert machine.platform.kernel.is_locked() is False
 
 
 def break_guard(machine: ScratchMachine) -> None:
@@ -242,12 +242,12 @@ def test_an_installation_that_fails_after_the_lock_stays_locked_and_says_how_to_
     with pytest.raises(UserError, match="stays locked") as caught:
         install(machine)
     assert "Run the same command again" in caught.value.next_step
-    assert machine.edges.kernel.is_locked() is True
-    assert find_interruption(machine.edges) is not None
+    assert machine.platform.kernel.is_locked() is True
+    assert find_interruption(machine.platform) is not None
     machine.set_state(broken=[])
     install(machine)
-    assert find_interruption(machine.edges) is None
-    uninstall(machine.edges, say=say_nothing)
+    assert find_interruption(machine.platform) is None
+    uninstall(machine.platform, say=say_nothing)
     assert machine.read_all() == before
 
 
@@ -258,14 +258,14 @@ def test_a_core_that_is_refused_undoes_the_installation(machine: ScratchMachine)
         raise UserError("The tunnel core is not installed", "its SHA-256 is another", "Get it again.")
 
     with pytest.raises(UserError, match="its SHA-256 is another"):
-        install_clone(machine.edges, PAYLOAD, say=say_nothing, install_core=refuse)
+        install_clone(machine.platform, PAYLOAD, say=say_nothing, install_core=refuse)
     assert machine.read_all() == before
 
 
 def test_a_new_core_makes_a_running_service_start_anew(machine: ScratchMachine) -> None:
     install(machine)
     machine.set_state(restarted=[])
-    install_clone(machine.edges, PAYLOAD, say=say_nothing, install_core=lambda: True)
+    install_clone(machine.platform, PAYLOAD, say=say_nothing, install_core=lambda: True)
     assert SERVICE_UNIT in machine.store.read()["restarted"]
 
 
@@ -275,20 +275,20 @@ def test_nothing_is_opened_under_a_service_that_does_not_stop(machine: ScratchMa
     install(machine)
     machine.set_state(stuck=[SERVICE_UNIT])
     with pytest.raises(UndoError):
-        uninstall(machine.edges, say=say_nothing)
-    assert machine.edges.kernel.is_locked() is True
+        uninstall(machine.platform, say=say_nothing)
+    assert machine.platform.kernel.is_locked() is True
     machine.set_state(stuck=[])
-    uninstall(machine.edges, say=say_nothing)
+    uninstall(machine.platform, say=say_nothing)
     assert machine.read_all() == before
 
 
 def test_a_damaged_journal_is_refused_and_nothing_is_touched(machine: ScratchMachine) -> None:
     install(machine)
-    path = machine.edges.layout.install_journal
+    path = machine.platform.layout.install_journal
     path.write_bytes(path.read_bytes()[:-20])
     before = machine.read_all()
     with pytest.raises(JournalError):
-        uninstall(machine.edges, say=say_nothing)
+        uninstall(machine.platform, say=say_nothing)
     with pytest.raises(JournalError):
         install(machine)
     assert machine.read_all() == before
@@ -296,17 +296,17 @@ def test_a_damaged_journal_is_refused_and_nothing_is_touched(machine: ScratchMac
 
 def test_after_a_lost_journal_an_installation_knows_its_own_files(machine: ScratchMachine) -> None:
     install(machine)
-    machine.edges.layout.install_journal.unlink()
+    machine.platform.layout.install_journal.unlink()
     install(machine)
-    uninstall(machine.edges, say=say_nothing)
-    assert machine.edges.kernel.is_locked() is False
+    uninstall(machine.platform, say=say_nothing)
+    assert machine.platform.kernel.is_locked() is False
     assert not machine.boots_locked
     assert [file.path for file in PAYLOAD if os.path.lexists(machine.root / file.path.lstrip("/"))] == []
 
 
 def test_without_an_installation_there_is_nothing_to_remove(machine: ScratchMachine) -> None:
     before = machine.read_all()
-    assert not uninstall(machine.edges, say=say_nothing)
+    assert not uninstall(machine.platform, say=say_nothing)
     assert machine.read_all() == before
 
 
@@ -326,7 +326,7 @@ def test_a_file_is_never_written_through_a_link(machine: ScratchMachine, tmp_pat
 
 
 def test_a_change_comes_back_from_the_journal_as_it_was(machine: ScratchMachine) -> None:
-    change = FileWritten(path="/usr/bin/psiphon-vpn", mode=0o755, content=b"x").observe(machine.edges)
+    change = FileWritten(path="/usr/bin/psiphon-vpn", mode=0o755, content=b"x").observe(machine.platform)
     assert change.previous is not None
     assert change.previous.target == "/opt/other/psiphon"
     assert restore_change(change.store()) == change

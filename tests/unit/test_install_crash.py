@@ -54,19 +54,19 @@ def tmp_path() -> Iterator[Path]:
 
 
 def do_install(machine: ScratchMachine) -> None:
-    install_clone(machine.edges, PAYLOAD, say=say_nothing)
+    install_clone(machine.platform, PAYLOAD, say=say_nothing)
 
 
 def do_upgrade(machine: ScratchMachine) -> None:
-    install_clone(machine.edges, NEW, say=say_nothing)
+    install_clone(machine.platform, NEW, say=say_nothing)
 
 
 def do_uninstall(machine: ScratchMachine) -> None:
-    uninstall(machine.edges, say=say_nothing)
+    uninstall(machine.platform, say=say_nothing)
 
 
 def do_configure(machine: ScratchMachine) -> None:
-    configure_package(machine.edges, say=say_nothing, close=True)
+    configure_package(machine.platform, say=say_nothing, close=True)
 
 
 def run_until(machine: ScratchMachine, work: Callable[[ScratchMachine], None], effects: int) -> bool:
@@ -119,7 +119,7 @@ def crash_everywhere(
 
 
 def read_stage(machine: ScratchMachine) -> Stage | None:
-    record = Journal(machine.edges).read()
+    record = Journal(machine.platform).read()
     return None if record is None else record.stage
 
 
@@ -163,14 +163,14 @@ def test_an_installation_killed_anywhere_is_completed_or_undone(
     for machine in crash_everywhere(tmp_path, do_install):
         # Done is said only when all is done.
         assert read_stage(machine) is not Stage.INSTALLED or whole(machine) == installed
-        if (is_locked := machine.edges.kernel.is_locked()) is True:
+        if (is_locked := machine.platform.kernel.is_locked()) is True:
             closed += 1
             assert machine.boots_locked, "locked now, and open after the next boot"
         if machine.boots_locked:
-            assert machine.edges.layout.boot_rules.is_file(), "the boot lock would find no rules"
+            assert machine.platform.layout.boot_rules.is_file(), "the boot lock would find no rules"
         recover(machine)
         assert_same(machine, installed if recover is do_install else before)
-        assert find_interruption(machine.edges) is None
+        assert find_interruption(machine.platform) is None
         assert is_locked in {True, False}
     assert closed > 3
 
@@ -182,13 +182,13 @@ def test_a_removal_killed_anywhere_is_completed_or_taken_back(
     before, installed, _upgraded = ends
     opened = 0
     for machine in crash_everywhere(tmp_path, do_uninstall, do_install):
-        if machine.edges.kernel.is_locked() is not True:
+        if machine.platform.kernel.is_locked() is not True:
             opened += 1
             left = whole(machine)
             left["tree"] = {path: what for path, what in left["tree"].items() if path != "var/lib/psiphon-vpn"}
             assert left == before, "open, and not as before"
         if machine.boots_locked:
-            assert machine.edges.layout.boot_rules.is_file() or machine.edges.kernel.is_locked() is True
+            assert machine.platform.layout.boot_rules.is_file() or machine.platform.kernel.is_locked() is True
         recover(machine)
         assert_same(machine, installed if recover is do_install else before)
     assert opened
@@ -221,9 +221,9 @@ def test_an_upgrade_killed_anywhere_never_opens(
 ) -> None:
     before, _installed, upgraded = ends
     for machine in crash_everywhere(tmp_path, do_upgrade, do_install):
-        assert machine.edges.kernel.is_locked() is True
+        assert machine.platform.kernel.is_locked() is True
         assert machine.boots_locked
-        assert machine.edges.layout.boot_rules.is_file()
+        assert machine.platform.layout.boot_rules.is_file()
         recover(machine)
         assert_same(machine, upgraded if recover is do_upgrade else before)
 
@@ -236,6 +236,6 @@ def test_a_packages_configuration_killed_anywhere_is_completed(tmp_path: Path) -
     unpack(reference)
     do_configure(reference)
     for machine in crash_everywhere(tmp_path, do_configure, unpack):
-        assert machine.edges.kernel.is_locked() is False or machine.boots_locked
+        assert machine.platform.kernel.is_locked() is False or machine.boots_locked
         do_configure(machine)
         assert_same(machine, whole(reference))

@@ -58,16 +58,16 @@ def new_machine() -> Iterator[Callable[[], ScratchMachine]]:
 
 
 def install(machine: ScratchMachine) -> None:
-    install_clone(machine.edges, PAYLOAD, say=say_nothing)
+    install_clone(machine.platform, PAYLOAD, say=say_nothing)
 
 
 def configure_files(machine: ScratchMachine) -> None:
     unpack(machine)
-    configure_package(machine.edges, say=say_nothing, close=True)
+    configure_package(machine.platform, say=say_nothing, close=True)
 
 
 def list_changes(machine: ScratchMachine) -> tuple[Change, ...]:
-    record = Journal(machine.edges).read()
+    record = Journal(machine.platform).read()
     assert record is not None
     return record.changes
 
@@ -77,10 +77,10 @@ def fail(monkeypatch: pytest.MonkeyPatch, name: str, key: tuple[str, str], failu
     kind = next(kind for kind in _all_kinds(Change) if getattr(kind, "kind", None) == key[0])
     right = getattr(kind, name)
 
-    def wrong(self: Change, edges: Any) -> None:
+    def wrong(self: Change, platform: Any) -> None:
         if (self.kind, self.key) == key:
             raise failure
-        right(self, edges)
+        right(self, platform)
 
     monkeypatch.setattr(kind, name, wrong)
 
@@ -100,11 +100,11 @@ def whole(machine: ScratchMachine) -> dict[str, Any]:
 
 def assert_locked_or_open(machine: ScratchMachine, before: dict[str, Any]) -> bool:
     """Whether it is locked."""
-    locked = machine.edges.kernel.is_locked()
+    locked = machine.platform.kernel.is_locked()
     if locked:
         assert machine.store.read()["tables"]
         assert machine.boots_locked, "locked now, and open after the next boot"
-        assert machine.edges.layout.boot_rules.is_file(), "the boot lock would find no rules"
+        assert machine.platform.layout.boot_rules.is_file(), "the boot lock would find no rules"
     else:
         assert whole(machine) == before, "open, and not as before"
     return bool(locked)
@@ -131,14 +131,14 @@ def test_whatever_cannot_be_undone_leaves_the_machine_locked_at_boot_too_until_i
         with monkeypatch.context() as patch:
             fail(patch, "undo", (change.kind, change.key), failure)
             with pytest.raises(UndoError) as caught:
-                uninstall(machine.edges, say=say_nothing)
+                uninstall(machine.platform, say=say_nothing)
             assert list(caught.value.failures) == [change]
             assert "stays locked" in caught.value.what
             assert assert_locked_or_open(machine, before)
             with pytest.raises(UndoError):  # again, the cause is there still
-                uninstall(machine.edges, say=say_nothing)
+                uninstall(machine.platform, say=say_nothing)
             assert assert_locked_or_open(machine, before)
-        uninstall(machine.edges, say=say_nothing)
+        uninstall(machine.platform, say=say_nothing)
         after = whole(machine)
         if begin is configure_files:
             after["active"].remove(KILLSWITCH_UNIT)  # wanted by the package's drop-ins, which go next
@@ -169,7 +169,7 @@ def test_whatever_cannot_be_made_leaves_the_machine_as_it_was_or_locked_at_boot_
                 assert whole(machine) == installed  # a change that does nothing by itself
         install(machine)
         assert whole(machine) == installed
-        uninstall(machine.edges, say=say_nothing)
+        uninstall(machine.platform, say=say_nothing)
         assert whole(machine) == before
     assert ends == {True, False}
 
@@ -183,7 +183,7 @@ def test_an_interruption_while_the_lock_is_undone_puts_it_back(
     install(machine)
     fail(monkeypatch, "undo", ("tables", "tables"), interruption)
     with pytest.raises(type(interruption)):
-        uninstall(machine.edges, say=say_nothing)
+        uninstall(machine.platform, say=say_nothing)
     assert assert_locked_or_open(machine, before)
 
 
@@ -198,7 +198,7 @@ def test_a_removal_that_fails_leaves_the_program_that_goes_on_with_it(
         with monkeypatch.context() as patch:
             fail(patch, "undo", (change.kind, change.key), OSError(errno.EPERM, "Operation not permitted"))
             with pytest.raises(UndoError):
-                uninstall(machine.edges, say=say_nothing)
+                uninstall(machine.platform, say=say_nothing)
         for file in PAYLOAD[:2]:
             assert (machine.root / file.path.lstrip("/")).read_bytes() == file.content
 
@@ -208,8 +208,8 @@ def test_a_deep_tree_in_the_services_data_is_removed_with_it(new_machine: Callab
     machine = new_machine()
     before = whole(machine)
     install(machine)
-    make_deep(machine.edges.layout.state_dir / "core", 5000)
-    uninstall(machine.edges, say=say_nothing)
+    make_deep(machine.platform.layout.state_dir / "core", 5000)
+    uninstall(machine.platform, say=say_nothing)
     assert whole(machine) == before
 
 
@@ -222,7 +222,7 @@ def test_a_failed_installation_tells_its_reason_first_when_it_cannot_be_undone_e
     with pytest.raises(UserError, match="does not take the rules") as caught:
         install(machine)
     assert "not everything could be undone" in caught.value.what
-    assert not machine.edges.kernel.is_locked()
+    assert not machine.platform.kernel.is_locked()
 
 
 def test_a_killed_terminal_does_not_stop_a_removal(new_machine: Callable[[], ScratchMachine]) -> None:
@@ -233,5 +233,5 @@ def test_a_killed_terminal_does_not_stop_a_removal(new_machine: Callable[[], Scr
     def say(_line: str) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    uninstall(machine.edges, say=say)
+    uninstall(machine.platform, say=say)
     assert whole(machine) == before

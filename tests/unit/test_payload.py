@@ -15,7 +15,7 @@ import pytest
 
 from psiphon_vpn import __version__
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.system import locked
+from psiphon_vpn.system import dependencies
 from psiphon_vpn.system.interpreter import SYSTEM_PYTHON, carry_interpreter, find_interpreter
 from psiphon_vpn.system.layout import UNITS, Layout
 from psiphon_vpn.system.payload import PayloadFile, collect_payload
@@ -55,7 +55,7 @@ def test_nobody_but_root_can_write_what_root_runs(payload: dict[str, PayloadFile
 def test_the_payload_holds_units_rules_nobody_rendered_and_no_laboratory(payload: dict[str, PayloadFile]) -> None:
     for unit in UNITS:
         assert str(LAYOUT.unit_dir / unit) in payload
-    # The units do nothing until this directory is there: before an installation is configured nobody is locked.
+    # The units do nothing until this directory is there: before an installation is configured nobody is dependencies.
     assert not [path for path in payload if path.startswith(f"{LAYOUT.rules_dir}/")]
     assert not [path for path in payload if "__pycache__" in path or "/psiphon_lab/" in path]
     assert not [path for path in payload if path.startswith(("/etc/", "/var/", "/run/"))]
@@ -133,7 +133,7 @@ def test_the_program_needs_no_package_but_those_of_its_lock(payload: dict[str, P
                 needed |= {name.partition(".")[0] for name in names}
     needed -= {*sys.stdlib_module_names, "psiphon_vpn", "psiphon_lab"}  # the test before this one holds the last
     assert needed == {"click", "httpx", "jeepney", "rich"}
-    assert needed <= set(locked.read_pins(ROOT / "requirements.lock"))
+    assert needed <= set(dependencies.read_pins(ROOT / "requirements.lock"))
 
 
 @needs_python
@@ -184,7 +184,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def collect(packages: Path) -> dict[str, bytes]:
-    return dict(locked.collect_dependencies(packages.parent / "lock"))
+    return dict(dependencies.collect_dependencies(packages.parent / "lock"))
 
 
 def test_a_locked_package_is_taken_without_its_tests_and_scripts(packages: Path) -> None:
@@ -225,7 +225,7 @@ def test_compiled_code_is_refused(packages: Path) -> None:
 
 
 def test_every_locked_package_is_in_the_payload(payload: dict[str, PayloadFile]) -> None:
-    for name, version in locked.read_pins(ROOT / "requirements.lock").items():
+    for name, version in dependencies.read_pins(ROOT / "requirements.lock").items():
         info = f"{LAYOUT.python_dir}/{name.replace('-', '_')}-{version}.dist-info/METADATA"
         assert info in payload, info
 

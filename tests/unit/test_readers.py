@@ -71,12 +71,12 @@ def test_an_installation_lets_who_ran_it_look_and_keeps_what_root_wrote_since(
     machine = make_machine(tmp_path)
     before = machine.read_all()
     monkeypatch.setenv("SUDO_UID", "1000")
-    install_clone(machine.edges, PAYLOAD, say=lambda _line: None)
-    path = machine.edges.layout.readers
+    install_clone(machine.platform, PAYLOAD, say=lambda _line: None)
+    path = machine.platform.layout.readers
     assert load_readers(path) == {1000}
     path.write_text("1001\n")
     monkeypatch.setenv("SUDO_UID", "1002")
-    install_clone(machine.edges, (*PAYLOAD[:1], *PAYLOAD[2:]), say=lambda _line: None)
+    install_clone(machine.platform, (*PAYLOAD[:1], *PAYLOAD[2:]), say=lambda _line: None)
     assert load_readers(path) == {1001}
-    uninstall(machine.edges, say=lambda _line: None)
+    uninstall(machine.platform, say=lambda _line: None)
     assert machine.read_all() == before

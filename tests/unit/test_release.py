@@ -39,20 +39,20 @@ pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs r
 @pytest.fixture
 def installed(tmp_path: Path) -> ScratchMachine:
     machine = make_machine(tmp_path)
-    install_clone(machine.edges, PAYLOAD, say=say_nothing)
+    install_clone(machine.platform, PAYLOAD, say=say_nothing)
     return machine
 
 
 @pytest.mark.requirement("R3")
 def test_release_opens_stops_what_runs_and_says_so(installed: ScratchMachine) -> None:
-    release(installed.edges, by="1000")
+    release(installed.platform, by="1000")
     state = installed.store.read()
     assert not state["tables"]
     assert not state["guard"]
     assert not state["ways"]
     assert not {GUARD_UNIT, SERVICE_UNIT} & set(state["active"])
     assert installed.boots_locked
-    found = released.read_record(installed.edges.layout)
+    found = released.read_record(installed.platform.layout)
     assert found is not None
     assert found.by == "1000"
 
@@ -62,10 +62,10 @@ def test_release_opens_stops_what_runs_and_says_so(installed: ScratchMachine) ->
 def test_an_installation_says_which_numbers_it_took_where_they_are_not_the_usual_ones(
     installed: ScratchMachine, close: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(managing, "open_machine", lambda: installed.edges)
-    monkeypatch.setattr(managing, "_tell_neighbours", lambda _edges: None)
+    monkeypatch.setattr(managing, "open_platform", lambda: installed.platform)
+    monkeypatch.setattr(managing, "_tell_neighbours", lambda _platform: None)
     monkeypatch.setattr(managing, "survive_hangup", lambda: None)
-    monkeypatch.setattr(installed.edges.manager, "is_running", lambda: close)
+    monkeypatch.setattr(installed.platform.manager, "is_running", lambda: close)
     for usual, said in ((573, True), (990, False)):
         monkeypatch.setattr(names, "ACCOUNT_NUMBER", usual)
         assert managing.system_configure(cut_remote=True) == 0
@@ -75,33 +75,33 @@ def test_an_installation_says_which_numbers_it_took_where_they_are_not_the_usual
 @pytest.mark.requirement("R3")
 def test_start_locks_first_and_forgets_the_release(installed: ScratchMachine) -> None:
     before = installed.read_all()
-    release(installed.edges, by="0")
-    start(installed.edges)  # the stand-in refuses to start the service on an open machine
+    release(installed.platform, by="0")
+    start(installed.platform)  # the stand-in refuses to start the service on an open machine
     after = installed.read_all()
     before["active"], after["active"] = set(before["active"]), set(after["active"])
     assert after == before
-    assert released.read_record(installed.edges.layout) is None
+    assert released.read_record(installed.platform.layout) is None
 
 
 def test_while_released_names_are_asked_of_the_networks_own_resolvers(installed: ScratchMachine) -> None:
-    layout = installed.edges.layout
+    layout = installed.platform.layout
     mask = installed.root / "run/systemd/resolved.conf.d" / layout.resolved_dropin.name
-    release(installed.edges, by="0")
+    release(installed.platform, by="0")
     assert "DNS=" not in mask.read_text()
     assert installed.store.read()["restarted"][-1] == released.RESOLVED_UNIT
-    start(installed.edges)
+    start(installed.platform)
     assert not mask.exists()
 
 
 def test_while_released_networkmanager_hands_out_the_networks_own_resolvers(installed: ScratchMachine) -> None:
-    unit, (mask,) = MANAGER.units[0], (installed.edges.layout.locate(path) for path in MANAGER.released_files)
+    unit, (mask,) = MANAGER.units[0], (installed.platform.layout.locate(path) for path in MANAGER.released_files)
     (installed.root / "run/NetworkManager").mkdir()
     installed.set_state(active=[*installed.store.read()["active"], unit])
-    release(installed.edges, by="0")
+    release(installed.platform, by="0")
     assert "global-dns" not in mask.read_text()
     assert "uri=\ninterval=0" in mask.read_text()
     assert unit in installed.store.read()["restarted"]
-    start(installed.edges)
+    start(installed.platform)
     assert not mask.exists()
 
 
@@ -109,33 +109,33 @@ def test_while_released_networkmanager_hands_out_the_networks_own_resolvers(inst
 def test_a_service_that_does_not_stop_is_not_released(installed: ScratchMachine) -> None:
     installed.set_state(stuck=[SERVICE_UNIT])
     with pytest.raises(CommandError):
-        release(installed.edges, by="0")
-    assert installed.edges.kernel.is_locked() is True
-    assert released.read_record(installed.edges.layout) is None
+        release(installed.platform, by="0")
+    assert installed.platform.kernel.is_locked() is True
+    assert released.read_record(installed.platform.layout) is None
 
 
 @pytest.mark.requirement("R3")
 def test_a_guard_that_does_not_stop_leaves_the_machine_locked(installed: ScratchMachine) -> None:
     installed.set_state(stuck=[GUARD_UNIT])
     with pytest.raises(CommandError):
-        release(installed.edges, by="0")
-    assert installed.edges.kernel.is_locked() is True
+        release(installed.platform, by="0")
+    assert installed.platform.kernel.is_locked() is True
 
 
 @pytest.mark.requirement("R3", "R14")
 def test_an_upgrade_of_a_released_machine_locks_it_and_forgets_the_release(installed: ScratchMachine) -> None:
-    release(installed.edges, by="0")
-    configure_package(installed.edges, say=say_nothing, close=True)
-    assert installed.edges.kernel.is_locked() is True
-    assert released.read_record(installed.edges.layout) is None
+    release(installed.platform, by="0")
+    configure_package(installed.platform, say=say_nothing, close=True)
+    assert installed.platform.kernel.is_locked() is True
+    assert released.read_record(installed.platform.layout) is None
 
 
 def test_a_released_machine_can_be_uninstalled(tmp_path: Path) -> None:
     machine = make_machine(tmp_path)
     before = machine.read_all()
-    install_clone(machine.edges, PAYLOAD, say=say_nothing)
-    release(machine.edges, by="0")
-    uninstall(machine.edges, say=say_nothing)
+    install_clone(machine.platform, PAYLOAD, say=say_nothing)
+    release(machine.platform, by="0")
+    uninstall(machine.platform, say=say_nothing)
     assert machine.read_all()["tree"] == before["tree"]
 
 
@@ -150,8 +150,8 @@ def status_of(layout: Layout, monkeypatch: pytest.MonkeyPatch, *, locked: bool |
 def test_status_of_a_released_machine_is_released_in_red(
     installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release(installed.edges, by="1000")
-    status = status_of(installed.edges.layout, monkeypatch, locked=False)
+    release(installed.platform, by="1000")
+    status = status_of(installed.platform.layout, monkeypatch, locked=False)
     assert (status["state"], status["locked"]) == (view.RELEASED, False)
     assert "psiphon-vpn start" in str(status["next_step"])
     assert view._find_headline(status)[1] == "red"
@@ -163,22 +163,22 @@ def test_status_of_a_released_machine_is_released_in_red(
 def test_a_stale_record_says_nothing_about_a_machine_that_is_locked(
     installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released.write_record(installed.edges.layout, by="0")
+    released.write_record(installed.platform.layout, by="0")
     for locked, state in ((True, "LOCKED"), (None, "UNKNOWN")):
-        assert status_of(installed.edges.layout, monkeypatch, locked=locked)["state"] == state
+        assert status_of(installed.platform.layout, monkeypatch, locked=locked)["state"] == state
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"since": 1}', "\x00" * 9000])
 def test_a_record_that_is_odd_is_none(installed: ScratchMachine, text: str) -> None:
-    installed.edges.layout.release_record.write_text(text)
-    assert released.read_record(installed.edges.layout) is None
+    installed.platform.layout.release_record.write_text(text)
+    assert released.read_record(installed.platform.layout) is None
 
 
 def test_a_record_that_is_not_roots_is_none(installed: ScratchMachine) -> None:
-    path = installed.edges.layout.release_record
+    path = installed.platform.layout.release_record
     path.write_text(json.dumps({"since": "now", "by": "0"}))
     os.chown(path, 1234, 1234)
-    assert released.read_record(installed.edges.layout) is None
+    assert released.read_record(installed.platform.layout) is None
 
 
 # -- the commands ---------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_a_record_that_is_not_roots_is_none(installed: ScratchMachine) -> None:
 @pytest.fixture
 def commands(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> ScratchMachine:
     """The commands, on the scratch machine."""
-    monkeypatch.setattr(managing, "open_machine", lambda: installed.edges)
+    monkeypatch.setattr(managing, "open_platform", lambda: installed.platform)
     monkeypatch.setattr(managing, "find_removal", lambda: None)
     monkeypatch.setattr(managing, "find_sessions", lambda: ())
     monkeypatch.setattr(managing, "find_neighbours", lambda _manager: ())
@@ -202,13 +202,13 @@ def commands(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> Scra
 def test_release_wants_its_word(commands: ScratchMachine, word: str) -> None:
     result = CliRunner().invoke(cli, ["release"], input=f"{word}\n")
     assert isinstance(result.exception, UserError)
-    assert commands.edges.kernel.is_locked() is True
+    assert commands.platform.kernel.is_locked() is True
 
 
 def test_release_with_its_word_opens(commands: ScratchMachine) -> None:
     result = CliRunner().invoke(cli, ["release"], input=f"{WORD}\n")
     assert result.exception is None
-    assert commands.edges.kernel.is_locked() is False
+    assert commands.platform.kernel.is_locked() is False
 
 
 def test_uninstall_asks_and_no_is_no(commands: ScratchMachine) -> None:
@@ -216,7 +216,7 @@ def test_uninstall_asks_and_no_is_no(commands: ScratchMachine) -> None:
     assert CliRunner().invoke(cli, ["uninstall"], input="n\n").exit_code != 0
     assert commands.read_all() == before
     assert CliRunner().invoke(cli, ["uninstall", "--yes"]).exit_code == 0
-    assert commands.edges.kernel.is_locked() is False
+    assert commands.platform.kernel.is_locked() is False
 
 
 def test_a_packages_files_are_the_package_managers_to_remove(
@@ -227,7 +227,7 @@ def test_a_packages_files_are_the_package_managers_to_remove(
         error = CliRunner().invoke(cli, command).exception
         assert isinstance(error, UserError)
         assert "apt remove psiphon-vpn" in str(error)
-    assert commands.edges.kernel.is_locked() is True
+    assert commands.platform.kernel.is_locked() is True
 
 
 def connect_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,21 +237,21 @@ def connect_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_start_that_would_cut_a_remote_session_wants_to_hear_that_it_may(
     commands: ScratchMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release(commands.edges, by="0")
+    release(commands.platform, by="0")
     connect_from_outside(monkeypatch)
     with pytest.raises(RemoteSessionsError):
-        managing.start_if_stopped(commands.edges, cut_remote=False)
-    assert commands.edges.kernel.is_locked() is False
-    assert managing.start_if_stopped(commands.edges, cut_remote=True)
-    assert commands.edges.kernel.is_locked() is True
+        managing.start_if_stopped(commands.platform, cut_remote=False)
+    assert commands.platform.kernel.is_locked() is False
+    assert managing.start_if_stopped(commands.platform, cut_remote=True)
+    assert commands.platform.kernel.is_locked() is True
     # Locked already: nobody is cut off by anything.
-    assert not managing.start_if_stopped(commands.edges, cut_remote=False)
+    assert not managing.start_if_stopped(commands.platform, cut_remote=False)
 
 
 def test_an_installation_over_a_remote_session_changes_nothing_until_it_hears_that_it_may(
     commands: ScratchMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uninstall(commands.edges, say=say_nothing)
+    uninstall(commands.platform, say=say_nothing)
     before = commands.read_all()
     connect_from_outside(monkeypatch)
     monkeypatch.setattr("psiphon_vpn.system.payload.collect_payload", lambda: PAYLOAD)
@@ -259,19 +259,19 @@ def test_an_installation_over_a_remote_session_changes_nothing_until_it_hears_th
     assert commands.read_all() == before
     result = CliRunner().invoke(cli, ["install", "--yes", "--yes-cut-remote-sessions"])
     assert (result.exception, result.exit_code) == (None, 0)
-    assert commands.edges.kernel.is_locked() is True
+    assert commands.platform.kernel.is_locked() is True
 
 
 def test_a_package_over_a_remote_session_says_when_it_closes_and_how_to_close_it(
     commands: ScratchMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release(commands.edges, by="0")
+    release(commands.platform, by="0")
     connect_from_outside(monkeypatch)
     result = CliRunner().invoke(cli, ["system-configure"])
     assert result.exit_code == 0
     assert "next boot" in result.output
     assert "start --yes-cut-remote-sessions" in result.output
-    assert commands.edges.kernel.is_locked() is False
+    assert commands.platform.kernel.is_locked() is False
     assert commands.boots_locked
 
 
@@ -314,12 +314,12 @@ def test_without_its_packages_the_program_still_knows_how_to_remove_itself() -> 
 
 
 def test_the_last_resort_removes_everything(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(last_resort, "open_machine", lambda: installed.edges)
+    monkeypatch.setattr(last_resort, "open_platform", lambda: installed.platform)
     monkeypatch.setattr(last_resort, "find_removal", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_arguments: None)
     assert last_resort.run(["uninstall", "--yes"], cause="no click") == 0
-    assert installed.edges.kernel.is_locked() is False
-    assert not installed.edges.layout.data_dir.exists()
+    assert installed.platform.kernel.is_locked() is False
+    assert not installed.platform.layout.data_dir.exists()
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

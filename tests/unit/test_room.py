@@ -28,9 +28,9 @@ place, mounts, first, second = sys.argv[1:5]
 machine = make_machine(pathlib.Path(place))
 say = lambda line: None
 work = {
-    "install": lambda: install_clone(machine.edges, PAYLOAD, say=say),
-    "uninstall": lambda: uninstall(machine.edges, say=say),
-    "configure": lambda: configure_package(machine.edges, say=say, close=True),
+    "install": lambda: install_clone(machine.platform, PAYLOAD, say=say),
+    "uninstall": lambda: uninstall(machine.platform, say=say),
+    "configure": lambda: configure_package(machine.platform, say=say, close=True),
 }
 if first != "-":
     work[first]()
@@ -43,9 +43,9 @@ except UserError as error:
     said = str(error)
 subprocess.run(["umount", "-l", *sys.argv[5:]], check=False, cwd=machine.root)
 after = machine.read_all()
-result = {"said": said, "same": after == before, "recorded": Journal(machine.edges).read() is not None}
-result["removed"] = uninstall(machine.edges, say=say)
-result["locked"] = machine.edges.kernel.is_locked()
+result = {"said": said, "same": after == before, "recorded": Journal(machine.platform).read() is not None}
+result["removed"] = uninstall(machine.platform, say=say)
+result["locked"] = machine.platform.kernel.is_locked()
 print(json.dumps(result))
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.fake_lock import FakeLock
 from tests.policies import IDENTITY
-from tests.unit.machine_watch import UPLINK_B, see
+from tests.unit.state_machine_watch import UPLINK_B, see
 
 from psiphon_vpn.config import Settings
 from psiphon_vpn.linux.lock import EnforcementError

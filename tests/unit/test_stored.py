@@ -102,11 +102,11 @@ def read_record(_place: Path, content: bytes) -> object:
 def read_journal(place: Path, content: bytes) -> object:
     machine = make_layout(place)
     machine.install_journal.write_bytes(content)
-    return Journal(cast(Any, Edges(machine))).read()
+    return Journal(cast(Any, Platform(machine))).read()
 
 
 @dataclass(frozen=True)
-class Edges:
+class Platform:
     layout: Layout
 
 
@@ -296,5 +296,5 @@ def test_an_object_is_read_field_by_field() -> None:
 def test_a_journal_of_a_real_installation_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     machine = make_machine(tmp_path)
     record = Record(method=Method.CLONE, version="1", stage=Stage.INSTALLED, changes=CHANGES)
-    Journal(machine.edges).write(record)
-    assert Journal(machine.edges).read() == record
+    Journal(machine.platform).write(record)
+    assert Journal(machine.platform).read() == record

@@ -26,7 +26,7 @@ def allow(runtime_dir: Path, *, name: str, yes: bool) -> int:
     """Write the list, load the guards, tell the service."""
     _need_root("bridge allow")
     from psiphon_vpn.system import bridging
-    from psiphon_vpn.system.machine import open_machine
+    from psiphon_vpn.system.linux_platform import open_platform
 
     checked = bridging.check_name(name)
     for line in (
@@ -39,7 +39,7 @@ def allow(runtime_dir: Path, *, name: str, yes: bool) -> int:
         click.echo(line.format(name=checked), err=True)
     if not yes and not click.confirm(_("Go on?"), default=False, err=True):
         raise click.Abort
-    done = bridging.allow(open_machine(), checked, reread=lambda: _reread(runtime_dir))
+    done = bridging.allow(open_platform(), checked, reread=lambda: _reread(runtime_dir))
     text = _("{name} is allowed.") if done else _("{name} was allowed already; nothing was changed.")
     click.echo(text.format(name=checked))
     return _show(runtime_dir)
@@ -52,10 +52,10 @@ def deny(runtime_dir: Path, *, name: str) -> int:
     """The other way round."""
     _need_root("bridge deny")
     from psiphon_vpn.system import bridging
-    from psiphon_vpn.system.machine import open_machine
+    from psiphon_vpn.system.linux_platform import open_platform
 
     checked = bridging.check_name(name)
-    done = bridging.deny(open_machine(), checked, reread=lambda: _reread(runtime_dir))
+    done = bridging.deny(open_platform(), checked, reread=lambda: _reread(runtime_dir))
     text = _("{name} is no longer allowed.") if done else _("{name} was not allowed.")
     click.echo(text.format(name=checked))
     return _show(runtime_dir)

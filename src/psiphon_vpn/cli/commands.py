@@ -14,8 +14,8 @@ from psiphon_vpn.cli.update import update
 from psiphon_vpn.errors import NotRootError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system.config_owner import mend_configuration
-from psiphon_vpn.system.edges import Account
 from psiphon_vpn.system.layout import GROUP, USER, Layout
+from psiphon_vpn.system.platform import Account
 
 
 @click.command(help=_("Say whether this machine is locked and connected, and why."))
@@ -77,9 +77,9 @@ def start(runtime_dir: Path, *, cut_remote: bool) -> int:
     # Another runtime directory is another service, of a laboratory; the installed one is none of its business.
     if runtime_dir == Layout().runtime_dir:
         from psiphon_vpn.cli.managing import start_if_stopped
-        from psiphon_vpn.system.machine import open_machine
+        from psiphon_vpn.system.linux_platform import open_platform
 
-        start_if_stopped(open_machine(), cut_remote=cut_remote)
+        start_if_stopped(open_platform(), cut_remote=cut_remote)
     found = client.send_command(runtime_dir, "start")
     click.echo(_("The service is connecting."))
     click.echo(view.render_text(found))

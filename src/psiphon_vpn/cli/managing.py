@@ -20,15 +20,15 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.system import install as installation
 from psiphon_vpn.system import release as releasing
 from psiphon_vpn.system.distribution import find_removal
-from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.journal import Journal, JournalError, Method
-from psiphon_vpn.system.machine import open_machine
+from psiphon_vpn.system.linux_platform import open_platform
 from psiphon_vpn.system.neighbours import (
     describe_refused_logins,
     find_name_taker,
     find_neighbours,
     find_ownerless_links,
 )
+from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ def need_root(command: str) -> None:
         raise NotRootError(f"psiphon-vpn {command}")
 
 
-def check_sessions(edges: Edges, *, cut_remote: bool) -> None:
+def check_sessions(platform: Platform, *, cut_remote: bool) -> None:
     """Refuse to cut anybody off who did not agree; a machine that is locked has nobody left to cut off.
 
     Raises:
         RemoteSessionsError: there are connections from outside.
     """
-    if edges.kernel.is_locked() is True:
+    if platform.kernel.is_locked() is True:
         return
     sessions = find_sessions()
     if not sessions:
@@ -70,9 +70,9 @@ def survive_hangup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def need_systemd(edges: Edges) -> None:
+def need_systemd(platform: Platform) -> None:
     """Raise UserError where no systemd runs."""
-    if not edges.manager.is_running():
+    if not platform.manager.is_running():
         raise UserError(
             _("The service cannot be managed here"),
             _("this system was not started by systemd"),
@@ -92,23 +92,23 @@ def install(
 ) -> int:
     """Install from a clone."""
     need_root("install")
-    edges = open_machine()
+    platform = open_platform()
     if (removal := find_removal()) is not None:
         raise UserError(
             _("Nothing was installed"),
             _("this program was installed by this system's package manager, which keeps it up to date"),
             _("To install from here instead, remove it first: sudo {command}").format(command=removal),
         )
-    need_systemd(edges)
+    need_systemd(platform)
     from psiphon_vpn.system.payload import collect_payload
 
-    _explain_install(edges)
+    _explain_install(platform)
     if not dry_run:
-        check_sessions(edges, cut_remote=cut_remote)
+        check_sessions(platform, cut_remote=cut_remote)
         if not yes and not click.confirm(_("Go on?"), default=False, err=True):
             raise click.Abort
     wish = _find_wish(
-        edges,
+        platform,
         core_file=core_file,
         core_url=core_url,
         sha256=sha256,
@@ -116,25 +116,25 @@ def install(
         ask=not yes and not dry_run,
     )
     survive_hangup()
-    outcome = installation.install_clone(
-        edges,
+    result = installation.install_clone(
+        platform,
         collect_payload(),
         say=say if dry_run else lambda _line: None,
-        install_core=_choose_core(edges, wish),
+        install_core=_choose_core(platform, wish),
         dry_run=dry_run,
     )
     if dry_run:
         say(_("Nothing was changed."))
         return 0
-    _tell_outcome(edges, outcome)
+    _report_result(platform, result)
     return 0
 
 
-def _tell_neighbours(edges: Edges) -> None:
-    account = edges.accounts.find()
+def _tell_neighbours(platform: Platform) -> None:
+    account = platform.accounts.find()
     taker = find_name_taker(account.uid if account is not None else None)
     for neighbour in (
-        *find_neighbours(edges.manager),
+        *find_neighbours(platform.manager),
         *find_ownerless_links(),
         *describe_refused_logins(),
         *([taker] if taker is not None else []),
@@ -142,7 +142,7 @@ def _tell_neighbours(edges: Edges) -> None:
         say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
 
 
-def _explain_install(edges: Edges) -> None:
+def _explain_install(platform: Platform) -> None:
     for line in (
         _("This installs the Psiphon VPN service on this computer:"),
         _("- From now on nothing leaves this computer but through Psiphon's tunnel, also when the service is stopped,"),
@@ -152,10 +152,10 @@ def _explain_install(edges: Edges) -> None:
         _("- Every change is written down first; 'sudo psiphon-vpn uninstall' undoes them all."),
     ):
         say(line)
-    _tell_neighbours(edges)
+    _tell_neighbours(platform)
 
 
-def _choose_core(edges: Edges, wish: Wish | None) -> Callable[[], bool] | None:
+def _choose_core(platform: Platform, wish: Wish | None) -> Callable[[], bool] | None:
     """What brings the core and says whether it is another one; None if none is wanted."""
     if wish is None:
         return None
@@ -164,9 +164,9 @@ def _choose_core(edges: Edges, wish: Wish | None) -> Callable[[], bool] | None:
         from psiphon_vpn.cli.update import Conversation, bring_core
         from psiphon_vpn.core.store import CoreStore
 
-        store = CoreStore(edges.layout)
+        store = CoreStore(platform.layout)
         before = _read_core(store)
-        bring_core(store, wish, Conversation(runtime_dir=edges.layout.runtime_dir, assume_yes=True))
+        bring_core(store, wish, Conversation(runtime_dir=platform.layout.runtime_dir, assume_yes=True))
         return _read_core(store) != before
 
     return bring
@@ -179,7 +179,7 @@ def _read_core(store: CoreStore) -> CoreRecord | None:
 
 
 def _find_wish(
-    edges: Edges, *, core_file: Path | None, core_url: str | None, sha256: str | None, download: bool, ask: bool
+    platform: Platform, *, core_file: Path | None, core_url: str | None, sha256: str | None, download: bool, ask: bool
 ) -> Wish | None:
     """Which core is wanted. Once the lock is closed nothing can be downloaded, so it is asked for before."""
     from psiphon_vpn.core.obtain import Wish
@@ -190,16 +190,16 @@ def _find_wish(
         return Wish(file=core_file, url=core_url, sha256=sha256)
     if sha256 is not None and not download:
         raise click.UsageError(_("--sha256 goes with --core-file, --core-url or --download-core."))
-    if not download and ask and not edges.layout.core_record.exists() and edges.kernel.is_locked() is not True:
+    if not download and ask and not platform.layout.core_record.exists() and platform.kernel.is_locked() is not True:
         say(_("The tunnel needs psiphon-tunnel-core, which is not here yet. It can be downloaded now, in the open,"))
         say(_("from Psiphon's own distribution. After the lock has closed it can only be brought as a file."))
         download = click.confirm(_("Download it now?"), default=True, err=True)
     return Wish(sha256=sha256) if download else None
 
 
-def describe_numbers(edges: Edges) -> str | None:
+def describe_numbers(platform: Platform) -> str | None:
     """A sentence where psiphon-user has another number than the usual one; None where it has that, or is not there."""
-    account, usual = edges.accounts.find(), names.ACCOUNT_NUMBER
+    account, usual = platform.accounts.find(), names.ACCOUNT_NUMBER
     if account is None or account.uid == account.gid == usual:
         return None
     # Its user or group may have been here before us too, and keeps its number.
@@ -210,18 +210,18 @@ def describe_numbers(edges: Edges) -> str | None:
     ).format(uid=account.uid, gid=account.gid, usual=usual)
 
 
-def _tell_outcome(edges: Edges, outcome: installation.Outcome, *, updated: bool = False) -> None:
+def _report_result(platform: Platform, result: installation.InstallResult, *, updated: bool = False) -> None:
     if updated:
         say(_("This version is in place, and took over; the lock was closed all the while."))
-    elif outcome.repeated and not outcome.changes:
+    elif result.repeated and not result.changes:
         say(_("Nothing had to be done: everything is installed as it should be."))
-    elif outcome.repeated:
-        say(_("Installed. Changes that had to be made: {count}.").format(count=outcome.changes))
+    elif result.repeated:
+        say(_("Installed. Changes that had to be made: {count}.").format(count=result.changes))
     else:
         say(_("Installed, and locked: from now on nothing leaves this computer but through the tunnel."))
-    if (sentence := describe_numbers(edges)) is not None:
+    if (sentence := describe_numbers(platform)) is not None:
         say(sentence)
-    if not edges.layout.core_record.exists():
+    if not platform.layout.core_record.exists():
         say(_("There is no tunnel core yet, so it stays offline. Bring one as a file:"))
         say("    sudo psiphon-vpn update --core-file FILE --sha256 HEX")
     say(_("To see how it is: psiphon-vpn status"))
@@ -230,8 +230,8 @@ def _tell_outcome(edges: Edges, outcome: installation.Outcome, *, updated: bool 
 def uninstall(*, yes: bool, dry_run: bool) -> int:
     """Undo the journal."""
     need_root("uninstall")
-    edges = open_machine()
-    record = Journal(edges).read()
+    platform = open_platform()
+    record = Journal(platform).read()
     removal = find_removal()
     if removal is not None or (record is not None and record.method is Method.PACKAGE):
         raise UserError(
@@ -247,7 +247,7 @@ def uninstall(*, yes: bool, dry_run: bool) -> int:
     if not dry_run and not yes and not click.confirm(_("Go on?"), default=False, err=True):
         raise click.Abort
     survive_hangup()
-    installation.uninstall(edges, say=say if dry_run else lambda _line: None, dry_run=dry_run)
+    installation.uninstall(platform, say=say if dry_run else lambda _line: None, dry_run=dry_run)
     say(_("Nothing was changed.") if dry_run else _("Removed. The network is open, as it was before."))
     return 0
 
@@ -255,8 +255,8 @@ def uninstall(*, yes: bool, dry_run: bool) -> int:
 def release() -> int:
     """Open, after a word was typed."""
     need_root("release")
-    edges = open_machine()
-    need_systemd(edges)
+    platform = open_platform()
+    need_systemd(platform)
     say(_("This opens the network: programs on this computer then send in the open, past the tunnel, and whoever"))
     say(_("watches your connection sees it. It lasts until 'start' or until the next boot."))
     word = click.prompt(
@@ -264,7 +264,7 @@ def release() -> int:
     )
     if word.strip() != releasing.WORD:
         raise UserError(_("Nothing was opened"), _("that was not the word"), _("The machine is as it was."))
-    releasing.release(edges, by=os.environ.get("SUDO_UID", str(os.getuid())))
+    releasing.release(platform, by=os.environ.get("SUDO_UID", str(os.getuid())))
     click.echo(
         click.style(_("RELEASED. Everything can leave this computer in the open."), fg="red", bold=True), err=True
     )
@@ -272,7 +272,7 @@ def release() -> int:
     return 0
 
 
-def start_if_stopped(edges: Edges, *, cut_remote: bool) -> bool:
+def start_if_stopped(platform: Platform, *, cut_remote: bool) -> bool:
     """Lock and start the service if it does not run; whether that was done.
 
     Raises:
@@ -280,37 +280,37 @@ def start_if_stopped(edges: Edges, *, cut_remote: bool) -> bool:
     """
     from psiphon_vpn.system.layout import SERVICE_UNIT
 
-    if not edges.manager.is_running() or not (edges.layout.unit_dir / SERVICE_UNIT).exists():
+    if not platform.manager.is_running() or not (platform.layout.unit_dir / SERVICE_UNIT).exists():
         return False
-    if (sentence := installation.find_interruption(edges)) is not None:
+    if (sentence := installation.find_interruption(platform)) is not None:
         say(sentence)
-    check_sessions(edges, cut_remote=cut_remote)
-    if edges.manager.is_active(SERVICE_UNIT) and edges.kernel.is_locked() is True:
+    check_sessions(platform, cut_remote=cut_remote)
+    if platform.manager.is_active(SERVICE_UNIT) and platform.kernel.is_locked() is True:
         return False
     survive_hangup()
-    releasing.start(edges)
+    releasing.start(platform)
     return True
 
 
 def system_configure(*, cut_remote: bool) -> int:
     """What a package calls when its files are there; asks nothing."""
     need_root("system-configure")
-    edges = open_machine()
-    close = edges.manager.is_running()
-    was_locked = close and edges.kernel.is_locked() is True
+    platform = open_platform()
+    close = platform.manager.is_running()
+    was_locked = close and platform.kernel.is_locked() is True
     if close:
         try:
-            check_sessions(edges, cut_remote=cut_remote)
+            check_sessions(platform, cut_remote=cut_remote)
         except RemoteSessionsError as error:
             close = False
             say(f"psiphon-vpn: {_('Not locked yet')}: {error.why}.")
             say(_("It closes at the next boot, or now with: sudo psiphon-vpn start {option}").format(option=OPTION))
     survive_hangup()
-    outcome = installation.configure_package(edges, say=lambda _line: None, close=close)
-    _tell_neighbours(edges)
-    if outcome.closed:
-        _tell_outcome(edges, outcome, updated=outcome.repeated and was_locked)
-    elif (sentence := describe_numbers(edges)) is not None:
+    result = installation.configure_package(platform, say=lambda _line: None, close=close)
+    _tell_neighbours(platform)
+    if result.closed:
+        _report_result(platform, result, updated=result.repeated and was_locked)
+    elif (sentence := describe_numbers(platform)) is not None:
         say(sentence)
     return 0
 
@@ -318,10 +318,10 @@ def system_configure(*, cut_remote: bool) -> int:
 def system_deconfigure() -> int:
     """What a package calls before its files go. Opens the network last."""
     need_root("system-deconfigure")
-    edges = open_machine()
+    platform = open_platform()
     survive_hangup()
     try:
-        installation.uninstall(edges, say=lambda _line: None)
+        installation.uninstall(platform, say=lambda _line: None)
     except JournalError as error:
         say(str(error))
         return error.exit_code

@@ -20,7 +20,7 @@ from psiphon_vpn.policy.own_tables import BRIDGES
 from psiphon_vpn.policy.simulate import application_packets, lets_out
 from psiphon_vpn.policy.traffic import Filter
 from psiphon_vpn.policy.values import show_name
-from psiphon_vpn.run import CommandError, known, run_async
+from psiphon_vpn.run import CommandError, require_result, run_async
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,12 @@ async def fetch_lock_state(*, filters: bool = True) -> LockState:
             _read_lease(),
             return_exceptions=True,
         )
-        base, guard, egress, lease = known(found[0]), known(found[1]), known(found[2]), known(found[3])
+        base, guard, egress, lease = (
+            require_result(found[0]),
+            require_result(found[1]),
+            require_result(found[2]),
+            require_result(found[3]),
+        )
         dormant = _read_dormant()
         bridges = await _list_bridges()
         base_holds = _holds(base, bridges) and ("inet", names.BASE_TABLE) not in dormant

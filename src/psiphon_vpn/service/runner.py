@@ -30,13 +30,13 @@ from psiphon_vpn.service.events import (
     TunBroken,
 )
 from psiphon_vpn.service.intent import store_intent
-from psiphon_vpn.service.machine import step
 from psiphon_vpn.service.mailbox import Mailbox
 from psiphon_vpn.service.memory import end_without_memory
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.opening import Opening
 from psiphon_vpn.service.parts import ONLY_TOLD, Part
 from psiphon_vpn.service.reasons import explain
+from psiphon_vpn.service.state_machine import step
 from psiphon_vpn.service.timers import NextTry, Timers
 from psiphon_vpn.tasks import Supervisor, beside, describe, describe_kind, was_cancelled
 

@@ -18,8 +18,8 @@ from psiphon_vpn.policy.guards import render_bridge_rules
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.values import InterfaceName, show_name
 from psiphon_vpn.run import CommandError
-from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.layout import GUARD_UNIT
+from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.tree_changes import write_file
 
 MODE: Final = 0o644
@@ -41,18 +41,18 @@ def check_name(text: str) -> InterfaceName:
     return name
 
 
-def allow(edges: Edges, name: InterfaceName, *, reread: Callable[[], None]) -> bool:
+def allow(platform: Platform, name: InterfaceName, *, reread: Callable[[], None]) -> bool:
     """Allow a bridge. Returns whether it was not allowed before.
 
     Args:
-        edges: the machine.
+        platform: the system to change.
         name: of the bridge; it need not be there yet.
         reread: has the service read its list again.
 
     Raises:
         UserError: this kernel cannot hold it, or the guard did not take it: then all is as it was.
     """
-    before = load_bridges(edges.layout.bridges)
+    before = load_bridges(platform.layout.bridges)
     if name in before:
         return False
     if len(before) >= MAX_BRIDGES:
@@ -60,8 +60,8 @@ def allow(edges: Edges, name: InterfaceName, *, reread: Callable[[], None]) -> b
             _("{count} bridges are allowed already").format(count=len(before)),
             _("Take one back: sudo psiphon-vpn bridge deny NAME"),
         )
-    text = _render(edges, (*before, name))
-    if (why := edges.kernel.check_rules(text)) is not None:
+    text = _render(platform, (*before, name))
+    if (why := platform.kernel.check_rules(text)) is not None:
         raise _unchanged(
             _("this kernel or its nftables cannot guard the ports of a bridge ({why})").format(
                 why=textwrap.shorten(why, 200)
@@ -70,31 +70,31 @@ def allow(edges: Edges, name: InterfaceName, *, reread: Callable[[], None]) -> b
         )
     try:
         # The guards first: while they do not know it, the list alone opens nothing.
-        _load(edges, text)
+        _load(platform, text)
     except (CommandError, OSError) as error:
-        _load_quietly(edges, _render(edges, before))
+        _load_quietly(platform, _render(platform, before))
         raise _unchanged(
             _("the guard did not take it ({why})").format(why=_tell(error)),
             _("Look at: journalctl -b -u {unit}").format(unit=GUARD_UNIT),
         ) from error
-    _write_list(edges, (*before, name))
+    _write_list(platform, (*before, name))
     reread()
     return True
 
 
-def deny(edges: Edges, name: InterfaceName, *, reread: Callable[[], None]) -> bool:
+def deny(platform: Platform, name: InterfaceName, *, reread: Callable[[], None]) -> bool:
     """Take a bridge back. Returns whether it was allowed. Arguments as for `allow`.
 
     Raises:
         UserError: the guard did not take it: base rules and list know the bridge no more.
     """
-    before = load_bridges(edges.layout.bridges)
+    before = load_bridges(platform.layout.bridges)
     after = tuple(item for item in before if item != name)
     if after != before:
-        _write_list(edges, after)
+        _write_list(platform, after)
     reread()
     try:
-        _load(edges, _render(edges, after))
+        _load(platform, _render(platform, after))
     except (CommandError, OSError) as error:
         raise UserError(
             _("The bridge is denied, but the wire guard still knows it"),
@@ -104,35 +104,35 @@ def deny(edges: Edges, name: InterfaceName, *, reread: Callable[[], None]) -> bo
     return after != before
 
 
-def _render(edges: Edges, bridges: tuple[InterfaceName, ...]) -> str:
-    account = edges.accounts.find()
-    if account is None or not edges.layout.guard_rules.exists():
+def _render(platform: Platform, bridges: tuple[InterfaceName, ...]) -> str:
+    account = platform.accounts.find()
+    if account is None or not platform.layout.guard_rules.exists():
         raise _unchanged(
             _("the service is not installed"), _("Install it: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install")
         )
-    managers = edges.accounts.find_network_managers()
+    managers = platform.accounts.find_network_managers()
     identity = Identity(uid=account.uid, gid=account.gid, network_manager_uids=managers)
     return render_bridge_rules(identity, bridges)
 
 
-def _load(edges: Edges, text: str) -> None:
-    write_file(edges.layout.bridge_rules, text.encode(), mode=MODE, uid=0, gid=0)
-    if edges.manager.is_running():
-        if edges.manager.is_active(GUARD_UNIT):
-            edges.manager.reload(GUARD_UNIT)
+def _load(platform: Platform, text: str) -> None:
+    write_file(platform.layout.bridge_rules, text.encode(), mode=MODE, uid=0, gid=0)
+    if platform.manager.is_running():
+        if platform.manager.is_active(GUARD_UNIT):
+            platform.manager.reload(GUARD_UNIT)
         else:
-            edges.manager.start(GUARD_UNIT)
+            platform.manager.start(GUARD_UNIT)
 
 
-def _load_quietly(edges: Edges, text: str) -> None:
+def _load_quietly(platform: Platform, text: str) -> None:
     try:
-        _load(edges, text)
+        _load(platform, text)
     except (CommandError, OSError):
         return  # the guard that stands knows no more than it did
 
 
-def _write_list(edges: Edges, bridges: tuple[InterfaceName, ...]) -> None:
-    write_file(edges.layout.bridges, render_bridges(bridges).encode(), mode=MODE, uid=0, gid=0)
+def _write_list(platform: Platform, bridges: tuple[InterfaceName, ...]) -> None:
+    write_file(platform.layout.bridges, render_bridges(bridges).encode(), mode=MODE, uid=0, gid=0)
 
 
 def _tell(error: CommandError | OSError) -> str:

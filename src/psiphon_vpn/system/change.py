@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.platform import Platform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +51,19 @@ class Change:
         """The same for `undo`."""
         raise NotImplementedError
 
-    def observe(self, edges: Edges) -> Self:
+    def observe(self, platform: Platform) -> Self:
         """The change with what was there before."""
         raise NotImplementedError
 
-    def is_applied(self, edges: Edges) -> bool:
+    def is_applied(self, platform: Platform) -> bool:
         """Whether nothing is left to do."""
         raise NotImplementedError
 
-    def apply(self, edges: Edges) -> None:
+    def apply(self, platform: Platform) -> None:
         """Do it."""
         raise NotImplementedError
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Put back what was there before."""
         raise NotImplementedError
 
@@ -82,6 +82,6 @@ class Change:
         return stored
 
 
-def locate(edges: Edges, path: str) -> Path:
+def locate(platform: Platform, path: str) -> Path:
     """Where a path of the target is, seen from here."""
-    return edges.layout.root / path.lstrip("/")
+    return platform.layout.root / path.lstrip("/")

@@ -12,12 +12,12 @@ from psiphon_vpn.stored import StoredError, is_text
 from psiphon_vpn.system.change import Change, Previous
 from psiphon_vpn.system.system_changes import (
     AccountMade,
+    RoutingMade,
     ServiceReread,
     SettingWritten,
     TablesLoaded,
     UnitsRead,
     UnitStarted,
-    WaysMade,
 )
 from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
 
@@ -32,7 +32,7 @@ KINDS: Mapping[str, type[Change]] = {
         SettingWritten,
         UnitStarted,
         TablesLoaded,
-        WaysMade,
+        RoutingMade,
         UnitsRead,
         ServiceReread,
     )

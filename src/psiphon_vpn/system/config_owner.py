@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from psiphon_vpn.system.edges import Account
+from psiphon_vpn.system.platform import Account
 
 MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o755

@@ -24,19 +24,19 @@ from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.config_owner import mend_configuration
-from psiphon_vpn.system.edges import Account, Edges
 from psiphon_vpn.system.journal import Ledger
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
 from psiphon_vpn.system.person import find_person, render_readers
+from psiphon_vpn.system.platform import Account, Platform
 from psiphon_vpn.system.system_changes import (
     DEFAULT,
     AccountMade,
+    RoutingMade,
     ServiceReread,
     SettingWritten,
     TablesLoaded,
     UnitsRead,
     UnitStarted,
-    WaysMade,
     reread,
 )
 from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
@@ -89,7 +89,7 @@ def render_rules(
 
 def record_lock(ledger: Ledger) -> None:
     """Record what is undone last, before anything is changed: the tables, the ways, what others have read of ours."""
-    ledger.record_only(TablesLoaded(), WaysMade(), *READERS, UnitsRead())
+    ledger.record_only(TablesLoaded(), RoutingMade(), *READERS, UnitsRead())
 
 
 def prepare(ledger: Ledger) -> Account:
@@ -98,10 +98,10 @@ def prepare(ledger: Ledger) -> Account:
     Raises:
         UserError: it cannot be done; what was done is recorded.
     """
-    edges, layout = ledger.edges, ledger.edges.layout
+    platform, layout = ledger.platform, ledger.platform.layout
     declaration = _target(layout, layout.sysusers)
     ledger.do(AccountMade(declaration=declaration))
-    account = edges.accounts.find()
+    account = platform.accounts.find()
     if account is None:
         if not ledger.dry_run:
             raise _failed(_("the user psiphon-user could not be made"), _("Look at: journalctl -t systemd-sysusers"))
@@ -110,7 +110,7 @@ def prepare(ledger: Ledger) -> Account:
     if layout.tmpfiles.exists() or ledger.dry_run:
         ledger.act(
             f"systemd-tmpfiles --create {_target(layout, layout.tmpfiles)}",
-            lambda: edges.directories.make(layout.tmpfiles),
+            lambda: platform.directories.make(layout.tmpfiles),
         )
     config = FileWritten(
         path=_target(layout, layout.config),
@@ -147,15 +147,15 @@ def _list_directories(layout: Layout, account: Account) -> tuple[Change, ...]:
 
 
 def _write_rules(ledger: Ledger, account: Account) -> None:
-    edges, layout = ledger.edges, ledger.edges.layout
-    managers = edges.accounts.find_network_managers()
+    platform, layout = ledger.platform, ledger.platform.layout
+    managers = platform.accounts.find_network_managers()
     bridges = load_bridges(layout.bridges)
     rules = render_rules(account, managers, bridges=bridges)
-    if edges.manager.is_running() and edges.kernel.check_rules(rules.boot) is not None:
+    if platform.manager.is_running() and platform.kernel.check_rules(rules.boot) is not None:
         # The one part that the rules for boot need and not every kernel has; if it is another, the check says so.
         rules = render_rules(account, managers, lacking=frozenset({Part.REJECT}), bridges=bridges)
     for path, text in ((layout.boot_rules, rules.boot), (layout.drop_rules, rules.drop)):
-        ledger.act(f"nft -c -f {_target(layout, path)}", functools.partial(_check, edges, text))
+        ledger.act(f"nft -c -f {_target(layout, path)}", functools.partial(_check, platform, text))
     ledger.do(
         *(
             FileWritten(path=_target(layout, path), mode=0o644, content=text.encode())
@@ -170,8 +170,8 @@ def _write_rules(ledger: Ledger, account: Account) -> None:
     )
 
 
-def _check(edges: Edges, text: str) -> None:
-    if edges.manager.is_running() and (why := edges.kernel.check_rules(text)) is not None:
+def _check(platform: Platform, text: str) -> None:
+    if platform.manager.is_running() and (why := platform.kernel.check_rules(text)) is not None:
         raise _failed(
             _("this kernel or its nftables does not take the rules ({why})").format(why=why),
             _("Install the package 'nftables', version 0.9.3 or later, and see that the kernel has nf_tables."),
@@ -188,16 +188,16 @@ def close_lock(ledger: Ledger, *, undisturbed: bool = False) -> None:
     Raises:
         UserError: it could not be closed; says what holds.
     """
-    edges = ledger.edges
-    ledger.act("systemctl daemon-reload", edges.manager.reread)
+    platform = ledger.platform
+    ledger.act("systemctl daemon-reload", platform.manager.reread)
     ledger.do(UnitStarted(unit=KILLSWITCH_UNIT, stays=True))
     ledger.do(UnitStarted(unit=GUARD_UNIT))
-    if not ledger.dry_run and not (undisturbed and edges.kernel.is_locked() is True):
+    if not ledger.dry_run and not (undisturbed and platform.kernel.is_locked() is True):
         # A oneshot that did its work once says nothing about now: the rules are loaded again, in one transaction.
-        relock(edges)
+        relock(platform)
 
 
-def relock(edges: Edges) -> None:
+def relock(platform: Platform) -> None:
     """Load the boot rules and see that the wire guard stands. Never opens: one table replaces the other.
 
     Not by restarting the boot unit: whatever requires it, the network managers, would be restarted with it.
@@ -205,31 +205,31 @@ def relock(edges: Edges) -> None:
     Raises:
         UserError: the kernel does not say that it is locked.
     """
-    if not edges.manager.is_running():
+    if not platform.manager.is_running():
         return
-    layout = edges.layout
+    layout = platform.layout
     try:
-        edges.kernel.load_rules(layout.boot_rules)
+        platform.kernel.load_rules(layout.boot_rules)
     except CommandError as error:
-        edges.kernel.load_rules(layout.drop_rules)
+        platform.kernel.load_rules(layout.drop_rules)
         raise _failed(
             _("the rules could not be loaded ({why}), so everything is dropped").format(why=error.why),
             _("Run it again; to see the reason: sudo nft -c -f {path}").format(path=layout.boot_rules),
         ) from error
     for unit in (KILLSWITCH_UNIT, GUARD_UNIT):
-        if not edges.manager.is_active(unit):
-            edges.manager.start(unit)
-    released.clear(edges)
-    if edges.kernel.is_locked() is not True:
+        if not platform.manager.is_active(unit):
+            platform.manager.start(unit)
+    released.clear(platform)
+    if platform.kernel.is_locked() is not True:
         raise _failed(
             _("the rules were loaded, but the kernel does not hold them"),
             _("Look at: sudo nft list ruleset"),
         )
 
 
-def find_running(edges: Edges) -> frozenset[str]:
+def find_running(platform: Platform) -> frozenset[str]:
     """Which of guard and service run now, and have to be replaced by new ones when their files are."""
-    return frozenset(unit for unit in (GUARD_UNIT, SERVICE_UNIT) if edges.manager.is_active(unit))
+    return frozenset(unit for unit in (GUARD_UNIT, SERVICE_UNIT) if platform.manager.is_active(unit))
 
 
 def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset(), undisturbed: bool = False) -> None:
@@ -240,7 +240,7 @@ def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset(), undist
         renew: of guard and service, what ran before and has to take over new files.
         undisturbed: nothing is new, so that nobody has to read it.
     """
-    manager = ledger.edges.manager
+    manager = ledger.platform.manager
     ledger.do(*_list_settings(ledger))
     if not undisturbed:
         _tell_readers(ledger)
@@ -262,7 +262,9 @@ def _list_settings(ledger: Ledger) -> tuple[SettingWritten, ...]:
     own = []
     for change in changes:
         if DEFAULT in change.name:
-            found = [change.name.replace(DEFAULT, f"/conf/{name}/") for name in ledger.edges.kernel.list_interfaces()]
+            found = [
+                change.name.replace(DEFAULT, f"/conf/{name}/") for name in ledger.platform.kernel.list_interfaces()
+            ]
             known = change.name in recorded
             own += [replace(change, name=name) for name in found if not known or name in recorded]
     return (*own, *changes)
@@ -270,14 +272,14 @@ def _list_settings(ledger: Ledger) -> tuple[SettingWritten, ...]:
 
 def enable_for_boot(ledger: Ledger) -> None:
     """Let everything close at the next boot, and nothing now. The units find by the rules that they are to start."""
-    ledger.act("systemctl daemon-reload", ledger.edges.manager.reread)
+    ledger.act("systemctl daemon-reload", ledger.platform.manager.reread)
 
 
 def _tell_readers(ledger: Ledger) -> None:
     """Let others read our files, now that they cannot open anything by it."""
     for reader in READERS:
-        if ledger.edges.manager.is_active(reader.unit):
-            ledger.act(f"systemctl {reader.verb} {reader.unit}", functools.partial(reread, ledger.edges, reader))
+        if ledger.platform.manager.is_active(reader.unit):
+            ledger.act(f"systemctl {reader.verb} {reader.unit}", functools.partial(reread, ledger.platform, reader))
 
 
 def _target(layout: Layout, path: object) -> str:

@@ -27,9 +27,9 @@ from psiphon_vpn.system.configure import (
     relock,
     start_service,
 )
-from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.journal import Journal, Ledger, Method, Record, Stage, UndoError, open_ledger
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.removal import is_lock_recorded
 from psiphon_vpn.system.room import check_room
 from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
@@ -56,7 +56,7 @@ class Payload(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class InstallResult:
     """What an installation came to.
 
     Attributes:
@@ -71,17 +71,17 @@ class Outcome:
 
 
 def install_clone(
-    edges: Edges,
+    platform: Platform,
     payload: Sequence[Payload],
     *,
     say: Say,
     install_core: Callable[[], bool] | None = None,
     dry_run: bool = False,
-) -> Outcome:
+) -> InstallResult:
     """Put the program on this machine, lock it and start the service.
 
     Args:
-        edges: the machine.
+        platform: the system to change.
         payload: the program's files.
         say: shown each change before it is made.
         install_core: brings the tunnel core and says whether it is another one; called before the lock closes.
@@ -90,62 +90,62 @@ def install_clone(
     Raises:
         UserError: it failed. Either everything is as it was before, or the machine is locked; it says which.
     """
-    ledger = open_ledger(edges, method=Method.CLONE, version=__version__, say=say, dry_run=dry_run)
-    repeated = Journal(edges).read() is not None
+    ledger = open_ledger(platform, method=Method.CLONE, version=__version__, say=say, dry_run=dry_run)
+    repeated = Journal(platform).read() is not None
     if not dry_run:
-        layout = edges.layout
+        layout = platform.layout
         files = {layout.root / file.path.lstrip("/"): len(file.content) for file in payload}
         check_room(files, _list_own_places(layout), what=_("Nothing was installed"))
     with _Recovering(ledger):
         ledger.begin()
         record_lock(ledger)
-        first, units = _split(edges, payload)
-        ledger.do(*_list_changes(edges, first))
+        first, units = _split(platform, payload)
+        ledger.do(*_list_changes(platform, first))
         prepare(ledger)
         if install_core is not None:
             ledger.act(_("install the tunnel core"), lambda: ledger.count(install_core()))
-        ledger.do(*_list_changes(edges, units))
+        ledger.do(*_list_changes(platform, units))
         _remove_unwanted(ledger, payload)
         # Nothing new, nothing to take over: an installation that is as it should be goes on undisturbed.
         undisturbed = ledger.done == 0
-        renew = frozenset() if undisturbed else find_running(edges)
+        renew = frozenset() if undisturbed else find_running(platform)
         close_lock(ledger, undisturbed=undisturbed)
         start_service(ledger, renew=renew, undisturbed=undisturbed)
         ledger.finish()
-    return Outcome(changes=ledger.done, repeated=repeated, closed=True)
+    return InstallResult(changes=ledger.done, repeated=repeated, closed=True)
 
 
-def configure_package(edges: Edges, *, say: Say, close: bool) -> Outcome:
+def configure_package(platform: Platform, *, say: Say, close: bool) -> InstallResult:
     """What a package does after its files are there: on the first installation and on every upgrade.
 
     Args:
-        edges: the machine.
+        platform: the system to change.
         say: shown each change before it is made.
         close: whether the lock closes now; it closes at the next boot in any case.
 
     Raises:
         UserError: as `install_clone`.
     """
-    ledger = open_ledger(edges, method=Method.PACKAGE, version=__version__, say=say)
-    found = Journal(edges).read()
+    ledger = open_ledger(platform, method=Method.PACKAGE, version=__version__, say=say)
+    found = Journal(platform).read()
     # What a clone's installation wrote is the package's now.
-    ledger.record = _without_files(ledger.record, edges)
-    check_room({}, _list_own_places(edges.layout), what=_("Nothing was set up"))
+    ledger.record = _without_files(ledger.record, platform)
+    check_room({}, _list_own_places(platform.layout), what=_("Nothing was set up"))
     with _Recovering(ledger):
         ledger.begin()
         record_lock(ledger)
         prepare(ledger)
         if close:
-            renew = find_running(edges)
+            renew = find_running(platform)
             close_lock(ledger)
             start_service(ledger, renew=renew)
         else:
             enable_for_boot(ledger)
         ledger.finish()
-    return Outcome(changes=ledger.done, repeated=found is not None, closed=close)
+    return InstallResult(changes=ledger.done, repeated=found is not None, closed=close)
 
 
-def uninstall(edges: Edges, *, say: Say, dry_run: bool = False) -> bool:
+def uninstall(platform: Platform, *, say: Say, dry_run: bool = False) -> bool:
     """Undo everything that the journal has, the network last of all.
 
     Returns:
@@ -155,18 +155,18 @@ def uninstall(edges: Edges, *, say: Say, dry_run: bool = False) -> bool:
         JournalError: the journal cannot be read. Nothing was changed.
         UndoError: something could not be undone. It is recorded still.
     """
-    journal = Journal(edges)
+    journal = Journal(platform)
     record = journal.read()
     if record is None:
         if not dry_run:
             journal.tidy()
         return False
     if not dry_run:
-        places = {locate(edges, change.path).parent for change in record.changes if hasattr(change, "path")}
-        check_room({}, {*places, *_list_own_places(edges.layout)}, what=_("Nothing was removed"), removing=True)
-    Ledger(edges, journal, record, say=say, dry_run=dry_run).remove_all()
+        places = {locate(platform, change.path).parent for change in record.changes if hasattr(change, "path")}
+        check_room({}, {*places, *_list_own_places(platform.layout)}, what=_("Nothing was removed"), removing=True)
+    Ledger(platform, journal, record, say=say, dry_run=dry_run).remove_all()
     if not dry_run:
-        released.clear(edges)
+        released.clear(platform)
     return True
 
 
@@ -182,9 +182,9 @@ def _list_own_places(layout: Layout) -> tuple[Path, ...]:
     )
 
 
-def find_interruption(edges: Edges) -> str | None:
+def find_interruption(platform: Platform) -> str | None:
     """A sentence about an operation that did not end, None where all is well. Raises JournalError."""
-    record = Journal(edges).read()
+    record = Journal(platform).read()
     if record is None or record.stage is Stage.INSTALLED:
         return None
     if record.stage is Stage.REMOVING:
@@ -228,7 +228,7 @@ class _Recovering:
 
     def _is_recorded(self) -> bool:
         """Whether anything is: where not even the record could be begun there is nothing to undo."""
-        journal = Journal(self._ledger.edges)
+        journal = Journal(self._ledger.platform)
         if journal.read() is not None:
             return True
         with contextlib.suppress(OSError):
@@ -237,17 +237,17 @@ class _Recovering:
 
     def _is_locked(self) -> bool:
         """Whether the kernel is locked: what failed may be what was to lock it, so it is tried once more."""
-        edges = self._ledger.edges
+        platform = self._ledger.platform
         with contextlib.suppress(Exception):
-            if edges.kernel.is_locked() is True:
+            if platform.kernel.is_locked() is True:
                 return True
         with contextlib.suppress(Exception):
-            relock(edges)
-            return edges.kernel.is_locked() is True
+            relock(platform)
+            return platform.kernel.is_locked() is True
         return False
 
 
-def _split(edges: Edges, payload: Iterable[Payload]) -> tuple[list[Payload], list[Payload]]:
+def _split(platform: Platform, payload: Iterable[Payload]) -> tuple[list[Payload], list[Payload]]:
     """The files that systemd acts on, and all others, which come before them."""
     units = PurePosixPath("/usr/lib/systemd")
     first: list[Payload] = []
@@ -259,7 +259,7 @@ def _split(edges: Edges, payload: Iterable[Payload]) -> tuple[list[Payload], lis
     return first, second
 
 
-def _list_changes(edges: Edges, payload: Iterable[Payload]) -> Iterator[Change]:
+def _list_changes(platform: Platform, payload: Iterable[Payload]) -> Iterator[Change]:
     """Directories that are missing, and the files."""
     seen: set[str] = set()
     for file in payload:
@@ -270,14 +270,14 @@ def _list_changes(edges: Edges, payload: Iterable[Payload]) -> Iterator[Change]:
             seen.add(path)
             if path in OWN_DIRECTORIES:
                 yield DirectoryMade(path=path)
-            elif not (edges.layout.root / path.lstrip("/")).is_dir():
+            elif not (platform.layout.root / path.lstrip("/")).is_dir():
                 yield DirectoryMade(path=path, shared=True)
         yield FileWritten(path=file.path, mode=file.mode, content=file.content)
 
 
 def _remove_unwanted(ledger: Ledger, payload: Iterable[Payload]) -> None:
     """Undo the files of an earlier version that this one does not have."""
-    layout = ledger.edges.layout
+    layout = ledger.platform.layout
     wanted = {file.path for file in payload}
     rendered = {layout.boot_rules, layout.drop_rules, layout.guard_rules, layout.frame_rules, layout.config}
     rendered |= {layout.readers, layout.bridges, layout.bridge_rules}
@@ -289,9 +289,9 @@ def _remove_unwanted(ledger: Ledger, payload: Iterable[Payload]) -> None:
         ledger.undo(unwanted)
 
 
-def _without_files(record: Record, edges: Edges) -> Record:
+def _without_files(record: Record, platform: Platform) -> Record:
     """A record without what the package owns: its files, and their directories."""
-    layout = edges.layout
+    layout = platform.layout
     kept_below = [Path("/") / path.relative_to(layout.root) for path in (layout.rules_dir, layout.config_dir)]
 
     def stays(change: Change) -> bool:

@@ -21,7 +21,7 @@ from psiphon_vpn.i18n import _, ngettext
 from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.change_kinds import restore_change
-from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.removal import FilesKept, Turn, is_lock_recorded, sort_by_turn
 from psiphon_vpn.system.room import FULL
 from psiphon_vpn.system.system_changes import UnitStarted
@@ -103,8 +103,8 @@ class UndoError(UserError):
 class Journal:
     """The file."""
 
-    def __init__(self, edges: Edges) -> None:
-        self.path = edges.layout.install_journal
+    def __init__(self, platform: Platform) -> None:
+        self.path = platform.layout.install_journal
 
     def read(self) -> Record | None:
         """What it says; None where nothing is installed.
@@ -169,7 +169,7 @@ class Ledger:
     """An operation on one system: records, applies and undoes changes, and says each before it is made.
 
     Args:
-        edges: the system.
+        platform: the system to change.
         journal: its journal.
         record: what the journal says, or will.
         say: shown each change, as a command that would do the same.
@@ -178,14 +178,14 @@ class Ledger:
 
     def __init__(
         self,
-        edges: Edges,
+        platform: Platform,
         journal: Journal,
         record: Record,
         *,
         say: Callable[[str], None] = lambda _line: None,
         dry_run: bool = False,
     ) -> None:
-        self.edges = edges
+        self.platform = platform
         self.record = record
         self.dry_run = dry_run
         self.done = 0
@@ -201,10 +201,10 @@ class Ledger:
         """Record changes in one write, then make those that are not made yet, in order."""
         self.record_only(*changes)
         for change in changes:
-            if not change.is_applied(self.edges):
+            if not change.is_applied(self.platform):
                 self._tell(change)
                 if not self.dry_run:
-                    change.apply(self.edges)
+                    change.apply(self.platform)
                     self.done += 1
 
     def record_only(self, *changes: Change) -> None:
@@ -214,7 +214,7 @@ class Ledger:
         for change in changes:
             before = known.get((change.kind, change.key))
             if before is None:
-                observed = change.observe(self.edges)
+                observed = change.observe(self.platform)
                 merged.append(observed)
                 known[change.kind, change.key] = observed
         if len(merged) > len(self.record.changes):
@@ -252,7 +252,7 @@ class Ledger:
             if self.dry_run:
                 continue
             try:
-                change.undo(self.edges)
+                change.undo(self.platform)
             except Exception as error:  # noqa: BLE001  whatever it is, the other changes are undone nevertheless
                 failures[change] = f"{change.key}: {describe_failure(error)}"
                 if stop_early or isinstance(change, UnitStarted):
@@ -284,7 +284,7 @@ class Ledger:
             # It says which operation did not end, and no more: a full disk does not keep anything from being removed.
             if error.errno not in FULL:
                 raise
-        turns = sort_by_turn(self.record.changes, self.edges)
+        turns = sort_by_turn(self.record.changes, self.platform)
         last = (*turns[Turn.PROGRAM], *turns[Turn.LOCK])
         if self.record.method is Method.PACKAGE or is_lock_recorded(self.record.changes):
             for changes in (turns[Turn.DATA], turns[Turn.SYSTEM]):
@@ -296,7 +296,7 @@ class Ledger:
             self._journal.remove(self.record)
 
     def _undo_or_put_back(self, changes: tuple[Change, ...]) -> None:
-        kept = FilesKept(changes, self.edges)
+        kept = FilesKept(changes, self.platform)
         try:
             self._raise_for(self._undo_in_order(changes, stop_early=True))
         except BaseException:
@@ -307,7 +307,7 @@ class Ledger:
         if failures:
             locked = None
             with contextlib.suppress(Exception):  # it is told if it can be told
-                locked = self.edges.kernel.is_locked()
+                locked = self.platform.kernel.is_locked()
             raise UndoError(failures, is_locked=locked is True)
 
     def _tell(self, change: Change) -> None:
@@ -325,7 +325,7 @@ class Ledger:
 
 
 def open_ledger(
-    edges: Edges,
+    platform: Platform,
     *,
     method: Method,
     version: str,
@@ -337,7 +337,7 @@ def open_ledger(
     Raises:
         JournalError: the journal cannot be read.
     """
-    journal = Journal(edges)
+    journal = Journal(platform)
     found = journal.read()
     if found is None:
         record = Record(
@@ -348,7 +348,7 @@ def open_ledger(
         )
     else:
         record = replace(found, method=method, version=version, stage=Stage.INSTALLING)
-    return Ledger(edges, journal, record, say=say, dry_run=dry_run)
+    return Ledger(platform, journal, record, say=say, dry_run=dry_run)
 
 
 def _has_content(path: Path) -> bool:

@@ -15,7 +15,7 @@ from psiphon_vpn.errors import EXIT_FAILURE, EXIT_NOT_ROOT, UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system.distribution import find_removal
 from psiphon_vpn.system.install import uninstall
-from psiphon_vpn.system.machine import open_machine
+from psiphon_vpn.system.linux_platform import open_platform
 
 EXIT_FAULT: Final = 70
 """sysexits.h EX_SOFTWARE."""
@@ -47,7 +47,7 @@ def run(argv: Sequence[str], *, cause: str) -> int:
             return EXIT_FAILURE
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        uninstall(open_machine(), say=lambda _line: None)
+        uninstall(open_platform(), say=lambda _line: None)
     except UserError as error:
         _say(str(error))
         return error.exit_code

@@ -12,8 +12,8 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.values import show_name
 from psiphon_vpn.run import CommandError, run
-from psiphon_vpn.system.edges import ServiceManager
 from psiphon_vpn.system.logins import Reads, find_refused_logins
+from psiphon_vpn.system.platform import ServiceManager
 
 
 @dataclass(frozen=True, kw_only=True)

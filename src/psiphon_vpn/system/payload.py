@@ -19,9 +19,9 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import files, resources, units
 from psiphon_vpn.system.completions import render_completions
+from psiphon_vpn.system.dependencies import collect_dependencies
 from psiphon_vpn.system.interpreter import find_interpreter
 from psiphon_vpn.system.layout import Layout
-from psiphon_vpn.system.locked import collect_dependencies
 from psiphon_vpn.system.manual import render_manual
 
 PACKAGE: Final = Path(__file__).resolve().parents[1]

@@ -7,27 +7,27 @@ from typing import Final
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system.configure import relock
-from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.layout import GUARD_UNIT, SERVICE_UNIT
+from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.released import mask_resolver, write_record
 
 WORD: Final = "release"
 """What has to be typed; not translated, so that instructions hold in every language."""
 
 
-def release(edges: Edges, *, by: str) -> None:
+def release(platform: Platform, *, by: str) -> None:
     """Open this machine until the next start or boot.
 
     What is recorded is recorded before anything opens; the base table, which alone stops everything, goes last.
 
     Args:
-        edges: the machine.
+        platform: the system to change.
         by: user id of who asks.
 
     Raises:
         UserError: it did not work. `status` says whether the machine is open.
     """
-    manager = edges.manager
+    manager = platform.manager
     manager.stop(SERVICE_UNIT)
     if manager.is_active(SERVICE_UNIT):
         raise UserError(
@@ -35,18 +35,18 @@ def release(edges: Edges, *, by: str) -> None:
             _("the service does not stop"),
             _("See why with: journalctl -u {unit}").format(unit=SERVICE_UNIT),
         )
-    write_record(edges.layout, by=by)
-    mask_resolver(edges)
+    write_record(platform.layout, by=by)
+    mask_resolver(platform)
     manager.stop(GUARD_UNIT)
-    edges.kernel.remove_ways()
-    edges.kernel.remove_tables()
+    platform.kernel.remove_routing()
+    platform.kernel.remove_tables()
 
 
-def start(edges: Edges) -> None:
+def start(platform: Platform) -> None:
     """Lock, whatever the state, and then start the service.
 
     Raises:
         UserError: the lock does not close, or the service does not start; says which.
     """
-    relock(edges)
-    edges.manager.start(SERVICE_UNIT)
+    relock(platform)
+    platform.manager.start(SERVICE_UNIT)

@@ -16,8 +16,8 @@ from typing import Final
 
 from psiphon_vpn.network_managers import MANAGERS
 from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
-from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.resources import render_resource
 from psiphon_vpn.system.system_changes import ServiceReread, reread
 from psiphon_vpn.system.tree_changes import write_file
@@ -58,12 +58,12 @@ def write_record(layout: Layout, *, by: str) -> None:
     write_file(layout.release_record, json.dumps(record).encode(), mode=0o644, uid=owner.st_uid, gid=owner.st_gid)
 
 
-def clear(edges: Edges) -> None:
+def clear(platform: Platform) -> None:
     """Forget a release, after the lock has closed."""
-    if edges.layout.release_record.exists():
-        edges.layout.release_record.unlink(missing_ok=True)
+    if platform.layout.release_record.exists():
+        platform.layout.release_record.unlink(missing_ok=True)
         _log("locked again")
-    unmask_resolver(edges)
+    unmask_resolver(platform)
 
 
 def _list_masks(layout: Layout) -> tuple[tuple[ServiceReread, Path, str], ...]:
@@ -87,25 +87,25 @@ def _list_masks(layout: Layout) -> tuple[tuple[ServiceReread, Path, str], ...]:
     )
 
 
-def mask_resolver(edges: Edges) -> None:
+def mask_resolver(platform: Platform) -> None:
     """Let programs ask the network's own resolvers: the one in the tunnel cannot be reached."""
-    for service, path, text in _list_masks(edges.layout):
+    for service, path, text in _list_masks(platform.layout):
         # The directory above is the service's own, which it makes when it starts.
-        if edges.manager.is_active(service.unit) and path.parent.parent.is_dir():
+        if platform.manager.is_active(service.unit) and path.parent.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="ascii")
             path.chmod(0o644)
-            reread(edges, service)
+            reread(platform, service)
 
 
-def unmask_resolver(edges: Edges) -> None:
+def unmask_resolver(platform: Platform) -> None:
     """Let them ask the resolver in the tunnel again."""
-    for service, path, _text in _list_masks(edges.layout):
+    for service, path, _text in _list_masks(platform.layout):
         if path.exists():
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
-            reread(edges, service)
+            reread(platform, service)
 
 
 def _log(text: str) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from psiphon_vpn import network_managers
 from psiphon_vpn.system.change import Change, Previous, locate
-from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.layout import (
     GUARD_UNIT,
     KILLSWITCH_FAILED_UNIT,
@@ -23,6 +22,7 @@ from psiphon_vpn.system.layout import (
     SERVICE_UNIT,
     Layout,
 )
+from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.system_changes import SettingWritten, TablesLoaded, UnitsRead, UnitStarted
 from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten, look_at, put_back
 
@@ -54,9 +54,9 @@ def list_lock_files(layout: Layout) -> frozenset[Path]:
     )
 
 
-def find_turn(change: Change, edges: Edges) -> Turn:
+def find_turn(change: Change, platform: Platform) -> Turn:
     """The turn of a change."""
-    layout = edges.layout
+    layout = platform.layout
     match change:
         case TablesLoaded() | UnitsRead():
             return Turn.LOCK
@@ -65,9 +65,9 @@ def find_turn(change: Change, edges: Edges) -> Turn:
         case SettingWritten():
             return Turn.DATA
         case FileWritten(path=path):
-            return _find_turn_of_file(locate(edges, path), layout)
+            return _find_turn_of_file(locate(platform, path), layout)
         case DirectoryMade(path=path, shared=shared):
-            target = locate(edges, path)
+            target = locate(platform, path)
             # Files of the lock are in shared directories and in the program's.
             is_around_lock = shared or target == layout.program_dir or target.is_relative_to(layout.rules_dir)
             return Turn.LOCK if is_around_lock else Turn.DATA
@@ -83,10 +83,10 @@ def _find_turn_of_file(path: Path, layout: Layout) -> Turn:
     return Turn.DATA if path.is_relative_to(layout.config_dir) else Turn.SYSTEM
 
 
-def sort_by_turn(changes: Iterable[Change], edges: Edges) -> dict[Turn, tuple[Change, ...]]:
+def sort_by_turn(changes: Iterable[Change], platform: Platform) -> dict[Turn, tuple[Change, ...]]:
     """The changes of each turn, in the order in which they are undone: the last one first."""
     last_first = tuple(reversed(tuple(changes)))
-    return {turn: tuple(change for change in last_first if find_turn(change, edges) is turn) for turn in Turn}
+    return {turn: tuple(change for change in last_first if find_turn(change, platform) is turn) for turn in Turn}
 
 
 def is_lock_recorded(changes: Iterable[Change]) -> bool:
@@ -99,16 +99,16 @@ class FilesKept:
 
     Args:
         changes: that are about to be undone.
-        edges: the machine.
+        platform: the system to change.
     """
 
-    def __init__(self, changes: Iterable[Change], edges: Edges) -> None:
-        self._edges = edges
+    def __init__(self, changes: Iterable[Change], platform: Platform) -> None:
+        self._platform = platform
         self._changes = tuple(changes)
         self._files: dict[Path, Previous] = {}
         for change in self._changes:
             if isinstance(change, FileWritten | DirectoryMade):
-                path = locate(edges, change.path)
+                path = locate(platform, change.path)
                 with contextlib.suppress(OSError):  # what cannot be read may be removed all the same
                     if (found := look_at(path)) is not None:
                         self._files[path] = found
@@ -118,13 +118,13 @@ class FilesKept:
         for path, found in sorted(self._files.items()):
             with contextlib.suppress(Exception):
                 self._put_back(path, found)
-        manager, layout = self._edges.manager, self._edges.layout
+        manager, layout = self._platform.manager, self._platform.layout
         with contextlib.suppress(Exception):
             manager.reread()
         if not (manager.is_running() and is_lock_recorded(self._changes)):
             return
         with contextlib.suppress(Exception):
-            self._edges.kernel.load_rules(layout.boot_rules)
+            self._platform.kernel.load_rules(layout.boot_rules)
         for unit in (KILLSWITCH_UNIT, GUARD_UNIT):
             with contextlib.suppress(Exception):
                 if not manager.is_active(unit):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Self
 
 from psiphon_vpn.system.change import Change, locate
-from psiphon_vpn.system.edges import Edges
 from psiphon_vpn.system.layout import GROUP, KILLSWITCH_UNIT, USER
+from psiphon_vpn.system.platform import Platform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +34,22 @@ class AccountMade(Change):
         words = [*([] if self.had_user else [f"userdel {USER}"]), *([] if self.had_group else [f"groupdel {GROUP}"])]
         return "; ".join(words) or None
 
-    def observe(self, edges: Edges) -> Self:
+    def observe(self, platform: Platform) -> Self:
         """Keep which of the two exists."""
-        user, group = edges.accounts.list_existing()
+        user, group = platform.accounts.list_existing()
         return replace(self, had_user=user, had_group=group)
 
-    def is_applied(self, edges: Edges) -> bool:
+    def is_applied(self, platform: Platform) -> bool:
         """Whether both exist."""
-        return edges.accounts.find() is not None
+        return platform.accounts.find() is not None
 
-    def apply(self, edges: Edges) -> None:
+    def apply(self, platform: Platform) -> None:
         """Make them."""
-        edges.accounts.make(locate(edges, self.declaration))
+        platform.accounts.make(locate(platform, self.declaration))
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Remove those that did not exist."""
-        edges.accounts.remove(user=not self.had_user, group=not self.had_group)
+        platform.accounts.remove(user=not self.had_user, group=not self.had_group)
 
 
 DEFAULT: Final = "/conf/default/"
@@ -84,28 +84,28 @@ class SettingWritten(Change):
         """sysctl(8)."""
         return None if self.previous is None else f"sysctl -w {self.name.replace('/', '.')}={self.previous}"
 
-    def observe(self, edges: Edges) -> Self:
+    def observe(self, platform: Platform) -> Self:
         """Keep the old value."""
-        return replace(self, previous=edges.kernel.read_setting(self.name))
+        return replace(self, previous=platform.kernel.read_setting(self.name))
 
-    def is_applied(self, edges: Edges) -> bool:
+    def is_applied(self, platform: Platform) -> bool:
         """Whether it has the value."""
-        return not edges.manager.is_running() or edges.kernel.read_setting(self.name) in {self.value, None}
+        return not platform.manager.is_running() or platform.kernel.read_setting(self.name) in {self.value, None}
 
-    def apply(self, edges: Edges) -> None:
+    def apply(self, platform: Platform) -> None:
         """Write it."""
-        edges.kernel.write_setting(self.name, self.value)
+        platform.kernel.write_setting(self.name, self.value)
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Write the old value."""
-        if self.previous is None or not edges.manager.is_running():
+        if self.previous is None or not platform.manager.is_running():
             return
-        edges.kernel.write_setting(self.name, self.previous)
+        platform.kernel.write_setting(self.name, self.previous)
         if DEFAULT in self.name:
-            for interface in edges.kernel.list_interfaces():
+            for interface in platform.kernel.list_interfaces():
                 name = self.name.replace(DEFAULT, f"/conf/{interface}/")
-                if edges.kernel.read_setting(name) == self.value:
-                    edges.kernel.write_setting(name, self.previous)
+                if platform.kernel.read_setting(name) == self.value:
+                    platform.kernel.write_setting(name, self.previous)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,22 +130,22 @@ class UnitStarted(Change):
         """systemctl(1)."""
         return None if self.stays else f"systemctl stop {self.unit}"
 
-    def observe(self, edges: Edges) -> Self:
+    def observe(self, platform: Platform) -> Self:
         """There is nothing to keep: a unit of ours that runs already is ours, from an installation without a record."""
         return self
 
-    def is_applied(self, edges: Edges) -> bool:
+    def is_applied(self, platform: Platform) -> bool:
         """Whether it runs."""
-        return not edges.manager.is_running() or edges.manager.is_active(self.unit)
+        return not platform.manager.is_running() or platform.manager.is_active(self.unit)
 
-    def apply(self, edges: Edges) -> None:
+    def apply(self, platform: Platform) -> None:
         """Start it."""
-        edges.manager.start(self.unit)
+        platform.manager.start(self.unit)
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Stop it."""
         if not self.stays:
-            edges.manager.stop(self.unit)
+            platform.manager.stop(self.unit)
 
 
 class _Standing(Change):
@@ -160,15 +160,15 @@ class _Standing(Change):
         """Nothing is done."""
         return None
 
-    def observe(self, edges: Edges) -> Self:
+    def observe(self, platform: Platform) -> Self:
         """There is nothing to keep."""
         return self
 
-    def is_applied(self, edges: Edges) -> bool:
+    def is_applied(self, platform: Platform) -> bool:
         """Always."""
         return True
 
-    def apply(self, edges: Edges) -> None:
+    def apply(self, platform: Platform) -> None:
         """Do nothing."""
 
 
@@ -185,14 +185,14 @@ class TablesLoaded(_Standing):
         """In short."""
         return "nft delete table ... # our tables: this opens"
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Open."""
-        if edges.manager.is_running():
-            edges.kernel.remove_tables()
+        if platform.manager.is_running():
+            platform.kernel.remove_tables()
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaysMade(_Standing):
+class RoutingMade(_Standing):
     """The TUN, the routing rules and the routing table, which the daemon makes."""
 
     kind: ClassVar[str] = "ways"
@@ -201,10 +201,10 @@ class WaysMade(_Standing):
         """In short."""
         return "ip link del PsiphonTUN; ip rule del ...; ip route flush table ... # ours"
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Remove them."""
-        if edges.manager.is_running():
-            edges.kernel.remove_ways()
+        if platform.manager.is_running():
+            platform.kernel.remove_routing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,13 +217,13 @@ class UnitsRead(_Standing):
         """In short."""
         return "systemctl daemon-reload"
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Let systemd forget them. Now nothing requires the boot lock's unit any more, and it may be stopped."""
-        if not edges.manager.is_running():
+        if not platform.manager.is_running():
             return
-        edges.manager.reread()
-        if not (edges.layout.unit_dir / KILLSWITCH_UNIT).exists():
-            edges.manager.stop(KILLSWITCH_UNIT)
+        platform.manager.reread()
+        if not (platform.layout.unit_dir / KILLSWITCH_UNIT).exists():
+            platform.manager.stop(KILLSWITCH_UNIT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,12 +244,12 @@ class ServiceReread(_Standing):
         """systemctl(1)."""
         return f"systemctl try-{self.verb} {self.unit}".replace("try-reload", "reload")
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Let it forget, if it runs."""
-        reread(edges, self)
+        reread(platform, self)
 
 
-def reread(edges: Edges, service: ServiceReread) -> None:
+def reread(platform: Platform, service: ServiceReread) -> None:
     """Let a service of others read its files again, if it runs."""
-    if edges.manager.is_running() and edges.manager.is_active(service.unit):
-        (edges.manager.reload if service.verb == "reload" else edges.manager.restart)(service.unit)
+    if platform.manager.is_running() and platform.manager.is_active(service.unit):
+        (platform.manager.reload if service.verb == "reload" else platform.manager.restart)(service.unit)

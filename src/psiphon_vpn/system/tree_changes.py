@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from psiphon_vpn.system.change import Change, Previous, locate
-from psiphon_vpn.system.edges import Edges
+from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.trees import remove_tree
 
 
@@ -81,7 +81,7 @@ def put_back(path: Path, before: Previous) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FileWritten(Change):
-    """A file with its content, mode and owner. Absolute path on the target, below `edges.layout.root`."""
+    """A file with its content, mode and owner. Absolute path on the target, below `platform.layout.root`."""
 
     kind: ClassVar[str] = "file"
     path: str
@@ -109,16 +109,16 @@ class FileWritten(Change):
         path = shlex.quote(self.path)
         return f"rm -f {path}" if self.previous is None else f"install /dev/stdin {path} # as it was before"
 
-    def observe(self, edges: Edges) -> Self:
+    def observe(self, platform: Platform) -> Self:
         """Keep what stands there, but not this very file: that is ours, from an installation without a record."""
         sha256 = hashlib.sha256(self.content).hexdigest()
-        found = look_at(locate(edges, self.path))
+        found = look_at(locate(platform, self.path))
         is_ours = found is not None and found.content == base64.b64encode(self.content).decode("ascii")
         return replace(self, previous=None if is_ours else found, sha256=sha256)
 
-    def is_applied(self, edges: Edges) -> bool:
+    def is_applied(self, platform: Platform) -> bool:
         """Whether the file is there with this content, mode and owner."""
-        path = locate(edges, self.path)
+        path = locate(platform, self.path)
         try:
             found = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
@@ -130,16 +130,16 @@ class FileWritten(Change):
         same = (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (self.mode, self.uid, self.gid)
         return same and path.read_bytes() == self.content
 
-    def apply(self, edges: Edges) -> None:
+    def apply(self, platform: Platform) -> None:
         """Replace the file."""
-        if self.kept and look_at(locate(edges, self.path)) is not None:
-            name_temporary(locate(edges, self.path)).unlink(missing_ok=True)
+        if self.kept and look_at(locate(platform, self.path)) is not None:
+            name_temporary(locate(platform, self.path)).unlink(missing_ok=True)
             return
-        write_file(locate(edges, self.path), self.content, mode=self.mode, uid=self.uid, gid=self.gid)
+        write_file(locate(platform, self.path), self.content, mode=self.mode, uid=self.uid, gid=self.gid)
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Put the old file or link back, or remove ours."""
-        path = locate(edges, self.path)
+        path = locate(platform, self.path)
         before = self.previous
         remove_path(name_temporary(path))
         if before is None:
@@ -177,13 +177,13 @@ class DirectoryMade(Change):
             return None
         return f"{'rmdir' if self.shared else 'rm -r'} {shlex.quote(self.path)}"
 
-    def observe(self, edges: Edges) -> Self:
+    def observe(self, platform: Platform) -> Self:
         """Keep mode and owner of one that is there."""
-        return replace(self, previous=look_at(locate(edges, self.path)))
+        return replace(self, previous=look_at(locate(platform, self.path)))
 
-    def is_applied(self, edges: Edges) -> bool:
+    def is_applied(self, platform: Platform) -> bool:
         """Whether it is there with this mode and owner."""
-        path = locate(edges, self.path)
+        path = locate(platform, self.path)
         if not path.is_dir():
             return False
         if self.shared:
@@ -195,18 +195,18 @@ class DirectoryMade(Change):
             self.gid,
         )
 
-    def apply(self, edges: Edges) -> None:
+    def apply(self, platform: Platform) -> None:
         """Make it. A link in its place is an error: what is written below would end elsewhere."""
-        path = locate(edges, self.path)
+        path = locate(platform, self.path)
         if not path.is_dir() or (path.is_symlink() and not self.shared):
             path.mkdir()
         if not self.shared or not self.previous:
             os.chown(path, self.uid, self.gid)
             path.chmod(self.mode)
 
-    def undo(self, edges: Edges) -> None:
+    def undo(self, platform: Platform) -> None:
         """Remove it, or give it back its mode and owner."""
-        path = locate(edges, self.path)
+        path = locate(platform, self.path)
         before = self.previous
         if before is not None:
             if not self.shared and path.is_dir() and not path.is_symlink():

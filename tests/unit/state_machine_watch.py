@@ -34,8 +34,8 @@ from psiphon_vpn.service.effects import (
     Verify,
 )
 from psiphon_vpn.service.events import Event, Intent, Timer
-from psiphon_vpn.service.machine import step
 from psiphon_vpn.service.model import LEGAL_MOVES, Model
+from psiphon_vpn.service.state_machine import step
 
 _PATH_A = Path(version=IPV4, gateways=("192.0.2.1",), places=("192.0.2.10",))
 _PATH_B = Path(version=IPV4, gateways=("192.0.2.129",), places=("192.0.2.138",))

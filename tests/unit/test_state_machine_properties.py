@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from tests.unit.machine_watch import NEIGHBOURS, UPLINK_A, UPLINK_B, Watch, configure, see
+from tests.unit.state_machine_watch import NEIGHBOURS, UPLINK_A, UPLINK_B, Watch, configure, see
 
 from psiphon_vpn.network.uplink import Uplink
 from psiphon_vpn.policy.model import State

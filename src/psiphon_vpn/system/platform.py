@@ -62,7 +62,7 @@ class Kernel(Protocol):
     def is_locked(self) -> bool | None:
         """Whether no application can send on a wire, as read from the kernel; None when it cannot be told."""
 
-    def remove_ways(self) -> None:
+    def remove_routing(self) -> None:
         """Remove our TUN, our routing rules and our routing table, and only ours."""
 
     def remove_tables(self) -> None:
@@ -107,7 +107,7 @@ class Directories(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edges:
+class Platform:
     """One machine, as installation sees it."""
 
     layout: Layout

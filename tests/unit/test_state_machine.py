@@ -1,11 +1,11 @@
-"""The state machine, move by move. Random sequences are in test_machine_properties.py."""
+"""The state machine, move by move. Random sequences are in test_state_machine_properties.py."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from tests.unit.machine_watch import NEIGHBOURS, UPLINK_A, UPLINK_B, Watch, configure, kinds, see
+from tests.unit.state_machine_watch import NEIGHBOURS, UPLINK_A, UPLINK_B, Watch, configure, kinds, see
 
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import events as ev

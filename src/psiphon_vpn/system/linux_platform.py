@@ -1,4 +1,4 @@
-"""The real edges of an installation: systemd, nft, ip, the account tools. Standard library and `run` only."""
+"""The real platform of an installation: systemd, nft, ip, the account tools. Standard library and `run` only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import LAYERS, REMOVAL
 from psiphon_vpn.policy.routing import RULE_PRIORITIES
 from psiphon_vpn.run import CommandError, run
-from psiphon_vpn.system.edges import Account, Edges
 from psiphon_vpn.system.layout import GROUP, USER, Layout
+from psiphon_vpn.system.platform import Account, Platform
 
 UNIT_SECONDS: Final = 120.0
 """Longer than any unit of ours takes to start or to stop, systemd's own limits included."""
@@ -96,7 +96,7 @@ class Systemctl:
             run(["systemctl", *words], ok=tuple(ok), timeout=UNIT_SECONDS)
 
 
-class MachineKernel:
+class LinuxKernel:
     """Rules by nft(8), routes by ip(8), settings by /proc/sys."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class MachineKernel:
         """Ask the kernel's rules with sample packets."""
         return read_lock_state().locked
 
-    def remove_ways(self) -> None:
+    def remove_routing(self) -> None:
         """What the daemon made beside the tables."""
         for version in ("-4", "-6"):
             for rule in _list_json(["ip", version, "-j", "rule", "show"]):
@@ -246,13 +246,13 @@ class Tmpfiles:
         run(["systemd-tmpfiles", *self._root, "--create", str(declaration)], timeout=30)
 
 
-def open_machine(layout: Layout | None = None) -> Edges:
-    """The edges of this machine, or of the tree at another root."""
+def open_platform(layout: Layout | None = None) -> Platform:
+    """The platform of this machine, or of the tree at another root."""
     layout = layout or Layout()
-    return Edges(
+    return Platform(
         layout=layout,
         manager=Systemctl(layout.root),
-        kernel=MachineKernel(),
+        kernel=LinuxKernel(),
         accounts=SystemAccounts(layout.root),
         directories=Tmpfiles(layout.root),
     )
