@@ -11,7 +11,7 @@ from pathlib import Path
 
 from psiphon_vpn.cli.explain import describe_layer, describe_layers, describe_match, describe_states
 from psiphon_vpn.policy import permits
-from psiphon_vpn.policy.match import Fact, Permit
+from psiphon_vpn.policy.match import Difference, Permit
 from psiphon_vpn.policy.own_tables import BASE
 
 ROOT = Path(__file__).parents[1]
@@ -47,10 +47,10 @@ def render_exceptions() -> str:
     """A table for users: what leaves although it is not the tunnel, and what it shows."""
     lines = ["| What | Who | Why | What it shows to your network |", "| --- | --- | --- | --- |"]
     for row in (*permits.ON_A_WIRE, *permits.TO_GUESTS):
-        facts = [fact for fact in row.list_facts(BASE) if fact is not Fact.STATE]
+        facts = [fact for fact in row.list_differences(BASE) if fact is not Difference.STATE]
         narrowed = describe_layer(row, BASE).partition(" (")[2].rstrip(")") if facts else ""
         states = f" ({describe_states(row)})" if row.states != permits.EVERY_STATE else ""
-        what = f"{row.what}{states}" + (f": {narrowed.removeprefix(f'{Fact.STATE}; ')}" if narrowed else "")
+        what = f"{row.what}{states}" + (f": {narrowed.removeprefix(f'{Difference.STATE}; ')}" if narrowed else "")
         lines.append(f"| {what} | {row.match.owner} | {row.why} | {row.shows or 'To your network nothing'} |")
     return "\n".join(lines) + "\n"
 

@@ -89,7 +89,7 @@ def make_situations() -> dict[str, Policy]:
             on_link=on_link("203.0.113.5/32", "fe80::5/64", gateways=()),
         ),
         # A name that stands in no rule: only what leads to containers is told by name.
-        "odd_name": replace(LINKS, inner=parse_names("docker0", "veth1")),
+        "odd_name": replace(LINKS, container_interfaces=parse_names("docker0", "veth1")),
     }
     situations = {name: make_policy(State.OPEN, links=value) for name, value in links.items()}
     proxy = Endpoint(address=parse_address("192.0.2.9"), port=3128)
@@ -231,7 +231,7 @@ _bridges = st.lists(
     max_size=2,
 ).map(tuple)
 _links = st.builds(
-    lambda out, **rest: Links(wires=out[0], inner=out[1], **rest),
+    lambda out, **rest: Links(wires=out[0], container_interfaces=out[1], **rest),
     out=_links_out(),
     tun_index=st.none() | st.integers(1, 2**31 - 1),
     uplink=st.none() | _names | hostile.names.map(decode_name).map(InterfaceName.of),

@@ -59,7 +59,7 @@ from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
-from psiphon_vpn.policy.traffic import Filter
+from psiphon_vpn.policy.traffic_control import Filter
 from psiphon_vpn.policy.values import parse_names
 
 IDENTITY = Identity(uid=LAB_UID, gid=LAB_UID)

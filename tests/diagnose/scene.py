@@ -48,7 +48,7 @@ from psiphon_vpn.policy.plumbing import LINK_LOCAL
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
-from psiphon_vpn.policy.traffic import Filter
+from psiphon_vpn.policy.traffic_control import Filter
 from psiphon_vpn.policy.values import InterfaceName, parse_addresses, parse_names
 from psiphon_vpn.system import layout as places
 from psiphon_vpn.system.layout import Layout

@@ -25,7 +25,7 @@ from psiphon_lab.namespace import Host, open_host
 from psiphon_vpn.policy.guards import build_egress_guard
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
-from psiphon_vpn.policy.traffic import Filter, build_program
+from psiphon_vpn.policy.traffic_control import Filter, build_program
 from psiphon_vpn.policy.values import InterfaceName
 
 IDENTITY = Identity(uid=LAB_UID, gid=LAB_UID)

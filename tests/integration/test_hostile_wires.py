@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests import hostile
-from tests.integration.lesser_nft import put_lesser_nft
+from tests.integration.nft_without_parts import put_limited_nft
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_lab import addresses as plan
@@ -182,7 +182,7 @@ def test_a_thousand_wires_are_guarded_all_of_them(closed: Stage) -> None:
 def test_a_wire_that_cannot_be_guarded_costs_only_itself_and_the_uplink_the_opening(closed: Stage) -> None:
     add_wire(closed, b"bad0")
     add_wire(closed, b"good0")
-    put_lesser_nft(closed.world, 'devices = . "bad0"')
+    put_limited_nft(closed.world, 'devices = . "bad0"')
     closed.machine.start_daemon()
     closed.machine.wait_state("OPEN")
     rules = read_rules(closed)
@@ -191,7 +191,7 @@ def test_a_wire_that_cannot_be_guarded_costs_only_itself_and_the_uplink_the_open
     told = status_of(closed)["layers"]["egress_guard"]
     assert told["state"] == "incomplete"
     assert "bad0" in told["detail"]
-    put_lesser_nft(closed.world, 'devices = . "eth0"')
+    put_limited_nft(closed.world, 'devices = . "eth0"')
     closed.machine.command("restart")
     closed.machine.wait_for(lambda: "no egress guard on eth0" in closed.machine.read_log(), "the reason")
     for _ in range(20):

@@ -21,7 +21,7 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
 from psiphon_vpn.policy.model import Policy, State
-from psiphon_vpn.policy.traffic import Filter
+from psiphon_vpn.policy.traffic_control import Filter
 from psiphon_vpn.policy.values import parse_names
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import linux_platform

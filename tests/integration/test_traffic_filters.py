@@ -14,7 +14,7 @@ from tests.integration.kernel import Kernel
 from psiphon_vpn.linux.features import probe_features
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.traffic import NetlinkTraffic, Obstacle, Standing, Traffic, can_filter
-from psiphon_vpn.policy.traffic import Filter
+from psiphon_vpn.policy.traffic_control import Filter
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
@@ -98,7 +98,7 @@ def test_a_filter_needs_no_capability_but_net_admin(cards: Cards) -> None:
     code = (
         "import asyncio\nfrom psiphon_vpn.linux.rtnetlink import RouteSocket\n"
         "from psiphon_vpn.linux.traffic import NetlinkTraffic, Traffic, can_filter\n"
-        "from psiphon_vpn.policy.traffic import Filter\n"
+        "from psiphon_vpn.policy.traffic_control import Filter\n"
         "traffic = Traffic(NetlinkTraffic(RouteSocket()))\n"
         f"asyncio.run(traffic.fit({{{cards.index[CARD]}: Filter.MARKED}}))\n"
         f"assert traffic.standings[{cards.index[CARD]}].filter is Filter.MARKED\nassert asyncio.run(can_filter())\n"

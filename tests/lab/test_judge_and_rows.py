@@ -13,7 +13,7 @@ from tests.unit.test_imports import draw
 
 from psiphon_lab.frames import Decoded, Frame, decode_packet
 from psiphon_vpn.policy import names, permits
-from psiphon_vpn.policy.match import Known, Match, Message, Permit
+from psiphon_vpn.policy.match import Match, MessageForm, Permit, RuntimeValue
 
 ADDRESSES = {4: ipaddress.ip_network(names.TUN_IPV4_SUBNET), 6: ipaddress.ip_network(names.TUN_IPV6_SUBNET)}
 
@@ -90,21 +90,21 @@ def has_values(row: Permit, data: bytes) -> bool:
     )
 
 
-def is_one_of(port: int, ports: tuple[int | Known, ...]) -> bool:
+def is_one_of(port: int, ports: tuple[int | RuntimeValue, ...]) -> bool:
     return not ports or port in ports
 
 
 def is_inside(address: str, places: tuple[object, ...]) -> bool:
     value = ipaddress.ip_address(address)
-    networks = [ipaddress.ip_network(str(place)) for place in places if not isinstance(place, Known)]
-    if Known.PREFIXES in places:
+    networks = [ipaddress.ip_network(str(place)) for place in places if not isinstance(place, RuntimeValue)]
+    if RuntimeValue.PREFIXES in places:
         networks += [*EVIDENCE.on_link["provider_a"], ipaddress.ip_network("fe80::/64")]
-    if Known.GATEWAYS in places:
+    if RuntimeValue.GATEWAYS in places:
         networks += [ipaddress.ip_network("192.0.2.1")]
     return not places or any(value in network for network in networks if network.version == value.version)
 
 
-def is_message(row: Permit, message: Message, packet: Decoded, size: int) -> bool:
+def is_message(row: Permit, message: MessageForm, packet: Decoded, size: int) -> bool:
     """The form of ICMPv6: type, code, size, reserved bits, option; of a report the group too."""
     payload = packet.payload
     if row is permits.MLD:
@@ -122,19 +122,19 @@ def is_message(row: Permit, message: Message, packet: Decoded, size: int) -> boo
         return (
             not (int.from_bytes(payload[4:8], "big") & 0x1FFFFFFF)
             and has_option(message, payload[24:])
-            and is_inside(target, (Known.PREFIXES,))
-            and (packet.source == "::" or is_inside(packet.source, (Known.PREFIXES,)))
+            and is_inside(target, (RuntimeValue.PREFIXES,))
+            and (packet.source == "::" or is_inside(packet.source, (RuntimeValue.PREFIXES,)))
         )
     return (not any(payload[4:8]) and has_option(message, payload[8:])) or (
         row is permits.MLD and not any(payload[4:8])
     )
 
 
-def has_option(message: Message, rest: bytes) -> bool:
+def has_option(message: MessageForm, rest: bytes) -> bool:
     return (not rest and not message.options) or int.from_bytes(rest[:2], "big") in message.options
 
 
-def has_form(match: Match, message: Message, body: bytes) -> bool:
+def has_form(match: Match, message: MessageForm, body: bytes) -> bool:
     """The form of ARP and EAPOL; of the kernel's own ARP the addresses too."""
     if match.ethertype == permits.EAPOL_OWN.match.ethertype:
         return len(body) >= 2 and body[0] in permits.EAPOL_VERSIONS and body[1] in message.types

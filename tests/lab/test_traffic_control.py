@@ -31,7 +31,7 @@ from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Links, Policy, State
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
-from psiphon_vpn.policy.traffic import Filter, Step, build_program
+from psiphon_vpn.policy.traffic_control import Filter, Instruction, build_program
 
 pytestmark = [pytest.mark.lab]
 
@@ -46,10 +46,10 @@ GATEWAY = {4: LAN_A.router4, 6: LAN_A.router6}
 SOURCES, MARKED = Filter.SOURCES, Filter.MARKED
 CORE, TUNNEL, CONTAINER = "core", "mirror of the TUN", "redirect of a container"
 LOOP, SELF, PAIR = "redirect of lo", "redirect of lo, one address to itself", "redirect of lo, between two addresses"
-CARRIED = (TUNNEL, LOOP, SELF, PAIR, CONTAINER)
+TUNNEL_PROTOCOLS = (TUNNEL, LOOP, SELF, PAIR, CONTAINER)
 _OK = 0
 """TC_ACT_OK of linux/pkt_cls.h: let by, and nobody else is asked."""
-ACCEPT_ALL: tuple[Step, ...] = ((0x06, 0, 0, _OK),)
+ACCEPT_ALL: tuple[Instruction, ...] = ((0x06, 0, 0, _OK),)
 
 
 class Bench:
@@ -110,7 +110,7 @@ class Bench:
         finally:
             self.client.run(["tc", "qdisc", "del", "dev", WIRE, "clsact"], check=False)
 
-    def put(self, program: tuple[Step, ...], *, before: int) -> None:
+    def put(self, program: tuple[Instruction, ...], *, before: int) -> None:
         """Put a filter there. before: its preference; the lowest comes first (tc(8))."""
         code = f"{len(program)}," + ",".join(" ".join(map(str, step)) for step in program)
         only = ["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin", "--bounding-set=-all,+net_admin"]
@@ -203,11 +203,11 @@ def bench() -> Iterator[Bench]:
 
 def test_traffic_control_carries_frames_past_every_table(bench: Bench) -> None:
     bench.lock()
-    assert {kind: sum(bench.fire(kind, family) for family in FAMILIES) for kind in CARRIED} == dict.fromkeys(
-        CARRIED, NONE
+    assert {kind: sum(bench.fire(kind, family) for family in FAMILIES) for kind in TUNNEL_PROTOCOLS} == dict.fromkeys(
+        TUNNEL_PROTOCOLS, NONE
     ), "without a redirect the lock holds each of them"
     assert bench.fire_core() == ALL
-    assert bench.fire_redirected() == dict.fromkeys(CARRIED, ALL)
+    assert bench.fire_redirected() == dict.fromkeys(TUNNEL_PROTOCOLS, ALL)
 
 
 def test_a_filter_by_addresses_stops_only_what_bears_ours(bench: Bench) -> None:
@@ -224,7 +224,7 @@ def test_a_filter_of_what_the_egress_guard_did_not_mark_stops_all_of_them(bench:
     with bench.guarded():
         bench.put(build_program(MARKED), before=1)
         assert bench.fire_core() == ALL, "the egress hook comes before traffic control"
-        assert bench.fire_redirected() == dict.fromkeys(CARRIED, NONE)
+        assert bench.fire_redirected() == dict.fromkeys(TUNNEL_PROTOCOLS, NONE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -265,7 +265,7 @@ def test_of_two_filters_the_first_decides(bench: Bench, other: int, seen: int) -
     with bench.guarded():
         bench.put(build_program(MARKED), before=5)
         bench.put(ACCEPT_ALL, before=other)
-        assert bench.fire_redirected() == dict.fromkeys(CARRIED, seen)
+        assert bench.fire_redirected() == dict.fromkeys(TUNNEL_PROTOCOLS, seen)
 
 
 @pytest.mark.parametrize(("verdict", "seen"), [(_OK, ALL), (-1, NONE)])
@@ -283,7 +283,7 @@ def test_a_tcx_program_decides_before_every_filter(bench: Bench, verdict: int, s
             pytest.skip("this kernel has no tcx (Linux 6.6)")
         try:
             assert bench.client.call(partial(count_programs, index)) == 1, "diagnose sees it"
-            assert bench.fire_redirected() == dict.fromkeys(CARRIED, seen)
+            assert bench.fire_redirected() == dict.fromkeys(TUNNEL_PROTOCOLS, seen)
         finally:
             os.close(link)
 
@@ -293,6 +293,8 @@ def test_whoever_takes_the_place_away_takes_the_filter_away(bench: Bench) -> Non
     with bench.guarded():
         bench.put(build_program(MARKED), before=1)
         bench.client.run(["tc", "qdisc", "replace", "dev", WIRE, "clsact"])
-        assert bench.fire_redirected() == dict.fromkeys(CARRIED, NONE), "replaced by its like, it keeps its filters"
+        assert bench.fire_redirected() == dict.fromkeys(TUNNEL_PROTOCOLS, NONE), (
+            "replaced by its like, it keeps its filters"
+        )
         bench.client.run(["tc", "qdisc", "del", "dev", WIRE, "clsact"])
-        assert bench.fire_redirected() == dict.fromkeys(CARRIED, ALL)
+        assert bench.fire_redirected() == dict.fromkeys(TUNNEL_PROTOCOLS, ALL)

@@ -11,7 +11,7 @@ from psiphon_vpn.config import Settings
 from psiphon_vpn.network.choice import Use
 from psiphon_vpn.network.observed import Observed
 from psiphon_vpn.network.uplink import Path, Uplink
-from psiphon_vpn.policy.derive import Network, Way
+from psiphon_vpn.policy.derive import Network, UplinkFacts
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.onlink import find_on_link
 from psiphon_vpn.policy.routing import IPV4
@@ -67,7 +67,7 @@ class Watch:
     fresh: int | None = None
     """Number of the Verify effect that an opening may rest on: issued since VERIFYING and OPEN were last left."""
     policy: State | None = None
-    rules: tuple[Network, Way | None] | None = None
+    rules: tuple[Network, UplinkFacts | None] | None = None
     """What the policy in force was derived from; None where it is not known what the kernel holds."""
     timers: dict[Timer, float] = field(default_factory=dict)
     stored: list[Intent] = field(default_factory=list)
@@ -110,10 +110,10 @@ class Watch:
             case ApplyPolicy(state):
                 assert not self.lease, "rules are changed under an open tunnel"
                 self.policy = state
-                self.rules = (self.model.seen.network, self.model.way)
+                self.rules = (self.model.seen.network, self.model.uplink_facts)
             case AmendPolicy(state):
                 assert self.policy in {None, state} or state is State.VERIFYING
-                self.rules = (self.model.seen.network, self.model.way)
+                self.rules = (self.model.seen.network, self.model.uplink_facts)
             case StopCore():
                 assert self.running is not None, "there is no core to stop"
                 self.running = None
@@ -164,7 +164,7 @@ class Watch:
         if isinstance(event, ev.EnforcementFailed):
             self.policy = State.LOCKED  # what the kernel holds then drops everything: linux/tables.py
             self.rules = None
-        now = (model.seen.network, model.way)
+        now = (model.seen.network, model.uplink_facts)
         assert self.rules in {None, now}, "the rules name another network than the one that was seen last"
         if self.policy is not None:
             # CONNECTING and VERIFYING have the same rules: tests/unit/test_policy.py.

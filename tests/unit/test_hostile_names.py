@@ -19,8 +19,8 @@ from psiphon_vpn.network.uplink import (
     Interface,
     Snapshot,
     choose_uplink,
+    find_container_interfaces,
     find_headerless,
-    find_inner,
     find_odd_wires,
     find_wires,
 )
@@ -70,7 +70,12 @@ def test_every_known_bad_name_is_one(name: bytes) -> None:
 @given(policies)
 def test_what_stands_in_quotes_is_a_name_of_the_policy_or_an_index(policy: Policy) -> None:
     links = policy.links
-    allowed = {names.TUN_NAME, *links.wires, *(links.inner or ()), *((links.uplink,) if links.uplink else ())}
+    allowed = {
+        names.TUN_NAME,
+        *links.wires,
+        *(links.container_interfaces or ()),
+        *((links.uplink,) if links.uplink else ()),
+    }
     indexes = {f"{links.tun_index or 0:016d}", f"{names.LOOPBACK_INDEX:016d}"}
     indexes |= {f"{bridge.index:016d}" for bridge in links.bridges}
     tables = [build_base_table(policy), build_drop_only(build_base_table(policy)), build_wire_guard(policy.identity)]
@@ -91,17 +96,17 @@ def test_where_a_wire_has_an_odd_name_only_what_is_named_is_a_containers_interfa
     links = policy.links
     for chain in build_base_table(policy).chains:
         texts = [rule.text for rule in chain.rules]
-        if chain.name == "forward" and links.inner is not None:
+        if chain.name == "forward" and links.container_interfaces is not None:
             refusals = [
-                f"{side}name != {quote_set((InterfaceName(names.TUN_NAME), *links.inner))} counter drop"
+                f"{side}name != {quote_set((InterfaceName(names.TUN_NAME), *links.container_interfaces))} counter drop"
                 for side in ("iif", "oif")
             ]
             accepting = [index for index, text in enumerate(texts) if text.endswith(" accept")]
             assert all(texts.index(text) < min(accepting, default=len(texts)) for text in refusals)
         for text in texts:
             if "ct status snat accept" in text or (" dnat ip to " in text and chain.name == "dns_prerouting"):
-                assert ("name != {" in text) == (links.inner is None)
-                assert links.inner is None or f"name {quote_set(links.inner)} " in text
+                assert ("name != {" in text) == (links.container_interfaces is None)
+                assert links.container_interfaces is None or f"name {quote_set(links.container_interfaces)} " in text
 
 
 @given(st.integers(1, 2**31 - 1))
@@ -205,13 +210,15 @@ def test_every_wire_is_known_by_its_name_or_whatever_is_not_named_is_one(found: 
     snapshot = _snapshot(texts, uplink)
     container = Interface(index=99, name="docker0", up=True, kind="bridge")
     snapshot = replace(snapshot, interfaces=(*snapshot.interfaces, container))
-    wires, odd, inner = find_wires(snapshot), find_odd_wires(snapshot), find_inner(snapshot)
+    wires, odd, inner = find_wires(snapshot), find_odd_wires(snapshot), find_container_interfaces(snapshot)
     assert {*wires, *odd} == set(texts)
     assert inner == (("docker0",) if odd else None)
     chosen = choose_uplink(snapshot)
     assert (chosen is None) == (texts[uplink % len(texts)] in odd), "none with an odd name: the core is told a name"
     assert set(find_headerless(snapshot)) <= set(wires)
-    links = Links(wires=wires, inner=inner, uplink=chosen.name if chosen else None, gateways=parse_addresses([]))
+    links = Links(
+        wires=wires, container_interfaces=inner, uplink=chosen.name if chosen else None, gateways=parse_addresses([])
+    )
     assert build_base_table(Policy(state=State.CONNECTING, identity=IDENTITY, links=links)).render().isascii()
 
 

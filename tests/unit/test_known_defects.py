@@ -202,8 +202,8 @@ def test_what_comes_from_a_wire_is_forwarded_nowhere_before_anything_else_is_ask
         first = [rule.text for rule in chain.rules[: accepting[0]]]
         for side in ("iif", "oif"):
             assert f"{side}name {{ {by_name} }} counter drop" in first
-            inner = ", ".join(f'"{name}"' for name in (names.TUN_NAME, *(links.inner or ())))
-            assert links.inner is None or f"{side}name != {{ {inner} }} counter drop" in first
+            inner = ", ".join(f'"{name}"' for name in (names.TUN_NAME, *(links.container_interfaces or ())))
+            assert links.container_interfaces is None or f"{side}name != {{ {inner} }} counter drop" in first
 
 
 @pytest.mark.defect(2, 3)

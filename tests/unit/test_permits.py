@@ -18,18 +18,19 @@ import psiphon_vpn
 from psiphon_vpn.policy import match, permits
 from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_bridge_guard, build_egress_guard, build_frame_guard, build_wire_guard
-from psiphon_vpn.policy.match import TCP, Fact, Flow, Known, Match, Owner, Permit
+from psiphon_vpn.policy.match import TCP, Difference, Flow, Match, Owner, Permit, RuntimeValue
 from psiphon_vpn.policy.model import Endpoint, Links, Policy, State
 from psiphon_vpn.policy.own_tables import BASE, EGRESS, FRAMES, GUARD, LAYERS, OwnTable
 from psiphon_vpn.policy.own_tables import BRIDGES as BRIDGE_GUARD
-from psiphon_vpn.policy.render_words import Knowledge, render_match
+from psiphon_vpn.policy.render_rules import RenderContext, render_match
 from psiphon_vpn.policy.ruleset import Rule, Table
 from psiphon_vpn.policy.values import parse_address, parse_addresses, parse_names
 
 POLICY = Path(psiphon_vpn.__file__).parent / "policy"
 WRITERS = {
-    "base", "carried", "guards", "plumbing", "render_guests", "render_words", "ruleset", "transit", "wire",
-}  # fmt: skip
+    *("base", "encapsulation", "forward_and_nat", "guards", "plumbing"),
+    *("render_guests", "render_rules", "ruleset", "wire"),
+}
 """The modules that write rules."""
 
 
@@ -120,10 +121,10 @@ def test_an_accept_without_a_row_cannot_be_written() -> None:
 
 def test_what_is_written_of_an_unknown_value_is_never_everything() -> None:
     """A row that asks for what nobody knows has no rule, rather than one that asks nothing."""
-    nothing = Knowledge(identity=IDENTITY)
+    nothing = RenderContext(identity=IDENTITY)
     for row in permits.PERMITS:
         asked = (*row.match.destinations, *row.match.sources, *row.match.destination_ports)
-        if asked and all(isinstance(value, Known) for value in asked):
+        if asked and all(isinstance(value, RuntimeValue) for value in asked):
             with pytest.raises(ValueError, match="nothing is known"):
                 render_match(row.match, nothing)
 
@@ -149,7 +150,7 @@ def test_a_row_that_others_let_pass_has_room_for_it() -> None:
 
 def has_room(wide: Match, narrow: Match) -> bool:
     """Whether everything that the one matches is matched by the other, as far as one field after the other tells."""
-    for name in wide.list_asked():
+    for name in wide.list_set_fields():
         asked, also = getattr(wide, name), getattr(narrow, name)
         if asked != also and not (isinstance(asked, tuple) and also and set(also) <= set(asked)):
             return False
@@ -166,12 +167,21 @@ def test_a_guard_whose_text_outlives_the_moment_narrows_by_nothing_of_it() -> No
     assert set(permits.CORE.wider_in) == {GUARD, EGRESS, FRAMES, BRIDGE_GUARD}
     assert set(permits.NEIGHBOURS.wider_in) == {BASE, GUARD, FRAMES, BRIDGE_GUARD}
     assert permits.DHCPV6.wider_in == ()
-    of_a_moment = {Fact.STATE, Fact.UPLINK, Fact.NEXT_HOP, Fact.PROXY, Fact.LINK, Fact.TARGET, Fact.GROUPS, Fact.LEASE}
+    of_a_moment = {
+        Difference.STATE,
+        Difference.UPLINK,
+        Difference.NEXT_HOP,
+        Difference.PROXY,
+        Difference.LINK,
+        Difference.TARGET,
+        Difference.GROUPS,
+        Difference.LEASE,
+    }
     for row in permits.PERMITS:
         for layer in permits.STATIC_LAYERS:
-            assert not of_a_moment & set(row.list_facts(layer))
+            assert not of_a_moment & set(row.list_differences(layer))
         if row.states != permits.EVERY_STATE:
-            assert Fact.STATE in row.list_facts(BASE)
+            assert Difference.STATE in row.list_differences(BASE)
 
 
 @pytest.mark.requirement("R5")
@@ -196,7 +206,7 @@ def list_importers(name: str) -> set[str]:
 
 
 def test_only_the_renderers_write_rules() -> None:
-    readers = {"linux/proof", "policy/lesser"}
+    readers = {"linux/proof", "policy/missing_parts"}
     """One compares rules with those of the kernel, the other takes words away."""
     assert list_importers("Rule") == {f"policy/{name}" for name in WRITERS - {"ruleset"}} | readers
     for field in fields(Match):

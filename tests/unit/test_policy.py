@@ -22,7 +22,7 @@ from tests.policies import (
 import psiphon_vpn
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table, build_drop_only
-from psiphon_vpn.policy.carried import build_carried_chains
+from psiphon_vpn.policy.encapsulation import build_carried_chains
 from psiphon_vpn.policy.guards import (
     build_arp_table,
     build_bridge_guard,
@@ -32,7 +32,7 @@ from psiphon_vpn.policy.guards import (
 )
 from psiphon_vpn.policy.model import Endpoint, Policy, State
 from psiphon_vpn.policy.permits import PPP_CONTROL
-from psiphon_vpn.policy.render_words import NO_UID
+from psiphon_vpn.policy.render_rules import NO_UID
 from psiphon_vpn.policy.routing import build_routes
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.values import LOOPBACK, parse_address, quote_set
@@ -127,7 +127,7 @@ def test_only_psiphon_user_and_the_links_own_plumbing_are_accepted_towards_a_wir
         elif chain.hook and chain.hook.hook == "output":
             assert rule.text.startswith(f"oif {LOOPBACK} "), "every way to a wire goes by the chain to_wire"
         elif chain.hook and chain.hook.hook == "postrouting":
-            inner = policy.links.inner
+            inner = policy.links.container_interfaces
             elsewhere = "oifname != {" if inner is None else f"oifname {quote_set(inner)} "
             to_container = "ct direction reply ct status snat" in rule.text and rule.text.startswith(elsewhere)
             assert to_container or rule.text.startswith((f"oif {LOOPBACK} ", f'oifname "{names.TUN_NAME}" oif '))

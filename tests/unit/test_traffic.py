@@ -49,7 +49,7 @@ from psiphon_vpn.linux.traffic import (
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.guards import build_egress_guard
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
-from psiphon_vpn.policy.traffic import DROP, GO_ON, Filter, build_program, encode_program
+from psiphon_vpn.policy.traffic_control import DROP, GO_ON, Filter, build_program, encode_program
 from psiphon_vpn.policy.values import parse_names
 
 OK = 0

@@ -16,12 +16,12 @@ from psiphon_vpn.policy.match import (
     PPPOE_SESSION,
     TCP,
     UDP,
-    Fact,
+    Difference,
     Flow,
-    Known,
     Match,
-    Message,
+    MessageForm,
     Permit,
+    RuntimeValue,
     mark,
 )
 from psiphon_vpn.policy.own_tables import OwnTable
@@ -67,7 +67,7 @@ def describe_match(match: Match) -> str:
     return "; ".join(part for part in parts if part) or _("everything")
 
 
-def _describe_message(message: Message) -> str:
+def _describe_message(message: MessageForm) -> str:
     parts = [_("type {numbers}").format(numbers=_list(_show_type(number) for number in message.types))]
     if message.sizes:
         parts.append(_("of {numbers} bytes").format(numbers=_join(map(str, message.sizes), _("or"))))
@@ -83,7 +83,7 @@ def _show_type(number: int) -> str:
 
 
 def _list(values: Iterable[object]) -> str:
-    return ", ".join(_(value) if isinstance(value, Known) else str(value) for value in values)
+    return ", ".join(_(value) if isinstance(value, RuntimeValue) else str(value) for value in values)
 
 
 def _join(texts: Iterable[str], word: str) -> str:
@@ -105,7 +105,7 @@ def describe_layers(permit: Permit) -> str:
 
 def describe_layer(permit: Permit, layer: OwnTable) -> str:
     """One of them."""
-    facts = permit.list_facts(layer)
+    facts = permit.list_differences(layer)
     return f"{layer.layer} ({'; '.join(_show_fact(fact) for fact in facts)})" if facts else layer.layer
 
 
@@ -116,5 +116,5 @@ def _describe_within(permit: Permit) -> str:
     return "; " + _("as part of `{row}`: {layers}").format(row=permit.within.name, layers=", ".join(others))
 
 
-def _show_fact(fact: Fact) -> str:
-    return f"{_(fact)}: {_list(permits.NAME_PORTS)}" if fact is Fact.NAME_PORTS else _(fact)
+def _show_fact(fact: Difference) -> str:
+    return f"{_(fact)}: {_list(permits.NAME_PORTS)}" if fact is Difference.NAME_PORTS else _(fact)

@@ -201,7 +201,7 @@ class KernelRules:
     def list_candidates(self) -> list[tuple[str, Policy]]:
         """Every policy that the base table may rightly follow now, and how to call it."""
         from psiphon_vpn.network.observed import observe
-        from psiphon_vpn.policy.derive import Bare, Situation, derive, situate
+        from psiphon_vpn.policy.derive import Situation, WithoutTun, build_situation, derive
         from psiphon_vpn.policy.model import Policy, State
 
         facts = self._facts
@@ -210,15 +210,15 @@ class KernelRules:
         in_group = SOCKET_GROUP in (self.read_table("inet", names.BASE_TABLE) or "")
         situations: list[tuple[State, Situation]] = []
         if tun is not None:
-            way = uplink.way if uplink else None
+            chosen = uplink.facts if uplink else None
             # Whatever the service says: without a way out nothing but the lock may rightly stand.
             situations += [
-                (state, situate(state if way else State.LOCKED, tun=tun.index, way=way))
+                (state, build_situation(state if chosen else State.LOCKED, tun=tun.index, uplink=chosen))
                 for state in State
                 if state is not State.FAILED
             ]
-            situations.append((State.LOCKED, situate(State.LOCKED, tun=tun.index, way=None)))
-        situations.append((State.LOCKED, Bare()))
+            situations.append((State.LOCKED, build_situation(State.LOCKED, tun=tun.index, uplink=None)))
+        situations.append((State.LOCKED, WithoutTun()))
         found = [("boot", Policy(state=State.LOCKED, identity=facts.identity))]
         for state, situation in situations:
             policy = derive(
@@ -244,7 +244,7 @@ class KernelRules:
         """The tables that may rightly stand, by what they are for: "base:OPEN", "guard", "egress", "arp"."""
         from psiphon_vpn.policy.base import build_base_table, build_drop_only
         from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
-        from psiphon_vpn.policy.lesser import do_without
+        from psiphon_vpn.policy.missing_parts import do_without
         from psiphon_vpn.policy.values import parse_addresses
 
         candidates = self.list_candidates()

@@ -9,7 +9,7 @@ from psiphon_vpn.linux.traffic import Standing, Traffic, TrafficKernel
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Policy
 from psiphon_vpn.policy.ruleset import Table
-from psiphon_vpn.policy.traffic import Filter
+from psiphon_vpn.policy.traffic_control import Filter
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
 from psiphon_vpn.policy.guests import list_networks
-from psiphon_vpn.policy.lesser import do_without
+from psiphon_vpn.policy.missing_parts import do_without
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table

@@ -7,7 +7,7 @@ from pathlib import Path
 from psiphon_vpn.linux.loopback import find_plain_name
 from psiphon_vpn.linux.traffic import can_filter
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.lesser import Part
+from psiphon_vpn.policy.missing_parts import Part
 from psiphon_vpn.run import CommandError, run_async
 
 TUN_DEVICE = Path("/dev/net/tun")
@@ -27,7 +27,7 @@ class Features:
         conntrack: connections are known, and can be marked: without it no answer to the core is accepted.
         traffic_filters: a card's traffic control takes a filter of ours (`linux/traffic.py`).
         bridge_ports: rules can tell the kind of a bridge's port: without it no bridge can be allowed.
-        reject, nat, fib, rt, maxseg: parts that the base table does without where they are missing (`policy/lesser`).
+        reject, nat, fib, rt, maxseg: parts that the base table can do without (`policy/missing_parts.py`).
     """
 
     nftables: bool

@@ -18,7 +18,7 @@ from psiphon_vpn.linux.traffic import read_standings
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import BRIDGES
 from psiphon_vpn.policy.simulate import application_packets, lets_out
-from psiphon_vpn.policy.traffic import Filter
+from psiphon_vpn.policy.traffic_control import Filter
 from psiphon_vpn.policy.values import show_name
 from psiphon_vpn.run import CommandError, require_result, run_async
 

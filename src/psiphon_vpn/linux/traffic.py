@@ -42,7 +42,7 @@ from psiphon_vpn.linux.tcvalues import (
     encode_place,
 )
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.traffic import ASK_NOTHING, Filter, build_program, encode_program
+from psiphon_vpn.policy.traffic_control import ASK_NOTHING, Filter, build_program, encode_program
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from psiphon_vpn.network.uplink import (
     Snapshot,
     Uplink,
     find_conflicts,
+    find_container_interfaces,
     find_headerless,
-    find_inner,
     find_neighbourhood,
     find_odd_wires,
     find_ownerless_uplink,
@@ -53,7 +53,7 @@ def observe(snapshot: Snapshot, *, leading: frozenset[int], bridges: tuple[Allow
     return Observed(
         network=Network(
             wires=find_wires(snapshot, leading),
-            inner=find_inner(snapshot, leading),
+            container_interfaces=find_container_interfaces(snapshot, leading),
             headerless=find_headerless(snapshot, leading),
             on_link=find_neighbourhood(snapshot, leading),
             bridges=list_in_force(bridges),

@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.derive import Way
+from psiphon_vpn.policy.derive import UplinkFacts
 from psiphon_vpn.policy.onlink import AddressOnLink, OnLink, find_on_link
 from psiphon_vpn.policy.routing import IPV4, IPV6
 from psiphon_vpn.policy.values import InterfaceName, parse_addresses, show_name
@@ -120,9 +120,9 @@ class Uplink:
         return tuple(gateway for path in self.paths if path.version == IPV4 for gateway in path.gateways)
 
     @property
-    def way(self) -> Way:
+    def facts(self) -> UplinkFacts:
         """What rules name of it."""
-        return Way(
+        return UplinkFacts(
             name=self.name,
             stack=self.stack,
             gateways=parse_addresses(self.hops),
@@ -324,7 +324,9 @@ def find_odd_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) ->
     return tuple(sorted(interface.name for interface in found if InterfaceName.of(interface.name) is None))
 
 
-def find_inner(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[InterfaceName, ...] | None:
+def find_container_interfaces(
+    snapshot: Snapshot, leading: frozenset[int] | None = None
+) -> tuple[InterfaceName, ...] | None:
     """Names of the interfaces that lead out nowhere; None where every wire is known by its name (`find_odd_wires`)."""
     out = _find_leading_out(snapshot, leading)
     if all(InterfaceName.of(interface.name) for interface in out):

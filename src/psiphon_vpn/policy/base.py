@@ -4,12 +4,18 @@ Here are the chains for what this machine itself sends and receives, and the who
 """
 
 from psiphon_vpn.policy import names, permits
-from psiphon_vpn.policy.match import Known, Permit
+from psiphon_vpn.policy.forward_and_nat import (
+    build_forward,
+    build_open_chains,
+    build_postrouting,
+    build_wire_mark,
+    guest_jump,
+)
+from psiphon_vpn.policy.match import Permit, RuntimeValue
 from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.policy.render_guests import guest_input_rules, guest_output_rules
-from psiphon_vpn.policy.render_words import CARRIED, Knowledge, accept, render_match
+from psiphon_vpn.policy.render_rules import TUNNEL_PROTOCOLS, RenderContext, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Set, Table
-from psiphon_vpn.policy.transit import build_forward, build_open_chains, build_postrouting, build_wire_mark, guest_jump
 from psiphon_vpn.policy.values import LOOPBACK, name_by_index, quote_set
 from psiphon_vpn.policy.wire import (
     REFUSED_IPV4,
@@ -35,8 +41,8 @@ def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
     port = policy.socks_port
     rules = []
     if may_open(policy):
-        knowledge = Knowledge(identity=policy.identity, known={Known.SOCKS_PORT: (port,)})
-        rules.append(accept(permits.SOCKS, render_match(permits.SOCKS.match, knowledge, way=f"oif {LOOPBACK}")))
+        context = RenderContext(identity=policy.identity, values={RuntimeValue.SOCKS_PORT: (port,)})
+        rules.append(accept(permits.SOCKS, render_match(permits.SOCKS.match, context, interface=f"oif {LOOPBACK}")))
     rules.append(
         Rule(
             text=f"oif {LOOPBACK} ip daddr 127.0.0.0/8 tcp dport {port} reject with tcp reset",
@@ -49,12 +55,12 @@ def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
 def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
     """The way into the TUN, as seen by the output chain."""
     uid = policy.identity.uid
-    knowledge = Knowledge(identity=policy.identity, known={Known.PROBED: policy.ipv6_probe})
+    context = RenderContext(identity=policy.identity, values={RuntimeValue.PROBED: policy.ipv6_probe})
     rules: list[Rule] = []
     if may_connect(policy):
-        rules.append(accept(permits.PROBE, render_match(permits.PROBE.match, knowledge)))
+        rules.append(accept(permits.PROBE, render_match(permits.PROBE.match, context)))
         if policy.ipv6_probe:
-            rules.append(accept(permits.PROBE_IPV6, render_match(permits.PROBE_IPV6.match, knowledge)))
+            rules.append(accept(permits.PROBE_IPV6, render_match(permits.PROBE_IPV6.match, context)))
     rules.append(
         Rule(text=f"meta skuid {uid} counter goto refused", comment="the core must not loop into its own tunnel")
     )
@@ -67,22 +73,23 @@ def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
         ),
         Rule(text=f"ip6 saddr != {names.TUN_IPV6} counter goto refused", comment="only the TUN's own address"),
         Rule(
-            text=f"meta l4proto != {quote_set(CARRIED)} counter goto refused", comment="the tunnel carries TCP and UDP"
+            text=f"meta l4proto != {quote_set(TUNNEL_PROTOCOLS)} counter goto refused",
+            comment="the tunnel carries TCP and UDP",
         ),
-        _leased(permits.NAMES, knowledge),
+        _leased(permits.NAMES, context),
         Rule(text=f"ip daddr {quote_set(REFUSED_IPV4)} counter goto refused", comment="no private or reserved address"),
         Rule(
             text=f"ip6 daddr {quote_set(REFUSED_IPV6)} counter goto refused", comment="no private or reserved address"
         ),
         Rule(text="meta nfproto ipv6 th dport 53 counter goto refused", comment="IPv6 resolvers: programs try IPv4"),
-        _leased(permits.APPLICATIONS, knowledge),
-        _leased(permits.APPLICATIONS_IPV6, knowledge),
+        _leased(permits.APPLICATIONS, context),
+        _leased(permits.APPLICATIONS_IPV6, context),
     ]
     return tuple(rules)
 
 
-def _leased(permit: Permit, knowledge: Knowledge) -> Rule:
-    return accept(permit, render_match(permit.match, knowledge, checked=CARRIED))
+def _leased(permit: Permit, context: RenderContext) -> Rule:
+    return accept(permit, render_match(permit.match, context, checked=TUNNEL_PROTOCOLS))
 
 
 def _output(policy: Policy) -> tuple[Chain, ...]:
@@ -138,10 +145,10 @@ def _stranger_rules(policy: Policy) -> tuple[Rule, ...]:
 
 
 def _input(policy: Policy) -> Chain:
-    knowledge = Knowledge(identity=policy.identity)
+    context = RenderContext(identity=policy.identity)
 
-    def let_in(permit: Permit, way: str = "") -> Rule:
-        return accept(permit, render_match(permit.match, knowledge, way=way))
+    def let_in(permit: Permit, interface: str = "") -> Rule:
+        return accept(permit, render_match(permit.match, context, interface=interface))
 
     rules = [
         accept(permits.LOOPBACK_IN, f"iif {LOOPBACK}"),

@@ -1,7 +1,7 @@
 """The policy as a function: of what the service does now, who it is, what the user configured, and what the network is.
 
 The daemon and `diagnose` both take it from here, so that the two cannot disagree about what ought to stand. What cannot
-be true cannot be written: only a `Connected` lets the core use the wire, and it has a way out and a TUN.
+be true cannot be written: only a `Connected` lets the core use the wire, and it has a uplink out and a TUN.
 """
 
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ from typing import Literal, Protocol, assert_never
 from psiphon_vpn.policy.guests import GuestBridge
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
-from psiphon_vpn.policy.upstream import find_proxy_endpoint
+from psiphon_vpn.policy.upstream_proxy import find_proxy_endpoint
 from psiphon_vpn.policy.values import Address, ControlGroup, InterfaceName, parse_addresses
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """The way out that was chosen, as far as rules name it. The attributes are those of `Links`."""
+class UplinkFacts:
+    """The uplink out that was chosen, as far as rules name it. The attributes are those of `Links`."""
 
     name: InterfaceName
     stack: tuple[InterfaceName, ...] = ()
@@ -27,17 +27,17 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What the network is, whichever way out is chosen. The attributes are those of `Links`."""
+    """What the network is, whichever uplink out is chosen. The attributes are those of `Links`."""
 
     wires: tuple[InterfaceName, ...] = ()
-    inner: tuple[InterfaceName, ...] | None = None
+    container_interfaces: tuple[InterfaceName, ...] | None = None
     headerless: tuple[InterfaceName, ...] = ()
     on_link: OnLink = NOTHING
     bridges: tuple[GuestBridge, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bare:
+class WithoutTun:
     """Locked, and there is no TUN: nothing but what stands on the wires."""
 
     state: Literal[State.LOCKED, State.FAILED] = State.LOCKED
@@ -49,11 +49,11 @@ class Locked:
 
     Attributes:
         tun: interface index of the TUN.
-        way: the way out that there would be: its DHCP lease is renewed meanwhile.
+        uplink: the uplink out that there would be: its DHCP lease is renewed meanwhile.
     """
 
     tun: int
-    way: Way | None = None
+    uplink: UplinkFacts | None = None
     state: Literal[State.LOCKED, State.FAILED] = State.LOCKED
 
 
@@ -63,28 +63,28 @@ class Connected:
 
     Attributes:
         tun: interface index of the TUN.
-        way: the way out that the core is bound to.
+        uplink: the uplink out that the core is bound to.
     """
 
     tun: int
-    way: Way
+    uplink: UplinkFacts
     state: Literal[State.CONNECTING, State.VERIFYING, State.OPEN]
 
 
-Situation = Bare | Locked | Connected
+Situation = WithoutTun | Locked | Connected
 
 
-def situate(state: State, *, tun: int, way: Way | None) -> Situation:
+def build_situation(state: State, *, tun: int, uplink: UplinkFacts | None) -> Situation:
     """The situation of a state.
 
     Raises:
-        ValueError: a core that may use the wire has no way out.
+        ValueError: a core that may use the wire has no uplink out.
     """
     if state is State.LOCKED or state is State.FAILED:
-        return Locked(state=state, tun=tun, way=way)
-    if way is None:
-        raise ValueError(f"{state} without a way out")
-    return Connected(state=state, tun=tun, way=way)
+        return Locked(state=state, tun=tun, uplink=uplink)
+    if uplink is None:
+        raise ValueError(f"{state} without an uplink")
+    return Connected(state=state, tun=tun, uplink=uplink)
 
 
 class Settings(Protocol):
@@ -100,7 +100,7 @@ class Settings(Protocol):
 
     @property
     def upstream_proxy(self) -> str | None:
-        """URL of a proxy on the way to the tunnel server."""
+        """URL of a proxy on the uplink to the tunnel server."""
 
     @property
     def bootstrap_dns(self) -> tuple[str, ...]:
@@ -137,26 +137,31 @@ def derive(
 
 
 def _derive_links(situation: Situation, network: Network) -> Links:
-    bare = Links(wires=network.wires, inner=network.inner, headerless=network.headerless, on_link=network.on_link)
+    bare = Links(
+        wires=network.wires,
+        container_interfaces=network.container_interfaces,
+        headerless=network.headerless,
+        on_link=network.on_link,
+    )
     match situation:
-        case Bare():
+        case WithoutTun():
             return bare
-        case Locked(tun=tun, way=way) | Connected(tun=tun, way=way):
-            return _add_way(replace(bare, tun_index=tun, bridges=network.bridges), way)
+        case Locked(tun=tun, uplink=uplink) | Connected(tun=tun, uplink=uplink):
+            return _add_uplink(replace(bare, tun_index=tun, bridges=network.bridges), uplink)
         case _ as never:
             assert_never(never)
 
 
-def _add_way(links: Links, way: Way | None) -> Links:
-    if way is None:
+def _add_uplink(links: Links, uplink: UplinkFacts | None) -> Links:
+    if uplink is None:
         return replace(links, versions=())
     return replace(
         links,
-        uplink=way.name,
+        uplink=uplink.name,
         # Also one that went away in this moment, or led nowhere when the wires were looked at.
-        wires=tuple(sorted({*links.wires, way.name})),
-        stack=way.stack,
-        gateways=way.gateways,
-        dhcp_servers=way.dhcp_servers,
-        versions=way.versions,
+        wires=tuple(sorted({*links.wires, uplink.name})),
+        stack=uplink.stack,
+        gateways=uplink.gateways,
+        dhcp_servers=uplink.dhcp_servers,
+        versions=uplink.versions,
     )

@@ -1,14 +1,14 @@
 """The static tables beside the base table: wire guard (B3), frame guard and egress guard (B4), and the ARP table."""
 
 from psiphon_vpn.policy import names, permits
-from psiphon_vpn.policy.carried import TAG_BITS, TAGS, build_carried_chains, envelope_rules
+from psiphon_vpn.policy.encapsulation import TAG_BITS, TAGS, build_carried_chains, envelope_rules
 from psiphon_vpn.policy.guests import GUEST_KINDS
-from psiphon_vpn.policy.match import ARP, EAPOL, Known, Permit
+from psiphon_vpn.policy.match import ARP, EAPOL, Permit, RuntimeValue
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
 from psiphon_vpn.policy.plumbing import ETHERNET_HEADER, arp_rules, discovery_rules, eapol_rules
 from psiphon_vpn.policy.render_guests import guest_wire_rules
-from psiphon_vpn.policy.render_words import Knowledge, accept, render_match
+from psiphon_vpn.policy.render_rules import RenderContext, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
 from psiphon_vpn.policy.values import LOOPBACK, Address, InterfaceName
 from psiphon_vpn.policy.wire import plumbing_rules, tunnel_address_rules
@@ -32,7 +32,7 @@ def build_wire_guard(
     # By its name and its type: the index is another one each time, and a card can be given the name.
     into = f'oifname "{names.TUN_NAME}" meta oiftype {names.TUN_TYPE}'
     out_of = f'iifname "{names.TUN_NAME}" meta iiftype {names.TUN_TYPE}'
-    core = accept(permits.CORE, render_match(permits.CORE.match, Knowledge(identity=identity)))
+    core = accept(permits.CORE, render_match(permits.CORE.match, RenderContext(identity=identity)))
     local = (
         accept(permits.LOOPBACK, f"oif {LOOPBACK}"),
         accept(permits.APPLICATIONS, into, "not a wire"),
@@ -89,11 +89,11 @@ def _frame(ethertype: int, *, header: bool, tagged: bool = False) -> str:
 def _egress_rules(
     identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None, *, header: bool
 ) -> tuple[Rule, ...]:
-    knowledge = Knowledge(
-        identity=identity, known={Known.GATEWAYS: dhcp_servers}, header=ETHERNET_HEADER if header else 0
+    context = RenderContext(
+        identity=identity, values={RuntimeValue.GATEWAYS: dhcp_servers}, header=ETHERNET_HEADER if header else 0
     )
     last = Rule(text="counter drop", comment="no other frame, whoever made it")
-    plain = _packet_rules(knowledge, on_link, header=header)
+    plain = _packet_rules(context, on_link, header=header)
     if not header:
         return (*plain, last)
     return (
@@ -102,27 +102,27 @@ def _egress_rules(
         *plain,
         # In the VLAN of a device above the card, or of a bridge that the card is a port of.
         *arp_rules(identity, _frame(ARP, header=True, tagged=True), on_link, shift=TAG_BITS),
-        *_packet_rules(knowledge, on_link, header=True, tagged=True),
+        *_packet_rules(context, on_link, header=True, tagged=True),
         *envelope_rules(),
         last,
     )
 
 
 def _packet_rules(
-    knowledge: Knowledge, on_link: OnLink | None, *, header: bool, tagged: bool = False
+    context: RenderContext, on_link: OnLink | None, *, header: bool, tagged: bool = False
 ) -> tuple[Rule, ...]:
     ipv4 = _frame(ETHERTYPE_IPV4, header=header, tagged=tagged)
     ipv6 = _frame(ETHERTYPE_IPV6, header=header, tagged=tagged)
     tunnel = "the tunnel's addresses are never on a wire"
 
     def let_out(permit: Permit, frame: str) -> Rule:
-        return accept(permit, f"{frame} {render_match(permit.match, knowledge)}")
+        return accept(permit, f"{frame} {render_match(permit.match, context)}")
 
     return (
         Rule(text=f"{ipv4} ip saddr {names.TUN_IPV4_SUBNET} drop", comment=tunnel),
         Rule(text=f"{ipv6} ip6 saddr {names.TUN_IPV6_SUBNET} drop", comment=tunnel),
-        *(let_out(permits.CORE, {4: ipv4, 6: ipv6}[version]) for version in permits.CORE.match.told_versions),
-        *discovery_rules(knowledge.identity, on_link, ipv6=ipv6, header=knowledge.header, targets=True),
+        *(let_out(permits.CORE, {4: ipv4, 6: ipv6}[version]) for version in permits.CORE.match.address_versions),
+        *discovery_rules(context.identity, on_link, ipv6=ipv6, header=context.header, targets=True),
         # dhclient and udhcpc send from a packet socket, whose owner is root.
         let_out(permits.DHCP, ipv4),
         let_out(permits.DHCPV6, ipv6),

@@ -1,7 +1,6 @@
-"""What a row of `permits` is made of: who, what, by which way, in which form. Typed values, and never a word of nft's.
+"""The types that a row of `permits` consists of: owner, interface, protocols, addresses, exact forms. Never nft's text.
 
-Pure. The renderers (`render_words`, `plumbing`, `carried`) make a table's text of them; each says in its own words what
-a row says once.
+Pure. The renderers (`render_rules`, `plumbing`, `encapsulation`) turn them into the text of each table.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.own_tables import OwnTable
 from psiphon_vpn.policy.values import Address, is_plain_address
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 """Numbers of protocols (IANA)."""
@@ -42,7 +41,7 @@ class Owner(enum.StrEnum):
     """No socket has it."""
 
 
-class Way(enum.StrEnum):
+class InterfaceKind(enum.StrEnum):
     """Which interface a packet leaves by, or comes in by."""
 
     WIRE = mark("a wire")
@@ -52,7 +51,7 @@ class Way(enum.StrEnum):
     CONTAINERS = mark("a container's interface")
 
 
-class Known(enum.StrEnum):
+class RuntimeValue(enum.StrEnum):
     """Values that only the moment or the configuration gives."""
 
     GATEWAYS = mark("this link's gateways")
@@ -75,7 +74,7 @@ class Flow(enum.StrEnum):
     OWN_REPLIES = mark("answers in a flow that psiphon-user began while it might, or errors about one")
 
 
-class Fact(enum.StrEnum):
+class Difference(enum.StrEnum):
     """What a table may know, and narrows a row by. Not every table can: the text of some outlives what is known."""
 
     STATE = mark("in these states alone")
@@ -100,7 +99,7 @@ class Fact(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Message:
+class MessageForm:
     """One form of a message that has no ports.
 
     Attributes:
@@ -152,16 +151,16 @@ class Match:
     """
 
     owner: Owner = Owner.ANYONE
-    by: Way | None = None
-    into: Way | None = None
+    by: InterfaceKind | None = None
+    into: InterfaceKind | None = None
     versions: tuple[int, ...] = EVERY_VERSION
     ethertype: int | None = None
     protocols: tuple[int, ...] = ()
-    sources: tuple[Address | Network | Known, ...] = ()
-    destinations: tuple[Address | Network | Known, ...] = ()
-    source_ports: tuple[int | Known, ...] = ()
-    destination_ports: tuple[int | Known, ...] = ()
-    messages: tuple[Message, ...] = ()
+    sources: tuple[Address | IPNetwork | RuntimeValue, ...] = ()
+    destinations: tuple[Address | IPNetwork | RuntimeValue, ...] = ()
+    source_ports: tuple[int | RuntimeValue, ...] = ()
+    destination_ports: tuple[int | RuntimeValue, ...] = ()
+    messages: tuple[MessageForm, ...] = ()
     hop_limit: int | None = None
     flow: Flow = Flow.ANY
     lease: int | None = None
@@ -173,34 +172,34 @@ class Match:
             ValueError: it could not.
         """
         for place in (*self.sources, *self.destinations):
-            if not isinstance(place, Known | ipaddress.IPv4Network | ipaddress.IPv6Network):
+            if not isinstance(place, RuntimeValue | ipaddress.IPv4Network | ipaddress.IPv6Network):
                 _check(is_plain_address(place))
         _check_numbers(self.versions, low=4, high=6)
         _check_numbers(self.protocols, low=0, high=0xFF)
         ports = (*self.source_ports, *self.destination_ports)
-        _check_numbers((port for port in ports if not isinstance(port, Known)), low=1, high=0xFFFF)
+        _check_numbers((port for port in ports if not isinstance(port, RuntimeValue)), low=1, high=0xFFFF)
         _check_numbers((self.ethertype or 0, self.hop_limit or 0), low=0, high=0xFFFF)
         # What no rule could ask together would be left out, and the rule be wider than its row.
         _check(not ports or (bool(self.protocols) and {*self.protocols} <= {TCP, UDP}))
         _check(not (ports and self.messages))
         _check(self.hop_limit is None or bool(self.messages))
         _check(not self.messages or self.ethertype is not None or (self.versions, self.protocols) == ((6,), (ICMPV6,)))
-        fixed = (place for place in (*self.sources, *self.destinations) if not isinstance(place, Known))
+        fixed = (place for place in (*self.sources, *self.destinations) if not isinstance(place, RuntimeValue))
         _check(all(place.version in self.versions for place in fixed))
         _check(self.ethertype is None or not (self.versions or self.protocols or self.sources or self.destinations))
 
     @property
-    def fixed_destinations(self) -> tuple[Address | Network, ...]:
+    def fixed_destinations(self) -> tuple[Address | IPNetwork, ...]:
         """The destinations that need nobody to know them."""
-        return tuple(place for place in self.destinations if not isinstance(place, Known))
+        return tuple(place for place in self.destinations if not isinstance(place, RuntimeValue))
 
     @property
-    def told_versions(self) -> tuple[int, ...]:
+    def address_versions(self) -> tuple[int, ...]:
         """The IP versions that its addresses leave."""
-        fixed = {place.version for place in self.destinations if not isinstance(place, Known)}
+        fixed = {place.version for place in self.destinations if not isinstance(place, RuntimeValue)}
         return tuple(version for version in self.versions if version in (fixed or self.versions))
 
-    def list_asked(self) -> set[str]:
+    def list_set_fields(self) -> set[str]:
         """The fields that ask anything."""
         return {field.name for field in fields(self) if getattr(self, field.name) != field.default}
 
@@ -232,10 +231,10 @@ class Permit:
     states: tuple[State, ...]
     layers: tuple[OwnTable, ...]
     within: Permit | None = None
-    narrowed: tuple[tuple[OwnTable, tuple[Fact, ...]], ...] = ()
-    widened: tuple[tuple[OwnTable, tuple[Fact, ...]], ...] = ()
+    narrowed: tuple[tuple[OwnTable, tuple[Difference, ...]], ...] = ()
+    widened: tuple[tuple[OwnTable, tuple[Difference, ...]], ...] = ()
 
-    def list_facts(self, layer: OwnTable) -> tuple[Fact, ...]:
+    def list_differences(self, layer: OwnTable) -> tuple[Difference, ...]:
         """In what a layer differs from the row: what it narrows it by, and what it lets pass besides."""
         return tuple(fact for table, facts in (*self.narrowed, *self.widened) for fact in facts if table is layer)
 
@@ -244,7 +243,9 @@ class Permit:
         """The layers that cannot narrow it as others do: what only they would let pass, only the others stop."""
         every = {fact for _, facts in self.narrowed for fact in facts}
         widened = {layer for layer, _ in self.widened}
-        return tuple(layer for layer in self.layers if layer in widened or not every <= set(self.list_facts(layer)))
+        return tuple(
+            layer for layer in self.layers if layer in widened or not every <= set(self.list_differences(layer))
+        )
 
 
 def _check(condition: bool) -> None:

@@ -66,12 +66,13 @@ class Links:
         tun_index: interface index of the TUN that this daemon made, None while there is none.
         uplink: name of the interface that the core is bound to, None while locked.
         wires: names of the interfaces that lead out of the machine and carry the egress guard.
-        inner: names of the interfaces that lead to containers, where some wire's name is of another form than the usual
-            one and stands in no rule: then only these are none. None: whatever is not among the wires is none.
-        stack: the uplink and what it stands on (the card of a VLAN, the ports of a bridge): without an egress guard on
-            each of them nothing is opened, where the kernel knows one.
+        container_interfaces: names of the interfaces that lead to containers. Given only while a wire has a name that
+            no rule can contain: then every other interface counts as a wire. None: every interface outside `wires`
+            leads to containers.
+        stack: the uplink and its lower devices (the card of a VLAN, the ports of a bridge). Where the kernel has the
+            egress hook, nothing is opened without an egress guard on each of them.
         headerless: those of the wires whose frames have no Ethernet header.
-        gateways: every gateway of the uplink, both families; none where there is none to go by (PPP).
+        gateways: every gateway of the uplink, both families; empty where it has none (PPP).
         versions: the IP versions for which the uplink has a default route at all.
         dhcp_servers: on-link gateways (IPv4), which may be asked to renew a DHCP lease by unicast (RFC 2131 4.4.5).
         on_link: our own addresses on the links, and whom the kernel may speak to there.
@@ -81,7 +82,7 @@ class Links:
     tun_index: int | None = None
     uplink: InterfaceName | None = None
     wires: tuple[InterfaceName, ...] = ()
-    inner: tuple[InterfaceName, ...] | None = None
+    container_interfaces: tuple[InterfaceName, ...] | None = None
     stack: tuple[InterfaceName, ...] = ()
     headerless: tuple[InterfaceName, ...] = ()
     dhcp_servers: tuple[Address, ...] = ()
@@ -97,7 +98,7 @@ class Links:
             ValueError: it could not.
         """
         uplinks = () if self.uplink is None else (self.uplink,)
-        for name in (*uplinks, *self.wires, *self.headerless, *(self.inner or ()), *self.stack):
+        for name in (*uplinks, *self.wires, *self.headerless, *(self.container_interfaces or ()), *self.stack):
             if not isinstance(name, InterfaceName):
                 raise ValueError("an interface whose name was not checked")
         if not all(isinstance(bridge, GuestBridge) for bridge in self.bridges):

@@ -44,7 +44,7 @@ wire use the main table. Nothing is ever accepted towards a wire because of a ma
 
 ACCEPTED_BIT: Final = 0x02000000
 """Bit of the packet's mark that the egress guard and the frame guard set on what they accept. Nothing is ever accepted
-because of it: the filter at a card's traffic control drops what lacks it (`policy/traffic.py`).
+because of it: the filter at a card's traffic control drops what lacks it (`policy/traffic_control.py`).
 
 One bit, so that the rest of a mark stays what others made it. This one (bit 25), since it is not in `CORE_MARK`, which
 packets of containers bear on their way, and none of these programs sets it: docker (0x100 and up), Kubernetes (0x4000,

@@ -21,14 +21,14 @@ from psiphon_vpn.policy.match import (
     PPPOE_SESSION,
     TCP,
     UDP,
-    Fact,
+    Difference,
     Flow,
-    Known,
+    InterfaceKind,
     Match,
-    Message,
+    MessageForm,
     Owner,
     Permit,
-    Way,
+    RuntimeValue,
     mark,
 )
 from psiphon_vpn.policy.model import State
@@ -81,11 +81,23 @@ CORE: Final = Permit(
     what=mark("TCP and UDP to a Psiphon server"),
     why=mark("It is the connection to the server (R5). Its address is not known beforehand: the core tries many"),
     shows=mark("That you talk to those servers. Psiphon disguises what it is"),
-    match=Match(owner=Owner.PSIPHON_USER, by=Way.WIRE, protocols=(TCP, UDP)),
+    match=Match(owner=Owner.PSIPHON_USER, by=InterfaceKind.WIRE, protocols=(TCP, UDP)),
     comment="psiphon-user, TCP and UDP",
     states=CONNECTING,
     layers=IP_LAYERS,
-    narrowed=((BASE, (Fact.STATE, Fact.UPLINK, Fact.NAME_PORTS, Fact.NEXT_HOP, Fact.PROXY, Fact.CONTROL_GROUP)),),
+    narrowed=(
+        (
+            BASE,
+            (
+                Difference.STATE,
+                Difference.UPLINK,
+                Difference.NAME_PORTS,
+                Difference.NEXT_HOP,
+                Difference.PROXY,
+                Difference.CONTROL_GROUP,
+            ),
+        ),
+    ),
 )
 CORE_NAMES: Final = Permit(
     name="core-names",
@@ -94,16 +106,16 @@ CORE_NAMES: Final = Permit(
     shows=mark("The names that the core asks for, in clear"),
     match=Match(
         owner=Owner.PSIPHON_USER,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         protocols=(TCP, UDP),
-        destinations=(Known.RESOLVERS,),
+        destinations=(RuntimeValue.RESOLVERS,),
         destination_ports=(53,),
     ),
     comment="the resolver that the configuration allows psiphon-tunnel-core",
     states=CONNECTING,
     layers=(BASE,),
     within=CORE,
-    narrowed=((BASE, (Fact.STATE, Fact.UPLINK, Fact.CONTROL_GROUP)),),
+    narrowed=((BASE, (Difference.STATE, Difference.UPLINK, Difference.CONTROL_GROUP)),),
 )
 ROUTER_SEARCH: Final = Permit(
     name="router-search",
@@ -112,11 +124,11 @@ ROUTER_SEARCH: Final = Permit(
     shows=mark("Your MAC and link-local address, which the link sees anyhow"),
     match=Match(
         owner=Owner.NETWORK_MANAGER,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(6,),
         protocols=(ICMPV6,),
         destinations=(EVERY_ROUTER,),
-        messages=(Message(types=(133,), code=0, sizes=(8, 16)),),
+        messages=(MessageForm(types=(133,), code=0, sizes=(8, 16)),),
         hop_limit=255,
     ),
     comment="root or the network manager looks for a router",
@@ -130,20 +142,20 @@ ROUTER_SOLICITATION: Final = Permit(
     shows=mark("Your MAC and link-local address, which the link sees anyhow"),
     match=Match(
         owner=Owner.KERNEL,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(6,),
         protocols=(ICMPV6,),
         destinations=(EVERY_ROUTER,),
         messages=(
-            Message(types=(133,), code=0, sizes=(8,), says="RS before there is an address"),
-            Message(types=(133,), code=0, sizes=(16,), options=(SOURCE_ADDRESS,), says="RS"),
+            MessageForm(types=(133,), code=0, sizes=(8,), says="RS before there is an address"),
+            MessageForm(types=(133,), code=0, sizes=(16,), options=(SOURCE_ADDRESS,), says="RS"),
         ),
         hop_limit=255,
     ),
     comment="IPv6 neighbour discovery",
     states=EVERY_STATE,
     layers=IP_LAYERS,
-    narrowed=((BASE, (Fact.LINK,)), (EGRESS, (Fact.LINK,))),
+    narrowed=((BASE, (Difference.LINK,)), (EGRESS, (Difference.LINK,))),
 )
 NEIGHBOURS: Final = Permit(
     name="neighbours",
@@ -155,22 +167,24 @@ NEIGHBOURS: Final = Permit(
     shows=mark("Your MAC and link addresses, which the link sees anyhow"),
     match=Match(
         owner=Owner.KERNEL,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(6,),
         protocols=(ICMPV6,),
-        destinations=(EVERY_NODE, SOLICITED_NODE, Known.PREFIXES),
+        destinations=(EVERY_NODE, SOLICITED_NODE, RuntimeValue.PREFIXES),
         messages=(
-            Message(types=(135, 136), code=0, sizes=(24,), says="NS and NA without an option, on this link only"),
-            Message(types=(135,), code=0, sizes=(32,), options=(SOURCE_ADDRESS, NONCE), says="NS, on this link only"),
-            Message(types=(136,), code=0, sizes=(32,), options=(TARGET_ADDRESS,), says="NA, on this link only"),
+            MessageForm(types=(135, 136), code=0, sizes=(24,), says="NS and NA without an option, on this link only"),
+            MessageForm(
+                types=(135,), code=0, sizes=(32,), options=(SOURCE_ADDRESS, NONCE), says="NS, on this link only"
+            ),
+            MessageForm(types=(136,), code=0, sizes=(32,), options=(TARGET_ADDRESS,), says="NA, on this link only"),
         ),
         hop_limit=255,
     ),
     comment="IPv6 neighbour discovery",
     states=EVERY_STATE,
     layers=IP_LAYERS,
-    narrowed=((BASE, (Fact.LINK,)), (EGRESS, (Fact.LINK, Fact.TARGET))),
-    widened=tuple((layer, (Fact.UNICAST,)) for layer in STATIC_LAYERS),
+    narrowed=((BASE, (Difference.LINK,)), (EGRESS, (Difference.LINK, Difference.TARGET))),
+    widened=tuple((layer, (Difference.UNICAST,)) for layer in STATIC_LAYERS),
 )
 MLD: Final = Permit(
     name="mld",
@@ -182,18 +196,18 @@ MLD: Final = Permit(
     shows=mark("Your link addresses, which the link sees anyhow"),
     match=Match(
         owner=Owner.KERNEL,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(6,),
         protocols=(ICMPV6,),
         sources=(IPv6Address("::"), IPv6Network("fe80::/64")),
         destinations=(SOLICITED_NODE,),
-        messages=(Message(types=(131,), code=0, sizes=(24,)),),
+        messages=(MessageForm(types=(131,), code=0, sizes=(24,)),),
         hop_limit=1,
     ),
     comment="MLD reports of solicited-node groups, sent by the kernel, on this link only",
     states=EVERY_STATE,
     layers=IP_LAYERS,
-    narrowed=((EGRESS, (Fact.GROUPS,)),),
+    narrowed=((EGRESS, (Difference.GROUPS,)),),
 )
 DHCP: Final = Permit(
     name="dhcp",
@@ -202,17 +216,17 @@ DHCP: Final = Permit(
     shows=mark("What your network manager puts in, often the computer's name: turn that off there"),
     match=Match(
         owner=Owner.NETWORK_MANAGER,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(4,),
         protocols=(UDP,),
         source_ports=(68,),
         destination_ports=(67,),
-        destinations=(EVERYBODY, *PRIVATE_IPV4, Known.GATEWAYS),
+        destinations=(EVERYBODY, *PRIVATE_IPV4, RuntimeValue.GATEWAYS),
     ),
     comment="DHCP",
     states=EVERY_STATE,
     layers=IP_LAYERS,
-    narrowed=tuple((layer, (Fact.NO_GATEWAY,)) for layer in STATIC_LAYERS),
+    narrowed=tuple((layer, (Difference.NO_GATEWAY,)) for layer in STATIC_LAYERS),
 )
 DHCPV6: Final = Permit(
     name="dhcpv6",
@@ -221,7 +235,7 @@ DHCPV6: Final = Permit(
     shows=mark("What your network manager puts in, often the computer's name: turn that off there"),
     match=Match(
         owner=Owner.NETWORK_MANAGER,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(6,),
         protocols=(UDP,),
         source_ports=(546,),
@@ -239,10 +253,10 @@ ARP_SEARCH: Final = Permit(
     shows=mark("Your MAC address, and the address that is asked about"),
     match=Match(
         owner=Owner.NETWORK_MANAGER,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(),
         ethertype=ARP,
-        messages=(Message(types=(REQUEST, ANSWER), sizes=(28,)),),
+        messages=(MessageForm(types=(REQUEST, ANSWER), sizes=(28,)),),
     ),
     comment="ARP: root or the network manager asks whether an address is taken",
     states=EVERY_STATE,
@@ -255,18 +269,18 @@ ARP_OWN: Final = Permit(
     shows=mark("Your MAC and link addresses, which the link sees anyhow"),
     match=Match(
         owner=Owner.KERNEL,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(),
         ethertype=ARP,
         messages=(
-            Message(types=(REQUEST,), sizes=(28,), says="who on this link has an address"),
-            Message(types=(ANSWER,), sizes=(28,), says="to who asked on this link"),
+            MessageForm(types=(REQUEST,), sizes=(28,), says="who on this link has an address"),
+            MessageForm(types=(ANSWER,), sizes=(28,), says="to who asked on this link"),
         ),
     ),
     comment="ARP",
     states=EVERY_STATE,
     layers=FRAME_LAYERS,
-    narrowed=((EGRESS, (Fact.ADDRESSES,)),),
+    narrowed=((EGRESS, (Difference.ADDRESSES,)),),
 )
 EAPOL_OWN: Final = Permit(
     name="eapol",
@@ -274,7 +288,11 @@ EAPOL_OWN: Final = Permit(
     why=mark("Logging in to the network comes before everything: wpa_supplicant and iwd, by a packet socket"),
     shows=mark("What it shows without us"),
     match=Match(
-        owner=Owner.ROOT, by=Way.WIRE, versions=(), ethertype=EAPOL, messages=(Message(types=(0, 1, 2, 3, 5)),)
+        owner=Owner.ROOT,
+        by=InterfaceKind.WIRE,
+        versions=(),
+        ethertype=EAPOL,
+        messages=(MessageForm(types=(0, 1, 2, 3, 5)),),
     ),
     comment="EAPOL: the link's own log-in, by root",
     states=EVERY_STATE,
@@ -287,10 +305,10 @@ PPPOE: Final = Permit(
     shows=mark("What it shows without us"),
     match=Match(
         owner=Owner.ROOT,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(),
         ethertype=PPPOE_DISCOVERY,
-        messages=(Message(types=(0x09, 0x19, 0xA7), longest=LONGEST_PPP),),
+        messages=(MessageForm(types=(0x09, 0x19, 0xA7), longest=LONGEST_PPP),),
     ),
     comment="PPPoE: root looks for a line, asks for a session, ends it",
     states=EVERY_STATE,
@@ -303,10 +321,10 @@ PPP_CONTROL: Final = Permit(
     shows=mark("What it shows without us"),
     match=Match(
         owner=Owner.KERNEL,
-        by=Way.WIRE,
+        by=InterfaceKind.WIRE,
         versions=(),
         ethertype=PPPOE_SESSION,
-        messages=(Message(types=(0xC021, 0x8021, 0x8057, 0xC023, 0xC223), longest=LONGEST_PPP),),
+        messages=(MessageForm(types=(0xC021, 0x8021, 0x8057, 0xC023, 0xC223), longest=LONGEST_PPP),),
     ),
     comment="the session's own LCP, IPCP, IPv6CP, PAP and CHAP",
     states=EVERY_STATE,
@@ -320,19 +338,25 @@ GUESTS: Final = Permit(
     what=mark("TCP, UDP and ICMP to guests on a bridge that root allowed"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
     shows=mark("To your network nothing. To guests this computer's address there, and what programs here tell them"),
-    match=Match(by=Way.GUESTS, protocols=(ICMP, TCP, UDP, ICMPV6), destinations=(Known.GUEST_NETWORKS,)),
+    match=Match(
+        by=InterfaceKind.GUESTS, protocols=(ICMP, TCP, UDP, ICMPV6), destinations=(RuntimeValue.GUEST_NETWORKS,)
+    ),
     comment="to guests on a bridge that root allowed",
     states=EVERY_STATE,
     layers=(BASE, GUARD, BRIDGES),
-    narrowed=((BASE, (Fact.BRIDGE,)), (BRIDGES, (Fact.PORT,))),
-    widened=((GUARD, (Fact.PRIVATE,)), (BRIDGES, (Fact.ANYTHING,))),
+    narrowed=((BASE, (Difference.BRIDGE,)), (BRIDGES, (Difference.PORT,))),
+    widened=((GUARD, (Difference.PRIVATE,)), (BRIDGES, (Difference.ANYTHING,))),
 )
 GUESTS_DHCP: Final = Permit(
     name="guests-dhcp",
     what=mark("DHCP answers to guests that have no address yet"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
     match=Match(
-        by=Way.GUESTS, protocols=(UDP,), source_ports=(67,), destination_ports=(68,), destinations=(EVERYBODY,)
+        by=InterfaceKind.GUESTS,
+        protocols=(UDP,),
+        source_ports=(67,),
+        destination_ports=(68,),
+        destinations=(EVERYBODY,),
     ),
     comment="DHCP answers to guests that have no address yet",
     states=EVERY_STATE,
@@ -344,11 +368,11 @@ GUESTS_NEIGHBOURS: Final = Permit(
     what=mark("Neighbour discovery and router advertisements for guests"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
     match=Match(
-        by=Way.GUESTS,
+        by=InterfaceKind.GUESTS,
         versions=(6,),
         protocols=(ICMPV6,),
         destinations=(LINK_LOCAL, LINK_SCOPE),
-        messages=(Message(types=(134, 135, 136), code=0),),
+        messages=(MessageForm(types=(134, 135, 136), code=0),),
         hop_limit=255,
     ),
     comment="neighbour discovery and router advertisements for guests",
@@ -363,34 +387,36 @@ APPLICATIONS: Final = Permit(
     name="applications",
     what=mark("TCP and UDP of applications, over IPv4"),
     why=mark("It is what the tunnel is for"),
-    match=Match(by=Way.TUNNEL, versions=(4,), protocols=(TCP, UDP), lease=4),
+    match=Match(by=InterfaceKind.TUNNEL, versions=(4,), protocols=(TCP, UDP), lease=4),
     comment="applications, while the lease runs",
     states=OPEN,
     layers=(BASE, GUARD),
-    narrowed=((BASE, (Fact.STATE, Fact.LEASE, Fact.TUNNEL)),),
-    widened=((GUARD, (Fact.ANYTHING,)),),
+    narrowed=((BASE, (Difference.STATE, Difference.LEASE, Difference.TUNNEL)),),
+    widened=((GUARD, (Difference.ANYTHING,)),),
 )
 APPLICATIONS_IPV6: Final = Permit(
     name="applications-ipv6",
     what=mark("TCP and UDP of applications, over IPv6; not to port 53, so that programs ask for names by IPv4"),
     why=mark("It is what the tunnel is for"),
-    match=Match(by=Way.TUNNEL, versions=(6,), protocols=(TCP, UDP), lease=6),
+    match=Match(by=InterfaceKind.TUNNEL, versions=(6,), protocols=(TCP, UDP), lease=6),
     comment="applications, while the lease runs and the tunnel carries IPv6",
     states=OPEN,
     layers=(BASE,),
     within=APPLICATIONS,
-    narrowed=((BASE, (Fact.STATE, Fact.LEASE, Fact.TUNNEL)),),
+    narrowed=((BASE, (Difference.STATE, Difference.LEASE, Difference.TUNNEL)),),
 )
 NAMES: Final = Permit(
     name="names",
     what=mark("Questions for names, to the resolver inside the tunnel"),
     why=mark("Every name is asked there, whatever resolv.conf says (R11)"),
-    match=Match(by=Way.TUNNEL, protocols=(TCP, UDP), destinations=(RESOLVER,), destination_ports=(53,), lease=4),
+    match=Match(
+        by=InterfaceKind.TUNNEL, protocols=(TCP, UDP), destinations=(RESOLVER,), destination_ports=(53,), lease=4
+    ),
     comment="names, asked of the resolver inside the tunnel",
     states=OPEN,
     layers=(BASE,),
     within=APPLICATIONS,
-    narrowed=((BASE, (Fact.STATE, Fact.LEASE)),),
+    narrowed=((BASE, (Difference.STATE, Difference.LEASE)),),
 )
 PROBE: Final = Permit(
     name="probe",
@@ -398,7 +424,7 @@ PROBE: Final = Permit(
     why=mark("Nothing is opened that was not just tried. psiphon-user sends nothing else here: the core must not loop"),
     match=Match(
         owner=Owner.PSIPHON_USER,
-        by=Way.TUNNEL,
+        by=InterfaceKind.TUNNEL,
         versions=(4,),
         protocols=(UDP,),
         sources=(TUN_IPV4,),
@@ -409,7 +435,7 @@ PROBE: Final = Permit(
     states=CONNECTING,
     layers=(BASE,),
     within=APPLICATIONS,
-    narrowed=((BASE, (Fact.STATE,)),),
+    narrowed=((BASE, (Difference.STATE,)),),
 )
 PROBE_IPV6: Final = Permit(
     name="probe-ipv6",
@@ -417,18 +443,18 @@ PROBE_IPV6: Final = Permit(
     why=mark("IPv6 is opened by itself"),
     match=Match(
         owner=Owner.PSIPHON_USER,
-        by=Way.TUNNEL,
+        by=InterfaceKind.TUNNEL,
         versions=(6,),
         protocols=(UDP,),
         sources=(TUN_IPV6,),
-        destinations=(Known.PROBED,),
+        destinations=(RuntimeValue.PROBED,),
         destination_ports=(53,),
     ),
     comment="the service asks whether the tunnel carries IPv6",
     states=CONNECTING,
     layers=(BASE,),
     within=APPLICATIONS,
-    narrowed=((BASE, (Fact.STATE,)),),
+    narrowed=((BASE, (Difference.STATE,)),),
 )
 
 # ---------------------------------------------------------------------------------------------------- on loopback
@@ -437,7 +463,7 @@ LOOPBACK: Final = Permit(
     name="loopback",
     what=mark("Everything from this machine to itself, but to the SOCKS proxy's port"),
     why=mark("It reaches no network"),
-    match=Match(by=Way.LOOPBACK),
+    match=Match(by=InterfaceKind.LOOPBACK),
     comment="this machine to itself",
     states=EVERY_STATE,
     layers=(BASE, GUARD),
@@ -446,12 +472,12 @@ SOCKS: Final = Permit(
     name="socks",
     what=mark("The core's SOCKS proxy"),
     why=mark("The proxy leads into the tunnel, and is leased like it"),
-    match=Match(by=Way.LOOPBACK, protocols=(TCP,), destination_ports=(Known.SOCKS_PORT,), lease=4),
+    match=Match(by=InterfaceKind.LOOPBACK, protocols=(TCP,), destination_ports=(RuntimeValue.SOCKS_PORT,), lease=4),
     comment="the core's SOCKS proxy while the lease runs",
     states=OPEN,
     layers=(BASE,),
     within=LOOPBACK,
-    narrowed=((BASE, (Fact.STATE, Fact.LEASE)),),
+    narrowed=((BASE, (Difference.STATE, Difference.LEASE)),),
 )
 
 # ------------------------------------------------------------------------------------------------------ coming in
@@ -460,7 +486,7 @@ LOOPBACK_IN: Final = Permit(
     name="loopback-in",
     what=mark("Everything from this machine to itself"),
     why=mark("It comes from no network"),
-    match=Match(by=Way.LOOPBACK),
+    match=Match(by=InterfaceKind.LOOPBACK),
     comment="this machine to itself",
     states=EVERY_STATE,
     layers=(BASE,),
@@ -480,7 +506,9 @@ NEIGHBOURS_IN: Final = Permit(
     name="neighbours-in",
     what=mark("Neighbour discovery and router advertisements"),
     why=mark("The link works by it. What a router advertises ends up in the main table, which applications never see"),
-    match=Match(versions=(6,), protocols=(ICMPV6,), messages=(Message(types=(134, 135, 136), code=0),), hop_limit=255),
+    match=Match(
+        versions=(6,), protocols=(ICMPV6,), messages=(MessageForm(types=(134, 135, 136), code=0),), hop_limit=255
+    ),
     comment="IPv6 neighbour discovery: RA, NS, NA from this link",
     states=EVERY_STATE,
     layers=(BASE,),
@@ -490,7 +518,7 @@ MLD_QUERIES: Final = Permit(
     what=mark("MLD queries"),
     why=mark("They bring about the reports that switches need"),
     match=Match(
-        versions=(6,), protocols=(ICMPV6,), sources=(LINK_LOCAL,), messages=(Message(types=(130,)),), hop_limit=1
+        versions=(6,), protocols=(ICMPV6,), sources=(LINK_LOCAL,), messages=(MessageForm(types=(130,)),), hop_limit=1
     ),
     comment="MLD queries from this link",
     states=EVERY_STATE,
@@ -518,7 +546,7 @@ TUNNEL_ANSWERS: Final = Permit(
     name="tunnel-answers",
     what=mark("Answers out of the tunnel"),
     why=mark("Nobody reaches in through the tunnel, but whom a program here called"),
-    match=Match(by=Way.TUNNEL, flow=Flow.ESTABLISHED),
+    match=Match(by=InterfaceKind.TUNNEL, flow=Flow.ESTABLISHED),
     comment="answers out of the tunnel",
     states=EVERY_STATE,
     layers=(BASE,),
@@ -527,7 +555,7 @@ GUEST_ANSWERS: Final = Permit(
     name="guest-answers",
     what=mark("Answers of guests on a bridge that root allowed"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
-    match=Match(by=Way.GUESTS, flow=Flow.REPLIES),
+    match=Match(by=InterfaceKind.GUESTS, flow=Flow.REPLIES),
     comment="answers of guests on a bridge that root allowed",
     states=EVERY_STATE,
     layers=(BASE,),
@@ -536,7 +564,7 @@ GUEST_DHCP: Final = Permit(
     name="guest-dhcp",
     what=mark("Questions of guests for an address"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
-    match=Match(by=Way.GUESTS, protocols=(UDP,), source_ports=(68,), destination_ports=(67,)),
+    match=Match(by=InterfaceKind.GUESTS, protocols=(UDP,), source_ports=(68,), destination_ports=(67,)),
     comment="guests ask for an address",
     states=EVERY_STATE,
     layers=(BASE,),
@@ -546,10 +574,10 @@ GUEST_NAMES: Final = Permit(
     what=mark("Questions of guests for names, to this machine's own address on the bridge"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
     match=Match(
-        by=Way.GUESTS,
+        by=InterfaceKind.GUESTS,
         protocols=(TCP, UDP),
-        sources=(Known.GUEST_NETWORKS,),
-        destinations=(Known.GUEST_OWN,),
+        sources=(RuntimeValue.GUEST_NETWORKS,),
+        destinations=(RuntimeValue.GUEST_OWN,),
         destination_ports=(53,),
     ),
     comment="guests ask this machine for names",
@@ -561,10 +589,10 @@ GUEST_ROUTERS: Final = Permit(
     what=mark("Router solicitations of guests"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
     match=Match(
-        by=Way.GUESTS,
+        by=InterfaceKind.GUESTS,
         versions=(6,),
         protocols=(ICMPV6,),
-        messages=(Message(types=(133,), code=0),),
+        messages=(MessageForm(types=(133,), code=0),),
         hop_limit=255,
     ),
     comment="guests look for a router",
@@ -578,31 +606,31 @@ CONTAINERS: Final = Permit(
     name="containers",
     what=mark("TCP and UDP of containers and virtual machines, over IPv4, translated to the TUN's own address"),
     why=mark("They go through the tunnel or nowhere (R19). A host on a wire is not one of them"),
-    match=Match(by=Way.CONTAINERS, into=Way.TUNNEL, versions=(4,), protocols=(TCP, UDP), lease=4),
+    match=Match(by=InterfaceKind.CONTAINERS, into=InterfaceKind.TUNNEL, versions=(4,), protocols=(TCP, UDP), lease=4),
     comment="containers into the tunnel, while the lease runs",
     states=OPEN,
     layers=(BASE, GUARD),
-    narrowed=((BASE, (Fact.STATE, Fact.LEASE, Fact.TUNNEL)),),
-    widened=((GUARD, (Fact.ANYTHING,)),),
+    narrowed=((BASE, (Difference.STATE, Difference.LEASE, Difference.TUNNEL)),),
+    widened=((GUARD, (Difference.ANYTHING,)),),
 )
 CONTAINERS_IPV6: Final = Permit(
     name="containers-ipv6",
     what=mark("TCP and UDP of containers and virtual machines, over IPv6, translated to the TUN's own address"),
     why=mark("They go through the tunnel or nowhere (R19)"),
-    match=Match(by=Way.CONTAINERS, into=Way.TUNNEL, versions=(6,), protocols=(TCP, UDP), lease=6),
+    match=Match(by=InterfaceKind.CONTAINERS, into=InterfaceKind.TUNNEL, versions=(6,), protocols=(TCP, UDP), lease=6),
     comment="containers into the tunnel, while the lease runs and it carries IPv6",
     states=OPEN,
     layers=(BASE,),
     within=CONTAINERS,
-    narrowed=((BASE, (Fact.STATE, Fact.LEASE, Fact.TUNNEL)),),
+    narrowed=((BASE, (Difference.STATE, Difference.LEASE, Difference.TUNNEL)),),
 )
 CONTAINER_NAMES: Final = Permit(
     name="container-names",
     what=mark("Questions of containers for names, to the resolver inside the tunnel"),
     why=mark("Every name is asked there (R11)"),
     match=Match(
-        by=Way.CONTAINERS,
-        into=Way.TUNNEL,
+        by=InterfaceKind.CONTAINERS,
+        into=InterfaceKind.TUNNEL,
         protocols=(TCP, UDP),
         destinations=(RESOLVER,),
         destination_ports=(53,),
@@ -611,17 +639,17 @@ CONTAINER_NAMES: Final = Permit(
     states=OPEN,
     layers=(BASE,),
     within=CONTAINERS,
-    narrowed=((BASE, (Fact.STATE, Fact.LEASE)),),
+    narrowed=((BASE, (Difference.STATE, Difference.LEASE)),),
 )
 CONTAINER_ANSWERS: Final = Permit(
     name="container-answers",
     what=mark("Answers out of the tunnel to containers"),
     why=mark("Nobody reaches in through the tunnel, but whom a container called"),
-    match=Match(by=Way.TUNNEL, into=Way.CONTAINERS, flow=Flow.REPLIES),
+    match=Match(by=InterfaceKind.TUNNEL, into=InterfaceKind.CONTAINERS, flow=Flow.REPLIES),
     comment="answers to containers",
     states=OPEN,
     layers=(BASE, GUARD),
-    narrowed=((BASE, (Fact.STATE,)),),
+    narrowed=((BASE, (Difference.STATE,)),),
 )
 
 ON_A_WIRE: Final = (

@@ -13,20 +13,20 @@ from __future__ import annotations
 import ipaddress
 
 from psiphon_vpn.policy import permits
-from psiphon_vpn.policy.match import ICMPV6, Known, Message, Permit
+from psiphon_vpn.policy.match import ICMPV6, MessageForm, Permit, RuntimeValue
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
-from psiphon_vpn.policy.render_words import (
+from psiphon_vpn.policy.render_rules import (
     IPV6_HEADER,
     NO_UID,
-    Knowledge,
+    RenderContext,
     accept,
-    expect_asked,
     quote_networks,
     quote_values,
     render_length,
     render_match,
     render_owner,
+    require_rendered,
 )
 from psiphon_vpn.policy.ruleset import Rule
 from psiphon_vpn.policy.values import quote_set
@@ -41,7 +41,7 @@ ROUTER_ALERT = 0x3A00050200000100
 HOP_BY_HOP_HEADER = 8
 _DESTINATIONS = {
     (permits.EVERY_ROUTER,),
-    (permits.EVERY_NODE, permits.SOLICITED_NODE, Known.PREFIXES),
+    (permits.EVERY_NODE, permits.SOLICITED_NODE, RuntimeValue.PREFIXES),
 }
 """Of neighbour discovery, which its forms compare, each in its way."""
 NO_FLOW_LABEL = "@nh,0,32 & 0x000fffff == 0x0"
@@ -66,8 +66,8 @@ def discovery_rules(
         targets: whether frames of others pass here: then the addresses inside are compared too.
     """
     kind = f"{ipv6} meta l4proto {ICMPV6} icmpv6 type".lstrip()
-    knowledge = Knowledge(identity=identity, header=header)
-    search = render_match(permits.ROUTER_SEARCH.match, knowledge)
+    context = RenderContext(identity=identity, header=header)
+    search = render_match(permits.ROUTER_SEARCH.match, context)
     groups = _list_fixed(permits.NEIGHBOURS)
     source, searching = "", f"ip6 daddr {quote_values(permits.ROUTER_SOLICITATION.match.fixed_destinations)}"
     ends = f"ip6 daddr {quote_set((*groups, *ANY_UNICAST))}"
@@ -82,8 +82,8 @@ def discovery_rules(
             prefixes = (f"{int(network.network_address) >> 64:#018x}" for network in networks)
             ends += f" @th,64,64 {{ {', '.join(prefixes)} }}"
 
-    def by_kernel(permit: Permit, message: Message, inside: str, ends: str) -> Rule:
-        expect_kernels(permit)
+    def by_kernel(permit: Permit, message: MessageForm, inside: str, ends: str) -> Rule:
+        require_discovery_form(permit)
         (size,) = message.sizes
         # The next header too: an extension header before the message has room for anything.
         return accept(
@@ -112,18 +112,18 @@ def discovery_rules(
     )
 
 
-def expect_kernels(permit: Permit) -> None:
+def require_discovery_form(permit: Permit) -> None:
     """Refuse a row of neighbour discovery that asks for more than its form compares.
 
     Raises:
         ValueError: it does.
     """
-    expect_asked(permit.match, "protocols", "destinations", "messages", "hop_limit")
+    require_rendered(permit.match, "protocols", "destinations", "messages", "hop_limit")
     if permit.match.destinations not in _DESTINATIONS:
         raise ValueError("a form for these destinations alone")
 
 
-def _option(bit: int, message: Message) -> str:
+def _option(bit: int, message: MessageForm) -> str:
     """What compares the one option of a message, where it has one. bit: where the option begins."""
     return f" @th,{bit},16 {_quote_words(message.options)}" if message.options else ""
 
@@ -149,7 +149,7 @@ def _report_rules(kind: str, header: int, on_link: OnLink | None) -> tuple[Rule,
     if on_link is not None and not on_link.groups:
         return ()
     row = permits.MLD.match
-    expect_asked(row, "protocols", "sources", "destinations", "messages", "hop_limit")
+    require_rendered(row, "protocols", "sources", "destinations", "messages", "hop_limit")
     if row.destinations != (permits.SOLICITED_NODE,):
         raise ValueError("a form for these destinations alone")
     (message,) = row.messages
@@ -181,8 +181,8 @@ def arp_rules(identity: Identity, arp: str, on_link: OnLink | None, *, shift: in
         shift: bits by which a tag moves what follows it.
     """
     searched = permits.ARP_SEARCH.match
-    expect_asked(searched, "owner", "ethertype", "messages")
-    expect_asked(permits.ARP_OWN.match, "ethertype", "messages")
+    require_rendered(searched, "owner", "ethertype", "messages")
+    require_rendered(permits.ARP_OWN.match, "ethertype", "messages")
     (search,) = searched.messages
     (size,) = search.sizes
     form = f"{arp} meta length {ETHERNET_HEADER + size} @ll,{112 + shift},48 0x000108000604 @ll,{160 + shift},16"
@@ -223,7 +223,7 @@ def eapol_rules(identity: Identity, eapol: str) -> tuple[Rule, ...]:
         eapol: what tells it.
     """
     row = permits.EAPOL_OWN.match
-    expect_asked(row, "owner", "ethertype", "messages")
+    require_rendered(row, "owner", "ethertype", "messages")
     (message,) = row.messages
     return (
         accept(

@@ -13,13 +13,13 @@ from dataclasses import replace
 
 from psiphon_vpn.policy import permits
 from psiphon_vpn.policy.guests import GUEST_IPV4, GUEST_IPV6, GuestBridge
-from psiphon_vpn.policy.match import Known
+from psiphon_vpn.policy.match import RuntimeValue
 from psiphon_vpn.policy.model import Identity
-from psiphon_vpn.policy.render_words import Knowledge, Value, accept, render_match
+from psiphon_vpn.policy.render_rules import RenderContext, Value, accept, render_match
 from psiphon_vpn.policy.ruleset import Rule
 from psiphon_vpn.policy.values import InterfaceName, name_by_index
 
-_NOBODY = Knowledge(identity=Identity(uid=0, gid=0, network_manager_uids=()))
+_NO_OWNERS = RenderContext(identity=Identity(uid=0, gid=0, network_manager_uids=()))
 """No row about guests names an owner."""
 
 
@@ -34,11 +34,13 @@ def guest_output_rules(bridges: Iterable[GuestBridge], uid: int) -> tuple[Rule, 
         out = f"oif {name_by_index(bridge.index)}"
         for address in bridge.addresses:
             match = replace(permits.GUESTS.match, destinations=(address.network,))
-            rules.append(accept(permits.GUESTS, render_match(match, _NOBODY, way=out, version=address.version)))
-        rules.append(accept(permits.GUESTS_DHCP, render_match(permits.GUESTS_DHCP.match, _NOBODY, way=out)))
+            rules.append(
+                accept(permits.GUESTS, render_match(match, _NO_OWNERS, interface=out, version=address.version))
+            )
+        rules.append(accept(permits.GUESTS_DHCP, render_match(permits.GUESTS_DHCP.match, _NO_OWNERS, interface=out)))
         if _has_ipv6(bridge):
             neighbours = permits.GUESTS_NEIGHBOURS
-            rules.append(accept(neighbours, render_match(neighbours.match, _NOBODY, way=out)))
+            rules.append(accept(neighbours, render_match(neighbours.match, _NO_OWNERS, interface=out)))
     if not rules:
         return ()
     return (Rule(text=f"meta skuid {uid} return", comment="the core talks to its server alone"), *rules)
@@ -50,14 +52,16 @@ def guest_input_rules(bridges: Iterable[GuestBridge]) -> tuple[Rule, ...]:
     for bridge in bridges:
         by = f"iif {name_by_index(bridge.index)}"
         rules += [
-            accept(permit, render_match(permit.match, _NOBODY, way=by))
+            accept(permit, render_match(permit.match, _NO_OWNERS, interface=by))
             for permit in (permits.GUEST_ANSWERS, permits.GUEST_DHCP)
         ]
         for address in bridge.addresses:
             match = replace(permits.GUEST_NAMES.match, sources=(address.network,), destinations=(address.ip,))
-            rules.append(accept(permits.GUEST_NAMES, render_match(match, _NOBODY, way=by)))
+            rules.append(accept(permits.GUEST_NAMES, render_match(match, _NO_OWNERS, interface=by)))
         if _has_ipv6(bridge):
-            rules.append(accept(permits.GUEST_ROUTERS, render_match(permits.GUEST_ROUTERS.match, _NOBODY, way=by)))
+            rules.append(
+                accept(permits.GUEST_ROUTERS, render_match(permits.GUEST_ROUTERS.match, _NO_OWNERS, interface=by))
+            )
     return tuple(rules)
 
 
@@ -72,7 +76,7 @@ def guest_wire_rules(bridges: Iterable[InterfaceName]) -> tuple[Rule, ...]:
         ipv4, ipv6 = (
             accept(
                 permits.GUESTS,
-                render_match(permits.GUESTS.match, _know(networks), way=out, version=version),
+                render_match(permits.GUESTS.match, _know(networks), interface=out, version=version),
                 f"{permits.GUESTS.comment}: the bridge guard holds its ports",
             )
             for version, networks in (
@@ -81,12 +85,12 @@ def guest_wire_rules(bridges: Iterable[InterfaceName]) -> tuple[Rule, ...]:
             )
         )
         answers, neighbours = (
-            accept(permit, render_match(permit.match, _NOBODY, way=out))
+            accept(permit, render_match(permit.match, _NO_OWNERS, interface=out))
             for permit in (permits.GUESTS_DHCP, permits.GUESTS_NEIGHBOURS)
         )
         rules += [ipv4, answers, ipv6, neighbours]
     return tuple(rules)
 
 
-def _know(networks: Iterable[Value]) -> Knowledge:
-    return replace(_NOBODY, known={Known.GUEST_NETWORKS: tuple(networks)})
+def _know(networks: Iterable[Value]) -> RenderContext:
+    return replace(_NO_OWNERS, values={RuntimeValue.GUEST_NETWORKS: tuple(networks)})

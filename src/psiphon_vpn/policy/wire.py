@@ -6,11 +6,11 @@ Everything that is not `lo` and not our TUN is a *wire*.
 from dataclasses import replace
 
 from psiphon_vpn.policy import names, permits
-from psiphon_vpn.policy.match import TCP, Known, Owner
+from psiphon_vpn.policy.match import TCP, Owner, RuntimeValue
 from psiphon_vpn.policy.model import Identity, Policy
 from psiphon_vpn.policy.onlink import OnLink
 from psiphon_vpn.policy.plumbing import discovery_rules
-from psiphon_vpn.policy.render_words import Knowledge, accept, render_match, render_owner, render_protocols
+from psiphon_vpn.policy.render_rules import RenderContext, accept, render_match, render_owner, render_protocols
 from psiphon_vpn.policy.ruleset import Rule
 from psiphon_vpn.policy.values import Address, quote_set
 
@@ -45,18 +45,18 @@ def plumbing_rules(
         dhcp_servers: gateways of this link outside of the private ranges.
         on_link: whom the kernel may speak to; None for a table that outlives what is known of the links.
     """
-    knowledge = Knowledge(identity=identity)
+    context = RenderContext(identity=identity)
     dhcp = permits.DHCP.match
     rules = [*discovery_rules(identity, on_link)]
     if dhcp.fixed_destinations:
         everywhere = replace(dhcp, destinations=dhcp.fixed_destinations)
-        rules.append(accept(permits.DHCP, render_match(everywhere, knowledge), "DHCP of root or the network manager"))
+        rules.append(accept(permits.DHCP, render_match(everywhere, context), "DHCP of root or the network manager"))
     rules.append(
-        accept(permits.DHCPV6, render_match(permits.DHCPV6.match, knowledge), "DHCPv6 of root or the network manager")
+        accept(permits.DHCPV6, render_match(permits.DHCPV6.match, context), "DHCPv6 of root or the network manager")
     )
-    if dhcp_servers and Known.GATEWAYS in dhcp.destinations:
-        renewal = replace(dhcp, destinations=(Known.GATEWAYS,))
-        known = Knowledge(identity=identity, known={Known.GATEWAYS: dhcp_servers})
+    if dhcp_servers and RuntimeValue.GATEWAYS in dhcp.destinations:
+        renewal = replace(dhcp, destinations=(RuntimeValue.GATEWAYS,))
+        known = RenderContext(identity=identity, values={RuntimeValue.GATEWAYS: dhcp_servers})
         rules.append(
             accept(permits.DHCP, render_match(renewal, known), "DHCP renewal by unicast to this link's gateway")
         )
@@ -90,14 +90,14 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
     """What psiphon-user may do on its uplink in this state (R5, R11)."""
     if not may_connect(policy):
         return ()
-    knowledge = Knowledge(identity=policy.identity)
+    context = RenderContext(identity=policy.identity)
     uplink = f'oifname "{policy.links.uplink}"'
     who = f"{render_owner(Owner.PSIPHON_USER, policy.identity)} {uplink}"
     marked = f"ct mark set {names.CORE_MARK}"
     rules = [
         accept(
             permits.CORE_NAMES,
-            render_match(replace(permits.CORE_NAMES.match, destinations=(server,)), knowledge, way=uplink)
+            render_match(replace(permits.CORE_NAMES.match, destinations=(server,)), context, interface=uplink)
             + f" {marked}",
         )
         for server in policy.bootstrap_dns
@@ -123,7 +123,7 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
     rules.append(
         accept(
             permits.CORE,
-            f"{render_match(match, knowledge, way=uplink)} {marked}",
+            f"{render_match(match, context, interface=uplink)} {marked}",
             "psiphon-user to its server, on the uplink only",
         )
     )

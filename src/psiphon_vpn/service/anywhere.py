@@ -73,14 +73,14 @@ def lose_uplink(plan: Plan, reload: Reload = load_anew) -> None:
 
 
 def _see(plan: Plan, seen: Observed, uses: frozenset[Use] | None, reload: Reload) -> None:
-    was, way = plan.model.seen.network, plan.model.way
+    was, uplink = plan.model.seen.network, plan.model.uplink_facts
     plan.update(seen=seen)
     _judge_uplinks(plan, uses)
     if not plan.empty:
         return  # each transition applies a policy, and so the network of now
-    if (was, way) == (seen.network, plan.model.way):
+    if (was, uplink) == (seen.network, plan.model.uplink_facts):
         return
-    if (replace(was, on_link=seen.network.on_link), way) == (seen.network, plan.model.way):
+    if (replace(was, on_link=seen.network.on_link), uplink) == (seen.network, plan.model.uplink_facts):
         plan.do(AmendPolicy(plan.model.state))
     else:
         reload(plan)

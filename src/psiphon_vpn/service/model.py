@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from psiphon_vpn.config import Settings
 from psiphon_vpn.network.observed import Observed
 from psiphon_vpn.network.uplink import Uplink
-from psiphon_vpn.policy.derive import Way
+from psiphon_vpn.policy.derive import UplinkFacts
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service.events import Intent
 from psiphon_vpn.service.reasons import Reason
@@ -98,9 +98,9 @@ class Model:
         return self.settings.uplink
 
     @property
-    def way(self) -> Way | None:
+    def uplink_facts(self) -> UplinkFacts | None:
         """What rules name of the uplink."""
-        return self.uplink.way if self.uplink is not None else None
+        return self.uplink.facts if self.uplink is not None else None
 
 
 def calm_delay(unrest: int) -> float:

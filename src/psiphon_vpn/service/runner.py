@@ -16,7 +16,7 @@ from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.linux.clocks import Moment
 from psiphon_vpn.linux.lock import EnforcementError, LedAround, Lock
 from psiphon_vpn.linux.tun import TunError, TunReplaced
-from psiphon_vpn.policy.derive import Bare, Network, Situation, derive, situate
+from psiphon_vpn.policy.derive import Network, Situation, WithoutTun, build_situation, derive
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.values import ControlGroup
 from psiphon_vpn.service import effects as do
@@ -276,7 +276,9 @@ class Runner:
         return derive(situation, around.identity, self.model.settings, network, control_group=around.control_group)
 
     def _policy(self, state: State, tun_index: int) -> Policy:
-        return self._derive(situate(state, tun=tun_index, way=self.model.way), self.model.seen.network)
+        return self._derive(
+            build_situation(state, tun=tun_index, uplink=self.model.uplink_facts), self.model.seen.network
+        )
 
     async def _apply(self, state: State) -> None:
         self._opening.stop_lease()
@@ -285,7 +287,7 @@ class Runner:
             tun = await self._enforcer.ensure_tun()
         except TunError as error:
             # Without a TUN there is still a lock, and it comes first.
-            await self._enforcer.apply(self._derive(Bare(), self.model.seen.network))
+            await self._enforcer.apply(self._derive(WithoutTun(), self.model.seen.network))
             if state in {State.LOCKED, State.FAILED}:
                 log.error("no TUN: %s", error)
                 return

@@ -16,7 +16,7 @@ from psiphon_vpn.network.bridges import load_bridges, render_bridges
 from psiphon_vpn.network_managers import MANAGERS
 from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
-from psiphon_vpn.policy.lesser import Part, do_without
+from psiphon_vpn.policy.missing_parts import Part, do_without
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.policy.values import InterfaceName

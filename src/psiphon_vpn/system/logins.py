@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from psiphon_vpn.network_managers import MANAGERS
-from psiphon_vpn.policy.render_words import ROOT_UIDS
+from psiphon_vpn.policy.render_rules import ROOT_UIDS
 
 PROC: Final = Path("/proc")
 PROGRAMS: Final = tuple(name for manager in MANAGERS for name in manager.logins)

@@ -79,7 +79,7 @@ traffic_filters = _make(
 
 @check("kernel.parts", mark("The kernel knows every part of the rules"), UPGRADE)
 def parts(facts: Facts) -> Outcome:
-    """What the base table has to do without (`policy/lesser.py`)."""
+    """What the base table has to do without (`policy/missing_parts.py`)."""
     if lacking := sorted(facts.features.lacking):
         return warn(_("it does without: {names}").format(names=", ".join(lacking)))
     return ok(_("it does"))

@@ -22,9 +22,9 @@ exec /usr/sbin/nft "$@" <&3
 """
 
 
-def put_lesser_nft(world: World, pattern: str) -> None:
+def put_limited_nft(world: World, pattern: str) -> None:
     """Let every nft on the client refuse text that matches an extended regular expression."""
-    directory = world.directory / "lesser"
+    directory = world.directory / "limited"
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
     wrapper = directory / "nft"

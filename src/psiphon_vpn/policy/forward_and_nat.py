@@ -3,7 +3,7 @@
 from psiphon_vpn.policy import names, permits
 from psiphon_vpn.policy.match import Permit
 from psiphon_vpn.policy.model import Links, Policy
-from psiphon_vpn.policy.render_words import CARRIED, Knowledge, accept, render_match
+from psiphon_vpn.policy.render_rules import TUNNEL_PROTOCOLS, RenderContext, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule
 from psiphon_vpn.policy.values import LOOPBACK, InterfaceName, name_by_index, quote_set
 from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, may_open, tunnel_address_rules
@@ -13,13 +13,13 @@ _TUN = InterfaceName(names.TUN_NAME)
 
 def _may_forward(policy: Policy) -> bool:
     """Whether containers get anything: only where it is known which interfaces lead out."""
-    return may_open(policy) and bool(policy.links.wires) and policy.links.inner != ()
+    return may_open(policy) and bool(policy.links.wires) and policy.links.container_interfaces != ()
 
 
 def _avoid_wires(side: str, links: Links, *others: InterfaceName) -> str:
     """What matches packets by no wire, nor by others, nor by loopback: by a container's interface."""
-    if links.inner is not None:
-        return f"{side}name {quote_set(links.inner)}"
+    if links.container_interfaces is not None:
+        return f"{side}name {quote_set(links.container_interfaces)}"
     return f"{side}name != {quote_set(dict.fromkeys((*others, *links.wires)))} {side} != {LOOPBACK}"
 
 
@@ -33,10 +33,13 @@ def _refuse_wires(links: Links) -> list[Rule]:
     if links.wires:
         wires = quote_set(links.wires)
         rules += [Rule(text=f"{side}name {wires} counter drop", comment=comment) for side, comment in sides]
-    if links.inner is not None:
-        inner = quote_set((_TUN, *links.inner))
+    if links.container_interfaces is not None:
+        container_interfaces = quote_set((_TUN, *links.container_interfaces))
         rules += [
-            Rule(text=f"{side}name != {inner} counter drop", comment="a wire may have a name that stands in no rule")
+            Rule(
+                text=f"{side}name != {container_interfaces} counter drop",
+                comment="a wire may have a name that stands in no rule",
+            )
             for side, _ in sides
         ]
     return rules
@@ -48,17 +51,17 @@ def build_forward(policy: Policy) -> Chain:
     if _may_forward(policy) and policy.links.tun_index is not None:
         tun = f'"{names.TUN_NAME}"'
         index = name_by_index(policy.links.tun_index)
-        knowledge = Knowledge(identity=policy.identity)
+        context = RenderContext(identity=policy.identity)
 
         def let_in(permit: Permit) -> Rule:
             into = f"oifname {tun} oif {index}"
-            return accept(permit, render_match(permit.match, knowledge, way=into, checked=CARRIED))
+            return accept(permit, render_match(permit.match, context, interface=into, checked=TUNNEL_PROTOCOLS))
 
-        answers = render_match(permits.CONTAINER_ANSWERS.match, knowledge, way=f"iifname {tun} iif {index}")
+        answers = render_match(permits.CONTAINER_ANSWERS.match, context, interface=f"iifname {tun} iif {index}")
         rules += [
             accept(permits.CONTAINER_ANSWERS, answers),
             Rule(
-                text=f"meta l4proto != {quote_set(CARRIED)} counter reject with icmpx type admin-prohibited",
+                text=f"meta l4proto != {quote_set(TUNNEL_PROTOCOLS)} counter reject with icmpx type admin-prohibited",
                 comment="the tunnel carries TCP and UDP",
             ),
             let_in(permits.CONTAINER_NAMES),
@@ -147,7 +150,7 @@ def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
     assert policy.links.tun_index is not None, "open without a TUN"
     tun, uid = names.TUN_NAME, policy.identity.uid
     resolver = f"th dport 53 dnat ip to {names.RESOLVER_IPV4}"
-    protocols = f"meta l4proto {quote_set(CARRIED)}"
+    protocols = f"meta l4proto {quote_set(TUNNEL_PROTOCOLS)}"
     into = f'oifname "{tun}" oif {name_by_index(policy.links.tun_index)}'
     chains = [
         Chain(

@@ -11,7 +11,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.match import ICMP, ICMPV6, TCP, UDP, Flow, Known, Match, Message, Network, Owner, Permit
+from psiphon_vpn.policy.match import (
+    ICMP,
+    ICMPV6,
+    TCP,
+    UDP,
+    Flow,
+    IPNetwork,
+    Match,
+    MessageForm,
+    Owner,
+    Permit,
+    RuntimeValue,
+)
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.ruleset import Rule
 from psiphon_vpn.policy.values import Address, quote_set
@@ -23,7 +35,7 @@ ROOT_UIDS = (0,)
 cards whose driver has no control port. What mac80211 sends for them (NL80211_CMD_CONTROL_PORT_FRAME) never meets the
 hook: tests/guest/test_wireless.py measures both. A distribution that gives wpa_supplicant a user of its own has the
 second way alone."""
-CARRIED = (TCP, UDP)
+TUNNEL_PROTOCOLS = (TCP, UDP)
 """What the tunnel carries: where a chain has refused every other protocol, it need not be asked for again."""
 IPV6_HEADER = 40
 
@@ -36,11 +48,11 @@ _FLOWS = {
 }
 _LEASES = {4: names.LEASE_SET, 6: names.LEASE_SET_IPV6}
 
-Value = int | Address | Network
+Value = int | Address | IPNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knowledge:
+class RenderContext:
     """What the writer of a table knows: who is who by number, and the values of the moment that it was given.
 
     Attributes:
@@ -50,17 +62,17 @@ class Knowledge:
     """
 
     identity: Identity
-    known: Mapping[Known, tuple[Value, ...]] = field(default_factory=dict)
+    values: Mapping[RuntimeValue, tuple[Value, ...]] = field(default_factory=dict)
     header: int = 0
 
-    def resolve(self, values: Iterable[Value | Known]) -> tuple[Value, ...]:
+    def resolve(self, values: Iterable[Value | RuntimeValue]) -> tuple[Value, ...]:
         """Values, with those of the moment in place of their names."""
         found: list[Value] = []
         for value in values:
-            found += self.known.get(value, ()) if isinstance(value, Known) else (value,)
+            found += self.values.get(value, ()) if isinstance(value, RuntimeValue) else (value,)
         return tuple(found)
 
-    def require(self, values: Iterable[Value | Known]) -> tuple[Value, ...]:
+    def require(self, values: Iterable[Value | RuntimeValue]) -> tuple[Value, ...]:
         """The same, where nothing at all would be written as: anything.
 
         Raises:
@@ -83,7 +95,7 @@ def accept(permit: Permit, text: str, comment: str | None = None) -> Rule:
     return Rule(text=f"{text} accept", comment=permit.comment if comment is None else comment, permit=permit.name)
 
 
-def expect_asked(match: Match, *rendered: str) -> None:
+def require_rendered(match: Match, *rendered: str) -> None:
     """Refuse a row that asks for more than a form of rule compares: the rule would be wider than its row.
 
     Args:
@@ -95,7 +107,7 @@ def expect_asked(match: Match, *rendered: str) -> None:
         ValueError: it asks for more.
     """
     elsewhere = {"by", "into", "versions", *(["owner"] if match.owner is Owner.KERNEL else [])}
-    if left := match.list_asked() - {*rendered, *elsewhere}:
+    if left := match.list_set_fields() - {*rendered, *elsewhere}:
         raise ValueError(f"a rule that would not ask for {', '.join(sorted(left))}")
 
 
@@ -113,40 +125,45 @@ def render_owner(owner: Owner, identity: Identity) -> str:
 
 
 def render_match(
-    match: Match, knowledge: Knowledge, *, way: str = "", version: int | None = None, checked: tuple[int, ...] = ()
+    match: Match,
+    context: RenderContext,
+    *,
+    interface: str = "",
+    version: int | None = None,
+    checked: tuple[int, ...] = (),
 ) -> str:
     """What a row matches, in words.
 
     Args:
         match: the row's.
-        knowledge: the values for it.
-        way: what tells the interface, or the kind of frame.
+        context: the values for it.
+        interface: text that matches the interface, or the kind of frame.
         version: the IP version that this rule is for, where a row has both and the rule is for one.
         checked: protocols that the chain has let through alone, so that they are not asked for again.
     """
-    expect_asked(
+    require_rendered(
         match,
         *("owner", "protocols", "sources", "destinations", "source_ports", "destination_ports"),
         *("messages", "hop_limit", "flow", "lease"),
     )
-    owner = render_owner(match.owner, knowledge.identity)
-    source = _addresses("saddr", match.sources, knowledge)
-    target = _addresses("daddr", match.destinations, knowledge)
+    owner = render_owner(match.owner, context.identity)
+    source = _addresses("saddr", match.sources, context)
+    target = _addresses("daddr", match.destinations, context)
     if match.messages:
-        parts = [way, *_icmp(match, knowledge, source), target, owner]
+        parts = [interface, *_icmp(match, context, source), target, owner]
     else:
         if not source and not target and len(match.versions) == 1:
             source = f"meta nfproto ipv{match.versions[0]}"
-        ports = _ports(match, knowledge, version, checked)
+        ports = _ports(match, context, version, checked)
         middle = (source, ports, target) if match.source_ports else (source, target, ports)
-        parts = [owner, way, *middle]
+        parts = [owner, interface, *middle]
     parts.append(_FLOWS[match.flow])
     if match.lease is not None:
         parts.append(f"oifname @{_LEASES[match.lease]}")
     return " ".join(part for part in parts if part)
 
 
-def render_length(message: Message, header: int) -> str:
+def render_length(message: MessageForm, header: int) -> str:
     """The length of a packet with a message of ICMPv6."""
     sizes = tuple(header + IPV6_HEADER + size for size in message.sizes)
     return f"meta length {quote_values(sizes)}"
@@ -157,7 +174,7 @@ def quote_values(values: tuple[Value, ...]) -> str:
     return str(values[0]) if len(values) == 1 else quote_set(_as_text(values))
 
 
-def quote_networks(*networks: Network) -> str:
+def quote_networks(*networks: IPNetwork) -> str:
     """A set of networks of one family; nft refuses one whose elements overlap."""
     return quote_set(map(str, ipaddress.collapse_addresses(networks)))  # type: ignore[type-var]
 
@@ -172,21 +189,21 @@ def _list_protocols(match: Match, version: int | None) -> tuple[int, ...]:
     return tuple(number for number in match.protocols if number not in others)
 
 
-def _icmp(match: Match, knowledge: Knowledge, source: str) -> list[str]:
+def _icmp(match: Match, context: RenderContext, source: str) -> list[str]:
     (message,) = match.messages
     return [
         f"meta l4proto {ICMPV6} icmpv6 type {quote_values(message.types)}",
         "" if message.code is None else f"icmpv6 code {message.code}",
         source,
         "" if match.hop_limit is None else f"ip6 hoplimit {match.hop_limit}",
-        render_length(message, knowledge.header) if message.sizes else "",
+        render_length(message, context.header) if message.sizes else "",
     ]
 
 
-def _ports(match: Match, knowledge: Knowledge, version: int | None, checked: tuple[int, ...]) -> str:
+def _ports(match: Match, context: RenderContext, version: int | None, checked: tuple[int, ...]) -> str:
     protocols = _list_protocols(match, version)
     sides = (("sport", match.source_ports), ("dport", match.destination_ports))
-    ports = [(side, quote_values(knowledge.require(values))) for side, values in sides if values]
+    ports = [(side, quote_values(context.require(values))) for side, values in sides if values]
     if not protocols:
         return ""
     if ports and len(protocols) == 1:
@@ -195,13 +212,13 @@ def _ports(match: Match, knowledge: Knowledge, version: int | None, checked: tup
     return " ".join([*([above] if above else []), *(f"th {side} {values}" for side, values in ports)])
 
 
-def _addresses(side: str, places: tuple[Address | Network | Known, ...], knowledge: Knowledge) -> str:
+def _addresses(side: str, places: tuple[Address | IPNetwork | RuntimeValue, ...], context: RenderContext) -> str:
     if not places:
         return ""
-    values = knowledge.require(places)
+    values = context.require(places)
     (version,) = {_version(value) for value in values}
     family = "ip" if version == 4 else "ip6"
-    fixed = not any(isinstance(place, Known) for place in places)
+    fixed = not any(isinstance(place, RuntimeValue) for place in places)
     return f"{family} {side} {quote_values(values) if fixed else quote_set(_as_text(values))}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.integration.lesser_nft import put_lesser_nft
+from tests.integration.nft_without_parts import put_limited_nft
 from tests.integration.stage import open_stage
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
@@ -23,7 +23,7 @@ PARTS = {
 @pytest.mark.parametrize("part", [*PARTS, "all"])
 def test_without_a_part_it_says_so_opens_and_lets_nothing_else_out(part: str) -> None:
     with open_stage(start=False) as stage:
-        put_lesser_nft(stage.world, PARTS.get(part, "|".join(PARTS.values())))
+        put_limited_nft(stage.world, PARTS.get(part, "|".join(PARTS.values())))
         stage.machine.start_daemon()
         stage.machine.wait_state("OPEN")
         status = stage.machine.read_status()

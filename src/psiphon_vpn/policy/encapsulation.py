@@ -12,20 +12,30 @@ import ipaddress
 from dataclasses import dataclass
 
 from psiphon_vpn.policy import names, permits
-from psiphon_vpn.policy.match import ARP, ICMPV6, PPPOE_DISCOVERY, PPPOE_SESSION, Known, Match, Message, Owner, Permit
+from psiphon_vpn.policy.match import (
+    ARP,
+    ICMPV6,
+    PPPOE_DISCOVERY,
+    PPPOE_SESSION,
+    Match,
+    MessageForm,
+    Owner,
+    Permit,
+    RuntimeValue,
+)
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
-from psiphon_vpn.policy.plumbing import LINK_LOCAL, expect_kernels
-from psiphon_vpn.policy.render_words import (
+from psiphon_vpn.policy.plumbing import LINK_LOCAL, require_discovery_form
+from psiphon_vpn.policy.render_rules import (
     IPV6_HEADER,
     NO_UID,
     ROOT_UIDS,
-    Knowledge,
+    RenderContext,
     Value,
     accept,
-    expect_asked,
     quote_values,
     render_owner,
+    require_rendered,
 )
 from psiphon_vpn.policy.ruleset import Chain, Rule
 from psiphon_vpn.policy.values import Address, quote_set
@@ -76,11 +86,11 @@ class _Envelope:
             return f"{self.at(0, 1)} {_NO_OPTIONS} {self.at(9, 1)} {numbers}"
         return f"{self.at(6, 1)} {numbers}"
 
-    def ports(self, match: Match, version: int, knowledge: Knowledge) -> str:
+    def ports(self, match: Match, version: int, context: RenderContext) -> str:
         """The ports of TCP and UDP: both at once where each is one."""
         start = 20 if version == 4 else IPV6_HEADER
         source, target = (
-            [int(str(port)) for port in knowledge.require(ports)] if ports else []
+            [int(str(port)) for port in context.require(ports)] if ports else []
             for ports in (match.source_ports, match.destination_ports)
         )
         if len(source) == len(target) == 1:
@@ -88,16 +98,16 @@ class _Envelope:
         sides = ((start, source), (start + 2, target))
         return " ".join(f"{self.at(place, 2)} {quote_set(ports)}" for place, ports in sides if ports)
 
-    def transport(self, permit: Permit, version: int, knowledge: Knowledge) -> str:
+    def transport(self, permit: Permit, version: int, context: RenderContext) -> str:
         """What a row asks of a packet of TCP or UDP, but for its addresses."""
         match = permit.match
-        expect_asked(match, "owner", "protocols", "source_ports", "destination_ports", "destinations")
+        require_rendered(match, "owner", "protocols", "source_ports", "destination_ports", "destinations")
         ethertype = IPV4 if version == 4 else IPV6
         asked = (
             self.carries(ethertype),
-            render_owner(match.owner, knowledge.identity),
+            render_owner(match.owner, context.identity),
             self.protocols(match, version),
-            self.ports(match, version, knowledge),
+            self.ports(match, version, context),
         )
         return " ".join(part for part in asked if part)
 
@@ -126,7 +136,7 @@ _ENVELOPES = (_TWO_TAGS, _SESSION, _TAGGED_SESSION)
 
 def envelope_rules() -> tuple[Rule, ...]:
     """What a card's own chain says of envelopes: to which chain they go, and what brings a session about."""
-    expect_asked(permits.PPPOE.match, "owner", "ethertype", "messages")
+    require_rendered(permits.PPPOE.match, "owner", "ethertype", "messages")
     (message,) = permits.PPPOE.match.messages
     codes = ", ".join(f"{code:#04x}" for code in message.types)
     number = f"meta protocol {PPPOE_DISCOVERY:#06x}"
@@ -156,14 +166,14 @@ def build_carried_chains(
         dhcp_servers: on-link gateways, whom a DHCP client may ask besides.
         on_link: our own addresses, and whom the kernel may speak to; None where that is not known.
     """
-    knowledge = Knowledge(identity=identity, known={Known.GATEWAYS: dhcp_servers})
+    context = RenderContext(identity=identity, values={RuntimeValue.GATEWAYS: dhcp_servers})
     last = Rule(text="counter drop", comment="no other frame, whoever made it")
     return tuple(
         Chain(
             name=form.chain,
             rules=(
                 *(_control_rules(form) if form.session else ()),
-                *_packet_rules(form, knowledge, on_link),
+                *_packet_rules(form, context, on_link),
                 last,
             ),
         )
@@ -172,7 +182,7 @@ def build_carried_chains(
 
 
 def _control_rules(form: _Envelope) -> tuple[Rule, ...]:
-    expect_asked(permits.PPP_CONTROL.match, "ethertype", "messages")
+    require_rendered(permits.PPP_CONTROL.match, "ethertype", "messages")
     (message,) = permits.PPP_CONTROL.match.messages
     control = f"{form.at(-2, 2)} {{ {', '.join(f'{word:#06x}' for word in message.types)} }}"
     return (
@@ -181,36 +191,36 @@ def _control_rules(form: _Envelope) -> tuple[Rule, ...]:
     )
 
 
-def _packet_rules(form: _Envelope, knowledge: Knowledge, on_link: OnLink | None) -> tuple[Rule, ...]:
+def _packet_rules(form: _Envelope, context: RenderContext, on_link: OnLink | None) -> tuple[Rule, ...]:
     ipv4, ipv6 = form.carries(IPV4), form.carries(IPV6)
     tunnel4 = ipaddress.IPv4Network(names.TUN_IPV4_SUBNET)
     tunnel6 = ipaddress.IPv6Network(names.TUN_IPV6_SUBNET)
     tunnel = "the tunnel's addresses are never on a wire"
     # In a session addresses come by IPCP.
-    dhcp = () if form.session else knowledge.require(permits.DHCP.match.destinations)
+    dhcp = () if form.session else context.require(permits.DHCP.match.destinations)
     return (
         Rule(text=f"{ipv4} {_inside(form.at(12, 4), tunnel4)} drop", comment=tunnel),
         Rule(text=f"{ipv6} {form.at(8, 8)} {_prefix(tunnel6)} drop", comment=tunnel),
-        *_core_rules(form, knowledge),
-        *(() if form.session else _arp_rules(form, knowledge.identity, on_link)),
-        *_discovery_rules(form, ipv6, knowledge.identity, on_link),
+        *_core_rules(form, context),
+        *(() if form.session else _arp_rules(form, context.identity, on_link)),
+        *_discovery_rules(form, ipv6, context.identity, on_link),
         *(
-            accept(permit, f"{form.transport(permit, version, knowledge)} {_to(form, place)}")
+            accept(permit, f"{form.transport(permit, version, context)} {_to(form, place)}")
             for permit, version, places in (
                 (permits.DHCP, 4, dhcp),
-                (permits.DHCPV6, 6, knowledge.require(permits.DHCPV6.match.destinations)),
+                (permits.DHCPV6, 6, context.require(permits.DHCPV6.match.destinations)),
             )
             for place in places
         ),
     )
 
 
-def _core_rules(form: _Envelope, knowledge: Knowledge) -> tuple[Rule, ...]:
+def _core_rules(form: _Envelope, context: RenderContext) -> tuple[Rule, ...]:
     match = permits.CORE.match
-    places = knowledge.require(match.destinations) if match.destinations else ()
+    places = context.require(match.destinations) if match.destinations else ()
     rules = []
-    for version in match.told_versions:
-        text = form.transport(permits.CORE, version, knowledge)
+    for version in match.address_versions:
+        text = form.transport(permits.CORE, version, context)
         near = [place for place in places if ipaddress.ip_network(str(place)).version == version]
         ends = [f" {_to(form, place)}" for place in near] if match.destinations else [""]
         rules += [accept(permits.CORE, f"{text}{end}") for end in ends]
@@ -220,8 +230,8 @@ def _core_rules(form: _Envelope, knowledge: Knowledge) -> tuple[Rule, ...]:
 def _arp_rules(form: _Envelope, identity: Identity, on_link: OnLink | None) -> tuple[Rule, ...]:
     """As behind one tag (policy/plumbing.py), RFC 826."""
     arp = form.carries(ARP)
-    expect_asked(permits.ARP_SEARCH.match, "owner", "ethertype", "messages")
-    expect_asked(permits.ARP_OWN.match, "ethertype", "messages")
+    require_rendered(permits.ARP_SEARCH.match, "owner", "ethertype", "messages")
+    require_rendered(permits.ARP_OWN.match, "ethertype", "messages")
     uids = render_owner(permits.ARP_SEARCH.match.owner, identity)
     (search,) = permits.ARP_SEARCH.match.messages
     operation = form.at(6, 2)
@@ -254,13 +264,13 @@ def _discovery_rules(form: _Envelope, ipv6: str, identity: Identity, on_link: On
     """As behind one tag (policy/plumbing.py), RFC 4861 4. No MLD: where switches listen to it, there is one tag."""
     icmp = f"{ipv6} {form.at(6, 1)} {ICMPV6} {form.at(40, 1)}"
     sought = permits.ROUTER_SEARCH.match
-    expect_asked(sought, "owner", "protocols", "destinations", "messages", "hop_limit")
+    require_rendered(sought, "owner", "protocols", "destinations", "messages", "hop_limit")
     (search,) = sought.messages
     uids = render_owner(sought.owner, identity)
     (kind,) = search.types
 
-    def by_kernel(permit: Permit, message: Message) -> str:
-        expect_kernels(permit)
+    def by_kernel(permit: Permit, message: MessageForm) -> str:
+        require_discovery_form(permit)
         # Payload length, next header and hop limit at once; then type and code.
         (size,) = message.sizes
         words = ", ".join(f"{kind << 8 | (message.code or 0):#06x}" for kind in message.types)
@@ -316,7 +326,7 @@ def _discovery_rules(form: _Envelope, ipv6: str, identity: Identity, on_link: On
     )
 
 
-def _option(field: str, message: Message) -> str:
+def _option(field: str, message: MessageForm) -> str:
     if not message.options:
         return ""
     return f" {field} {_quote_words(message.options) if len(message.options) > 1 else f'{message.options[0]:#06x}'}"

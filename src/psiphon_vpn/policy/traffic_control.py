@@ -15,7 +15,7 @@ from typing import Final
 
 from psiphon_vpn.policy import names
 
-Step = tuple[int, int, int, int]
+Instruction = tuple[int, int, int, int]
 """An instruction (struct sock_filter of linux/filter.h): code, steps to skip if true, if false, operand."""
 
 GO_ON, DROP = 0xFFFFFFFF, 2
@@ -28,7 +28,7 @@ header begins, so the same program reads frames with a link-layer header and wit
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _TAGS: Final = (0x8100, 0x88A8)
 _TAG_BYTES: Final = 4
-ASK_NOTHING: Final[tuple[Step, ...]] = ((_RETURN, 0, 0, GO_ON),)
+ASK_NOTHING: Final[tuple[Instruction, ...]] = ((_RETURN, 0, 0, GO_ON),)
 """A program that lets every frame go on."""
 _LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 
@@ -42,13 +42,13 @@ class Filter(enum.StrEnum):
     """Only that the source is neither the tunnel's nor loopback's."""
 
 
-def build_program(wanted: Filter) -> tuple[Step, ...]:
+def build_program(wanted: Filter) -> tuple[Instruction, ...]:
     """The program of a filter. It says GO_ON or DROP, in 6 to 33 instructions for each frame.
 
     A load beyond the end of a frame ends a program with 0, which is TC_ACT_OK. So the mark is asked for first, from
     which nothing is loaded.
     """
-    steps: list[Step] = []
+    steps: list[Instruction] = []
     if wanted is Filter.MARKED:
         steps += [(_LOAD, 0, 0, _MARK), (_ANY_BIT, 1, 0, names.ACCEPTED_BIT), (_RETURN, 0, 0, DROP)]
     steps += [(_LOAD, 0, 0, _PROTOCOL), *_if_equal(_IPV4, _drop_sources(4, 0)), *_if_equal(_IPV6, _drop_sources(6, 0))]
@@ -61,21 +61,21 @@ def build_program(wanted: Filter) -> tuple[Step, ...]:
     return (*steps, (_RETURN, 0, 0, GO_ON))
 
 
-def encode_program(program: tuple[Step, ...]) -> bytes:
+def encode_program(program: tuple[Instruction, ...]) -> bytes:
     """The program as the kernel takes it and lists it."""
     return b"".join(struct.pack("=HBBI", *step) for step in program)
 
 
-def _if_equal(value: int, then: list[Step]) -> list[Step]:
+def _if_equal(value: int, then: list[Instruction]) -> list[Instruction]:
     """Go through steps that end by themselves where what was loaded is this value, and past them where not."""
     return [(_EQUAL, 0, len(then), value), *then]
 
 
-def _drop_sources(version: int, offset: int) -> list[Step]:
+def _drop_sources(version: int, offset: int) -> list[Instruction]:
     """Drop a packet whose source is the tunnel's or loopback's; let others go on. offset: of its header, bytes."""
     place = _NETWORK + offset + (12 if version == 4 else 8)
     own = names.TUN_IPV4_SUBNET if version == 4 else names.TUN_IPV6_SUBNET
-    steps: list[Step] = []
+    steps: list[Instruction] = []
     for text in (own, *_LOOPBACK):
         network = ipaddress.ip_network(text)
         if network.version == version:
@@ -83,14 +83,14 @@ def _drop_sources(version: int, offset: int) -> list[Step]:
     return [*steps, (_RETURN, 0, 0, GO_ON)]
 
 
-def _drop_network(place: int, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> list[Step]:
+def _drop_network(place: int, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> list[Instruction]:
     address, mask = network.network_address.packed, network.netmask.packed
     words = [
         (place + at, *(int.from_bytes(value[at : at + 4]) for value in (mask, address)))
         for at in range(0, len(address), 4)
     ]
     asked = [(where, bits, value) for where, bits, value in words if bits]
-    steps: list[Step] = [(_RETURN, 0, 0, DROP)]
+    steps: list[Instruction] = [(_RETURN, 0, 0, DROP)]
     for where, bits, value in reversed(asked):
         steps = [(_LOAD, 0, 0, where), (_AND, 0, 0, bits), (_EQUAL, 0, len(steps), value), *steps]
     return steps
