@@ -203,7 +203,7 @@ def test_the_security_document_says_how_to_report_in_private_and_what() -> None:
         "not in a public issue",
         "step by step",
         "uname -r",
-        "would mend it",
+        "would fix it",
     ):
         assert words in text
 
