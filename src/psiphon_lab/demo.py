@@ -15,10 +15,9 @@ from pathlib import Path
 import click
 
 from psiphon_lab.machine import Machine
-from psiphon_lab.server_process import run_server
-from psiphon_lab.standin_core import write_core_wrapper
 from psiphon_lab.story import Story
 from psiphon_lab.trial import StepResult, TunnelServer
+from psiphon_lab.tunnel_ends import RealPrograms, open_tunnel
 from psiphon_lab.world import World
 from psiphon_vpn.i18n import _, ngettext
 from psiphon_vpn.policy import names
@@ -74,21 +73,10 @@ def run_demo(*, json_output: bool, keep: bool, core: Path | None, server: Path |
 @contextlib.contextmanager
 def _open_stage(core: Path | None, server: Path | None) -> Iterator[tuple[World, Machine, TunnelServer]]:
     with contextlib.ExitStack() as stack:
-        if core is not None and server is not None:
-            from psiphon_lab.real_server import run_real_server
-
-            world = stack.enter_context(World(expose=(core, server)))
-            tunnel_server: TunnelServer = stack.enter_context(run_real_server(world, server))
-            program = core
-        else:
-            world = stack.enter_context(World())
-            tunnel_server = stack.enter_context(run_server(world))
-            directory = world.directory / "core"
-            directory.mkdir()
-            directory.chmod(0o755)
-            program = write_core_wrapper(directory)
-        machine = stack.enter_context(Machine(world, core=program, entry=lambda: tunnel_server.entry))
-        yield world, machine, tunnel_server
+        real = RealPrograms(core=core, server=server) if core is not None and server is not None else None
+        tunnel = stack.enter_context(open_tunnel(real))
+        machine = stack.enter_context(Machine(tunnel.world, core=tunnel.core, entry=lambda: tunnel.server.entry))
+        yield tunnel.world, machine, tunnel.server
 
 
 def _introduce(core: Path | None) -> str:

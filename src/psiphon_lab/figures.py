@@ -21,13 +21,12 @@ from psiphon_lab.addresses import LAN_A, LAN_B
 from psiphon_lab.commits import CommitWatch
 from psiphon_lab.machine import LAB_UID, Machine
 from psiphon_lab.namespace import LabError
-from psiphon_lab.real_server import run_real_server
-from psiphon_lab.server_process import run_server
-from psiphon_lab.standin_core import write_core_wrapper
+from psiphon_lab.tunnel_ends import RealPrograms, open_tunnel
 from psiphon_lab.waiting import wait_until
 from psiphon_lab.world import World
 from psiphon_vpn.config import parse_settings
 from psiphon_vpn.core.settings import render_core_config
+from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names
 
 ROUNDS = 5
@@ -89,13 +88,13 @@ def measure_bare_core(world: World, core: Path, entry: str, rounds: int) -> list
     client.run(["ip", "tuntap", "add", names.TUN_NAME, "mode", "tun", "user", str(LAB_UID)])
     client.run(["ip", "link", "set", names.TUN_NAME, "up"])
     starts, found = [], []
-    for _ in range(rounds):
+    for _round in range(rounds):
         begin = time.monotonic()
         client.spawn(["true"], uid=LAB_UID, gid=LAB_UID).wait()
         starts.append(time.monotonic() - begin)
     argv: list[str | Path] = [core, "-config", path, "-dataRootDirectory", data, "-tunDevice", names.TUN_NAME]
     argv += ["-tunBindInterface", LAN_A.interface, "-tunDNSServers", names.RESOLVER_IPV4]
-    for _ in range(rounds):
+    for _round in range(rounds):
         begin = time.monotonic()
         child = client.spawn(argv, uid=LAB_UID, gid=LAB_UID, stderr=subprocess.PIPE, cwd=data)
         assert child.stderr is not None
@@ -190,22 +189,13 @@ def measure_idle(machine: Machine, figures: Figures, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def open_machine(
-    figures: Figures, *, rounds: int, core: Path | None = None, psiphond: Path | None = None
-) -> Iterator[Machine]:
-    """A world with the service open, after the bare core was measured in it."""
-    expose = tuple(path for path in (core, psiphond) if path is not None)
+def open_machine(figures: Figures, *, rounds: int, real: RealPrograms | None = None) -> Iterator[Machine]:
+    """A world with the service open, after the bare core was measured in it. real: instead of the stand-ins."""
     with contextlib.ExitStack() as stack:
-        world = stack.enter_context(World(captures=False, expose=expose))
-        if core is not None and psiphond is not None:
-            entry = stack.enter_context(run_real_server(world, psiphond)).entry
-        else:
-            entry = stack.enter_context(run_server(world)).entry
-            directory = world.directory / "core"
-            directory.mkdir()
-            core = write_core_wrapper(directory)
-        figures.bare_connect = measure_bare_core(world, core, entry, rounds)
-        machine = stack.enter_context(Machine(world, core=core, entry=lambda: entry))
+        tunnel = stack.enter_context(open_tunnel(real, captures=False))
+        world, entry = tunnel.world, tunnel.server.entry
+        figures.bare_connect = measure_bare_core(world, tunnel.core, entry, rounds)
+        machine = stack.enter_context(Machine(world, core=tunnel.core, entry=lambda: entry))
         machine.program = ["-m", "psiphon_lab.counted_daemon", str(machine.state_dir / WAKE_UPS)]
         machine.boot_lock()
         machine.hold_guard()
@@ -215,12 +205,12 @@ def open_machine(
 
 def measure(machine: Machine, figures: Figures, *, rounds: int, idle_seconds: float) -> None:
     """Measure everything, one after the other."""
-    for _ in range(rounds):
+    for _round in range(rounds):
         figures.woke_to_reopened.append(measure_woken(machine))
-    for _ in range(rounds):
+    for _round in range(rounds):
         figures.killed_to_reopened.append(measure_killed(machine))
         machine.command("restart")  # so that no round pays for the troubles of the one before
-    for _ in range(rounds):
+    for _round in range(rounds):
         closed, reopened = measure_moved(machine.world, machine)
         figures.loss_to_closed.append(closed)
         figures.moved_to_reopened.append(reopened)
@@ -233,11 +223,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="figures", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
-    parser.add_argument("--core", type=Path)  # a real one, with --psiphond
-    parser.add_argument("--psiphond", type=Path)
+    parser.add_argument("--core", type=Path, help=_("a real psiphon-tunnel-core; needs --server too"))
+    parser.add_argument("--server", type=Path, help=_("a real psiphond; needs --core too"))
     options = parser.parse_args()
+    if (options.core is None) != (options.server is None):
+        parser.error(_("give --core and --server together"))
+    real = None if options.core is None else RealPrograms(core=options.core.resolve(), server=options.server.resolve())
     figures = Figures()
-    with open_machine(figures, rounds=options.rounds, core=options.core, psiphond=options.psiphond) as machine:
+    with open_machine(figures, rounds=options.rounds, real=real) as machine:
         measure(machine, figures, rounds=options.rounds, idle_seconds=options.idle_seconds)
     sys.stdout.write(figures.render() + "\n")
     return 0

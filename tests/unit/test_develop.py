@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from psiphon_vpn.cli.develop import _plan_tests
+from psiphon_vpn.cli.develop import _plan_tests, demo, leaktest
+from psiphon_vpn.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,3 +27,17 @@ def test_what_somebody_asks_for_goes_to_pytest_as_it_is() -> None:
     assert _plan_tests(fast=True, pytest_args=("-x",)) == {
         "pytest": ["--ignore=tests/booted", "--ignore=tests/guest", "-x"]
     }
+
+
+@pytest.mark.parametrize("command", [demo, leaktest])
+@pytest.mark.parametrize("option", ["--core", "--server"])
+def test_a_real_core_needs_a_real_server_and_the_other_way_round(command: click.Command, option: str) -> None:
+    result = CliRunner().invoke(command, [option, __file__])
+    assert isinstance(result.exception, UserError)
+    assert "Give --core and --server together." in result.exception.next_step
+
+
+def test_chaos_has_the_stand_in_core_alone() -> None:
+    result = CliRunner().invoke(leaktest, ["--chaos", "--core", __file__, "--server", __file__])
+    assert result.exit_code == 2
+    assert "--chaos" in result.output

@@ -47,6 +47,7 @@ ATTACK = Attack(
     control="the same packets without the lock",
     run=run,
     disturbs=True,
+    standin_only=True,
     senseless={
         Mode.BOOT: NO_CORE,
         Mode.DAEMON_KILLED: "the core dies with the daemon",

@@ -21,6 +21,7 @@ from psiphon_lab.leaktest.junit import render_junit
 from psiphon_lab.leaktest.matrix import Result, default_jobs, plan_tasks, run_matrix
 from psiphon_lab.leaktest.page import SIGNS, render_page
 from psiphon_lab.leaktest.verdict import Kind
+from psiphon_lab.tunnel_ends import RealPrograms
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 
@@ -67,7 +68,13 @@ def choose_modes(names: Sequence[str]) -> tuple[Mode, ...]:
 
 
 def run_leaktest(
-    *, attacks: Sequence[str], states: Sequence[str], jobs: int | None, json_output: bool, report: Path | None
+    *,
+    attacks: Sequence[str],
+    states: Sequence[str],
+    jobs: int | None,
+    json_output: bool,
+    report: Path | None,
+    real: RealPrograms | None = None,
 ) -> int:
     """Run the matrix and write its reports.
 
@@ -77,6 +84,7 @@ def run_leaktest(
         jobs: worlds side by side; None for what this machine can do.
         json_output: one JSON object on standard output, and nothing else there.
         report: directory for the reports; None for none but what is shown.
+        real: a core and a server instead of the stand-ins. What only a stand-in core does is left out.
 
     Returns:
         0 if everything held, 1 if anything leaked, 3 if nothing leaked but not everything is proven.
@@ -86,12 +94,18 @@ def run_leaktest(
     """
     _require_root()
     chosen, modes = choose_attacks(attacks), choose_modes(states)
+    if real is not None:
+        left_out = [attack.id for attack in chosen if attack.standin_only]
+        chosen = tuple(attack for attack in chosen if not attack.standin_only)
+        if left_out:
+            names = ", ".join(left_out)
+            click.echo(_("Left out, since only a stand-in core does it: {names}.").format(names=names), err=True)
     if report is not None:
         report.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="psiphon-leaktest-")) if report is None else report / "frames"
     directory.mkdir(exist_ok=True)
     try:
-        result = _play(chosen, modes, jobs or default_jobs(), directory, quiet=json_output)
+        result = _play(chosen, modes, jobs or default_jobs(), directory, real, quiet=json_output)
     finally:
         if report is None:
             shutil.rmtree(directory, ignore_errors=True)
@@ -148,7 +162,15 @@ def run_chaos_command(*, seed: int, minutes: float, json_output: bool, report: P
     return 0 if done["held"] else EXIT_LEAK
 
 
-def _play(attacks: tuple[Attack, ...], modes: tuple[Mode, ...], jobs: int, directory: Path, *, quiet: bool) -> Result:
+def _play(
+    attacks: tuple[Attack, ...],
+    modes: tuple[Mode, ...],
+    jobs: int,
+    directory: Path,
+    real: RealPrograms | None,
+    *,
+    quiet: bool,
+) -> Result:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import (
@@ -192,7 +214,7 @@ def _play(attacks: tuple[Attack, ...], modes: tuple[Mode, ...], jobs: int, direc
             progress.update(bar, advance=1, description=_("{frames} frames, {leaks} leaks").format(
                 frames=frames, leaks=leaks))  # fmt: skip
 
-        return run_matrix(attacks, modes, jobs=jobs, recordings=directory, tell=tell)
+        return run_matrix(attacks, modes, jobs=jobs, recordings=directory, tell=tell, real=real)
 
 
 def show_result(result: Result) -> None:

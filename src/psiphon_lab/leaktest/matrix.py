@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import queue
@@ -20,7 +19,8 @@ from psiphon_lab.launch import clean_environment
 from psiphon_lab.leaktest.attack import Attack, Mode
 from psiphon_lab.leaktest.cell import Cell, finish
 from psiphon_lab.leaktest.verdict import Kind
-from psiphon_lab.leaktest.work import Task, decode
+from psiphon_lab.leaktest.work import Task, decode, encode
+from psiphon_lab.tunnel_ends import RealPrograms
 
 LONGEST_TASK = 12
 """Attacks in one task: a state is split into several worlds, so that none keeps the others waiting at the end."""
@@ -82,7 +82,9 @@ class Result:
         }
 
 
-def plan_tasks(attacks: Sequence[Attack], modes: Sequence[Mode], recordings: Path) -> list[Task]:
+def plan_tasks(
+    attacks: Sequence[Attack], modes: Sequence[Mode], recordings: Path, real: RealPrograms | None = None
+) -> list[Task]:
     """The tasks, the longest first; the control is always one of them."""
     tasks: list[Task] = []
     for mode in sorted([Mode.CONTROL, *modes], key=lambda mode: mode not in SLOW):
@@ -90,7 +92,7 @@ def plan_tasks(attacks: Sequence[Attack], modes: Sequence[Mode], recordings: Pat
         parts = max(1, -(-len(names) // LONGEST_TASK))
         # Dealt out in turn, so that neighbours in the corpus, which are alike in cost, do not meet in one task.
         tasks += [
-            Task(mode=mode, attacks=tuple(names[part::parts]), recordings=str(recordings))
+            Task(mode=mode, attacks=tuple(names[part::parts]), recordings=str(recordings), real=real)
             for part in range(parts)
             if names[part::parts]
         ]
@@ -114,11 +116,10 @@ class _Worker:
         left = set(task.attacks)
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        order = {"mode": task.mode, "attacks": task.attacks, "recordings": task.recordings}
         watchdog = threading.Timer(TASK_SECONDS, self._child.kill)
         watchdog.start()
         try:
-            self._child.stdin.write(json.dumps(order).encode() + b"\n")
+            self._child.stdin.write(encode(vars(task)))
             self._child.stdin.flush()
             while (line := self._child.stdout.readline()) and line != b"done\n":
                 cell = decode(line)
@@ -162,6 +163,7 @@ def run_matrix(
     jobs: int,
     recordings: Path,
     tell: Callable[[Cell], None] = lambda _: None,
+    real: RealPrograms | None = None,
 ) -> Result:
     """Play the matrix.
 
@@ -171,10 +173,11 @@ def run_matrix(
         jobs: how many worlds stand side by side.
         recordings: the directory for capture files; it exists.
         tell: called with every cell as it comes, the verdict of which waits for the end.
+        real: a core and a server instead of the stand-ins.
     """
     begin = time.monotonic()
     waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
-    tasks = plan_tasks(attacks, modes, recordings)
+    tasks = plan_tasks(attacks, modes, recordings, real)
     for task in tasks:
         waiting.put(task)
     cells: list[Cell] = []

@@ -12,9 +12,9 @@ from psiphon_lab.addresses import CORE_PORTS
 from psiphon_lab.frames import Frame
 from psiphon_lab.machine import Machine
 from psiphon_lab.namespace import LabError
-from psiphon_lab.server_process import ServerProcess, run_server
-from psiphon_lab.standin_core import write_core_wrapper
 from psiphon_lab.standin_faults import write_faults
+from psiphon_lab.trial import TunnelServer
+from psiphon_lab.tunnel_ends import RealPrograms, open_tunnel
 from psiphon_lab.world import World
 
 Mark = dict[str, int]
@@ -25,7 +25,7 @@ class Stage:
     """World, server and machine. faults: the file that the stand-in core reads. begun: what ran before the lock."""
 
     world: World
-    server: ServerProcess
+    server: TunnelServer
     machine: Machine
     faults: Path
     begun: dict[str, Any] = field(default_factory=dict)
@@ -53,16 +53,15 @@ class Stage:
 
 
 @contextlib.contextmanager
-def open_stage(directory: Path | None = None) -> Iterator[Stage]:
-    """A stage whose machine is not locked yet, with nothing of the service running."""
-    with World(directory=directory) as world, run_server(world) as server:
-        # No program of the client gets a port of the core's by chance; no attempt asks for one.
-        world.client.set_sysctls({"ipv4/ip_local_reserved_ports": f"{CORE_PORTS.start}-{CORE_PORTS.stop - 1}"})
-        place = world.directory / "core"
-        place.mkdir()
-        place.chmod(0o755)
-        faults = place / "faults.json"
-        write_faults(faults)
-        core = write_core_wrapper(place, faults)
-        with Machine(world, core=core, entry=lambda: server.entry) as machine:
-            yield Stage(world, server, machine, faults)
+def open_stage(directory: Path | None = None, real: RealPrograms | None = None) -> Iterator[Stage]:
+    """A stage whose machine is not locked yet, with nothing of the service running. real: instead of the stand-ins."""
+    with open_tunnel(real, directory=directory) as tunnel:
+        world = tunnel.world
+        if real is None:
+            # No program of the client gets a port of the core's by chance; no attempt asks for one.
+            world.client.set_sysctls({"ipv4/ip_local_reserved_ports": f"{CORE_PORTS.start}-{CORE_PORTS.stop - 1}"})
+        else:
+            # A real core takes the ports that the kernel gives it. An attempt that calls the server has one of its own.
+            world.client.set_sysctls({"ipv4/ip_local_port_range": f"{CORE_PORTS.start} {CORE_PORTS.stop - 1}"})
+        with Machine(world, core=tunnel.core, entry=lambda: tunnel.server.entry) as machine:
+            yield Stage(world, tunnel.server, machine, tunnel.faults)

@@ -52,14 +52,14 @@ class Connecting(Held):
     heals = True
 
     def enter(self) -> None:
-        os.kill(self.stage.server.pid, signal.SIGSTOP)
+        os.killpg(self.stage.server.pid, signal.SIGSTOP)
         self._ensure_lock()
         if self.machine.read_status() is None:
             self.machine.start_daemon()
         self.machine.wait_state("CONNECTING")
 
     def leave(self) -> None:
-        os.kill(self.stage.server.pid, signal.SIGCONT)
+        os.killpg(self.stage.server.pid, signal.SIGCONT)
 
     def look(self) -> str:
         return self._status_is("CONNECTING")
@@ -131,7 +131,7 @@ class CoreStopped(Held):
         for task in Path(f"/proc/{self.machine.daemon_pid}/task").iterdir():
             with contextlib.suppress(OSError):
                 found += [int(pid) for pid in (task / "children").read_text().split()]
-        return [pid for pid in found if "standin" in _read_command(pid)]
+        return [pid for pid in found if "-tunDevice" in _read_command(pid)]
 
     def _stop_cores(self) -> None:
         for pid in self._cores():

@@ -1,7 +1,7 @@
 """One task of the matrix: a world, brought into a state, and attacks played in it one after the other.
 
-Run in processes of their own by `matrix.py`: `python -m psiphon_lab.leaktest.work` reads tasks as JSON lines and
-writes what came of each cell as a pickled object in a line, so that worlds stand side by side on all processors.
+Run in processes of their own by `matrix.py`: `python -m psiphon_lab.leaktest.work` reads tasks and writes what
+came of each cell, each a pickled object in a line, so that worlds stand side by side on all processors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-import json
 import os
 import pickle
 import signal
@@ -27,15 +26,22 @@ from psiphon_lab.leaktest.cell import Cell, play_cell
 from psiphon_lab.leaktest.stage import Stage, open_stage
 from psiphon_lab.leaktest.states import STATES
 from psiphon_lab.namespace import LabError
+from psiphon_lab.tunnel_ends import RealPrograms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Attacks to be played in one state. recordings: the directory that capture files go into."""
+    """Attacks to be played in one state.
+
+    Attributes:
+        recordings: the directory that capture files go into.
+        real: the core and the server that are used instead of the stand-ins.
+    """
 
     mode: Mode
     attacks: tuple[str, ...]
     recordings: str
+    real: RealPrograms | None = None
 
 
 def _begin(stage: Stage, hands: Hands, attacks: Sequence[Attack], mode: Mode, numbers: itertools.count[int]) -> None:
@@ -52,15 +58,15 @@ def run_task(task: Task, hands: Hands, tell: Callable[[Cell], None]) -> None:
     attacks = sorted((known[name] for name in task.attacks), key=lambda attack: (attack.before_lock is None, attack.id))
     left = {attack.id for attack in attacks}
     try:
-        with open_stage() as stage:
+        with open_stage(real=task.real) as stage:
             numbers = itertools.count(1)
             held = STATES[task.mode](stage)
             _begin(stage, hands, attacks, task.mode, numbers)
-            # What was sent before the lock must not arrive after the mark.
-            stage.record_since(stage.world.mark())
-            mark = stage.world.mark()
             if task.mode is not Mode.CONTROL:
                 stage.lock()
+            # What was sent before the lock must not arrive after the mark: an unlocked client reports groups by MLDv2.
+            stage.record_since(stage.world.mark())
+            mark = stage.world.mark()
             try:
                 held.enter()
                 for attack in attacks:
@@ -100,9 +106,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Hands() as hands:
         for line in sys.stdin.buffer:
-            fields = json.loads(line)
-            task = Task(mode=Mode(fields["mode"]), attacks=tuple(fields["attacks"]), recordings=fields["recordings"])
-            run_task(task, hands, lambda cell: _write(encode(cell)))
+            # Fields, not an object: this process runs the module as its program, so the caller's class is another one.
+            fields = decode(line)
+            assert isinstance(fields, dict)
+            run_task(Task(**fields), hands, lambda cell: _write(encode(cell)))
             _write(b"done\n")
     return 0
 

@@ -27,12 +27,7 @@ def demo(*, system: bool, as_json: bool, keep: bool, core: Path | None, server: 
     """Run the demonstration."""
     if system and (keep or core is not None or server is not None):
         raise click.UsageError(_("--system goes together with --json only."))
-    if (core is None) != (server is None):
-        raise UserError(
-            _("The demonstration cannot start"),
-            _("it needs both a psiphon-tunnel-core and a psiphond, or neither"),
-            _("Give --core and --server together."),
-        )
+    _need_both(_("The demonstration cannot start"), core, server)
     _need_checkout(_("There is no laboratory here"))
     if system:
         from psiphon_lab.booted.demo import run_system_demo
@@ -56,6 +51,8 @@ def demo(*, system: bool, as_json: bool, keep: bool, core: Path | None, server: 
 @click.option("--chaos", is_flag=True, help=_("Random attacks, faults and commands one after the other instead."))
 @click.option("--seed", type=int, default=1, show_default=True, help=_("Of --chaos: the same seed, the same steps."))
 @click.option("--minutes", type=click.FloatRange(0.1, 1440), default=5.0, show_default=True, help=_("Of --chaos."))
+@click.option("--core", type=_BINARY, help=_("A real psiphon-tunnel-core; needs --server too."))
+@click.option("--server", type=_BINARY, help=_("A real psiphond; needs --core too."))
 def leaktest(
     *,
     attacks: tuple[str, ...],
@@ -66,13 +63,31 @@ def leaktest(
     chaos: bool,
     seed: int,
     minutes: float,
+    core: Path | None,
+    server: Path | None,
 ) -> int:
     """Run the leak test."""
+    what = _("The leak test cannot start")
+    _need_both(what, core, server)
+    _need_checkout(what)
     from psiphon_lab.leaktest.command import run_chaos_command, run_leaktest
+    from psiphon_lab.tunnel_ends import RealPrograms
 
+    real = RealPrograms(core=core, server=server) if core is not None and server is not None else None
+    if chaos and real is not None:
+        raise click.UsageError(_("--chaos has the stand-in core alone: it makes the core misbehave."))
     if chaos:
         return run_chaos_command(seed=seed, minutes=minutes, json_output=as_json, report=report)
-    return run_leaktest(attacks=attacks, states=states, jobs=jobs, json_output=as_json, report=report)
+    return run_leaktest(attacks=attacks, states=states, jobs=jobs, json_output=as_json, report=report, real=real)
+
+
+def _need_both(what: str, core: Path | None, server: Path | None) -> None:
+    if (core is None) != (server is None):
+        raise UserError(
+            what,
+            _("it needs both a psiphon-tunnel-core and a psiphond, or neither"),
+            _("Give --core and --server together."),
+        )
 
 
 @click.command(
