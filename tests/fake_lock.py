@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from psiphon_vpn.linux.ipv6 import Ipv6
-from psiphon_vpn.linux.lock import EnforcementError, Lock, Trouble
+from psiphon_vpn.linux.lock import Lock, NoLease, Trouble
 from psiphon_vpn.linux.traffic import Standing
 from psiphon_vpn.linux.tun import Tun
 from psiphon_vpn.policy import names
@@ -37,6 +37,11 @@ class FakeLock:
         self.leased = False
         self.ipv6_open = False
         self._ends = 0.0
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether its time is over."""
+        return self.leased and not self.read_lease()
 
     def read_lease(self) -> bool:
         """Whether it stands."""
@@ -80,7 +85,10 @@ class FakeLock:
     async def renew(self) -> None:
         """For longer."""
         if not self.leased:
-            raise EnforcementError("there is no lease to renew")
+            raise NoLease("there is no lease to renew")
+        if self.ran_out:
+            self.close()
+            raise NoLease("the lease ran out", expired=True)
         self._ends = asyncio.get_running_loop().time() + names.LEASE_SECONDS
 
     async def open_ipv6(self) -> None:

@@ -37,6 +37,10 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         """Seconds of that clock."""
         return self._skipping.now
 
+    def pass_time(self, seconds: float) -> None:
+        """So much passes while nothing of this process runs."""
+        self._skipping.now += seconds
+
 
 def run_skipping(work: Coroutine[Any, Any, T]) -> T:
     """Like asyncio.run, by that clock."""

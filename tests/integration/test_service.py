@@ -121,6 +121,9 @@ def test_a_daemon_that_hangs_locks_the_machine_and_checks_everything_before_it_o
         stage.machine.signal_daemon(signal.SIGCONT)
     stage.machine.wait_for(stage.machine.lease_remains, "another lease")
     assert stage.machine.wait_state("OPEN")["since"] != before
+    said = stage.machine.read_log()
+    assert "OPEN -> VERIFYING: lease_expired" in said
+    assert "rules_changed" not in said, "nobody changed anything"
 
 
 @pytest.mark.defect(15, 20)

@@ -43,6 +43,8 @@ FAILURES_OF_NOW = [
     ev.LockBroken("flushed"),
     ev.LockFought("ufw (pid 7)"),
     ev.TunnelSilent("silent"),
+    ev.LeaseLost(expired=True),
+    ev.LeaseLost(expired=False),
     ev.PartFailed("keeping of the lease", "OSError"),
     ev.PartFailed("watching of links", "OSError"),
     ev.SettingsBad("line 3"),

@@ -20,6 +20,8 @@ from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.parts import Part
 from psiphon_vpn.service.reasons import Reason
 
+FAULTS = [reason for reason in Reason if reason is not Reason.FIGHT]
+"""Of a core: none has anything to do with a fight."""
 OFFSETS = st.sampled_from([0, 0, 0, -1, -2, 1])
 """How far a number that an event carries is from the one that is current."""
 
@@ -99,7 +101,7 @@ class AnyEvents(RuleBasedStateMachine):
             self.tell(event)
             assert self.watch.model == before, "the end of another core changes nothing"
 
-    @rule(offset=OFFSETS, reason=st.sampled_from([None, *Reason]))
+    @rule(offset=OFFSETS, reason=st.sampled_from([None, *FAULTS]))
     def core_fault(self, offset: int, reason: Reason | None) -> None:
         self.tell(ev.CoreFault(self.watch.model.core + offset, reason))
 
@@ -119,6 +121,10 @@ class AnyEvents(RuleBasedStateMachine):
         ],
     ) -> None:
         self.tell_failure(kind("reason"))
+
+    @rule(expired=st.booleans())
+    def lease_lost(self, expired: bool) -> None:
+        self.tell_failure(ev.LeaseLost(expired=expired))
 
     @rule(part=st.sampled_from([*Part, "effect ApplyPolicy"]))
     def part_failed(self, part: str) -> None:

@@ -9,7 +9,7 @@ from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.lease import Lease, Proof
-from psiphon_vpn.linux.lock import EnforcementError, LedAround, Trouble
+from psiphon_vpn.linux.lock import EnforcementError, LedAround, NoLease, Trouble
 from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
@@ -278,15 +278,16 @@ class Enforcer:
         """Renew the lease if nothing changed since the last look; look again if something did.
 
         Raises:
-            EnforcementError: something is not as it should be, or there is no lease. It is closed.
+            NoLease: there is none, or it ran out.
+            EnforcementError: something is not as it should be. It is closed.
         """
         proof = self._lease.proof
         if proof is None:
-            raise EnforcementError("there is no lease to renew")
+            raise NoLease("there is no lease to renew")
         if self._lease.ran_out:
             # We were stopped, starved or asleep: what was verified then says nothing about now.
             self.close()
-            raise EnforcementError("the lease ran out")
+            raise NoLease("the lease ran out", expired=True)
         if changed := self._find_changed_settings():
             # The kernel tells nobody of these.
             self.close()
@@ -442,6 +443,11 @@ class Enforcer:
     def leased(self) -> bool:
         """Whether the lease was taken and not given up since."""
         return self._lease.proof is not None
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether the lease was taken, and its time is over: nobody renewed it, and the kernel has forgotten it."""
+        return self._lease.proof is not None and self._lease.ran_out
 
     @property
     def ipv6_open(self) -> bool:

@@ -140,6 +140,8 @@ class Lease:
             elements.append(Element(names.BASE_TABLE, names.LEASE_SET_IPV6, names.TUN_NAME))
         generation = proof.generation
         for _ in range(CATCH_UPS):
+            # The kernel counts from somewhere within the call.
+            asked_at = _boot_seconds()
             try:
                 generation = self._netlink.renew(tuple(elements), names.LEASE_SECONDS * 1000, generation=generation)
                 break
@@ -153,4 +155,4 @@ class Lease:
             raise GenerationChanged
         self._tables.adopt(generation)
         self._proof = replace(proof, generation=generation)
-        self._renewed_at = _boot_seconds()
+        self._renewed_at = asked_at

@@ -16,6 +16,18 @@ class EnforcementError(Exception):
     """The kernel does not hold the policy. Whatever it holds instead lets no application out."""
 
 
+class NoLease(EnforcementError):
+    """There is no lease to renew: it was closed, or its time was over before anybody renewed it.
+
+    Attributes:
+        expired: its time was over, by a clock that counts sleep too.
+    """
+
+    def __init__(self, detail: str, *, expired: bool = False) -> None:
+        super().__init__(detail)
+        self.expired = expired
+
+
 class LedAround(EnforcementError):
     """All that is ours is in force, and yet what programs send is not sent into the tunnel."""
 
@@ -60,6 +72,10 @@ class Lock(Protocol):
         """Whether the lease was taken and not given up since."""
 
     @property
+    def ran_out(self) -> bool:
+        """Whether the lease was taken, and its time is over: nobody renewed it, and the kernel has forgotten it."""
+
+    @property
     def ipv6_open(self) -> bool:
         """Whether the lease covers IPv6."""
 
@@ -101,7 +117,7 @@ class Lock(Protocol):
         """Take the lease, after one more look at everything."""
 
     async def renew(self) -> None:
-        """Renew the lease if nothing changed since the last look; look again if something did."""
+        """Renew the lease if nothing changed since the last look; look again if something did. Raises NoLease too."""
 
     async def open_ipv6(self) -> None:
         """IPv6 as well: the tunnel was found to carry it."""

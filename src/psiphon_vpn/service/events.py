@@ -202,6 +202,17 @@ class TunnelSilent:
 
 
 @dataclass(frozen=True)
+class LeaseLost:
+    """The lease was to be renewed, and there is none. It is closed.
+
+    Attributes:
+        expired: its time was over before it was renewed. If not, it was closed meanwhile, and why is told apart.
+    """
+
+    expired: bool
+
+
+@dataclass(frozen=True)
 class PartFailed:
     """A part of the service failed, or carrying out an effect did. It is closed already.
 
@@ -249,6 +260,7 @@ Event = (
     | Verified
     | VerificationFailed
     | TunnelSilent
+    | LeaseLost
     | PartFailed
     | TimerFired
 )

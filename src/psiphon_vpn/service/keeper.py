@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 
 from psiphon_vpn.linux.ipv6 import Ipv6
-from psiphon_vpn.linux.lock import EnforcementError, Lock
+from psiphon_vpn.linux.lock import EnforcementError, Lock, NoLease
 from psiphon_vpn.linux.resolver_probe import ask
 from psiphon_vpn.policy import names
-from psiphon_vpn.service.events import Event, LockBroken, TunnelSilent
+from psiphon_vpn.service.events import Event, LeaseLost, LockBroken, TunnelSilent
 from psiphon_vpn.service.liveness import Liveness, read_traffic
 from psiphon_vpn.tasks import beside
 
@@ -18,6 +18,11 @@ IPV6_PROBE_SECONDS = 3.0
 async def ask_resolver(seconds: float) -> bool:
     """Whether the resolver in the tunnel answers: the tunnel carries packets both ways."""
     return await ask(names.RESOLVER_IPV4, source=names.TUN_IPV4, device=names.TUN_NAME, seconds=seconds)
+
+
+def _explain(error: EnforcementError) -> Event:
+    """What a renewal that failed says: nobody changed the lock for a lease that ran out."""
+    return LeaseLost(error.expired) if isinstance(error, NoLease) else LockBroken(str(error))
 
 
 class LeaseKeeper:
@@ -60,7 +65,7 @@ class LeaseKeeper:
             async with beside(self._question_tunnel()) as silent, beside(self._find_ipv6()) as ipv6:
                 await self._renew_until(silent, ipv6)
         except EnforcementError as error:
-            self._post(LockBroken(str(error)))
+            self._post(_explain(error))
 
     async def _renew_until(self, silent: asyncio.Task[None], ipv6: asyncio.Task[None]) -> None:
         loop = asyncio.get_running_loop()
@@ -105,6 +110,6 @@ class LeaseKeeper:
                     try:
                         await self._enforcer.open_ipv6()
                     except EnforcementError as error:
-                        self._post(LockBroken(str(error)))
+                        self._post(_explain(error))
                     self._on_change()
                     return

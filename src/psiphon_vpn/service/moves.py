@@ -237,6 +237,12 @@ def verify_rules(plan: Plan, detail: str = "") -> None:
     verify(plan, Reason.RULES_CHANGED, detail)
 
 
+def lose_lease(plan: Plan, *, expired: bool) -> None:
+    """Nothing is known to be wrong with anything but the time: everything is looked at."""
+    plan.update(unrest=plan.model.unrest + 1)
+    verify(plan, Reason.LEASE_EXPIRED if expired else Reason.LEASE_LOST)
+
+
 def await_mending(plan: Plan, delay: float) -> None:
     """Begin anew after a pause that grows."""
     _count_failure(plan, max(delay, retry_delay(plan.model.failures)))

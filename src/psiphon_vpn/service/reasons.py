@@ -56,6 +56,7 @@ class Reason(enum.StrEnum):
     TUN_TAKEN = "tun_taken"
     PART_FAILED = "part_failed"
     LEASE_LOST = "lease_lost"
+    LEASE_EXPIRED = "lease_expired"
     BAD_CONFIG = "bad_config"
     RESTARTING = "restarting"
 
@@ -264,7 +265,20 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
                 "open files; the journal of psiphon-vpn says more. Then: sudo psiphon-vpn restart"
             ),
         ),
-        Reason.LEASE_LOST: (_("the kernel holds no permission to pass any more; checking everything again"), None),
+        Reason.LEASE_LOST: (
+            _("the kernel holds no permission to pass any more; checking everything again"),
+            _("The service goes on by itself. What it found is in the journal of psiphon-vpn."),
+        ),
+        Reason.LEASE_EXPIRED: (
+            _(
+                "the permission to pass ran out after {seconds} s, before the service renewed it: this machine was too "
+                "busy, or something held the service up; checking everything again"
+            ).format(seconds=names.LEASE_SECONDS),
+            _(
+                "The service goes on by itself. If it happens again and again: find out which programs keep the "
+                "processor or the disk busy (top), and end them or give them less."
+            ),
+        ),
         Reason.BAD_CONFIG: (
             _("the configuration is not usable"),
             _("Correct it, then: sudo psiphon-vpn reload"),

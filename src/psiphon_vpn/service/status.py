@@ -73,6 +73,11 @@ def _describe_filters(filters: Sequence[tuple[str, Standing]]) -> dict[str, str]
     return _layer("incomplete", told)
 
 
+def explain_no_lease(lock: Lock) -> Reason:
+    """Why the kernel holds no lease, though the machine was taken for open."""
+    return Reason.LEASE_EXPIRED if lock.ran_out else Reason.LEASE_LOST
+
+
 class StatusReader:
     """Reads the status; the kernel's rules are read again only when their generation is another.
 
@@ -98,7 +103,7 @@ class StatusReader:
         model = self._runner.shown
         if model.state is State.OPEN and not held:
             # What the machine decided is on its way, or its watch over the renewals decides it within seconds.
-            model = replace(model, state=State.VERIFYING, reason=Reason.LEASE_LOST, detail="")
+            model = replace(model, state=State.VERIFYING, reason=explain_no_lease(self._enforcer), detail="")
         reason, seen = model.reason, self._runner.model.seen
         if reason is Reason.NO_UPLINK and seen.odd_uplink:
             reason = Reason.ODD_UPLINK

@@ -56,7 +56,7 @@ def answer(plan: Plan, event: ev.Event) -> None:
             plan.update(tunnels=count)
             if count >= 1:
                 moves.verify(plan, Reason.TUNNEL_UP)
-        case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent():
+        case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
             pass  # of a tunnel that is lost
         case _ as never:
             assert_never(never)

@@ -57,7 +57,7 @@ def answer(plan: Plan, event: ev.Event) -> None:
             _answer_timer(plan, timer)
         case ev.CoreStartFailed() | ev.CoreExited() | ev.CoreFault() | ev.CoreRegion() | ev.CoreTunnels():
             pass  # no core runs
-        case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent():
+        case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
             pass  # nothing is being verified, and nothing is open
         case _ as never:
             assert_never(never)

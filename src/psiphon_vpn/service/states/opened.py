@@ -58,6 +58,8 @@ def answer(plan: Plan, event: ev.Event) -> None:
                 moves.lose_tunnel(plan)
         case ev.TunnelSilent(detail):
             moves.verify(plan, Reason.TUNNEL_SILENT, detail)
+        case ev.LeaseLost(expired):
+            moves.lose_lease(plan, expired=expired)
         case ev.Verified() | ev.VerificationFailed():
             pass  # answered already: it is open
         case _ as never:
@@ -67,8 +69,7 @@ def answer(plan: Plan, event: ev.Event) -> None:
 def _answer_timer(plan: Plan, timer: Timer) -> None:
     match timer:
         case Timer.RENEWAL:
-            plan.update(unrest=plan.model.unrest + 1)
-            moves.verify(plan, Reason.LEASE_LOST)
+            moves.lose_lease(plan, expired=True)
         case Timer.CALM:
             anywhere.be_calm(plan)
         case (

@@ -66,6 +66,8 @@ def answer(plan: Plan, event: ev.Event) -> None:
             _doubt(plan, detail)
         case ev.TunnelSilent():
             pass  # it is being asked
+        case ev.LeaseLost():
+            pass  # it is closed, and everything is being looked at
         case _ as never:
             assert_never(never)
 
