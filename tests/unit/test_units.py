@@ -281,6 +281,16 @@ def test_a_unit_is_left_out_only_where_no_trace_of_an_installation_is_left(unit:
     assert not re.search("^Condition(?!PathExists)", TEXTS[unit], re.MULTILINE)
 
 
+@pytest.mark.requirement("B2")
+def test_a_busy_machine_starves_what_keeps_the_lease_last_and_never_keeps_it_from_starting() -> None:
+    (weight,) = lines(SERVICE_UNIT, "CPUWeight")
+    assert 100 < int(weight) <= 10_000, "more than what every other unit has (systemd.resource-control(5))"
+    # Each of these can be refused in a container, and then the unit does not start at all (systemd.exec(5)).
+    for key in ("Nice", "CPUSchedulingPolicy", "IOSchedulingClass"):
+        assert not lines(SERVICE_UNIT, key)
+    assert not lines(SERVICE_UNIT, "CPUQuota")
+
+
 @pytest.mark.requirement("R2")
 def test_the_daemon_is_started_again_for_ever_and_wants_the_lock_without_needing_it() -> None:
     assert lines(SERVICE_UNIT, "Restart") == ["always"]
