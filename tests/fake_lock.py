@@ -119,6 +119,14 @@ class FakeLock:
         """Whether it is somewhere, or at that one card."""
         return index in {None, GUARDED_CARD}
 
+    async def clear_tun(self) -> str | None:
+        """Nothing to do."""
+        return None
+
+    def is_own_look(self, port: int) -> bool:
+        """Whether it is that one."""
+        return port == OWN_PORT
+
     def put_rules_back_now(self) -> bool:
         """Nothing to do."""
         return False

@@ -20,8 +20,9 @@ from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux import tun as product
 from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.netlink import HEADER
-from psiphon_vpn.linux.queueing import RTM_NEWQDISC, parse_queued, read_queued
+from psiphon_vpn.linux.queueing import parse_queued, read_queued
 from psiphon_vpn.linux.rtnetlink import RouteSocket
+from psiphon_vpn.linux.tcvalues import RTM_NEWQDISC
 from psiphon_vpn.linux.tun import Tun, TunError, TunTrouble, check_tun, ensure_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.sysctls import TUN_SYSCTLS

@@ -166,3 +166,93 @@ def test_a_lease_counts_from_before_the_kernel_was_asked() -> None:
     with mock.patch.object(leases, "_boot_seconds", tell_time):
         lease.take(Proof(generation=1, closings=0), proxy=False)
         assert lease.ran_out
+
+
+# -- what others put before the TUN -----------------------------------------------------------------------------------
+
+
+class Blocked(FakeLock):
+    """Another program's traffic control keeps everything back."""
+
+    async def clear_tun(self) -> str | None:
+        assert not self.leased, "closed before anything is looked at"
+        return "tbf"
+
+
+@pytest.mark.parametrize(
+    ("lock", "told"),
+    [(FakeLock(), ev.TunnelSilent), (Blocked(), ev.LockBroken)],
+    ids=["nothing", "something"],
+)
+def test_a_tunnel_that_is_silent_closes_and_names_what_was_put_before_it(lock: FakeLock, told: type[Event]) -> None:
+    asked = 0
+
+    async def answer(*_arguments: object, **_more: object) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked < 3
+
+    posted: list[Event] = []
+
+    async def scenario() -> None:
+        def renewed() -> None:
+            service.doubt()
+
+        lock.policy = make_policy(State.OPEN)
+        await lock.open()
+        service = LeaseKeeper(
+            enforcer=lock,
+            post=posted.append,
+            on_change=lambda: None,
+            has_slept=lambda: False,
+            on_renewal=renewed,
+            ipv6_probe=(),
+        )
+        async with asyncio.timeout(600):
+            await service.run()
+
+    with (
+        mock.patch.object(keeper, "ask_resolver", answer),
+        mock.patch.object(keeper, "read_traffic", return_value=None),
+    ):
+        run_skipping(scenario())
+    assert asked == 3, "asked for every doubt"
+    (event,) = posted
+    assert isinstance(event, told)
+    assert not isinstance(event, ev.LockBroken) or "tbf" in event.detail
+    assert not lock.leased
+
+
+def test_what_happens_while_the_tunnel_is_asked_is_asked_for_again() -> None:
+    asked = 0
+
+    async def scenario() -> None:
+        lock = FakeLock()
+        lock.policy = make_policy(State.OPEN)
+        await lock.open()
+        service = LeaseKeeper(
+            enforcer=lock,
+            post=lambda _: None,
+            on_change=lambda: None,
+            has_slept=lambda: False,
+            on_renewal=lambda: None,
+            ipv6_probe=(),
+        )
+
+        async def answer(*_arguments: object, **_more: object) -> bool:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                service.doubt()
+            return asked < 2
+
+        with (
+            mock.patch.object(keeper, "ask_resolver", answer),
+            mock.patch.object(keeper, "read_traffic", return_value=None),
+        ):
+            asyncio.get_running_loop().call_later(0.5, service.doubt)
+            async with asyncio.timeout(8):
+                await service.run()
+
+    run_skipping(scenario())
+    assert asked == 2

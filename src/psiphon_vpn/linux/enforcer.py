@@ -14,6 +14,7 @@ from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket
 from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.putback import NetworkMender
+from psiphon_vpn.linux.queueing import find_own_port, remove_foreign
 from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules, check_routing, find_detour
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.sysctl import apply_sysctls, check_sysctls
@@ -30,6 +31,7 @@ from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import Route, build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import SYSCTLS
+from psiphon_vpn.policy.values import show_name
 
 log = logging.getLogger(__name__)
 
@@ -408,6 +410,28 @@ class Enforcer:
         except (RulesetError, OSError) as error:
             log.warning("rules could not be put back at once: %s", error)
         return True
+
+    async def clear_tun(self) -> str | None:
+        """The tunnel carries nothing: take away what other programs put before the TUN. Never fails.
+
+        What lets packets through is theirs to have: nothing is taken away from a tunnel that carries.
+
+        Returns:
+            What it was; None where there was nothing.
+        """
+        if self._tun is None:
+            return None
+        try:
+            async with self._lock:
+                kinds = await remove_foreign(self._socket, self._tun.index)
+        except OSError as error:
+            log.warning("traffic control at the TUN could not be looked at: %s", error)
+            return None
+        return ", ".join(map(show_name, kinds)) or None
+
+    def is_own_look(self, port: int) -> bool:
+        """Whether what looks like a change of traffic control is a reading of ours: the kernel announces those too."""
+        return port == find_own_port()
 
     def is_own(self, port: int) -> bool:
         """Whether a change of routes was made by us, by the port id in its announcement."""

@@ -130,6 +130,9 @@ class Lock(Protocol):
     def is_own_commit(self, port: int) -> bool:
         """Whether a commit of rules was made by us."""
 
+    def is_own_look(self, port: int) -> bool:
+        """Whether what looks like a change of traffic control is a reading of ours."""
+
     async def check_routes(self) -> Trouble | None:
         """Why rules, routes or the TUN are not as they should be. Never fails."""
 
@@ -145,6 +148,9 @@ class Lock(Protocol):
 
     async def check_filters(self) -> bool:
         """Look at the filters of traffic control, and put them back. Whether anything had to be done."""
+
+    async def clear_tun(self) -> str | None:
+        """The tunnel carries nothing: take away what others put before the TUN. What it was. Never fails."""
 
     def put_rules_back_now(self) -> bool:
         """If somebody changed the tables: close and make them anew in the same breath. Whether that was done."""

@@ -1,20 +1,31 @@
-"""How many packets programs have sent into a device, whether or not anybody takes them out at its other end.
+"""The queue before a device: how much was sent into it, and what other programs put there.
+
+How many packets programs have sent into a device, whether or not anybody takes them out at its other end.
 
 The counters of a TUN count what the program behind it has read. What waits for a program that hangs is in none of them,
 but it has gone through the queueing discipline before (rtnetlink(7), RTM_GETQDISC).
 """
 
+import contextlib
+import os
 import socket
 import struct
 
 from psiphon_vpn.linux.netlink import HEADER, iterate_messages, read_attributes
+from psiphon_vpn.linux.rtnetlink import RouteSocket, list_all
+from psiphon_vpn.linux.tcvalues import (
+    CLSACT_PARENT,
+    RTM_DELQDISC,
+    RTM_GETQDISC,
+    RTM_NEWQDISC,
+    TCMSG,
+    Discipline,
+    decode_discipline,
+)
 
-RTM_NEWQDISC, RTM_GETQDISC = 36, 38
 NLM_F_REQUEST, NLM_F_ECHO = 0x1, 0x8
 TC_H_ROOT = 0xFFFFFFFF
 TCA_STATS2, TCA_STATS_BASIC, TCA_STATS_QUEUE = 7, 1, 3
-_TCMSG = struct.Struct("=BxxxiIII")
-"""struct tcmsg: family, index, handle, parent, info."""
 _BASIC = struct.Struct("=QI")
 """struct gnet_stats_basic: bytes, packets."""
 _QUEUE = struct.Struct("=III")
@@ -26,7 +37,7 @@ def parse_queued(data: bytes) -> int:
     for kind, body in iterate_messages(data):
         if kind != RTM_NEWQDISC:
             continue
-        stats = read_attributes(read_attributes(body[_TCMSG.size :]).get(TCA_STATS2, b""))
+        stats = read_attributes(read_attributes(body[TCMSG.size :]).get(TCA_STATS2, b""))
         basic, queue = stats.get(TCA_STATS_BASIC, b""), stats.get(TCA_STATS_QUEUE, b"")
         if len(basic) < _BASIC.size or len(queue) < _QUEUE.size:
             continue
@@ -34,6 +45,14 @@ def parse_queued(data: bytes) -> int:
         waiting, _backlog, dropped = _QUEUE.unpack_from(queue)
         return int(passed + waiting + dropped)
     return 0
+
+
+def find_own_port() -> int:
+    """Netlink's port id by which this process asks: the kernel announces such a question to everybody, like a change.
+
+    In the form of libnl, which has other numbers in the upper bits.
+    """
+    return (0x2A5 << 22) | (os.getpid() & 0x3FFFFF)
 
 
 def read_queued(device: str) -> int:
@@ -46,10 +65,37 @@ def read_queued(device: str) -> int:
         0 where there is no such device, or it has no queue that counts ("noqueue").
     """
     try:
-        body = _TCMSG.pack(0, socket.if_nametoindex(device), 0, TC_H_ROOT, 0)
+        body = TCMSG.pack(0, socket.if_nametoindex(device), 0, TC_H_ROOT, 0)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asking:
+            with contextlib.suppress(OSError):  # taken: then others have to look in vain
+                asking.bind((find_own_port(), 0))
             asking.send(HEADER.pack(HEADER.size + len(body), RTM_GETQDISC, NLM_F_REQUEST | NLM_F_ECHO, 1, 0) + body)
             # An announcement, which the asker gets if it wants an echo. It is there before send() returns.
             return parse_queued(asking.recv(1 << 14, socket.MSG_DONTWAIT))
     except OSError:
         return 0
+
+
+async def find_foreign(index: int) -> list[Discipline]:
+    """What other programs put before a device. The kernel's own queueing discipline has no number.
+
+    Raises:
+        OSError: the kernel does not answer.
+    """
+    found = await list_all(RTM_GETQDISC, TCMSG.pack(0, 0, 0, 0, 0), decode_discipline)
+    return [one for one in found if one.index == index and one.handle and one.parent in {TC_H_ROOT, CLSACT_PARENT}]
+
+
+async def remove_foreign(changing: RouteSocket, index: int) -> list[str]:
+    """Take away what other programs put before a device, with all that hangs on it; the kernel puts its own there.
+
+    Returns:
+        The kinds of what was taken away.
+
+    Raises:
+        OSError: the kernel does not answer.
+    """
+    found = await find_foreign(index)
+    requests = [(RTM_DELQDISC, 0, TCMSG.pack(0, index, one.handle, one.parent, 0)) for one in found]
+    refused = changing.change_all(requests)
+    return [one.kind for one, number in zip(found, refused, strict=True) if not number]

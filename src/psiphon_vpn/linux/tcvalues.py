@@ -33,6 +33,16 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Discipline:
+    """A queueing discipline of whatever kind; handle: its number, 0 of one that the kernel made by itself."""
+
+    index: int
+    handle: int
+    parent: int
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TcFilter:
     """A filter of an interface, in the order in which the kernel asks them.
 
@@ -57,13 +67,19 @@ class TcFilter:
     direct: bool = False
 
 
-def decode_place(kind: int, body: bytes) -> Place | None:
-    """What stands at `ffff:` of an interface; None of any other queueing discipline. Never raises."""
+def decode_discipline(kind: int, body: bytes) -> Discipline | None:
+    """A queueing discipline; None of anything else. Never raises, whatever the bytes."""
     if kind != RTM_NEWQDISC or len(body) < TCMSG.size:
         return None
-    _, index, handle, _, _ = TCMSG.unpack_from(body)
+    _, index, handle, parent, _ = TCMSG.unpack_from(body)
     name = read_name(read_attributes(body[TCMSG.size :]).get(_KIND, b""))
-    return Place(index=index, kind=name) if handle == CLSACT_HANDLE else None
+    return Discipline(index=index, handle=handle, parent=parent, kind=name)
+
+
+def decode_place(kind: int, body: bytes) -> Place | None:
+    """What stands at `ffff:` of an interface; None of any other queueing discipline. Never raises."""
+    found = decode_discipline(kind, body)
+    return Place(index=found.index, kind=found.kind) if found is not None and found.handle == CLSACT_HANDLE else None
 
 
 def decode_filter(kind: int, body: bytes) -> TcFilter | None:

@@ -113,8 +113,19 @@ class Healer:
     def _hear_of_filters(self, change: NetworkChange | None) -> None:
         if change is not None and change.port and self._enforcer.is_own(change.port):
             return
+        self._doubt_tunnel(change)
         if self._enforcer.doubt_filters(change.index if change is not None else None):
             self._filters_dirty.set()
+
+    def _doubt_tunnel(self, change: NetworkChange | None) -> None:
+        """What others put before the TUN may keep everything back, or nothing: the tunnel is asked."""
+        tun = self._enforcer.tun
+        if change is None:
+            self._runner.doubt_tunnel()
+        elif tun is not None and change.index == tun.index and not self._enforcer.is_own_look(change.port):
+            who = describe_port(change.port)
+            log.warning("%s changed traffic control at %s: the tunnel is asked", who, names.TUN_NAME)
+            self._runner.doubt_tunnel()
 
     def _watch_moves(self, change: NetworkChange) -> None:
         """A card that moved into another network namespace is out of the lock's reach: say so as long as it is away."""

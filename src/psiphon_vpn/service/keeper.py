@@ -1,6 +1,7 @@
 """Keeps the tunnel open: renews the lease, and beside it asks the tunnel whether it lives, and whether it has IPv6."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from psiphon_vpn.linux.ipv6 import Ipv6
@@ -13,6 +14,10 @@ from psiphon_vpn.tasks import beside
 
 VERIFY_SECONDS = 4.0
 IPV6_PROBE_SECONDS = 3.0
+QUESTION_PAUSE_SECONDS = 1.0
+"""Between an answer of the tunnel's and the next question, whatever happens."""
+
+log = logging.getLogger(__name__)
 
 
 async def ask_resolver(seconds: float) -> bool:
@@ -23,6 +28,11 @@ async def ask_resolver(seconds: float) -> bool:
 def _explain(error: EnforcementError) -> Event:
     """What a renewal that failed says: nobody changed the lock for a lease that ran out."""
     return LeaseLost(error.expired) if isinstance(error, NoLease) else LockBroken(str(error))
+
+
+def explain_cleared(kinds: str) -> str:
+    """What another program did to the TUN's traffic control, which was undone."""
+    return f"another program's traffic control ({kinds}) kept back what was sent into the tunnel, and was removed"
 
 
 class LeaseKeeper:
@@ -56,6 +66,13 @@ class LeaseKeeper:
         self._liveness = Liveness(0.0)
         self._doubtful = asyncio.Event()
         """Whether the tunnel is to be asked."""
+        self._doubted_anew = False
+        """Whether something happened since it was last asked, which the answer may not have met."""
+
+    def doubt(self) -> None:
+        """Ask the tunnel now: something happened that may keep its packets back."""
+        self._doubted_anew = True
+        self._doubtful.set()
 
     async def run(self) -> None:
         """Renew the lease until something is wrong, which is posted then."""
@@ -78,7 +95,11 @@ class LeaseKeeper:
             if silent.done():
                 silent.result()
                 self._enforcer.close()
-                self._post(TunnelSilent("the resolver in the tunnel stopped answering"))
+                if taken := await self._enforcer.clear_tun():
+                    log.warning("%s", explain_cleared(taken))
+                    self._post(LockBroken(explain_cleared(taken)))
+                else:
+                    self._post(TunnelSilent("the resolver in the tunnel stopped answering"))
                 return
             if loop.time() < due:
                 continue
@@ -94,10 +115,14 @@ class LeaseKeeper:
         """Ask the resolver in the tunnel whenever there is doubt, until it does not answer."""
         while True:
             await self._doubtful.wait()
+            self._doubted_anew = False
             if not await ask_resolver(VERIFY_SECONDS):
                 return
-            self._doubtful.clear()
             self._liveness.asked(asyncio.get_running_loop().time())
+            if not self._doubted_anew:
+                self._doubtful.clear()
+            # However often others change something.
+            await asyncio.sleep(QUESTION_PAUSE_SECONDS)
 
     async def _find_ipv6(self) -> None:
         """A server without IPv6 swallows it silently, so applications get it only once it was seen to work."""

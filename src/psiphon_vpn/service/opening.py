@@ -6,7 +6,7 @@ from collections.abc import Callable
 from psiphon_vpn.linux.lock import EnforcementError, Lock
 from psiphon_vpn.policy.model import Policy
 from psiphon_vpn.service.events import Event, VerificationFailed, Verified
-from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver
+from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver, explain_cleared
 from psiphon_vpn.service.parts import ONLY_TOLD, Part
 from psiphon_vpn.tasks import Supervisor, beside
 
@@ -45,6 +45,7 @@ class Opening:
         self._on_renewal = on_renewal
         self._verification: asyncio.Task[None] | None = None
         self._lease: asyncio.Task[None] | None = None
+        self._keeper: LeaseKeeper | None = None
         self._rehearsal: asyncio.Task[None] | None = None
         self._answered = 0
         """Number of the last verification in which an answer came through the tunnel."""
@@ -74,7 +75,9 @@ class Opening:
             self._answered = number
             self._post(Verified(number))
         else:
-            self._post(VerificationFailed(number, "the resolver in the tunnel does not answer"))
+            taken = await self._enforcer.clear_tun()
+            detail = explain_cleared(taken) if taken else "the resolver in the tunnel does not answer"
+            self._post(VerificationFailed(number, detail))
 
     async def open(self, number: int, *, proxy: bool, ipv6_probe: tuple[str, ...]) -> None:
         """Take the lease, and have it kept.
@@ -98,12 +101,18 @@ class Opening:
             on_renewal=self._on_renewal,
             ipv6_probe=ipv6_probe,
         )
+        self._keeper = keeper
         self._lease = self._tasks.start(Part.LEASE, keeper.run())
+
+    def doubt_tunnel(self) -> None:
+        """Have the tunnel asked now, if it is open. Otherwise it is asked before it is."""
+        if self._keeper is not None:
+            self._keeper.doubt()
 
     def stop_lease(self) -> None:
         """Nobody renews it from here on."""
         self._tasks.cancel(self._lease)
-        self._lease = None
+        self._lease = self._keeper = None
 
     def cancel(self) -> None:
         """End all of it."""

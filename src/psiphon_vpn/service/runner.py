@@ -125,6 +125,10 @@ class Runner:
         """Something that status tells changed beside the model."""
         self._on_change()
 
+    def doubt_tunnel(self) -> None:
+        """Something may keep the tunnel's packets back: have it asked now, if it is open."""
+        self._opening.doubt_tunnel()
+
     def close_now(self) -> None:
         """Close before anything else is looked at. The event that says why follows by `post`."""
         if self._enforcer.leased:

@@ -1,0 +1,75 @@
+"""What another program puts before the TUN: the tunnel is asked at once, and what keeps packets back is taken away."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from tests.integration.stage import Stage
+
+from psiphon_lab import addresses as plan
+from psiphon_vpn.policy import names
+
+pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
+
+TUN = names.TUN_NAME
+ASKED = f"changed traffic control at {TUN}"
+TAKEN = "kept back what was sent into the tunnel"
+
+
+def tc(stage: Stage, *words: str) -> str:
+    return stage.world.client.run(["tc", *words]).stdout
+
+
+def status(stage: Stage) -> dict[str, Any]:
+    return stage.machine.read_status() or {}
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [("qdisc", "replace", "dev", TUN, "root", "pfifo", "limit", "0")],
+        [("qdisc", "replace", "dev", TUN, "root", "tbf", "rate", "8bit", "burst", "1", "limit", "1")],
+        [
+            ("qdisc", "add", "dev", TUN, "clsact"),
+            ("filter", "add", "dev", TUN, "egress", "protocol", "all", "pref", "1", "bpf", "direct-action",
+             "bytecode", "1,6 0 0 2"),
+        ],
+    ],
+    ids=["a queue of no length", "a rate of nothing", "a filter"],
+)  # fmt: skip
+def test_what_keeps_the_tunnels_packets_back_is_taken_away_and_the_core_stays(
+    reopened_stage: Stage, commands: list[tuple[str, ...]]
+) -> None:
+    stage = reopened_stage
+    before, lines = status(stage), len(stage.machine.read_log())
+    for words in commands:
+        tc(stage, *words)
+    stage.machine.wait_for(lambda: TAKEN in stage.machine.read_log()[lines:], "its word")
+    stage.machine.wait_state("OPEN")
+    stage.machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page")
+    assert status(stage)["core_pid"] == before["core_pid"], "nothing was wrong with the core"
+    said = stage.machine.read_log()[lines:]
+    assert ASKED in said
+    assert "OPEN -> VERIFYING: rules_changed" in said
+    shown = tc(stage, "qdisc", "show", "dev", TUN)
+    assert "clsact" not in shown
+    assert " 0: root" in shown, "the kernel's own"
+
+
+def test_what_lets_packets_through_stays_and_closes_nothing(reopened_stage: Stage) -> None:
+    """A user may shape what programs send."""
+    stage = reopened_stage
+    since, lines = status(stage)["since"], len(stage.machine.read_log())
+    tc(stage, "qdisc", "replace", "dev", TUN, "root", "pfifo", "limit", "1000")
+    stage.machine.wait_for(lambda: ASKED in stage.machine.read_log()[lines:], "its word")
+    assert stage.page() == plan.SERVER4
+    # What it reads of the queue itself, at each renewal, is no change.
+    asked = stage.machine.read_log().count(ASKED)
+    tc(stage, "qdisc", "change", "dev", TUN, "root", "pfifo", "limit", "900")
+    stage.machine.wait_for(lambda: stage.machine.read_log().count(ASKED) > asked, "its word again")
+    assert stage.machine.read_log().count(ASKED) == asked + 1
+    assert status(stage)["since"] == since
+    assert "limit 900" in tc(stage, "qdisc", "show", "dev", TUN)
+    tc(stage, "qdisc", "del", "dev", TUN, "root")
