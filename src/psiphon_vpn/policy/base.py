@@ -1,6 +1,6 @@
 """The base table `inet psiphon_filter`: what may pass in each state (R1, R2, R4, R5, R7, R10, R11, R19).
 
-Here are the chains for what this machine itself sends and receives, and the whole table.
+This module has the chains for what this machine itself sends and receives, and puts the whole table together.
 """
 
 from psiphon_vpn.policy import names, permits
@@ -53,7 +53,7 @@ def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
 
 
 def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
-    """The way into the TUN, as seen by the output chain."""
+    """What may enter the TUN from the output chain."""
     uid = policy.identity.uid
     context = RenderContext(identity=policy.identity, values={RuntimeValue.PROBED: policy.ipv6_probe})
     rules: list[Rule] = []
@@ -131,9 +131,10 @@ def _output(policy: Policy) -> tuple[Chain, ...]:
 
 
 def _stranger_rules(policy: Policy) -> tuple[Rule, ...]:
-    """A container on this network may have both numbers of psiphon-user; it is not in the service's control group.
+    """A container on the host's network may have psiphon-user's uid and gid, but not the service's control group.
 
-    Matched is who is in it: a socket whose group is not so deep matches no level, and would pass by an inversion.
+    The rule matches membership and refuses the rest. A socket in a group that is less deep matches no level, so an
+    inverted match (`!=`) would let it pass.
     """
     if policy.control_group is None or not may_connect(policy):
         return ()
@@ -168,7 +169,7 @@ def _input(policy: Policy) -> Chain:
 
 
 def build_base_table(policy: Policy) -> Table:
-    """The base table for a policy. Pure."""
+    """The base table of a policy. Pure."""
     lease = "an interface named here is open; the kernel forgets it by itself, the service renews it (B2)"
     chains = [*_output(policy), _input(policy), build_forward(policy), build_postrouting(policy), build_wire_mark()]
     if may_open(policy):
@@ -186,7 +187,7 @@ def build_base_table(policy: Policy) -> Table:
 
 
 def build_drop_only(table: Table) -> Table:
-    """What replaces a base table that did not load: loopback, and nothing else in any direction."""
+    """The replacement for a base table that did not load: loopback, and nothing else in any direction."""
     lo = accept(permits.LOOPBACK, f"oif {LOOPBACK}", "")
     return Table(
         family=table.family,

@@ -1,7 +1,7 @@
-"""The policy as a function: of what the service does now, who it is, what the user configured, and what the network is.
+"""The policy as a pure function of the service's situation, its identity, the settings and the network.
 
-The daemon and `diagnose` both take it from here, so that the two cannot disagree about what ought to stand. What cannot
-be true cannot be written: only a `Connected` lets the core use the wire, and it has a uplink out and a TUN.
+The daemon and `diagnose` both call it, so that the two cannot disagree about what should be loaded. Impossible
+situations cannot be expressed: only `Connected` lets the core use the wire, and it always has an uplink and a TUN.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from psiphon_vpn.policy.values import Address, ControlGroup, InterfaceName, pars
 
 @dataclass(frozen=True, kw_only=True)
 class UplinkFacts:
-    """The uplink out that was chosen, as far as rules name it. The attributes are those of `Links`."""
+    """What rules contain of the chosen uplink. The attributes are those of `Links`."""
 
     name: InterfaceName
     stack: tuple[InterfaceName, ...] = ()
@@ -27,7 +27,7 @@ class UplinkFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What the network is, whichever uplink out is chosen. The attributes are those of `Links`."""
+    """What rules contain of the network, whichever uplink is chosen. The attributes are those of `Links`."""
 
     wires: tuple[InterfaceName, ...] = ()
     container_interfaces: tuple[InterfaceName, ...] | None = None
@@ -38,7 +38,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutTun:
-    """Locked, and there is no TUN: nothing but what stands on the wires."""
+    """Locked, and there is no TUN."""
 
     state: Literal[State.LOCKED, State.FAILED] = State.LOCKED
 
@@ -49,7 +49,7 @@ class Locked:
 
     Attributes:
         tun: interface index of the TUN.
-        uplink: the uplink out that there would be: its DHCP lease is renewed meanwhile.
+        uplink: the uplink that would be used: its DHCP lease is renewed meanwhile.
     """
 
     tun: int
@@ -63,7 +63,7 @@ class Connected:
 
     Attributes:
         tun: interface index of the TUN.
-        uplink: the uplink out that the core is bound to.
+        uplink: the uplink that the core is bound to.
     """
 
     tun: int
@@ -88,7 +88,7 @@ def build_situation(state: State, *, tun: int, uplink: UplinkFacts | None) -> Si
 
 
 class Settings(Protocol):
-    """What the policy takes from the configuration (`config.Settings`)."""
+    """The part of the configuration that the policy depends on (`config.Settings`)."""
 
     @property
     def socks_port(self) -> int:
@@ -96,7 +96,7 @@ class Settings(Protocol):
 
     @property
     def ipv6_probe(self) -> tuple[str, ...]:
-        """Addresses of the name servers that tell whether the tunnel carries IPv6."""
+        """Addresses of the name servers that the service queries to see whether the tunnel carries IPv6."""
 
     @property
     def upstream_proxy(self) -> str | None:
@@ -104,7 +104,7 @@ class Settings(Protocol):
 
     @property
     def bootstrap_dns(self) -> tuple[str, ...]:
-        """Addresses of the resolvers that the core may ask outside the tunnel."""
+        """Addresses of the resolvers that the core may query outside the tunnel."""
 
 
 def derive(
@@ -118,11 +118,11 @@ def derive(
     """The policy.
 
     Args:
-        situation: what the service does now.
-        identity: whose sockets may use the wire.
-        settings: what the user configured, checked.
-        network: what the network is.
-        control_group: where the service's sockets are made, if rules of this kernel can match that.
+        situation: what the service is doing now.
+        identity: the user whose sockets may use the wire.
+        settings: the checked configuration.
+        network: the interfaces, their addresses and the allowed bridges.
+        control_group: control group of the service's sockets, if this kernel's rules can match it.
     """
     return Policy(
         state=situation.state,
@@ -158,7 +158,7 @@ def _add_uplink(links: Links, uplink: UplinkFacts | None) -> Links:
     return replace(
         links,
         uplink=uplink.name,
-        # Also one that went away in this moment, or led nowhere when the wires were looked at.
+        # The uplink may have just disappeared, or had no default route when the wires were listed.
         wires=tuple(sorted({*links.wires, uplink.name})),
         stack=uplink.stack,
         gateways=uplink.gateways,

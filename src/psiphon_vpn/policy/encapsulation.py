@@ -1,9 +1,9 @@
-"""What a card sends for a device above it: behind two VLAN tags (QinQ), or in a PPPoE session. Rules in raw bytes.
+"""Rules for encapsulated packets, in raw bytes: behind two VLAN tags (QinQ), or in a PPPoE session.
 
-The kernel keeps the owner of a packet on its way through a VLAN, a bridge, a bond or a PPPoE session down to the card
-(tried with real devices, `tests/guest/`). Behind one tag the egress hook still knows the protocol, so the rules are the
-card's own (policy/guards.py). Behind two tags, or in a session, it sees an envelope, and no word of nft reaches what is
-inside: every field is compared at its place in the frame. An IPv4 header with options has other places, and is refused.
+The kernel keeps the owner of a packet through a VLAN, a bridge, a bond or a PPPoE session down to the card (tested with
+real devices, `tests/guest/`). Behind one tag the egress hook still knows the protocol, so the card's own rules apply
+(policy/guards.py). Behind two tags, or in a session, no nft expression reaches the inner headers: every field is
+compared at its offset in the frame. An IPv4 header with options has other offsets, and is refused.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ VLAN, SERVICE_VLAN = 0x8100, 0x88A8
 TAGS = f"{{ {VLAN:#06x}, {SERVICE_VLAN:#06x} }}"
 TAG_BITS = 32
 _NO_OPTIONS = "& 0x0f == 0x05"
-"""A header of five words. Compared under a mask, as here and there below, it is read by itself: nft joins neighbouring
-bytes to one reading, and across a tag's end older kernels read wrongly (CVE-2023-0179)."""
+"""A header of five words. The mask, here and in some rules below, makes nft read the field by itself: it joins
+neighbouring raw bytes to one read, which older kernels get wrong across the end of a tag (CVE-2023-0179)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +55,21 @@ class _Envelope:
     """How the packets of an upper device lie in the frame.
 
     Attributes:
-        chain: the chain for what is inside.
-        told_by: what tells the envelope.
-        start: byte of the frame where the packet begins; the two before it name its protocol.
-        unseen: bytes of it that the kernel holds beside the frame, and counts in no length: the outermost tag.
-        session: a PPP session; else there is Ethernet above.
+        chain: the chain for the inner packets.
+        matched_by: text that matches the outer headers.
+        start: byte of the frame where the inner packet begins; the two bytes before it name its protocol.
+        unseen: bytes that the kernel keeps beside the frame and counts in no length: the outermost tag.
+        session: whether it is a PPP session, with protocol numbers of PPP; otherwise it has EtherTypes.
     """
 
     chain: str
-    told_by: str
+    matched_by: str
     start: int
     unseen: int = 0
     session: bool = False
 
     def at(self, offset: int, size: int) -> str:
-        """Bytes of the packet, by their place in the frame."""
+        """Bytes of the inner packet, by their offset in the frame."""
         return f"@ll,{(self.start + offset) * 8},{size * 8}"
 
     def carries(self, ethertype: int) -> str:
@@ -80,14 +80,14 @@ class _Envelope:
         return f"meta length {quote_set(tuple(self.start - self.unseen + size for size in sizes))}"
 
     def protocols(self, match: Match, version: int) -> str:
-        """What is above IP: TCP and UDP, or ICMPv6. An IPv4 header with options has other places, and is refused."""
+        """Match the protocol above IP: TCP and UDP, or ICMPv6. An IPv4 header with options is refused."""
         numbers = quote_set(match.protocols) if len(match.protocols) > 1 else str(match.protocols[0])
         if version == 4:
             return f"{self.at(0, 1)} {_NO_OPTIONS} {self.at(9, 1)} {numbers}"
         return f"{self.at(6, 1)} {numbers}"
 
     def ports(self, match: Match, version: int, context: RenderContext) -> str:
-        """The ports of TCP and UDP: both at once where each is one."""
+        """Match the ports of TCP and UDP: both at once if there is one of each."""
         start = 20 if version == 4 else IPV6_HEADER
         source, target = (
             [int(str(port)) for port in context.require(ports)] if ports else []
@@ -99,7 +99,7 @@ class _Envelope:
         return " ".join(f"{self.at(place, 2)} {quote_set(ports)}" for place, ports in sides if ports)
 
     def transport(self, permit: Permit, version: int, context: RenderContext) -> str:
-        """What a row asks of a packet of TCP or UDP, but for its addresses."""
+        """Match all that a row requires of a TCP or UDP packet, except its addresses."""
         match = permit.match
         require_rendered(match, "owner", "protocols", "source_ports", "destination_ports", "destinations")
         ethertype = IPV4 if version == 4 else IPV6
@@ -115,18 +115,18 @@ class _Envelope:
 _PPP_NUMBERS = {IPV4: 0x0021, IPV6: 0x0057}
 _FIRST_TAG = f"@ll,96,16 {TAGS}"
 _TWO_TAGS = _Envelope(
-    chain="two_tags", told_by=f"meta protocol {VLAN:#06x} {_FIRST_TAG} @ll,128,16 {VLAN:#06x}", start=22, unseen=4
+    chain="two_tags", matched_by=f"meta protocol {VLAN:#06x} {_FIRST_TAG} @ll,128,16 {VLAN:#06x}", start=22, unseen=4
 )
 _SESSION = _Envelope(
     chain="session",
     # Version and type 1, code 0 (RFC 2516 4).
-    told_by=f"meta protocol {PPPOE_SESSION:#06x} @ll,96,16 {PPPOE_SESSION:#06x} @ll,112,16 0x1100",
+    matched_by=f"meta protocol {PPPOE_SESSION:#06x} @ll,96,16 {PPPOE_SESSION:#06x} @ll,112,16 0x1100",
     start=22,
     session=True,
 )
 _TAGGED_SESSION = _Envelope(
     chain="tagged_session",
-    told_by=f"meta protocol {PPPOE_SESSION:#06x} {_FIRST_TAG} @ll,128,16 {PPPOE_SESSION:#06x} @ll,144,16 0x1100",
+    matched_by=f"meta protocol {PPPOE_SESSION:#06x} {_FIRST_TAG} @ll,128,16 {PPPOE_SESSION:#06x} @ll,144,16 0x1100",
     start=26,
     unseen=4,
     session=True,
@@ -135,14 +135,14 @@ _ENVELOPES = (_TWO_TAGS, _SESSION, _TAGGED_SESSION)
 
 
 def envelope_rules() -> tuple[Rule, ...]:
-    """What a card's own chain says of envelopes: to which chain they go, and what brings a session about."""
+    """The rules of a card's own chain about encapsulation: the jump to each chain, and PPPoE discovery."""
     require_rendered(permits.PPPOE.match, "owner", "ethertype", "messages")
     (message,) = permits.PPPOE.match.messages
     codes = ", ".join(f"{code:#04x}" for code in message.types)
     number = f"meta protocol {PPPOE_DISCOVERY:#06x}"
     root = f"meta skuid {quote_values(ROOT_UIDS)}"
     if permits.PPPOE.match.owner is not Owner.ROOT:
-        raise ValueError("a form of root's")
+        raise ValueError("this form is for root alone")
     return (
         *(
             accept(
@@ -152,19 +152,19 @@ def envelope_rules() -> tuple[Rule, ...]:
             )
             for place, bit in (("@ll,96,16", 112), (f"{_FIRST_TAG} @ll,128,16", 144))
         ),
-        *(Rule(text=f"{form.told_by} goto {form.chain}") for form in _ENVELOPES),
+        *(Rule(text=f"{form.matched_by} goto {form.chain}") for form in _ENVELOPES),
     )
 
 
 def build_carried_chains(
     identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None
 ) -> tuple[Chain, ...]:
-    """The chains that `envelope_rules` name: what may leave a card inside of an envelope.
+    """The chains that `envelope_rules` jump to: which encapsulated packets may leave a card.
 
     Args:
         identity: who may use the wire.
-        dhcp_servers: on-link gateways, whom a DHCP client may ask besides.
-        on_link: our own addresses, and whom the kernel may speak to; None where that is not known.
+        dhcp_servers: on-link gateways, to which a DHCP client may also send.
+        on_link: our own addresses, and the neighbours that the kernel may talk to; None where that is not known.
     """
     context = RenderContext(identity=identity, values={RuntimeValue.GATEWAYS: dhcp_servers})
     last = Rule(text="counter drop", comment="no other frame, whoever made it")
@@ -196,7 +196,7 @@ def _packet_rules(form: _Envelope, context: RenderContext, on_link: OnLink | Non
     tunnel4 = ipaddress.IPv4Network(names.TUN_IPV4_SUBNET)
     tunnel6 = ipaddress.IPv6Network(names.TUN_IPV6_SUBNET)
     tunnel = "the tunnel's addresses are never on a wire"
-    # In a session addresses come by IPCP.
+    # In a PPP session IPCP assigns the addresses.
     dhcp = () if form.session else context.require(permits.DHCP.match.destinations)
     return (
         Rule(text=f"{ipv4} {_inside(form.at(12, 4), tunnel4)} drop", comment=tunnel),
@@ -244,14 +244,14 @@ def _arp_rules(form: _Envelope, identity: Identity, on_link: OnLink | None) -> t
         return tuple(rules)
     for message in permits.ARP_OWN.match.messages:
         (kind,) = message.types
-        # Who asks does not know yet whose the address is.
+        # A request does not know the hardware address of its target.
         unknown = f" {form.at(18, 6)} 0x0" if kind == permits.REQUEST else ""
         kernels = f"{arp} {shape} {operation} {kind:#06x}{unknown}"
         if on_link is None:
             rules.append(accept(permits.ARP_OWN, kernels))
             continue
         mine = f"{form.at(14, 4)} {{ {', '.join(f'{int(address):#010x}' for address in on_link.own_ipv4)} }}"
-        # Who asks whether an address is free has none yet.
+        # A probe for a free address has no sender address yet.
         nobody = () if kind == permits.REQUEST else (ipaddress.IPv4Network("0.0.0.0/32"),)
         rules += [
             accept(permits.ARP_OWN, f"{kernels} {mine} {_inside(form.at(24, 4), net)}", "ARP: this link only")
@@ -291,7 +291,7 @@ def _discovery_rules(form: _Envelope, ipv6: str, identity: Identity, on_link: On
         prefixes = ", ".join(_prefix(network) for network in networks)
         target = f"{form.at(48, 8)} {{ {prefixes} }}"
         to_group, to_neighbour = f"{to_group} {target}", f"{form.at(24, 8)} {{ {prefixes} }} {target}"
-        # Who looks for its own address has none yet.
+        # Duplicate address detection has no source address yet.
         ours = f"{form.at(8, 8)} != {{ 0x0000000000000000, {prefixes} }}"
         elsewhere = (Rule(text=f"{ipv6} {form.at(6, 1)} {ICMPV6} {ours} drop", comment="from no address of this link"),)
     return (
@@ -333,12 +333,12 @@ def _option(field: str, message: MessageForm) -> str:
 
 
 def _quote_words(words: tuple[int, ...]) -> str:
-    """A set of values of two bytes."""
+    """A set of two-byte values."""
     return f"{{ {', '.join(f'{word:#06x}' for word in words)} }}"
 
 
 def _to(form: _Envelope, place: Value) -> str:
-    """A destination: an address or a network."""
+    """Match a destination: an address or a network."""
     network = ipaddress.ip_network(str(place))
     if isinstance(network, ipaddress.IPv4Network):
         return _inside(form.at(16, 4), network)
@@ -350,12 +350,12 @@ def _to(form: _Envelope, place: Value) -> str:
 
 
 def _inside(field: str, network: ipaddress.IPv4Network) -> str:
-    """An address of four bytes in a network."""
+    """Match an IPv4 address in a network."""
     if network.prefixlen == network.max_prefixlen:
         return f"{field} {int(network.network_address):#010x}"
     return f"{field} & {int(network.netmask):#010x} == {int(network.network_address):#010x}"
 
 
 def _prefix(network: ipaddress.IPv6Network) -> str:
-    """The first eight bytes of an address."""
+    """The first eight bytes of a network's address."""
     return f"{int(network.network_address) >> 64:#018x}"

@@ -1,4 +1,4 @@
-"""The chains of the base table that see packets on their way: forwarded, leaving, arriving, translated."""
+"""The base table's other chains: forward, prerouting and postrouting, address translation."""
 
 from psiphon_vpn.policy import names, permits
 from psiphon_vpn.policy.match import Permit
@@ -12,19 +12,19 @@ _TUN = InterfaceName(names.TUN_NAME)
 
 
 def _may_forward(policy: Policy) -> bool:
-    """Whether containers get anything: only where it is known which interfaces lead out."""
+    """Whether containers may use the tunnel: only where it is known which interfaces lead out."""
     return may_open(policy) and bool(policy.links.wires) and policy.links.container_interfaces != ()
 
 
 def _avoid_wires(side: str, links: Links, *others: InterfaceName) -> str:
-    """What matches packets by no wire, nor by others, nor by loopback: by a container's interface."""
+    """Text that matches a container's interface: no wire, not loopback, none of the others."""
     if links.container_interfaces is not None:
         return f"{side}name {quote_set(links.container_interfaces)}"
     return f"{side}name != {quote_set(dict.fromkeys((*others, *links.wires)))} {side} != {LOOPBACK}"
 
 
 def _refuse_wires(links: Links) -> list[Rule]:
-    """Nothing comes from a wire or goes to one."""
+    """Forward nothing that comes from a wire or goes to one."""
     sides = (
         ("iif", "this machine is no router for the wire's other hosts"),
         ("oif", "nothing is forwarded onto a wire"),
@@ -46,7 +46,7 @@ def _refuse_wires(links: Links) -> list[Rule]:
 
 
 def build_forward(policy: Policy) -> Chain:
-    """Containers and virtual machines: through the tunnel or nowhere. A host on a wire is not one of them."""
+    """Containers and virtual machines: through the tunnel or nowhere. Hosts on a wire are not among them."""
     rules = _refuse_wires(policy.links)
     if _may_forward(policy) and policy.links.tun_index is not None:
         tun = f'"{names.TUN_NAME}"'
@@ -85,9 +85,9 @@ def build_forward(policy: Policy) -> Chain:
 
 
 def build_postrouting(policy: Policy) -> Chain:
-    """The second look, after address translation, where the last interface is known.
+    """The second check, after address translation, where the final interface is known.
 
-    A `type route` chain or a DNAT of another program can move a packet to another interface after `output` saw it.
+    Another program's `type route` chain or DNAT can move a packet to another interface after `output` has seen it.
     """
     rules = [accept(permits.LOOPBACK, f"oif {LOOPBACK}")]
     if policy.links.tun_index is not None:
@@ -122,16 +122,16 @@ def build_postrouting(policy: Policy) -> Chain:
 
 
 def guest_jump(links: Links) -> tuple[Rule, ...]:
-    """The way to the rules about guests, where there are any."""
+    """The jump to the rules about guests, if there are any."""
     if not links.bridges:
         return ()
     return (Rule(text=f"jump {names.GUESTS_CHAIN}", comment="guests on bridges that root allowed"),)
 
 
 def build_wire_mark() -> Chain:
-    """See `psiphon_vpn.policy.routing`: with this mark the reverse-path check looks into the main table.
+    """The mark that makes the reverse-path check use the main table (see `psiphon_vpn.policy.routing`).
 
-    The mark is put on packets that *arrive*, and the routing rule that knows it does not apply to what is forwarded.
+    Only packets that *arrive* get it, and the routing rule that matches it does not apply to forwarded packets.
     """
     return Chain(
         name="mark_wire",
@@ -146,7 +146,7 @@ def build_wire_mark() -> Chain:
 
 
 def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
-    """Address translation and segment size: only while open does anything of an application enter the tunnel."""
+    """Address translation and segment size. Needed only while open: only then do applications use the tunnel."""
     assert policy.links.tun_index is not None, "open without a TUN"
     tun, uid = names.TUN_NAME, policy.identity.uid
     resolver = f"th dport 53 dnat ip to {names.RESOLVER_IPV4}"

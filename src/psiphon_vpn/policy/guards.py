@@ -19,17 +19,17 @@ ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
 def build_wire_guard(
     identity: Identity, dhcp_servers: tuple[Address, ...] = (), *, bridges: tuple[InterfaceName, ...] = ()
 ) -> Table:
-    """The wire guard: the same in every state, so that it needs nobody to manage it.
+    """The wire guard: the same in every state, so that nothing has to manage it.
 
     Its table is owned by the netlink socket of a holder process (`flags owner`, Linux 5.12): no other program can
-    flush or delete it, and it stands while the daemon is stopped, upgraded or broken.
+    flush or delete it, and it stays while the daemon is stopped, upgraded or broken.
 
     Args:
         identity: who may use the wire.
         dhcp_servers: on-link gateways.
-        bridges: those whose guests this machine may talk to. For `render_bridge_rules` alone.
+        bridges: the bridges whose guests this machine may talk to. For `render_bridge_rules` alone.
     """
-    # By its name and its type: the index is another one each time, and a card can be given the name.
+    # By name and type: the index changes with each new TUN, and a card can be given the name.
     into = f'oifname "{names.TUN_NAME}" meta oiftype {names.TUN_TYPE}'
     out_of = f'iifname "{names.TUN_NAME}" meta iiftype {names.TUN_TYPE}'
     core = accept(permits.CORE, render_match(permits.CORE.match, RenderContext(identity=identity)))
@@ -65,7 +65,7 @@ def build_wire_guard(
                 rules=(
                     *local,
                     *wire,
-                    # By name alone: the type is not told here, and chain forward has asked for it.
+                    # By name alone: the input type is not known here, and chain forward has checked it.
                     accept(permits.CONTAINER_ANSWERS, f'iifname "{names.TUN_NAME}" ct direction reply'),
                     tail,
                 ),
@@ -78,9 +78,9 @@ def build_wire_guard(
 def _frame(ethertype: int, *, header: bool, tagged: bool = False) -> str:
     """Match a protocol in the socket buffer and, where frames have a header, in the header too.
 
-    The header is matched as raw bytes: nft would take `ether type` for redundant beside `meta protocol` and drop it.
-    The last tag of a VLAN is held beside the frame until the card sends it: raw bytes are read as if it were in its
-    place (nft_payload.c, nft_payload_copy_vlan), and the socket buffer has the protocol behind it.
+    The header is matched as raw bytes: nft would drop `ether type` as redundant beside `meta protocol`. The kernel
+    keeps the outermost VLAN tag beside the frame until the card sends it: raw bytes are read as if the tag were in its
+    place (nft_payload.c, nft_payload_copy_vlan), and the socket buffer has the protocol behind the tag.
     """
     place = f" @ll,96,16 {TAGS} @ll,{96 + TAG_BITS},16" if tagged else " @ll,96,16"
     return f"meta protocol {ethertype:#06x}" + (f"{place} {ethertype:#06x}" if header else "")
@@ -100,7 +100,7 @@ def _egress_rules(
         *arp_rules(identity, _frame(ARP, header=True), on_link),
         *eapol_rules(identity, _frame(EAPOL, header=True)),
         *plain,
-        # In the VLAN of a device above the card, or of a bridge that the card is a port of.
+        # Tagged frames: of a VLAN device above the card, or of a bridge with the card as a port.
         *arp_rules(identity, _frame(ARP, header=True, tagged=True), on_link, shift=TAG_BITS),
         *_packet_rules(context, on_link, header=True, tagged=True),
         *envelope_rules(),
@@ -139,18 +139,18 @@ def build_egress_guard(
 ) -> Table | None:
     """The egress guard of the devices that lead out: frames that no inet hook ever sees (AF_PACKET, bridges, macvlan).
 
-    A frame's protocol is asked twice, of the socket buffer and of the frame itself: the sender of a raw frame chooses
-    both, and not necessarily alike (packet(7)). What is accepted is marked (`names.ACCEPTED_BIT`).
+    A frame's protocol is checked twice, in the socket buffer and in the frame: the sender of a raw frame chooses both,
+    and they may differ (packet(7)). Accepted frames are marked (`names.ACCEPTED_BIT`).
 
     Args:
         identity: who may use the wire.
-        devices: names of interfaces that exist now; nft refuses a chain on one that does not.
+        devices: names of existing interfaces; nft refuses a chain on one that does not exist.
         dhcp_servers: on-link gateways.
         headerless: those of the devices whose frames have no Ethernet header (PPP, WWAN, tunnels).
-        on_link: our own addresses on the links, and whom the kernel may speak to there.
+        on_link: our own addresses on the links, and the neighbours that the kernel may talk to there.
 
     Returns:
-        The table, or None where there is no device to guard.
+        The table; None if there is no device to guard.
     """
     if not devices:
         return None
@@ -169,15 +169,15 @@ def build_frame_guard(
 ) -> Table:
     """The egress guard's twin for devices known beforehand, held like the wire guard (`flags owner`).
 
-    The daemon's egress guard follows devices as they come, but is not there before the daemon, and not between a flush
-    and its repair. This one is: loaded at boot, and no other program can flush it. It knows neither gateways nor
-    addresses: a DHCP renewal by unicast goes to private ranges only, and of neighbour discovery, MLD and ARP it holds
-    form and length. What is accepted is marked, as by the egress guard.
+    The daemon's egress guard follows devices as they appear, but is missing before the daemon starts, and between a
+    flush and its repair. The frame guard is loaded at boot, and no other program can flush it. It knows neither
+    gateways nor addresses: a DHCP renewal by unicast goes to private ranges only, and for neighbour discovery, MLD and
+    ARP it enforces only form and length. Accepted frames are marked, as by the egress guard.
 
     Args:
         identity: who may use the wire.
-        devices: names of the interfaces that lead out. Since Linux 6.16 also such as do not exist yet. The holder's
-            script adds those of the moment in the same way (`system/units.py`).
+        devices: names of the interfaces that lead out; since Linux 6.16 they need not exist yet. The holder's script
+            adds those that exist at its start in the same way (`system/units.py`).
         headerless: those of them whose frames have no Ethernet header.
     """
     return Table(
@@ -192,7 +192,7 @@ def build_frame_guard(
 def _frame_chains(
     identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None, kinds: tuple[bool, ...]
 ) -> tuple[Chain, ...]:
-    """What may leave, once for all devices of a kind."""
+    """The rules for what may leave, shared by all devices of a kind."""
     return (
         *(build_carried_chains(identity, dhcp_servers, on_link) if True in kinds else ()),
         *(
@@ -209,7 +209,8 @@ def _name_frames(*, header: bool) -> str:
 def _device_chains(devices: tuple[InterfaceName, ...], headerless: tuple[InterfaceName, ...]) -> tuple[Chain, ...]:
     """The hook of each device, in a chain of its own.
 
-    A chain takes 256 devices (NFT_NETDEVICE_MAX), and one that is refused would cost all others their guard.
+    A chain takes 256 devices (NFT_NETDEVICE_MAX), and one device that the kernel refuses would cost all others their
+    guard.
     """
     return tuple(
         Chain(
@@ -224,12 +225,12 @@ def _device_chains(devices: tuple[InterfaceName, ...], headerless: tuple[Interfa
 def build_bridge_guard(identity: Identity) -> Table:
     """What leaves by a port of any bridge: to a guest everything, elsewhere what the frame guard lets out of a card.
 
-    It is asked of each frame, by the kind of the very port, behind every other decision (postrouting of the family
-    `bridge`). So a port that joins later leads out for nobody from its first frame on, and there is no moment between
-    joining and anybody's noticing. A bridge that carries the uplink goes on: the core's frames pass as by a card.
+    It checks each frame by the kind of its port, after every other decision (postrouting of the family `bridge`). So a
+    port that joins later is covered from its first frame on, with no gap until somebody notices it. A bridge that
+    carries the uplink keeps working: the core's frames pass as on a card.
 
-    A kind says nothing about where the far end of a pair leads. That may be another bridge, whose ports are asked too,
-    or a card, which has its own guards, or another network namespace, which no table here sees.
+    The kind does not say where the other end of a pair leads: to another bridge, whose ports are checked too; to a
+    card, which has its own guards; or to another network namespace, which no table here sees.
     """
     kinds = ", ".join(f'"{kind}"' for kind in GUEST_KINDS)
     return Table(
@@ -254,7 +255,7 @@ def build_bridge_guard(identity: Identity) -> Table:
 def render_bridge_rules(identity: Identity, bridges: tuple[InterfaceName, ...]) -> str:
     """What the holder loads last: the wire guard that knows allowed bridges, and the bridge guard, in one transaction.
 
-    A kernel that does not take the one does not get the other, and keeps the wire guard that knows none.
+    A kernel that refuses one of them gets neither, and keeps the wire guard that knows no bridges.
     """
     if not bridges:
         return "# No bridge is allowed: 'psiphon-vpn bridge allow NAME'.\n"
@@ -265,10 +266,10 @@ def render_bridge_rules(identity: Identity, bridges: tuple[InterfaceName, ...]) 
 def build_arp_table() -> Table:
     """What ARP needs beside the routing wall, the same in every state. Its chains guard the tunnel's address only.
 
-    The kernel answers an ARP request only when its sender passes the reverse-path check (arp.c, arp_process), and with
-    rp_filter=1 that check would find the TUN and stay silent: the gateway would lose this machine as soon as its own
-    entry ran out. So what arrives gets the same mark as the packets of a wire (policy/routing.py). ARP packets pass no
-    inet hook, hence the table of their own.
+    The kernel answers an ARP request only if its sender passes the reverse-path check (arp.c, arp_process). With
+    rp_filter=1 that check would find the TUN and fail, and the gateway would lose this machine as soon as its ARP entry
+    expired. So arriving ARP packets get the same mark as IP packets from a wire (policy/routing.py). No inet hook sees
+    ARP packets, hence the separate table.
     """
     tunnel = names.TUN_IPV4_SUBNET
     return Table(

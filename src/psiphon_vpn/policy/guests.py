@@ -1,4 +1,4 @@
-"""A bridge of this machine whose guests it may talk to, because root named it: the value. Pure.
+"""A bridge whose guests this machine may talk to, because root allowed it. Pure.
 
 Its rules are in `render_guests`.
 """
@@ -15,18 +15,18 @@ from psiphon_vpn.policy.onlink import AddressOnLink
 from psiphon_vpn.policy.values import is_plain_address
 
 GUEST_KINDS: Final = ("veth", "tun")
-"""Kinds of ports that lead to a guest: the end of a pair whose other end a container has, and a virtual machine's TAP,
-which is of the kind `tun` to the kernel (drivers/net/tun.c)."""
+"""Kinds of ports that lead to a guest: one end of a pair whose other end is in a container, and a virtual machine's
+TAP, which has the kind `tun` in the kernel (drivers/net/tun.c)."""
 GUEST_IPV4: Final = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16")
 GUEST_IPV6: Final = ("fc00::/7",)
-"""Where a bridge's networks must lie: no router of the internet leads there (RFC 1918, RFC 6598, RFC 4193)."""
+"""Ranges for a bridge's networks, which are not routed on the internet (RFC 1918, RFC 6598, RFC 4193)."""
 LONGEST_IPV4, LONGEST_IPV6 = 30, 126
 SHORTEST_IPV6 = 48
-"""bits. No network of guests is wider, whatever its address says."""
+"""bits. No network of guests may be wider, whatever its address says."""
 
 
 def may_hold_guests(address: AddressOnLink) -> bool:
-    """Whether the network of an address of a bridge is one that its guests may have, and none of the tunnel's."""
+    """Whether guests may be on the network of this bridge address: in an allowed range, apart from the tunnel's."""
     network = address.network
     if isinstance(network, ipaddress.IPv4Network):
         fits = network.prefixlen <= LONGEST_IPV4
@@ -45,10 +45,10 @@ class GuestBridge:
     addresses: tuple[AddressOnLink, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what could not stand in a rule, and every network that guests may not have.
+        """Refuse values that must not appear in a rule, and networks that guests may not have.
 
         Raises:
-            ValueError: it is such a one.
+            ValueError: there is one.
         """
         if type(self.index) is not int or not 1 < self.index < 2**31:
             raise ValueError("not the index of a bridge")

@@ -18,19 +18,19 @@ from psiphon_vpn.policy.values import Address, is_plain_address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
-"""Numbers of protocols (IANA)."""
+"""Protocol numbers (IANA)."""
 ARP, EAPOL, PPPOE_DISCOVERY, PPPOE_SESSION = 0x0806, 0x888E, 0x8863, 0x8864
-"""Numbers of what is on a wire beside IP (IEEE)."""
+"""EtherTypes of the frames beside IP (IEEE)."""
 EVERY_VERSION: Final = (4, 6)
 
 
 def mark(message: str) -> str:
-    """Mark a constant for the catalogue of translations; it is translated where it is shown, which is never here."""
+    """Mark a constant for the translation catalogue. It is translated where it is shown, which is never here."""
     return message
 
 
 class Owner(enum.StrEnum):
-    """Who has the socket that a packet comes from. The value is said to people."""
+    """The owner of the socket that sent a packet. The value is shown to users."""
 
     ANYONE = mark("anybody")
     PSIPHON_USER = mark("psiphon-user")
@@ -38,11 +38,11 @@ class Owner(enum.StrEnum):
     NETWORK_MANAGER = mark("root or a network manager")
     ROOT = mark("root")
     KERNEL = mark("the kernel")
-    """No socket has it."""
+    """No socket owns the packet."""
 
 
 class InterfaceKind(enum.StrEnum):
-    """Which interface a packet leaves by, or comes in by."""
+    """The kind of interface that a packet leaves or arrives by."""
 
     WIRE = mark("a wire")
     TUNNEL = mark("the TUN")
@@ -52,7 +52,7 @@ class InterfaceKind(enum.StrEnum):
 
 
 class RuntimeValue(enum.StrEnum):
-    """Values that only the moment or the configuration gives."""
+    """Values that are known only at run time: from the links or the configuration."""
 
     GATEWAYS = mark("this link's gateways")
     PREFIXES = mark("this link's IPv6 prefixes")
@@ -66,7 +66,7 @@ class RuntimeValue(enum.StrEnum):
 
 
 class Flow(enum.StrEnum):
-    """What connection tracking says of a packet."""
+    """How connection tracking classifies a packet."""
 
     ANY = ""
     ESTABLISHED = mark("of a flow that is known, or an error about one")
@@ -75,7 +75,10 @@ class Flow(enum.StrEnum):
 
 
 class Difference(enum.StrEnum):
-    """What a table may know, and narrows a row by. Not every table can: the text of some outlives what is known."""
+    """How one layer's rules differ from the row: what they narrow, or what they allow beyond it.
+
+    The static tables cannot narrow everything, because they outlive the states and links that it depends on.
+    """
 
     STATE = mark("in these states alone")
     UPLINK = mark("only by the uplink")
@@ -92,7 +95,7 @@ class Difference(enum.StrEnum):
     LEASE = mark("only while the lease runs")
     BRIDGE = mark("only while the daemon sees nothing but guests on it")
     PORT = mark("only by a port that leads to a guest")
-    # What a table cannot narrow as the row says.
+    # Where a layer cannot narrow as the row says.
     UNICAST = mark("to any unicast address")
     PRIVATE = mark("to any private address")
     ANYTHING = mark("whatever it is")
@@ -100,15 +103,15 @@ class Difference(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class MessageForm:
-    """One form of a message that has no ports.
+    """One exact form of a message without ports.
 
     Attributes:
-        types: of ICMPv6 or EAPOL; the operation of ARP; the code of PPPoE; the protocol of PPP.
-        code: of ICMPv6; None for any.
-        sizes: bytes, exactly one of these, from the type on; none: any.
-        longest: bytes of a whole frame.
-        options: first two bytes of the one option that it has (type and length in units of eight bytes).
-        says: what it is, in the rule's comment.
+        types: type of ICMPv6 or EAPOL; operation of ARP; code of PPPoE; protocol of PPP.
+        code: code of ICMPv6; None for any.
+        sizes: allowed lengths in bytes, from the type on; empty for any.
+        longest: greatest length of the whole frame, bytes.
+        options: first two bytes of its only option (type, and length in units of eight bytes).
+        says: what the rule's comment calls it.
     """
 
     types: tuple[int, ...]
@@ -119,10 +122,10 @@ class MessageForm:
     says: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what could not stand in a rule.
+        """Refuse values that must not appear in a rule.
 
         Raises:
-            ValueError: it could not.
+            ValueError: one must not.
         """
         numbers = [*self.types, *self.sizes, *self.options, self.code or 0, self.longest or 0]
         if not self.types or not all(type(number) is int and 0 <= number <= 0xFFFF for number in numbers):
@@ -131,23 +134,23 @@ class MessageForm:
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """What a row matches. An empty field asks nothing; None of them is text.
+    """What a row matches. An empty field matches anything. No field is text.
 
     Attributes:
-        owner: whose socket.
-        by: the interface: that it leaves by, or for what comes in, that it came by.
-        into: for what is forwarded: the interface that it leaves by.
-        versions: of IP; none for what is below IP.
-        ethertype: of what is below IP.
-        protocols: numbers of those above IP.
+        owner: owner of the sending socket.
+        by: interface that the packet leaves by; for inbound and forwarded packets, the one that it arrived by.
+        into: for forwarded packets, the interface that it leaves by.
+        versions: IP versions; empty for frames that are not IP.
+        ethertype: EtherType of frames that are not IP.
+        protocols: protocol numbers above IP.
         sources: addresses and networks.
         destinations: likewise.
-        source_ports: of TCP and UDP.
+        source_ports: ports of TCP and UDP.
         destination_ports: likewise.
-        messages: forms of what has no ports.
-        hop_limit: exactly this one.
-        flow: what connection tracking says.
-        lease: the IP version whose lease must run; None for no lease.
+        messages: the forms of messages without ports.
+        hop_limit: this exact hop limit.
+        flow: class of connection tracking.
+        lease: IP version whose lease must be running; None if no lease is needed.
     """
 
     owner: Owner = Owner.ANYONE
@@ -166,10 +169,10 @@ class Match:
     lease: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what could not stand in a rule.
+        """Refuse values that must not appear in a rule.
 
         Raises:
-            ValueError: it could not.
+            ValueError: one must not.
         """
         for place in (*self.sources, *self.destinations):
             if not isinstance(place, RuntimeValue | ipaddress.IPv4Network | ipaddress.IPv6Network):
@@ -179,7 +182,7 @@ class Match:
         ports = (*self.source_ports, *self.destination_ports)
         _check_numbers((port for port in ports if not isinstance(port, RuntimeValue)), low=1, high=0xFFFF)
         _check_numbers((self.ethertype or 0, self.hop_limit or 0), low=0, high=0xFFFF)
-        # What no rule could ask together would be left out, and the rule be wider than its row.
+        # A renderer would leave out a combination that no rule can match, and the rule would be wider than its row.
         _check(not ports or (bool(self.protocols) and {*self.protocols} <= {TCP, UDP}))
         _check(not (ports and self.messages))
         _check(self.hop_limit is None or bool(self.messages))
@@ -190,17 +193,17 @@ class Match:
 
     @property
     def fixed_destinations(self) -> tuple[Address | IPNetwork, ...]:
-        """The destinations that need nobody to know them."""
+        """The destinations that are constants."""
         return tuple(place for place in self.destinations if not isinstance(place, RuntimeValue))
 
     @property
     def address_versions(self) -> tuple[int, ...]:
-        """The IP versions that its addresses leave."""
+        """The IP versions that remain possible with its destination addresses."""
         fixed = {place.version for place in self.destinations if not isinstance(place, RuntimeValue)}
         return tuple(version for version in self.versions if version in (fixed or self.versions))
 
     def list_set_fields(self) -> set[str]:
-        """The fields that ask anything."""
+        """The fields that restrict anything."""
         return {field.name for field in fields(self) if getattr(self, field.name) != field.default}
 
 
@@ -209,17 +212,17 @@ class Permit:
     """One thing that may pass.
 
     Attributes:
-        name: of the row: one word or more with hyphens.
-        what: it in words.
-        why: without it, what would not work.
-        shows: what it shows to the network; empty for what reaches none.
-        match: it in values.
-        comment: what its rules say of themselves.
-        states: those of the service in which it may pass. The base table alone knows them.
-        layers: the tables that have a rule of its own for it.
-        within: the row by which the other layers let it pass, because they cannot tell it apart.
-        narrowed: what a layer narrows it by.
-        widened: what a layer lets pass besides, since it cannot tell.
+        name: identifies the row: words joined by hyphens.
+        what: description for users.
+        why: the reason, for users: what would not work without it.
+        shows: what it reveals to the network, for users; empty if it reaches no network.
+        match: what it matches.
+        comment: the comment of its rules in the kernel.
+        states: states of the service in which it may pass. Only the base table knows them.
+        layers: the tables that have their own rule for it.
+        within: the wider row whose rules cover it in the other layers, which cannot tell it apart.
+        narrowed: for each layer, how its rules are narrower than `match`.
+        widened: for each layer, what its rules allow beyond `match`.
     """
 
     name: str
@@ -235,12 +238,12 @@ class Permit:
     widened: tuple[tuple[OwnTable, tuple[Difference, ...]], ...] = ()
 
     def list_differences(self, layer: OwnTable) -> tuple[Difference, ...]:
-        """In what a layer differs from the row: what it narrows it by, and what it lets pass besides."""
+        """How a layer's rules differ from the row, narrower and wider."""
         return tuple(fact for table, facts in (*self.narrowed, *self.widened) for fact in facts if table is layer)
 
     @property
     def wider_in(self) -> tuple[OwnTable, ...]:
-        """The layers that cannot narrow it as others do: what only they would let pass, only the others stop."""
+        """The layers that narrow it less than others do. Only the other layers stop what these let pass."""
         every = {fact for _, facts in self.narrowed for fact in facts}
         widened = {layer for layer, _ in self.widened}
         return tuple(

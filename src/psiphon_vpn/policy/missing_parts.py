@@ -1,7 +1,7 @@
-"""The rules for a kernel or an nft that lacks a part: the same, without the words that it does not know. Pure.
+"""The rules for a kernel or an nft that lacks a part of nf_tables: the same, without the expressions it lacks. Pure.
 
-Small kernels, those of vendors and of WSL leave parts of nf_tables out, and one unknown word costs a whole transaction.
-What is left lets out no more, but for one case that is named at `Part.RT`.
+Small kernels, vendor kernels and WSL leave parts out, and one unknown expression makes a whole transaction fail. The
+reduced rules let nothing more out, except in the case described at `Part.RT`.
 """
 
 import enum
@@ -16,24 +16,24 @@ class Part(enum.StrEnum):
     """A part of nf_tables that may be missing. Its value is the name in `status`."""
 
     REJECT = "reject"
-    """Packets are refused at once; without it they are dropped, and programs wait."""
+    """Refuses packets at once; without it they are dropped, and programs wait."""
     NAT = "nat"
-    """Names and containers are translated; without it there are no containers, and names resolve only where
-    resolv.conf says 10.200.3.2 or a resolver on the internet."""
+    """Translates DNS queries and containers' addresses; without it containers get nothing, and names resolve only if
+    resolv.conf has 10.200.3.2 or a resolver on the internet."""
     FIB = "fib"
-    """Tells a container's question to this machine from others; without it containers' names are not translated."""
+    """Tells a container's DNS query to this machine from others; without it containers' queries are not translated."""
     RT = "rt"
-    """Tells whether the core's packet goes by a gateway; without it a core that has lost its route asks the link for
-    its server by ARP, until the lost route is heard of. nft has no other word for it."""
+    """Tells whether the core's packet goes by a gateway; without it a core that has lost its route looks for its server
+    on the link by ARP, until the daemon sees the change. nft has no other expression for this."""
     MAXSEG = "maxseg"
-    """Makes the segments of TCP smaller on the way into the tunnel; without it large packets may be lost there."""
+    """Lowers TCP's segment size on the way into the tunnel; without it large packets may be lost there."""
 
 
 _REJECT = re.compile(r" reject with (?:tcp reset|icmpx type [a-z-]+)$")
 
 
 def do_without(table: Table, lacking: Set[Part]) -> Table:
-    """A table without the words of the parts that are missing; the same table where none is."""
+    """A table without the expressions of the missing parts; the same table if none is missing."""
     if not lacking:
         return table
     return replace(table, chains=tuple(kept for chain in table.chains if (kept := _keep_chain(chain, lacking))))
@@ -43,7 +43,7 @@ def _keep_chain(chain: Chain, lacking: Set[Part]) -> Chain | None:
     if Part.NAT in lacking and chain.hook is not None and chain.hook.kind == "nat":
         return None
     rules = tuple(kept for rule in chain.rules if (kept := _keep_rule(rule, lacking)) is not None)
-    # A chain that only translates is of no use without its rule; one that filters is kept, with its policy.
+    # A chain that only translates is useless without its rule; one that filters is kept, with its policy.
     return replace(chain, rules=rules) if rules or not chain.rules else None
 
 

@@ -1,4 +1,4 @@
-"""What the policy is computed from: the state, who we are, and which links there are."""
+"""What the tables are rendered from: state, identity, links, and the settings that concern the firewall."""
 
 import enum
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ class Endpoint:
     port: int
 
     def __post_init__(self) -> None:
-        """Refuse what could not stand in a rule.
+        """Refuse values that must not appear in a rule.
 
         Raises:
-            ValueError: it could not.
+            ValueError: one must not.
         """
         _check_addresses(self.address)
         _check_numbers(self.port, low=1, high=0xFFFF)
@@ -45,16 +45,16 @@ class Identity:
     """The uids that may speak DHCP: root and, where it exists, systemd-network."""
 
     def __post_init__(self) -> None:
-        """Refuse what could not stand in a rule.
+        """Refuse values that must not appear in a rule.
 
         Raises:
-            ValueError: it could not.
+            ValueError: one must not.
         """
         _check_numbers(self.uid, self.gid, *self.network_manager_uids, low=0, high=0xFFFFFFFE)
 
     @property
     def owner(self) -> str:
-        """What matches a socket of psiphon-user's, in every hook: both numbers, since a container may use either."""
+        """Text that matches a socket of psiphon-user in every hook: uid and gid, since a container may use either."""
         return f"meta skuid {self.uid} meta skgid {self.gid}"
 
 
@@ -74,8 +74,8 @@ class Links:
         headerless: those of the wires whose frames have no Ethernet header.
         gateways: every gateway of the uplink, both families; empty where it has none (PPP).
         versions: the IP versions for which the uplink has a default route at all.
-        dhcp_servers: on-link gateways (IPv4), which may be asked to renew a DHCP lease by unicast (RFC 2131 4.4.5).
-        on_link: our own addresses on the links, and whom the kernel may speak to there.
+        dhcp_servers: on-link gateways (IPv4). A DHCP lease may be renewed with them by unicast (RFC 2131 4.4.5).
+        on_link: our own addresses on the links, and the neighbours that the kernel may talk to there.
         bridges: the bridges whose guests this machine may talk to now.
     """
 
@@ -92,10 +92,10 @@ class Links:
     bridges: tuple[GuestBridge, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what could not stand in a rule.
+        """Refuse values that must not appear in a rule.
 
         Raises:
-            ValueError: it could not.
+            ValueError: one must not.
         """
         uplinks = () if self.uplink is None else (self.uplink,)
         for name in (*uplinks, *self.wires, *self.headerless, *(self.container_interfaces or ()), *self.stack):
@@ -111,27 +111,26 @@ class Links:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The whole policy: everything that the renderers need, and nothing else."""
+    """The whole policy: exactly what the renderers need."""
 
     state: State
     identity: Identity
     links: Links = field(default_factory=Links)
     socks_port: int = 1081
     ipv6_probe: tuple[Address, ...] = ()
-    """Name servers that the daemon itself asks through the tunnel, to learn whether it carries IPv6."""
+    """Name servers that the daemon queries through the tunnel, to learn whether it carries IPv6."""
     upstream_proxy: Endpoint | None = None
     bootstrap_dns: tuple[Address, ...] = ()
-    """Resolvers that the core itself may ask outside the tunnel. Empty unless the user says otherwise: R11."""
+    """Resolvers that the core itself may query outside the tunnel. Empty unless the user configures some: R11."""
     control_group: ControlGroup | None = None
-    """Where the service's sockets are made, if rules of this kernel can match that. For the output hook alone: no other
-    knows it, and it is another one after each start of the unit, so that no table that outlives the daemon may name it
-    for more than the daemon's own time."""
+    """The control group of the service's sockets, if this kernel's rules can match it. Only the output hook can, and
+    each start of the unit makes a new group: a table that outlives the daemon must not rely on it."""
 
     def __post_init__(self) -> None:
-        """Refuse what could not stand in a rule.
+        """Refuse values that must not appear in a rule.
 
         Raises:
-            ValueError: it could not.
+            ValueError: one must not.
         """
         _check_addresses(*self.ipv6_probe, *self.bootstrap_dns)
         if not isinstance(self.control_group, ControlGroup | None):

@@ -1,4 +1,4 @@
-"""What is on the links that lead out: our own addresses there, and whom we may speak to without a router. Pure."""
+"""What is on the links that lead out: our own addresses, and the networks reached without a router. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ AddressOnLink = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 SOLICITED_NODE = int(ipaddress.IPv6Address("ff02::1:ff00:0"))
 """The prefix of the solicited-node groups; the last 24 bits are those of the address (RFC 4291 2.7.1)."""
 SHORTEST_IPV4 = 8
-"""bits. No wider, whatever a DHCP server says: the widest network that is a link's own is 10.0.0.0/8 (RFC 1918)."""
+"""bits. No network is taken to be wider, whatever DHCP says: the widest private one is 10.0.0.0/8 (RFC 1918)."""
 PREFIX_LENGTH = 64
-"""bits. A link's IPv6 prefix is taken for no wider than this, whatever a router advertises: it could advertise the
-whole internet (TunnelCrack, CVE-2023-36672), and 64 is what hosts make their addresses in (RFC 4291 2.5.1)."""
+"""bits. No IPv6 prefix is taken to be wider, whatever a router advertises: it could advertise the whole internet
+(TunnelCrack, CVE-2023-36672), and hosts form their addresses in 64 bits (RFC 4291 2.5.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,12 @@ class OnLink:
     """The addresses that neighbour discovery, MLD and ARP may name.
 
     Attributes:
-        own_ipv4: our own IPv4 addresses: ARP is asked and answered with no other.
-        networks_ipv4: the IPv4 networks of the links, and gateways outside of them.
-        networks_ipv6: the IPv6 prefixes of the links, 64 bits each, and those of gateways outside of them.
+        own_ipv4: our own IPv4 addresses: ARP requests and replies may contain no other as their sender.
+        networks_ipv4: the IPv4 networks of the links, and gateways outside them.
+        networks_ipv6: the IPv6 prefixes of the links, 64 bits each, and those of gateways outside them.
         groups: the solicited-node groups of our own IPv6 addresses.
         guests_ipv6: the IPv6 prefixes of the interfaces that lead to guests of this machine (containers, virtual
-            machines), which find us there by neighbour discovery. No card is told of them.
+            machines), which find us there by neighbour discovery. The guards of cards do not allow them.
     """
 
     own_ipv4: tuple[ipaddress.IPv4Address, ...] = ()
@@ -40,10 +40,10 @@ class OnLink:
     guests_ipv6: tuple[ipaddress.IPv6Network, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what could not stand in a rule.
+        """Refuse values that must not appear in a rule.
 
         Raises:
-            ValueError: it could not.
+            ValueError: one must not.
         """
         networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [
             *self.networks_ipv4,
@@ -58,17 +58,17 @@ class OnLink:
 
 
 NOTHING = OnLink()
-"""Where no link is known: nobody but those of link scope may be spoken to."""
+"""No link is known: the kernel may talk to link-local addresses only."""
 
 
 def find_on_link(
     addresses: Iterable[AddressOnLink], gateways: Iterable[Address], *, guests: Iterable[AddressOnLink] = ()
 ) -> OnLink:
-    """Sort out what netlink tells of the links that lead out.
+    """Derive it from what netlink lists for the links that lead out.
 
     Args:
-        addresses: our own there, with the lengths of their prefixes. Tentative ones too: they are being announced.
-        gateways: of the default routes. One may be outside of every prefix ("onlink", common in data centres).
+        addresses: our own, with prefix lengths. Tentative ones too: they are being announced.
+        gateways: those of the default routes. One may be outside every prefix ("onlink", common in data centres).
         guests: our addresses on the interfaces that lead to guests of this machine.
     """
     own, networks4, networks6, groups = set(), set(), set(), set()
@@ -83,7 +83,7 @@ def find_on_link(
             groups.add(ipaddress.IPv6Address(SOLICITED_NODE | (int(address.ip) & 0xFFFFFF)))
     for gateway in gateways:
         if gateway.is_multicast:
-            continue  # nobody has one
+            continue  # no host has a multicast address
         if isinstance(gateway, ipaddress.IPv6Address):
             networks6.add(_find_prefix(gateway))
         elif not any(gateway in network for network in networks4):
@@ -102,5 +102,5 @@ def _is_global_ipv6(address: AddressOnLink) -> TypeGuard[ipaddress.IPv6Interface
 
 
 def _find_prefix(address: ipaddress.IPv6Address) -> ipaddress.IPv6Network:
-    # By its number: a scope ("fe80::1%eth0") is no part of it.
+    # As a number: a scope ("fe80::1%eth0") is no part of it.
     return ipaddress.IPv6Network((int(address) >> PREFIX_LENGTH << PREFIX_LENGTH, PREFIX_LENGTH))

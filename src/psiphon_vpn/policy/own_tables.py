@@ -1,7 +1,7 @@
-"""The one list of our tables: family, name, who keeps each, and which layer it is.
+"""The list of our tables: family, name, keeper and layer of each.
 
-Whoever needs all of them, or all of one keeper's, takes them from here, so that a new table cannot be forgotten in one
-place. Their names are written in `names` alone.
+Code that needs all of them, or all of one keeper, takes them from here, so that no place forgets a new table. Their
+names are written in `names` alone.
 """
 
 import enum
@@ -12,13 +12,13 @@ from psiphon_vpn.policy import names
 
 
 class Keeper(enum.StrEnum):
-    """Who loads a table, and puts it back."""
+    """The process that loads a table and puts it back."""
 
     DAEMON = "the daemon"
     HOLDER = "the holder"
-    """psiphon-guard.service: the kernel lets nobody else touch its tables, and removes them when it ends."""
+    """psiphon-guard.service: the kernel lets no other process touch its tables, and removes them when it ends."""
     READING = "a reading"
-    """Dormant copies, which no packet meets; they stand for a moment."""
+    """Dormant copies that see no packet and exist for a moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,13 @@ class OwnTable:
     name: str
     keeper: Keeper
     layer: str = ""
-    """What the layer is called in the documents and in reports; nothing for a copy, which is none."""
+    """Name of the layer in documents and reports; empty for a copy, which is no layer."""
     on_request: bool = False
-    """Whether it is there only on a machine whose root asked for what it makes safe."""
+    """Whether it exists only after root has allowed what it guards (a bridge)."""
 
     @property
     def address(self) -> tuple[str, str]:
-        """Family and name: how the kernel tells tables apart."""
+        """Family and name: the kernel's key for a table."""
         return self.family, self.name
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ BRIDGES: Final = OwnTable(
 ARP: Final = OwnTable(family="arp", name=names.ARP_TABLE, keeper=Keeper.DAEMON, layer="ARP table")
 
 LAYERS: Final = (BASE, GUARD, EGRESS, FRAMES, BRIDGES, ARP)
-"""The tables that packets meet."""
+"""The tables that see packets."""
 OWN_TABLES: Final = (
     *LAYERS,
     *(
@@ -64,7 +64,7 @@ OWN_TABLES: Final = (
 """All of them."""
 OWN_NAMES: Final = frozenset(table.name for table in OWN_TABLES)
 REMOVAL: Final = tuple(reversed(OWN_TABLES))
-"""In the order in which they are removed: the base table, which alone stops everything, is the last."""
+"""Order of removal: the base table, which alone stops everything, is last."""
 
 
 def list_kept(keeper: Keeper) -> tuple[OwnTable, ...]:

@@ -1,9 +1,9 @@
-"""The one table of what may pass: a row for each thing that may leave, enter the tunnel, come in or be forwarded.
+"""The table of what may pass: one row for each thing that may leave, enter the tunnel, come in or be forwarded.
 
-What is not here does not pass. Base table, wire guard, egress guard, frame guard and bridge guard are rendered from
-these rows, and so are the tables in docs/architecture.md and SECURITY.md and the answer of `psiphon-vpn rules explain`.
-The judge of captured frames (`psiphon_lab.judge`) is not: it is written from the security policy, or a wrong row would
-acquit itself.
+Nothing else passes. Base table, wire guard, egress guard, frame guard and bridge guard are rendered from these rows,
+and so are the tables in docs/architecture.md and SECURITY.md and the output of `psiphon-vpn rules explain`. The judge
+of captured frames (`psiphon_lab.judge`) is not: it is written from the security policy, or a wrong row would acquit
+itself.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ CONNECTING: Final = (State.CONNECTING, State.VERIFYING, State.OPEN)
 OPEN: Final = (State.OPEN,)
 
 IP_LAYERS: Final = (BASE, GUARD, EGRESS, FRAMES, BRIDGES)
-"""What leaves by a wire must pass each of these that there is."""
+"""An IP packet that leaves by a wire must pass every one of these that is loaded."""
 FRAME_LAYERS: Final = (EGRESS, FRAMES, BRIDGES)
-"""Who sees what is below IP."""
+"""The layers that see frames other than IP."""
 STATIC_LAYERS: Final = (GUARD, FRAMES, BRIDGES)
-"""Whose text outlives what is known of states and links."""
+"""The layers whose text stays the same, whatever the state and the links."""
 
-# What the rows refuse within themselves, and what no row lets pass, wherever it comes from.
+# Refused within rows that would otherwise allow it, and refused whoever sends it.
 NAME_PORTS: Final = (53, 137, 853, 5353, 5355)
-"""Ports that ask for names: DNS, NetBIOS, DNS over TLS or QUIC, multicast DNS, LLMNR."""
+"""Ports of name resolution: DNS, NetBIOS, DNS over TLS or QUIC, multicast DNS, LLMNR."""
 KERNELS_OWN: Final = (131, 132, 133, 135, 136, 143)
-"""Types of ICMPv6 that no program may send, but for `ROUTER_SEARCH`: a router would forward them to anybody."""
+"""ICMPv6 types that no program may send, except by `ROUTER_SEARCH`: a router would forward them to anybody."""
 
 EVERYBODY: Final = IPv4Address("255.255.255.255")
-# Where a unicast DHCP renewal may go besides the on-link gateways: ranges that no one routes on the internet.
+# Where a unicast DHCP renewal may go besides the on-link gateways: ranges that are not routed on the internet.
 PRIVATE_IPV4: Final = tuple(
     map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"))
 )
@@ -66,7 +66,7 @@ TUN_IPV4: Final = IPv4Address(names.TUN_IPV4)
 TUN_IPV6: Final = IPv6Address(names.TUN_IPV6)
 RESOLVER: Final = IPv4Address(names.RESOLVER_IPV4)
 
-# RFC 4861 4.6, RFC 3971 5.3.2: an option's type, and its length in units of eight bytes, here always one.
+# Type of an option, and its length in units of eight bytes, here always one (RFC 4861 4.6, RFC 3971 5.3.2).
 SOURCE_ADDRESS, TARGET_ADDRESS, NONCE = 0x0101, 0x0201, 0x0E01
 REQUEST, ANSWER = 1, 2
 """Operations of ARP (RFC 826)."""
@@ -79,7 +79,7 @@ LONGEST_PPP: Final = 320
 CORE: Final = Permit(
     name="core",
     what=mark("TCP and UDP to a Psiphon server"),
-    why=mark("It is the connection to the server (R5). Its address is not known beforehand: the core tries many"),
+    why=mark("The connection to the server (R5). Its address is not known beforehand: the core tries many"),
     shows=mark("That you talk to those servers. Psiphon disguises what it is"),
     match=Match(owner=Owner.PSIPHON_USER, by=InterfaceKind.WIRE, protocols=(TCP, UDP)),
     comment="psiphon-user, TCP and UDP",
@@ -101,9 +101,9 @@ CORE: Final = Permit(
 )
 CORE_NAMES: Final = Permit(
     name="core-names",
-    what=mark("The core's own questions for names"),
-    why=mark("Only if you set bootstrap_dns: for a network where no server is found without"),
-    shows=mark("The names that the core asks for, in clear"),
+    what=mark("The core's own DNS queries"),
+    why=mark("Only if you set bootstrap_dns: for a network where no server is found without it"),
+    shows=mark("The names that the core looks up, in clear"),
     match=Match(
         owner=Owner.PSIPHON_USER,
         by=InterfaceKind.WIRE,
@@ -120,7 +120,7 @@ CORE_NAMES: Final = Permit(
 ROUTER_SEARCH: Final = Permit(
     name="router-search",
     what=mark("A router solicitation"),
-    why=mark("They look for routers themselves (RFC 4861)"),
+    why=mark("Network managers look for routers themselves (RFC 4861)"),
     shows=mark("Your MAC and link-local address, which the link sees anyhow"),
     match=Match(
         owner=Owner.NETWORK_MANAGER,
@@ -161,8 +161,8 @@ NEIGHBOURS: Final = Permit(
     name="neighbours",
     what=mark("Neighbour discovery, in exact form and length, with one option or none"),
     why=mark(
-        "Without it the link does not work (RFC 4861, RFC 7527). What the kernel sends has no owner; made by a program "
-        "it would be a way to anybody, since routers forward it"
+        "Without it the link does not work (RFC 4861, RFC 7527). Only the kernel's own messages pass, which have no "
+        "owner: a program could use them to reach anybody, since routers forward them"
     ),
     shows=mark("Your MAC and link addresses, which the link sees anyhow"),
     match=Match(
@@ -190,8 +190,8 @@ MLD: Final = Permit(
     name="mld",
     what=mark("MLD reports, version 1, of solicited-node groups, to the group itself, in exact form and length"),
     why=mark(
-        "Switches that listen need them (RFC 2710). One of version 2 would carry whatever groups and sources a user "
-        "joins, a farewell (132) whatever group"
+        "Switches with MLD snooping need them (RFC 2710). Version 2 would carry any groups and sources that a user "
+        "joins, and Done (132) any group"
     ),
     shows=mark("Your link addresses, which the link sees anyhow"),
     match=Match(
@@ -213,7 +213,7 @@ DHCP: Final = Permit(
     name="dhcp",
     what=mark("DHCP"),
     why=mark("To have an IPv4 address at all, and to keep it (RFC 2131)"),
-    shows=mark("What your network manager puts in, often the computer's name: turn that off there"),
+    shows=mark("What your network manager sends in it, often the computer's name: turn that off there"),
     match=Match(
         owner=Owner.NETWORK_MANAGER,
         by=InterfaceKind.WIRE,
@@ -232,7 +232,7 @@ DHCPV6: Final = Permit(
     name="dhcpv6",
     what=mark("DHCPv6"),
     why=mark("To have an IPv6 address where routers give none (RFC 8415)"),
-    shows=mark("What your network manager puts in, often the computer's name: turn that off there"),
+    shows=mark("What your network manager sends in it, often the computer's name: turn that off there"),
     match=Match(
         owner=Owner.NETWORK_MANAGER,
         by=InterfaceKind.WIRE,
@@ -249,7 +249,7 @@ DHCPV6: Final = Permit(
 ARP_SEARCH: Final = Permit(
     name="arp-search",
     what=mark("ARP for IPv4 on Ethernet, 42 bytes, before there is an address"),
-    why=mark("It asks whether an address is taken before the machine has it (RFC 5227)"),
+    why=mark("The network manager checks whether an address is taken before using it (RFC 5227)"),
     shows=mark("Your MAC address, and the address that is asked about"),
     match=Match(
         owner=Owner.NETWORK_MANAGER,
@@ -285,8 +285,8 @@ ARP_OWN: Final = Permit(
 EAPOL_OWN: Final = Permit(
     name="eapol",
     what=mark("EAPOL, versions 1 to 3"),
-    why=mark("Logging in to the network comes before everything: wpa_supplicant and iwd, by a packet socket"),
-    shows=mark("What it shows without us"),
+    why=mark("The log-in to the network comes before everything else: wpa_supplicant and iwd, by a packet socket"),
+    shows=mark("The same as without this service"),
     match=Match(
         owner=Owner.ROOT,
         by=InterfaceKind.WIRE,
@@ -301,8 +301,8 @@ EAPOL_OWN: Final = Permit(
 PPPOE: Final = Permit(
     name="pppoe",
     what=mark("PPPoE discovery"),
-    why=mark("It looks for a line, asks for a session, ends it (RFC 2516)"),
-    shows=mark("What it shows without us"),
+    why=mark("It finds the line, opens a session and ends it (RFC 2516)"),
+    shows=mark("The same as without this service"),
     match=Match(
         owner=Owner.ROOT,
         by=InterfaceKind.WIRE,
@@ -317,8 +317,8 @@ PPPOE: Final = Permit(
 PPP_CONTROL: Final = Permit(
     name="ppp-control",
     what=mark("LCP, IPCP, IPv6CP, PAP and CHAP in a PPPoE session"),
-    why=mark("It logs in to the line and keeps it. pppd writes it to the kernel, so no socket has it"),
-    shows=mark("What it shows without us"),
+    why=mark("It logs in to the line and keeps it up. pppd writes it to the kernel, so it has no owner"),
+    shows=mark("The same as without this service"),
     match=Match(
         owner=Owner.KERNEL,
         by=InterfaceKind.WIRE,
@@ -337,7 +337,7 @@ GUESTS: Final = Permit(
     name="guests",
     what=mark("TCP, UDP and ICMP to guests on a bridge that root allowed"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
-    shows=mark("To your network nothing. To guests this computer's address there, and what programs here tell them"),
+    shows=mark("Nothing to your network. To guests this computer's address there, and what programs here send them"),
     match=Match(
         by=InterfaceKind.GUESTS, protocols=(ICMP, TCP, UDP, ICMPV6), destinations=(RuntimeValue.GUEST_NETWORKS,)
     ),
@@ -386,7 +386,7 @@ GUESTS_NEIGHBOURS: Final = Permit(
 APPLICATIONS: Final = Permit(
     name="applications",
     what=mark("TCP and UDP of applications, over IPv4"),
-    why=mark("It is what the tunnel is for"),
+    why=mark("This is what the tunnel is for"),
     match=Match(by=InterfaceKind.TUNNEL, versions=(4,), protocols=(TCP, UDP), lease=4),
     comment="applications, while the lease runs",
     states=OPEN,
@@ -396,8 +396,8 @@ APPLICATIONS: Final = Permit(
 )
 APPLICATIONS_IPV6: Final = Permit(
     name="applications-ipv6",
-    what=mark("TCP and UDP of applications, over IPv6; not to port 53, so that programs ask for names by IPv4"),
-    why=mark("It is what the tunnel is for"),
+    what=mark("TCP and UDP of applications, over IPv6; not to port 53, so that programs send DNS queries over IPv4"),
+    why=mark("This is what the tunnel is for"),
     match=Match(by=InterfaceKind.TUNNEL, versions=(6,), protocols=(TCP, UDP), lease=6),
     comment="applications, while the lease runs and the tunnel carries IPv6",
     states=OPEN,
@@ -407,8 +407,8 @@ APPLICATIONS_IPV6: Final = Permit(
 )
 NAMES: Final = Permit(
     name="names",
-    what=mark("Questions for names, to the resolver inside the tunnel"),
-    why=mark("Every name is asked there, whatever resolv.conf says (R11)"),
+    what=mark("DNS queries, to the resolver inside the tunnel"),
+    why=mark("Every query goes there, whatever resolv.conf says (R11)"),
     match=Match(
         by=InterfaceKind.TUNNEL, protocols=(TCP, UDP), destinations=(RESOLVER,), destination_ports=(53,), lease=4
     ),
@@ -420,8 +420,8 @@ NAMES: Final = Permit(
 )
 PROBE: Final = Permit(
     name="probe",
-    what=mark("The service's question whether the tunnel carries packets"),
-    why=mark("Nothing is opened that was not just tried. psiphon-user sends nothing else here: the core must not loop"),
+    what=mark("The service's check that the tunnel carries packets"),
+    why=mark("The tunnel is checked before it is opened. psiphon-user sends nothing else here: the core must not loop"),
     match=Match(
         owner=Owner.PSIPHON_USER,
         by=InterfaceKind.TUNNEL,
@@ -439,8 +439,8 @@ PROBE: Final = Permit(
 )
 PROBE_IPV6: Final = Permit(
     name="probe-ipv6",
-    what=mark("The service's question whether the tunnel carries IPv6"),
-    why=mark("IPv6 is opened by itself"),
+    what=mark("The service's check that the tunnel carries IPv6"),
+    why=mark("IPv6 is checked and opened separately"),
     match=Match(
         owner=Owner.PSIPHON_USER,
         by=InterfaceKind.TUNNEL,
@@ -461,7 +461,7 @@ PROBE_IPV6: Final = Permit(
 
 LOOPBACK: Final = Permit(
     name="loopback",
-    what=mark("Everything from this machine to itself, but to the SOCKS proxy's port"),
+    what=mark("Everything from this machine to itself, except to the SOCKS proxy's port"),
     why=mark("It reaches no network"),
     match=Match(by=InterfaceKind.LOOPBACK),
     comment="this machine to itself",
@@ -495,7 +495,7 @@ CORE_ANSWERS: Final = Permit(
     name="core-answers",
     what=mark("Answers to psiphon-user's own flows, and ICMP errors about them"),
     why=mark(
-        "The connection to the server and its path MTU. A flow that is older than the lock has no mark and is cut"
+        "The connection to the server and its path MTU. A flow that is older than the lock has no mark and is dropped"
     ),
     match=Match(flow=Flow.OWN_REPLIES),
     comment="answers to psiphon-user, and path MTU errors about its flows",
@@ -505,7 +505,7 @@ CORE_ANSWERS: Final = Permit(
 NEIGHBOURS_IN: Final = Permit(
     name="neighbours-in",
     what=mark("Neighbour discovery and router advertisements"),
-    why=mark("The link works by it. What a router advertises ends up in the main table, which applications never see"),
+    why=mark("The link needs it. Advertised routes go to the main table, which applications never use"),
     match=Match(
         versions=(6,), protocols=(ICMPV6,), messages=(MessageForm(types=(134, 135, 136), code=0),), hop_limit=255
     ),
@@ -516,7 +516,7 @@ NEIGHBOURS_IN: Final = Permit(
 MLD_QUERIES: Final = Permit(
     name="mld-queries",
     what=mark("MLD queries"),
-    why=mark("They bring about the reports that switches need"),
+    why=mark("The kernel answers them with the reports that switches need"),
     match=Match(
         versions=(6,), protocols=(ICMPV6,), sources=(LINK_LOCAL,), messages=(MessageForm(types=(130,)),), hop_limit=1
     ),
@@ -545,7 +545,7 @@ DHCPV6_ANSWERS: Final = Permit(
 TUNNEL_ANSWERS: Final = Permit(
     name="tunnel-answers",
     what=mark("Answers out of the tunnel"),
-    why=mark("Nobody reaches in through the tunnel, but whom a program here called"),
+    why=mark("Nothing else comes in through the tunnel"),
     match=Match(by=InterfaceKind.TUNNEL, flow=Flow.ESTABLISHED),
     comment="answers out of the tunnel",
     states=EVERY_STATE,
@@ -562,7 +562,7 @@ GUEST_ANSWERS: Final = Permit(
 )
 GUEST_DHCP: Final = Permit(
     name="guest-dhcp",
-    what=mark("Questions of guests for an address"),
+    what=mark("DHCP requests of guests"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
     match=Match(by=InterfaceKind.GUESTS, protocols=(UDP,), source_ports=(68,), destination_ports=(67,)),
     comment="guests ask for an address",
@@ -571,7 +571,7 @@ GUEST_DHCP: Final = Permit(
 )
 GUEST_NAMES: Final = Permit(
     name="guest-names",
-    what=mark("Questions of guests for names, to this machine's own address on the bridge"),
+    what=mark("DNS queries of guests, to this machine's own address on the bridge"),
     why=mark("Only after `psiphon-vpn bridge allow`"),
     match=Match(
         by=InterfaceKind.GUESTS,
@@ -605,7 +605,7 @@ GUEST_ROUTERS: Final = Permit(
 CONTAINERS: Final = Permit(
     name="containers",
     what=mark("TCP and UDP of containers and virtual machines, over IPv4, translated to the TUN's own address"),
-    why=mark("They go through the tunnel or nowhere (R19). A host on a wire is not one of them"),
+    why=mark("They go through the tunnel or nowhere (R19). Hosts on a wire are not among them"),
     match=Match(by=InterfaceKind.CONTAINERS, into=InterfaceKind.TUNNEL, versions=(4,), protocols=(TCP, UDP), lease=4),
     comment="containers into the tunnel, while the lease runs",
     states=OPEN,
@@ -626,8 +626,8 @@ CONTAINERS_IPV6: Final = Permit(
 )
 CONTAINER_NAMES: Final = Permit(
     name="container-names",
-    what=mark("Questions of containers for names, to the resolver inside the tunnel"),
-    why=mark("Every name is asked there (R11)"),
+    what=mark("DNS queries of containers, to the resolver inside the tunnel"),
+    why=mark("Every query goes there (R11)"),
     match=Match(
         by=InterfaceKind.CONTAINERS,
         into=InterfaceKind.TUNNEL,
@@ -644,7 +644,7 @@ CONTAINER_NAMES: Final = Permit(
 CONTAINER_ANSWERS: Final = Permit(
     name="container-answers",
     what=mark("Answers out of the tunnel to containers"),
-    why=mark("Nobody reaches in through the tunnel, but whom a container called"),
+    why=mark("Nothing else comes in through the tunnel"),
     match=Match(by=InterfaceKind.TUNNEL, into=InterfaceKind.CONTAINERS, flow=Flow.REPLIES),
     comment="answers to containers",
     states=OPEN,

@@ -1,11 +1,11 @@
-"""What keeps a link alive, in the one form and length in which it is sent: neighbour discovery, MLD, ARP, EAPOL.
+"""The messages that keep a link working, in their exact form and length: neighbour discovery, MLD, ARP, EAPOL.
 
-In an inet table only the kernel itself speaks so without an owner. At a card's egress hook the frames of a macvlan
-child and of a bridged virtual machine have no owner either, and are made by anybody in there. So every field that the
-kernel does not choose is compared, and the length with it: what is left is told in SECURITY.md.
+In an inet table only the kernel's own packets have no owner. At a card's egress hook the frames of a macvlan child and
+of a bridged virtual machine have none either, and anybody in there can craft them. So the rules compare the length and
+every field that a sender could choose freely; SECURITY.md says what remains.
 
-Raw bytes are named by base, offset and length in bits (nft(8), "Raw payload expression"): @ll begins with the frame,
-@nh with the IP header, @th with what follows all IPv6 headers. nft 0.9.3 has no words for most of these fields.
+Raw bytes are given by base, offset and length in bits (nft(8), "Raw payload expression"): @ll starts at the frame, @nh
+at the IP header, @th after all IPv6 headers. nft 0.9.3 has no expressions for most of these fields.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from psiphon_vpn.policy.values import quote_set
 
 ETHERNET_HEADER = 14
 LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
-"""RFC 4291 2.5.6. A gateway with another prefix that begins with fe80 comes with the networks of the link."""
+"""RFC 4291 2.5.6. A gateway in another prefix of fe80::/10 is among the networks of the link."""
 NO_IPV4, NO_IPV6 = ipaddress.IPv4Network(0), ipaddress.IPv6Network(0)
 ANY_UNICAST = ("fe80::/10", "fc00::/7", "2000::/3")
 ROUTER_ALERT = 0x3A00050200000100
-"""The header before an MLD report: ICMPv6 follows, router alert, two bytes of padding (RFC 2710 3, RFC 2711)."""
+"""Hop-by-hop header of an MLD report: next header ICMPv6, router alert, two bytes of padding (RFC 2710 3, RFC 2711)."""
 HOP_BY_HOP_HEADER = 8
 _DESTINATIONS = {
     (permits.EVERY_ROUTER,),
     (permits.EVERY_NODE, permits.SOLICITED_NODE, RuntimeValue.PREFIXES),
 }
-"""Of neighbour discovery, which its forms compare, each in its way."""
+"""Destinations of neighbour discovery that `discovery_rules` can render."""
 NO_FLOW_LABEL = "@nh,0,32 & 0x000fffff == 0x0"
 NOTHING_RESERVED = "@th,32,32 & 0x1fffffff == 0x0"
 """The reserved bits of a solicitation, or of an advertisement after its three flags."""
@@ -52,18 +52,18 @@ NOTHING_RESERVED = "@th,32,32 & 0x1fffffff == 0x0"
 def discovery_rules(
     identity: Identity, on_link: OnLink | None = None, *, ipv6: str = "", header: int = 0, targets: bool = False
 ) -> tuple[Rule, ...]:
-    """Neighbour discovery and MLD: of the kernel, which has no uid. Routers are also looked for by network managers.
+    """Neighbour discovery and MLD of the kernel, which has no uid. Network managers may send router solicitations too.
 
-    Everything else of that form is made by a program, and a router would forward it to wherever its maker says. MLD is
-    version 1 (policy/sysctls.py), whose report is sent to the very group that it names (RFC 2710 4): so the group is
-    compared. Version 2 would carry whatever addresses a user joins.
+    Any other such message comes from a program, and a router would forward it to any destination. MLD is version 1
+    (policy/sysctls.py), whose report goes to the same group that it names (RFC 2710 4), so the rules compare the group.
+    Version 2 would carry any addresses that a user joins.
 
     Args:
         identity: who may look for routers.
-        on_link: whom the kernel may speak to; None for tables that outlive what is known of the links.
-        ipv6: what tells IPv6 where the rules are not in a table of the internet protocols.
+        on_link: the neighbours that the kernel may talk to; None for static tables, which know no links.
+        ipv6: text that matches IPv6, for tables outside the family inet.
         header: bytes of a frame before its IP header.
-        targets: whether frames of others pass here: then the addresses inside are compared too.
+        targets: whether other senders' frames pass here: then the addresses inside the message are compared too.
     """
     kind = f"{ipv6} meta l4proto {ICMPV6} icmpv6 type".lstrip()
     context = RenderContext(identity=identity, header=header)
@@ -72,7 +72,7 @@ def discovery_rules(
     source, searching = "", f"ip6 daddr {quote_values(permits.ROUTER_SOLICITATION.match.fixed_destinations)}"
     ends = f"ip6 daddr {quote_set((*groups, *ANY_UNICAST))}"
     if on_link is not None:
-        # At a card's own hook a guest's prefix has no business.
+        # A guest's prefix never belongs on a card.
         guests = () if targets else on_link.guests_ipv6
         networks = tuple(dict.fromkeys((LINK_LOCAL, *on_link.networks_ipv6, *guests)))
         source = f"ip6 saddr {quote_networks(NO_IPV6, *networks)}"
@@ -85,7 +85,7 @@ def discovery_rules(
     def by_kernel(permit: Permit, message: MessageForm, inside: str, ends: str) -> Rule:
         require_discovery_form(permit)
         (size,) = message.sizes
-        # The next header too: an extension header before the message has room for anything.
+        # Compare the next header too: an extension header could carry anything.
         return accept(
             permit,
             f"{kind} {quote_values(message.types)} icmpv6 code {message.code} {render_length(message, header)} "
@@ -113,18 +113,18 @@ def discovery_rules(
 
 
 def require_discovery_form(permit: Permit) -> None:
-    """Refuse a row of neighbour discovery that asks for more than its form compares.
+    """Refuse a row of neighbour discovery with a restriction that its rules would not contain.
 
     Raises:
-        ValueError: it does.
+        ValueError: it has one.
     """
     require_rendered(permit.match, "protocols", "destinations", "messages", "hop_limit")
     if permit.match.destinations not in _DESTINATIONS:
-        raise ValueError("a form for these destinations alone")
+        raise ValueError("no rule can be rendered for these destinations")
 
 
 def _option(bit: int, message: MessageForm) -> str:
-    """What compares the one option of a message, where it has one. bit: where the option begins."""
+    """Compare the only option of a message, if it has one. bit: offset of the option."""
     return f" @th,{bit},16 {_quote_words(message.options)}" if message.options else ""
 
 
@@ -133,25 +133,25 @@ def _list_fixed(permit: Permit) -> list[str]:
 
 
 def _quote_words(words: tuple[int, ...]) -> str:
-    """Values of two bytes."""
+    """Two-byte values."""
     texts = [f"{word:#06x}" for word in words]
     return texts[0] if len(texts) == 1 else f"{{ {', '.join(texts)} }}"
 
 
 def _report_rules(kind: str, header: int, on_link: OnLink | None) -> tuple[Rule, ...]:
-    """MLDv1 reports: switches that listen need those of the solicited-node groups (RFC 4541 3), and no others.
+    """MLDv1 reports: MLD snooping needs only those of the solicited-node groups (RFC 4541 3).
 
     Args:
         kind: the beginning of a rule, up to the type.
         header: bytes of a frame before its IP header.
-        on_link: our own groups, where they are known; else a user can have any of the 2^24 reported.
+        on_link: our own groups, if known; otherwise a user can cause a report of any of the 2^24.
     """
     if on_link is not None and not on_link.groups:
         return ()
     row = permits.MLD.match
     require_rendered(row, "protocols", "sources", "destinations", "messages", "hop_limit")
     if row.destinations != (permits.SOLICITED_NODE,):
-        raise ValueError("a form for these destinations alone")
+        raise ValueError("no rule can be rendered for these destinations")
     (message,) = row.messages
     (size,) = message.sizes
     payload = HOP_BY_HOP_HEADER + size
@@ -175,10 +175,10 @@ def arp_rules(identity: Identity, arp: str, on_link: OnLink | None, *, shift: in
     """ARP for IPv4 on Ethernet (RFC 826), 42 bytes: nothing pads a frame before the card does.
 
     Args:
-        identity: who may ask for itself whether an address is taken (RFC 5227), before the machine has it.
-        arp: what tells ARP.
-        on_link: our own addresses and whom they may be told; None where that is not known.
-        shift: bits by which a tag moves what follows it.
+        identity: who may check whether an address is taken (RFC 5227), before the machine has it.
+        arp: text that matches ARP.
+        on_link: our own addresses and the networks of the link; None where they are not known.
+        shift: bits by which a VLAN tag moves what follows it.
     """
     searched = permits.ARP_SEARCH.match
     require_rendered(searched, "owner", "ethertype", "messages")
@@ -199,9 +199,9 @@ def arp_rules(identity: Identity, arp: str, on_link: OnLink | None, *, shift: in
             return tuple(rules)
         mine = f" arp saddr ip {quote_set(on_link.own_ipv4)}"
         asked = f" arp daddr ip {quote_networks(*on_link.networks_ipv4)}"
-        # Who asks whether an address is free has none yet.
+        # A probe for a free address has no sender address yet.
         told = f" arp daddr ip {quote_networks(NO_IPV4, *on_link.networks_ipv4)}"
-    # Who asks does not know yet whose the address is.
+    # A request does not know the hardware address of its target.
     ends = {permits.REQUEST: f" @ll,{256 + shift},48 0x0{mine}{asked}", permits.ANSWER: f"{mine}{told}"}
     for message in permits.ARP_OWN.match.messages:
         (operation,) = message.types
@@ -219,8 +219,8 @@ def eapol_rules(identity: Identity, eapol: str) -> tuple[Rule, ...]:
     """EAPOL (IEEE 802.1X-2010 11.3): of root, versions 1 to 3, packet, start, log-off, key, and MACsec's key agreement.
 
     Args:
-        identity: who is who.
-        eapol: what tells it.
+        identity: the uids and gids.
+        eapol: text that matches EAPOL.
     """
     row = permits.EAPOL_OWN.match
     require_rendered(row, "owner", "ethertype", "messages")

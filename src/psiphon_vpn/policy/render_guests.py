@@ -1,8 +1,8 @@
-"""The rules about guests on bridges that root allowed, made of their rows.
+"""The rules about guests on bridges that root allowed, rendered from their rows.
 
-A bridge gets a port at any moment, so no rule that knows the ports of a moment makes this safe: the bridge guard does
-(`policy/guards.py`), which sees each frame as it leaves by a port. The rules of the base table are there only while the
-daemon sees that guard, and finds that nothing but guests is on the bridge (`network/bridges.py`).
+A port may join a bridge at any moment, so no list of ports makes this safe. The bridge guard does (`policy/guards.py`):
+it checks each frame as it leaves by a port. The base table has these rules only while the daemon sees that guard
+loaded, and sees only guests on the bridge (`network/bridges.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from psiphon_vpn.policy.ruleset import Rule
 from psiphon_vpn.policy.values import InterfaceName, name_by_index
 
 _NO_OWNERS = RenderContext(identity=Identity(uid=0, gid=0, network_manager_uids=()))
-"""No row about guests names an owner."""
+"""Placeholder identity: no row about guests has an owner."""
 
 
 def _has_ipv6(bridge: GuestBridge) -> bool:
@@ -28,7 +28,7 @@ def _has_ipv6(bridge: GuestBridge) -> bool:
 
 
 def guest_output_rules(bridges: Iterable[GuestBridge], uid: int) -> tuple[Rule, ...]:
-    """What this machine may send to guests. psiphon-user is none of those who may: it talks to its server alone."""
+    """What this machine may send to guests. psiphon-user may send them nothing: it talks to its server alone."""
     rules: list[Rule] = []
     for bridge in bridges:
         out = f"oif {name_by_index(bridge.index)}"
@@ -47,7 +47,7 @@ def guest_output_rules(bridges: Iterable[GuestBridge], uid: int) -> tuple[Rule, 
 
 
 def guest_input_rules(bridges: Iterable[GuestBridge]) -> tuple[Rule, ...]:
-    """What guests may send to this machine: answers, and questions for an address and for names."""
+    """What guests may send to this machine: answers, DHCP requests and DNS queries."""
     rules: list[Rule] = []
     for bridge in bridges:
         by = f"iif {name_by_index(bridge.index)}"
@@ -66,9 +66,9 @@ def guest_input_rules(bridges: Iterable[GuestBridge]) -> tuple[Rule, ...]:
 
 
 def guest_wire_rules(bridges: Iterable[InterfaceName]) -> tuple[Rule, ...]:
-    """The same for the wire guard, which knows neither indexes nor networks of the moment.
+    """The same for the wire guard, which knows neither current indexes nor networks.
 
-    Only ever loaded in one transaction with the bridge guard, which keeps all of it from every port but a guest's.
+    Only loaded in one transaction with the bridge guard, which stops all of it at every port but a guest's.
     """
     rules: list[Rule] = []
     for name in bridges:

@@ -1,7 +1,7 @@
-"""A row as a rule, in nft's own words: for the tables of the family inet, and for plain frames at a card.
+"""Renders a row as a rule in nft's own expressions: for inet tables, and for plain frames at a card.
 
-No rule accepts anything but by `accept`, which asks for the row. The order of what a rule matches is fixed here; it
-changes nothing of what is matched.
+Every accepting rule is made by `accept`, which takes the row. The order of a rule's matches is fixed here; it does not
+change what is matched.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from psiphon_vpn.policy.ruleset import Rule
 from psiphon_vpn.policy.values import Address, quote_set
 
 NO_UID = 0xFFFFFFFF
-"""No user has this number (setuid(2)): a comparison with it says whether there is an owner at all."""
+"""No user has this uid (setuid(2)): comparing with it shows whether a packet has an owner at all."""
 ROOT_UIDS = (0,)
-"""Who logs in to a line, or by a packet socket to a network: wpa_supplicant and iwd as root, on cables, and on wireless
-cards whose driver has no control port. What mac80211 sends for them (NL80211_CMD_CONTROL_PORT_FRAME) never meets the
-hook: tests/guest/test_wireless.py measures both. A distribution that gives wpa_supplicant a user of its own has the
-second way alone."""
+"""The uids that log in to a line, or to a network by a packet socket: wpa_supplicant and iwd as root, on cables, and on
+wireless cards whose driver has no control port. Frames that mac80211 sends for them (NL80211_CMD_CONTROL_PORT_FRAME)
+do not pass the hook: tests/guest/test_wireless.py measures both. Where a distribution runs wpa_supplicant as another
+user, only the latter works."""
 TUNNEL_PROTOCOLS = (TCP, UDP)
-"""What the tunnel carries: where a chain has refused every other protocol, it need not be asked for again."""
+"""What the tunnel carries. Where a chain has refused every other protocol, later rules need not match it again."""
 IPV6_HEADER = 40
 
 _TRANSPORT = {TCP: "tcp", UDP: "udp"}
@@ -53,12 +53,12 @@ Value = int | Address | IPNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class RenderContext:
-    """What the writer of a table knows: who is who by number, and the values of the moment that it was given.
+    """What a renderer knows besides the rows: the identity, and the run-time values of this table.
 
     Attributes:
-        identity: the numbers.
-        known: values; what is not here is not known.
-        header: bytes of a frame before its IP header, where lengths count them.
+        identity: the uids and gids.
+        values: the run-time values; one that is missing is unknown.
+        header: bytes of a frame before its IP header, where lengths include them.
     """
 
     identity: Identity
@@ -66,21 +66,21 @@ class RenderContext:
     header: int = 0
 
     def resolve(self, values: Iterable[Value | RuntimeValue]) -> tuple[Value, ...]:
-        """Values, with those of the moment in place of their names."""
+        """The values, with run-time values in place of their names."""
         found: list[Value] = []
         for value in values:
             found += self.values.get(value, ()) if isinstance(value, RuntimeValue) else (value,)
         return tuple(found)
 
     def require(self, values: Iterable[Value | RuntimeValue]) -> tuple[Value, ...]:
-        """The same, where nothing at all would be written as: anything.
+        """The same, where an empty result would be rendered as: anything.
 
         Raises:
-            ValueError: nothing of it is known. Whoever writes a wider rule says so.
+            ValueError: all of them are unknown. A wider rule must be written explicitly.
         """
         found = self.resolve(values)
         if not found:
-            raise ValueError("a rule that would ask nothing, since nothing is known of what it asks")
+            raise ValueError("the rule would match anything: none of its run-time values is known")
         return found
 
 
@@ -89,30 +89,30 @@ def accept(permit: Permit, text: str, comment: str | None = None) -> Rule:
 
     Args:
         permit: the row.
-        text: what the rule matches, and what it sets besides.
-        comment: where it is another than the row's.
+        text: what the rule matches, and what else it sets.
+        comment: replaces the row's comment.
     """
     return Rule(text=f"{text} accept", comment=permit.comment if comment is None else comment, permit=permit.name)
 
 
 def require_rendered(match: Match, *rendered: str) -> None:
-    """Refuse a row that asks for more than a form of rule compares: the rule would be wider than its row.
+    """Refuse a row with a restriction that the rendered rule would not contain: it would be wider than its row.
 
     Args:
-        match: the row's.
-        rendered: the fields that the form compares. What tells the interface, and the version, is the chain's business;
-            and so is that nobody but the kernel has the packet, where it must be so.
+        match: the row's match.
+        rendered: the fields that the rule will contain. The chain itself takes care of interface and version, and of
+            the owner where it must be the kernel.
 
     Raises:
-        ValueError: it asks for more.
+        ValueError: the row restricts another field.
     """
     elsewhere = {"by", "into", "versions", *(["owner"] if match.owner is Owner.KERNEL else [])}
     if left := match.list_set_fields() - {*rendered, *elsewhere}:
-        raise ValueError(f"a rule that would not ask for {', '.join(sorted(left))}")
+        raise ValueError(f"the rule would not restrict {', '.join(sorted(left))} as its row does")
 
 
 def render_owner(owner: Owner, identity: Identity) -> str:
-    """Who has the socket. A rule about the kernel's packets asks nothing: what programs make is refused before it."""
+    """Match the socket's owner. Rules about the kernel's packets need no match: earlier ones refuse all others."""
     match owner:
         case Owner.PSIPHON_USER:
             return identity.owner
@@ -132,14 +132,14 @@ def render_match(
     version: int | None = None,
     checked: tuple[int, ...] = (),
 ) -> str:
-    """What a row matches, in words.
+    """Render what a row matches.
 
     Args:
-        match: the row's.
+        match: the row's match.
         context: the values for it.
         interface: text that matches the interface, or the kind of frame.
-        version: the IP version that this rule is for, where a row has both and the rule is for one.
-        checked: protocols that the chain has let through alone, so that they are not asked for again.
+        version: the IP version of this rule, if the row has both.
+        checked: the only protocols that the chain has let through; they are not matched again.
     """
     require_rendered(
         match,
@@ -164,7 +164,7 @@ def render_match(
 
 
 def render_length(message: MessageForm, header: int) -> str:
-    """The length of a packet with a message of ICMPv6."""
+    """Match the length of a packet with an ICMPv6 message."""
     sizes = tuple(header + IPV6_HEADER + size for size in message.sizes)
     return f"meta length {quote_values(sizes)}"
 
@@ -175,12 +175,12 @@ def quote_values(values: tuple[Value, ...]) -> str:
 
 
 def quote_networks(*networks: IPNetwork) -> str:
-    """A set of networks of one family; nft refuses one whose elements overlap."""
+    """A set of networks of one family; nft refuses sets with overlapping elements."""
     return quote_set(map(str, ipaddress.collapse_addresses(networks)))  # type: ignore[type-var]
 
 
 def render_protocols(match: Match, version: int | None = None) -> str:
-    """The protocols above IP."""
+    """Match the protocols above IP."""
     return f"meta l4proto {quote_set(_list_protocols(match, version))}"
 
 

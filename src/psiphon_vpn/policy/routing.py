@@ -1,16 +1,16 @@
 """The second wall (R9): a private routing table whose only way out is the TUN, and the rules that lead there.
 
-Why it is built like this (each line is covered by a test with rp_filter 0, 1 and 2):
+Why it is built like this (each point is covered by a test with rp_filter 0, 1 and 2):
 
 * A default route through the TUN in the *main* table would break the core, which is bound to the uplink and would
-  find no route there. So the main table stays as the network manager made it, and rules decide who may see it.
-* A socket that is bound to the TUN (the service's own question to the resolver) looks into the private table.
-* Sockets of psiphon-user look into the main table (`uidrange`), all others into the private one.
-* The reverse-path check of a packet that arrives asks "which interface would I use to answer?" without a uid, and
-  would find the TUN. The base table puts a mark on packets that arrive by a wire, and one rule sends *marked lookups
-  of the machine itself* (`iif lo`: the check is one, forwarding is not) to the main table. It takes
-  `src_valid_mark=1` (kernel documentation, ip-sysctl).
-* What comes out of the tunnel for a container is routed by the main table, where the container's subnet is.
+  find no route there. So the main table stays as the network manager made it, and rules decide who may use it.
+* A socket that is bound to the TUN (the service's own check of the resolver) uses the private table.
+* Sockets of psiphon-user use the main table (`uidrange`), all others the private one.
+* The reverse-path check of an arriving packet looks up the interface for an answer without a uid, and would find the
+  TUN. The base table marks packets that arrive by a wire, and one rule sends *marked lookups of the machine itself*
+  (`iif lo`: the check is one, forwarding is not) to the main table. This needs `src_valid_mark=1` (kernel
+  documentation, ip-sysctl).
+* Packets from the tunnel to a container are routed by the main table, which has the container's subnet.
 """
 
 from collections.abc import Iterable
@@ -23,16 +23,16 @@ IPV4, IPV6 = 4, 6
 MAIN_TABLE, LOCAL_TABLE = 254, 255
 MARK_MASK = 0xFFFFFFFF
 RULE_PRIORITIES = range(names.RULE_PRIORITY, names.RULE_PRIORITY + 7)
-"""The priorities of our routing rules; whatever else stands there is a stranger's."""
+"""The priorities of our routing rules; any other rule with one of them is another program's."""
 
 
 SAMPLE_DESTINATIONS = {IPV4: ("9.9.9.9", "198.41.0.4"), IPV6: ("2001:503:ba3e::2:30",)}
-"""What the kernel is asked the way to, on both halves of IPv4 (VPNs route by halves). Nothing is sent there."""
+"""Destinations for test lookups of routes, in both halves of IPv4 (VPNs route by halves). Nothing is sent there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingRule:
-    """One routing rule (ip-rule(8)); what is None is not matched."""
+    """One routing rule (ip-rule(8)); a field that is None is not matched."""
 
     version: int
     priority: int
@@ -45,9 +45,9 @@ class RoutingRule:
     protocol: int | None = None
     destination_port: int | None = None
     inverted: bool = False
-    """Matches what it says *not* (FIB_RULE_INVERT); none of ours does."""
+    """Matches everything *but* what it names (FIB_RULE_INVERT); no rule of this service does."""
     odd: bool = False
-    """Has a match or an action that none of ours has, and that is not told here."""
+    """Has a match or an action that no rule of this service has, and that has no field here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ def build_rules(
     """The rules, the same in every state.
 
     Args:
-        identity: whose sockets see the main table.
-        guests: IP version and network of allowed bridges (`guests.list_networks`): the main table knows the way there.
-        loopback: what the loopback device is called: the kernel takes no index here.
+        identity: the user whose sockets use the main table.
+        guests: IP version and network of allowed bridges (`guests.list_networks`): their routes are in the main table.
+        loopback: name of the loopback device: the kernel takes no index here.
     """
     first, private = names.RULE_PRIORITY, names.ROUTE_TABLE
     uids = (identity.uid, identity.uid)
@@ -104,10 +104,10 @@ def build_routes(
 
     Args:
         tun: whether the TUN exists.
-        open_ipv4: whether applications may use it; while not, they fail at once with "no route to host".
+        open_ipv4: whether applications may use it; otherwise they fail at once with "no route to host".
         open_ipv6: the same for IPv6, which not every Psiphon server carries.
-        ipv6_probe: where the service itself asks whether it does.
-        ipv6: whether the TUN has IPv6. Where not, IPv6 is unreachable.
+        ipv6_probe: servers that the service queries to find out whether the tunnel carries IPv6.
+        ipv6: whether the TUN has IPv6. Otherwise IPv6 is unreachable.
     """
     routes: list[Route] = []
     for version, subnet, address, is_open in (

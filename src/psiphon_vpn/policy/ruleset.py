@@ -1,7 +1,7 @@
 """A table of nftables as a value, and its text.
 
-The text is what `nft -f` loads. It uses numbers where names depend on files of the system (protocols, ports), and
-only words that nft 0.9.3 knows, except in the wire guard and the egress guard, which are loaded apart (R22).
+`nft -f` loads the text. It has numbers where names depend on files of the system (protocols, ports), and only syntax
+that nft 0.9.3 knows, except in the wire guard and the egress guard, which are loaded separately (R22).
 """
 
 import re
@@ -11,24 +11,24 @@ from dataclasses import dataclass, replace
 from psiphon_vpn.policy.values import InterfaceName
 
 _TEXT = re.compile(r'(?:[A-Za-z0-9_ .:,/@=!&|(){}-]|"[A-Za-z0-9._/-]+")*')
-"""What a rule is written with: no comment, no end of a line, nothing in quotes that could be more than a name."""
+"""The characters of a rule: no comment, no end of a line, nothing in quotes that could be more than a name."""
 _BARE_INDEX = re.compile(r"\b[io]if (?:[!=]= )?\{? ?\d")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One rule: what it matches and does, and why. The comment is part of the rule in the kernel (R16)."""
+    """One rule: its text, and a comment that is stored with it in the kernel (R16)."""
 
     text: str
     comment: str = ""
     permit: str = ""
-    """Name of the row of `permits` that lets its packets pass. No rule accepts anything without one."""
+    """Name of the row of `permits` that it renders. No rule accepts anything without one."""
 
     def __post_init__(self) -> None:
-        """Refuse what no rule of ours is written with. Values come from `policy.values` alone; this is a second look.
+        """Refuse text with unexpected characters. Values come from `policy.values` alone; this is a second check.
 
         Raises:
-            ValueError: this is no text of a rule.
+            ValueError: this is not the text of a rule.
         """
         if not _TEXT.fullmatch(self.text) or _BARE_INDEX.search(self.text) or re.search(r'["\\\n]', self.comment):
             raise ValueError("not the text of a rule")
@@ -42,7 +42,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Hook:
-    """Where a base chain is attached. Every filter chain of ours has the policy drop."""
+    """Where a base chain is attached, and its policy."""
 
     kind: str
     hook: str
@@ -51,7 +51,7 @@ class Hook:
     devices: tuple[InterfaceName, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a device whose name is not of the usual form.
+        """Refuse a device whose name was not checked.
 
         Raises:
             ValueError: there is one.
@@ -68,7 +68,7 @@ class Hook:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """A chain: a base chain when it has a hook."""
+    """A chain; a base chain if it has a hook."""
 
     name: str
     rules: tuple[Rule, ...]
@@ -82,7 +82,7 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True)
 class Set:
-    """A set whose elements come later, each with a time-out of its own."""
+    """A set. Its elements are added later, each with its own time-out."""
 
     name: str
     type: str
@@ -92,7 +92,7 @@ class Set:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A whole table, the unit in which we change anything."""
+    """A whole table, the unit of every change."""
 
     family: str
     name: str
@@ -112,10 +112,10 @@ class Table:
         return replace(self, chains=tuple(left))
 
     def mark_accepted(self, bit: int) -> "Table":
-        """This table, with a bit of the packet's mark set on all that it accepts.
+        """This table, with a bit of the packet's mark set on everything that it accepts.
 
         Args:
-            bit: of the mark; its other bits stay as they are.
+            bit: bit of the mark; the other bits stay.
         """
         return replace(
             self,
@@ -128,7 +128,7 @@ class Table:
         """The table's definition as nft text.
 
         Args:
-            name: another name to define it under (the scratch copy that readings are compared with).
+            name: another name for it (the scratch copy that readings are compared with).
             flags: other table flags ("dormant" for that copy).
         """
         lines = [f"# {line}".rstrip() for line in self.heading.splitlines()]
@@ -149,26 +149,26 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def render_replacement(self) -> str:
-        """The text that replaces this table, whatever it held, in one transaction, and touches no other table.
+        """The text that replaces this table, whatever it contains, in one transaction, and touches no other table.
 
-        The first line makes sure that there is a table to delete: `delete table` of an absent one would fail, and
-        `destroy table` needs nft 1.0.7. Its flags are named there too: the kernel refuses an owned table and one
-        without an owner for each other, so that only the owner can replace an owned table.
+        The first line makes sure that there is a table to delete: `delete table` fails for an absent one, and `destroy
+        table` needs nft 1.0.7. It has the table's flags too: the kernel does not turn an owned table into one without
+        an owner or the reverse, so that only the owner can replace an owned table.
         """
         flags = f" {{\n\tflags {self.flags}\n}}" if self.flags else ""
         return f"table {self.family} {self.name}{flags}\ndelete table {self.family} {self.name}\n{self.render()}"
 
     def differs_in_rules_alone(self, other: "Table") -> bool:
-        """Whether another table is this one, but for the rules in its chains: then `render_amendment` leads there."""
+        """Whether another table differs from this one only in the rules of its chains (see `render_amendment`)."""
         return replace(self, heading="", chains=()) == replace(other, heading="", chains=()) and [
             (chain.name, chain.hook) for chain in self.chains
         ] == [(chain.name, chain.hook) for chain in other.chains]
 
     def render_amendment(self, before: "Table") -> str:
-        """The text that makes this table out of one that differs in rules alone. The elements of its sets stay.
+        """The text that changes a table that differs in rules alone into this one. Elements of sets stay.
 
         Args:
-            before: the table that stands.
+            before: the table that is loaded.
         """
         lines = []
         for old, new in zip(before.chains, self.chains, strict=True):

@@ -1,8 +1,8 @@
 """Would a ruleset let this packet out? A small interpreter for the JSON that nft prints. Pure.
 
-It decides `locked` for the status, with and without a daemon: the kernel's own rules are asked with sample packets of
-applications. What it does not understand may match and may not: a chain has every outcome that it could then have,
-so it can be wrong only by calling a locked machine open.
+It decides `locked` for the status, with and without a daemon: it tries sample packets of applications on the rules that
+the kernel holds. An expression that it does not understand may match or not, and the chain gets every outcome that is
+then possible. So it can err only by calling a locked machine open.
 """
 
 import ipaddress
@@ -19,10 +19,10 @@ class Packet:
     """A packet of an application as an output or postrouting hook sees it.
 
     Attributes:
-        values: what expressions such as "meta oifname" or "ip daddr" are, for this packet. An expression that is
-            not here is unknown, unless its protocol is in `absent`.
+        values: the packet's values of expressions such as "meta oifname" or "ip daddr". An expression that is missing
+            here is unknown, unless its protocol is in `absent`.
         absent: protocols that the packet does not have ("ip6" in an IPv4 packet): their fields never match.
-        never: what an expression is known not to be, where it could be anything else: an interface that is some wire.
+        never: values that an expression is known not to have, if any other is possible (the interface is some wire).
     """
 
     values: dict[str, int | str]
@@ -40,7 +40,7 @@ FAMILIES = {"ipv4": 2, "ipv6": 10}
 
 
 def _name_of(left: JsonValue) -> str:
-    """An expression's name in a packet's values; empty for one that is not known there."""
+    """An expression's key in a packet's values; empty if packets have no such value."""
     if not isinstance(left, dict) or len(left) != 1:
         return ""
     kind, body = next(iter(left.items()))
@@ -62,7 +62,7 @@ def _any(found: list[bool | _Unknown]) -> bool | _Unknown:
 
 
 def _equals(value: Any, right: JsonValue, sets: "Sets") -> bool | _Unknown:
-    """Whether a known value is the right side's, or one of its."""
+    """Whether a known value equals the right side, or is an element of it."""
     if isinstance(right, str) and right.startswith("@"):
         elements = sets.get(right[1:])
         return UNKNOWN if elements is None else _any([_equals(value, item, sets) for item in elements])
@@ -93,14 +93,14 @@ def _equals(value: Any, right: JsonValue, sets: "Sets") -> bool | _Unknown:
                 return bool(low <= value <= high)
         return UNKNOWN
     right = _number(right)
-    # A checked name of an interface is a text too.
+    # An `InterfaceName` is a str too.
     if isinstance(right, str) != isinstance(value, str) or (isinstance(right, str) and right.endswith("*")):
         return UNKNOWN
     return bool(value == right)
 
 
 def _never_equals(never: frozenset[int | str], right: JsonValue, sets: "Sets") -> bool | _Unknown:
-    """Whether something that is none of `never` is the right side's: no, or nobody knows."""
+    """Whether a value outside `never` equals the right side: no, or unknown."""
     if isinstance(right, int) or (isinstance(right, str) and not right.startswith("@")):
         return False if right in never else UNKNOWN
     elements = sets.get(right[1:]) if isinstance(right, str) else right.get("set") if isinstance(right, dict) else right
@@ -134,10 +134,10 @@ Sets = dict[str, list[JsonValue]]
 """The elements of named sets."""
 VERDICTS = {"accept", "drop", "reject", "jump", "goto", "return"}
 HARMLESS = {"counter", "log", "mangle"}
-"""Statements that neither decide nor select anything."""
+"""Statements that neither decide nor match anything."""
 SELECTING = {"match", "limit", "quota"}
 END = "end"
-"""The outcome of a chain that says nothing: its caller goes on, or its policy decides."""
+"""The outcome of a chain without a verdict: its caller goes on, or its policy decides."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Chains:
 
     @classmethod
     def read(cls, objects: list[JsonValue]) -> "Chains":
-        """Sort what nft printed, in its order."""
+        """Sort the objects that nft printed, in their order."""
         rules: dict[str, list[list[JsonValue]]] = {}
         base: dict[str, list[tuple[str, str]]] = {}
         sets: Sets = {}
@@ -168,7 +168,7 @@ class Chains:
 
 
 def _read_rule(expressions: list[JsonValue], packet: Packet, sets: Sets) -> tuple[str, str, bool] | None:
-    """A rule's verdict, its target, and whether it certainly applies; None when it says nothing of this packet."""
+    """A rule's verdict, its target, and whether it certainly applies; None if it does not match this packet."""
     certain, verdict = True, None
     for expression in expressions:
         key = expression if isinstance(expression, str) else next(iter(expression), "")
@@ -183,15 +183,15 @@ def _read_rule(expressions: list[JsonValue], packet: Packet, sets: Sets) -> tupl
         elif key not in HARMLESS:
             certain = False
             if key not in SELECTING and verdict is None:
-                # A verdict map, a queue, an extension of iptables: it may well accept.
+                # A verdict map, a queue, an iptables extension: it may accept.
                 verdict = ("accept", "")
     return (*verdict, certain) if verdict is not None else None
 
 
 def _outcomes(chains: Chains, name: str, packet: Packet, above: frozenset[str]) -> set[str]:
-    """What a chain may say: "accept", "drop", or END when the packet may fall out of it."""
+    """The possible outcomes of a chain: "accept", "drop", or END if the packet may reach its end."""
     if name in above:
-        return {"accept"}  # the kernel allows no loop, so this is no ruleset that we understand
+        return {"accept"}  # the kernel allows no loop, so we do not understand this ruleset
     outcomes: set[str] = set()
     for expressions in chains.rules.get(name, []):
         read = _read_rule(expressions, packet, chains.sets)
@@ -213,7 +213,7 @@ def _outcomes(chains: Chains, name: str, packet: Packet, above: frozenset[str]) 
 def lets_out(objects: list[JsonValue], packet: Packet, *, hooks: tuple[str, ...] = ("output",)) -> bool:
     """Whether a table may let a packet pass all of these hooks.
 
-    A hook where the table has no filter chain passes everything.
+    A hook without a filter chain of the table passes everything.
     """
     chains = Chains.read(objects)
     for hook in hooks:
@@ -225,16 +225,16 @@ def lets_out(objects: list[JsonValue], packet: Packet, *, hooks: tuple[str, ...]
 
 
 def application_packets(loopback: str = "lo", bridges: frozenset[str] | None = None) -> tuple[Packet, ...]:
-    """Samples of what must never leave: of root and of ordinary users, of each kind, both families, by any wire.
+    """Sample packets that must never leave: of root and of ordinary users, of each kind, both families, by any wire.
 
     Args:
-        loopback: what the loopback device is called: nft prints it for the index that the rules have.
-        bridges: names of all bridges, while the bridge guard stands: then none leads out, since each of its ports is
-            asked. None where it does not.
+        loopback: name of the loopback device: nft prints it for the index in the rules.
+        bridges: names of all bridges while the bridge guard is loaded: then no bridge leads out by itself, since each
+            port is checked. None while it is not loaded.
     """
     inner = frozenset[int | str]({loopback, names.TUN_NAME, *(bridges or ())})
     kinds = {} if bridges is None else {"meta oifkind": frozenset[int | str]({"bridge"})}
-    # A card can be called like the TUN, and like loopback: the one has another index and type, the other another index.
+    # A card can have the TUN's name, but then another index and type; or loopback's, but then another index.
     wires: tuple[tuple[dict[str, int | str], dict[str, frozenset[int | str]]], ...] = (
         ({}, {"meta oifname": frozenset({names.TUN_NAME}), "meta oif": inner, **kinds}),
         (

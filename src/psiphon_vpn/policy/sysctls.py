@@ -1,20 +1,20 @@
-"""Kernel settings that the policy rests on (kernel documentation, Documentation/networking/ip-sysctl.rst)."""
+"""Kernel settings that the policy depends on (kernel documentation, Documentation/networking/ip-sysctl.rst)."""
 
 from psiphon_vpn.policy import names
 
 GLOBAL_SYSCTLS: dict[str, str] = {
-    # The reverse-path check must see the mark of what arrives by a wire: policy/routing.py.
+    # The reverse-path check must use the mark of packets that arrive by a wire: policy/routing.py.
     "net/ipv4/conf/all/src_valid_mark": "1",
     # A neighbour must not learn by ARP that this machine has the tunnel's address (MLLVD-CR-24-03).
     "net/ipv4/conf/all/arp_ignore": "1",
     "net/ipv4/conf/all/arp_announce": "2",
-    # Nobody on a wire tells this machine another way (RFC 1122 3.2.2.2, RFC 4861 8).
+    # No host on a wire may redirect this machine's routes (RFC 1122 3.2.2.2, RFC 4861 8).
     "net/ipv4/conf/all/accept_redirects": "0",
     "net/ipv4/conf/default/accept_redirects": "0",
     "net/ipv6/conf/all/accept_redirects": "0",
     "net/ipv6/conf/default/accept_redirects": "0",
-    # MLD version 1: a report goes to the group that it names, so the rules know it. One of version 2 carries whatever
-    # groups and sources a user joins.
+    # MLD version 1: a report goes to the group that it names, so rules can compare it. Version 2 carries any groups and
+    # sources that a user joins.
     "net/ipv6/conf/all/force_mld_version": "1",
     # 127.0.0.0/8 stays inside: the SOCKS proxy and stub resolvers listen there.
     "net/ipv4/conf/all/route_localnet": "0",
@@ -34,4 +34,4 @@ TUN_SYSCTLS: dict[str, str] = {
 }
 
 SYSCTLS: dict[str, str] = GLOBAL_SYSCTLS | TUN_SYSCTLS
-"""All that must hold while the tunnel is open. What a kernel does not have, or a TUN that is gone, is not changed."""
+"""All that must hold while the tunnel is open. Settings that do not exist (kernel too old, TUN gone) are skipped."""

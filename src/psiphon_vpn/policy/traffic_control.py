@@ -1,11 +1,11 @@
 """The filter at a card's own traffic control: what it drops, as a program of classic BPF. Pure.
 
-Traffic control can move a frame onto a card past every hook of netfilter (tc-mirred(8), `bpf_redirect`): the kernel
-has the moved frame skip the egress hook (net/core/dev.c, `nf_skip_egress`). It does not skip the card's own traffic
-control, which comes behind that hook (net/core/dev.c, `__dev_queue_xmit`: `nf_hook_egress`, then `sch_handle_egress`).
-So a filter there asks for the bit that our last guards set on what they accept (`names.ACCEPTED_BIT`).
+Traffic control can move a frame onto a card past every netfilter hook (tc-mirred(8), `bpf_redirect`): the moved frame
+skips the egress hook (net/core/dev.c, `nf_skip_egress`). It does not skip the card's own traffic control, which comes
+after that hook (net/core/dev.c, `__dev_queue_xmit`: `nf_hook_egress`, then `sch_handle_egress`). So a filter there
+drops frames without the bit that the egress guard and the frame guard set on what they accept (`names.ACCEPTED_BIT`).
 
-The bit is no reason to accept anything: it only makes this filter let go on what the guards had accepted before it.
+The bit is never a reason to accept a frame: with it, the frame goes on to the filters that follow.
 """
 
 import enum
@@ -16,15 +16,15 @@ from typing import Final
 from psiphon_vpn.policy import names
 
 Instruction = tuple[int, int, int, int]
-"""An instruction (struct sock_filter of linux/filter.h): code, steps to skip if true, if false, operand."""
+"""One of BPF (struct sock_filter of linux/filter.h): code, instructions to skip if true, if false, operand."""
 
 GO_ON, DROP = 0xFFFFFFFF, 2
-"""TC_ACT_UNSPEC, with which the filters that follow are asked, and TC_ACT_SHOT, of linux/pkt_cls.h."""
+"""TC_ACT_UNSPEC, which goes on to the filters that follow, and TC_ACT_SHOT (linux/pkt_cls.h)."""
 # Of linux/bpf_common.h: loads of a word, half a word and a byte; and; comparisons with a constant; return.
 _LOAD, _LOAD_HALF, _LOAD_BYTE, _AND, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x28, 0x30, 0x54, 0x15, 0x45, 0x06
 _PROTOCOL, _MARK, _NETWORK = 0xFFFFF000, 0xFFFFF014, 0xFFF00000
-"""SKF_AD_OFF + SKF_AD_PROTOCOL, SKF_AD_OFF + SKF_AD_MARK, SKF_NET_OFF of linux/filter.h. The last is where the network
-header begins, so the same program reads frames with a link-layer header and without."""
+"""SKF_AD_OFF + SKF_AD_PROTOCOL, SKF_AD_OFF + SKF_AD_MARK, SKF_NET_OFF of linux/filter.h. The last is the start of the
+network header, so one program reads frames with and without a link-layer header."""
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _TAGS: Final = (0x8100, 0x88A8)
 _TAG_BYTES: Final = 4
@@ -34,25 +34,25 @@ _LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 
 
 class Filter(enum.StrEnum):
-    """What a card's filter asks for."""
+    """What a card's filter checks."""
 
     MARKED = "marked"
-    """The bit of our own guards; only where one of them stands and sets it, or nothing would leave at all."""
+    """The bit of our guards, and the source. Only where a guard is loaded that sets it, or nothing would leave."""
     SOURCES = "sources"
-    """Only that the source is neither the tunnel's nor loopback's."""
+    """The source alone: it must belong neither to the tunnel nor to loopback."""
 
 
 def build_program(wanted: Filter) -> tuple[Instruction, ...]:
-    """The program of a filter. It says GO_ON or DROP, in 6 to 33 instructions for each frame.
+    """The program of a filter. It returns GO_ON or DROP, after 6 to 33 instructions for each frame.
 
-    A load beyond the end of a frame ends a program with 0, which is TC_ACT_OK. So the mark is asked for first, from
-    which nothing is loaded.
+    A load beyond the end of a frame ends the program with 0, which is TC_ACT_OK. So it checks the mark first, which
+    needs no load from the frame.
     """
     steps: list[Instruction] = []
     if wanted is Filter.MARKED:
         steps += [(_LOAD, 0, 0, _MARK), (_ANY_BIT, 1, 0, names.ACCEPTED_BIT), (_RETURN, 0, 0, DROP)]
     steps += [(_LOAD, 0, 0, _PROTOCOL), *_if_equal(_IPV4, _drop_sources(4, 0)), *_if_equal(_IPV6, _drop_sources(6, 0))]
-    # A tag that is in the frame: the network header is the tag itself, or what comes behind it.
+    # A VLAN tag inside the frame: the network header begins at the tag itself, or after it.
     steps += [(_EQUAL, 2, 0, _TAGS[0]), (_EQUAL, 1, 0, _TAGS[1]), (_RETURN, 0, 0, GO_ON)]
     steps += [(_LOAD_HALF, 0, 0, _NETWORK + 2)]
     steps += _if_equal(_IPV4, _drop_sources(4, _TAG_BYTES)) + _if_equal(_IPV6, _drop_sources(6, _TAG_BYTES))
@@ -62,17 +62,17 @@ def build_program(wanted: Filter) -> tuple[Instruction, ...]:
 
 
 def encode_program(program: tuple[Instruction, ...]) -> bytes:
-    """The program as the kernel takes it and lists it."""
+    """The program as the kernel takes and lists it."""
     return b"".join(struct.pack("=HBBI", *step) for step in program)
 
 
 def _if_equal(value: int, then: list[Instruction]) -> list[Instruction]:
-    """Go through steps that end by themselves where what was loaded is this value, and past them where not."""
+    """Run the given instructions, which end in a return, if the loaded value equals this one; else skip them."""
     return [(_EQUAL, 0, len(then), value), *then]
 
 
 def _drop_sources(version: int, offset: int) -> list[Instruction]:
-    """Drop a packet whose source is the tunnel's or loopback's; let others go on. offset: of its header, bytes."""
+    """Drop a packet from an address of the tunnel or loopback; let others go on. offset: of its IP header, bytes."""
     place = _NETWORK + offset + (12 if version == 4 else 8)
     own = names.TUN_IPV4_SUBNET if version == 4 else names.TUN_IPV6_SUBNET
     steps: list[Instruction] = []

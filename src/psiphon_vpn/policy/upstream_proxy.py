@@ -9,7 +9,7 @@ DEFAULT_PORTS = {"http": 80, "socks5": 1080, "socks4a": 1080}
 
 
 def find_proxy_endpoint(url: str | None) -> Endpoint | None:
-    """Address and port of a proxy that is given by address; None for one given by name, or none at all."""
+    """Address and port of a proxy that is given by address; None for a proxy given by name, or for no proxy."""
     if url is None:
         return None
     parts = urlsplit(url)

@@ -1,9 +1,9 @@
-"""Values that come from outside the policy, in the only forms that may stand in the text of a rule. Pure.
+"""Values from outside the policy, in the only forms that may appear in the text of a rule. Pure.
 
-What nft reads is text, and whoever can choose a part of it chooses rules: any user of a desktop can make an interface
-called `c*"}accept#`. So nothing from outside is text here. An interface is an `InterfaceName` or, where its name is of
-another form, its index. An address is an object of `ipaddress` without a scope: `fe80::1%lo;accept;` is one with a
-scope. Ports and users are numbers. Rules are built from these alone (`policy/model.py`).
+nft reads text, and whoever controls a part of it can inject rules: any user of a desktop can create an interface called
+`c*"}accept#`. So no outside value is plain text here. An interface is an `InterfaceName` or, where its name has another
+form, its index. An address is an `ipaddress` object without a scope: `fe80::1%lo;accept;` is an address with a scope.
+Ports and users are numbers. Rules are built from these alone (`policy/model.py`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from psiphon_vpn.policy import names
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
-"""At most 15 characters, as in the kernel (IFNAMSIZ), and none that nft takes for more than a name, such as `*`."""
+"""At most 15 characters, as in the kernel (IFNAMSIZ), and none that is special to nft, such as `*`."""
 
 
 _CONTROL_GROUP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*){0,15}")
 
 
 class InterfaceName(str):
-    """The name of an interface, of the usual form: it may stand in quotes in a rule."""
+    """The name of an interface, of the usual form: safe in quotes in a rule."""
 
     __slots__ = ()
 
@@ -34,7 +34,7 @@ class InterfaceName(str):
         """Check the name.
 
         Raises:
-            ValueError: it is of another form.
+            ValueError: it has another form.
         """
         if not _NAME.fullmatch(name):
             raise ValueError("not the usual form of an interface's name")
@@ -42,12 +42,12 @@ class InterfaceName(str):
 
     @classmethod
     def of(cls, name: str) -> InterfaceName | None:
-        """The name; None for one of another form."""
+        """The checked name; None for one of another form."""
         return cls(name) if _NAME.fullmatch(name) else None
 
 
 class ControlGroup(str):
-    """The path of a control group below the root of the unified hierarchy: it may stand in quotes in a rule."""
+    """The path of a control group below the root of the unified hierarchy: safe in quotes in a rule."""
 
     __slots__ = ()
 
@@ -55,7 +55,7 @@ class ControlGroup(str):
         """Check the path.
 
         Raises:
-            ValueError: it has characters that no path of a plain unit has.
+            ValueError: it contains characters that the path of a plain unit never has.
         """
         if not _CONTROL_GROUP.fullmatch(path):
             raise ValueError("not the usual form of a control group's path")
@@ -65,17 +65,17 @@ class ControlGroup(str):
 
     @property
     def match(self) -> str:
-        """What matches a socket that was made in it (Linux 5.13, nft 0.9.9). False for one without a group."""
+        """Text that matches a socket created in it (Linux 5.13, nft 0.9.9). It does not match one without a group."""
         return f'socket cgroupv2 level {self.count("/") + 1} "{self}"'
 
 
 def decode_name(name: bytes | str) -> str:
-    """The name of an interface as text. It is bytes, which need be no text at all: none is lost (PEP 383)."""
+    """The name of an interface as text. The kernel's bytes may be no valid text; all of them are kept (PEP 383)."""
     return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
 
 
 def show_name(name: str) -> str:
-    """A name for people: nothing in it that a terminal obeys or that is no text."""
+    """A name to show to people: without control characters, and with everything outside ASCII escaped."""
     return "".join(char if " " < char < "\x7f" else char.encode("unicode_escape").decode() for char in name)
 
 
@@ -83,16 +83,16 @@ def parse_names(*texts: str) -> tuple[InterfaceName, ...]:
     """Several names.
 
     Raises:
-        ValueError: one is of another form.
+        ValueError: one has another form.
     """
     return tuple(map(InterfaceName, texts))
 
 
 def name_by_index(index: int) -> str:
-    """The index of an interface as nft takes it for one, whatever interfaces are called.
+    """An interface index in the form that nft reads as an index, whatever interfaces are called.
 
-    nft looks a number up as a name first (datatype.c, ifindex_type_parse): `oif 7` is the interface that is *called* 7,
-    where there is one. No name has sixteen characters, and what is no name is read as a number.
+    nft looks a number up as a name first (datatype.c, ifindex_type_parse): `oif 7` is the interface *called* 7, if one
+    exists. No name has sixteen characters, so nft reads these as a number.
     """
     if not 0 < index < 2**31:
         raise ValueError("not the index of an interface")
@@ -100,21 +100,21 @@ def name_by_index(index: int) -> str:
 
 
 LOOPBACK: Final = name_by_index(names.LOOPBACK_INDEX)
-"""Loopback in a rule, whatever it or a card is called."""
+"""Loopback in a rule, whatever it or another interface is called."""
 
 
 def parse_address(text: str) -> Address:
-    """An address without its scope: the interface is told apart by other means.
+    """An address without its scope: rules match the interface by other means.
 
     Raises:
-        ValueError: this is none.
+        ValueError: the text is no address.
     """
     address = ipaddress.ip_address(text)
     return ipaddress.IPv6Address(int(address)) if isinstance(address, ipaddress.IPv6Address) else address
 
 
 def parse_addresses(texts: Iterable[str]) -> tuple[Address, ...]:
-    """Do the same for several."""
+    """Parse several addresses."""
     return tuple(parse_address(text) for text in texts)
 
 

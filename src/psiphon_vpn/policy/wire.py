@@ -1,6 +1,6 @@
-"""What may be on a wire, and what is refused: the rules that the tables share.
+"""The rules that the tables share: what may be on a wire, and what is refused.
 
-Everything that is not `lo` and not our TUN is a *wire*.
+A *wire* is every interface but loopback and our TUN.
 """
 
 from dataclasses import replace
@@ -16,8 +16,8 @@ from psiphon_vpn.policy.values import Address, quote_set
 
 IPV4, IPV6 = 4, 6
 
-# What the tunnel cannot carry or must not be asked for: special-purpose ranges of the IANA registries (RFC 6890) that
-# can be a destination on some local network. The documentation ranges are left out: nobody can be there.
+# Destinations that do not enter the tunnel: special-purpose ranges of the IANA registries (RFC 6890) that can exist on
+# a local network. The documentation ranges are left out: nobody can be there.
 REFUSED_IPV4 = (
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -36,14 +36,14 @@ REFUSED_IPV6 = ("::/127", "::ffff:0:0/96", "fc00::/7", "fe80::/10", "fec0::/10",
 def plumbing_rules(
     identity: Identity, dhcp_servers: tuple[Address, ...], on_link: OnLink | None = None
 ) -> tuple[Rule, ...]:
-    """What the machine's own links need to stay alive, sent by the kernel or the network manager.
+    """What the machine's links need to keep working, sent by the kernel or the network manager.
 
     Sources: RFC 4861 (hop limit 255), RFC 2710 (MLD, hop limit 1), RFC 2131 (DHCP), RFC 8415 (DHCPv6).
 
     Args:
-        identity: who may speak DHCP and look for routers.
-        dhcp_servers: gateways of this link outside of the private ranges.
-        on_link: whom the kernel may speak to; None for a table that outlives what is known of the links.
+        identity: the users that may send DHCP and router solicitations.
+        dhcp_servers: gateways of this link outside the private ranges.
+        on_link: the neighbours that the kernel may talk to; None for a static table, which knows no links.
     """
     context = RenderContext(identity=identity)
     dhcp = permits.DHCP.match
@@ -64,7 +64,7 @@ def plumbing_rules(
 
 
 def tunnel_address_rules(verdict: str = "drop") -> tuple[Rule, ...]:
-    """No packet with an address of the tunnel belongs on a wire, in either direction (CVE-2019-14899)."""
+    """Drop packets with an address of the tunnel on a wire, in either direction (CVE-2019-14899)."""
     subnets = ((4, "ip", names.TUN_IPV4_SUBNET), (6, "ip6", names.TUN_IPV6_SUBNET))
     return tuple(
         Rule(
@@ -131,7 +131,7 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
 
 
 def _next_hop_rules(policy: Policy, who: str) -> list[Rule]:
-    """A server is no neighbour: bound to the uplink and without a route, the core would ask the link for its server."""
+    """Only by a gateway: without a route, a socket bound to the uplink would look for its server on the link (ARP)."""
     rules = []
     for version, family in ((IPV4, "ip"), (IPV6, "ip6")):
         gateways = tuple(gateway for gateway in policy.links.gateways if gateway.version == version)
@@ -153,7 +153,7 @@ def _next_hop_rules(policy: Policy, who: str) -> list[Rule]:
 
 
 def refusal_rules() -> tuple[Rule, ...]:
-    """The end of an output chain: refuse at once rather than let the application hang.
+    """The end of an output chain: refuse at once, so that no application hangs.
 
     TCP gets a reset: after an ICMPv6 error alone, an IPv6 connect() waits another second.
     """
