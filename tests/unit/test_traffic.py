@@ -47,7 +47,6 @@ from psiphon_vpn.linux.traffic import (
     judge,
 )
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.guards import build_egress_guard
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.traffic_control import DROP, GO_ON, Filter, build_program, encode_program
 from psiphon_vpn.policy.values import parse_names
@@ -369,8 +368,7 @@ def test_a_card_that_was_renamed_keeps_its_filter_until_it_has_another_guard(mon
 
     def follow(wires: tuple[str, ...], guarded: tuple[str, ...]) -> list[Filter | None]:
         policy = Policy(state=State.LOCKED, identity=Identity(uid=1, gid=1), links=Links(wires=parse_names(*wires)))
-        guard = build_egress_guard(policy.identity, parse_names(*guarded))
-        asyncio.run(filters.shed(policy, [guard] if guard is not None else []))
+        asyncio.run(filters.shed(policy))
         asyncio.run(filters.fit(policy, guarded))
         return [judge([item]).filter for item in kernel.filters]
 
@@ -381,6 +379,47 @@ def test_a_card_that_was_renamed_keeps_its_filter_until_it_has_another_guard(mon
     assert follow(("eth7",), ("eth7",)) == [MARKED]
     assert filters.standings == (("eth7", Standing(filter=MARKED)),)
     assert follow(("eth7",), ()) == [SOURCES], "the control: without a guard, and called as it was"
+
+
+@pytest.mark.requirement("R2", "B4")
+def test_no_filter_goes_while_the_guards_do_not_load_or_the_policy_names_a_card_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Renamed and renamed back, while another program flushed the rules in a loop: the filter was gone for seconds."""
+    called = {2: "eth0", 3: "docker0"}
+    monkeypatch.setattr(card_filters, "if_indextoname", called.__getitem__)
+    monkeypatch.setattr(card_filters, "if_nametoindex", lambda name: find_index(called, name))
+    kernel = FakeKernel()
+    filters = CardFilters(kernel)
+
+    def follow(*wires: str, loaded: bool = True, guarded: tuple[str, ...] = ()) -> dict[int, Filter | None]:
+        policy = Policy(state=State.LOCKED, identity=Identity(uid=1, gid=1), links=Links(wires=parse_names(*wires)))
+        asyncio.run(filters.shed(policy))
+        asyncio.run(filters.fit(policy, guarded or wires, loaded=loaded))
+        return {item.index: judge([item]).filter for item in kernel.filters}
+
+    assert follow("eth0", "docker0") == {2: MARKED, 3: MARKED}
+    assert follow("wan77") == {2: MARKED, 3: MARKED}, "made while eth0 was called so"
+    assert follow("wan77", loaded=False) == {2: MARKED, 3: MARKED}
+    called[4] = "usb0"
+    assert follow("eth0", "usb0", loaded=False) == {2: MARKED, 4: MARKED}, "a new one gets it though no guard loads"
+    assert follow("eth0", "usb0", guarded=("eth0",)) == {2: MARKED, 4: SOURCES}
+    assert follow("usb0") == {4: MARKED}, "the control: one that is no wire any more"
+
+
+@pytest.mark.requirement("R2", "B4")
+def test_what_a_daemon_before_left_stays_until_a_policy_names_cards_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = {2: "eth0"}
+    monkeypatch.setattr(card_filters, "if_indextoname", called.__getitem__)
+    monkeypatch.setattr(card_filters, "if_nametoindex", lambda name: find_index(called, name))
+    kernel = FakeKernel()
+    fit(kernel, {2: MARKED, 9: MARKED})
+    filters = CardFilters(kernel)
+    for wire, left in (("wan77", {2, 9}), ("eth0", {2})):
+        policy = Policy(state=State.LOCKED, identity=Identity(uid=1, gid=1), links=Links(wires=parse_names(wire)))
+        asyncio.run(filters.shed(policy))
+        asyncio.run(filters.fit(policy, [wire]))
+        assert {item.index for item in kernel.filters} == left
 
 
 def find_index(called: dict[int, str], name: str) -> int:

@@ -6,9 +6,7 @@ from collections.abc import Collection, Sequence
 from socket import if_indextoname, if_nametoindex
 
 from psiphon_vpn.linux.traffic import Standing, Traffic, TrafficKernel
-from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Policy
-from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.traffic_control import Filter
 
 log = logging.getLogger(__name__)
@@ -51,18 +49,20 @@ class CardFilters:
         self.odd_wires: tuple[str, ...] = ()
         """Wires whose names stand in no rule: a filter knows its card by index."""
 
-    async def shed(self, policy: Policy, beside: Sequence[Table]) -> None:
-        """Before a card loses its egress guard it loses the filter that asks for that guard's mark.
+    async def shed(self, policy: Policy) -> None:
+        """Remove the filter from each card that is no wire any more, before it loses the guard that sets the mark.
 
         Args:
-            policy: that is about to be in force.
-            beside: its tables beside the base table.
+            policy: that is about to be in force. If it names a wire that does not exist, the links have changed since,
+                and nobody knows which card it means: every filter stays.
         """
         if self._traffic is None or not self._knows_wires(policy):
             return
-        guarded = [name for table in beside if table.name == names.EGRESS_TABLE for name in table.devices]
+        cards, stale = self._find_cards(policy)
+        if stale:
+            return
         try:
-            await self._traffic.shed({**_find_indexes(guarded), **_find_renamed(self._cards)})
+            await self._traffic.shed({**cards, **_find_renamed(self._cards)})
         except OSError as error:
             # The lock comes first. A card that is cut off by it is closed, and looked at again below.
             log.warning("a filter of traffic control could not be taken away: %s", error)
@@ -71,19 +71,26 @@ class CardFilters:
         """Not at the start, before the links were looked at: what a daemon before us put up stands until then."""
         return self._traffic is not None and (self._traffic.looked or bool(policy.links.wires) or bool(self.odd_wires))
 
-    async def fit(self, policy: Policy, guarded: Collection[str]) -> bool:
-        """Put the filters to the guards that were just read back.
+    def _find_cards(self, policy: Policy) -> tuple[dict[int, str], bool]:
+        """The policy's wires by index, and whether one of them does not exist: the links have changed since."""
+        wires = {*policy.links.wires, *self.odd_wires}
+        cards = _find_indexes(tuple(wires))
+        return cards, len(cards) < len(wires)
+
+    async def fit(self, policy: Policy, guarded: Collection[str], *, loaded: bool = True) -> bool:
+        """Make the filters fit the guards that were just read back.
 
         Args:
             policy: in force.
             guarded: names of the cards on which the egress guard stands.
+            loaded: whether the guards loaded. If not, no filter goes, and none becomes weaker.
 
         Returns:
             Whether anything had to be done.
         """
         if self._traffic is None or not self._knows_wires(policy):
             return False
-        cards = _find_indexes((*policy.links.wires, *self.odd_wires))
+        cards, stale = self._find_cards(policy)
         wanted = {i: Filter.MARKED if name in guarded else Filter.SOURCES for i, name in cards.items()}
         for index, name in _find_renamed(self._cards).items():
             stands = self._traffic.standings.get(index, Standing()).filter
@@ -91,7 +98,7 @@ class CardFilters:
                 cards[index], wanted[index] = name, stands
         self._cards = cards
         try:
-            return await self._traffic.fit(wanted)
+            return await self._traffic.fit(wanted, keep_others=stale or not loaded)
         except OSError as error:
             log.warning("the filters of traffic control could not be looked at: %s", error)
             return False

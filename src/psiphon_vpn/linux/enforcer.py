@@ -120,9 +120,8 @@ class Enforcer:
         """
         async with self._lock:
             try:
-                beside = self._build_beside(policy)
-                await self._filters.shed(policy, beside)
-                done = await self._tables.amend(self._build_base(policy), *beside)
+                await self._filters.shed(policy)
+                done = await self._tables.amend(self._build_base(policy), *self._build_beside(policy))
             except (RulesetError, OSError) as error:
                 log.warning("rules could not be amended: %s", error)
                 self.close()
@@ -150,10 +149,9 @@ class Enforcer:
 
     async def _apply(self, policy: Policy) -> None:
         self._policy = policy
-        beside = self._build_beside(policy)
-        await self._filters.shed(policy, beside)
+        await self._filters.shed(policy)
         try:
-            await self._tables.put(self._build_base(policy), *beside)
+            await self._tables.put(self._build_base(policy), *self._build_beside(policy))
             guests = list_networks(policy.links.bridges)
             self._rules = build_rules(self._identity, guests, loopback=name_loopback())
             await apply_rules(self._socket, self._rules)
@@ -161,6 +159,8 @@ class Enforcer:
             await self._put_entries_back()
             self.routing_trouble = None
         except (RulesetError, RoutingError, OSError) as error:
+            # Nothing that no guard accepted leaves by a card, whatever stands of the guards now.
+            await self._filters.fit(policy, policy.links.wires if self._features.egress_hook else (), loaded=False)
             raise EnforcementError(str(error)) from error
         for failure in apply_sysctls(SYSCTLS):
             log.warning("kernel setting not made: %s", failure)

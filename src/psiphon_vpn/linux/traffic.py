@@ -4,8 +4,9 @@ It is known by its handle, of which there are two: the kernel keeps no word of w
 whether it was there before ours. Filters of others are never touched, and a `clsact` goes only if it was ours and
 nothing else is in it.
 
-A filter that asks for the mark must never outlive the guard that sets it, or nothing leaves by that card: it is put
-there after the guard was read back, and taken away before the guard is (`Traffic.shed`).
+A filter that asks for the mark must not outlive the guard that sets it, or nothing leaves by that card: it is put there
+after the guard was read back, and taken away before the guard is (`Traffic.shed`). While the guards do not load, or the
+links have changed since the policy was made, every filter stays: a card that is cut off for a moment is closed.
 """
 
 import asyncio
@@ -207,13 +208,15 @@ class Traffic:
             filters = await self._kernel.list_filters(index, EGRESS)
             if judge(filters).filter is not Filter.SOURCES:
                 await self._remove(index, filters)
+                self._wanted.pop(index, None)
                 self._dirty = True
 
-    async def fit(self, wanted: Mapping[int, Filter]) -> bool:
+    async def fit(self, wanted: Mapping[int, Filter], *, keep_others: bool = False) -> bool:
         """Have these filters, and no others of ours anywhere.
 
         Args:
             wanted: by index of the card.
+            keep_others: leave those on other cards as they are.
 
         Returns:
             Whether somebody had changed what was left there.
@@ -221,19 +224,21 @@ class Traffic:
         Raises:
             OSError: the kernel does not say what there is. What it refuses is in `standings`.
         """
+        if keep_others:
+            wanted = {**self._wanted, **wanted}
         if not self._dirty and self._wanted == dict(wanted):
             return False
         # Before it is looked: what changes from here on is heard of, and looked at again.
         self._dirty = False
         try:
-            return await self._fit(wanted)
+            return await self._fit(wanted, keep_others=keep_others)
         except BaseException:
             self._dirty = True
             raise
 
-    async def _fit(self, wanted: Mapping[int, Filter]) -> bool:
+    async def _fit(self, wanted: Mapping[int, Filter], *, keep_others: bool) -> bool:
         places = {place.index: place.kind for place in await self._kernel.list_places()}
-        others = set(self._wanted) if self.looked else set(places)
+        others = set() if keep_others else set(self._wanted) if self.looked else set(places)
         done = False
         for index in others - set(wanted):
             if places.get(index) == CLSACT:
@@ -242,7 +247,9 @@ class Traffic:
         for index, kind in wanted.items():
             standings[index], changed = await self._fit_one(index, kind, places.get(index))
             done = done or (changed and self._wanted.get(index) is kind)
-        self.standings, self._wanted, self.looked = standings, dict(wanted), True
+        self.standings, self._wanted = standings, dict(wanted)
+        # Kept ones of a daemon before us are still to be looked for.
+        self.looked = self.looked or not keep_others
         return done
 
     async def remove(self) -> None:
