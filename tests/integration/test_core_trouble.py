@@ -102,7 +102,7 @@ def test_a_corrupt_data_store_is_told_of_set_aside_once_and_the_tunnel_opens_aga
         assert status["next_step"]
     stage.machine.wait_state("OPEN")
     log = stage.machine.read_log()[before:]
-    assert log.count("tries with a new one" if by_the_core else "was set aside") in {1, 2}
+    assert log.count("begins with a new one" if by_the_core else "was set aside") in {1, 2}
     assert (root / ASIDE).exists() is not by_the_core
     assert str(root) not in log
     shutil.rmtree(root / ASIDE, ignore_errors=True)
@@ -188,13 +188,13 @@ def test_status_and_journal_say_in_a_sentence_what_it_waits_for_since_when_and_w
     stage.machine.command("restart")
     stage.machine.wait_for(lambda: status_of(stage)["next_try_what"] == "connecting again", "the next try")
     status = status_of(stage)
-    assert "another program holds the data" in status["reason"]
-    assert "no other copy" in status["next_step"]
+    assert "another program uses the stored data" in status["reason"]
+    assert "any other copy" in status["next_step"]
     since, next_try = (datetime.fromisoformat(status[name]) for name in ("since", "next_try"))
     assert asked <= since <= datetime.now(UTC)
     assert since < next_try < since + timedelta(seconds=10)
     log = stage.machine.read_log()[before:]
-    assert re.search(r"-> LOCKED: datastore .*: another program holds the data of the tunnel program\n", log)
+    assert re.search(r"-> LOCKED: datastore .*: another program uses the stored data of the tunnel program\n", log)
     assert re.search(r"-> LOCKED: datastore .*\n.*next: connecting again, at 20\d\d-\d\d-\d\dT\d\d:\d\d", log), log
 
 

@@ -83,7 +83,7 @@ def test_whoever_takes_the_filter_away_or_changes_it_has_it_put_back_and_nothing
         assert len(filters(stage).splitlines()) == before
         assert_open(stage)
     log = stage.machine.read_log()
-    assert "another program changed traffic control at a card; the filter was put back" in log
+    assert "another program changed traffic control on a card; the filter was put back" in log
 
 
 def test_a_flush_of_all_rules_leaves_the_filter_and_the_machine_opens_again(stage: Stage) -> None:

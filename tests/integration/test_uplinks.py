@@ -196,7 +196,7 @@ def test_a_network_with_ipv6_alone_and_no_server_known_by_ipv6_stays_locked_and_
         stage.machine.wait_for(lambda: status_of(stage)["reason_code"] == "no_ipv4", "the reason")
         status = status_of(stage)
         assert (status["state"], status["locked"]) == ("CONNECTING", True)
-        assert "IPv6 alone" in status["reason"]
+        assert "only IPv6" in status["reason"]
         assert "IPv4" in status["next_step"]
         assert {stage.page(4, limit=LIMIT), stage.page(6, limit=LIMIT)} <= {
             "unreachable",

@@ -229,7 +229,7 @@ def live(fault: Fault, directory: Path) -> Life:
         service.tasks.keep(Part.ROUTES, healer.watch_routes)
         service.tasks.keep(Part.RULES, healer.watch_rules)
         service.tasks.keep(Part.TRAFFIC, healer.watch_filters)
-        hear = service.tasks.guard(Part.NEWS, lambda: healer.on_network(None))
+        hear = service.tasks.guard(Part.ANNOUNCEMENTS, lambda: healer.on_network(None))
         hear()
         unleased = 0
         for second in range(LIVE_SECONDS):

@@ -23,10 +23,10 @@ from psiphon_vpn.service.effects import (
     ArmTimer,
     CancelTimers,
     CloseLease,
-    DoubtTun,
     Effect,
     FindCause,
     OpenTunnel,
+    ReplaceTun,
     SetDataAside,
     StartCore,
     StopCore,
@@ -144,7 +144,7 @@ class Watch:
                 self.timers[timer] = seconds
             case StoreIntent(intent):
                 self.stored.append(intent)
-            case DoubtTun():
+            case ReplaceTun():
                 assert self.running is None, "a core would go on with a TUN that is gone"
             case FindCause(core):
                 assert core == self.running, "the cause of another core's trouble"

@@ -22,7 +22,7 @@ import psiphon_vpn
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service import runner
-from psiphon_vpn.service.parts import ONLY_TOLD, Part
+from psiphon_vpn.service.parts import ONLY_LOGGED, Part
 from psiphon_vpn.service.reasons import Reason
 from psiphon_vpn.tasks import PartReturned, Supervisor, beside
 
@@ -133,7 +133,7 @@ def test_a_callback_that_fails_closes_and_is_told(part: Part, always: bool, tmp_
         life = live(fault, tmp_path)
         assert fault.met >= 10, "the test met nothing"
         assert (name, find_stranded(life)) == (name, None)
-        if not always or part in ONLY_TOLD:
+        if not always or part in ONLY_LOGGED:
             assert (name, life.runner.model.state, life.leased) == (name, State.OPEN, True)
 
 
@@ -148,7 +148,7 @@ def test_an_effect_that_fails_leaves_it_locked_or_is_done_again(
         fault = Fault("effect", effect, error, always=always, number=number)
         life = live(fault, tmp_path)
         if not fault.met >= number:
-            assert effect in {"SetDataAside", "FindCause", "StopCore", "Verify", "AmendPolicy", "DoubtTun"}, effect
+            assert effect in {"SetDataAside", "FindCause", "StopCore", "Verify", "AmendPolicy", "ReplaceTun"}, effect
             continue
         assert (name, find_stranded(life)) == (name, None)
         # Without timers nothing would ever be tried again, so the daemon ends, and the service manager starts another.
@@ -187,7 +187,7 @@ def test_without_a_fault_every_effect_comes_and_every_part_runs(tmp_path: Path) 
 @pytest.mark.usefixtures("_loop_left_behind")
 @pytest.mark.parametrize("where", ["part", "effect", "callback"])
 def test_without_memory_it_ends_at_once(where: str, tmp_path: Path) -> None:
-    name = {"part": str(Part.LEASE), "effect": "Verify", "callback": str(Part.NEWS)}[where]
+    name = {"part": str(Part.LEASE), "effect": "Verify", "callback": str(Part.ANNOUNCEMENTS)}[where]
     with pytest.raises(SystemExit):
         live(Fault(where, name, MemoryError), tmp_path)
 

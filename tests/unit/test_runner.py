@@ -33,7 +33,7 @@ def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> Non
         runner.post(UserStart())
         task = asyncio.create_task(runner.run())
         async with asyncio.timeout(60):
-            with pytest.raises(RuntimeError, match="no events"):
+            with pytest.raises(RuntimeError, match="no longer handles events"):
                 await runner.settle()
         with pytest.raises(ValueError, match="a defect"):
             await task
@@ -95,7 +95,7 @@ def test_no_core_is_started_beside_another(monkeypatch: pytest.MonkeyPatch) -> N
             running.remove(self.number)
 
     async def scenario() -> None:
-        core = CoreSupervisor(data_dir=Path("/nowhere"), post=print, close_now=print, on_word=print)
+        core = CoreSupervisor(data_dir=Path("/nowhere"), post=print, close_now=print, on_notice=print)
         sealing: Any = None
         for number in (1, 2, 3):
             await core.start(number, uplink=UPLINK_B, settings=Settings(), proxy=True, sealing=sealing)

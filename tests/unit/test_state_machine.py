@@ -14,8 +14,8 @@ from psiphon_vpn.service.effects import (
     ApplyPolicy,
     ArmTimer,
     CloseLease,
-    DoubtTun,
     OpenTunnel,
+    ReplaceTun,
     StartCore,
     StopCore,
     StoreIntent,
@@ -45,8 +45,8 @@ FAILURES_OF_NOW = [
     ev.TunnelSilent("silent"),
     ev.LeaseLost(expired=True),
     ev.LeaseLost(expired=False),
-    ev.PartFailed("keeping of the lease", "OSError"),
-    ev.PartFailed("watching of links", "OSError"),
+    ev.PartFailed("lease renewal", "OSError"),
+    ev.PartFailed("watch of links", "OSError"),
     ev.SettingsBad("line 3"),
     ev.CoreExited(1, "code 0"),
     ev.CoreTunnels(1, 0),
@@ -425,7 +425,7 @@ def test_a_tunnel_that_stays_silent_and_the_users_restart_take_a_new_tun(silent:
             watch.tell(ev.VerificationFailed(watch.model.verification, "no answer"))
     else:
         watch.tell(ev.UserRestart())
-    assert DoubtTun() in watch.effects
+    assert ReplaceTun() in watch.effects
 
 
 @pytest.mark.requirement("B3")

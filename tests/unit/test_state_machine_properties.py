@@ -77,7 +77,7 @@ class AnyEvents(RuleBasedStateMachine):
         self.tell(see(*uplinks, wires=wires, on_link=on_link))
         model = self.watch.model
         assert model.uplink is None or model.uplink in model.choices
-        assert model.uplink is not None or model.footing is None
+        assert model.uplink is not None or model.uplink_at_start is None
 
     @rule(offset=OFFSETS, count=st.sampled_from([0, 1, 1, 2, -1]))
     def core_tunnels(self, offset: int, count: int) -> None:

@@ -8,8 +8,8 @@ def render_stranded() -> str:
     return _("""\
 # You cannot get online
 
-While psiphon-vpn is installed, a computer that is offline is protected. Nothing on this page needs the network. Begin at
-the top. Steps 4 to 6 open the network; the others do not.
+While psiphon-vpn is installed, a computer that is offline is protected. Nothing on this page needs the network. Begin
+at the top. Steps 4 to 6 open the network; the others do not.
 
 ## 1. What is wrong?
 
@@ -17,25 +17,26 @@ the top. Steps 4 to 6 open the network; the others do not.
     sudo psiphon-vpn diagnose
     sudo journalctl -b -u psiphon-vpn
 
-`status` says in one line what is missing and what to do. `diagnose` checks everything, and has a next step for each failed
-check. The journal says what happened.
+`status` says in one line what is missing and what to do. `diagnose` checks everything, and has a next step for each
+failed check. The journal says what happened.
 
 ## 2. What you see, and what to do
 
-- **There is no tunnel core**, or it is damaged: bring one from another computer, and give the SHA-256 that it must have:
+- **There is no tunnel core**, or it is damaged: bring one from another computer, and give the SHA-256 that it must
+  have:
 
       sudo psiphon-vpn update --core-file FILE --sha256 HEX
 
-- **The configuration is not usable**: correct the named line in /etc/psiphon-vpn/config.toml, then
-  `sudo psiphon-vpn reload`.
-- **It tries to connect and does not succeed**: your network may block the attempts, or there is no list of servers. Try
-  another network, or another country in the configuration. Check the clock: `date` must not be days off.
+- **The configuration is not usable**: correct the named line in /etc/psiphon-vpn/config.toml, then `sudo psiphon-vpn
+  reload`.
+- **It tries to connect and does not succeed**: your network may block the attempts, or there is no list of servers.
+  Try another network, or another country in the configuration. Check the clock: `date` must not be days off.
 - **The service does not run**: `sudo psiphon-vpn start`.
 - **You stopped it**: `sudo psiphon-vpn start`. Stopping does not open.
-- **The network wants you to sign in on a web page** (hotels, trains): that page cannot be reached while the computer is
-  locked. Sign in with another device, or see step 4.
-- **No network card is up after a start**: the lock could not be loaded, and interfaces stay down until it is.
-  `sudo journalctl -b -u psiphon-killswitch` says why. When the cause is removed: `sudo systemctl start psiphon-killswitch`,
+- **The network wants you to sign in on a web page** (hotels, trains): that page cannot be reached while the computer
+  is locked. Sign in with another device, or see step 4.
+- **No network card is up after a start**: the lock could not be loaded, and interfaces stay down until it is. `sudo
+  journalctl -b -u psiphon-killswitch` says why. When the cause is removed: `sudo systemctl start psiphon-killswitch`,
   then restart the network manager or the computer.
 
 ## 3. The installation itself is broken
@@ -46,26 +47,27 @@ Install it again, from the same checkout or package. That never opens the networ
     sudo apt install --reinstall ./psiphon-vpn_VERSION_ARCH.deb
 
 **The record is damaged** (/var/lib/psiphon-vpn/journal.json cannot be read): move it away and install again, from the
-same version. The new record lists the files to remove. It does not know what was there before the first installation, and
-considers the user psiphon-user, the kernel settings and the directories /etc/psiphon-vpn, /usr/lib/psiphon-vpn and
-/var/lib/psiphon-vpn to be yours: they stay after step 5, and lock nothing.
+same version. The new record lists the files to remove. It does not know what was there before the first installation,
+and considers the user psiphon-user, the kernel settings and the directories /etc/psiphon-vpn, /usr/lib/psiphon-vpn
+and /var/lib/psiphon-vpn to be yours: they stay after step 5, and lock nothing.
 
 ## 4. Open the network for a while
 
     sudo psiphon-vpn release
 
-asks for a word and then opens the network, without the tunnel, until `sudo psiphon-vpn start` or the next boot. `status`
-shows it in red meanwhile. Whoever watches your connection sees what you do.
+asks for a word and then opens the network, without the tunnel, until `sudo psiphon-vpn start` or the next boot.
+`status` shows it in red meanwhile. Whoever watches your connection sees what you do.
 
 ## 5. Remove it
 
     sudo psiphon-vpn uninstall
     sudo apt remove psiphon-vpn        # or: sudo dnf remove psiphon-vpn
 
-Use the first if you installed from a checkout, the second for a package. Every change is undone; the network opens last.
+Use the first if you installed from a checkout, the second for a package. Every change is undone; the network opens
+last.
 
-If a removal was interrupted, for example by a power cut, the computer may still be locked: run the same command again. If
-the command psiphon-vpn is gone, do step 3 first.
+If a removal was interrupted, for example by a power cut, the computer may still be locked: run the same command
+again. If the command psiphon-vpn is gone, do step 3 first.
 
 ## 6. When not even that works
 

@@ -24,9 +24,9 @@ def _find_core(options: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 
 def _wait_for_children_without_threads() -> None:
-    """Python 3.11 starts a thread for each program that it runs, and waits for ever where there is no memory for one.
+    """Python 3.11 starts a thread for each program that it runs, and waits for ever if there is no memory for one.
 
-    Later versions use pidfd_open(2) by themselves, as we have it here (Linux 5.3).
+    Later versions use pidfd_open(2) by themselves, as this does (Linux 5.3).
     """
     if sys.version_info < (3, 12):
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
@@ -37,10 +37,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="psiphon-vpnd")
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH)
     parser.add_argument(
-        "--core-record", type=Path, default=Layout().core_record, help=_("What the core beside it is checked against.")
+        "--core-record",
+        type=Path,
+        default=Layout().core_record,
+        help=_("The record of the core in the same directory."),
     )
-    parser.add_argument("--core", type=Path, help=_("For the laboratory: a core that no record tells of."))
-    parser.add_argument("--core-sha256", help=_("What that core has to be."))
+    parser.add_argument("--core", type=Path, help=_("For the laboratory: a core without a record."))
+    parser.add_argument("--core-sha256", help=_("The SHA-256 that this core must have."))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for handler in logging.getLogger().handlers:

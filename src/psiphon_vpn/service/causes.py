@@ -1,4 +1,4 @@
-"""Why the core gets no tunnel, from what it says and from what is known without sending anything."""
+"""Why the core gets no tunnel, from its notices and from what is known without sending anything."""
 
 import errno
 from datetime import UTC, datetime
@@ -25,17 +25,17 @@ FLAWS: Final[dict[CoreFlaw, Reason]] = {
 }
 NO_CANDIDATES: Final = frozenset({Reason.NO_SERVER_LIST, Reason.REGION, Reason.PROTOCOLS})
 MAX_SKEW_SECONDS: Final = 600.0
-"""A clock that is wrong by less harms nothing."""
+"""A smaller error of the clock harms nothing."""
 EARLIEST: Final = datetime(2026, 1, 1, tzinfo=UTC)
-"""Before this program was made: a clock that says so has lost its battery."""
+"""This program is younger: a clock that shows an earlier time has lost its battery."""
 
 
 class CauseFinder:
-    """Listens to one core.
+    """Reads the notices of one core.
 
     Args:
         egress_region: the country that the user asked for, or "".
-        target: the user named the one server to use. The core does not count it among its candidates.
+        target: the user named the only server to use. The core does not count it among its candidates.
     """
 
     def __init__(self, egress_region: str, *, target: bool = False) -> None:
@@ -45,7 +45,7 @@ class CauseFinder:
         self._fault: Reason | None = None
 
     def hear(self, notice: notices.CoreEvent) -> bool:
-        """Take a notice in; returns whether `fault` is another one now."""
+        """Take a notice; returns whether `fault` changed."""
         before = self._fault
         match notice:
             case notices.AvailableEgressRegions(regions):
@@ -70,11 +70,11 @@ class CauseFinder:
 
     @property
     def fault(self) -> Reason | None:
-        """What is wrong, as far as the core said."""
+        """What is wrong, according to the core's notices."""
         return self._fault
 
     def _explain_no_candidates(self) -> Reason:
-        # A core that knows no region knows no server, whatever was asked for.
+        # A core that knows no region knows no server, whichever region the user wants.
         if not self._regions:
             return Reason.NO_SERVER_LIST
         if self._region and self._region not in self._regions:
@@ -93,14 +93,14 @@ def explain_failed_start(error: CoreError) -> Reason:
 
 
 def find_cause(*, now: datetime, skew: float | None, portal: bool, ipv4: bool = True, taken: bool = False) -> Reason:
-    """Why no server answers, as far as that is known here.
+    """Why no server answers, as far as this machine knows.
 
     Args:
         now: this machine's clock.
-        skew: what the last server that answered said of it, in seconds.
-        portal: the network told that it wants a sign-in.
+        skew: seconds that it is ahead of the last server that answered.
+        portal: the network announced a sign-in page.
         taken: whether the network has the tunnel's own addresses.
-        ipv4: whether the network has IPv4. psiphon-tunnel-core dials IPv6 as well, where a server is known by it.
+        ipv4: whether the network has IPv4. psiphon-tunnel-core also dials servers with known IPv6 addresses.
     """
     if taken:
         return Reason.SUBNET_TAKEN

@@ -1,6 +1,6 @@
-"""The control socket: reading for those whom root allows, changing for root, and no client can harm the daemon.
+"""The control socket: root and the users that it lists may read, only root may change, and no client harms the daemon.
 
-Everything that a client can make grow is bounded: its line, its unread answers, the number of clients, the time it
+Everything that a client could make grow is bounded: its line, its unread answers, the number of clients, the time it
 may be silent, and the pace of its requests, so that a flood cannot delay the renewal of the lease.
 """
 
@@ -31,19 +31,19 @@ from psiphon_vpn.service.jsonrpc import (
     render_result,
 )
 from psiphon_vpn.service.peers import Peer, read_peer
-from psiphon_vpn.service.readers import let_in
+from psiphon_vpn.service.readers import grant_readers
 from psiphon_vpn.tasks import call_later
 
 log = logging.getLogger(__name__)
 
 MAX_CLIENTS: Final = 64
 RESERVED_FOR_ROOT: Final = 8
-"""Of these: nobody else can lock root out by connecting."""
+"""Of these, so that other users cannot lock root out by connecting."""
 MAX_OF_ONE: Final = 16
-"""Clients of one user but root: nobody can lock the others out."""
+"""Clients of one user other than root, so that nobody can lock the others out."""
 IDLE_SECONDS: Final = 60.0
 DRAIN_SECONDS: Final = 5.0
-"""A client that does not read its answer for so long is dropped."""
+"""A client that does not read its answer within this time is dropped."""
 MAX_BACKLOG: Final = 256 * 1024
 """Bytes that a watcher may leave unread."""
 PACE_SECONDS: Final = 0.02
@@ -63,7 +63,7 @@ class ControlBackend(Protocol):
         """Do one of COMMANDS and return the status after it.
 
         Raises:
-            UserError: it cannot be done; the client is told.
+            UserError: it cannot be done; the client receives the reason.
         """
         ...
 
@@ -72,9 +72,9 @@ class ControlServer:
     """Serves a backend on a Unix socket.
 
     Args:
-        path: of the socket; what is there before is replaced in one step.
+        path: of the socket; an existing file there is replaced in one step.
         gid: group that may read.
-        backend: asked for everything.
+        backend: answers all requests.
         idle_seconds: after which a silent client that does not watch is dropped.
     """
 
@@ -95,7 +95,7 @@ class ControlServer:
         """Listen.
 
         Raises:
-            UserError: the socket cannot be made there.
+            UserError: the socket cannot be made.
         """
         try:
             sock, self._inode = _make_socket(self._path, gid=self._gid, readers=self._readers)
@@ -105,17 +105,17 @@ class ControlServer:
                 cause.strerror or str(cause),
                 _("Check that its directory exists and belongs to the service."),
             ) from cause
-        # asyncio accepts as often in a row as its backlog says, and where descriptors have run out it plans another
+        # asyncio accepts as often in a row as its backlog says, and when descriptors run out it schedules another
         # attempt for each time (asyncio/selector_events.py, _accept_connection): a hundred become ten thousand a
-        # second later. So it accepts one at a time; how many may wait is the kernel's to know.
+        # second later. So it accepts one at a time; the kernel limits how many may wait.
         self._server = await asyncio.start_unix_server(self._accept, sock=sock, limit=MAX_LINE, backlog=1)
         sock.listen(MAX_CLIENTS)
 
     def allow(self, readers: frozenset[int]) -> None:
-        """Let these users look, and no others but root and the group. Who is connected stays."""
+        """Let only these users read, besides root and the group. Existing connections stay."""
         self._readers = readers
         if self._server is not None:
-            let_in(self._path, readers)
+            grant_readers(self._path, readers)
 
     async def close(self) -> None:
         """Stop listening, drop the clients and remove the socket file if it is still ours."""
@@ -135,11 +135,11 @@ class ControlServer:
 
     @property
     def watched(self) -> bool:
-        """Whether anybody waits to be told of changes."""
+        """Whether a client waits for changes."""
         return bool(self._watchers)
 
     def publish(self, status: dict[str, object]) -> None:
-        """Tell every watcher; who has left too much unread is dropped."""
+        """Send the status to every watcher; drop one that has left too much unread."""
         line = render_notification("status", status)
         for writer in tuple(self._watchers):
             if writer.transport.get_write_buffer_size() > MAX_BACKLOG:
@@ -156,7 +156,7 @@ class ControlServer:
         try:
             await self._serve(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # gone, silent or not reading: none is worth more than dropping it
+            pass  # gone, silent or not reading: drop it
         except asyncio.CancelledError:
             if self._server is not None:
                 raise
@@ -217,7 +217,7 @@ class ControlServer:
             data = {"what": error.what, "why": error.why, "next_step": error.next_step}
             answer = render_error(RpcError(FAILED, str(error), data=data, request_id=request.request_id))
         except Exception:
-            # The socket outlives any fault of a method: it is how the user learns what is wrong.
+            # The socket survives any fault of a method: the user needs it to learn what is wrong.
             log.exception("%s failed", request.method)
             answer = render_error(RpcError(INTERNAL_ERROR, "internal error", request_id=request.request_id))
         return None if request.is_notification else answer
@@ -226,13 +226,13 @@ class ControlServer:
         if method in COMMANDS:
             if not peer.may_change():
                 raise RpcError(PERMISSION_DENIED, "permission denied")
-            log.info("%s asked for by uid %d", method, peer.uid)
+            log.info("uid %d requests: %s", peer.uid, method)
             return await self._backend.command(method)
         if method == "status":
             return await self._backend.status()
         if method == "watch":
             status = await self._backend.status()
-            # No await before the answer is written, so no change falls between it and the first notification.
+            # No await before the answer is written, so that no change gets lost before the first notification.
             self._watchers.add(writer)
             return status
         raise RpcError(METHOD_NOT_FOUND, "there is no such method")
@@ -241,13 +241,13 @@ class ControlServer:
 def _describe_crowd() -> dict[str, str]:
     return {
         "what": _("The service cannot answer"),
-        "why": _("too many programs are asking it at once"),
+        "why": _("too many programs are connected to it at once"),
         "next_step": _("Close other status displays and try again."),
     }
 
 
 def _make_socket(path: Path, *, gid: int, readers: frozenset[int]) -> tuple[socket.socket, int]:
-    """Bind beside the final name, set owner and mode, then rename over it: never absent, never with a wrong mode."""
+    """Bind under a temporary name, set owner and mode, then rename: never absent, never with a wrong mode."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -257,7 +257,7 @@ def _make_socket(path: Path, *, gid: int, readers: frozenset[int]) -> tuple[sock
             os.chown(beside, -1, gid)
             os.chmod(beside, SOCKET_MODE)
             if readers:
-                let_in(beside, readers)
+                grant_readers(beside, readers)
             sock.listen(MAX_CLIENTS)
             inode = os.lstat(beside)
             assert stat.S_ISSOCK(inode.st_mode)

@@ -1,4 +1,4 @@
-"""The core as the service runs it: one at a time; what it says becomes events of the state machine."""
+"""Supervision of the core: one runs at a time, and its notices become events of the state machine."""
 
 import hashlib
 import logging
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 class CoreSupervisor:
-    """Starts and ends the core, and hears it.
+    """Starts and ends the core, and reads its notices.
 
     Args:
-        data_dir: what belongs to the core.
+        data_dir: the core's own directory.
         post: takes the events.
-        close_now: closes the lease, where there is one.
-        on_word: called with everything that the core says.
+        close_now: closes the lease, if there is one.
+        on_notice: called for every notice of the core.
     """
 
     def __init__(
@@ -36,21 +36,21 @@ class CoreSupervisor:
         data_dir: Path,
         post: Callable[[Event], None],
         close_now: Callable[[], None],
-        on_word: Callable[[], None],
+        on_notice: Callable[[], None],
     ) -> None:
         self._data_dir = data_dir
         self._post = post
         self._close_now = close_now
-        self._on_word = on_word
+        self._on_word = on_notice
         self._core: CoreProcess | None = None
         self._causes = CauseFinder("")
         self._server_clock: ServerClock | None = None
         self.proxy = True
-        """Whether the core that was started last has its SOCKS proxy."""
+        """Whether the last core was started with its SOCKS proxy."""
 
     @property
     def running(self) -> bool:
-        """Whether there is a core that was not ended by us."""
+        """Whether there is a core that the service has not ended."""
         return self._core is not None
 
     @property
@@ -60,7 +60,7 @@ class CoreSupervisor:
 
     @property
     def clock_skew(self) -> float | None:
-        """Seconds that this machine's clock is ahead of the last server's; None as long as none has told."""
+        """Seconds that this machine's clock is ahead of the last server's; None before the first server's time."""
         return self._server_clock.measure_skew() if self._server_clock is not None else None
 
     async def stop(self, *, graceful: bool) -> None:
@@ -70,21 +70,21 @@ class CoreSupervisor:
             await core.stop(graceful=graceful)
 
     async def start(self, number: int, *, uplink: Uplink, settings: Settings, proxy: bool, sealing: Sealing) -> bool:
-        """Start a core in place of the one that runs. That it could not be started is told by an event.
+        """Start a core in place of the one that runs. An event reports a failure.
 
         Args:
-            number: which its events carry.
-            uplink: what it is bound to.
-            settings: what the user configured.
+            number: of the core, for its events.
+            uplink: interface that it is bound to.
+            settings: the user's configuration.
             proxy: with its SOCKS proxy, if the port is free.
-            sealing: of its program.
+            sealing: the sealed copy of its program.
 
         Returns:
             Whether it was started.
         """
         await self.stop(graceful=False)
         self.proxy = proxy and is_free(settings.socks_port)
-        # Of the first version alone: prefixes of IPv6 come and go on the same network.
+        # Only of the first IP version: IPv6 prefixes come and go on the same network.
         network = hashlib.sha256(repr(uplink.paths[0]).encode()).hexdigest()[:16]
         plan = CorePlan(
             data_dir=self._data_dir,
@@ -120,19 +120,19 @@ class CoreSupervisor:
             case notices.ServerTimestamp():
                 self._server_clock = ServerClock(notice.timestamp)
             case notices.DatastoreReset():
-                log.warning("the core could not open its data store and tries with a new one")
+                log.warning("the core could not open its data store and begins with a new one")
             case notices.DatastoreFailed():
-                log.warning("the core's data store failed; it is made anew when the core is started again")
+                log.warning("the core's data store failed; the next core begins with a new one")
             case _:
                 log.debug("core: %s", type(notice).__name__)
 
     def find_cause(self, number: int, *, uplink: Uplink | None, conflicts: Collection[str]) -> None:
-        """Look, without sending anything, why the core gets no tunnel.
+        """Find out, without sending anything, why the core gets no tunnel.
 
         Args:
             number: of the core.
-            uplink: what it is bound to.
-            conflicts: interfaces whose network has the tunnel's own addresses.
+            uplink: interface that it is bound to.
+            conflicts: interfaces on a network with the tunnel's own addresses.
         """
         cause = find_cause(
             now=read_wall(),

@@ -1,4 +1,4 @@
-"""Who changed something, as far as the kernel tells."""
+"""Which program changed something, as far as the kernel reports it."""
 
 import os
 from pathlib import Path
@@ -9,23 +9,23 @@ UNKNOWN: Final = "a program that the kernel does not name"
 
 
 def describe_committer(process: str, pid: int, port: int = 0, *, contained: bool | None = None) -> str:
-    """Who committed to the ruleset; the kernel itself names the program (NFTA_GEN_PROC_NAME).
+    """The program that committed to the ruleset; the kernel itself names it (NFTA_GEN_PROC_NAME).
 
     Args:
-        process: what it calls itself.
-        pid: its process id as the first of all pid namespaces counts.
+        process: the program's name.
+        pid: its process id in the first pid namespace.
         port: netlink's port id of its socket.
-        contained: whether we count otherwise; None to find out.
+        contained: whether this process is in another pid namespace; None to find out.
     """
     name = _show(process) or "a program"
     if not (is_contained() if contained is None else contained):
         return f"{name} (pid {pid})"
-    # A living process of ours that is called so has the port id for its process id.
+    # In a container the port id is the process id, if a process with this name has it.
     return f"{name} (pid {port})" if process and _read_name(port) == process else f"{name} (pid {pid} on the host)"
 
 
 def is_contained(path: Path = Path("/proc/self/ns/pid")) -> bool:
-    """Whether we are in another pid namespace than the machine's first (PROC_PID_INIT_INO, linux/proc_ns.h)."""
+    """Whether this process is in another pid namespace than the first one (PROC_PID_INIT_INO, linux/proc_ns.h)."""
     try:
         return path.stat().st_ino != _FIRST_PID_NAMESPACE
     except OSError:
@@ -40,18 +40,18 @@ def _read_name(pid: int) -> str | None:
 
 
 def _show(name: str) -> str:
-    """A program's name as it may stand in a journal and on a terminal: it gives itself any bytes (PR_SET_NAME)."""
+    """A program's name, safe for a log and a terminal: a program can give itself any bytes (PR_SET_NAME)."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def describe_port(port: int) -> str:
-    """Who asked for a change of routes or rules, by netlink's port id.
+    """The program that requested a change of routes or rules, by netlink's port id.
 
     The kernel gives the first netlink socket of a process the process id as its port (netlink(7)), further ones another
-    number. So a living process of that number is taken for it, and anything else is called what it is.
+    number. So a living process with that number counts as the program; any other number is reported as a port id.
 
     Args:
-        port: the port id in the announcement, 0 where the kernel does not say.
+        port: the port id in the announcement, 0 if the kernel does not report it.
     """
     if not port:
         return UNKNOWN
@@ -62,7 +62,7 @@ def describe_port(port: int) -> str:
 
 
 def _runs(pid: int) -> bool:
-    """Whether there is such a process: one of another user may be hidden from us (ProtectProc=), but is there."""
+    """Whether there is such a process. Another user's process may be hidden (ProtectProc=), but exists."""
     try:
         os.kill(pid, 0)
     except PermissionError:

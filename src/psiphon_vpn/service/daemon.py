@@ -1,4 +1,4 @@
-"""psiphon-vpnd: puts the parts together. Runs as psiphon-user with CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE."""
+"""psiphon-vpnd: connects the parts. Runs as psiphon-user with CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ from psiphon_vpn.service.parts import Part
 from psiphon_vpn.service.readers import FILE_NAME, load_readers
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.sdnotify import notify
-from psiphon_vpn.service.single import claim_machine
+from psiphon_vpn.service.single_instance import claim_instance
 from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
 from psiphon_vpn.service.watchers import watch_commits, watch_network
@@ -52,14 +52,14 @@ from psiphon_vpn.tasks import beside, call_at_signal, describe
 
 log = logging.getLogger(__name__)
 
-TELL_SECONDS = 0.05
-"""Watchers are told so much after a change: reading the kernel for them must not slow the change itself down."""
+REPORT_SECONDS = 0.05
+"""Delay before a change is published: reading the kernel for watchers must not slow the change itself down."""
 MIN_WATCHDOG_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where the daemon finds and keeps its things."""
+    """The daemon's files and directories."""
 
     config: Path
     state_dir: Path
@@ -68,7 +68,7 @@ class Paths:
 
 
 class Daemon:
-    """The parts, and the wires between them. Also what the control socket talks to."""
+    """The parts and their connections, and the backend of the control socket."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -83,12 +83,12 @@ class Daemon:
         self._tidier: Tidier
 
     async def run(self) -> None:
-        """Run until a signal says otherwise. Stopping opens nothing.
+        """Run until a signal. Stopping opens nothing.
 
         Raises:
-            UserError: the machine lacks what not even a lock can do without.
+            UserError: the machine lacks something that the lock cannot do without.
         """
-        claim = claim_machine(self._paths.runtime_dir / "daemon.lock")
+        claim = claim_instance(self._paths.runtime_dir / "daemon.lock")
         netlink = NftSocket()
         features = await probe_features()
         if not features.nftables:
@@ -112,7 +112,7 @@ class Daemon:
             os.close(claim)
 
     def _hear_of_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What the event loop has nobody to tell of. Connections of clients are no part of what the lock rests on."""
+        """Handle an error that the event loop could hand to nothing else. The lock does not depend on clients."""
         error = context.get("exception")
         if isinstance(error, MemoryError):
             end_without_memory()
@@ -122,7 +122,7 @@ class Daemon:
             self._runner.lose(Part.LOOP, error)
 
     async def _lock_by_routing_alone(self) -> None:
-        """What can be locked without rules: no program finds a route but by asking for an interface itself."""
+        """Lock what can be locked without rules: only a program that is bound to an interface finds a route."""
         rules = [rule for rule in build_rules(self._identity) if rule.uid_range is None]
         with contextlib.closing(RouteSocket()) as socket:
             await apply_routes(socket, build_routes(tun=False, open_ipv4=False, open_ipv6=False), None)
@@ -163,9 +163,9 @@ class Daemon:
         self._tidier = Tidier(self._is_quiet, tasks)
         handling = tasks.start(Part.EVENTS, self._runner.run())
         try:
-            # The settings first: no core is started with any but the user's own.
+            # The settings first, so that no core starts without the user's own.
             self._reload()
-            # Locked before anything else is looked at, and could fail.
+            # Locked before anything else is read, which could fail.
             await self._runner.settle()
             healer = Healer(runner=self._runner, enforcer=self._enforcer, look_at_links=self._observer.look)
             watch_commits(commits, healer.on_commit, tasks)
@@ -175,13 +175,13 @@ class Daemon:
             except Exception as error:  # noqa: BLE001  the watch of links goes on with it
                 self._runner.lose(Part.LINKS, error)
                 healer.on_network(None)
-            # Locked before anybody is answered.
+            # Locked before any client is answered.
             await self._runner.settle()
             tasks.keep(Part.LINKS, healer.watch_network)
             tasks.keep(Part.ROUTES, healer.watch_routes)
             tasks.keep(Part.RULES, healer.watch_rules)
             tasks.keep(Part.TRAFFIC, healer.watch_filters)
-            tasks.keep(Part.TELLING, self._publish_changes)
+            tasks.keep(Part.PUBLISHING, self._publish_changes)
             tasks.keep(Part.WATCHDOG, self._feed_watchdog)
             tasks.keep(Part.BRIDGES, self._observer.watch_bridges)
             self._sleep.watch_jumps()
@@ -190,8 +190,8 @@ class Daemon:
             async with beside(stopping.wait()) as stopped, beside(tasks.wait_broken()) as broken:
                 await asyncio.wait({handling, stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
                 if not stopped.done():
-                    # A defect, and nothing is left that could say so but the service manager.
-                    raise RuntimeError("the service handles no events any more") from tasks.broken
+                    # A defect that only the service manager can still report.
+                    raise RuntimeError("the service no longer handles events") from tasks.broken
         finally:
             notify("STOPPING=1")
             self._tidier.cancel()
@@ -206,7 +206,7 @@ class Daemon:
         return await self._status.read()
 
     async def command(self, name: str) -> dict[str, object]:
-        """Carry a command out as far as the state machine decides at once.
+        """Carry out a command, as far as the state machine can decide at once.
 
         Raises:
             UserError: the configuration is not usable.
@@ -220,13 +220,13 @@ class Daemon:
                 self._runner.post(UserRestart())
             case "sleep-begins":
                 await self._sleep.prepare()
-                # Said at once: the machine waits for it, and not for the end of the core.
+                # Answered at once: the machine waits for it, and need not wait for the end of the core.
                 return {}
             case "sleep-ended":
                 await self._sleep.resume()
             case "reload":
                 error = self._reload()
-                await self._observer.judge_anew()
+                await self._observer.judge_again()
                 if error is not None:
                     await self._runner.settle()
                     raise error
@@ -245,7 +245,7 @@ class Daemon:
             log.error("configuration: line %s: not usable", error.line)
             self._runner.post(SettingsBad(error.why))
             return error
-        except Exception as error:  # noqa: BLE001  whatever a file can hold: locked, and it is said to be the file
+        except Exception as error:  # noqa: BLE001  whatever the file contains: locked, with the file as the reason
             log.error("configuration: not usable: %s", describe(error))
             self._runner.post(SettingsBad(describe(error)))
             return ConfigError(self._paths.config, describe(error), "")
@@ -254,10 +254,10 @@ class Daemon:
         return None
 
     async def _publish_changes(self) -> None:
-        """Tell watchers and the service manager; changes that come together are told together."""
+        """Send changes to watchers and the service manager; changes in quick succession are sent together."""
         while True:
             await self._changed.wait()
-            await asyncio.sleep(TELL_SECONDS)
+            await asyncio.sleep(REPORT_SECONDS)
             self._changed.clear()
             if self._control.watched:
                 self._control.publish(await self.status())
@@ -268,7 +268,7 @@ class Daemon:
         return not self._runner.busy and self._runner.model.state not in {State.CONNECTING, State.VERIFYING}
 
     async def _feed_watchdog(self) -> None:
-        """WATCHDOG=1 at half of what the service manager allows (sd_watchdog_enabled(3))."""
+        """WATCHDOG=1 after half the time that the service manager allows (sd_watchdog_enabled(3))."""
         allowed = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
         if allowed <= 0:
             await asyncio.Event().wait()
@@ -278,7 +278,7 @@ class Daemon:
 
 
 def read_paths(*, config: Path, core: CoreSource) -> Paths:
-    """The directories as the service manager gives them (systemd.exec(5))."""
+    """The directories that the service manager provides (systemd.exec(5))."""
     return Paths(
         config=config,
         core=core,

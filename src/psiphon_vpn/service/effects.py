@@ -1,4 +1,4 @@
-"""What the state machine asks to be done. Carried out in order; when one fails, those behind it are not."""
+"""The effects that the state machine orders. Carried out in order; after a failure the rest is dropped."""
 
 from dataclasses import dataclass
 
@@ -13,21 +13,21 @@ class CloseLease:
 
 @dataclass(frozen=True)
 class ApplyPolicy:
-    """Load the policy of a state, its routes, and what stands around it; read it back."""
+    """Load the policy of a state, its routes and kernel settings, and read everything back."""
 
     state: State
 
 
 @dataclass(frozen=True)
 class AmendPolicy:
-    """Load what changed in the rules of a state and nothing else: a lease goes on, and is renewed after a reading."""
+    """Load only what changed in the rules of a state: a lease continues, and is renewed after a reading."""
 
     state: State
 
 
 @dataclass(frozen=True)
 class StartCore:
-    """Start the core with this number, bound to the present uplink.
+    """Start the core with this number, bound to the current uplink.
 
     Attributes:
         proxy: with its SOCKS proxy, if the port is free.
@@ -46,21 +46,21 @@ class StopCore:
 
 @dataclass(frozen=True)
 class Verify:
-    """Check rules, routes and TUN, and ask the resolver through the tunnel; answer with this number."""
+    """Check rules, routes and TUN, and send the resolver a question through the tunnel; report with this number."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class OpenTunnel:
-    """Check once more and take the lease, on the strength of the verification with this number."""
+    """Check once more and take the lease that the verification with this number allows."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class ArmTimer:
-    """Wake up after so many seconds."""
+    """Have an event after so many seconds."""
 
     timer: Timer
     seconds: float
@@ -80,17 +80,17 @@ class StoreIntent:
 
 @dataclass(frozen=True)
 class SetDataAside:
-    """Move what the core stored out of its way. No core runs, and whether it succeeds is not waited for."""
+    """Set the core's stored data aside while no core runs. The state machine does not wait for the outcome."""
 
 
 @dataclass(frozen=True)
-class DoubtTun:
-    """Have the TUN made anew with the next policy: something about it that nobody looks at may keep packets back."""
+class ReplaceTun:
+    """Have the next policy make a new TUN: something that no check covers may hold packets back."""
 
 
 @dataclass(frozen=True)
 class FindCause:
-    """Look, without sending anything, why the core with this number gets no tunnel; answer by `CoreFault`."""
+    """Find out, without sending anything, why the core with this number gets no tunnel; report by `CoreFault`."""
 
     core: int
 
@@ -107,6 +107,6 @@ Effect = (
     | CancelTimers
     | StoreIntent
     | FindCause
-    | DoubtTun
+    | ReplaceTun
     | SetDataAside
 )

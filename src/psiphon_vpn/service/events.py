@@ -1,4 +1,4 @@
-"""What the state machine is told. Events of a core or of a verification carry its number: stale ones are known."""
+"""The events of the state machine. Those of a core or a verification carry its number, to recognise stale ones."""
 
 import enum
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from psiphon_vpn.service.reasons import Reason
 
 
 class Intent(enum.StrEnum):
-    """What the user asked for: stored apart from the state, which is what is true."""
+    """What the user asked for. It is stored apart from the state."""
 
     CONNECTED = "connected"
     STOPPED = "stopped"
 
 
 class Timer(enum.StrEnum):
-    """The timers. All of them are cancelled by every move."""
+    """The timers. Every move cancels all of them."""
 
     RETRY = "retry"
-    """Locked, and tries again."""
+    """Locked: try again."""
     ESTABLISH = "establish"
-    """A core that never gets a tunnel is given up."""
+    """Give up a core that never gets a tunnel."""
     SLOW = "slow"
-    """A core that has no tunnel yet: time to say what may be the cause."""
+    """The core has no tunnel yet: look for the cause."""
     QUIET = "quiet"
-    """A core that has no tunnel and says nothing any more is given up. Starts anew with everything that it says."""
+    """Give up a core without a tunnel that no longer sends notices. Each notice restarts the timer."""
     GIVE_WAY = "give_way"
-    """An uplink that brings no tunnel is given up for another, where there is one."""
+    """Give up an uplink without a tunnel for another, if there is one."""
     CALM = "calm"
-    """Nothing has gone wrong for a while: troubles are counted from zero again."""
+    """Nothing has gone wrong for a while: count troubles from zero again."""
     VERIFICATION = "verification"
-    """A verification that neither succeeds nor fails is given up."""
+    """Give up a verification that neither succeeds nor fails."""
     RENEWAL = "renewal"
-    """Open, and nothing renews the lease: it has run out by then. Starts anew with each renewal."""
+    """Open, and nothing renews the lease: it has run out by then. Each renewal restarts the timer."""
     WAKE = "wake"
-    """The machine said that it would sleep, and still runs: nobody told of its waking. Counts waking time only."""
+    """A sleep was announced and the machine still runs, or its end was not reported. Counts waking time only."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class SettingsBad:
 
 @dataclass(frozen=True)
 class NetworkSeen:
-    """The network as it is now: the ways out, and all that rules name.
+    """The network as it is now: the ways out, and everything that rules name.
 
     Attributes:
-        uses: what the core's sockets use of the uplink; None where that is not known.
+        uses: what the core's sockets use of the uplink; None if unknown.
     """
 
     seen: Observed
@@ -82,17 +82,17 @@ class NetworkSeen:
 
 @dataclass(frozen=True)
 class UplinkLost:
-    """The kernel says that the uplink is gone, or its addresses are. What there is now is seen in a moment."""
+    """The kernel announced that the uplink or its addresses are gone. A look at the network follows."""
 
 
 @dataclass(frozen=True)
 class AmendmentRefused:
-    """Single rules could not be changed in place: the policy has to be loaded as a whole."""
+    """Single rules could not be changed in place: load the whole policy."""
 
 
 @dataclass(frozen=True)
 class LockBroken:
-    """Rules or routes were not what they should be."""
+    """Rules or routes were not as they should be."""
 
     detail: str
 
@@ -109,7 +109,7 @@ class TunBroken:
     """The TUN is gone, or was replaced, or cannot be made.
 
     Attributes:
-        taken: somebody took it away, and nothing says that it cannot be made again.
+        taken: another program removed it; nothing suggests that it cannot be made again.
     """
 
     detail: str
@@ -118,10 +118,10 @@ class TunBroken:
 
 @dataclass(frozen=True)
 class EnforcementFailed:
-    """The kernel did not take the policy. What stands now drops everything, or is what stood before.
+    """The kernel did not accept the policy. The rules now drop everything, or are the previous ones.
 
     Attributes:
-        led_around: it did, and sends what programs send by another way than the tunnel.
+        led_around: it did accept it, but routes programs' packets past the tunnel.
     """
 
     detail: str
@@ -135,12 +135,12 @@ class SleepComing:
 
 @dataclass(frozen=True)
 class Woke:
-    """The machine slept, and runs again: what was checked before says nothing about now. The links were read anew."""
+    """The machine slept, and runs again: earlier checks say nothing about now. The links were read again."""
 
 
 @dataclass(frozen=True)
 class CoreStartFailed:
-    """The core could not be started, or was not, since it is not what it has to be."""
+    """The core could not be started, or was not started because it failed its check."""
 
     core: int
     detail: str
@@ -157,7 +157,7 @@ class CoreExited:
 
 @dataclass(frozen=True)
 class CoreFault:
-    """What is wrong with the core's attempts, None when it no longer is; it may go on trying."""
+    """What is wrong with the core's attempts; None when nothing is any more. The core may keep trying."""
 
     core: int
     reason: Reason | None
@@ -173,7 +173,7 @@ class CoreRegion:
 
 @dataclass(frozen=True)
 class CoreTunnels:
-    """How many tunnels the core says it has."""
+    """How many tunnels the core reports."""
 
     core: int
     count: int
@@ -181,14 +181,14 @@ class CoreTunnels:
 
 @dataclass(frozen=True)
 class Verified:
-    """Rules, routes, TUN and tunnel were checked, and all is well."""
+    """Rules, routes, TUN and tunnel were checked and found right."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class VerificationFailed:
-    """Something was not well."""
+    """Something was not right."""
 
     number: int
     detail: str
@@ -203,10 +203,10 @@ class TunnelSilent:
 
 @dataclass(frozen=True)
 class LeaseLost:
-    """The lease was to be renewed, and there is none. It is closed.
+    """There was no lease to renew. The tunnel is closed.
 
     Attributes:
-        expired: its time was over before it was renewed. If not, it was closed meanwhile, and why is told apart.
+        expired: the lease ran out before its renewal. If not, it was closed meanwhile; another event says why.
     """
 
     expired: bool
@@ -214,7 +214,7 @@ class LeaseLost:
 
 @dataclass(frozen=True)
 class PartFailed:
-    """A part of the service failed, or carrying out an effect did. It is closed already.
+    """A part of the service failed, or an effect. The lease is already closed.
 
     Attributes:
         part: its name.
@@ -225,7 +225,7 @@ class PartFailed:
     kind: str
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Both, for people."""
         return f"{self.part}: {self.kind}"
 

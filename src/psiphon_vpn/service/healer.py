@@ -1,7 +1,8 @@
-"""Puts back what others change of the lock: rules, routes, routing rules, the TUN.
+"""Puts back what other programs change of the lock: rules, routes, routing rules, the TUN.
 
-At once and blindly first, in the very call that hears of it, with the lease closed; reading back and the state machine
-come after that. With a program that goes on it does not race: ever longer pauses, and the machine is locked meanwhile.
+First at once and without looking, in the same call that receives the announcement, with the lease closed; reading back
+and the state machine come after that. It does not race a program that continues: pauses grow, and the machine is locked
+meanwhile.
 """
 
 import asyncio
@@ -24,22 +25,22 @@ from psiphon_vpn.tasks import call_later
 log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.02
-"""Changes that come together are looked at together."""
+"""Changes in quick succession are examined together."""
 LONGEST_BLIND_SECONDS = 0.1
-"""How long a fight may keep changes of links from being looked at."""
+"""How long a fight may delay the look at changed links."""
 LOOK_SECONDS = 60.0
-"""Every program that is called for a look has its own limit of time; a list of the kernel's has not."""
-TELL_SECONDS = 0.2
-"""How often the state machine is told that a fight goes on."""
+"""Every program that a look runs has its own time limit; a listing by the kernel has none."""
+REPORT_SECONDS = 0.2
+"""How often the state machine receives an event while a fight goes on."""
 KEPT_TABLES = frozenset(table.name for table in list_kept(Keeper.DAEMON))
-"""What is put back here. The holder's tables are its own: nobody else can touch them."""
+"""The tables that the healer puts back. Nobody except the holder can touch the holder's tables."""
 
 
 class Healer:
-    """Hears of changes, and mends.
+    """Receives announcements of changes, and repairs.
 
     Args:
-        look_at_links: reads the links anew and tells the state machine.
+        look_at_links: reads the links again and posts what it finds.
     """
 
     def __init__(self, *, runner: Runner, enforcer: Lock, look_at_links: Callable[[], Awaitable[None]]) -> None:
@@ -51,23 +52,23 @@ class Healer:
         self._routes_dirty = asyncio.Event()
         self._filters_dirty = asyncio.Event()
         self._touched = False
-        """Whether the commit that is being announced touches a table of ours."""
+        """Whether the commit that is being announced touches a table of the service."""
         self._culprit: str | None = None
-        """Who touched our tables last."""
+        """The program that last touched the service's tables."""
         self._route_culprit: str | None = None
-        """Who touched our rules or routes last, if that waits for its turn."""
+        """The program that last touched the service's rules or routes, if that still has to be handled."""
         self._fight = Fight()
         self._filter_fight = Fight()
-        """Of traffic control: it closes nothing, and puts back ever more slowly."""
-        self._told = 0.0
+        """Over traffic control: it closes nothing, and repairs ever more slowly."""
+        self._reported = 0.0
 
-    # -- what the kernel says ---------------------------------------------------------------------------------------
+    # -- announcements of the kernel --------------------------------------------------------------------------------
 
     def on_commit(self, generation: Generation | None) -> None:
-        """Somebody committed to the ruleset, and more than elements of sets; with None, some commits were missed.
+        """Handle a commit to the ruleset that changed more than elements of sets; None: some commits were missed.
 
-        Our own are known by netlink's port id. Process ids are told as the first of all pid namespaces counts them,
-        which in a container says nothing.
+        Netlink's port id identifies the daemon's own commits. The announced process id is the one in the first pid
+        namespace, which says nothing in a container.
         """
         if generation is not None:
             self._touched = self._touched or not KEPT_TABLES.isdisjoint(generation.tables)
@@ -80,12 +81,12 @@ class Healer:
                 self._culprit = describe_committer(generation.process, generation.pid, generation.port)
                 self._strike(self._culprit)
                 if not self._wait() and self._enforcer.put_rules_back_now():
-                    self._tell(self._culprit)
+                    self._report(self._culprit)
                     self._culprit = None
         self._rules_dirty.set()
 
     def on_network(self, change: NetworkChange | None) -> None:
-        """A link, an address, a route, a rule or a filter changed; with None, some changes were missed."""
+        """Handle a changed link, address, route, rule or filter; None: some changes were missed."""
         if change is not None and change.kind == "traffic":
             self._hear_of_filters(change)
             return
@@ -93,7 +94,7 @@ class Healer:
         tun = self._enforcer.tun
         is_tun = change is not None and tun is not None and change.index == tun.index
         if change is not None and change.lost and uplink is not None and change.index == uplink.index:
-            # Closed in the same breath; what to do next is decided on a fresh look.
+            # Closed at once; the next steps are decided after a fresh look.
             self._runner.close_now()
             self._runner.post(UplinkLost())
         if change is None or ((change.kind in {"rule", "route"} or is_tun) and not self._is_harmless(change)):
@@ -104,7 +105,7 @@ class Healer:
                 self._lose_tun(gone=change.gone)
             elif change.ours and not self._enforcer.is_own(change.port) and change.port:
                 self._lose_route(change)
-        # The TUN and the private table are no part of any uplink: no look at the links for what we do there ourselves.
+        # The TUN and the private table belong to no uplink: the daemon's own changes there need no look at the links.
         if change is None or not (is_tun or change.ours) or self._route_culprit is not None:
             self._network_dirty.set()
         if change is None:
@@ -128,7 +129,7 @@ class Healer:
             self._runner.doubt_tunnel()
 
     def _watch_moves(self, change: NetworkChange) -> None:
-        """A card that moved into another network namespace is out of the lock's reach: say so as long as it is away."""
+        """A card in another network namespace is out of the lock's reach: say so as long as it is away."""
         moved = self._runner.moved
         if change.moved and change.name in self._runner.model.seen.network.wires:
             self._runner.moved = moved | {change.name}
@@ -137,7 +138,7 @@ class Healer:
             self._runner.moved = moved - {change.name}
 
     def _is_harmless(self, change: NetworkChange) -> bool:
-        """Whether rules, routes and TUN need no look for it: our own doing, or a core that took or left the TUN."""
+        """Whether rules, routes and TUN need no check: the daemon did it, or a core took or left the TUN."""
         whole = not change.down and not change.misfit and change.name == names.TUN_NAME
         carrier_alone = change.kind == "link" and whole
         return carrier_alone or (change.port != 0 and self._enforcer.is_own(change.port))
@@ -146,28 +147,28 @@ class Healer:
         self._strike(UNKNOWN)
         if self._wait():
             return
-        # Of a change of links the kernel does not say who made it.
+        # The kernel does not report who changed a link.
         if self._enforcer.put_network_back():
-            self._healed("%s deleted the TUN; it was made again", UNKNOWN)
+            self._log_repair("%s deleted the TUN; it was made again", UNKNOWN)
             self._runner.post(TunBroken("the TUN is gone, or another device has its name", taken=True))
         elif not gone:
-            self._healed("%s set the TUN down; it was put back", UNKNOWN)
+            self._log_repair("%s set the TUN down; it was put back", UNKNOWN)
             self._runner.post(LockBroken("the TUN was set down"))
 
     def _lose_route(self, change: NetworkChange) -> None:
-        # Named now: a moment later the program may have ended.
+        # Look the name up now: the program may end soon.
         self._route_culprit = self._route_culprit or describe_port(change.port)
         self._strike(self._route_culprit)
         if change.removed and not self._wait():
             self._enforcer.put_network_back()
 
-    # -- what is done about it, in its turn -------------------------------------------------------------------------
+    # -- checks and repairs, in their turn --------------------------------------------------------------------------
 
     async def watch_network(self) -> None:
-        """Look at the links after a change of the network, and put back at once what was taken from the routes."""
+        """Read the links after a change of the network, and put back missing routes at once."""
         while True:
             await self._network_dirty.wait()
-            # Links are looked at in a fight over routes too: one that came has to be guarded.
+            # Links are read in a fight over routes too: a new one needs a guard.
             await asyncio.sleep(max(SETTLE_SECONDS, min(LONGEST_BLIND_SECONDS, self._wait())))
             self._network_dirty.clear()
             async with self._look(self._network_dirty):
@@ -179,12 +180,12 @@ class Healer:
             culprit, self._route_culprit = self._route_culprit, None
             if culprit is not None:
                 self._enforcer.put_network_back()
-                self._tell(culprit, what="the routes of the lock")
+                self._report(culprit, what="the routes of the lock")
 
     async def watch_routes(self) -> None:
-        """Look at rules and routes after a change of them.
+        """Check rules and routes after a change of them.
 
-        Beside the look at the links: a new uplink must not wait until the routes were looked at for the old one.
+        Runs beside the look at the links: a new uplink must not wait for the check of the old one's routes.
         """
         while True:
             await self._routes_dirty.wait()
@@ -193,7 +194,7 @@ class Healer:
             await self._check_routes()
 
     async def watch_filters(self) -> None:
-        """Look at the filters of traffic control after a change of others, and put them back. Nothing is closed."""
+        """Check the filters of traffic control after another program's change, and put them back. Closes nothing."""
         loop = asyncio.get_running_loop()
         while True:
             await self._filters_dirty.wait()
@@ -203,13 +204,13 @@ class Healer:
                 changed = await self._enforcer.check_filters()
             if changed:
                 if not self._filter_fight.strike(loop.time()):
-                    log.warning("another program changed traffic control at a card; the filter was put back")
+                    log.warning("another program changed traffic control on a card; the filter was put back")
                 self._filter_fight.heal(loop.time())
-                self._runner.tell()
+                self._runner.report_change()
 
     @contextlib.asynccontextmanager
     async def _look(self, dirty: asyncio.Event) -> AsyncIterator[None]:
-        """A look takes only so long, and one that failed is made up for when its watch begins anew."""
+        """Limit the time of a look, and have a failed one repeated when its watch starts again."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 yield
@@ -218,12 +219,12 @@ class Healer:
             raise
 
     async def _check_routes(self) -> None:
-        """Look at rules and routes while no change of our own is under way."""
+        """Check rules and routes while the daemon itself changes nothing."""
         await self._runner.settle()
         async with self._look(self._routes_dirty):
             wrong = await self._enforcer.check_routes()
         if self._runner.busy:
-            # A change of our own came between: what was seen may be half of it.
+            # The daemon changed something meanwhile: the check may have seen half of it.
             self._routes_dirty.set()
         elif wrong is not None:
             self._runner.close_now()
@@ -238,12 +239,12 @@ class Healer:
             self._rules_dirty.clear()
             await self._runner.settle()
             culprit, self._culprit = self._culprit, None
-            # In a fight everything is put back, also where it was not heard who changed it.
+            # In a fight everything is put back, even if it is unknown who changed it.
             who = culprit or (UNKNOWN if self._fight.began is not None else None)
             async with self._look(self._rules_dirty):
                 put_back = who is not None and await self._enforcer.put_rules_back()
             if put_back:
-                self._tell(who or UNKNOWN)
+                self._report(who or UNKNOWN)
                 await self._runner.settle()
             async with self._look(self._rules_dirty):
                 wrong = await self._enforcer.check_rules()
@@ -252,12 +253,12 @@ class Healer:
             elif wrong is not None:
                 self._runner.close_now()
                 self._strike(culprit or UNKNOWN)
-                self._healed("%s: it is put back", wrong)
+                self._log_repair("%s: it will be put back", wrong)
                 self._runner.post(LockBroken(wrong))
                 await self._runner.settle()
 
     async def _await_change(self) -> None:
-        """Wait for the next; and say that a fight is over when none comes."""
+        """Wait for the next change; end the fight if none comes."""
         while self._fight.began is not None and not self._rules_dirty.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._rules_dirty.wait(), CALM_SECONDS)
@@ -269,12 +270,12 @@ class Healer:
     def _wait(self) -> float:
         return self._fight.wait(asyncio.get_running_loop().time())
 
-    def _tell(self, culprit: str, what: str = "the lock") -> None:
-        """It was put back: say who it was, and have everything verified."""
-        self._healed("%s changed %s; it was put back", culprit, what)
+    def _report(self, culprit: str, what: str = "the lock") -> None:
+        """After a repair: log which program it was, and have everything verified."""
+        self._log_repair("%s changed %s; it was put back", culprit, what)
         self._runner.post(LockBroken(f"{culprit} changed {what}"))
 
-    def _healed(self, said: str, *who: str) -> None:
+    def _log_repair(self, said: str, *who: str) -> None:
         if self._fight.began is None:
             log.warning(said, *who)
         self._fight.heal(asyncio.get_running_loop().time())
@@ -285,14 +286,14 @@ class Healer:
         if not self._fight.strike(asyncio.get_running_loop().time()):
             return
         if not fought:
-            log.warning("%s keeps changing the lock: put back ever more slowly, and locked until it stops", culprit)
+            log.warning("%s keeps changing the lock: locked until it stops, with ever slower repairs", culprit)
         now = asyncio.get_running_loop().time()
-        if not fought or now - self._told >= TELL_SECONDS:
-            self._told = now
+        if not fought or now - self._reported >= REPORT_SECONDS:
+            self._reported = now
             self._runner.close_now()
             self._runner.post(LockFought(culprit))
 
     def _end_fight(self) -> None:
         over = self._fight.settle(asyncio.get_running_loop().time())
         if over is not None:
-            log.warning("nobody changes the lock any more: it was put back %d times within %.0f s", *over)
+            log.warning("no program changes the lock any more: it was put back %d times within %.0f s", *over)

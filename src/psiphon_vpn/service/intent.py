@@ -1,4 +1,4 @@
-"""What the user asked for, stored apart from what is true, so that it survives a restart and a reboot."""
+"""The stored intent: what the user asked for. It survives a restart and a reboot."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ _MAX_BYTES = 64
 
 
 def load_intent(path: Path) -> Intent:
-    """The stored intent. Absent or unreadable means connected: locked, and trying to connect."""
+    """The stored intent. An absent or unreadable one means connected: locked, and trying to connect."""
     try:
         return Intent(read_stored(path, high=_MAX_BYTES).decode().strip())
     except FileNotFoundError:
@@ -25,7 +25,7 @@ def load_intent(path: Path) -> Intent:
 
 
 def store_intent(path: Path, intent: Intent) -> None:
-    """Store the intent, whole or not at all. A full disk is logged: the lock does not depend on it."""
+    """Store the intent atomically. A failure is only logged: the lock does not depend on it."""
     temporary = path.with_suffix(".new")
     try:
         with temporary.open("w") as file:

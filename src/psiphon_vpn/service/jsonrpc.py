@@ -10,9 +10,9 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 FAILED: Final = -32000
-"""Ours: what was asked for failed; data holds what, why and next_step."""
+"""This service's own code: the request failed; data holds what, why and next_step."""
 PERMISSION_DENIED: Final = -32001
-"""Ours: the peer may not ask for this."""
+"""This service's own code: the peer may not request this."""
 
 MAX_LINE: Final = 64 * 1024
 """Bytes of a request, line feed included."""
@@ -21,12 +21,12 @@ Id: TypeAlias = str | int | None
 
 
 class RpcError(Exception):
-    """A request that cannot be answered as asked.
+    """A request that cannot be fulfilled.
 
     Args:
-        code: as above.
-        message: short English text for programs; what a user reads is in `data`.
-        data: more, as JSON.
+        code: one of the codes above.
+        message: short English text for programs; `data` has the text for users.
+        data: details, as JSON.
         request_id: of the request, None if unknown.
     """
 
@@ -40,7 +40,7 @@ class RpcError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """A checked request. A notification wants no answer."""
+    """A checked request. A notification gets no answer."""
 
     method: str
     request_id: Id
@@ -51,7 +51,7 @@ def parse_request(line: bytes) -> Request:
     """Parse one line.
 
     Raises:
-        RpcError: it is no request; the only exception, whatever the bytes.
+        RpcError: it is not a request; the only exception, whatever the bytes.
     """
     try:
         message = json.loads(line.decode(), parse_constant=_refuse_constant)
@@ -71,7 +71,7 @@ def parse_request(line: bytes) -> Request:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    # Python reads NaN and Infinity, JSON (RFC 8259) has neither.
+    # Python accepts NaN and Infinity; JSON (RFC 8259) has neither.
     raise ValueError(name)
 
 
@@ -89,7 +89,7 @@ def render_error(error: RpcError) -> bytes:
 
 
 def render_notification(method: str, params: object) -> bytes:
-    """Return the line that tells without having been asked."""
+    """Return the line of a notification, which answers no request."""
     return _render({"jsonrpc": "2.0", "method": method, "params": params})
 
 

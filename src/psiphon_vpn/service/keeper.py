@@ -1,4 +1,4 @@
-"""Keeps the tunnel open: renews the lease, and beside it asks the tunnel whether it lives, and whether it has IPv6."""
+"""Keeps the tunnel open: renews the lease, and checks meanwhile whether the tunnel answers and carries IPv6."""
 
 import asyncio
 import logging
@@ -21,30 +21,30 @@ log = logging.getLogger(__name__)
 
 
 async def ask_resolver(seconds: float) -> bool:
-    """Whether the resolver in the tunnel answers: the tunnel carries packets both ways."""
+    """Whether the resolver in the tunnel answers, so that the tunnel carries packets both ways."""
     return await ask(names.RESOLVER_IPV4, source=names.TUN_IPV4, device=names.TUN_NAME, seconds=seconds)
 
 
 def _explain(error: EnforcementError) -> Event:
-    """What a renewal that failed says: nobody changed the lock for a lease that ran out."""
+    """The event of a failed renewal: if the lease ran out, no program changed the lock."""
     return LeaseLost(error.expired) if isinstance(error, NoLease) else LockBroken(str(error))
 
 
 def explain_cleared(kinds: str) -> str:
     """What another program did to the TUN's traffic control, which was undone."""
-    return f"another program's traffic control ({kinds}) kept back what was sent into the tunnel, and was removed"
+    return f"another program's traffic control ({kinds}) held back the tunnel's packets, and was removed"
 
 
 class LeaseKeeper:
-    """Runs while open; cancelling `run` stops all of it. What it finds wrong it closes for, and posts.
+    """Runs while open; cancelling `run` stops everything. If something is wrong, it closes and posts an event.
 
     Args:
         enforcer: holds the lease.
         post: takes the events.
         on_change: called when IPv6 is open too.
-        has_slept: whether the machine slept since this was last asked; who asks is answered once, and sees to it.
+        has_slept: whether the machine slept since the last call; it also starts what has to follow a sleep.
         on_renewal: called after each renewal.
-        ipv6_probe: name servers that tell of IPv6.
+        ipv6_probe: name servers that show, by an answer, that the tunnel carries IPv6.
     """
 
     def __init__(
@@ -65,20 +65,20 @@ class LeaseKeeper:
         self._ipv6_probe = ipv6_probe
         self._liveness = Liveness(0.0)
         self._doubtful = asyncio.Event()
-        """Whether the tunnel is to be asked."""
-        self._doubted_anew = False
-        """Whether something happened since it was last asked, which the answer may not have met."""
+        """Set when the tunnel should be asked."""
+        self._doubted_again = False
+        """Something happened since the last question was sent; its answer may not cover it."""
 
     def doubt(self) -> None:
-        """Ask the tunnel now: something happened that may keep its packets back."""
-        self._doubted_anew = True
+        """Ask the tunnel now: something happened that may hold its packets back."""
+        self._doubted_again = True
         self._doubtful.set()
 
     async def run(self) -> None:
-        """Renew the lease until something is wrong, which is posted then."""
+        """Renew the lease until something is wrong, and post that."""
         self._liveness = Liveness(asyncio.get_running_loop().time())
         try:
-            # Beside the renewals, which must not wait for an answer.
+            # In parallel, since renewals must not wait for an answer.
             async with beside(self._question_tunnel()) as silent, beside(self._find_ipv6()) as ipv6:
                 await self._renew_until(silent, ipv6)
         except EnforcementError as error:
@@ -112,20 +112,20 @@ class LeaseKeeper:
                 self._doubtful.set()
 
     async def _question_tunnel(self) -> None:
-        """Ask the resolver in the tunnel whenever there is doubt, until it does not answer."""
+        """Ask the resolver in the tunnel whenever there is doubt; return when it does not answer."""
         while True:
             await self._doubtful.wait()
-            self._doubted_anew = False
+            self._doubted_again = False
             if not await ask_resolver(VERIFY_SECONDS):
                 return
             self._liveness.asked(asyncio.get_running_loop().time())
-            if not self._doubted_anew:
+            if not self._doubted_again:
                 self._doubtful.clear()
-            # However often others change something.
+            # So that frequent changes by other programs do not cause a flood of questions.
             await asyncio.sleep(QUESTION_PAUSE_SECONDS)
 
     async def _find_ipv6(self) -> None:
-        """A server without IPv6 swallows it silently, so applications get it only once it was seen to work."""
+        """Open IPv6 after an answer by it: a server without IPv6 drops it silently."""
         if self._enforcer.ipv6 is not Ipv6.ON:
             return
         for pause in (0.0, 2.0, 10.0, 60.0, 600.0):

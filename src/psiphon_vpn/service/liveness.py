@@ -1,7 +1,7 @@
-"""When to ask whether the tunnel still carries packets: now and then, and soon when it looks dead.
+"""When to ask whether the tunnel still carries packets: at intervals, and soon when it looks dead.
 
-Counted are packets on our TUN: what applications sent into it, and what came back. A core that hangs reads nothing, and
-the TUN's own counter of what was sent is one of what was read: then the queue before it tells.
+It counts packets on the TUN: what applications sent into it, and what came back. The TUN's own counter of sent packets
+only counts what the core has read. A core that hangs reads nothing; then the queue before the TUN shows the packets.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from psiphon_vpn.linux.queueing import read_queued
 from psiphon_vpn.policy import names
 
 LIVENESS_SECONDS: Final = 15.0
-"""How often the tunnel is asked in any case: about 150 bytes each time."""
+"""The longest time between two questions, of about 150 bytes each."""
 UNANSWERED_TICKS: Final = 2
-"""Looks in a row at which packets had gone out and none had come back."""
+"""So many checks in a row found packets that went out, and none that came back."""
 UNANSWERED_PACKETS: Final = 3
 _PROC_NET_DEV: Final = Path("/proc/self/net/dev")
 
@@ -29,7 +29,7 @@ class Traffic:
 
 
 def read_traffic(path: Path = _PROC_NET_DEV, read_queue: Callable[[str], int] = read_queued) -> Traffic | None:
-    """The TUN's counters (proc_pid_net_dev(5)) and its queue's, None when there are none."""
+    """The counters of the TUN (proc_pid_net_dev(5)) and of its queue; None if there is no TUN."""
     try:
         for line in path.read_text().splitlines():
             name, _, rest = line.partition(":")
@@ -42,10 +42,10 @@ def read_traffic(path: Path = _PROC_NET_DEV, read_queue: Callable[[str], int] = 
 
 
 class Liveness:
-    """Decides at each look at the counters whether the tunnel is to be asked.
+    """Decides from the counters whether to ask the tunnel.
 
     Args:
-        now: seconds, of a clock that only goes forward.
+        now: seconds of a clock that only goes forward.
     """
 
     def __init__(self, now: float) -> None:
@@ -55,7 +55,7 @@ class Liveness:
         self._lost = 0
 
     def asked(self, now: float) -> None:
-        """An answer came. What is counted begins anew: the question itself was traffic."""
+        """An answer came. Counting begins again: the question itself was traffic."""
         self._asked_at = now
         self._last = None
         self._unanswered = self._lost = 0

@@ -1,4 +1,4 @@
-"""How much the daemon may write to its log, whatever happens."""
+"""A limit of what the daemon writes to its log, whatever happens."""
 
 import logging
 import time
@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import Final
 
 BURST: Final = 200
-"""Lines that may come at once: a whole life of starting, connecting and failing has some twenty."""
+"""Lines at once: starting, connecting and failing together make some twenty."""
 LINES_PER_SECOND: Final = 2.0
 SAME_BURST: Final = 10
-"""The same line may come so often at once."""
+"""Repetitions of one line at once."""
 SAME_PER_SECOND: Final = 0.1
 _REMEMBERED: Final = 64
 
 
 class _Allowance:
-    """So many at once, and so many a second."""
+    """A burst, and then so many per second."""
 
     def __init__(self, burst: float, rate: float, now: float) -> None:
         self._burst, self._rate = burst, rate
@@ -32,10 +32,10 @@ class _Allowance:
 
 
 class LogLimit(logging.Filter):
-    """Lets a burst through, then so many lines a second, and fewer of one that comes again; counts what it left out.
+    """Passes a burst, then so many lines a second, and fewer repetitions of one line; counts what it left out.
 
     Args:
-        clock: seconds, of a clock that only goes forward.
+        clock: seconds of a clock that only goes forward.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

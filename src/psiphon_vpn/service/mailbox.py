@@ -1,4 +1,4 @@
-"""The queue of events: handed out one by one in their order. Of looks at the same ways out in a row the last counts."""
+"""The queue of events, in their order. Of successive looks at the same ways out only the last counts."""
 
 import asyncio
 from collections import deque
@@ -7,10 +7,9 @@ from psiphon_vpn.service.events import Event, NetworkSeen
 
 
 def _replaces(event: Event, waiting: Event) -> bool:
-    """Whether an event says all that one says which waits before it.
+    """Whether an event makes a waiting one superfluous.
 
-    What is a transition is decided by the ways out and what is in use of them: a look that saw other ones is never
-    passed over.
+    The ways out and the use of them decide what is a transition: a look that saw different ones is never dropped.
     """
     if not (isinstance(event, NetworkSeen) and isinstance(waiting, NetworkSeen)):
         return False
@@ -18,7 +17,7 @@ def _replaces(event: Event, waiting: Event) -> bool:
 
 
 class Mailbox:
-    """Events that wait. Whoever takes one says when it was handled."""
+    """The waiting events. The consumer reports when it has handled one."""
 
     def __init__(self) -> None:
         self._waiting: deque[Event] = deque()
@@ -27,7 +26,7 @@ class Mailbox:
         self._settled.set()
 
     def put(self, event: Event) -> None:
-        """Hand an event in."""
+        """Add an event."""
         if self._waiting and _replaces(event, self._waiting[-1]):
             self._waiting.pop()
         self._waiting.append(event)
@@ -35,7 +34,7 @@ class Mailbox:
         self._settled.clear()
 
     async def take(self) -> Event:
-        """The next event, once there is one."""
+        """Wait for the next event and take it."""
         await self._arrived.wait()
         event = self._waiting.popleft()
         if not self._waiting:
@@ -43,15 +42,15 @@ class Mailbox:
         return event
 
     def handled(self) -> None:
-        """The event that was taken last was handled."""
+        """Report that the last event taken was handled."""
         if not self._waiting:
             self._settled.set()
 
     @property
     def busy(self) -> bool:
-        """Whether an event waits, or is being handled."""
+        """Whether an event waits or is being handled."""
         return not self._settled.is_set()
 
     async def settle(self) -> None:
-        """Wait until every event handed in so far was handled."""
+        """Wait until every event added so far was handled."""
         await self._settled.wait()

@@ -1,4 +1,4 @@
-"""What the state machine decides on: the model, the table of legal moves, and how long it waits for what. Pure."""
+"""The model of the state machine, the table of legal moves, and all waiting times. Pure."""
 
 from dataclasses import dataclass, field
 
@@ -21,45 +21,45 @@ LEGAL_MOVES: dict[State, frozenset[State]] = {
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 60.0
 VERIFICATIONS_PER_CORE = 3
 FAILURES_PER_UPLINK = 3
-"""So many cores in a row that led to nothing, and another uplink is tried, where there is one."""
+"""After so many fruitless cores in a row another uplink is tried, if there is one."""
 TROUBLES_AT_ONCE = 5
-"""So many networks that are new, and tunnels that are lost, are answered at once; further ones after a pause that
-doubles, until it has been calm for CALM_SECONDS."""
+"""So many new networks and lost tunnels are answered at once; further ones after a pause that doubles, until nothing
+went wrong for CALM_SECONDS."""
 CALM_SECONDS, LAST_CALM_SECONDS = 20.0, 10.0
 SLOW_SECONDS = 15.0
 QUIET_SECONDS = 120.0
-"""The longest that psiphon-tunnel-core was seen to say nothing while it tries is one dial: 20 s, times up to three."""
+"""The longest silence seen of psiphon-tunnel-core while it tries is one dial: 20 s, times up to three."""
 WAKE_SECONDS = 30.0
 VERIFICATION_SECONDS = 60.0
-"""A question takes 4 s, and reading back tens of milliseconds; a busy machine may take seconds for it."""
+"""A question takes up to 4 s, and reading back tens of milliseconds, or seconds on a busy machine."""
 RENEWAL_SECONDS = 8.0
-"""The lease has run out by then, and is not renewed as it was."""
+"""Without a renewal the lease has run out by then."""
 FIRST_FIGHT_SECONDS, LAST_FIGHT_SECONDS = 2.0, 60.0
-"""So long nobody may have changed the lock before it is tried again, doubled with each fight without calm between."""
+"""The lock must stay unchanged for this time before the next attempt; doubled with each fight without calm between."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Everything that decisions rest on.
+    """Everything that decisions depend on.
 
     Attributes:
-        core: number of the core that was started last; events carry it.
+        core: number of the last core that was started; its events carry it.
         core_running: that core has not ended yet.
-        proxy: that core was to have its SOCKS proxy.
-        tunnels: what that core said last.
-        verification: number of the verification under way or done last.
-        failures: starts in a row that led to nothing.
-        doubts: verifications in a row of this core that failed.
-        unrest: uplinks that came and tunnels that were lost since it was calm.
+        proxy: that core was started with its SOCKS proxy.
+        tunnels: how many tunnels that core last reported.
+        verification: number of the current or last verification.
+        failures: fruitless starts in a row.
+        doubts: failed verifications of this core in a row.
+        unrest: new uplinks and lost tunnels since it was calm.
         fights: with other programs over the lock, since it was calm.
-        asleep: the machine said that it is going to sleep, and not yet that it woke.
+        asleep: a sleep was announced, and its end not yet.
         fault: what is wrong with this core's attempts.
-        seen: the network as it was seen last.
-        settings: the last ones that were good.
-        footing: the uplink as it was when the core was started: what may be in use of it.
-        barren: indexes of the uplinks that brought no tunnel, until all were tried or the one that did is lost.
-        rounds: how often all were tried without a tunnel.
-        data_set_aside: the core's data were set aside since it was last open; that helps once, or not at all.
+        seen: the network at the last look.
+        settings: the last usable ones.
+        uplink_at_start: the uplink as it was when the core was started: the core uses a part of it.
+        barren: indexes of the uplinks without a tunnel, until all were tried or the one with a tunnel is lost.
+        rounds: how often all uplinks were tried without a tunnel.
+        data_set_aside: the core's data were set aside since it was last open; doing it again would not help.
     """
 
     state: State = State.LOCKED
@@ -70,7 +70,7 @@ class Model:
     uplink: Uplink | None = None
     seen: Observed = field(default_factory=Observed)
     settings: Settings = field(default_factory=Settings)
-    footing: Uplink | None = None
+    uplink_at_start: Uplink | None = None
     barren: frozenset[int] = frozenset()
     rounds: int = 0
     core: int = 0
@@ -89,7 +89,7 @@ class Model:
 
     @property
     def choices(self) -> tuple[Uplink, ...]:
-        """Every uplink that could be taken, the best first."""
+        """Every possible uplink, the best first."""
         return self.seen.uplinks
 
     @property
@@ -99,21 +99,21 @@ class Model:
 
     @property
     def uplink_facts(self) -> UplinkFacts | None:
-        """What rules name of the uplink."""
+        """The part of the uplink that rules name."""
         return self.uplink.facts if self.uplink is not None else None
 
 
 def calm_delay(unrest: int) -> float:
-    """Seconds to wait after so many troubles without calm; 0 for not at all."""
+    """Seconds to wait after so many troubles without calm; 0 if it need not wait."""
     over = unrest - TROUBLES_AT_ONCE
     return min(LAST_CALM_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(over - 1, 10)) if over > 0 else 0.0
 
 
 def fight_delay(fights: int) -> float:
-    """Seconds of peace to wait for in so many fights without calm."""
+    """Seconds without a change to wait for, after so many fights without calm."""
     return min(LAST_FIGHT_SECONDS, FIRST_FIGHT_SECONDS * 2.0 ** min(max(fights - 1, 0), 10))
 
 
 def retry_delay(failures: int) -> float:
-    """Seconds to wait after so many starts in a row that led to nothing."""
+    """Seconds to wait after so many fruitless starts in a row."""
     return min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures, 10))

@@ -1,8 +1,8 @@
-"""The moves that more than one state makes: beginning, connecting, locking, verifying, trying again later. Pure."""
+"""The moves that several states make: beginning, connecting, locking, verifying, retrying later. Pure."""
 
 from psiphon_vpn.network.choice import find_next, find_patience, pick_uplink
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.service.effects import ApplyPolicy, DoubtTun, SetDataAside, Verify
+from psiphon_vpn.service.effects import ApplyPolicy, ReplaceTun, SetDataAside, Verify
 from psiphon_vpn.service.events import (
     CoreExited,
     CoreStartFailed,
@@ -30,16 +30,16 @@ from psiphon_vpn.service.plan import Plan
 from psiphon_vpn.service.reasons import Reason
 
 _BROUGHT_NOTHING = frozenset({Reason.CORE_EXITED, Reason.CORE_HANGS, Reason.NO_SERVER, Reason.TUNNEL_SILENT})
-"""What may be the uplink's fault."""
+"""Reasons that may be the uplink's fault."""
 
 
 # -- the uplink -------------------------------------------------------------------------------------------------------
 
 
 def choose_uplink(plan: Plan) -> None:
-    """Take the best of the uplinks that there are.
+    """Take the best uplink.
 
-    One that brought no tunnel counts again once the one that was taken in its place is lost.
+    One without a tunnel is considered again once the one that replaced it is lost.
     """
     model = plan.model
     lost = model.uplink is not None and all(choice.index != model.uplink.index for choice in model.choices)
@@ -48,7 +48,7 @@ def choose_uplink(plan: Plan) -> None:
 
 
 def turn_to_another(plan: Plan) -> bool:
-    """From an uplink that brought no tunnel.
+    """Take another uplink in place of one without a tunnel.
 
     Returns:
         Whether there is another.
@@ -58,7 +58,7 @@ def turn_to_another(plan: Plan) -> bool:
     if found is None:
         return False
     uplink, barren = found
-    plan.update(uplink=uplink, footing=uplink, barren=barren, rounds=model.rounds + (not barren))
+    plan.update(uplink=uplink, uplink_at_start=uplink, barren=barren, rounds=model.rounds + (not barren))
     return True
 
 
@@ -67,23 +67,23 @@ def forget_troubles(plan: Plan) -> None:
     plan.update(failures=0, unrest=0, fights=0, barren=frozenset(), rounds=0)
 
 
-# -- where to ---------------------------------------------------------------------------------------------------------
+# -- moves ------------------------------------------------------------------------------------------------------------
 
 
 def lock(plan: Plan, reason: Reason, detail: str = "", *, graceful: bool = False) -> None:
-    """Locked, without a core."""
+    """Lock, and end the core."""
     plan.move(State.LOCKED, reason, detail)
     plan.stop_core(graceful=graceful)
 
 
 def fail(plan: Plan, reason: Reason, detail: str) -> None:
-    """Locked until a person mends it."""
+    """Lock until a person corrects the configuration."""
     plan.move(State.FAILED, reason, detail)
     plan.stop_core()
 
 
 def begin(plan: Plan, reason: Reason, detail: str = "", *, anew: bool = False) -> None:
-    """From scratch: connecting where that is wanted and possible, locked where not; with a new TUN where asked for."""
+    """Begin from scratch: connect if that is wanted and possible, otherwise lock; with a new TUN if requested."""
     model = plan.model
     if not model.settings_good:
         fail(plan, Reason.BAD_CONFIG, model.detail)
@@ -100,11 +100,11 @@ def begin(plan: Plan, reason: Reason, detail: str = "", *, anew: bool = False) -
 
 
 def connect(plan: Plan, reason: Reason, detail: str = "", *, proxy: bool = True, anew: bool = False) -> None:
-    """A new core. The lease is closed and the old core is gone before the new one may use the wire."""
+    """Start a new core. The lease is closed and the old core has ended before the new one may use the wire."""
     plan.close()
     plan.stop_core()
     if anew:
-        plan.do(DoubtTun())
+        plan.do(ReplaceTun())
     if State.CONNECTING not in LEGAL_MOVES[plan.model.state]:
         plan.move(State.LOCKED, reason, detail)
     plan.move(State.CONNECTING, reason, detail)
@@ -113,7 +113,7 @@ def connect(plan: Plan, reason: Reason, detail: str = "", *, proxy: bool = True,
 
 
 def await_tunnel(plan: Plan) -> None:
-    """The timers of a core that has no tunnel yet."""
+    """Arm the timers of a core that has no tunnel yet."""
     plan.arm(Timer.SLOW, SLOW_SECONDS)
     plan.arm(Timer.QUIET, QUIET_SECONDS)
     plan.arm(Timer.GIVE_WAY, find_patience(plan.model.rounds))
@@ -122,7 +122,7 @@ def await_tunnel(plan: Plan) -> None:
 
 
 def verify(plan: Plan, reason: Reason, detail: str = "") -> None:
-    """Everything is looked at, and the tunnel asked, before it is opened."""
+    """Check everything, and ask through the tunnel, before opening."""
     # CONNECTING has the same rules by construction: may_connect and may_open of policy.wire.
     plan.move(State.VERIFYING, reason, detail, load=plan.model.state is not State.CONNECTING)
     number = plan.model.verification + 1
@@ -135,13 +135,13 @@ def verify(plan: Plan, reason: Reason, detail: str = "") -> None:
 
 
 def pause(plan: Plan, reason: Reason, detail: str, delay: float) -> None:
-    """Locked for so many seconds."""
+    """Lock for so many seconds."""
     lock(plan, reason, detail)
     plan.arm(Timer.RETRY, delay)
 
 
 def retry_later(plan: Plan, reason: Reason, detail: str = "") -> None:
-    """The core is of no use: at once a new one if it had been of use, else locked until a timer says otherwise."""
+    """Replace a useless core: at once if it had been open, otherwise after a pause, locked."""
     model = plan.model
     wanted = model.intent is Intent.CONNECTED and model.uplink is not None and model.settings_good
     if wanted and model.state is State.OPEN:
@@ -155,7 +155,7 @@ def retry_later(plan: Plan, reason: Reason, detail: str = "") -> None:
         turn_to_another(plan)
     lock(plan, reason, detail)
     if reason is Reason.TUNNEL_SILENT:
-        plan.do(DoubtTun())
+        plan.do(ReplaceTun())
     if wanted:
         _count_failure(plan, retry_delay(model.failures))
 
@@ -166,34 +166,34 @@ def _count_failure(plan: Plan, delay: float) -> None:
 
 
 def miss_core(plan: Plan, event: CoreStartFailed) -> None:
-    """It did not even start."""
+    """The core did not start."""
     plan.update(core_running=False)
     retry_later(plan, event.reason, event.detail)
 
 
 def lose_core(plan: Plan, event: CoreExited) -> None:
-    """It ended by itself: for the reason that it told last, if any."""
+    """The core ended by itself: for the reason in its last notice, if any."""
     known = find_known_fault(plan.model)
     plan.update(core_running=False)
     retry_later(plan, known or Reason.CORE_EXITED, event.detail)
     if known is Reason.DATASTORE_BROKEN and not (plan.model.core_running or plan.model.data_set_aside):
-        # Once: what comes back although it began with nothing does not come from what was stored.
+        # Once: if the fault returns with an empty store, the stored data did not cause it.
         plan.update(data_set_aside=True)
         plan.do(SetDataAside())
 
 
 def find_known_fault(model: Model) -> Reason | None:
-    """What is wrong with the core's attempts, as far as that says anything."""
+    """What is wrong with the core's attempts, if that is known."""
     return model.fault if model.fault is not Reason.SLOW else None
 
 
 def lose_tun(plan: Plan, event: TunBroken) -> None:
-    """A core that holds a TUN which is gone is of no use."""
+    """Replace a core whose TUN is gone: it is useless."""
     retry_later(plan, Reason.TUN_TAKEN if event.taken else Reason.TUN_FAILED, event.detail)
 
 
 def lose_tunnel(plan: Plan) -> None:
-    """The core has no tunnel any more, and makes another."""
+    """The core lost its tunnel, and makes another."""
     plan.update(unrest=plan.model.unrest + 1)
     if delay := calm_delay(plan.model.unrest):
         pause(plan, Reason.TUNNEL_LOST, "", delay)
@@ -203,14 +203,14 @@ def lose_tunnel(plan: Plan) -> None:
     plan.update(fault=None)
 
 
-def load_anew(plan: Plan) -> None:
-    """The rules of this state once more."""
+def load_again(plan: Plan) -> None:
+    """Load the rules of this state once more."""
     plan.do(ApplyPolicy(plan.model.state))
 
 
 def lose_enforcement(plan: Plan, event: EnforcementFailed) -> None:
-    """The rules that failed are not tried again at once: what stands now drops everything."""
-    # An opening that fails follows a verification that succeeded, and would be tried again for ever at once.
+    """Lock without loading rules: those that failed are not tried again at once, and the present ones hold."""
+    # A failed opening follows a successful verification, and would otherwise be repeated endlessly without a pause.
     plan.update(unrest=plan.model.unrest + (plan.model.state is State.OPEN))
     reason = Reason.LED_AROUND if event.led_around else Reason.LOCK_FAILED
     plan.move(State.LOCKED, reason, event.detail, load=False)
@@ -219,37 +219,37 @@ def lose_enforcement(plan: Plan, event: EnforcementFailed) -> None:
 
 
 def lose_part(plan: Plan, event: PartFailed) -> None:
-    """A part of the service failed: verified again where that can be enough, else locked, and begun anew after a pause.
+    """A part of the service failed: verify again if that may be enough, otherwise lock and retry after a pause.
 
-    As with other troubles that may come right after each opening, the pauses grow until it was calm for a while.
+    As with other troubles that may follow each opening, the pauses grow until it was calm for a while.
     """
     plan.update(unrest=plan.model.unrest + 1)
     delay = calm_delay(plan.model.unrest)
     if not delay and event.part in VERIFIED_AGAIN and plan.model.state in {State.OPEN, State.VERIFYING}:
-        verify(plan, Reason.PART_FAILED, event.told)
+        verify(plan, Reason.PART_FAILED, event.description)
     else:
-        lock(plan, Reason.PART_FAILED, event.told)
-        await_mending(plan, delay)
+        lock(plan, Reason.PART_FAILED, event.description)
+        retry_after(plan, delay)
 
 
 def verify_rules(plan: Plan, detail: str = "") -> None:
-    """Rules changed that an opening rests on: they are loaded, and everything is looked at."""
+    """Rules that an opening depends on changed: load them, and check everything."""
     verify(plan, Reason.RULES_CHANGED, detail)
 
 
 def lose_lease(plan: Plan, *, expired: bool) -> None:
-    """Nothing is known to be wrong with anything but the time: everything is looked at."""
+    """The lease ended, and nothing else is known to be wrong: check everything."""
     plan.update(unrest=plan.model.unrest + 1)
     verify(plan, Reason.LEASE_EXPIRED if expired else Reason.LEASE_LOST)
 
 
-def await_mending(plan: Plan, delay: float) -> None:
-    """Begin anew after a pause that grows."""
+def retry_after(plan: Plan, delay: float) -> None:
+    """Retry after a pause that grows."""
     _count_failure(plan, max(delay, retry_delay(plan.model.failures)))
 
 
 def fight(plan: Plan, culprit: str) -> None:
-    """Locked until nobody has changed the lock for a while; longer each time that it begins again."""
+    """Lock until no program has changed the lock for a while; longer after each fight."""
     plan.update(fights=plan.model.fights + 1)
     pause(plan, Reason.FIGHT, culprit, fight_delay(plan.model.fights))
 
@@ -258,13 +258,13 @@ def fight(plan: Plan, culprit: str) -> None:
 
 
 def fall_asleep(plan: Plan) -> None:
-    """Locked until it is told that the machine woke."""
+    """Lock until the end of the sleep is reported."""
     plan.update(asleep=True)
     begin(plan, Reason.SLEEPING)
 
 
 def wake(plan: Plan) -> None:
-    """Everything anew: connections do not outlive a sleep, and a core takes minutes to notice."""
+    """Begin from scratch: connections do not outlive a sleep, and a core takes minutes to notice."""
     forget_sleep(plan)
     begin(plan, Reason.WOKE)
 

@@ -1,4 +1,4 @@
-"""Looks at the network, and tells the state machine what it is now, in one event."""
+"""Reads the network, and posts its present state to the state machine in one event."""
 
 import asyncio
 import contextlib
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = (0.02, 0.1, 0.5)
 BRIDGE_GUARD_SECONDS = 2.0
-"""How often the bridge guard is looked for, should its holder be none that can be followed."""
+"""How often to look for the bridge guard, if its holder cannot be followed."""
 
 
 class Observer:
-    """Remembers what looks at the network have to know of earlier ones, and which bridges root allowed.
+    """Remembers what a look at the network needs from earlier ones, and which bridges root allowed.
 
     Args:
         runner: takes the events.
-        enforcer: guards wires whose names stand in no rule by their index.
-        netlink: tells whether the bridge guard stands.
-        features: what this kernel can.
+        enforcer: guards wires by their index if their names cannot stand in a rule.
+        netlink: shows whether the bridge guard stands.
+        features: what this kernel supports.
         uid: the core's.
         bridges: root's list of bridges.
     """
@@ -59,17 +59,17 @@ class Observer:
         self._list = bridges
         self._allowed: tuple[InterfaceName, ...] = ()
         self._bridges_dirty = asyncio.Event()
-        """Root's list was read, or the holder of the bridge guard ended."""
+        """Set when root's list was read, or the holder of the bridge guard ended."""
         self._holder = OwnerWatch(runner.tasks.guard(Part.BRIDGES, self._bridges_dirty.set))
         self._leading: frozenset[int] = frozenset()
         """Indexes of the interfaces that lead out, or did."""
-        self._told: tuple[Allowed, ...] = ()
-        """What was said of the bridges last."""
+        self._reported: tuple[Allowed, ...] = ()
+        """The last report about the bridges."""
         self._looking = asyncio.Lock()
-        """Not only one of us looks, and what was read first is told first."""
+        """Looks may overlap; what was read first is posted first."""
 
     async def look(self) -> None:
-        """Read the network, and tell the state machine.
+        """Read the network, and post what was found.
 
         Raises:
             OSError: it cannot be read.
@@ -79,76 +79,79 @@ class Observer:
         self._leading = find_leading(snapshot, self._leading)
         seen = observe(snapshot, leading=self._leading, bridges=self._judge_bridges(snapshot))
         self._tell_of_bridges(seen.bridges)
-        self._enforcer.odd_wires = seen.odd_wires  # for filters alone, which open nothing: no rule names these
-        # Told even when it is what the model has now: an event that says otherwise may still wait its turn.
+        self._enforcer.odd_wires = seen.odd_wires  # only for filters, which open nothing: no rule names these wires
+        # Posted even if it equals the model: an event with something else may still wait its turn.
         self._runner.post(NetworkSeen(seen, await self._find_uses(seen.uplinks)))
 
     async def _read(self) -> Snapshot:
-        """Read the links; once more where the kernel says that they changed while it listed them."""
+        """Read the links; again if the kernel says that they changed during the listing."""
         for pause in LOOK_AGAIN_SECONDS:
             try:
                 return await read_snapshot()
             except OSError as error:
-                log.warning("the links could not be read, once more: %s", error)
+                log.warning("the links could not be read, trying again: %s", error)
                 await asyncio.sleep(pause)
         return await read_snapshot()
 
     async def _find_uses(self, uplinks: tuple[Uplink, ...]) -> frozenset[Use] | None:
-        """What the core uses of its uplink, if something of that is gone: else it is not asked.
+        """What the core uses of its uplink, if something of the uplink is gone; otherwise None, without asking.
 
-        Or if a version came: a call that began without a route has a source of some other interface, and would go on.
+        Also if an IP version was added: a connection that began without a route has another interface's source, and
+        would continue.
         """
-        footing = self._runner.model.footing
-        if footing is None:
+        uplink_at_start = self._runner.model.uplink_at_start
+        if uplink_at_start is None:
             return None
-        if any(carries_on(footing, uplink) and footing.versions == uplink.versions for uplink in uplinks):
+        if any(
+            carries_on(uplink_at_start, uplink) and uplink_at_start.versions == uplink.versions for uplink in uplinks
+        ):
             return None
-        return await asyncio.to_thread(read_core_uses, self._uid, footing.index)
+        return await asyncio.to_thread(read_core_uses, self._uid, uplink_at_start.index)
 
     def close(self) -> None:
-        """Follow nobody any more."""
+        """Stop following the holder."""
         self._holder.close()
 
     # -- bridges ----------------------------------------------------------------------------------------------------
 
     def read_list(self) -> None:
-        """Read root's list of bridges anew. What it means is judged in `watch_bridges`."""
+        """Read root's list of bridges again. `watch_bridges` judges it."""
         self._allowed = load_bridges(self._list)
         self._bridges_dirty.set()
 
-    async def judge_anew(self) -> None:
-        """Where root's list is another one, look at once: closed for it only if what is in force changes."""
+    async def judge_again(self) -> None:
+        """Look at once if root's list changed. This closes only if the rules in force change."""
         if self._is_judged():
             return
         try:
             await self.look()
-        except Exception as error:  # noqa: BLE001  closed, told, and begun anew
+        except Exception as error:  # noqa: BLE001  closed, reported, and started again
             self._runner.lose(Part.LINKS, error)
 
     async def watch_bridges(self) -> None:
-        """Judge them anew when root's list was read, and when their guard came or went.
+        """Judge the bridges again when root's list was read, and when their guard came or went.
 
-        The holder's end is told (`OwnerWatch`), so that its guard is not missed until the next look.
+        `OwnerWatch` reports the holder's end at once, so that this need not wait for the next look.
         """
         while True:
             with contextlib.suppress(TimeoutError):
-                # Where none is allowed nothing can come or go.
-                pause = BRIDGE_GUARD_SECONDS if self._allowed or self._told else None
+                # If no bridge is allowed, nothing can come or go.
+                pause = BRIDGE_GUARD_SECONDS if self._allowed or self._reported else None
                 await asyncio.wait_for(self._bridges_dirty.wait(), pause)
             self._bridges_dirty.clear()
-            standings = {item.standing for item in self._told} & {Standing.IN_FORCE, Standing.UNGUARDED}
+            standings = {item.standing for item in self._reported} & {Standing.IN_FORCE, Standing.UNGUARDED}
             guarded = {Standing.IN_FORCE if self._is_guarded() else Standing.UNGUARDED} if standings else set()
             if standings != guarded or not self._is_judged():
                 await self.look()
 
     def _is_judged(self) -> bool:
-        return tuple(item.name for item in self._told) == self._allowed
+        return tuple(item.name for item in self._reported) == self._allowed
 
     def _is_guarded(self) -> bool:
         try:
             owner = find_owner(self._netlink, *BRIDGES.address)
         except OSError as error:
-            log.warning("whether the bridge guard stands cannot be seen: %s", error)
+            log.warning("cannot read whether the bridge guard stands: %s", error)
             return False
         self._holder.follow(owner)
         return owner is not None
@@ -165,8 +168,8 @@ class Observer:
         )
 
     def _tell_of_bridges(self, bridges: tuple[Allowed, ...]) -> None:
-        before = {item.name: item for item in self._told}
+        before = {item.name: item for item in self._reported}
         for item in bridges:
             if item != before.get(item.name):
                 log.warning("bridge %s: %s", item.name, explain_standing(item)[0])
-        self._told = bridges
+        self._reported = bridges

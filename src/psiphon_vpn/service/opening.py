@@ -1,4 +1,4 @@
-"""The verification, and the opening that rests on it: no lease is taken but for one in which the tunnel answered."""
+"""The verification, and the opening after it: a lease needs a verification in which the tunnel answered."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,23 +7,23 @@ from psiphon_vpn.linux.lock import EnforcementError, Lock
 from psiphon_vpn.policy.model import Policy
 from psiphon_vpn.service.events import Event, VerificationFailed, Verified
 from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver, explain_cleared
-from psiphon_vpn.service.parts import ONLY_TOLD, Part
+from psiphon_vpn.service.parts import ONLY_LOGGED, Part
 from psiphon_vpn.tasks import Supervisor, beside
 
 
 class PartDownError(Exception):
-    """A part that should run for ever does not run: nothing is opened without it."""
+    """A part that should always run does not run: nothing is opened without it."""
 
 
 class Opening:
-    """Verifies, opens, and has the lease kept.
+    """Verifies, opens, and keeps the lease.
 
     Args:
         enforcer: the kernel's side.
-        tasks: through which what runs beside this is started.
+        tasks: starts what runs beside this.
         post: takes the events.
         on_change: called when IPv6 is open too.
-        has_slept: whether the machine slept since this was last asked.
+        has_slept: whether the machine slept since the last call.
         on_renewal: called after each renewal of the lease.
     """
 
@@ -51,18 +51,18 @@ class Opening:
         """Number of the last verification in which an answer came through the tunnel."""
 
     def rehearse(self, policy: Policy) -> None:
-        """While the core connects, which takes longer, learn what the opening would otherwise wait for."""
+        """Prepare while the core connects, which takes longer, what the opening would otherwise wait for."""
         self._tasks.cancel(self._rehearsal)
         self._rehearsal = self._tasks.start(Part.REHEARSAL, self._enforcer.rehearse(policy))
 
     def verify(self, number: int) -> None:
-        """Begin a verification. Its outcome comes as an event."""
+        """Begin a verification. An event reports its outcome."""
         self._tasks.cancel(self._verification)
         self._verification = self._tasks.start(Part.VERIFICATION, self._verify(number))
 
     async def _verify(self, number: int) -> None:
-        """Rules, routes and TUN, and beside it the tunnel itself; the opening looks at the former once more."""
-        if down := self._tasks.down - ONLY_TOLD:
+        """Check rules, routes and TUN, and meanwhile the tunnel itself; the opening checks the former once more."""
+        if down := self._tasks.down - ONLY_LOGGED:
             raise PartDownError(", ".join(sorted(down)))
         try:
             async with beside(ask_resolver(VERIFY_SECONDS)) as question:
@@ -80,12 +80,12 @@ class Opening:
             self._post(VerificationFailed(number, detail))
 
     async def open(self, number: int, *, proxy: bool, ipv6_probe: tuple[str, ...]) -> None:
-        """Take the lease, and have it kept.
+        """Take the lease, and keep it.
 
         Args:
-            number: of the verification that it rests on.
+            number: of the verification that allows it.
             proxy: the core has its SOCKS proxy.
-            ipv6_probe: name servers that tell of IPv6.
+            ipv6_probe: name servers that show, by an answer, that the tunnel carries IPv6.
 
         Raises:
             EnforcementError: not everything is as it should be.
@@ -105,16 +105,16 @@ class Opening:
         self._lease = self._tasks.start(Part.LEASE, keeper.run())
 
     def doubt_tunnel(self) -> None:
-        """Have the tunnel asked now, if it is open. Otherwise it is asked before it is."""
+        """Ask the tunnel now, if it is open. Otherwise it is asked before opening."""
         if self._keeper is not None:
             self._keeper.doubt()
 
     def stop_lease(self) -> None:
-        """Nobody renews it from here on."""
+        """Stop renewing."""
         self._tasks.cancel(self._lease)
         self._lease = self._keeper = None
 
     def cancel(self) -> None:
-        """End all of it."""
+        """Cancel everything."""
         for task in (self._verification, self._lease, self._rehearsal):
             self._tasks.cancel(task)

@@ -1,34 +1,34 @@
-"""What the daemon is made of that runs beside the state machine, and what the failure of each leads to."""
+"""The parts of the daemon that run beside the state machine, and the consequence of each one's failure."""
 
 import enum
 from typing import Final
 
 
 class Part(enum.StrEnum):
-    """Every part, by the name that log and status give it."""
+    """Every part, by its name in log and status."""
 
-    EVENTS = "handling of events"
-    SETTINGS = "reading of the configuration"
+    EVENTS = "event handling"
+    SETTINGS = "configuration reader"
     VERIFICATION = "verification"
-    LEASE = "keeping of the lease"
-    CORE_NOTICES = "reading of the core's notices"
-    LINKS = "watching of links"
-    ROUTES = "watching of routes"
-    RULES = "watching of rules"
-    TRAFFIC = "watching of traffic control"
-    NEWS = "reading of the kernel's news"
+    LEASE = "lease renewal"
+    CORE_NOTICES = "reader of the core's notices"
+    LINKS = "watch of links"
+    ROUTES = "watch of routes"
+    RULES = "watch of rules"
+    TRAFFIC = "watch of traffic control"
+    ANNOUNCEMENTS = "reader of the kernel's announcements"
     TIMERS = "timers"
-    CLOCK = "watching of the clock"
-    WAKING = "beginning anew after a sleep"
+    CLOCK = "watch of the clock"
+    WAKING = "reconnection after a sleep"
     REHEARSAL = "preparation of the opening"
-    TELLING = "telling of changes"
-    BRIDGES = "watching of bridges"
-    WATCHDOG = "word to the service manager"
-    TIDYING = "tidying of memory"
+    PUBLISHING = "publishing of changes"
+    BRIDGES = "watch of bridges"
+    WATCHDOG = "watchdog notification"
+    TIDYING = "memory tidying"
     LOOP = "event loop"
 
 
 VERIFIED_AGAIN: Final = frozenset({Part.VERIFICATION, Part.LEASE})
-"""Their failure says nothing about core and network: closed, and verified again."""
-ONLY_TOLD: Final = frozenset({Part.REHEARSAL, Part.TELLING, Part.WATCHDOG, Part.TIDYING, Part.TRAFFIC})
-"""Nothing that is open rests on them: their failure is logged. Of all others' it is closed and begun anew."""
+"""Their failure says nothing about core and network: close, and verify again."""
+ONLY_LOGGED: Final = frozenset({Part.REHEARSAL, Part.PUBLISHING, Part.WATCHDOG, Part.TIDYING, Part.TRAFFIC})
+"""Being open does not depend on them: their failure is only logged. After all other failures the service locks."""

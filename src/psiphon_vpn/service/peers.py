@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 # Not in the socket module; asm-generic/socket.h, Linux 4.13 and later.
 SO_PEERGROUPS: Final = 59
-# The largest buffer that getsockopt takes: 256 groups. Who is in more is judged by the primary group alone.
+# The largest buffer that getsockopt takes: 256 groups. For a user in more groups only the primary group counts.
 _GROUPS_BUFFER: Final = 1024
 
 
@@ -18,7 +18,7 @@ class _HasSockopt(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Peer:
-    """Credentials of the process that connected, as they were then (unix(7), SO_PEERCRED)."""
+    """Credentials of the process that connected, at that time (unix(7), SO_PEERCRED)."""
 
     uid: int
     gids: frozenset[int]
@@ -28,7 +28,7 @@ class Peer:
         return self.uid == 0
 
     def may_read(self, *, daemon_uid: int, gid: int, readers: Collection[int] = ()) -> bool:
-        """Root, the daemon itself, the members of its group and those on root's list may look."""
+        """Root, the daemon itself, the members of its group and the users on root's list may read."""
         return self.uid in (0, daemon_uid) or gid in self.gids or self.uid in readers
 
 

@@ -1,7 +1,7 @@
-"""An answer of the state machine while it is put together: the model as it will be, and the effects in their order.
+"""An answer of the state machine under construction: the new model, and the effects in their order.
 
-What is promised of every answer is kept here, so that no state can forget it: each move out of OPEN closes the lease
-before anything else, and no move is made that the table of legal moves does not have.
+It keeps the promises about every answer, so that no state can forget them: each move out of OPEN closes the lease
+before anything else, and every move is in the table of legal moves.
 """
 
 from dataclasses import replace
@@ -33,7 +33,7 @@ class Plan:
     """The answer to one event.
 
     Args:
-        model: as it is when the event comes.
+        model: at the time of the event.
     """
 
     def __init__(self, model: Model) -> None:
@@ -43,12 +43,12 @@ class Plan:
 
     @property
     def step(self) -> Step:
-        """The answer as it is now."""
+        """The answer so far."""
         return self.model, tuple(self._effects)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether there is no effect yet."""
         return not self._effects
 
     def update(self, **changes: Any) -> None:
@@ -56,7 +56,7 @@ class Plan:
         self.model = replace(self.model, **changes)
 
     def do(self, effect: Effect) -> None:
-        """Have something done after all that was planned before."""
+        """Append an effect."""
         self._effects.append(effect)
 
     def arm(self, timer: Timer, seconds: float) -> None:
@@ -64,13 +64,13 @@ class Plan:
         self.do(ArmTimer(timer, seconds))
 
     def close(self) -> None:
-        """Close the lease, whether there is one or not."""
+        """Close the lease, if there is one."""
         if not self._closed:
             self.do(CloseLease())
         self._closed = True
 
     def remember(self, intent: Intent) -> None:
-        """Store what the user asked for before anything that may fail, but after the lease is closed."""
+        """Store the intent after closing the lease, and before anything that may fail."""
         self.close()
         self.update(intent=intent)
         self.do(StoreIntent(intent))
@@ -79,13 +79,13 @@ class Plan:
         """Go to a state.
 
         Args:
-            state: where to.
+            state: the new state.
             reason: why.
-            detail: more of it, for people.
-            load: with the rules of that state. Without, those that stand are the same, or are not to be replaced now.
+            detail: more about the reason, for people.
+            load: load the rules of that state. False if the present rules are the same, or must not be replaced now.
 
         Raises:
-            IllegalMove: the table does not have it.
+            IllegalMove: the table does not allow it.
         """
         if state not in LEGAL_MOVES[self.model.state]:
             raise IllegalMove(f"{self.model.state} -> {state}")
@@ -103,8 +103,8 @@ class Plan:
         self.update(core_running=False, tunnels=0, doubts=0, region=None, fault=None)
 
     def start_core(self, *, proxy: bool) -> None:
-        """Start a core on the present uplink."""
+        """Start a core on the current uplink."""
         number = self.model.core + 1
         self.do(StartCore(number, proxy))
         self.update(core=number, core_running=True, tunnels=0, doubts=0, region=None, fault=None)
-        self.update(footing=self.model.uplink, proxy=proxy)
+        self.update(uplink_at_start=self.model.uplink, proxy=proxy)

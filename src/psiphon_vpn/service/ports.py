@@ -1,4 +1,4 @@
-"""Whether the port of the SOCKS proxy can be had: any user of this machine may take it first."""
+"""Whether the port of the SOCKS proxy is free: any user of this machine may take it first."""
 
 import socket
 
@@ -9,10 +9,10 @@ def is_free(port: int) -> bool:
     """Whether a program could listen there now.
 
     Args:
-        port: of TCP, on the IPv4 loopback address.
+        port: TCP, on the IPv4 loopback address.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the core does (Go's net package), so that connections that have just ended are not in the way.
+        # As the core does (Go's net package), so that connections that have just ended do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))

@@ -1,9 +1,9 @@
-"""Who may ask for the status beside root and the service's own group: a list of root's, made at installation.
+"""The users who may read the status besides root and the service's group: a list that the installation makes for root.
 
-The status is no secret on a machine whose routes and tunnel everybody can look at; the list is there because each
-question costs the daemon time. So whoever is not on it does not even reach the daemon: the control socket has an
-access control list (acl(5)). Nobody needs to be in psiphon-group for it, which is half of what the firewall knows the
-service by. Who is on the list may only look.
+The status is no secret: everybody on a machine can see its routes and its tunnel. The list exists because each request
+costs the daemon time. So other users do not even reach the daemon: the control socket has an access control list
+(acl(5)). Nobody has to join psiphon-group, by whose number the firewall identifies the service. The users on the list
+can only read.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ _READ_WRITE: Final = 6
 
 
 def load_readers(path: Path) -> frozenset[int]:
-    """User numbers that a list has. Nobody where there is none, or where others than root could have written it.
+    """The user numbers in a list. Empty if there is no list, or if users other than root could have written it.
 
-    Never raises: what is wrong is logged, and fewer may look.
+    Never raises: an error is logged, and fewer users may read.
     """
     try:
         found = path.lstat()
         if found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            log.warning("%s is not root's alone: only root may ask for the status", path)
+            log.warning("others than root can write %s: only root may read the status", path)
             return frozenset()
         return parse_readers(read_stored(path, high=MAX_SIZE))
     except FileNotFoundError:
         return frozenset()
     except (OSError, StoredError) as error:
-        log.warning("%s cannot be read, so only root may ask for the status: %s", path, error)
+        log.warning("%s cannot be read, so only root may read the status: %s", path, error)
         return frozenset()
 
 
 def parse_readers(content: bytes) -> frozenset[int]:
-    """One user a line, by name or number; what follows a # is a comment. An unknown name is left out and logged."""
+    """One user per line, by name or number; # begins a comment. An unknown name is logged and left out."""
     readers: set[int] = set()
     for line in content.decode("utf-8", "replace").splitlines():
         word = line.partition("#")[0].strip()
@@ -62,24 +62,24 @@ def parse_readers(content: bytes) -> frozenset[int]:
             user = find_user(word)
             number = _NO_ID if user is None else user.uid
         if number > MAX_ID or len(readers) >= MAX_READERS:
-            log.warning("the list of readers has a user that is not known, or more than %d", MAX_READERS)
+            log.warning("the list of readers has an unknown user, or more than %d", MAX_READERS)
             continue
         readers.add(number)
     return frozenset(readers)
 
 
 def render_acl(readers: frozenset[int]) -> bytes:
-    """An access control list as the kernel takes it (setxattr(2), linux/posix_acl_xattr.h): 660, and the readers."""
+    """An access control list in the kernel's format (setxattr(2), linux/posix_acl_xattr.h): 660, and the readers."""
     entries = [(_USER_OBJ, _READ_WRITE, _NO_ID)]
     entries += [(_USER, _READ_WRITE, uid) for uid in sorted(readers)]
     entries += [(_GROUP_OBJ, _READ_WRITE, _NO_ID), (_MASK, _READ_WRITE, _NO_ID), (_OTHER, 0, _NO_ID)]
     return struct.pack("<I", _VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
-def let_in(path: Path, readers: frozenset[int]) -> None:
-    """Let readers connect to a socket of ours. Never raises: where a file system has no such lists, they cannot."""
+def grant_readers(path: Path, readers: frozenset[int]) -> None:
+    """Let readers connect to the socket. Never raises: without file system support for such lists they cannot."""
     try:
         os.setxattr(path, _ACL, render_acl(readers), follow_symlinks=False)
     except OSError as error:
         if readers:
-            log.warning("only root may ask for the status: %s", error.strerror)
+            log.warning("only root may read the status: %s", error.strerror)

@@ -1,4 +1,4 @@
-"""Why the service is in the state it is in: a code for programs, a sentence and a next step for people."""
+"""Why the service is in its state: a code for programs, a sentence and a next step for people."""
 
 import enum
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from psiphon_vpn.policy import names
 
 
 class Reason(enum.StrEnum):
-    """Every reason there is. The code is part of the status that programs read."""
+    """Every reason. The code is part of the status that programs read."""
 
     STARTING = "starting"
     STOPPED_BY_USER = "stopped_by_user"
@@ -63,7 +63,7 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is told to the user."""
+    """The text for the user."""
 
     sentence: str
     next_step: str | None = None
@@ -74,12 +74,12 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
 
     Args:
         reason: the reason.
-        detail: what a program or the kernel said about it; never an address or a name of the user.
+        detail: a program's or the kernel's own words; never an address or a name of the user.
     """
     text, step = {
         Reason.STARTING: (_("the service is starting"), None),
         Reason.STOPPED_BY_USER: (
-            _("the connection was stopped by you; nothing leaves this machine"),
+            _("you stopped the connection; nothing leaves this machine"),
             _("To connect again: sudo psiphon-vpn start"),
         ),
         Reason.NO_UPLINK: (
@@ -93,17 +93,17 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         ),
         Reason.ODD_UPLINK: (
             _(
-                "the only network interface with a way out has a name with other characters than letters, digits, "
-                "'.', '_' and '-', or stands on one that has: no rule can name it"
+                "the only network interface with a way out, or one below it, has a name with other characters than "
+                "letters, digits, '.', '_' and '-', so no rule can name it"
             ),
             _("Give it a plain name such as eth0: sudo ip link set dev NAME down, then: name eth0, then: up"),
         ),
         Reason.UPLINK_OWNERLESS: (
             _(
-                "the only network interface with a way out sends in a form in which the kernel no longer tells whose "
-                "packets they are, so the lock cannot tell them apart and stays closed"
+                "the only network interface with a way out uses MACsec: the kernel no longer says which user a packet "
+                "belongs to, so the lock cannot let anything pass and stays closed"
             ),
-            _("Use another network, or a port of the switch without MACsec; nothing else has to be done."),
+            _("Use another network, or a port of the switch without MACsec; the service goes on by itself."),
         ),
         Reason.UPLINK_BARREN: (
             _("no tunnel came over the last network; trying another one"),
@@ -111,7 +111,7 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         ),
         Reason.CONNECTING: (_("looking for a Psiphon server"), None),
         Reason.TUNNEL_UP: (
-            _("a server answered; checking the lock and the tunnel before anything is let through"),
+            _("a server answered; checking the lock and the tunnel before anything may pass"),
             None,
         ),
         Reason.VERIFIED: (_("everything goes through the tunnel; lock, routes and tunnel are checked"), None),
@@ -119,11 +119,11 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.TUNNEL_SILENT: (_("the tunnel carried nothing; trying again"), None),
         Reason.CORE_EXITED: (
             _("the tunnel program ended; starting it again"),
-            _("If it goes on: sudo psiphon-vpn update, or see what it said: journalctl -u psiphon-vpn"),
+            _("If it keeps ending: sudo psiphon-vpn update, or read the log: journalctl -u psiphon-vpn"),
         ),
         Reason.CORE_MISSING: (
             _("the tunnel program cannot be started"),
-            _("See that its file is there and may be executed, then: sudo psiphon-vpn restart"),
+            _("Check that its file exists and is executable, then: sudo psiphon-vpn restart"),
         ),
         Reason.CORE_NOT_INSTALLED: (
             _("no tunnel program is installed"),
@@ -131,33 +131,33 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         ),
         Reason.CORE_MISMATCH: (
             _("the tunnel program is not the one that was installed, so it is not started"),
-            _("A broken disk or an attacker changed it. Install it anew: sudo psiphon-vpn update"),
+            _("A broken disk or an attacker changed it. Install it again: sudo psiphon-vpn update"),
         ),
         Reason.CORE_RECORD: (
-            _("what the tunnel program is checked against cannot be trusted, so it is not started"),
-            _("Install it anew: sudo psiphon-vpn update"),
+            _("the record of the tunnel program cannot be trusted, so the program is not started"),
+            _("Install it again: sudo psiphon-vpn update"),
         ),
         Reason.CORE_SEALING: (
-            _("this kernel does not let the checked copy of the tunnel program be started"),
+            _("this kernel forbids starting the checked copy of the tunnel program"),
             _("Set vm.memfd_noexec to 0 or 1 (sysctl), then: sudo psiphon-vpn restart"),
         ),
         Reason.PORT_IN_USE: (
             _("another program uses the port of the SOCKS proxy; connecting without the proxy"),
-            _("To have it: end that program, or set another 'socks_port' in the configuration."),
+            _("To have the proxy: end that program, or set another 'socks_port' in the configuration."),
         ),
         Reason.UPSTREAM_PROXY: (
             _("the upstream proxy cannot be reached"),
             _("Check 'upstream_proxy' in the configuration."),
         ),
         Reason.DATASTORE: (
-            _("another program holds the data of the tunnel program"),
-            _("See that no other copy of it runs; the service goes on by itself."),
+            _("another program uses the stored data of the tunnel program"),
+            _("End any other copy of the tunnel program; the service goes on by itself."),
         ),
         Reason.DATASTORE_BROKEN: (
-            _("the tunnel program cannot use what it stored; beginning with nothing stored"),
+            _("the tunnel program cannot use its stored data; beginning without it"),
             _(
-                "If it goes on: sudo rm -r /var/lib/psiphon-vpn/state/core, then: sudo psiphon-vpn restart. Nothing is "
-                "lost but what is fetched again."
+                "If it happens again: sudo rm -r /var/lib/psiphon-vpn/state/core, then: sudo psiphon-vpn restart. The "
+                "tunnel program fetches all of that data again."
             ),
         ),
         Reason.NO_SERVER: (
@@ -167,24 +167,24 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.SLOW: (
             _("no Psiphon server has answered yet; the service keeps trying"),
             _(
-                "If it goes on: try another network. A network that wants you to sign in on a web page (hotel, train, "
-                "café) lets nothing through before, and nothing is opened here for it."
+                "If it stays so: try another network. A network that wants you to sign in on a web page (hotel, train, "
+                "café) lets nothing through before that, and nothing is opened here for it."
             ),
         ),
         Reason.SUBNET_TAKEN: (
-            _("this network has the addresses that the tunnel needs for itself ({networks})").format(
+            _("this network uses addresses that the tunnel needs ({networks})").format(
                 networks=f"{names.TUN_IPV4_SUBNET}, {names.TUN_IPV6_SUBNET}"
             ),
             _(
-                "Set the router of this network to other addresses, or use another network, such as a telephone's; "
+                "Set the router of this network to other addresses, or use another network, for example a phone's; "
                 "the service goes on by itself."
             ),
         ),
         Reason.NO_IPV4: (
-            _("this network has IPv6 alone, and no Psiphon server that is known by an IPv6 address has answered yet"),
+            _("this network has only IPv6, and no Psiphon server with a known IPv6 address has answered yet"),
             _(
-                "Use a network that has IPv4 too, or one whose router brings it over IPv6 (464XLAT, DS-Lite); the "
-                "service keeps trying."
+                "Use a network that has IPv4 too, or one with a router that carries IPv4 over IPv6 (464XLAT, DS-Lite); "
+                "the service keeps trying."
             ),
         ),
         Reason.NO_SERVER_LIST: (
@@ -195,7 +195,7 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             ),
         ),
         Reason.REGION: (
-            _("no Psiphon server is known in the country that was asked for"),
+            _("no Psiphon server is known in the country that you chose"),
             _("Set another 'egress_region' in the configuration, or \"\" for the best, then: sudo psiphon-vpn reload"),
         ),
         Reason.PROTOCOLS: (
@@ -203,11 +203,11 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("Allow more in LimitTunnelProtocols under [core.advanced], then: sudo psiphon-vpn reload"),
         ),
         Reason.TARGET_AND_PROXY: (
-            _("the tunnel program does not call a server that the configuration names through an upstream proxy"),
+            _("the tunnel program cannot reach a server that the configuration names through an upstream proxy"),
             _("Remove 'upstream_proxy', or TargetServerEntry under [core.advanced], then: sudo psiphon-vpn reload"),
         ),
         Reason.CLOCK: (
-            _("this machine's clock is wrong, and servers may refuse it for that"),
+            _("this machine's clock is wrong, and servers may refuse it for this reason"),
             _("Set it, with: sudo timedatectl set-time 'YYYY-MM-DD HH:MM:SS'"),
         ),
         Reason.CAPTIVE_PORTAL: (
@@ -219,55 +219,55 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         ),
         Reason.CORE_HANGS: (_("the tunnel program has stopped working; starting it again"), None),
         Reason.DISK: (
-            _("the service's directory cannot be written: the disk is full or read-only"),
+            _("the service cannot write to its directory: the disk is full or read-only"),
             _("Make room below /var/lib/psiphon-vpn; the service goes on by itself."),
         ),
         Reason.UNSTABLE: (_("the network keeps coming and going; waiting for it to settle"), None),
         Reason.SLEEPING: (
-            _("this machine is going to sleep; nothing passes until it has woken and all is checked"),
+            _("this machine is going to sleep; nothing passes until it has woken up and everything is checked"),
             None,
         ),
-        Reason.WOKE: (_("this machine has slept; connecting anew"), None),
+        Reason.WOKE: (_("this machine has slept; connecting again"), None),
         Reason.RULES_CHANGED: (
             _("something on this machine changed the lock, the routes or the tunnel; they were put back"),
             None,
         ),
         Reason.FIGHT: (
-            _("another program keeps changing the lock; nothing is let through until it stops"),
+            _("another program keeps changing the lock; nothing may pass until it stops"),
             _(
-                "Find out what does it and stop it, or have it leave alone what belongs to Psiphon ({culprit}); the "
-                "service goes on by itself."
-            ).format(culprit=detail or _("the journal of psiphon-vpn names it")),
+                "Stop that program, or configure it so that it leaves Psiphon's rules alone ({culprit}); the service "
+                "goes on by itself."
+            ).format(culprit=detail or _("the log of psiphon-vpn names it")),
         ),
         Reason.LOCK_FAILED: (
             _("the rules of the lock could not be loaded; everything is dropped"),
-            _("Look at the journal of psiphon-vpn, then: sudo psiphon-vpn restart"),
+            _("Read the log: journalctl -u psiphon-vpn; then: sudo psiphon-vpn restart"),
         ),
         Reason.LED_AROUND: (
-            _("another program leads what is sent around the tunnel, where nothing is let through"),
+            _("another program's routing rule leads around the tunnel, where nothing may pass"),
             _(
-                "It may be another VPN. Find out which one made the rule (ip rule; ip -6 rule), and end it or remove "
-                "the rule; the service goes on by itself."
+                "It may be another VPN. Find out which program made the rule (ip rule; ip -6 rule), and end it or "
+                "remove the rule; the service goes on by itself."
             ),
         ),
         Reason.TUN_FAILED: (
             _("the tunnel's network device cannot be made"),
-            _("Load the kernel module 'tun' and see that /dev/net/tun may be opened by everyone (mode 0666)."),
+            _("Load the kernel module 'tun' and check that everybody may open /dev/net/tun (mode 0666)."),
         ),
         Reason.TUN_TAKEN: (
-            _("something on this machine took the tunnel's network device away; it is made again"),
+            _("something on this machine removed the tunnel's network device; it is made again"),
             None,
         ),
         Reason.PART_FAILED: (
-            _("a part of the service failed; it is begun anew"),
+            _("a part of the service failed; it is started again"),
             _(
                 "The service goes on by itself. If it happens again and again: the machine may be short of memory or "
-                "open files; the journal of psiphon-vpn says more. Then: sudo psiphon-vpn restart"
+                "open files; the log of psiphon-vpn says more. Then: sudo psiphon-vpn restart"
             ),
         ),
         Reason.LEASE_LOST: (
-            _("the kernel holds no permission to pass any more; checking everything again"),
-            _("The service goes on by itself. What it found is in the journal of psiphon-vpn."),
+            _("the kernel no longer holds the permission to pass; checking everything again"),
+            _("The service goes on by itself. The log of psiphon-vpn says what it found."),
         ),
         Reason.LEASE_EXPIRED: (
             _(
@@ -276,7 +276,7 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             ).format(seconds=names.LEASE_SECONDS),
             _(
                 "The service goes on by itself. If it happens again and again: find out which programs keep the "
-                "processor or the disk busy (top), and end them or give them less."
+                "processor or the disk busy (top), and end or limit them."
             ),
         ),
         Reason.BAD_CONFIG: (

@@ -1,4 +1,4 @@
-"""Carries the state machine's effects out, one event after the other, and turns what happens into events."""
+"""Handles one event after the other: asks the state machine, and carries out its effects."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ from psiphon_vpn.service.mailbox import Mailbox
 from psiphon_vpn.service.memory import end_without_memory
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.opening import Opening
-from psiphon_vpn.service.parts import ONLY_TOLD, Part
+from psiphon_vpn.service.parts import ONLY_LOGGED, Part
 from psiphon_vpn.service.reasons import explain
 from psiphon_vpn.service.state_machine import step
 from psiphon_vpn.service.timers import NextTry, Timers
@@ -43,12 +43,12 @@ from psiphon_vpn.tasks import Supervisor, beside, describe, describe_kind, was_c
 log = logging.getLogger(__name__)
 
 EFFECT_SECONDS = 90.0
-"""Longer than any effect takes on a machine that works: every program that one calls has its own limit of time."""
+"""Longer than any effect takes on a working machine: every program that an effect runs has its own time limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What does not change while the daemon runs."""
+    """Values that do not change while the daemon runs."""
 
     identity: Identity
     core: CoreSource
@@ -61,7 +61,7 @@ class Runner:
 
     Args:
         on_change: called after every event that changed the model.
-        has_slept: whether the machine slept since this was last asked; who answers sees to what follows.
+        has_slept: whether the machine slept since the last call; it also starts what has to follow a sleep.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class Runner:
     ) -> None:
         self.model = model
         self.shown = model
-        """The model as it is told: open only once the lease is taken, closed as soon as that is decided."""
+        """The model for the status: open only once the lease is taken, closed as soon as that is decided."""
         self.moved: frozenset[str] = frozenset()
-        """Names of the wires that went into another network namespace, which no rule here covers: for people alone."""
+        """Names of wires that moved into another network namespace, which no rule here covers. For people only."""
         self._since = Moment()
         self._around = surroundings
         self._enforcer = enforcer
@@ -85,13 +85,13 @@ class Runner:
         self._events = Mailbox()
         self._sealing: Sealing | None = None
         self.tasks = Supervisor(self.lose)
-        """Through which everything is started that runs beside this."""
+        """Starts everything that runs beside this."""
         self._timers = Timers(self.post, self.tasks.guard)
         self.core = CoreSupervisor(
             data_dir=surroundings.state_dir / "core",
             post=self.post,
             close_now=self.close_now,
-            on_word=functools.partial(self._timers.heard, Timer.QUIET),
+            on_notice=functools.partial(self._timers.heard, Timer.QUIET),
         )
         self._opening = Opening(
             enforcer=enforcer,
@@ -110,7 +110,7 @@ class Runner:
 
     @property
     def since(self) -> datetime:
-        """When the state became what it is, UTC."""
+        """When the current state began, UTC."""
         return self._since.tell()
 
     def correct_since(self) -> None:
@@ -118,11 +118,11 @@ class Runner:
         self._since.correct()
 
     def post(self, event: Event) -> None:
-        """Hand an event in; it is handled in its turn."""
+        """Add an event; it is handled in its turn."""
         self._events.put(event)
 
-    def tell(self) -> None:
-        """Something that status tells changed beside the model."""
+    def report_change(self) -> None:
+        """Something in the status changed outside the model."""
         self._on_change()
 
     def doubt_tunnel(self) -> None:
@@ -130,13 +130,13 @@ class Runner:
         self._opening.doubt_tunnel()
 
     def close_now(self) -> None:
-        """Close before anything else is looked at. The event that says why follows by `post`."""
+        """Close before anything else. The event with the reason follows by `post`."""
         if self._enforcer.leased:
             self._enforcer.close()
 
     @property
     def busy(self) -> bool:
-        """Whether an event is being handled or waits: then the kernel may be half-way through a change of ours."""
+        """Whether an event waits or is being handled, so that the kernel may have half of the daemon's change."""
         return self._events.busy
 
     async def run(self) -> None:
@@ -152,15 +152,15 @@ class Runner:
             self._ended.set()
 
     async def settle(self) -> None:
-        """Wait until every event handed in so far was handled.
+        """Wait until every event added so far was handled.
 
         Raises:
-            RuntimeError: nobody handles events any more, so waiting would never end.
+            RuntimeError: the event handling has ended, so waiting would never end.
         """
         async with beside(self._events.settle()) as settled, beside(self._ended.wait()) as ended:
             await asyncio.wait({settled, ended}, return_when=asyncio.FIRST_COMPLETED)
         if self._ended.is_set():
-            raise RuntimeError("the service handles no events any more")
+            raise RuntimeError("the service no longer handles events")
 
     async def stop(self) -> None:
         """End the core and what runs beside it. The rules stay."""
@@ -170,10 +170,10 @@ class Runner:
         await self.core.stop(graceful=True)
 
     def lose(self, part: str, error: BaseException) -> None:
-        """A part failed: closed in the same breath, told, and answered in its turn."""
+        """A part failed: close at once, log it, and post an event."""
         if isinstance(error, MemoryError):
             end_without_memory()
-        if part not in ONLY_TOLD:
+        if part not in ONLY_LOGGED:
             self._enforcer.close()
             self.post(PartFailed(part, describe_kind(error)))
         log.error("a part of the service failed: %s: %s", part, describe(error))
@@ -224,12 +224,12 @@ class Runner:
             self._on_change()
 
     async def _end_forgotten_core(self) -> None:
-        """The effect that failed may have come before the core's end: the model knows of no core, so there is none."""
+        """End a core that the model no longer has, if the failed effect came before the end of the core."""
         if not self.model.core_running:
             await self.core.stop(graceful=False)
 
     async def _give_up(self, part: str, error: BaseException) -> None:
-        """An effect failed in a way that nobody foresaw. Without timers nothing would ever be tried again: the end."""
+        """An effect failed unexpectedly. Without timers nothing would ever be tried again, so the daemon ends."""
         if part in {f"effect {kind.__name__}" for kind in (do.ArmTimer, do.CancelTimers)}:
             raise error
         self.lose(part, error)
@@ -241,7 +241,7 @@ class Runner:
             log.info("next: %s, at %s", following.what, following.at.isoformat(timespec="seconds"))
 
     async def carry_out(self, effect: do.Effect) -> None:
-        """Do what the state machine asks for. Raises whatever keeps it from being done."""
+        """Carry out one effect. Raises whatever prevents it."""
         match effect:
             case do.CloseLease():
                 self._enforcer.close()
@@ -263,12 +263,12 @@ class Runner:
                 self._timers.arm(timer, seconds)
             case do.CancelTimers():
                 self._timers.cancel()
-            case do.DoubtTun():
+            case do.ReplaceTun():
                 self._enforcer.doubt_tun()
             case do.FindCause(core):
                 self.core.find_cause(core, uplink=self.model.uplink, conflicts=self.model.seen.conflicts)
             case do.SetDataAside():
-                # In a thread: what a core left there can be large, and the kernel must be heard meanwhile.
+                # In a thread: the data can be large, and the kernel's announcements must not wait.
                 await asyncio.to_thread(set_data_aside, self._around.state_dir / "core")
             case do.StoreIntent(intent):
                 store_intent(self._around.state_dir / "intent", intent)
@@ -302,15 +302,15 @@ class Runner:
             raise TunReplaced("the TUN was replaced")
 
     async def _amend(self, state: State) -> None:
-        """Only what the links hold changed: nothing is closed for it. Where that fails, the policy is applied anew."""
+        """Only addresses of the links changed: nothing closes. If that fails, the policy is applied again."""
         tun = self._enforcer.tun
         if tun is None or not await self._enforcer.amend(self._policy(state, tun.index)):
             self.post(AmendmentRefused())
 
     async def _start_core(self, number: int, *, proxy: bool) -> None:
         model = self.model
-        assert model.uplink is not None, "the machine starts no core without an uplink"
-        assert self._sealing is not None, "begun with the effects of the same event"
+        assert model.uplink is not None, "the state machine starts no core without an uplink"
+        assert self._sealing is not None, "started with the effects of the same event"
         started = await self.core.start(
             number, uplink=model.uplink, settings=model.settings, proxy=proxy, sealing=self._sealing
         )

@@ -6,7 +6,7 @@ import socket
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments such as "READY=1". Does nothing where no manager listens."""
+    """Send assignments such as "READY=1". Does nothing without a service manager."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -1,4 +1,4 @@
-"""Sleep: closed before it, checked and opened anew after it, even on another network (R6, R17)."""
+"""Sleep: close before it, check and open again after it, even on another network (R6, R17)."""
 
 import asyncio
 import logging
@@ -19,12 +19,12 @@ RECHECK_SECONDS = 0.05
 
 
 class SleepGuard:
-    """Carries out what psiphon-sleep.service or the clock tell.
+    """Handles sleeps that psiphon-sleep.service or the clock report.
 
     Args:
         runner: takes the events.
         lease_remains: whether the kernel holds a lease now.
-        look_at_links: reads the network anew and posts what it finds.
+        look_at_links: reads the network again and posts what it finds.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class SleepGuard:
         self._clock = SleepClock()
 
     async def prepare(self) -> None:
-        """Close before anything else, and wait until the kernel itself holds no lease any more.
+        """Close before anything else, and wait until the kernel itself holds no lease.
 
         Raises:
-            UserError: it still holds one. It runs out by itself, but the machine does not wait for that.
+            UserError: it still holds one. The lease runs out by itself, but the machine does not wait for that.
         """
         self._runner.close_now()
         self._runner.post(SleepComing())
         for _turn in range(int(names.LEASE_SECONDS / RECHECK_SECONDS)):
-            # Not before the event was handled: one that was on its way before it may still open.
+            # Only after the event was handled: an earlier event may still open.
             if self._runner.model.asleep and not await self._lease_remains():
                 return
             await asyncio.sleep(RECHECK_SECONDS)
@@ -59,31 +59,31 @@ class SleepGuard:
         )
 
     async def resume(self) -> None:
-        """Begin anew, once for each sleep, whoever tells of it first: this, which was told, or the clock."""
+        """Connect again, once for each sleep, whether this call or the clock reports it first."""
         if not self._clock.take() and not self._runner.model.asleep:
             return
         self._runner.close_now()
-        await self._begin_anew()
+        await self._reconnect()
 
     def check_clock(self) -> bool:
-        """Whether the machine has slept since this was last asked; if so, it is closed and begun anew."""
+        """Whether the machine has slept since the last call; if so, close and connect again."""
         slept = self._clock.take()
         if slept:
             log.warning("the machine has slept")
             self._runner.close_now()
-            self._runner.tasks.start(Part.WAKING, self._begin_anew())
+            self._runner.tasks.start(Part.WAKING, self._reconnect())
         return slept
 
-    async def _begin_anew(self) -> None:
+    async def _reconnect(self) -> None:
         await self._look_at_links()
         self._runner.post(Woke())
 
     def watch_jumps(self) -> None:
-        """Have the clock checked whenever it jumps. Without such a timer it is checked at each renewal of the lease."""
+        """Check the clock whenever it jumps. Without such a timer each renewal of the lease checks it."""
         try:
             timer = JumpTimer()
         except OSError as error:
-            log.info("no timer tells of jumps of the clock: %s", error)
+            log.info("no timer reports jumps of the clock: %s", error)
             return
 
         def jumped() -> None:

@@ -1,12 +1,12 @@
-"""The state machine. Pure: a model and an event give a new model and effects, which others carry out in order.
+"""The state machine. Pure: a model and an event give a new model and effects, which the runner carries out in order.
 
-What each state answers stands in its module of `states/`, what is promised of every answer in `plan`. What holds by
+Each state's answers are in its module of `states/`, the promises about every answer in `plan`. The following holds by
 construction, and is tested with random sequences of events:
 
 * every move out of OPEN begins with `CloseLease`;
-* `OpenTunnel` is only ever the answer to `Verified` with the number of the verification under way;
-* an event of a core that is no longer the current one changes nothing;
-* whatever fails leads to a state that is locked.
+* `OpenTunnel` only answers `Verified` with the number of the current verification;
+* an event of an earlier core changes nothing;
+* every failure leads to a state that is locked.
 """
 
 from typing import assert_never
@@ -28,7 +28,7 @@ from psiphon_vpn.service.states import connecting, failed, locked, opened, verif
 
 
 def step(model: Model, event: Event) -> Step:
-    """What an event leads to. An event that does not concern the present leads to nothing."""
+    """The answer to an event. A stale event changes nothing."""
     plan = Plan(model)
     if _is_stale(model, event):
         return plan.step
@@ -49,7 +49,7 @@ def step(model: Model, event: Event) -> Step:
 
 
 def _is_stale(model: Model, event: Event) -> bool:
-    """Whether it comes from a core or a verification that is no longer the current one."""
+    """Whether it comes from an earlier core or verification."""
     if isinstance(event, CoreStartFailed | CoreExited | CoreFault | CoreRegion | CoreTunnels):
         return event.core != model.core or not model.core_running
     return isinstance(event, Verified | VerificationFailed) and event.number != model.verification

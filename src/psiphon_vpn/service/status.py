@@ -1,4 +1,4 @@
-"""The status object of the control protocol: what the machine decided, beside what the kernel holds."""
+"""The status object of the control protocol: the state machine's decision, and what the kernel holds."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ def _list_names(names: Sequence[str]) -> str:
 
 
 def _describe_bare(names: tuple[str, ...]) -> str:
-    return _("it is not on {names}: raw frames of root can leave there").format(names=_list_names(names))
+    return _("it is not on {names}: root's raw frames can leave there").format(names=_list_names(names))
 
 
 def _describe_filters(filters: Sequence[tuple[str, Standing]]) -> dict[str, str]:
@@ -69,20 +69,20 @@ def _describe_filters(filters: Sequence[tuple[str, Standing]]) -> dict[str, str]
             by_sentence.setdefault(sentence, []).append(name)
     if not by_sentence:
         return _layer("ok")
-    told = "; ".join(f"{_list_names(names)}: {sentence}" for sentence, names in by_sentence.items())
-    return _layer("incomplete", told)
+    detail = "; ".join(f"{_list_names(names)}: {sentence}" for sentence, names in by_sentence.items())
+    return _layer("incomplete", detail)
 
 
 def explain_no_lease(lock: Lock) -> Reason:
-    """Why the kernel holds no lease, though the machine was taken for open."""
+    """Why the kernel holds no lease although the model is open."""
     return Reason.LEASE_EXPIRED if lock.ran_out else Reason.LEASE_LOST
 
 
 class StatusReader:
-    """Reads the status; the kernel's rules are read again only when their generation is another.
+    """Reads the status; reads the kernel's rules again only if their generation changed.
 
     Args:
-        generation: the kernel's ruleset now, by the number of the first generation with the same rules.
+        generation: the number of the first generation with the kernel's present rules.
     """
 
     def __init__(self, *, runner: Runner, enforcer: Lock, features: Features, generation: Callable[[], int]) -> None:
@@ -94,15 +94,15 @@ class StatusReader:
         self._seen: tuple[int, LockState] | None = None
 
     async def read(self) -> dict[str, object]:
-        """The status now. Reading the kernel takes some tens of milliseconds when the rules changed.
+        """The status now. Reading the kernel takes some tens of milliseconds if the rules changed.
 
-        What the machine decided is read last, after everything that has to be waited for.
+        The state machine's decision is read last, after everything that has to be awaited.
         """
         lock = await self._read_lock()
         held = self._holds_lease()
         model = self._runner.shown
         if model.state is State.OPEN and not held:
-            # What the machine decided is on its way, or its watch over the renewals decides it within seconds.
+            # The state machine is about to open, or its timer for renewals notices within seconds.
             model = replace(model, state=State.VERIFYING, reason=explain_no_lease(self._enforcer), detail="")
         reason, seen = model.reason, self._runner.model.seen
         if reason is Reason.NO_UPLINK and seen.odd_uplink:
@@ -139,7 +139,7 @@ class StatusReader:
         }
 
     async def _read_lock(self) -> LockState:
-        # One reader at a time; those who waited find its answer, if nobody changed the rules meanwhile.
+        # One reader at a time; a reader that waited finds the result, if the rules did not change meanwhile.
         async with self._reading:
             try:
                 generation = self._generation()
@@ -150,7 +150,7 @@ class StatusReader:
             return self._seen[1]
 
     def _holds_lease(self) -> bool:
-        """What the kernel holds, not what was asked of it: the lease runs out without a word."""
+        """Whether the kernel holds the lease, not whether it was requested: the lease runs out without notice."""
         try:
             return self._enforcer.read_lease()
         except OSError:
@@ -167,7 +167,7 @@ class StatusReader:
         if self._features.traffic_filters:
             layers["traffic_control"] = _describe_filters(self._enforcer.filters)
         else:
-            layers["traffic_control"] = _layer("unsupported", _("this kernel has no filters of BPF (cls_bpf, clsact)"))
+            layers["traffic_control"] = _layer("unsupported", _("this kernel has no BPF filters (cls_bpf, clsact)"))
         wrong = check_sysctls(SYSCTLS)
         layers["sysctls"] = _layer("broken", ", ".join(wrong)) if wrong else _layer("ok")
         layers["tun"] = _layer("ok") if self._enforcer.tun else _layer("missing")

@@ -1,4 +1,4 @@
-"""The state machine's timers, and what is told of them: what is tried next, and when."""
+"""The state machine's timers, and the next attempt that follows from them."""
 
 import asyncio
 import functools
@@ -14,7 +14,7 @@ from psiphon_vpn.service.parts import Part
 from psiphon_vpn.tasks import call_later
 
 JITTER = 0.2
-"""So much more at random, so that many machines do not come back in step."""
+"""Up to this fraction is added at random, so that many machines do not return in step."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class NextTry:
 
 
 class Timers:
-    """Runs out in an event each. A timer that is armed again starts anew.
+    """Each timer posts an event when it runs out. Arming it again restarts it.
 
     Args:
         post: takes the events.
-        guard: makes a callback of which a failure is told (`Supervisor.guard`).
+        guard: makes a callback that reports its failure (`Supervisor.guard`).
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Timers:
         self._running[timer] = call_later(delay, self._guard(Part.TIMERS, functools.partial(self._fire, timer)))
 
     def heard(self, timer: Timer) -> None:
-        """What a timer waits for in vain came: it starts anew. Costs next to nothing: a core may say a great deal.
+        """Restart a timer, since what it waits for came. This is cheap: a core may send many notices.
 
-        It is put off well before it runs out, so that what comes regularly is not woken for.
+        It is postponed well before it runs out, so that a regular source does not cause wake-ups.
         """
         now = asyncio.get_running_loop().time()
         self._heard_at[timer] = now
@@ -86,7 +86,7 @@ class Timers:
         self._running.clear()
 
     def find_next(self) -> NextTry | None:
-        """What is tried next by itself and when, None where nothing is but to wait for something outside."""
+        """The next attempt, and when; None if the service only waits for something outside."""
         sentences = {
             Timer.RETRY: _("connecting again"),
             Timer.WAKE: _("connecting, if the machine is still awake"),

@@ -42,27 +42,27 @@ def _watch(
                 for event in parse(data):
                     on_event(event)
             except Exception:
-                on_event(None)  # the rest of it was missed
+                on_event(None)  # the rest was missed
                 raise
 
-    call_when_readable(monitor.fileno(), tasks.guard(Part.NEWS, receive))
+    call_when_readable(monitor.fileno(), tasks.guard(Part.ANNOUNCEMENTS, receive))
 
 
 def watch_commits(commits: Commits, on_commit: Callable[[Generation | None], None], tasks: Supervisor) -> None:
-    """Call for every commit that may have changed a rule; with None when some were missed: all must be read again."""
+    """Call for every commit that may have changed a rule; with None if some were missed: read everything again."""
 
     def receive() -> None:
-        told = commits.take()
-        if None in told:
+        taken = commits.take()
+        if None in taken:
             log.warning("commits to the ruleset were missed")
         try:
-            for generation in told:
+            for generation in taken:
                 on_commit(generation)
         except Exception:
-            on_commit(None)  # the rest of it was missed
+            on_commit(None)  # the rest was missed
             raise
 
-    guarded = tasks.guard(Part.NEWS, receive)
+    guarded = tasks.guard(Part.ANNOUNCEMENTS, receive)
 
     def receive_soon() -> None:
         call_later(0, guarded)
@@ -72,5 +72,5 @@ def watch_commits(commits: Commits, on_commit: Callable[[Generation | None], Non
 
 
 def watch_network(monitor: socket.socket, on_change: Callable[[NetworkChange | None], None], tasks: Supervisor) -> None:
-    """Call for every change of the network; with None when some were missed and all must be looked at."""
+    """Call for every change of the network; with None if some were missed: read everything again."""
     _watch(monitor, parse_changes, on_change, "changes of the network", tasks)

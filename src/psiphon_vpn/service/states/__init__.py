@@ -1,1 +1,1 @@
-"""The states, one module each: what each of them answers to every event there is. Pure."""
+"""The states, one module each, with its answer to every event. Pure."""

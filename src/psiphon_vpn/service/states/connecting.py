@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from psiphon_vpn.network.choice import find_patience
-from psiphon_vpn.service import anywhere, moves
+from psiphon_vpn.service import any_state, moves
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.effects import FindCause
 from psiphon_vpn.service.events import Timer
@@ -12,24 +12,24 @@ from psiphon_vpn.service.reasons import Reason
 
 
 def answer(plan: Plan, event: ev.Event) -> None:
-    """What an event leads to."""
+    """Answer an event."""
     match event:
         case ev.UserStart():
-            anywhere.go_on(plan)
+            any_state.go_on(plan)
         case ev.UserStop():
-            anywhere.stop(plan)
+            any_state.stop(plan)
         case ev.UserRestart():
-            anywhere.restart(plan)
+            any_state.restart(plan)
         case ev.SettingsGood():
-            anywhere.take_settings(plan, event)
+            any_state.take_settings(plan, event)
         case ev.SettingsBad():
-            anywhere.refuse_settings(plan, event)
+            any_state.refuse_settings(plan, event)
         case ev.NetworkSeen():
-            anywhere.see_network(plan, event)
+            any_state.see_network(plan, event)
         case ev.UplinkLost():
-            anywhere.lose_uplink(plan)
+            any_state.lose_uplink(plan)
         case ev.AmendmentRefused() | ev.LockBroken():
-            moves.load_anew(plan)
+            moves.load_again(plan)
         case ev.LockFought(culprit):
             moves.fight(plan, culprit)
         case ev.EnforcementFailed():
@@ -57,7 +57,7 @@ def answer(plan: Plan, event: ev.Event) -> None:
             if count >= 1:
                 moves.verify(plan, Reason.TUNNEL_UP)
         case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
-            pass  # of a tunnel that is lost
+            pass  # about a tunnel that was lost
         case _ as never:
             assert_never(never)
 
@@ -80,7 +80,7 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
             else:
                 plan.arm(Timer.GIVE_WAY, find_patience(model.rounds))
         case Timer.CALM:
-            anywhere.be_calm(plan)
+            any_state.count_from_zero(plan)
         case Timer.WAKE | Timer.VERIFICATION | Timer.RENEWAL:
             pass
         case _ as never:
@@ -89,7 +89,7 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
 
 def _lose_core(plan: Plan, event: ev.CoreExited) -> None:
     if moves.find_known_fault(plan.model) is Reason.PORT_IN_USE and plan.model.proxy:
-        # Any user can take the port of the proxy: that costs the proxy, not the tunnel.
+        # Any user can take the port of the proxy: go on without the proxy.
         plan.update(core_running=False)
         moves.connect(plan, Reason.CONNECTING, proxy=False)
     else:
@@ -97,7 +97,7 @@ def _lose_core(plan: Plan, event: ev.CoreExited) -> None:
 
 
 def _show_fault(plan: Plan, fault: Reason | None) -> None:
-    """What is wrong is told while it is, not only in the end."""
+    """Report a fault while it lasts, not only at the end."""
     model = plan.model
     if fault is not None:
         plan.update(fault=fault, reason=fault, detail="")

@@ -1,32 +1,32 @@
-"""FAILED: the configuration is not usable. Locked until a person mends it."""
+"""FAILED: the configuration is not usable. Locked until a person corrects it."""
 
 from typing import assert_never
 
-from psiphon_vpn.service import anywhere, moves
+from psiphon_vpn.service import any_state, moves
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.events import Timer
 from psiphon_vpn.service.plan import Plan
 
 
 def answer(plan: Plan, event: ev.Event) -> None:
-    """What an event leads to."""
+    """Answer an event."""
     match event:
         case ev.UserStart():
-            anywhere.start(plan)
+            any_state.start(plan)
         case ev.UserStop():
-            anywhere.stop(plan)
+            any_state.stop(plan)
         case ev.UserRestart():
-            anywhere.restart(plan)
+            any_state.restart(plan)
         case ev.SettingsGood():
-            anywhere.take_settings(plan, event)
+            any_state.take_settings(plan, event)
         case ev.SettingsBad():
-            anywhere.refuse_settings(plan, event)
+            any_state.refuse_settings(plan, event)
         case ev.NetworkSeen():
-            anywhere.see_network(plan, event)
+            any_state.see_network(plan, event)
         case ev.UplinkLost():
-            anywhere.lose_uplink(plan)
+            any_state.lose_uplink(plan)
         case ev.AmendmentRefused() | ev.LockBroken():
-            moves.load_anew(plan)
+            moves.load_again(plan)
         case ev.EnforcementFailed():
             moves.lose_enforcement(plan, event)
         case ev.PartFailed():
@@ -38,7 +38,7 @@ def answer(plan: Plan, event: ev.Event) -> None:
         case ev.TimerFired(timer):
             _answer_timer(plan, timer)
         case ev.LockFought() | ev.TunBroken():
-            pass  # what is changed is put back; nothing is tried
+            pass  # the healer puts changes back; nothing else is tried
         case ev.CoreStartFailed() | ev.CoreExited() | ev.CoreFault() | ev.CoreRegion() | ev.CoreTunnels():
             pass  # no core runs
         case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
@@ -53,7 +53,7 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
             if plan.model.asleep:
                 moves.forget_sleep(plan)
         case Timer.CALM:
-            anywhere.be_calm(plan)
+            any_state.count_from_zero(plan)
         case (
             Timer.RETRY
             | Timer.ESTABLISH

@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from psiphon_vpn.service import anywhere, moves
+from psiphon_vpn.service import any_state, moves
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.events import Timer
 from psiphon_vpn.service.model import calm_delay, fight_delay
@@ -10,39 +10,39 @@ from psiphon_vpn.service.plan import Plan
 from psiphon_vpn.service.reasons import Reason
 
 _NO_REASON_TO_CONNECT = frozenset({Reason.UNSTABLE, Reason.SLEEPING, Reason.FIGHT})
-"""Why nothing was tried, which is no longer so when something is."""
+"""Reasons for not connecting, which no longer apply once it connects."""
 
 
 def answer(plan: Plan, event: ev.Event) -> None:
-    """What an event leads to."""
+    """Answer an event."""
     in_fight = plan.model.reason is Reason.FIGHT
     match event:
         case ev.UserStart():
-            anywhere.start(plan)
+            any_state.start(plan)
         case ev.UserStop():
-            anywhere.stop(plan)
+            any_state.stop(plan)
         case ev.UserRestart():
-            anywhere.restart(plan)
+            any_state.restart(plan)
         case ev.SettingsGood():
-            anywhere.take_settings(plan, event)
+            any_state.take_settings(plan, event)
         case ev.SettingsBad():
-            anywhere.refuse_settings(plan, event)
+            any_state.refuse_settings(plan, event)
         case ev.NetworkSeen():
-            anywhere.see_network(plan, event)
+            any_state.see_network(plan, event)
         case ev.UplinkLost():
-            anywhere.lose_uplink(plan)
+            any_state.lose_uplink(plan)
         case ev.AmendmentRefused():
-            moves.load_anew(plan)
+            moves.load_again(plan)
         case ev.LockFought() | ev.EnforcementFailed() if in_fight:
             plan.arm(Timer.RETRY, fight_delay(plan.model.fights))
         case ev.LockBroken() | ev.TunBroken() if in_fight:
-            pass  # loading whole policies would never end in a fight: what is changed is put back, only not by this
+            pass  # in a fight, loading whole policies would never end: the healer puts changes back
         case ev.LockFought(culprit):
             moves.fight(plan, culprit)
         case ev.EnforcementFailed():
             moves.lose_enforcement(plan, event)
         case ev.LockBroken():
-            moves.load_anew(plan)
+            moves.load_again(plan)
         case ev.TunBroken():
             moves.lose_tun(plan, event)
         case ev.PartFailed() if in_fight or plan.model.reason is Reason.PART_FAILED:
@@ -71,7 +71,7 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
                 plan, Reason.CONNECTING if model.reason in _NO_REASON_TO_CONNECT else model.reason, model.detail
             )
         case Timer.CALM:
-            anywhere.be_calm(plan)
+            any_state.count_from_zero(plan)
         case Timer.WAKE:
             if model.asleep:
                 moves.wake(plan)
@@ -82,9 +82,9 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
 
 
 def _go_on_waiting(plan: Plan) -> None:
-    """Locking was what failed, or is not to be done in a fight. It is not tried again at once."""
+    """Locking itself failed, or must not be repeated in a fight: wait before the next attempt."""
     plan.update(unrest=plan.model.unrest + 1)
     delay = calm_delay(plan.model.unrest)
     if plan.model.reason is Reason.FIGHT:
         delay = max(delay, fight_delay(plan.model.fights))
-    moves.await_mending(plan, delay)
+    moves.retry_after(plan, delay)

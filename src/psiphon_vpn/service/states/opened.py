@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from psiphon_vpn.service import anywhere, moves
+from psiphon_vpn.service import any_state, moves
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.events import Timer
 from psiphon_vpn.service.plan import Plan
@@ -10,22 +10,22 @@ from psiphon_vpn.service.reasons import Reason
 
 
 def answer(plan: Plan, event: ev.Event) -> None:
-    """What an event leads to."""
+    """Answer an event."""
     match event:
         case ev.UserStart():
-            anywhere.go_on(plan)
+            any_state.go_on(plan)
         case ev.UserStop():
-            anywhere.stop(plan)
+            any_state.stop(plan)
         case ev.UserRestart():
-            anywhere.restart(plan)
+            any_state.restart(plan)
         case ev.SettingsGood():
-            anywhere.take_settings(plan, event)
+            any_state.take_settings(plan, event)
         case ev.SettingsBad():
-            anywhere.refuse_settings(plan, event)
+            any_state.refuse_settings(plan, event)
         case ev.NetworkSeen():
-            anywhere.see_network(plan, event, moves.verify_rules)
+            any_state.see_network(plan, event, moves.verify_rules)
         case ev.UplinkLost():
-            anywhere.lose_uplink(plan, moves.verify_rules)
+            any_state.lose_uplink(plan, moves.verify_rules)
         case ev.AmendmentRefused():
             moves.verify_rules(plan)
         case ev.LockBroken(detail):
@@ -61,7 +61,7 @@ def answer(plan: Plan, event: ev.Event) -> None:
         case ev.LeaseLost(expired):
             moves.lose_lease(plan, expired=expired)
         case ev.Verified() | ev.VerificationFailed():
-            pass  # answered already: it is open
+            pass  # already open
         case _ as never:
             assert_never(never)
 
@@ -71,7 +71,7 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
         case Timer.RENEWAL:
             moves.lose_lease(plan, expired=True)
         case Timer.CALM:
-            anywhere.be_calm(plan)
+            any_state.count_from_zero(plan)
         case (
             Timer.RETRY | Timer.ESTABLISH | Timer.SLOW | Timer.QUIET | Timer.GIVE_WAY | Timer.VERIFICATION | Timer.WAKE
         ):

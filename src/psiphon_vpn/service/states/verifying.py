@@ -1,9 +1,9 @@
-"""VERIFYING: the core has a tunnel; rules, routes, TUN and the tunnel itself are being looked at."""
+"""VERIFYING: the core has a tunnel; rules, routes, TUN and the tunnel itself are being checked."""
 
 from typing import assert_never
 
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.service import anywhere, moves
+from psiphon_vpn.service import any_state, moves
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.effects import OpenTunnel
 from psiphon_vpn.service.events import PartFailed, Timer
@@ -14,22 +14,22 @@ from psiphon_vpn.service.reasons import Reason
 
 
 def answer(plan: Plan, event: ev.Event) -> None:
-    """What an event leads to."""
+    """Answer an event."""
     match event:
         case ev.UserStart():
-            anywhere.go_on(plan)
+            any_state.go_on(plan)
         case ev.UserStop():
-            anywhere.stop(plan)
+            any_state.stop(plan)
         case ev.UserRestart():
-            anywhere.restart(plan)
+            any_state.restart(plan)
         case ev.SettingsGood():
-            anywhere.take_settings(plan, event)
+            any_state.take_settings(plan, event)
         case ev.SettingsBad():
-            anywhere.refuse_settings(plan, event)
+            any_state.refuse_settings(plan, event)
         case ev.NetworkSeen():
-            anywhere.see_network(plan, event, moves.verify_rules)
+            any_state.see_network(plan, event, moves.verify_rules)
         case ev.UplinkLost():
-            anywhere.lose_uplink(plan, moves.verify_rules)
+            any_state.lose_uplink(plan, moves.verify_rules)
         case ev.AmendmentRefused():
             moves.verify_rules(plan)
         case ev.LockBroken(detail):
@@ -65,9 +65,9 @@ def answer(plan: Plan, event: ev.Event) -> None:
         case ev.VerificationFailed(_, detail):
             _doubt(plan, detail)
         case ev.TunnelSilent():
-            pass  # it is being asked
+            pass  # the verification asks it
         case ev.LeaseLost():
-            pass  # it is closed, and everything is being looked at
+            pass  # the lease is closed, and the verification checks everything
         case _ as never:
             assert_never(never)
 
@@ -77,7 +77,7 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
         case Timer.VERIFICATION:
             moves.lose_part(plan, PartFailed(Part.VERIFICATION, "no outcome"))
         case Timer.CALM:
-            anywhere.be_calm(plan)
+            any_state.count_from_zero(plan)
         case Timer.RETRY | Timer.ESTABLISH | Timer.SLOW | Timer.QUIET | Timer.GIVE_WAY | Timer.RENEWAL | Timer.WAKE:
             pass
         case _ as never:
@@ -85,7 +85,7 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
 
 
 def _open(plan: Plan, number: int) -> None:
-    """All is well. The opening comes last, and looks once more."""
+    """Everything is right. The opening comes last, and checks once more."""
     if plan.model.tunnels < 1:
         return
     plan.move(State.OPEN, Reason.VERIFIED)
@@ -96,7 +96,7 @@ def _open(plan: Plan, number: int) -> None:
 
 
 def _doubt(plan: Plan, detail: str) -> None:
-    """Something was not well: looked at again some times, with the same core."""
+    """Something was not right: verify again a few times, with the same core."""
     doubts = plan.model.doubts + 1
     if doubts < VERIFICATIONS_PER_CORE:
         plan.update(doubts=doubts)

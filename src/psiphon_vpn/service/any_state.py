@@ -1,4 +1,4 @@
-"""What every state answers alike: what the user wants, what is configured, and what the network is. Pure."""
+"""Answers that all states share: to the user's commands, the configuration, and the network. Pure."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,16 +9,16 @@ from psiphon_vpn.policy.model import State
 from psiphon_vpn.service.effects import AmendPolicy
 from psiphon_vpn.service.events import Intent, NetworkSeen, SettingsBad, SettingsGood
 from psiphon_vpn.service.model import calm_delay
-from psiphon_vpn.service.moves import begin, choose_uplink, fail, forget_troubles, load_anew, pause
+from psiphon_vpn.service.moves import begin, choose_uplink, fail, forget_troubles, load_again, pause
 from psiphon_vpn.service.plan import Plan
 from psiphon_vpn.service.reasons import Reason
 
 Reload = Callable[[Plan], None]
-"""How a state puts rules into force that changed."""
+"""How a state loads rules that changed."""
 
 
 def start(plan: Plan) -> None:
-    """The user wants to be connected, and it is not under way."""
+    """The user wants to be connected, and the service is not connecting yet."""
     forget_troubles(plan)
     plan.remember(Intent.CONNECTED)
     choose_uplink(plan)
@@ -26,7 +26,7 @@ def start(plan: Plan) -> None:
 
 
 def go_on(plan: Plan) -> None:
-    """The user wants to be connected, and it is under way."""
+    """The user wants to be connected, and the service is connecting or connected."""
     plan.update(failures=0, unrest=0, fights=0)
 
 
@@ -37,7 +37,7 @@ def stop(plan: Plan) -> None:
 
 
 def restart(plan: Plan) -> None:
-    """The user wants everything new."""
+    """The user wants to begin from scratch."""
     forget_troubles(plan)
     plan.remember(Intent.CONNECTED)
     choose_uplink(plan)
@@ -45,30 +45,30 @@ def restart(plan: Plan) -> None:
 
 
 def take_settings(plan: Plan, event: SettingsGood) -> None:
-    """With another configuration everything begins anew."""
+    """Begin again with the new configuration."""
     plan.update(settings_good=True, settings=event.settings, failures=0, barren=frozenset(), rounds=0)
     choose_uplink(plan)
     begin(plan, Reason.CONNECTING)
 
 
 def refuse_settings(plan: Plan, event: SettingsBad) -> None:
-    """It needs a person."""
+    """Stay locked until a person corrects the configuration."""
     plan.update(settings_good=False, detail=event.detail)
     fail(plan, Reason.BAD_CONFIG, event.detail)
 
 
-def be_calm(plan: Plan) -> None:
-    """Nothing has gone wrong for a while."""
+def count_from_zero(plan: Plan) -> None:
+    """Nothing has gone wrong for a while: count troubles from zero again."""
     plan.update(unrest=0, fights=0)
 
 
-def see_network(plan: Plan, event: NetworkSeen, reload: Reload = load_anew) -> None:
-    """A transition, or what the rules name of the network is put into them."""
+def see_network(plan: Plan, event: NetworkSeen, reload: Reload = load_again) -> None:
+    """Answer a transition, or load the rules with what they name of the network."""
     _see(plan, event.seen, event.uses, reload)
 
 
-def lose_uplink(plan: Plan, reload: Reload = load_anew) -> None:
-    """As if no way out had been seen; what there is now is seen in a moment."""
+def lose_uplink(plan: Plan, reload: Reload = load_again) -> None:
+    """Proceed as if there were no way out; the next look at the network follows at once."""
     _see(plan, replace(plan.model.seen, uplinks=()), None, reload)
 
 
@@ -77,7 +77,7 @@ def _see(plan: Plan, seen: Observed, uses: frozenset[Use] | None, reload: Reload
     plan.update(seen=seen)
     _judge_uplinks(plan, uses)
     if not plan.empty:
-        return  # each transition applies a policy, and so the network of now
+        return  # each transition applies a policy, with the present network
     if (was, uplink) == (seen.network, plan.model.uplink_facts):
         return
     if (replace(was, on_link=seen.network.on_link), uplink) == (seen.network, plan.model.uplink_facts):
@@ -87,19 +87,19 @@ def _see(plan: Plan, seen: Observed, uses: frozenset[Use] | None, reload: Reload
 
 
 def _judge_uplinks(plan: Plan, uses: frozenset[Use] | None) -> None:
-    """Whether what is in use of the uplink is gone (R6); then everything begins anew."""
+    """Begin again if something that the core uses of the uplink is gone (R6)."""
     before = plan.model
     choose_uplink(plan)
     uplink = plan.model.uplink
-    if uplink == before.uplink == before.footing:
+    if uplink == before.uplink == before.uplink_at_start:
         return
-    if uplink is not None and before.footing is not None and carries_on(before.footing, uplink, uses):
-        return  # what was gained beside it is no transition
-    if uplink is None and before.footing is None:
+    if uplink is not None and before.uplink_at_start is not None and carries_on(before.uplink_at_start, uplink, uses):
+        return  # an addition is no transition
+    if uplink is None and before.uplink_at_start is None:
         return
-    plan.update(footing=uplink, unrest=before.unrest + (uplink is not None))
+    plan.update(uplink_at_start=uplink, unrest=before.unrest + (uplink is not None))
     if before.state is State.FAILED or before.intent is Intent.STOPPED:
-        load_anew(plan)
+        load_again(plan)
         return
     plan.update(failures=0)
     delay = calm_delay(plan.model.unrest)

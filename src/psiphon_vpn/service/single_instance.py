@@ -1,4 +1,4 @@
-"""One daemon at a time: two would undo each other's rules for ever, and a closing of one is no closing of the other."""
+"""One daemon at a time: two would keep undoing each other's rules, and one could not close the other's lease."""
 
 import fcntl
 import logging
@@ -11,15 +11,15 @@ from psiphon_vpn.i18n import _
 log = logging.getLogger(__name__)
 
 
-def claim_machine(path: Path) -> int | None:
-    """Take the lock of the one daemon (flock(2)). The kernel gives it back when the daemon ends, however it ends.
+def claim_instance(path: Path) -> int | None:
+    """Take the lock file (flock(2)). The kernel releases it when the daemon ends, however it ends.
 
     Args:
         path: of the lock file, in the runtime directory.
 
     Returns:
-        The descriptor that holds the lock, which must stay open; None where no lock file can be made. That is logged
-        and no reason to stop: the firewall comes first, and the control socket will fail in the same directory.
+        The descriptor that holds the lock, which must stay open; None if no lock file can be made. That is logged and
+        does not stop the daemon: the firewall comes first, and the control socket will fail in the same directory.
 
     Raises:
         UserError: another daemon holds it.
@@ -35,7 +35,7 @@ def claim_machine(path: Path) -> int | None:
             _("To see what it does: psiphon-vpn status"),
         ) from None
     except OSError as error:
-        log.warning("the lock file cannot be made, so a second daemon would not be noticed: %s", error.strerror)
+        log.warning("no lock file can be made, so a second daemon would not be noticed: %s", error.strerror)
         if descriptor is not None:
             os.close(descriptor)
         return None
