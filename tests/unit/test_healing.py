@@ -107,7 +107,7 @@ def test_a_fight_is_told_with_the_name_of_who_does_it_and_a_next_step() -> None:
     assert "ufw (pid 7)" in told.sentence
     assert told.next_step is not None
     assert "ufw (pid 7)" in told.next_step
-    assert "journal" in (explain(Reason.FIGHT).next_step or "")
+    assert "log of psiphon-vpn" in (explain(Reason.FIGHT).next_step or "")
 
 
 def test_a_committer_is_named_as_the_kernel_names_it() -> None:

@@ -18,7 +18,7 @@ at the top. Steps 4 to 6 open the network; the others do not.
     sudo journalctl -b -u psiphon-vpn
 
 `status` says in one line what is missing and what to do. `diagnose` checks everything, and has a next step for each
-failed check. The journal says what happened.
+failed check. The log says what happened.
 
 ## 2. What you see, and what to do
 
@@ -27,17 +27,17 @@ failed check. The journal says what happened.
 
       sudo psiphon-vpn update --core-file FILE --sha256 HEX
 
-- **The configuration is not usable**: correct the named line in /etc/psiphon-vpn/config.toml, then `sudo psiphon-vpn
-  reload`.
+- **The configuration is not usable**: correct the named line in /etc/psiphon-vpn/config.toml, then
+  `sudo psiphon-vpn reload`.
 - **It tries to connect and does not succeed**: your network may block the attempts, or there is no list of servers.
   Try another network, or another country in the configuration. Check the clock: `date` must not be days off.
 - **The service does not run**: `sudo psiphon-vpn start`.
 - **You stopped it**: `sudo psiphon-vpn start`. Stopping does not open.
 - **The network wants you to sign in on a web page** (hotels, trains): that page cannot be reached while the computer
   is locked. Sign in with another device, or see step 4.
-- **No network card is up after a start**: the lock could not be loaded, and interfaces stay down until it is. `sudo
-  journalctl -b -u psiphon-killswitch` says why. When the cause is removed: `sudo systemctl start psiphon-killswitch`,
-  then restart the network manager or the computer.
+- **No network card is up after a start**: the lock could not be loaded, and interfaces stay down until it is.
+  `sudo journalctl -b -u psiphon-killswitch` says why. After removing the cause:
+  `sudo systemctl start psiphon-killswitch`, then restart the network manager or the computer.
 
 ## 3. The installation itself is broken
 
@@ -67,7 +67,7 @@ Use the first if you installed from a checkout, the second for a package. Every 
 last.
 
 If a removal was interrupted, for example by a power cut, the computer may still be locked: run the same command
-again. If the command psiphon-vpn is gone, do step 3 first.
+again. If there is no command `psiphon-vpn`, do step 3 first.
 
 ## 6. When not even that works
 

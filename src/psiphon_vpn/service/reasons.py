@@ -235,8 +235,8 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.FIGHT: (
             _("another program keeps changing the lock; nothing may pass until it stops"),
             _(
-                "Stop that program, or configure it so that it leaves Psiphon's rules alone ({culprit}); the service "
-                "goes on by itself."
+                "Find that program and stop it, or have it leave Psiphon's rules alone ({culprit}); the service goes "
+                "on by itself."
             ).format(culprit=detail or _("the log of psiphon-vpn names it")),
         ),
         Reason.LOCK_FAILED: (
