@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="nee
 
 TUN = names.TUN_NAME
 ASKED = f"changed traffic control at {TUN}"
-TAKEN = "kept back what was sent into the tunnel"
+TAKEN = "held back the tunnel's packets"
 
 
 def tc(stage: Stage, *words: str) -> str:

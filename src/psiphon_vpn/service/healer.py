@@ -119,7 +119,7 @@ class Healer:
             self._filters_dirty.set()
 
     def _doubt_tunnel(self, change: NetworkChange | None) -> None:
-        """What others put before the TUN may keep everything back, or nothing: the tunnel is asked."""
+        """Another program's traffic control at the TUN may hold back everything, or nothing: ask the tunnel."""
         tun = self._enforcer.tun
         if change is None:
             self._runner.doubt_tunnel()

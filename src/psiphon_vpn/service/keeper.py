@@ -15,7 +15,7 @@ from psiphon_vpn.tasks import beside
 VERIFY_SECONDS = 4.0
 IPV6_PROBE_SECONDS = 3.0
 QUESTION_PAUSE_SECONDS = 1.0
-"""Between an answer of the tunnel's and the next question, whatever happens."""
+"""The shortest time between an answer of the tunnel and the next question."""
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def _explain(error: EnforcementError) -> Event:
 
 
 def explain_cleared(kinds: str) -> str:
-    """What another program did to the TUN's traffic control, which was undone."""
+    """The sentence for another program's traffic control at the TUN, which was removed."""
     return f"another program's traffic control ({kinds}) held back the tunnel's packets, and was removed"
 
 

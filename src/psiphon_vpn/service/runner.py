@@ -126,7 +126,7 @@ class Runner:
         self._on_change()
 
     def doubt_tunnel(self) -> None:
-        """Something may keep the tunnel's packets back: have it asked now, if it is open."""
+        """Ask the tunnel now, if it is open: something may hold its packets back."""
         self._opening.doubt_tunnel()
 
     def close_now(self) -> None:
