@@ -23,10 +23,12 @@ from tests.diagnose.scene import (
     write,
 )
 
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.diagnose.system import Answer
 from psiphon_vpn.errors import DaemonDownError
 from psiphon_vpn.network.uplink import Interface
 from psiphon_vpn.policy.guards import build_egress_guard, build_wire_guard
+from psiphon_vpn.policy.own_tables import FRAMES
 from psiphon_vpn.policy.values import parse_names
 from psiphon_vpn.system import layout as places
 
@@ -211,6 +213,13 @@ def _set_back(scene: Scene) -> None:
     scene.system.files["/sys/class/rtc/rtc0/since_epoch"] = b"1000000000\n"
 
 
+def _delete_frames(it: HealthyKernel) -> None:
+    it.tell_holder(f"delete table {FRAMES}\n")
+    wait_until(lambda: not it.has_table(*FRAMES.address), "the end of the frame guard")
+
+
+HELD = ("lock.wire-guard", "lock.frame-guard")
+"""What goes with the holder."""
 ALL_CAPS = "000001ffffffffff"
 KILLSWITCH = places.KILLSWITCH_UNIT
 
@@ -220,15 +229,16 @@ BREAKS: dict[str, Break] = {
         also=frozenset({"kernel.versions"}),
         opens=True,
     ),
-    "lock.samples": kernel(_open_all, "lock.base-text", "lock.wire-guard", opens=True),
-    "lock.forwarded": kernel(_open_forward, "lock.base-text", "lock.wire-guard", opens=True),
+    "lock.samples": kernel(_open_all, "lock.base-text", *HELD, opens=True),
+    "lock.forwarded": kernel(_open_forward, "lock.base-text", *HELD, opens=True),
     "lock.base-table": Break(act=_delete_base, kernel=True),
     "lock.base-policies": kernel(lambda it: it.nft("chain inet psiphon_filter input { policy accept; }\n")),
     "lock.base-text": kernel(lambda it: it.nft("add rule inet psiphon_filter input counter\n")),
-    "lock.wire-guard": kernel(lambda it: it.release_guard()),
-    "lock.wire-guard-owner": kernel(_unown),
+    "lock.wire-guard": kernel(lambda it: it.release_guard(), "lock.frame-guard"),
+    "lock.wire-guard-owner": kernel(_unown, "lock.frame-guard"),
+    "lock.frame-guard": kernel(_delete_frames),
     "lock.egress-guard": kernel(lambda it: it.nft("insert rule netdev psiphon_egress frames accept\n")),
-    "lock.egress-wires": kernel(_guard_lo_only, "lock.traffic-control"),
+    "lock.egress-wires": kernel(_guard_lo_only),
     "lock.traffic-control": kernel(lambda it: it.host.run(["tc", "qdisc", "del", "dev", "eth0", "clsact"])),
     "lock.arp-table": kernel(lambda it: it.nft("delete table arp psiphon_arp\n")),
     "lock.lease": kernel(lambda it: it.nft('add element inet psiphon_filter tunnel_open_ipv6 { "PsiphonTUN" }\n')),

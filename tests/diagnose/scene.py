@@ -12,14 +12,16 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tests.integration.kernel import Kernel, open_kernel
 
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.accounts import User
 from psiphon_vpn.config import Settings
 from psiphon_vpn.diagnose.checks.dns import ASK_AS_PROGRAMS_DO
@@ -44,6 +46,7 @@ from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
 from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.onlink import OnLink
+from psiphon_vpn.policy.own_tables import FRAMES, GUARD
 from psiphon_vpn.policy.plumbing import LINK_LOCAL
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
@@ -143,6 +146,13 @@ class SceneSystem(RealSystem):
         self.network: Callable[[Network], Network] = lambda network: network
         self.space: Callable[[Path, os.statvfs_result], Any] = lambda _path, space: space
 
+    cards: tuple[str, ...] = ("eth0",)
+
+    def _make_cards(self, network: Network) -> Network:
+        """To the kernel the pairs that stand for cards here are none."""
+        links = tuple(replace(link, card=link.name in self.cards) for link in network.snapshot.interfaces)
+        return replace(network, snapshot=replace(network.snapshot, interfaces=links))
+
     def _recorded(self, key: str, read: Callable[[], Any]) -> Any:
         """Read it, or what the healthy kernel said. References are kept whatever the order in which they are asked."""
         if self.recording is None:
@@ -205,7 +215,7 @@ class SceneSystem(RealSystem):
         return IDENTITY.network_manager_uids
 
     def read_network(self) -> Network:
-        return self.network(self._recorded("network", lambda: RealSystem.read_network(self)))
+        return self.network(self._recorded("network", lambda: self._make_cards(RealSystem.read_network(self))))
 
     def read_features(self) -> Features:
         found: Features = self._recorded("features", lambda: RealSystem.read_features(self))
@@ -327,6 +337,8 @@ def write_manifest(layout: Layout, files: Sequence[Path]) -> None:
 class HealthyKernel(Kernel):
     """A namespace with an uplink, the TUN, and everything that the service puts there while it is open."""
 
+    directory: Path
+    """Where its holder is given what to load."""
     holder: subprocess.Popen[bytes] | None = None
     listener: socket.socket | None = None
 
@@ -386,20 +398,28 @@ class HealthyKernel(Kernel):
         self.holder = self.host.spawn(
             ["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        self.tell_holder(
+            build_wire_guard(IDENTITY).render() + build_frame_guard(IDENTITY, parse_names("eth0")).render()
+        )
+        wait_until(lambda: self.has_table(*GUARD.address) and self.has_table(*FRAMES.address), "the guards")
+
+    def tell_holder(self, text: str) -> None:
+        """Have the holder carry out what only it may."""
+        assert self.holder is not None
         assert self.holder.stdin is not None
-        self.holder.stdin.write(_one_line(build_wire_guard(IDENTITY)).encode())
+        path = self.directory / f"order{len(list(self.directory.iterdir()))}.nft"
+        path.write_text(text)
+        self.holder.stdin.write(f'include "{path}"\n'.encode())
         self.holder.stdin.flush()
-        for _ in range(500):
-            if self.host.run(["nft", "list", "table", "inet", names.GUARD_TABLE], check=False).returncode == 0:
-                return
-        raise AssertionError("the wire guard was not loaded")
+
+    def has_table(self, family: str, name: str) -> bool:
+        return self.host.run(["nft", "list", "table", family, name], check=False).returncode == 0
 
     def release_guard(self) -> None:
         assert self.holder is not None
         self.holder.kill()
         self.holder.wait(timeout=60)
-        while self.host.run(["nft", "list", "table", "inet", names.GUARD_TABLE], check=False).returncode == 0:
-            pass
+        wait_until(lambda: not self.has_table(*GUARD.address), "the end of the guards")
 
     def take_lease(self) -> None:
         place = f"inet {names.BASE_TABLE} {names.LEASE_SET}"
@@ -407,21 +427,11 @@ class HealthyKernel(Kernel):
         self.nft(f"flush set {place}\nadd element {place} {{ {elements} }}\n")
 
 
-def _one_line(table: Table) -> str:
-    """A table as one line: nft reads its standard input line by line when it is interactive."""
-    parts = [f"table {table.family} {table.name} {{ flags {table.flags};"]
-    for chain in table.chains:
-        assert chain.hook is not None
-        parts.append(f"chain {chain.name} {{ {chain.hook.render()}")
-        parts += [f"{rule.render()};" for rule in chain.rules]
-        parts.append("};")
-    return " ".join([*parts, "}"]) + "\n"
-
-
 @contextlib.contextmanager
 def open_healthy_kernel(*, loopback: str = "lo") -> Iterator[HealthyKernel]:
-    with open_kernel() as bare:
+    with tempfile.TemporaryDirectory(prefix="psiphon-holder-") as directory, open_kernel() as bare:
         kernel = HealthyKernel(bare.host)
+        kernel.directory = Path(directory)
         kernel.build(loopback=loopback)
         try:
             yield kernel

@@ -6,15 +6,17 @@ import fcntl
 import hashlib
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.diagnose.breaks import BREAKS, Break, _drop_in_sandbox
+from tests.diagnose.breaks import BREAKS, HELD, Break, _delete_frames, _drop_in_sandbox, _guard_lo_only
 from tests.diagnose.breaks import kernel as break_kernel
 from tests.diagnose.scene import (
     ASK,
     CORE_PID,
     ELF,
+    IDENTITY,
     HealthyKernel,
     Recording,
     Scene,
@@ -26,13 +28,18 @@ from tests.diagnose.scene import (
 )
 from tests.policies import make_policy
 
+from psiphon_lab.waiting import wait_until
 from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
 from psiphon_vpn.diagnose.name_path import WAYS_OUT, Asked
+from psiphon_vpn.diagnose.network import read_features
 from psiphon_vpn.diagnose.registry import CHECKS
 from psiphon_vpn.diagnose.system import Answer, RealSystem
 from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_frame_guard
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.names import SCRATCH_TABLES
+from psiphon_vpn.policy.own_tables import FRAMES
+from psiphon_vpn.policy.values import parse_names
 from psiphon_vpn.system import layout as places
 from psiphon_vpn.system.layout import Layout
 
@@ -105,7 +112,7 @@ def test_a_table_that_is_dormant_stops_nothing_and_is_not_called_a_lock(tmp_path
         it.release_guard()
 
     scene = make_scene(tmp_path, None)
-    broken = break_kernel(put_to_sleep, "lock.base-text", "lock.wire-guard", "lock.forwarded", "dns.wire", opens=True)
+    broken = break_kernel(put_to_sleep, "lock.base-text", *HELD, "lock.forwarded", "dns.wire", opens=True)
     with open_healthy_kernel() as scene.kernel:
         judge("lock.samples", broken, scene)
 
@@ -126,7 +133,7 @@ def test_rules_that_open_for_a_name_that_loopback_has_or_had_are_found(name: str
         it.host.set_sysctls({"ipv4/ip_forward": 1})
 
     scene = make_scene(tmp_path, None)
-    broken = break_kernel(open_for_name, "lock.base-text", "lock.wire-guard", "lock.forwarded", opens=True)
+    broken = break_kernel(open_for_name, "lock.base-text", *HELD, "lock.forwarded", opens=True)
     with open_healthy_kernel(loopback="within") as scene.kernel:
         judge("lock.samples", broken, scene)
 
@@ -212,3 +219,102 @@ def test_a_file_that_takes_the_place_of_our_drop_in_is_named(scene: Scene) -> No
     told = scene.diagnose()["dns.resolved-file"]
     assert told.verdict is Verdict.FAILED
     assert f"/etc/systemd/resolved.conf.d/{dropin.name}" in (told.next_step or "")
+
+
+# -- the frame guard --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("R1", "B4")
+def test_a_card_that_neither_guard_marks_for_is_cut_off_by_its_filter_and_named(tmp_path: Path) -> None:
+    def take_both(it: HealthyKernel) -> None:
+        _guard_lo_only(it)
+        _delete_frames(it)
+
+    scene = make_scene(tmp_path, None)
+    with open_healthy_kernel() as scene.kernel:
+        judge("lock.traffic-control", break_kernel(take_both, "lock.egress-wires", "lock.frame-guard"), scene)
+
+
+PLUGGED_IN = "usb0"
+
+
+def plug_in(kernel: HealthyKernel, name: str = PLUGGED_IN) -> None:
+    kernel.ip("link", "add", name, "type", "veth", "peer", "name", "far1")
+
+
+@pytest.mark.requirement("B4")
+@pytest.mark.parametrize("name", [PLUGGED_IN, "c*b"])
+def test_a_card_that_was_plugged_in_since_is_named_and_the_step_helps_with_its_name_too(
+    tmp_path: Path, name: str
+) -> None:
+    scene = make_scene(tmp_path, None)
+    scene.system.cards = ("eth0", name)
+    with open_healthy_kernel() as scene.kernel:
+        plug_in(scene.kernel, name)
+        told = scene.diagnose()["lock.frame-guard"]
+        assert told.verdict is Verdict.FAILED
+        assert f"it is not on {name}:" in told.reason
+        assert "systemctl reload-or-restart psiphon-guard" in (told.next_step or "")
+        assert ("Give c*b a name" in (told.next_step or "")) is (name == "c*b")
+
+
+@pytest.mark.requirement("B4")
+def test_a_frame_guard_that_was_loaded_again_for_every_card_is_well(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, None)
+    scene.system.cards = ("eth0", PLUGGED_IN)
+    with open_healthy_kernel() as scene.kernel:
+        plug_in(scene.kernel)
+        scene.kernel.tell_holder(
+            f"delete table {FRAMES}\n{build_frame_guard(IDENTITY, parse_names(*scene.system.cards)).render()}"
+        )
+        wait_until(lambda: PLUGGED_IN in scene.kernel.listing("ruleset"), "the guard")  # type: ignore[union-attr]
+        told = scene.diagnose()["lock.frame-guard"]
+        assert (told.verdict, told.reason) == (Verdict.OK, f"on eth0, {PLUGGED_IN}")
+
+
+@pytest.mark.requirement("B4")
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_frame_guard_of_another_text_or_that_anybody_can_flush_is_not_called_well(
+    tmp_path: Path, *, owned: bool
+) -> None:
+    frames = build_frame_guard(IDENTITY, parse_names("eth0"))
+    other = build_frame_guard(replace(IDENTITY, uid=64191), parse_names("eth0"))
+    scene = make_scene(tmp_path, None)
+    with open_healthy_kernel() as scene.kernel:
+        if owned:
+            scene.kernel.tell_holder(f"delete table {FRAMES}\n{other.render()}")
+            wait_until(lambda: "skuid 64191" in _list_frames(scene.kernel), "the other text")
+        else:
+            _delete_frames(scene.kernel)
+            scene.kernel.nft(frames.render(flags=""))
+        told = scene.diagnose()["lock.frame-guard"]
+        assert told.verdict is Verdict.FAILED
+        assert ("does not say" if owned else "no owner") in told.reason
+
+
+def _list_frames(kernel: HealthyKernel | None) -> str:
+    assert kernel is not None
+    return kernel.host.run(["nft", "list", "table", *FRAMES.address], check=False).stdout
+
+
+@pytest.mark.requirement("B4", "R22")
+@pytest.mark.parametrize(
+    ("cards", "lacking", "reason"),
+    [
+        ((), None, "no card of its own"),
+        (("eth0",), "egress_hook", "no egress hook"),
+        (("eth0",), "owner_flag", "no owned tables"),
+    ],
+)
+def test_where_there_is_nothing_that_it_could_guard_or_the_kernel_cannot_the_frame_guard_is_not_missed(
+    tmp_path: Path, cards: tuple[str, ...], lacking: str | None, reason: str
+) -> None:
+    scene = make_scene(tmp_path, None)
+    scene.system.cards = cards
+    with open_healthy_kernel() as scene.kernel:
+        _delete_frames(scene.kernel)
+        if lacking is not None:
+            scene.system.features = replace(scene.kernel.host.call(read_features), **{lacking: False})
+        told = scene.diagnose()["lock.frame-guard"]
+        assert told.verdict is Verdict.SKIPPED
+        assert reason in told.reason

@@ -14,7 +14,7 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.reading import DORMANT, Reading, parse_listing
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.own_tables import BRIDGES
+from psiphon_vpn.policy.own_tables import BRIDGES, FRAMES
 
 if TYPE_CHECKING:
     from psiphon_vpn.diagnose.facts import Facts
@@ -240,12 +240,22 @@ class KernelRules:
             return None
         return parse_control_group(self._facts.find_text(PROC / str(found.pid) / "cgroup") or "")
 
+    def list_guarded_cards(self) -> tuple[str, ...]:
+        """The devices that the frame guard drops for, in the order in which it names them."""
+        chains = parse_chains(self.read_table(*FRAMES.address) or "")
+        return tuple(device for chain in chains if chain.policy == "drop" for device in chain.devices)
+
     def list_expected(self) -> list[tuple[str, Table]]:
-        """The tables that may rightly stand, by what they are for: "base:OPEN", "guard", "egress", "arp"."""
+        """The tables that may rightly stand, by what they are for: "base:OPEN", "guard", "egress", "frames", "arp"."""
         from psiphon_vpn.policy.base import build_base_table, build_drop_only
-        from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_wire_guard
+        from psiphon_vpn.policy.guards import (
+            build_arp_table,
+            build_egress_guard,
+            build_frame_guard,
+            build_wire_guard,
+        )
         from psiphon_vpn.policy.missing_parts import do_without
-        from psiphon_vpn.policy.values import parse_addresses
+        from psiphon_vpn.policy.values import InterfaceName, parse_addresses
 
         candidates = self.list_candidates()
         lacking = self._facts.features.lacking
@@ -255,6 +265,11 @@ class KernelRules:
         # Both come in one transaction, or neither.
         allowed = tuple(item.name for item in self.list_allowed_bridges()) if self.bridge_guarded else ()
         tables += [("guard", build_wire_guard(identity, bridges=allowed)), ("arp", build_arp_table())]
+        guarded = tuple(name for name in map(InterfaceName.of, self.list_guarded_cards()) if name is not None)
+        headerless = {link.name for link in self._facts.network.snapshot.interfaces if link.headerless}
+        # Its text depends on the cards that there were when it was loaded.
+        without = tuple(name for name in guarded if name in headerless)
+        tables.append(("frames", build_frame_guard(identity, guarded, headerless=without)))
         links = candidates[-1][1].links
         # With the gateways of the uplink, and without where the service knows none yet.
         uplink = self._facts.uplink

@@ -35,6 +35,7 @@ async def read_snapshot() -> Snapshot:
             lower=link.lower,
             master=link.master,
             headerless=link.hardware != ARPHRD_ETHER,
+            card=link.card,
             addresses=tuple(sorted(addresses.get(link.index, ()))),
             on_link=tuple(sorted(on_link.get(link.index, ()), key=str)),
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.frame_guard import describe_frame_guard, read_guarded_cards
 from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nftimage import find_owner, read_dormant
@@ -30,8 +31,8 @@ class LockState:
     Attributes:
         locked: whether no packet of an application can leave by a wire; None when we may not look.
         sentence: the same for people.
-        layers: state ("ok", "missing", "broken") and detail of base, wire_guard, egress_guard, traffic_control and
-            lease.
+        layers: state ("ok", "missing", "incomplete", "broken") and detail of base, wire_guard, egress_guard,
+            frame_guard, traffic_control and lease; frame_guard is left out where there is no card.
         lease_seconds: what remains of the lease, None while there is none.
     """
 
@@ -75,12 +76,9 @@ def _read_dormant() -> frozenset[tuple[str, str]]:
         return read_dormant(netlink)
 
 
-async def _list_bridges() -> frozenset[str] | None:
-    """Names of all bridges while the bridge guard stands; None where it does not."""
+def _is_bridge_guarded() -> bool:
     with contextlib.closing(NftSocket()) as netlink:
-        if find_owner(netlink, *BRIDGES.address) is None:
-            return None
-    return frozenset(link.name for link in await list_links() if link.kind == "bridge")
+        return find_owner(netlink, *BRIDGES.address) is not None
 
 
 def _holds(objects: list[Any] | None, bridges: frozenset[str] | None) -> bool:
@@ -131,6 +129,21 @@ def list_marking(listing: str) -> frozenset[str]:
     return frozenset(found)
 
 
+async def _read_cards() -> dict[str, dict[str, str]]:
+    frames = await _read_frames()
+    return {**({"frame_guard": frames} if frames is not None else {}), "traffic_control": await _read_filters()}
+
+
+async def _read_frames() -> dict[str, str] | None:
+    try:
+        with contextlib.closing(NftSocket()) as netlink:
+            guarded = read_guarded_cards(netlink)
+        described = describe_frame_guard(guarded, [link.name for link in await list_links() if link.card])
+    except OSError:
+        return _layer("missing", "")  # nothing of the lock rests on it
+    return None if described is None else _layer(*described)
+
+
 async def _read_filters() -> dict[str, str]:
     """The layer at the cards' traffic control. Where there are cards, the daemon alone knows."""
     try:
@@ -151,11 +164,11 @@ def read_lock_state() -> LockState:
     return asyncio.run(fetch_lock_state())
 
 
-async def fetch_lock_state(*, filters: bool = True) -> LockState:
+async def fetch_lock_state(*, cards: bool = True) -> LockState:
     """Read the lock from the kernel. Takes some tens of milliseconds; needs CAP_NET_ADMIN to look.
 
     Args:
-        filters: look at traffic control as well. The daemon knows it by itself.
+        cards: look as well at what stands at the cards, frame guard and traffic control. The daemon knows it by itself.
 
     Returns:
         The lock's state; `locked` is None when it could not be read. Never raises.
@@ -176,7 +189,9 @@ async def fetch_lock_state(*, filters: bool = True) -> LockState:
             require_result(found[3]),
         )
         dormant = _read_dormant()
-        bridges = await _list_bridges()
+        links = await list_links()
+        # Of all bridges while the bridge guard stands.
+        bridges = frozenset(link.name for link in links if link.kind == "bridge") if _is_bridge_guarded() else None
         base_holds = _holds(base, bridges) and ("inet", names.BASE_TABLE) not in dormant
         guard_holds = _holds(guard, bridges) and ("inet", names.GUARD_TABLE) not in dormant
     except (CommandError, OSError, ValueError, KeyError, TypeError, struct.error) as error:
@@ -190,7 +205,7 @@ async def fetch_lock_state(*, filters: bool = True) -> LockState:
         "base": _describe(base, base_holds),
         "wire_guard": _describe(guard, guard_holds),
         "egress_guard": _describe(egress, ("netdev", names.EGRESS_TABLE) not in dormant),
-        **({"traffic_control": await _read_filters()} if filters else {}),
+        **(await _read_cards() if cards else {}),
         "lease": _layer("missing", "") if lease is None else _layer("ok", f"{lease:g} s"),
     }
     locked = base_holds or guard_holds

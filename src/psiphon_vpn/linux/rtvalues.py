@@ -16,6 +16,7 @@ FAMILY = {IPV4: int(socket.AF_INET), IPV6: int(socket.AF_INET6)}
 VERSION = {family: version for version, family in FAMILY.items()}
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_TXQLEN, IFLA_LINKINFO, IFLA_LINK_NETNSID = 3, 4, 5, 10, 13, 18, 37
+IFLA_PARENT_DEV_NAME = 56
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
@@ -47,6 +48,7 @@ class Link:
         lower: index of the interface that it stands on, None where there is none in this network namespace.
         master: index of the one that it is a port of, None where there is none.
         queue: packets that may wait for it (txqueuelen of ip-link(8)), None where the kernel does not say.
+        card: a device of a bus is behind it (IFLA_PARENT_DEV_NAME, Linux 5.14): "device" below /sys/class/net/NAME.
     """
 
     index: int
@@ -59,6 +61,7 @@ class Link:
     lower: int | None = None
     master: int | None = None
     queue: int | None = None
+    card: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,7 @@ def decode_link(kind: int, body: bytes) -> Link | None:
         lower=None if IFLA_LINK_NETNSID in attributes else _number(attributes, IFLA_LINK) or None,
         master=_number(attributes, IFLA_MASTER) or None,
         queue=_number(attributes, IFLA_TXQLEN) if IFLA_TXQLEN in attributes else None,
+        card=IFLA_PARENT_DEV_NAME in attributes,
     )
 
 

@@ -6,6 +6,7 @@ from psiphon_vpn.network.bridges import Allowed, list_in_force
 from psiphon_vpn.network.uplink import (
     Snapshot,
     Uplink,
+    find_cards,
     find_conflicts,
     find_container_interfaces,
     find_headerless,
@@ -27,6 +28,7 @@ class Observed:
         network: what the policy is derived from.
         uplinks: every way out that could be chosen, the best first.
         bridges: the bridges that root allowed, and what became of each.
+        cards: names of the machine's cards: for people alone.
         odd_wires: names of wires that stand in no rule: for people alone.
         odd_uplink: whether a way out is left out for the name of its interface.
         ownerless_uplink: one that is left out because the kernel hides the owners of its packets: for people alone.
@@ -36,6 +38,7 @@ class Observed:
     network: Network = field(default_factory=Network)
     uplinks: tuple[Uplink, ...] = ()
     bridges: tuple[Allowed, ...] = ()
+    cards: tuple[str, ...] = ()
     odd_wires: tuple[str, ...] = ()
     odd_uplink: bool = False
     ownerless_uplink: str | None = None
@@ -60,6 +63,7 @@ def observe(snapshot: Snapshot, *, leading: frozenset[int], bridges: tuple[Allow
         ),
         uplinks=list_uplinks(snapshot),
         bridges=bridges,
+        cards=find_cards(snapshot),
         odd_wires=find_odd_wires(snapshot, leading),
         odd_uplink=has_odd_uplink(snapshot),
         ownerless_uplink=find_ownerless_uplink(snapshot),

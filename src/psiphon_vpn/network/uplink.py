@@ -30,6 +30,7 @@ class Interface:
         lower: index of the interface that it stands on (IFLA_LINK), as a VLAN does; None where there is none here.
         master: index of the one that it is a port of (IFLA_MASTER).
         headerless: its frames have no Ethernet header.
+        card: hardware of this machine, which the frame guard is to be on.
     """
 
     index: int
@@ -39,6 +40,7 @@ class Interface:
     lower: int | None = None
     master: int | None = None
     headerless: bool = False
+    card: bool = False
     addresses: tuple[tuple[int, str], ...] = ()
     """(IP version, what identifies our place on this link: an IPv4 address, or the /64 of an IPv6 one)."""
     on_link: tuple[AddressOnLink, ...] = ()
@@ -316,6 +318,11 @@ def find_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tup
     """
     found = (InterfaceName.of(interface.name) for interface in _find_leading_out(snapshot, leading))
     return tuple(sorted(name for name in found if name is not None))
+
+
+def find_cards(snapshot: Snapshot) -> tuple[str, ...]:
+    """Names of the machine's cards, odd ones too: as psiphon-guard finds them (`resources/guard.sh`)."""
+    return tuple(sorted(interface.name for interface in snapshot.interfaces if interface.card))
 
 
 def find_odd_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[str, ...]:

@@ -17,15 +17,18 @@ from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.controlgroup import find_control_group
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
+from psiphon_vpn.linux.frame_guard import read_guarded_cards
 from psiphon_vpn.linux.identity import find_identity
 from psiphon_vpn.linux.lock import Lock
 from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import lease_remains
+from psiphon_vpn.linux.nftimage import find_owner
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.network.bridges import FILE_NAME as BRIDGES
 from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.own_tables import GUARD
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.events import (
@@ -154,7 +157,9 @@ class Daemon:
             runner=self._runner,
             enforcer=self._enforcer,
             features=features,
-            generation=lambda: commits.find_origin(netlink.read_generation()),
+            # The first generation with the same rules, and the wire guard's holder: no commit tells of its end.
+            rules=lambda: (commits.find_origin(netlink.read_generation()), find_owner(netlink, *GUARD.address)),
+            guarded_cards=lambda: read_guarded_cards(netlink),
         )
         self._control = ControlServer(self._paths.runtime_dir / "control.sock", gid=self._identity.gid, backend=self)
         tasks = self._runner.tasks

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC
 
-from psiphon_vpn.i18n import _, ngettext
+from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.features import Features
+from psiphon_vpn.linux.frame_guard import describe_frame_guard
 from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.linux.lock import Lock
 from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
@@ -16,12 +17,11 @@ from psiphon_vpn.network.bridges import Allowed, explain_standing
 from psiphon_vpn.network.choice import tell_why
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.sysctls import SYSCTLS
-from psiphon_vpn.policy.values import show_name
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.runner import Runner
+from psiphon_vpn.shown import show_names
 
-_MOST_NAMES = 5
 Layers = dict[str, dict[str, str]]
 
 
@@ -47,16 +47,8 @@ def _describe_bridge(allowed: Allowed) -> dict[str, str]:
     return {"name": allowed.name, "state": str(allowed.standing), "sentence": sentence, "next_step": next_step}
 
 
-def _list_names(names: Sequence[str]) -> str:
-    shown = ", ".join(map(show_name, names[:_MOST_NAMES]))
-    more = len(names) - _MOST_NAMES
-    if more > 0:
-        shown = ngettext("{names} and {count} more", "{names} and {count} more", more).format(names=shown, count=more)
-    return shown
-
-
 def _describe_bare(names: tuple[str, ...]) -> str:
-    return _("it is not on {names}: root's raw frames can leave there").format(names=_list_names(names))
+    return _("it is not on {names}: root's raw frames can leave there").format(names=show_names(names))
 
 
 def _describe_filters(filters: Sequence[tuple[str, Standing]]) -> dict[str, str]:
@@ -69,7 +61,7 @@ def _describe_filters(filters: Sequence[tuple[str, Standing]]) -> dict[str, str]
             by_sentence.setdefault(sentence, []).append(name)
     if not by_sentence:
         return _layer("ok")
-    detail = "; ".join(f"{_list_names(names)}: {sentence}" for sentence, names in by_sentence.items())
+    detail = "; ".join(f"{show_names(names)}: {sentence}" for sentence, names in by_sentence.items())
     return _layer("incomplete", detail)
 
 
@@ -79,19 +71,29 @@ def explain_no_lease(lock: Lock) -> Reason:
 
 
 class StatusReader:
-    """Reads the status; reads the kernel's rules again only if their generation changed.
+    """Reads the status; reads the kernel's rules again only if they changed.
 
     Args:
-        generation: the number of the first generation with the kernel's present rules.
+        rules: a value that changes with the kernel's rules.
+        guarded_cards: the cards that the frame guard is on (`frame_guard.read_guarded_cards`).
     """
 
-    def __init__(self, *, runner: Runner, enforcer: Lock, features: Features, generation: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        enforcer: Lock,
+        features: Features,
+        rules: Callable[[], object],
+        guarded_cards: Callable[[], frozenset[str] | None],
+    ) -> None:
         self._runner = runner
         self._enforcer = enforcer
         self._features = features
-        self._generation = generation
+        self._rules = rules
+        self._guarded_cards = guarded_cards
         self._reading = asyncio.Lock()
-        self._seen: tuple[int, LockState] | None = None
+        self._seen: tuple[object, LockState] | None = None
 
     async def read(self) -> dict[str, object]:
         """The status now. Reading the kernel takes some tens of milliseconds if the rules changed.
@@ -142,11 +144,11 @@ class StatusReader:
         # One reader at a time; a reader that waited finds the result, if the rules did not change meanwhile.
         async with self._reading:
             try:
-                generation = self._generation()
+                rules = self._rules()
             except OSError:
-                return await fetch_lock_state(filters=False)
-            if self._seen is None or self._seen[0] != generation:
-                self._seen = (generation, await fetch_lock_state(filters=False))
+                return await fetch_lock_state(cards=False)
+            if self._seen is None or self._seen[0] != rules:
+                self._seen = (rules, await fetch_lock_state(cards=False))
             return self._seen[1]
 
     def _holds_lease(self) -> bool:
@@ -164,6 +166,8 @@ class StatusReader:
             layers["egress_guard"] = _layer("unsupported", _("this kernel or nft has no egress hook"))
         elif bare := (*self._enforcer.unguarded, *self._runner.model.seen.odd_wires):
             layers["egress_guard"] = _layer("incomplete", _describe_bare(bare))
+        if (frame_guard := self._describe_frames()) is not None:
+            layers["frame_guard"] = frame_guard
         if self._features.traffic_filters:
             layers["traffic_control"] = _describe_filters(self._enforcer.filters)
         else:
@@ -175,3 +179,16 @@ class StatusReader:
         layers["routing"] = _layer("broken", trouble) if trouble else _layer("ok")
         layers["lease"] = _layer("ok") if held else _layer("missing")
         return layers
+
+    def _describe_frames(self) -> dict[str, str] | None:
+        """The frame guard, read each time: it goes with its holder, and with a card, without a commit."""
+        if not self._features.owner_flag:
+            return _layer("unsupported", _("this kernel or nft has no owned tables"))
+        if not self._features.egress_hook:
+            return _layer("unsupported", _("this kernel or nft has no egress hook"))
+        try:
+            guarded = self._guarded_cards()
+        except OSError as error:
+            return _layer("missing", _("the kernel does not list it: {reason}").format(reason=error))
+        described = describe_frame_guard(guarded, self._runner.model.seen.cards)
+        return None if described is None else _layer(*described)

@@ -9,15 +9,18 @@ from psiphon_vpn.diagnose.facts import OPEN, Facts
 from psiphon_vpn.diagnose.kernel_rules import parse_chains
 from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
 from psiphon_vpn.i18n import _
+from psiphon_vpn.linux.frame_guard import explain_step
 from psiphon_vpn.linux.traffic import Standing, explain_filter
-from psiphon_vpn.network.uplink import find_odd_wires, find_wires
+from psiphon_vpn.network.uplink import find_cards, find_odd_wires, find_wires
 from psiphon_vpn.policy import names
+from psiphon_vpn.policy.own_tables import FRAMES
 from psiphon_vpn.policy.simulate import Packet, application_packets, lets_out
 from psiphon_vpn.policy.values import show_name
 from psiphon_vpn.system import layout as places
 
 RESTART: Final = mark("Close it again: sudo psiphon-vpn start")
 GUARD: Final = mark("Start its holder: sudo systemctl reload-or-restart psiphon-guard")
+FRAME_GUARD: Final = mark("Load it for the cards of now: sudo systemctl reload-or-restart psiphon-guard")
 LOCKED_STATES: Final = ("LOCKED", "FAILED")
 HOOKS: Final = ("output", "input", "forward", "postrouting")
 
@@ -151,12 +154,42 @@ def wire_guard(facts: Facts) -> Outcome:
 @check("lock.wire-guard-owner", mark("The wire guard is owned, so nobody can flush it"), GUARD)
 def wire_guard_owner(facts: Facts) -> Outcome:
     """Has the table the flag owner? It goes with its holder, so that it stands shows that the holder lives."""
-    lines = facts.rules.need_table("inet", names.GUARD_TABLE).splitlines()[:2]
-    flags = lines[1].split() if len(lines) > 1 else []
-    if flags[:1] != ["flags"] or "owner" not in flags[1:]:
+    text = facts.rules.need_table("inet", names.GUARD_TABLE)
+    if not _is_owned(text):
         return fail(_("the table has no owner: 'nft flush ruleset' would remove it"))
-    _table, _hash, progname = lines[0].partition("# progname ")
+    _table, _hash, progname = text.splitlines()[0].partition("# progname ")
     return ok(_("held by {program}").format(program=progname.strip() or _("another process")))
+
+
+def _is_owned(text: str) -> bool:
+    """Whether a table has the flag owner: nobody but its owner can change it."""
+    flags = text.partition("\n")[2].partition("\n")[0].split()
+    return flags[:1] == ["flags"] and any(flag.rstrip(",") == "owner" for flag in flags[1:])
+
+
+@check("lock.frame-guard", mark("The frame guard stops raw frames before the service starts"), FRAME_GUARD)
+def frame_guard(facts: Facts) -> Outcome:
+    """Is it there, owned, on every card, and does it say what the policy says?"""
+    cards = find_cards(facts.network.snapshot)
+    text = facts.rules.read_table(*FRAMES.address)
+    guarded = facts.rules.list_guarded_cards()
+    if not cards and not guarded:
+        raise Skip(_("this machine has no card of its own"))
+    if text is None:
+        if not facts.features.owner_flag:
+            raise Skip(_("this kernel or nft has no owned tables (Linux 5.12)"))
+        if not facts.features.egress_hook:
+            raise Skip(_("this kernel or nft has no egress hook (Linux 5.16)"))
+        told = _("there is no table {table}: root's raw frames can leave before the service starts")
+        return fail(told.format(table=FRAMES))
+    if not _is_owned(text):
+        return fail(_("the table has no owner: 'nft flush ruleset' would remove it"))
+    if bare := [name for name in cards if name not in guarded]:
+        told = _("it is not on {names}: root's raw frames can leave there before the service starts")
+        return fail(told.format(names=", ".join(map(show_name, bare))), explain_step(bare))
+    if facts.rules.compare(text, facts.rules.list_references("frames")) is None:
+        return fail(_("it does not say what the policy says"))
+    return ok(_("on {names}").format(names=", ".join(map(show_name, guarded))))
 
 
 @check("lock.egress-guard", mark("The egress guard stops raw frames"), RESTART)
@@ -168,7 +201,7 @@ def egress_guard(facts: Facts) -> Outcome:
     if text is None:
         if not facts.features.egress_hook:
             raise Skip(_("this kernel or nft has no egress hook (Linux 5.16)"))
-        return fail(_("there is no table netdev {name}: raw frames of root can leave").format(name=names.EGRESS_TABLE))
+        return fail(_("there is no table netdev {name}: root's raw frames can leave").format(name=names.EGRESS_TABLE))
     if missing := _unguarded(facts, text):
         raise Skip(_("it does not cover {names}").format(names=", ".join(missing)))
     if facts.rules.compare(text, facts.rules.list_references("egress")) is None:
@@ -287,6 +320,7 @@ CHECKS: Final = (
     base_text,
     wire_guard,
     wire_guard_owner,
+    frame_guard,
     egress_guard,
     egress_wires,
     traffic_control,
