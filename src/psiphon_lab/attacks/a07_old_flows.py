@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from psiphon_lab.battery import NOBODY
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Actor, Attack, Mode, Trace
+from psiphon_lab.probe import FIRST_PORT, PORTS
 
 KEEPALIVE_SECONDS = 1
 SYS_SETFSUID = 122  # x86-64; elsewhere the flows are all root's
@@ -30,10 +32,11 @@ class Flow:
     port: int
 
 
-def _connect(kind: str, family: int) -> socket.socket:
+def _connect(kind: str, family: int, port: int) -> socket.socket:
     version, target = (socket.AF_INET, plan.INTERNET4) if family == 4 else (socket.AF_INET6, plan.INTERNET6)
     sock = socket.socket(version, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
     sock.settimeout(3)
+    sock.bind(("", port))
     sock.connect((target, ECHO))
     sock.send(b"before")
     if sock.recv(100) != b"before":
@@ -49,6 +52,7 @@ def _connect(kind: str, family: int) -> socket.socket:
 def open_flows(arena: Arena) -> list[Flow]:
     """TCP and UDP, of root and of a user, both families. In this process, which outlives every step of the lock."""
     flows: list[Flow] = []
+    ports = itertools.count(FIRST_PORT + PORTS)  # those of no other attempt, and none that the kernel gives a core
 
     def inside() -> None:
         for by in (Actor.ROOT, Actor.USER):
@@ -57,8 +61,8 @@ def open_flows(arena: Arena) -> list[Flow]:
                 ctypes.CDLL(None).syscall(SYS_SETFSUID, NOBODY)
             for kind in ("tcp", "udp"):
                 for family in (4, 6):
-                    sock = _connect(kind, family)
-                    flows.append(Flow(kind, family, by, sock, sock.getsockname()[1]))
+                    port = next(ports)
+                    flows.append(Flow(kind, family, by, _connect(kind, family, port), port))
 
     arena.client.call(inside)
     return flows
