@@ -211,7 +211,7 @@ def test_installing_twice_more_changes_nothing(session: Session) -> None:
     with scenario(session, "reinstall twice"):
         for _ in range(2):
             said = session.service.install()
-            assert "Nothing had to be done" in said.stdout + said.stderr
+            assert "There was nothing to do" in said.stdout + said.stderr
         session.service.wait_open()
         assert not session.find_flaws_when_open()
 

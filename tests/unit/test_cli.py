@@ -106,7 +106,7 @@ def test_the_headline_says_first_whether_the_machine_is_locked(
     [
         (True, ("LOCKED, and the service is not running", "LOCKED")),
         (False, ("NOT LOCKED, and the service is not running", "UNLOCKED")),
-        (None, ("cannot be seen", "UNKNOWN")),
+        (None, ("it is unknown", "UNKNOWN")),
     ],
 )
 def test_without_a_daemon_the_kernel_answers(
@@ -136,7 +136,7 @@ def test_a_layer_that_does_not_stand_is_named() -> None:
 
 def test_the_absence_of_the_opening_is_no_news_while_locked() -> None:
     layers = {"base": {"state": "ok", "detail": ""}, "lease": {"state": "missing", "detail": ""}}
-    assert "lease: not there" in view.render_text(STATUS | {"layers": layers}, width=80)
+    assert "lease: missing" in view.render_text(STATUS | {"layers": layers}, width=80)
     shown = view.render_text(STATUS | {"layers": layers, "state": "LOCKED"}, width=80)
     assert "1 of 1 layer in place" in shown
     assert "lease" not in shown

@@ -155,7 +155,7 @@ def test_without_a_yes_nothing_is_changed(
     actions: list[Callable[[], int]] = [lambda: bring_core(store, wish, talk), lambda: roll_back(store, talk)]
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     for act in actions:
-        with pytest.raises(UserError, match="nobody to ask"):
+        with pytest.raises(UserError, match="cannot ask without a terminal"):
             act()
         assert list_tree(tmp_path / "root") == before
     monkeypatch.setattr(product, "_confirm", lambda _talk, _question: False)

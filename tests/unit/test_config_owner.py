@@ -11,7 +11,7 @@ import pytest
 
 from psiphon_vpn.config import load_settings
 from psiphon_vpn.errors import ConfigError
-from psiphon_vpn.system.config_owner import mend_configuration
+from psiphon_vpn.system.config_owner import restore_owner
 from psiphon_vpn.system.platform import Account
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R12")]  # owners are real
@@ -61,30 +61,30 @@ def test_a_root_owned_file_is_named_as_such_with_what_helps_and_mended(path: Pat
     said = as_service(lambda: read_port(path))
     assert "it belongs to root, and the service, which runs as psiphon-user, may not read it" in said
     assert f"sudo chown psiphon-user:psiphon-group {path}" in said
-    assert mend_configuration(path, SERVICE)
+    assert restore_owner(path, SERVICE)
     assert as_service(lambda: read_port(path)) == "read 1082"
     found = path.stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (SERVICE.uid, SERVICE.gid, 0o600)
-    assert not mend_configuration(path, SERVICE)
+    assert not restore_owner(path, SERVICE)
 
 
 def test_a_directory_that_the_service_may_not_enter_is_named_and_opened(path: Path) -> None:
-    assert mend_configuration(path, SERVICE)
+    assert restore_owner(path, SERVICE)
     path.parent.chmod(0o700)
     said = as_service(lambda: read_port(path))
     assert f"may not enter the directory {path.parent}" in said
     assert f"sudo chmod 755 {path.parent}" in said
-    assert mend_configuration(path, SERVICE)
+    assert restore_owner(path, SERVICE)
     assert as_service(lambda: read_port(path)) == "read 1082"
 
 
 def test_a_mode_that_keeps_its_owner_out_is_not_called_a_matter_of_owners(path: Path) -> None:
-    assert mend_configuration(path, SERVICE)
+    assert restore_owner(path, SERVICE)
     path.chmod(0)
     said = as_service(lambda: read_port(path))
     assert "belongs to" not in said
     assert "its mode" in said
-    assert mend_configuration(path, SERVICE)
+    assert restore_owner(path, SERVICE)
     assert as_service(lambda: read_port(path)) == "read 1082"
 
 
@@ -116,6 +116,6 @@ def test_what_somebody_else_can_have_written_is_not_mended(path: Path, case: str
             elif case == "directory":
                 path.mkdir()
     before = path.lstat() if case != "none" else None
-    assert not mend_configuration(path, SERVICE)
+    assert not restore_owner(path, SERVICE)
     assert before is None or (path.lstat().st_uid, path.lstat().st_mode) == (before.st_uid, before.st_mode)
     assert victim.stat().st_uid == 0

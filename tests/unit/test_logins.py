@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from psiphon_vpn.system.findings import describe_refused_logins
 from psiphon_vpn.system.logins import find_refused_logins
-from psiphon_vpn.system.neighbours import describe_refused_logins
 
 HERE, ELSEWHERE = "net:[1]", "net:[2]"
 

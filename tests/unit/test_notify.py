@@ -17,7 +17,7 @@ from tests.unit.test_cli import STATUS
 
 from psiphon_vpn import client
 from psiphon_vpn.cli.main import run_cli
-from psiphon_vpn.cli.notify import Teller, find_message
+from psiphon_vpn.cli.notify import Notifier, find_message
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.units import NOTIFY_UNIT, SESSION_TARGET, render_user_units
 
@@ -45,12 +45,12 @@ def test_what_the_daemon_says_cannot_put_control_characters_on_the_desktop() -> 
 
 def test_a_change_is_shown_once_and_in_the_place_of_what_was_shown_before(tmp_path: Path) -> None:
     with run_bus(tmp_path / "socket") as (address, _bus):
-        teller = Teller(address)
+        notifier = Notifier(address)
         with run_notifications(address) as told:
-            assert teller.tell(STATUS)
-            assert not teller.tell(STATUS)
-            assert teller.tell(STATUS | {"state": "LOCKED"})
-        assert not teller.tell(STATUS), "nobody shows anything any more"
+            assert notifier.show(STATUS)
+            assert not notifier.show(STATUS)
+            assert notifier.show(STATUS | {"state": "LOCKED"})
+        assert not notifier.show(STATUS), "nobody shows anything any more"
     assert [(name, replaces, icon) for name, replaces, icon, *_rest in told] == [
         ("psiphon-vpn", 0, "network-vpn"),
         ("psiphon-vpn", 1, "network-vpn"),
@@ -63,9 +63,9 @@ def test_a_change_is_shown_once_and_in_the_place_of_what_was_shown_before(tmp_pa
 def test_a_bus_that_cannot_be_reached_is_said_once_and_ends_nothing(
     address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    teller = Teller(address)
-    assert not teller.tell(STATUS)
-    assert not teller.tell(STATUS)
+    notifier = Notifier(address)
+    assert not notifier.show(STATUS)
+    assert not notifier.show(STATUS)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("No notification can be shown: ")
 

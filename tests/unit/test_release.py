@@ -26,9 +26,9 @@ from psiphon_vpn.network_managers.networkmanager import MANAGER
 from psiphon_vpn.policy import names
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import last_resort, released
+from psiphon_vpn.system.findings import find_name_taker, find_ownerless_links, match_other_firewalls
 from psiphon_vpn.system.install import configure_package, install_clone, uninstall
 from psiphon_vpn.system.layout import GUARD_UNIT, SERVICE_UNIT, Layout
-from psiphon_vpn.system.neighbours import find_name_taker, find_ownerless_links, match_neighbours
 from psiphon_vpn.system.release import WORD, release, start
 from psiphon_vpn.system.sessions import RemoteSession, RemoteSessionsError
 
@@ -63,7 +63,7 @@ def test_an_installation_says_which_numbers_it_took_where_they_are_not_the_usual
     installed: ScratchMachine, close: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(managing, "open_platform", lambda: installed.platform)
-    monkeypatch.setattr(managing, "_tell_neighbours", lambda _platform: None)
+    monkeypatch.setattr(managing, "_report_findings", lambda _platform: None)
     monkeypatch.setattr(managing, "survive_hangup", lambda: None)
     monkeypatch.setattr(installed.platform.manager, "is_running", lambda: close)
     for usual, said in ((573, True), (990, False)):
@@ -190,7 +190,7 @@ def commands(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> Scra
     monkeypatch.setattr(managing, "open_platform", lambda: installed.platform)
     monkeypatch.setattr(managing, "find_removal", lambda: None)
     monkeypatch.setattr(managing, "find_sessions", lambda: ())
-    monkeypatch.setattr(managing, "find_neighbours", lambda _manager: ())
+    monkeypatch.setattr(managing, "find_other_firewalls", lambda _manager: ())
     monkeypatch.setattr(managing, "find_ownerless_links", lambda: ())
     monkeypatch.setattr(managing, "describe_refused_logins", lambda: ())
     monkeypatch.setattr(managing, "survive_hangup", lambda: None)
@@ -342,13 +342,15 @@ def test_every_command_on_the_page_for_the_stranded_exists() -> None:
 
 def test_other_firewalls_are_known_by_what_runs_and_by_what_they_left_in_the_kernel() -> None:
     listing = "table inet firewalld\ntable ip filter {\n\tchain ufw-user-input {\n\t}\n\tchain DOCKER {\n\t}\n}\n"
-    assert [found.name for found in match_neighbours((), listing)] == ["firewalld", "ufw", "docker"]
-    assert [found.name for found in match_neighbours({"nftables.service"}, "")] == ["nftables.service"]
-    guests = match_neighbours({"libvirtd.service", "incus.service", "snap.lxd.daemon.service"}, "table inet netavark\n")
+    assert [found.name for found in match_other_firewalls((), listing)] == ["firewalld", "ufw", "docker"]
+    assert [found.name for found in match_other_firewalls({"nftables.service"}, "")] == ["nftables.service"]
+    guests = match_other_firewalls(
+        {"libvirtd.service", "incus.service", "snap.lxd.daemon.service"}, "table inet netavark\n"
+    )
     assert [found.name for found in guests] == ["libvirt", "LXD", "Incus", "podman"]
     assert all("DHCP" in found.meaning for found in guests)
-    assert match_neighbours((), "table inet psiphon_filter\n\tchain output {\n") == ()
-    assert all(found.meaning for found in match_neighbours((), listing))
+    assert match_other_firewalls((), "table inet psiphon_filter\n\tchain output {\n") == ()
+    assert all(found.meaning for found in match_other_firewalls((), listing))
 
 
 def test_a_device_of_others_with_the_name_of_the_tunnels_is_told_before_it_is_taken(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The commands and how they look."""
+"""The commands and their output."""

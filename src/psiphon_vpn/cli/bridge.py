@@ -1,4 +1,4 @@
-"""`bridge`: root's list of bridges whose guests this machine may talk to."""
+"""`bridge`: root's list of bridges with guests that this machine may talk to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.system.layout import Layout
 
 
-@click.group(help=_("Allow this machine and the guests on a bridge to reach each other, or take it back."))
+@click.group(help=_("Allow or forbid this machine and the guests on a bridge to reach each other."))
 def bridge() -> None:
     """A group of commands."""
 
@@ -23,18 +23,18 @@ def bridge() -> None:
 @click.option("--yes", is_flag=True, help=_("Do not ask."))
 @click.pass_obj
 def allow(runtime_dir: Path, *, name: str, yes: bool) -> int:
-    """Write the list, load the guards, tell the service."""
+    """Write the list, load the guards, and have the service read the list."""
     _need_root("bridge allow")
     from psiphon_vpn.system import bridging
     from psiphon_vpn.system.linux_platform import open_platform
 
     checked = bridging.check_name(name)
     for line in (
-        _("This computer and the guests on {name} can then reach each other: programs here open connections to"),
-        _("containers and virtual machines there, and those ask this computer for an address and for names."),
-        _("Programs on those guests see this computer's address on the bridge. The tunnel connects anew for it."),
-        _("Nothing of it leaves by a port that is not a guest's. A guest with a network of its own, such"),
-        _("as a card that was handed to it, can pass on what it is told: allow only bridges whose guests you trust."),
+        _("This computer and the guests on {name} can then reach each other: programs here can connect to"),
+        _("containers and virtual machines there, and those can ask this computer for an address and for names."),
+        _("Programs on those guests see this computer's address on the bridge. The tunnel reconnects for this."),
+        _("Nothing of this leaves by a port that is not a guest's. But a guest with its own network, for example"),
+        _("a network card, can pass on what it receives: allow only bridges with guests that you trust."),
     ):
         click.echo(line.format(name=checked), err=True)
     if not yes and not click.confirm(_("Go on?"), default=False, err=True):
@@ -45,11 +45,11 @@ def allow(runtime_dir: Path, *, name: str, yes: bool) -> int:
     return _show(runtime_dir)
 
 
-@bridge.command(help=_("Take it back: this machine and the guests on a bridge no longer reach each other."))
+@bridge.command(help=_("Forbid it again: this machine and the guests on a bridge no longer reach each other."))
 @click.argument("name")
 @click.pass_obj
 def deny(runtime_dir: Path, *, name: str) -> int:
-    """The other way round."""
+    """Undo `allow`."""
     _need_root("bridge deny")
     from psiphon_vpn.system import bridging
     from psiphon_vpn.system.linux_platform import open_platform
@@ -61,10 +61,10 @@ def deny(runtime_dir: Path, *, name: str) -> int:
     return _show(runtime_dir)
 
 
-@bridge.command("list", help=_("Show the bridges that are allowed, and what became of each."))
+@bridge.command("list", help=_("Show the allowed bridges, and the state of each."))
 @click.pass_obj
 def list_bridges(runtime_dir: Path) -> int:
-    """What the service says; without it, the list alone."""
+    """Show what the service reports; without it, only the list."""
     return _show(runtime_dir)
 
 
@@ -87,18 +87,18 @@ def _show(runtime_dir: Path) -> int:
     from psiphon_vpn.network.bridges import load_bridges
 
     try:
-        told = client.request_status(runtime_dir).get("bridges")
+        reported = client.request_status(runtime_dir).get("bridges")
     except UserError:
-        told = None
-    if isinstance(told, list):
+        reported = None
+    if isinstance(reported, list):
         lines = [
             f"{item.get('name')}: {item.get('sentence')}"
             + (f". {item.get('next_step')}" if item.get("state") != "in_force" else "")
-            for item in told
+            for item in reported
             if isinstance(item, dict)
         ]
     else:
-        text = _("{name}: allowed; the service does not say what became of it")
+        text = _("{name}: allowed; the service does not report its state")
         lines = [text.format(name=name) for name in load_bridges(Layout().bridges)]
     click.echo("\n".join(lines) if lines else _("No bridge is allowed."))
     return 0

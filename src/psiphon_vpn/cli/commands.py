@@ -13,7 +13,7 @@ from psiphon_vpn.cli import notify, rules, view
 from psiphon_vpn.cli.update import update
 from psiphon_vpn.errors import NotRootError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.system.config_owner import mend_configuration
+from psiphon_vpn.system.config_owner import restore_owner
 from psiphon_vpn.system.layout import GROUP, USER, Layout
 from psiphon_vpn.system.platform import Account
 
@@ -23,7 +23,7 @@ from psiphon_vpn.system.platform import Account
 @click.option("--watch", is_flag=True, help=_("Stay and show every change; Ctrl-C ends it."))
 @click.pass_obj
 def status(runtime_dir: Path, *, as_json: bool, watch: bool) -> int:
-    """Print the status and return the exit code that belongs to it."""
+    """Print the status and return its exit code."""
     if watch:
         view.watch(runtime_dir, as_json=as_json)
         return 0
@@ -38,7 +38,7 @@ def _make_command(name: str, help_text: str, done: Callable[[], str]) -> click.C
         if os.geteuid() != 0:
             raise NotRootError(f"psiphon-vpn {name}")
         if name in {"restart", "reload"}:
-            give_configuration(runtime_dir)
+            restore_configuration_owner(runtime_dir)
         found = client.send_command(runtime_dir, name)
         click.echo(done())
         click.echo(view.render_text(found))
@@ -47,16 +47,18 @@ def _make_command(name: str, help_text: str, done: Callable[[], str]) -> click.C
     return click.Command(name, callback=command, help=help_text)
 
 
-def give_configuration(runtime_dir: Path) -> None:
-    """Mend owner and mode of the installed service's configuration, and say so."""
+def restore_configuration_owner(runtime_dir: Path) -> None:
+    """Restore owner and mode of the installed service's configuration, and say so."""
     layout = Layout()
-    # Another runtime directory is another service, of a laboratory; the installed one is none of its business.
+    # Another runtime directory belongs to a laboratory's service, which must not touch the installed one.
     user, gid = find_user(USER), find_group(GROUP)
     if runtime_dir != layout.runtime_dir or user is None or gid is None:
         return
     try:
-        if mend_configuration(layout.config, Account(uid=user.uid, gid=gid)):
-            click.echo(_("{path} was given to the service, which reads it.").format(path=layout.config), err=True)
+        if restore_owner(layout.config, Account(uid=user.uid, gid=gid)):
+            click.echo(
+                _("{path} belongs to the service again, so that it can read it.").format(path=layout.config), err=True
+            )
     except OSError as error:
         click.echo(f"{layout.config}: {error.strerror}", err=True)
 
@@ -73,8 +75,8 @@ def start(runtime_dir: Path, *, cut_remote: bool) -> int:
     """Connect. On an installed machine this also ends `release`."""
     if os.geteuid() != 0:
         raise NotRootError("psiphon-vpn start")
-    give_configuration(runtime_dir)
-    # Another runtime directory is another service, of a laboratory; the installed one is none of its business.
+    restore_configuration_owner(runtime_dir)
+    # Another runtime directory belongs to a laboratory's service, which must not touch the installed one.
     if runtime_dir == Layout().runtime_dir:
         from psiphon_vpn.cli.managing import start_if_stopped
         from psiphon_vpn.system.linux_platform import open_platform
@@ -90,7 +92,7 @@ def start(runtime_dir: Path, *, cut_remote: bool) -> int:
 @click.argument("word", type=click.Choice(["begin", "end"]))
 @click.pass_obj
 def system_sleep(runtime_dir: Path, *, word: str) -> int:
-    """What psiphon-sleep.service tells the service; the end of "begin" is that the kernel holds no lease any more."""
+    """Announce a sleep or its end, for psiphon-sleep.service. After "begin" returns, the kernel holds no lease."""
     if os.geteuid() != 0:
         raise NotRootError("psiphon-vpn system-sleep")
     name = {"begin": "sleep-begins", "end": "sleep-ended"}[word]
@@ -113,12 +115,12 @@ COMMANDS: Final = (
     ),
     _make_command(
         "restart",
-        _("Disconnect and connect again, locked all the while."),
-        lambda: _("The service is connecting anew."),
+        _("Disconnect and connect again, locked meanwhile."),
+        lambda: _("The service is connecting again."),
     ),
     _make_command(
         "reload",
-        _("Read the configuration again, locked all the while."),
+        _("Read the configuration again, locked meanwhile."),
         lambda: _("The configuration has been read again."),
     ),
 )

@@ -98,7 +98,7 @@ def _need_both(what: str, core: Path | None, server: Path | None) -> None:
 @click.option("--fast", is_flag=True, help=_("Leave out the tests that boot whole systems."))
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def run_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> int:
-    """Run the checks one after the other, pytest last so that its summaries are the last thing seen."""
+    """Run the checks one after the other, pytest last so that its summaries come last."""
     _need_checkout(_("There are no tests here"))
     checks = {
         "ruff check": ["ruff", "check", "."],
@@ -119,15 +119,15 @@ def run_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> int:
 def _plan_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> dict[str, list[str]]:
     """The runs of pytest, one after the other.
 
-    Most tests wait for most of their time, so several files go side by side. Those that measure times, or boot whole
-    systems, have the machine for themselves. Who asks for tests of his choice gets them in one plain run.
+    Most tests spend most of their time waiting, so several files run in parallel. Tests that measure times, or boot
+    whole systems, run alone. Tests that the user selects run in one plain run.
     """
     booted = [] if fast else [*_WHOLE_SYSTEMS]
     if pytest_args:
         return {"pytest": [*(f"--ignore={path}" for path in _WHOLE_SYSTEMS if fast), *pytest_args]}
     left_out = [f"--ignore={path}" for path in (*_WHOLE_SYSTEMS, _FIGURES)]
     return {
-        "pytest, side by side": ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *left_out],
+        "pytest, in parallel": ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *left_out],
         "pytest, one by one": [_FIGURES, *booted],
     }
 
@@ -142,10 +142,10 @@ def _need_checkout(what: str) -> None:
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help=_("Directory for the packages; it is made if it is not there."),
+    help=_("Directory for the packages; it is created if necessary."),
 )
 def package(*, output: Path) -> int:
-    """Build the packages, and say where they are and what they are known by."""
+    """Build the packages, and print their paths and SHA-256."""
     import hashlib
 
     _need_checkout(_("The packages cannot be built"))
@@ -156,10 +156,10 @@ def package(*, output: Path) -> int:
     return 0
 
 
-@click.command("pin-core", help=_("Maintainers: write size and SHA-256 of a core that the manifest names into it."))
+@click.command("pin-core", help=_("Maintainers: add size and SHA-256 to the manifest's entry for a core."))
 @click.argument("path", type=_BINARY)
 def pin_core(*, path: Path) -> int:
-    """Pin a core by content, after its git blob id was found to be the one that the manifest has."""
+    """Pin a core by its content, if the manifest has its git blob id."""
     import hashlib
     from dataclasses import replace
 
@@ -193,7 +193,7 @@ def pin_core(*, path: Path) -> int:
 
 def _run_module(title: str, argv: list[str]) -> bool:
     click.echo(click.style(f"== {title}", bold=True), err=True)
-    # Not run(): its output is to be seen as it comes.
+    # Not run(): the user should see the output at once.
     command = [sys.executable, "-m", *argv]
     return subprocess.call(command, cwd=_PROJECT_ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL) == 0
 

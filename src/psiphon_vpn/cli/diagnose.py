@@ -27,7 +27,7 @@ def _need_root(command: str) -> None:
 
 @click.command(
     help=_(
-        "Check the lock, the tunnel and the installation, and say what to do about what is wrong. Changes nothing. "
+        "Check the lock, the tunnel and the installation, and say what to do if something is wrong. Changes nothing. "
         "Ends with 0 when all is well, 1 when something is wrong but the machine is locked, 2 when something is open."
     )
 )
@@ -42,7 +42,7 @@ def _need_root(command: str) -> None:
 @click.option("--root", type=_ROOT, default=Path("/"), hidden=True)
 @click.pass_obj
 def diagnose(runtime_dir: Path, *, as_json: bool, quiet: bool, live: bool, report: Path | None, root: Path) -> int:
-    """Run the checks; the exit code says what they found."""
+    """Run the checks; their outcomes determine the exit code."""
     _need_root("diagnose")
     from psiphon_vpn.diagnose import render
     from psiphon_vpn.diagnose.engine import run_checks
@@ -69,7 +69,7 @@ def diagnose(runtime_dir: Path, *, as_json: bool, quiet: bool, live: bool, repor
         from psiphon_vpn.diagnose.report import render_report, write_report
 
         write_report(report, render_report(make_facts(), results))
-        click.echo(_("The report is in {path}. Read it before you give it away.").format(path=report), err=True)
+        click.echo(_("The report is in {path}. Read it before you share it.").format(path=report), err=True)
     return find_exit_code(results)
 
 
@@ -86,11 +86,11 @@ def _run_live(facts: Facts) -> tuple[tuple[Result, ...], dict[str, Any]]:
     return live.to_results(report), report.to_json()
 
 
-@click.command(help=_("Compare every installed file with what was installed. Ends with 0 when all are the same, or 1."))
+@click.command(help=_("Compare every installed file with what was installed. Ends with 0 if all are the same, else 1."))
 @click.option("--json", "as_json", is_flag=True, help=_("Print one JSON object for programs."))
 @click.option("--root", type=_ROOT, default=Path("/"), hidden=True)
 def verify(*, as_json: bool, root: Path) -> int:
-    """Compare files; each that differs is named."""
+    """Compare files, and name each that differs."""
     _need_root("verify")
     from psiphon_vpn.diagnose import verify as verifier
     from psiphon_vpn.diagnose.system import RealSystem
@@ -108,10 +108,8 @@ def verify(*, as_json: bool, root: Path) -> int:
         for item in report.troubles:
             click.echo(click.style(f"x {item.path}: {item.detail}", fg="red"))
         if report.troubles:
-            text = _("{count} of the installed files are not as they were installed.").format(
-                count=len(report.troubles)
-            )
-            click.echo(text + " " + _("To put them right: sudo psiphon-vpn install"))
+            text = _("Installed files that are not as they were installed: {count}.").format(count=len(report.troubles))
+            click.echo(text + " " + _("To restore them: sudo psiphon-vpn install"))
         else:
             click.echo(_("All {count} files are as they were installed.").format(count=report.count))
 

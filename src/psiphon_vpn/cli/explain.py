@@ -39,12 +39,12 @@ _BELOW_IP = {ARP: "ARP", EAPOL: "EAPOL", PPPOE_DISCOVERY: "PPPoE", PPPOE_SESSION
 
 
 def find_section(permit: Permit) -> str:
-    """Which way a row is about."""
+    """The section of a row: where its traffic goes."""
     return next(_(name) for name, rows in SECTIONS.items() if permit in rows)
 
 
 def describe_match(match: Match) -> str:
-    """What a row matches, but for the owner: every value that it asks for."""
+    """What a row matches, except for the owner: every value that it requires."""
     kinds = [_BELOW_IP[match.ethertype]] if match.ethertype is not None else []
     if len(match.versions) == 1 and ICMPV6 not in match.protocols:
         kinds.append(f"IPv{match.versions[0]}")
@@ -99,12 +99,12 @@ def describe_states(permit: Permit) -> str:
 
 
 def describe_layers(permit: Permit) -> str:
-    """The layers that have a rule for a row, each with what it narrows it by: one without is as wide as the row."""
+    """The layers that have a rule for a row, each with its differences from the row, if any."""
     return "; ".join(describe_layer(permit, layer) for layer in permit.layers) + _describe_within(permit)
 
 
 def describe_layer(permit: Permit, layer: OwnTable) -> str:
-    """One of them."""
+    """One layer, with its differences from the row."""
     facts = permit.list_differences(layer)
     return f"{layer.layer} ({'; '.join(_show_fact(fact) for fact in facts)})" if facts else layer.layer
 

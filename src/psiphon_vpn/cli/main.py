@@ -1,4 +1,4 @@
-"""The command `psiphon-vpn`: one entry, and one place where a failure becomes one line and an exit code."""
+"""The command `psiphon-vpn`: its entry point, which turns every failure into one line and an exit code."""
 
 import traceback
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ EXIT_INTERRUPTED: Final = 130
     type=click.Path(path_type=Path, file_okay=False),
     default=DEFAULT_RUNTIME_DIR,
     show_default=True,
-    help=_("Where the service keeps its control socket."),
+    help=_("Directory of the service's control socket."),
 )
 @click.option("--debug", is_flag=True, help=_("Show where in the program a failure came from."))
 @click.pass_context
@@ -69,7 +69,7 @@ for _command in (*commands.COMMANDS, *manage.COMMANDS, *bridge.COMMANDS, *diagno
 
 
 def is_for_this_machine(argv: Sequence[str]) -> bool:
-    """Whether a command is about the service on this machine, and not one of the laboratory's or of a developer's."""
+    """Whether a command concerns the service on this machine, rather than the laboratory or development."""
     return not {command.name for command in develop.COMMANDS}.intersection(argv)
 
 
@@ -95,11 +95,11 @@ def run_cli(argv: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone, as with `| head`. Nobody is left to tell.
+        # The reader of the output has gone, as with `| head`: nothing more to print.
         return _silence_stdout()
     except Exception as fault:  # noqa: BLE001  the last line of defence: a user gets a sentence, not a traceback
         name = type(fault).__name__
-        text = _("This is a fault in {program} ({name}). Run it again with --debug and report what it shows.")
+        text = _("This is a fault in {program} ({name}). Run it again with --debug and report its output.")
         _show_failure(text.format(program=PROGRAM, name=name), debug=debug)
         return EXIT_FAULT
     return code if isinstance(code, int) else 0

@@ -1,6 +1,6 @@
 """Commands that change the system: install, uninstall, release, and the two that packages call.
 
-Only how they are called: what they do is in `managing`, which is imported when one of them is.
+This module has their options only. `managing` does the work; it is imported when a command runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CUT_REMOTE: Final = click.option(
     "--yes-cut-remote-sessions",
     "cut_remote",
     is_flag=True,
-    help=_("Agree that connections from outside end, also yours."),
+    help=_("Agree that connections from outside end, including yours."),
 )
 _YES: Final = click.option("--yes", is_flag=True, help=_("Do not ask."))
 _DRY_RUN: Final = click.option("--dry-run", is_flag=True, help=_("Only show every change, as a command that makes it."))
@@ -29,7 +29,7 @@ _DRY_RUN: Final = click.option("--dry-run", is_flag=True, help=_("Only show ever
     help=_("A psiphon-tunnel-core that you have as a file; its SHA-256 is needed too."),
 )
 @click.option("--sha256", help=_("The SHA-256 that the core's file must have, from a source that you trust."))
-@click.option("--core-url", help=_("Where to download the core from; checked as --core-file is."))
+@click.option("--core-url", help=_("Download the core from here; checked like --core-file."))
 @click.option(
     "--download-core", is_flag=True, help=_("Download the core that this version knows, before the lock closes.")
 )
@@ -64,7 +64,7 @@ def release() -> int:
 @click.command("system-configure", hidden=True)
 @_CUT_REMOTE
 def system_configure(**options: Any) -> int:
-    """What a package calls when its files are there; asks nothing."""
+    """Configure, for a package whose files are in place; asks nothing."""
     from psiphon_vpn.cli import managing
 
     return managing.system_configure(**options)
@@ -72,7 +72,7 @@ def system_configure(**options: Any) -> int:
 
 @click.command("system-deconfigure", hidden=True)
 def system_deconfigure() -> int:
-    """What a package calls before its files go. Opens the network last."""
+    """Undo the configuration, for a package before its files go. Opens the network last."""
     from psiphon_vpn.cli import managing
 
     return managing.system_deconfigure()

@@ -1,6 +1,6 @@
-"""What the commands of `manage` do.
+"""The work of the commands in `manage`.
 
-Everything that `uninstall` needs is imported here and not when it is needed: by then the files may be gone.
+Everything that `uninstall` needs is imported at the top, since later the files may be gone.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.system import install as installation
 from psiphon_vpn.system import release as releasing
 from psiphon_vpn.system.distribution import find_removal
-from psiphon_vpn.system.journal import Journal, JournalError, Method
-from psiphon_vpn.system.linux_platform import open_platform
-from psiphon_vpn.system.neighbours import (
+from psiphon_vpn.system.findings import (
     describe_refused_logins,
     find_name_taker,
-    find_neighbours,
+    find_other_firewalls,
     find_ownerless_links,
 )
+from psiphon_vpn.system.journal import Journal, JournalError, Method
+from psiphon_vpn.system.linux_platform import open_platform
 from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
 
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 
 
 def say(line: str) -> None:
-    """Print a line. The terminal may have gone: closing the lock ends the SSH session that it belongs to."""
+    """Print a line. The terminal may be gone: closing the lock ends the SSH session of this command."""
     with contextlib.suppress(OSError):
         click.echo(line, err=True)
 
 
 def need_root(command: str) -> None:
-    """Raise NotRootError for anybody else."""
+    """Raise NotRootError for other users."""
     if os.geteuid() != 0:
         raise NotRootError(f"psiphon-vpn {command}")
 
 
 def check_sessions(platform: Platform, *, cut_remote: bool) -> None:
-    """Refuse to cut anybody off who did not agree; a machine that is locked has nobody left to cut off.
+    """Refuse to end connections from outside without agreement. A locked machine has none.
 
     Raises:
         RemoteSessionsError: there are connections from outside.
@@ -66,17 +66,17 @@ def check_sessions(platform: Platform, *, cut_remote: bool) -> None:
 
 
 def survive_hangup() -> None:
-    """The SSH session that this runs in may end by what it does; it is brought to its end all the same."""
+    """Go on when this command itself ends the SSH session that it runs in."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def need_systemd(platform: Platform) -> None:
-    """Raise UserError where no systemd runs."""
+    """Raise UserError if systemd does not run."""
     if not platform.manager.is_running():
         raise UserError(
             _("The service cannot be managed here"),
             _("this system was not started by systemd"),
-            _("A computer or a virtual machine with systemd is needed."),
+            _("Use a computer or a virtual machine with systemd."),
         )
 
 
@@ -130,33 +130,33 @@ def install(
     return 0
 
 
-def _tell_neighbours(platform: Platform) -> None:
+def _report_findings(platform: Platform) -> None:
     account = platform.accounts.find()
     taker = find_name_taker(account.uid if account is not None else None)
-    for neighbour in (
-        *find_neighbours(platform.manager),
+    for finding in (
+        *find_other_firewalls(platform.manager),
         *find_ownerless_links(),
         *describe_refused_logins(),
         *([taker] if taker is not None else []),
     ):
-        say(_("Found {name}. {meaning}").format(name=neighbour.name, meaning=neighbour.meaning))
+        say(_("Found {name}. {meaning}").format(name=finding.name, meaning=finding.meaning))
 
 
 def _explain_install(platform: Platform) -> None:
     for line in (
         _("This installs the Psiphon VPN service on this computer:"),
-        _("- From now on nothing leaves this computer but through Psiphon's tunnel, also when the service is stopped,"),
-        _("  broken or updated, and from the first moment of every start of the computer."),
+        _("- From now on nothing leaves this computer except through Psiphon's tunnel, even when the service is"),
+        _("  stopped, broken or updated, and from the first moment of every start of the computer."),
         _("- Printers, network disks and everything else on the local network are out of reach. Ping does not work."),
-        _("- Nobody reaches this computer from outside, not by SSH either."),
-        _("- Every change is written down first; 'sudo psiphon-vpn uninstall' undoes them all."),
+        _("- Nobody reaches this computer from outside, not even by SSH."),
+        _("- Every change is recorded first; 'sudo psiphon-vpn uninstall' undoes them all."),
     ):
         say(line)
-    _tell_neighbours(platform)
+    _report_findings(platform)
 
 
 def _choose_core(platform: Platform, wish: Wish | None) -> Callable[[], bool] | None:
-    """What brings the core and says whether it is another one; None if none is wanted."""
+    """A function that installs the wanted core and returns whether it is a different one; None if none is wanted."""
     if wish is None:
         return None
 
@@ -181,7 +181,7 @@ def _read_core(store: CoreStore) -> CoreRecord | None:
 def _find_wish(
     platform: Platform, *, core_file: Path | None, core_url: str | None, sha256: str | None, download: bool, ask: bool
 ) -> Wish | None:
-    """Which core is wanted. Once the lock is closed nothing can be downloaded, so it is asked for before."""
+    """The core that the user wants. The question comes before the lock closes: then nothing can be downloaded."""
     from psiphon_vpn.core.obtain import Wish
 
     if sum((core_file is not None, core_url is not None, download)) > 1:
@@ -191,40 +191,42 @@ def _find_wish(
     if sha256 is not None and not download:
         raise click.UsageError(_("--sha256 goes with --core-file, --core-url or --download-core."))
     if not download and ask and not platform.layout.core_record.exists() and platform.kernel.is_locked() is not True:
-        say(_("The tunnel needs psiphon-tunnel-core, which is not here yet. It can be downloaded now, in the open,"))
-        say(_("from Psiphon's own distribution. After the lock has closed it can only be brought as a file."))
+        say(
+            _("The tunnel needs psiphon-tunnel-core, which is not installed yet. It can be downloaded now, without the")
+        )
+        say(_("tunnel, from Psiphon's own distribution. After the lock has closed you can only bring it as a file."))
         download = click.confirm(_("Download it now?"), default=True, err=True)
     return Wish(sha256=sha256) if download else None
 
 
 def describe_numbers(platform: Platform) -> str | None:
-    """A sentence where psiphon-user has another number than the usual one; None where it has that, or is not there."""
+    """A sentence if psiphon-user has another number than the usual one; None if it has that, or does not exist."""
     account, usual = platform.accounts.find(), names.ACCOUNT_NUMBER
     if account is None or account.uid == account.gid == usual:
         return None
-    # Its user or group may have been here before us too, and keeps its number.
+    # An existing user or group keeps its number too.
     return _(
-        "psiphon-user has the numbers {uid} (user) and {gid} (group): {usual} was not free, or the account was here "
-        "already. No container on this computer's own network (--network host) may run with both of them: to the rules "
-        "it may be psiphon-user. 'sudo psiphon-vpn diagnose' names such a program."
+        "psiphon-user has the numbers {uid} (user) and {gid} (group): {usual} was not free, or the account existed "
+        "already. Run no container on this computer's own network (--network host) with both numbers: the rules may "
+        "take it for psiphon-user. 'sudo psiphon-vpn diagnose' names such a program."
     ).format(uid=account.uid, gid=account.gid, usual=usual)
 
 
 def _report_result(platform: Platform, result: installation.InstallResult, *, updated: bool = False) -> None:
     if updated:
-        say(_("This version is in place, and took over; the lock was closed all the while."))
+        say(_("This version is installed and runs now; the machine stayed locked meanwhile."))
     elif result.repeated and not result.changes:
-        say(_("Nothing had to be done: everything is installed as it should be."))
+        say(_("There was nothing to do: everything is installed as it should be."))
     elif result.repeated:
-        say(_("Installed. Changes that had to be made: {count}.").format(count=result.changes))
+        say(_("Installed. Changes that were necessary: {count}.").format(count=result.changes))
     else:
-        say(_("Installed, and locked: from now on nothing leaves this computer but through the tunnel."))
+        say(_("Installed, and locked: from now on nothing leaves this computer except through the tunnel."))
     if (sentence := describe_numbers(platform)) is not None:
         say(sentence)
     if not platform.layout.core_record.exists():
-        say(_("There is no tunnel core yet, so it stays offline. Bring one as a file:"))
+        say(_("There is no tunnel core yet, so this computer stays offline. Bring one as a file:"))
         say("    sudo psiphon-vpn update --core-file FILE --sha256 HEX")
-    say(_("To see how it is: psiphon-vpn status"))
+    say(_("To see the state: psiphon-vpn status"))
 
 
 def uninstall(*, yes: bool, dry_run: bool) -> int:
@@ -243,7 +245,7 @@ def uninstall(*, yes: bool, dry_run: bool) -> int:
         say(_("Nothing is installed here."))
         return 0
     say(_("This removes the service, its configuration, its data and its tunnel core, and then opens the network:"))
-    say(_("everything on this computer can then reach the internet in the open, as before."))
+    say(_("everything on this computer can then reach the internet without the tunnel, as before."))
     if not dry_run and not yes and not click.confirm(_("Go on?"), default=False, err=True):
         raise click.Abort
     survive_hangup()
@@ -253,12 +255,12 @@ def uninstall(*, yes: bool, dry_run: bool) -> int:
 
 
 def release() -> int:
-    """Open, after a word was typed."""
+    """Open the network, after the user has typed a word."""
     need_root("release")
     platform = open_platform()
     need_systemd(platform)
-    say(_("This opens the network: programs on this computer then send in the open, past the tunnel, and whoever"))
-    say(_("watches your connection sees it. It lasts until 'start' or until the next boot."))
+    say(_("This opens the network: programs on this computer then send without the tunnel, and whoever watches your"))
+    say(_("connection sees it. It lasts until 'start' or until the next boot."))
     word = click.prompt(
         _("Type the word {word} to open it").format(word=releasing.WORD), default="", show_default=False, err=True
     )
@@ -266,17 +268,18 @@ def release() -> int:
         raise UserError(_("Nothing was opened"), _("that was not the word"), _("The machine is as it was."))
     releasing.release(platform, by=os.environ.get("SUDO_UID", str(os.getuid())))
     click.echo(
-        click.style(_("RELEASED. Everything can leave this computer in the open."), fg="red", bold=True), err=True
+        click.style(_("RELEASED. Everything can leave this computer without the tunnel."), fg="red", bold=True),
+        err=True,
     )
     say(_("To lock it again: sudo psiphon-vpn start"))
     return 0
 
 
 def start_if_stopped(platform: Platform, *, cut_remote: bool) -> bool:
-    """Lock and start the service if it does not run; whether that was done.
+    """Lock and start the service if it does not run. Returns whether that was necessary.
 
     Raises:
-        UserError: it cannot be started, or would cut somebody off.
+        UserError: it cannot be started, or would end connections from outside.
     """
     from psiphon_vpn.system.layout import SERVICE_UNIT
 
@@ -293,7 +296,7 @@ def start_if_stopped(platform: Platform, *, cut_remote: bool) -> bool:
 
 
 def system_configure(*, cut_remote: bool) -> int:
-    """What a package calls when its files are there; asks nothing."""
+    """Configure, for a package whose files are in place; asks nothing."""
     need_root("system-configure")
     platform = open_platform()
     close = platform.manager.is_running()
@@ -304,10 +307,10 @@ def system_configure(*, cut_remote: bool) -> int:
         except RemoteSessionsError as error:
             close = False
             say(f"psiphon-vpn: {_('Not locked yet')}: {error.why}.")
-            say(_("It closes at the next boot, or now with: sudo psiphon-vpn start {option}").format(option=OPTION))
+            say(_("The lock closes at the next boot, or now: sudo psiphon-vpn start {option}").format(option=OPTION))
     survive_hangup()
     result = installation.configure_package(platform, say=lambda _line: None, close=close)
-    _tell_neighbours(platform)
+    _report_findings(platform)
     if result.closed:
         _report_result(platform, result, updated=result.repeated and was_locked)
     elif (sentence := describe_numbers(platform)) is not None:
@@ -316,7 +319,7 @@ def system_configure(*, cut_remote: bool) -> int:
 
 
 def system_deconfigure() -> int:
-    """What a package calls before its files go. Opens the network last."""
+    """Undo the configuration, for a package before its files go. Opens the network last."""
     need_root("system-deconfigure")
     platform = open_platform()
     survive_hangup()

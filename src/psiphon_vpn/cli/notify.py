@@ -1,7 +1,7 @@
-"""Desktop notifications: run in a user's own session, watches the control socket, never the daemon's work.
+"""Desktop notifications, in the user's own session: watches the control socket.
 
-The daemon has no business with anybody's desktop. This runs as the user, with nothing but the right to read the status,
-and tells the session's notification service (org.freedesktop.Notifications, Desktop Notifications Specification 1.2).
+The daemon must not touch a desktop. This runs as the user, with only the right to read the status, and calls the
+session's notification service (org.freedesktop.Notifications, Desktop Notifications Specification 1.2).
 """
 
 import os
@@ -22,12 +22,12 @@ SIGNATURE: Final = "susssasa{sv}i"
 CALL_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 3.0
-"""What lasts no longer is not told: a reconnection takes less."""
+"""A shorter state is not shown: a reconnection takes less."""
 DAEMON_DOWN: Final = "daemon-down"
 
 
 def find_message(status: Status) -> tuple[str, str, bool]:
-    """What is told of a status: title, text, and whether it is urgent. Equal ones are told once."""
+    """The notification of a status: title, text, and whether it is urgent. Equal ones are shown once."""
     reason = clean_text(status.get("reason") or "")
     step = clean_text(status.get("next_step") or "")
     text = "\n".join(part for part in (reason[:1].upper() + reason[1:], step) if part)
@@ -45,11 +45,11 @@ def find_message(status: Status) -> tuple[str, str, bool]:
 
 
 class NotShownError(Exception):
-    """There is no bus, or nobody shows notifications; why, in English."""
+    """There is no bus, or no program that shows notifications; the text says why, in English."""
 
 
 def send(address: str, message: tuple[str, str, bool], replaces: int) -> int:
-    """Show a notification in the place of the one before; returns its number, for the next.
+    """Show a notification in place of the previous one; returns its number, for the next call.
 
     Raises:
         NotShownError: it could not be shown.
@@ -69,16 +69,16 @@ def send(address: str, message: tuple[str, str, bool], replaces: int) -> int:
         with open_dbus_connection(address) as bus:
             answer = bus.send_and_get_reply(call, timeout=CALL_SECONDS)
         if answer.header.message_type is not MessageType.method_return:
-            raise NotShownError("nobody shows notifications")
+            raise NotShownError("no program shows notifications")
         return int(answer.body[0])
     except NotShownError:
         raise
-    except Exception as error:  # the library has errors of every kind; none of them ends the telling
+    except Exception as error:  # the library raises errors of every kind; none may end this program
         raise NotShownError(str(error) or type(error).__name__) from error
 
 
-class Teller:
-    """Tells what changed, once, in the place of what was told before.
+class Notifier:
+    """Shows each change once, in place of the previous notification.
 
     Args:
         address: of the session's bus.
@@ -86,14 +86,14 @@ class Teller:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._told: tuple[str, str, bool] | None = None
+        self._shown: tuple[str, str, bool] | None = None
         self._number = 0
         self._failed = False
 
-    def tell(self, status: Status) -> bool:
-        """Show a status, unless it is shown already or nobody shows anything; returns whether it did."""
+    def show(self, status: Status) -> bool:
+        """Show a status unless it is shown already; returns whether it could."""
         message = find_message(status)
-        if message == self._told:
+        if message == self._shown:
             return False
         try:
             self._number = send(self._address, message, self._number)
@@ -103,26 +103,26 @@ class Teller:
             self._failed = True
             return False
         self._failed = False
-        self._told = message
+        self._shown = message
         return True
 
 
 def watch(runtime_dir: Path, address: str) -> None:
-    """Tell of changes for ever; the daemon may come and go."""
-    teller = Teller(address)
+    """Show changes for ever; the daemon may come and go."""
+    notifier = Notifier(address)
     while True:
         try:
             for status in client.watch_status(runtime_dir):
                 if status.get("state") != "OPEN":
-                    # It may be over in a moment: what is told is what is then.
+                    # This state may be short: show the state after a moment.
                     time.sleep(SETTLE_SECONDS)
-                    teller.tell(client.request_status(runtime_dir))
+                    notifier.show(client.request_status(runtime_dir))
                 else:
-                    teller.tell(status)
+                    notifier.show(status)
         except DaemonDownError as error:
             down: Status = {"reason_code": DAEMON_DOWN, "reason": error.why, "next_step": error.next_step}
             time.sleep(SETTLE_SECONDS)
-            teller.tell(down)
+            notifier.show(down)
         time.sleep(RETRY_SECONDS)
 
 
@@ -134,7 +134,7 @@ def notify(runtime_dir: Path) -> int:
     if not address:
         raise UserError(
             _("No notification can be shown"),
-            _("this is no desktop session: it has no message bus"),
+            _("this is not a desktop session: it has no message bus"),
             _("Start it in your session: systemctl --user start psiphon-vpn-notify"),
         )
     watch(runtime_dir, address)

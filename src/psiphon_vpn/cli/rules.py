@@ -1,4 +1,4 @@
-"""`ruleset`: the policy's own texts, for review and for loading without Python; `rules`: what may pass, and why."""
+"""`ruleset` prints the policy's rules, to review or to load without Python; `rules` says what may pass, and why."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEFAULT_USER = "psiphon-user"
 )
 @click.option("--uid", type=click.IntRange(1, 2**32 - 2), help=_("Number of the user that may use the wire."))
 def ruleset(*, table: str, uid: int | None) -> int:
-    """Render a table; the base table is that of the locked state, which needs to know nothing of the machine."""
+    """Render a table. The base table is the one of the locked state, which does not depend on the machine."""
     from psiphon_vpn.linux.identity import find_network_managers
     from psiphon_vpn.policy.base import build_base_table
     from psiphon_vpn.policy.guards import build_wire_guard
@@ -59,11 +59,11 @@ def rules() -> None:
     """A group of commands."""
 
 
-@rules.command(help=_("Explain what may leave, enter the tunnel, come in or be forwarded; or the rows that are named."))
+@rules.command(help=_("Explain what may leave, enter the tunnel, come in or be forwarded; or only the given rows."))
 @click.argument("names", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help=_("Print one JSON object for programs."))
 def explain(*, names: tuple[str, ...], as_json: bool) -> int:
-    """The rows from which every layer's rules are made, in words."""
+    """Print the rows from which every layer's rules are made, in words."""
     from psiphon_vpn.errors import UserError
     from psiphon_vpn.policy.permits import PERMITS
 
@@ -77,13 +77,13 @@ def explain(*, names: tuple[str, ...], as_json: bool) -> int:
             )
     rows = [known[name] for name in dict.fromkeys(names)] or list(PERMITS)
     if as_json:
-        click.echo(json.dumps({"rows": [_tell(row) for row in rows]}, indent=2))
+        click.echo(json.dumps({"rows": [_to_json(row) for row in rows]}, indent=2))
     else:
         click.echo("\n\n".join(_show(row) for row in rows))
     return 0
 
 
-def _tell(row: Permit) -> dict[str, object]:
+def _to_json(row: Permit) -> dict[str, object]:
     from psiphon_vpn.cli.explain import describe_layer, describe_match, find_section
 
     return {
@@ -117,5 +117,5 @@ def _show(row: Permit) -> str:
         (_("in nft list"), row.comment),
     )
     width = max(len(label) for label, _text in lines)
-    told = (f"  {label:<{width}}  {text}" for label, text in lines if text)
-    return "\n".join([f"{row.name}: {_(row.what)}", *told])
+    shown = (f"  {label:<{width}}  {text}" for label, text in lines if text)
+    return "\n".join([f"{row.name}: {_(row.what)}", *shown])

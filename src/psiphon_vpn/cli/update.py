@@ -1,4 +1,4 @@
-"""`update`: brings the tunnel core, newer or for the first time; never opens the lock."""
+"""`update`: installs or updates the tunnel core; never opens the lock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SHA256_DIGITS: Final = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """How the command speaks with the user.
+    """The command's dialogue with the user.
 
     Attributes:
         runtime_dir: the daemon's runtime directory.
@@ -51,15 +51,15 @@ def _check_sha256(_context: click.Context, _parameter: click.Parameter, value: s
     return digits
 
 
-@click.command(help=_("Install or update the tunnel core, verified, and locked all the while."))
+@click.command(help=_("Install or update the tunnel core, verified; the machine stays locked meanwhile."))
 @click.option(
     "--core-file", type=click.Path(path_type=Path, dir_okay=False), help=_("Take this file, instead of downloading.")
 )
 @click.option("--core-url", metavar="URL", help=_("Download from this https address instead."))
-@click.option("--sha256", metavar="HEX", callback=_check_sha256, help=_("What the SHA-256 of the core has to be."))
+@click.option("--sha256", metavar="HEX", callback=_check_sha256, help=_("The SHA-256 that the core must have."))
 @click.option("--via-tunnel", is_flag=True, help=_("Download through the open tunnel's own SOCKS proxy."))
 @click.option("--proxy", metavar="URL", help=_("Download through this http, https or socks5 proxy."))
-@click.option("--rollback", is_flag=True, help=_("Go back to the core before this one."))
+@click.option("--rollback", is_flag=True, help=_("Go back to the previous core."))
 @click.option("--allow-older", is_flag=True, help=_("Also install a core that is older than the one in use."))
 @click.option("--yes", is_flag=True, help=_("Do not ask."))
 @click.pass_obj
@@ -112,21 +112,21 @@ def bring_core(
     tls: ssl.SSLContext | None = None,
     limits: Limits | None = None,
 ) -> int:
-    """Get the wanted core, show what it is, put it into use and let the daemon start it.
+    """Get the wanted core, show what it is, activate it and have the daemon start it.
 
     Args:
-        store: where to.
-        wish: which.
-        talk: with the user.
-        via_tunnel: it is to go through the tunnel.
-        tls: whom to trust when fetching; None: the certificates of this system.
+        store: for the core.
+        wish: the wanted core.
+        talk: dialogue with the user.
+        via_tunnel: download through the tunnel.
+        tls: trusted certificates for the download; None: this system's.
         limits: bounds of a download.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: why not. The core in use is what it was, and so is the lock.
+        UserError: why not. The core in use and the lock are unchanged.
     """
     from psiphon_vpn.core.obtain import find_up_to_date, obtain
 
@@ -150,7 +150,7 @@ def bring_core(
 
 
 def roll_back(store: CoreStore, talk: Conversation) -> int:
-    """Go back to the core before; raises UserError when there is none, or none that is valid."""
+    """Go back to the previous core; raises UserError if there is none, or it is not valid."""
     previous = store.read_previous()
     if previous is not None:
         click.echo(_("Back to:   {core}").format(core=_name(previous)))
@@ -161,12 +161,12 @@ def roll_back(store: CoreStore, talk: Conversation) -> int:
 
 
 def _check_way_out(runtime_dir: Path, *, via_tunnel: bool) -> None:
-    """Fail at once where nothing can get out, instead of after a minute of trying."""
+    """Fail at once if nothing can get out, instead of after a minute of trying."""
     try:
         status = client.request_status(runtime_dir)
     except UserError as error:
         if not via_tunnel:
-            return  # Nobody to ask: then the attempt shows it.
+            return  # no status: the attempt will show it
         raise _no_way(_("the tunnel is not open: {why}").format(why=error.why)) from error
     if status.get("state") != "OPEN" and (via_tunnel or status.get("locked") is not False):
         raise _no_way(_("this machine is locked, and the tunnel is not open"))
@@ -184,7 +184,7 @@ def _no_way(why: str) -> UserError:
 
 
 def _find_tunnel_proxy() -> str:
-    """The tunnel's own SOCKS proxy. It resolves names at the far end, so none is asked for here."""
+    """The tunnel's own SOCKS proxy. It resolves names at the far end, so none is looked up here."""
     from psiphon_vpn.config import DEFAULT_PATH, Settings, load_settings
 
     user = find_user(USER)
@@ -217,31 +217,31 @@ def _confirm(talk: Conversation, question: str) -> bool:
         return True
     if not sys.stdin.isatty():
         raise UserError(
-            _("Nothing was changed"), _("there is nobody to ask"), _("Run it in a terminal, or with --yes.")
+            _("Nothing was changed"), _("it cannot ask without a terminal"), _("Run it in a terminal, or with --yes.")
         )
     return click.confirm(question, default=True)
 
 
 def _finish(change: Change, talk: Conversation) -> int:
-    """Let the daemon start the new core, unless the user does not want a connection now."""
+    """Have the daemon start the new core, unless the user has stopped the connection."""
     click.echo(
         click.style(_("The tunnel core in use is {core}.").format(core=_name(change.new)), fg="green", bold=True)
     )
     try:
         status = client.request_status(talk.runtime_dir)
         if status.get("intent") != "connected":
-            click.echo(_("It is started when you connect: sudo psiphon-vpn start"))
+            click.echo(_("It starts when you connect: sudo psiphon-vpn start"))
             return 0
         client.send_command(talk.runtime_dir, "restart")
     except DaemonDownError:
-        click.echo(_("It is started as soon as the service runs."))
+        click.echo(_("It starts as soon as the service runs."))
         return 0
     click.echo(_("The service is starting it now; the machine stays locked until its tunnel is checked."))
     return 0
 
 
 class _Bar:
-    """What is shown of a download: a bar in a terminal, nothing elsewhere."""
+    """The progress of a download: a bar in a terminal, nothing elsewhere."""
 
     def __init__(self, advance: Progress, finish: Callable[[], None]) -> None:
         self.advance = advance

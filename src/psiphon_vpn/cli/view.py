@@ -1,4 +1,4 @@
-"""How the status looks: sentences for people who are afraid of being seen, JSON for programs."""
+"""Output of the status: sentences for people who are afraid of being seen, JSON for programs."""
 
 import contextlib
 import json
@@ -19,10 +19,10 @@ from psiphon_vpn.i18n import _, ngettext
 
 DAEMON_DOWN: Final = "daemon-down"
 RELEASED: Final = "RELEASED"
-"""The state of a machine that `release` opened: never a state of the daemon, which does not run then."""
+"""The state of a machine after `release`; never a state of the daemon, which does not run then."""
 RETRY_SECONDS: Final = 1.0
 _LABEL_WIDTH: Final = 12
-# Parts of the opening, not of the lock: that they are absent while locked is no news.
+# Parts of the opening, not of the lock: while locked, their absence is normal.
 _ONLY_WHILE_OPEN: Final = ("tun", "lease")
 
 
@@ -30,8 +30,8 @@ def find_status(runtime_dir: Path) -> Status:
     """Ask the daemon; if it does not answer, ask the kernel itself.
 
     Returns:
-        The daemon's status object; in the kernel's answer `reason_code` is "daemon-down", `locked` may be null
-        (it cannot be told), and what only the daemon knows is null.
+        The daemon's status object. In the kernel's answer `reason_code` is "daemon-down", `locked` may be null
+        (unknown), and everything that only the daemon knows is null.
     """
     try:
         return client.request_status(runtime_dir)
@@ -47,7 +47,7 @@ def _read_from_kernel(error: DaemonDownError) -> Status:
     lock = read_lock_state()
     state = {True: "LOCKED", False: "UNLOCKED", None: "UNKNOWN"}[lock.locked]
     reason, next_step, since = lock.sentence, error.next_step, None
-    # The kernel says whether the machine is open; the record only why. Locked is locked, whatever is recorded.
+    # The kernel says whether the machine is open, the record only why: it never makes a locked machine open.
     if lock.locked is False and (released := read_record(Layout())) is not None:
         state, since = RELEASED, released.since
         reason = _("somebody ran 'release' (user number {uid}); it lasts until 'start' or the next boot").format(
@@ -73,7 +73,7 @@ def _read_from_kernel(error: DaemonDownError) -> Status:
 
 
 def find_exit_code(status: Status) -> int:
-    """Return 0 for a daemon that says the machine is locked, 3 without a daemon, 1 for a machine that is not locked."""
+    """Return 0 if the daemon says that the machine is locked, 3 without a daemon, 1 for an unlocked machine."""
     if status.get("state") == RELEASED:
         return EXIT_FAILURE
     if status.get("reason_code") == DAEMON_DOWN:
@@ -90,7 +90,7 @@ def render_text(status: Status, *, width: int | None = None) -> str:
     """Return the status in sentences.
 
     Args:
-        status: the status object; fields that are missing or odd are left out.
+        status: the status object; missing or malformed fields are left out.
         width: of the terminal in columns; None asks the terminal.
     """
     if width is None:
@@ -109,12 +109,14 @@ def _find_headline(status: Status) -> tuple[str, str]:
     locked, state = status.get("locked"), status.get("state")
     if status.get("reason_code") == DAEMON_DOWN:
         if state == RELEASED and locked is False:
-            return _("RELEASED. The lock was opened on purpose: traffic leaves this machine in the open."), "red"
+            return _("RELEASED. The lock was opened on purpose: traffic leaves this machine without the tunnel."), "red"
         if locked is True:
             return _("LOCKED, and the service is not running. Nothing can leave this machine."), "yellow"
         if locked is False:
-            return _("NOT LOCKED, and the service is not running. Traffic can leave this machine in the open."), "red"
-        return _("The service is not running, and whether the machine is locked cannot be seen."), "red"
+            return _(
+                "NOT LOCKED, and the service is not running. Traffic can leave this machine without a tunnel."
+            ), "red"
+        return _("The service is not running, and it is unknown whether the machine is locked."), "red"
     if locked is not True:
         return _("NOT LOCKED. Traffic can leave this machine outside the tunnel."), "red"
     if state == "OPEN":
@@ -155,14 +157,14 @@ def _list_facts(status: Status) -> Iterator[tuple[str, str]]:
         yield (
             _("SOCKS:"),
             _(
-                "off, since another program listens on port {port}; the tunnel does without. To have it: end that "
+                "off, since another program listens on port {port}; the tunnel works without it. To have it: end that "
                 "program or set another 'socks_port' in the configuration, then: sudo psiphon-vpn restart"
             ).format(port=proxy.get("port")),
         )
     if off := status.get("ipv6_off"):
         yield (
             _("IPv6:"),
-            _("this kernel has none; nothing leaves by it")
+            _("this kernel has no IPv6; nothing leaves by it")
             if off == "absent"
             else _("turned off on this machine (disable_ipv6); nothing leaves by it"),
         )
@@ -191,8 +193,8 @@ def _describe_uplink(uplink: object) -> str | None:
     names = ", ".join(map(str, others)) if isinstance(others, list) else ""
     why = {
         "named": _("named in the configuration"),
-        "gave_way": _("a better one brought no tunnel; there are also: {names}").format(names=names),
-        "best": _("there are also: {names}").format(names=names),
+        "gave_way": _("there was no tunnel over a better one; other networks: {names}").format(names=names),
+        "best": _("other networks: {names}").format(names=names),
     }.get(str(uplink.get("chosen")))
     return f"{shown}; {why}" if why else shown
 
@@ -215,7 +217,7 @@ def _list_layers(layers: object, *, is_open: bool) -> Iterator[tuple[str, str]]:
 
 def _name_layer_state(state: str) -> str:
     names = {
-        "missing": _("not there"),
+        "missing": _("missing"),
         "broken": _("broken"),
         "incomplete": _("not everywhere"),
         "unsupported": _("this kernel cannot do it"),
@@ -224,7 +226,7 @@ def _name_layer_state(state: str) -> str:
 
 
 def watch(runtime_dir: Path, *, as_json: bool) -> None:
-    """Show every change until Ctrl-C, also while the daemon comes and goes."""
+    """Show every change until Ctrl-C, even while the daemon comes and goes."""
     shown: Status | None = None
     with contextlib.suppress(KeyboardInterrupt):
         while True:
@@ -234,7 +236,7 @@ def watch(runtime_dir: Path, *, as_json: bool) -> None:
                     shown = status
             except DaemonDownError as error:
                 status = _read_from_kernel(error)
-                # Without the daemon there are no events, so the kernel is asked again and again; only news are shown.
+                # Without the daemon there are no events: poll the kernel, and show only changes.
                 if status != shown:
                     _show(status, as_json=as_json)
                     shown = status
@@ -250,7 +252,7 @@ def _show(status: Status, *, as_json: bool) -> None:
     if sys.stdout.isatty():
         click.clear()
         hint = click.style(_("Ctrl-C ends this display."), dim=True)
-        # The last row stays free, or the terminal would scroll the headline away.
+        # The last row stays free so that the terminal does not scroll the headline away.
         text = "\n".join([*text.splitlines()[: max(1, size.lines - 3)], "", hint])
     else:
         text += "\n"

@@ -18,7 +18,7 @@ DIRECTORY_MODE: Final = 0o755
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
-def mend_configuration(path: Path, account: Account, *, root_uid: int = 0) -> bool:
+def restore_owner(path: Path, account: Account, *, root_uid: int = 0) -> bool:
     """Give the configuration to the service, if root or the service alone can have written it.
 
     Args:

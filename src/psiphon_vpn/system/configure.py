@@ -23,7 +23,7 @@ from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change
-from psiphon_vpn.system.config_owner import mend_configuration
+from psiphon_vpn.system.config_owner import restore_owner
 from psiphon_vpn.system.journal import Ledger
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
 from psiphon_vpn.system.person import find_person, render_readers
@@ -128,7 +128,7 @@ def prepare(ledger: Ledger) -> Account:
     )
     ledger.do(config, readers, bridges)
     if not ledger.dry_run:
-        ledger.count(mend_configuration(layout.config, account, root_uid=layout.root.stat().st_uid))
+        ledger.count(restore_owner(layout.config, account, root_uid=layout.root.stat().st_uid))
     _write_rules(ledger, account)
     return account
 

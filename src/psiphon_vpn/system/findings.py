@@ -17,7 +17,7 @@ from psiphon_vpn.system.platform import ServiceManager
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbour:
+class Finding:
     """One of them.
 
     Attributes:
@@ -81,17 +81,17 @@ _KNOWN = (
 )
 
 
-def find_neighbours(manager: ServiceManager) -> tuple[Neighbour, ...]:
+def find_other_firewalls(manager: ServiceManager) -> tuple[Finding, ...]:
     """Who else is here, by running units and by traces in the kernel. Never raises."""
     units = {unit for known in _KNOWN for unit in known.units if manager.is_active(unit)}
     try:
         listing = run(["nft", "list", "tables"]).stdout + run(["nft", "list", "chains"]).stdout
     except CommandError:
         listing = ""
-    return match_neighbours(units, listing)
+    return match_other_firewalls(units, listing)
 
 
-def find_ownerless_links(*, listing: str | None = None) -> tuple[Neighbour, ...]:
+def find_ownerless_links(*, listing: str | None = None) -> tuple[Finding, ...]:
     """Devices over which the service will never open (`network/uplink.py`). Never raises.
 
     Args:
@@ -107,20 +107,20 @@ def find_ownerless_links(*, listing: str | None = None) -> tuple[Neighbour, ...]
         "What goes out by it is encrypted by the kernel, which no longer tells whose packets they are then: the lock "
         "cannot tell them apart, and stays closed on this network."
     )
-    return tuple(Neighbour(name=f"MACsec ({show_name(name)})", meaning=meaning) for name in names_found)
+    return tuple(Finding(name=f"MACsec ({show_name(name)})", meaning=meaning) for name in names_found)
 
 
-def describe_refused_logins(reads: Reads | None = None) -> tuple[Neighbour, ...]:
+def describe_refused_logins(reads: Reads | None = None) -> tuple[Finding, ...]:
     """Programs that log in to a network and are not root's, so that the guards refuse what they send. Never raises."""
     meaning = _(
         "It does not run as root, so the lock lets nothing of it by on a cable: a network that asks for a login there "
         "(802.1X) no longer lets this computer in. Most wireless cards log in another way and are not affected. "
         "Let it run as root before."
     )
-    return tuple(Neighbour(name=f"{login.name} ({login.pid})", meaning=meaning) for login in find_refused_logins(reads))
+    return tuple(Finding(name=f"{login.name} ({login.pid})", meaning=meaning) for login in find_refused_logins(reads))
 
 
-def match_neighbours(units: Iterable[str], listing: str) -> tuple[Neighbour, ...]:
+def match_other_firewalls(units: Iterable[str], listing: str) -> tuple[Finding, ...]:
     """Who is here.
 
     Args:
@@ -130,13 +130,13 @@ def match_neighbours(units: Iterable[str], listing: str) -> tuple[Neighbour, ...
     running = set(units)
     lines = [line.strip() for line in listing.splitlines()]
     return tuple(
-        Neighbour(name=known.name, meaning=known.meaning())
+        Finding(name=known.name, meaning=known.meaning())
         for known in _KNOWN
         if running & set(known.units) or any(line.startswith(trace) for line in lines for trace in known.traces)
     )
 
 
-def find_name_taker(uid: int | None, *, devices: Path = Path("/sys/class/net")) -> Neighbour | None:
+def find_name_taker(uid: int | None, *, devices: Path = Path("/sys/class/net")) -> Finding | None:
     """Another program's network device that has the name of the tunnel's. Never raises.
 
     Args:
@@ -149,7 +149,7 @@ def find_name_taker(uid: int | None, *, devices: Path = Path("/sys/class/net")) 
     with contextlib.suppress(OSError, ValueError):
         if uid is not None and int((device / "owner").read_text(encoding="ascii")) == uid:
             return None
-    return Neighbour(
+    return Finding(
         name=_("another program's network device called {name}").format(name=names.TUN_NAME),
         meaning=_(
             "The service removes it, since it needs the name for its own. To keep it, give it another name first: "
