@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Literal
 
-from psiphon_vpn.linux.ipv6 import Ipv6
-from psiphon_vpn.linux.lock import Lock, NoLease, Trouble
+from psiphon_vpn.linux.lock import Area, Cover, Lock, LockView, NoLease, Proof, Restored
 from psiphon_vpn.linux.traffic import Standing
 from psiphon_vpn.linux.tun import Tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.service.culprit import OwnPorts
 
 OWN_PORT = 77
 """By which a change is our own."""
-
-
+OWN = OwnPorts(routes=OWN_PORT, commits=OWN_PORT, queries=OWN_PORT)
 GUARDED_CARD = 3
 """Index of a card that has a filter."""
 
@@ -28,43 +29,35 @@ class FakeLock:
     def __init__(self) -> None:
         self.policy: Policy | None = None
         """What is in force."""
-        self.routing_trouble: str | None = None
-        self.ipv6 = Ipv6.ON
-        self.unguarded: tuple[str, ...] = ()
-        self.odd_wires: tuple[str, ...] = ()
-        self.filters: tuple[tuple[str, Standing], ...] = ()
         self.tun: Tun | None = None
-        self.leased = False
-        self.ipv6_open = False
+        self.cover: Cover | None = None
+        self._closings = 0
         self._ends = 0.0
 
     @property
-    def ran_out(self) -> bool:
-        """Whether its time is over."""
-        return self.leased and not self.read_lease()
+    def leased(self) -> bool:
+        """Whether the lease was taken and not given up since."""
+        return self.cover is not None
 
-    def read_lease(self) -> bool:
-        """Whether it stands."""
+    @property
+    def view(self) -> LockView:
+        """What is held."""
+        ran_out = self.cover is not None and not self.holds_lease()
+        return LockView(tun=self.tun, cover=self.cover, ran_out=ran_out, standings={GUARDED_CARD: Standing()})
+
+    def holds_lease(self) -> bool:
+        """Whether it stands: what the kernel would say."""
         return asyncio.get_running_loop().time() < self._ends
 
-    def close(self) -> None:
-        """The lease goes."""
-        self.leased, self._ends = False, 0.0
-
-    async def ensure_tun(self) -> Tun:
-        """There is one."""
-        self.tun = self.tun or Tun(7)
-        return self.tun
-
-    def doubt_tun(self) -> None:
-        """There is none."""
-
-    async def apply(self, policy: Policy) -> None:
+    async def load(
+        self, policy_for: Callable[[Tun | None], Policy], *, odd_wires: tuple[str, ...] = (), replace_tun: bool = False
+    ) -> None:
         """It is in force."""
         self.close()
-        self.policy = policy
+        self.tun = self.tun or Tun(7)
+        self.policy = policy_for(self.tun)
 
-    async def amend(self, policy: Policy) -> bool:
+    async def amend(self, policy: Policy, *, odd_wires: tuple[str, ...] = ()) -> bool:
         """It is in force."""
         self.policy = policy
         return True
@@ -72,75 +65,36 @@ class FakeLock:
     async def rehearse(self, policy: Policy) -> None:
         """Nothing to do."""
 
-    async def verify(self) -> object:
+    async def read_back(self) -> Proof:
         """All is well."""
-        return None
+        made_at = asyncio.get_running_loop().time()
+        return Proof(generation=1, closings=self._closings, made_at=made_at, fresh=True)
 
-    async def open(self, *, proxy: bool = True) -> None:
-        """The lease."""
+    async def renew(self, proof: Proof, cover: Cover) -> Proof:
+        """For longer."""
+        now = asyncio.get_running_loop().time()
         assert self.policy is not None
         assert self.policy.state is State.OPEN, "opened under another policy"
-        self.leased, self._ends = True, asyncio.get_running_loop().time() + names.LEASE_SECONDS
-
-    async def renew(self) -> None:
-        """For longer."""
-        if not self.leased:
-            raise NoLease("there is no lease to renew")
-        if self.ran_out:
+        if proof.closings != self._closings:
+            raise NoLease("it was closed since it was read back")
+        if now - proof.made_at > names.LEASE_SECONDS:
             self.close()
             raise NoLease("the lease ran out", expired=True)
-        self._ends = asyncio.get_running_loop().time() + names.LEASE_SECONDS
+        self.cover, self._ends = cover, now + names.LEASE_SECONDS
+        return Proof(generation=1, closings=self._closings, made_at=now, fresh=False)
 
-    async def open_ipv6(self) -> None:
-        """IPv6 too."""
-        self.ipv6_open = True
+    def close(self) -> None:
+        """The lease goes."""
+        self.cover, self._ends = None, 0.0
+        self._closings += 1
 
-    def is_own(self, port: int) -> bool:
-        """Whether it is that one."""
-        return port == OWN_PORT
+    def restore_now(self, area: Literal[Area.RULES, Area.NETWORK]) -> Restored:
+        """Nothing to do."""
+        return Restored()
 
-    def is_own_commit(self, port: int) -> bool:
-        """Whether it is that one."""
-        return port == OWN_PORT
-
-    async def check_routes(self) -> Trouble | None:
+    async def restore(self, area: Area, *, changed: bool = False) -> Restored:
         """All is well."""
-        return None
-
-    async def check_rules(self) -> str | None:
-        """All is well."""
-        return None
-
-    async def check_filters(self) -> bool:
-        """All is well."""
-        return False
-
-    def doubt_filters(self, index: int | None = None) -> bool:
-        """Whether it is somewhere, or at that one card."""
-        return index in {None, GUARDED_CARD}
-
-    async def clear_tun(self) -> str | None:
-        """Nothing to do."""
-        return None
-
-    def is_own_look(self, port: int) -> bool:
-        """Whether it is that one."""
-        return port == OWN_PORT
-
-    def put_rules_back_now(self) -> bool:
-        """Nothing to do."""
-        return False
-
-    async def put_rules_back(self) -> bool:
-        """Nothing to do."""
-        return False
-
-    def put_network_back(self) -> bool:
-        """Nothing to do."""
-        return False
-
-    def shut_down(self) -> None:
-        """Nothing to do."""
+        return Restored()
 
 
 _COMPLETE: Lock = FakeLock()

@@ -17,9 +17,10 @@ from tests.policies import make_policy
 
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux import tun as tun_module
-from psiphon_vpn.linux.enforcer import EnforcementError, Enforcer
+from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.images import Images
+from psiphon_vpn.linux.lock import EnforcementError
 from psiphon_vpn.linux.netlink import write_attribute
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
 from psiphon_vpn.linux.nft import Nft, RulesetError
@@ -28,7 +29,7 @@ from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tables import Tables
-from psiphon_vpn.linux.tun import Tun, TunError, check_tun, ensure_tun, make_tun
+from psiphon_vpn.linux.tun import Tun, check_tun, ensure_tun, make_tun
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
@@ -390,11 +391,8 @@ def with_enforcer(kernel: Kernel, work: Callable[[Enforcer], Awaitable[None]]) -
     """Do something with the whole of the kernel's side."""
 
     def inside(netlink: NftSocket) -> None:
-        enforcer = Enforcer(identity=IDENTITY, netlink=netlink, features=FEATURES)
-        try:
-            asyncio.run(_await(work(enforcer)))
-        finally:
-            enforcer.shut_down()
+        with contextlib.closing(RouteSocket()) as routes:
+            asyncio.run(_await(work(Enforcer(identity=IDENTITY, netlink=netlink, routes=routes, features=FEATURES))))
 
     kernel.with_netlink(inside)
 
@@ -417,16 +415,15 @@ def test_the_tun_that_could_not_be_made_since_it_was_set_down_is_known_so_that_i
         return refused
 
     async def work(enforcer: Enforcer) -> None:
-        await enforcer.ensure_tun()
-        if anew:
-            enforcer.doubt_tun()
+        await enforcer.load(lock_with)
         with monkeypatch.context() as patch:
             patch.setattr(tun_module, "_put_right", be_overtaken)
-            with pytest.raises(TunError, match="the TUN is down"):
-                await enforcer.ensure_tun()
-        known = enforcer.tun
+            with pytest.raises(EnforcementError, match="Network is down"):
+                await enforcer.load(lock_with, replace_tun=anew)
+        known = enforcer.view.tun
         assert known == Tun(socket.if_nametoindex(names.TUN_NAME))
-        assert await enforcer.ensure_tun() == known
+        await enforcer.load(lock_with)
+        assert enforcer.view.tun == known
 
     with_enforcer(kernel, work)
 
@@ -434,17 +431,21 @@ def test_the_tun_that_could_not_be_made_since_it_was_set_down_is_known_so_that_i
 @pytest.mark.requirement("R1", "B3")
 def test_a_tun_whose_routes_were_refused_since_it_was_set_down_is_set_up_and_not_made_anew(kernel: Kernel) -> None:
     async def work(enforcer: Enforcer) -> None:
-        tun = await enforcer.ensure_tun()
-        kernel.ip("link", "set", names.TUN_NAME, "down")
+        def lock_overtaken(tun: Tun | None) -> Policy:
+            kernel.ip("link", "set", names.TUN_NAME, "down")
+            return lock_with(tun)
+
+        await enforcer.load(lock_with)
+        tun = enforcer.view.tun
         with pytest.raises(EnforcementError, match="Network is down"):
-            await enforcer.apply(lock_with(tun))
-        assert await enforcer.ensure_tun() == tun
-        await enforcer.apply(lock_with(tun))
+            await enforcer.load(lock_overtaken)
+        await enforcer.load(lock_with)
+        assert enforcer.view.tun == tun
 
     with_enforcer(kernel, work)
 
 
-def lock_with(tun: Tun) -> Policy:
-    """A policy that locks, with this TUN."""
+def lock_with(tun: Tun | None) -> Policy:
+    """A policy that locks, with this TUN or none."""
     policy = make_policy(State.LOCKED)
-    return replace(policy, links=replace(policy.links, tun_index=tun.index))
+    return replace(policy, links=replace(policy.links, tun_index=tun.index if tun else None))

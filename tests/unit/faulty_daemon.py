@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.fake_lock import FakeLock
+from tests.fake_lock import OWN, FakeLock
 from tests.policies import IDENTITY
 from tests.skipping import SkippingLoop
 from tests.unit.state_machine_watch import NEIGHBOURS, UPLINK_A, see
@@ -90,7 +90,7 @@ class FakeKernel(FakeLock):
             return faulty
 
         def faulty_now(*arguments: Any, **more: Any) -> Any:
-            if name not in {"close", "read_lease"}:  # the first never fails, by its own word; the other is the judge's
+            if name not in {"close", "holds_lease"}:  # the first never fails, by its own word; the other is the judge's
                 fault.strike("kernel", name)
             return found(*arguments, **more)
 
@@ -104,7 +104,7 @@ def list_public(kind: type) -> set[str]:
 
 def unlike() -> set[str]:
     """What the real one lets others use and its interface does not say: whoever is above has the interface alone."""
-    return list_public(Enforcer) - {name for name in dir(Lock) if not name.startswith("_")} - set(Lock.__annotations__)
+    return list_public(Enforcer) - {name for name in dir(Lock) if not name.startswith("_")}
 
 
 class FakeCore:
@@ -223,7 +223,7 @@ def live(fault: Fault, directory: Path) -> Life:
         async def look_at_links() -> None:
             service.post(see(UPLINK_A))
 
-        healer = Healer(runner=service, enforcer=kernel, look_at_links=look_at_links)
+        healer = Healer(runner=service, enforcer=kernel, own=OWN, look_at_links=look_at_links)
         handling = service.tasks.start(Part.EVENTS, service.run())
         service.tasks.keep(Part.LINKS, healer.watch_network)
         service.tasks.keep(Part.ROUTES, healer.watch_routes)
@@ -248,14 +248,14 @@ def live(fault: Fault, directory: Path) -> Life:
             if handling.done():
                 life.ended = True
                 break
-            assert not kernel.read_lease() or service.model.state is State.OPEN, "a lease in another state"
-            unleased = unleased + 1 if service.shown.state is State.OPEN and not kernel.read_lease() else 0
+            assert not kernel.holds_lease() or service.model.state is State.OPEN, "a lease in another state"
+            unleased = unleased + 1 if service.shown.state is State.OPEN and not kernel.holds_lease() else 0
             life.unleased = max(life.unleased, unleased)
         for _ in range(MOST_EVENTS):
             if not service.busy:
                 break
             await asyncio.sleep(0.01)  # what is under way is nothing that a machine is left in
-        life.leased = kernel.read_lease()
+        life.leased = kernel.holds_lease()
         life.next_try, life.down = service.next_try, service.tasks.down
         await service.stop()
         await service.tasks.close()

@@ -14,8 +14,8 @@ from tests.skipping import run_skipping
 from tests.unit.state_machine_watch import Watch
 
 from psiphon_vpn.linux import lease as leases
-from psiphon_vpn.linux.lease import Lease, Proof
-from psiphon_vpn.linux.lock import EnforcementError
+from psiphon_vpn.linux.lease import Lease
+from psiphon_vpn.linux.lock import Area, Cover, EnforcementError, Proof, Restored
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import events as ev
@@ -36,7 +36,7 @@ def keep(lock: FakeLock, befall: Callable[[FakeLock], None]) -> list[Event]:
 
     async def scenario() -> None:
         lock.policy = make_policy(State.OPEN)
-        await lock.open()
+        proof = await lock.renew(await lock.read_back(), Cover())
         renewals = 0
 
         def renewed() -> None:
@@ -47,6 +47,9 @@ def keep(lock: FakeLock, befall: Callable[[FakeLock], None]) -> list[Event]:
 
         service = LeaseKeeper(
             enforcer=lock,
+            proof=proof,
+            cover=Cover(),
+            has_ipv6=True,
             post=told.append,
             on_change=lambda: None,
             has_slept=lambda: False,
@@ -87,11 +90,11 @@ def test_what_a_renewal_finds_changed_is_a_change_of_the_lock() -> None:
     class Changed(FakeLock):
         changed = False
 
-        async def renew(self) -> None:
+        async def renew(self, proof: Proof, cover: Cover) -> Proof:
             if self.changed:
                 self.close()
                 raise EnforcementError("somebody changed net.ipv4.conf.all.rp_filter")
-            await super().renew()
+            return await super().renew(proof, cover)
 
     lock = Changed()
     told = keep(lock, lambda _: setattr(lock, "changed", True))
@@ -139,10 +142,10 @@ def test_status_tells_the_two_apart_before_anybody_has_renewed() -> None:
     async def scenario() -> list[Reason]:
         lock = FakeLock()
         lock.policy = make_policy(State.OPEN)
-        found = [explain_no_lease(lock)]
-        await lock.open()
+        found = [explain_no_lease(lock.view)]
+        await lock.renew(await lock.read_back(), Cover())
         be_starved(lock)
-        return [*found, explain_no_lease(lock)]
+        return [*found, explain_no_lease(lock.view)]
 
     assert run_skipping(scenario()) == [Reason.LEASE_LOST, Reason.LEASE_EXPIRED]
 
@@ -163,8 +166,8 @@ def test_a_lease_counts_from_before_the_kernel_was_asked() -> None:
     def tell_time() -> float:
         return now
 
-    with mock.patch.object(leases, "_boot_seconds", tell_time):
-        lease.take(Proof(generation=1, closings=0), proxy=False)
+    with mock.patch.object(leases, "read_boot_seconds", tell_time):
+        lease.renew(lease.prove(1, 0), Cover())
         assert lease.ran_out
 
 
@@ -174,9 +177,9 @@ def test_a_lease_counts_from_before_the_kernel_was_asked() -> None:
 class Blocked(FakeLock):
     """Another program's traffic control keeps everything back."""
 
-    async def clear_tun(self) -> str | None:
+    async def restore(self, area: Area, *, changed: bool = False) -> Restored:
         assert not self.leased, "closed before anything is looked at"
-        return "tbf"
+        return Restored(queue="tbf")
 
 
 @pytest.mark.parametrize(
@@ -199,9 +202,12 @@ def test_a_tunnel_that_is_silent_closes_and_names_what_was_put_before_it(lock: F
             service.doubt()
 
         lock.policy = make_policy(State.OPEN)
-        await lock.open()
+        proof = await lock.renew(await lock.read_back(), Cover())
         service = LeaseKeeper(
             enforcer=lock,
+            proof=proof,
+            cover=Cover(),
+            has_ipv6=True,
             post=posted.append,
             on_change=lambda: None,
             has_slept=lambda: False,
@@ -229,9 +235,12 @@ def test_what_happens_while_the_tunnel_is_asked_is_asked_for_again() -> None:
     async def scenario() -> None:
         lock = FakeLock()
         lock.policy = make_policy(State.OPEN)
-        await lock.open()
+        proof = await lock.renew(await lock.read_back(), Cover())
         service = LeaseKeeper(
             enforcer=lock,
+            proof=proof,
+            cover=Cover(),
+            has_ipv6=True,
             post=lambda _: None,
             on_change=lambda: None,
             has_slept=lambda: False,

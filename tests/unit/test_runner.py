@@ -13,6 +13,7 @@ from tests.unit.state_machine_watch import UPLINK_B, see
 
 from psiphon_vpn.config import Settings
 from psiphon_vpn.linux.lock import EnforcementError
+from psiphon_vpn.linux.tun import Tun
 from psiphon_vpn.network.choice import Use
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import core_supervision
@@ -175,7 +176,7 @@ def test_the_configuration_reaches_the_policy_by_its_event_alone() -> None:
 
     class Deriving(Runner):
         async def _apply(self, state: State) -> None:
-            found.append(self._policy(state, 7).socks_port)
+            found.append(self._policy(state, Tun(7)).socks_port)
 
     async def scenario() -> None:
         runner = make(Deriving, Model())

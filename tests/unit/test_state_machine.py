@@ -761,6 +761,18 @@ def test_a_neighbourhood_that_changes_amends_the_rules_and_moves_nothing(reach: 
     assert watch.tell(seen) == (), "seen again is no change"
 
 
+@pytest.mark.requirement("B4")
+@pytest.mark.parametrize("reach", ["to_connecting", "to_verifying", "to_open"])
+def test_a_wire_that_no_rule_can_name_gets_its_filter_and_moves_nothing(reach: str) -> None:
+    watch: Watch = getattr(Watch(), reach)()
+    before = watch.model
+    seen = see(*before.choices)
+    odd = replace(seen, seen=replace(seen.seen, odd_wires=("a b",)))
+    assert watch.tell(odd) == (AmendPolicy(before.state),)
+    assert watch.model == replace(before, seen=odd.seen)
+    assert watch.tell(odd) == (), "seen again is no change"
+
+
 @pytest.mark.requirement("R6", "B4")
 def test_a_wire_that_comes_is_guarded_in_every_state_and_what_was_open_is_verified_again() -> None:
     for reach, expected in (

@@ -377,7 +377,7 @@ def test_a_card_that_was_renamed_keeps_its_filter_until_it_has_another_guard(mon
     assert follow(("eth0",), ()) == [MARKED], "under a policy that does not know its new name yet"
     assert follow((), ()) == [MARKED]
     assert follow(("eth7",), ("eth7",)) == [MARKED]
-    assert filters.standings == (("eth7", Standing(filter=MARKED)),)
+    assert (filters.cards, filters.standings) == ({2: "eth7"}, {2: Standing(filter=MARKED)})
     assert follow(("eth7",), ()) == [SOURCES], "the control: without a guard, and called as it was"
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from socket import if_indextoname, if_nametoindex
 
 from psiphon_vpn.linux.traffic import Standing, Traffic, TrafficKernel
@@ -44,8 +44,8 @@ class CardFilters:
 
     def __init__(self, kernel: TrafficKernel | None) -> None:
         self._traffic = Traffic(kernel) if kernel is not None else None
-        self._cards: dict[int, str] = {}
-        """The cards that have a filter, or ought to, by index."""
+        self.cards: dict[int, str] = {}
+        """The cards that have a filter, or ought to, by index. Replaced, never changed."""
         self.odd_wires: tuple[str, ...] = ()
         """Wires whose names stand in no rule: a filter knows its card by index."""
 
@@ -62,7 +62,7 @@ class CardFilters:
         if stale:
             return
         try:
-            await self._traffic.shed({**cards, **_find_renamed(self._cards)})
+            await self._traffic.shed({**cards, **_find_renamed(self.cards)})
         except OSError as error:
             # The lock comes first. A card that is cut off by it is closed, and looked at again below.
             log.warning("a filter of traffic control could not be taken away: %s", error)
@@ -92,28 +92,23 @@ class CardFilters:
             return False
         cards, stale = self._find_cards(policy)
         wanted = {i: Filter.MARKED if name in guarded else Filter.SOURCES for i, name in cards.items()}
-        for index, name in _find_renamed(self._cards).items():
+        for index, name in _find_renamed(self.cards).items():
             stands = self._traffic.standings.get(index, Standing()).filter
             if index not in cards and stands is not None:
                 cards[index], wanted[index] = name, stands
-        self._cards = cards
+        self.cards = cards
         try:
             return await self._traffic.fit(wanted, keep_others=stale or not loaded)
         except OSError as error:
             log.warning("the filters of traffic control could not be looked at: %s", error)
             return False
 
-    def doubt(self, index: int | None) -> bool:
-        """Somebody changed traffic control at an interface, or nobody knows where; whether that may concern ours."""
-        if self._traffic is None or not (index is None or self._traffic.concerns(index)):
-            return False
-        self._traffic.doubt()
-        return True
+    def doubt(self) -> None:
+        """Somebody changed traffic control at a card, or nobody knows where: the next `fit` looks."""
+        if self._traffic is not None:
+            self._traffic.doubt()
 
     @property
-    def standings(self) -> tuple[tuple[str, Standing], ...]:
-        """What stood at the traffic control of each wire when it was last looked at."""
-        if self._traffic is None:
-            return ()
-        found = self._traffic.standings
-        return tuple((name, found.get(index, Standing())) for index, name in self._cards.items())
+    def standings(self) -> Mapping[int, Standing]:
+        """What stood at the traffic control of each card when it was last looked at, by index."""
+        return self._traffic.standings if self._traffic is not None else {}

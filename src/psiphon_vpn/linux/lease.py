@@ -1,15 +1,14 @@
 """The lease in the kernel: set elements that time out, taken and renewed with a proof, and withdrawn at once.
 
-A proof is good for one generation of the ruleset (the kernel itself refuses the renewal otherwise) and until the next
-`close`: what is closed while something is being opened stays closed.
+What is closed while something is being opened stays closed: every `close` makes the proofs from before it void.
 """
 
 import errno
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from psiphon_vpn.linux.lock import EnforcementError
+from psiphon_vpn.linux.lock import Cover, NoLease, Proof
 from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nfnetlink import Element, GenerationChanged, NftSocket
 from psiphon_vpn.linux.tables import Tables
@@ -25,70 +24,51 @@ CATCH_UPS = 200
 LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
 
 
-@dataclass(frozen=True)
-class Proof:
-    """That rules, routes and TUN were just found as the policy in force says. Made by `Enforcer.verify` alone.
-
-    Attributes:
-        generation: of the ruleset, in which they were.
-        closings: how often it had been closed by then.
-    """
-
-    generation: int
-    closings: int
-
-
-def _boot_seconds() -> float:
+def read_boot_seconds() -> float:
     """Seconds since boot, sleep included (clock_gettime(2), CLOCK_BOOTTIME)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def holds_lease(netlink: NftSocket) -> bool:
+    """Whether the kernel itself holds the lease now: the set has the TUN, and its time has not run out.
+
+    Raises:
+        OSError: the kernel does not say.
+    """
+    return netlink.holds(Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME))
+
+
 class Lease:
-    """What of the lease this daemon has taken. What the kernel holds of it may be less: it runs out without a word."""
+    """What of the lease this daemon has taken. The kernel may hold less: it runs out without a word.
+
+    Args:
+        netlink: by which it is taken.
+        tables: whose generation the proofs are about.
+    """
 
     def __init__(self, netlink: NftSocket, tables: Tables) -> None:
         self._netlink = netlink
         self._tables = tables
-        self._proof: Proof | None = None
         self._renewed_at = 0.0
-        self._proxy = False
-        self._ipv6 = False
+        self.cover: Cover | None = None
+        """What it covers; None while it is not taken."""
         self.closings = 0
         """How often it was closed: a proof from before the last time is void."""
 
     @property
-    def proof(self) -> Proof | None:
-        """What it rests on; None while there is none."""
-        return self._proof
-
-    @property
-    def ipv6(self) -> bool:
-        """Whether it covers IPv6."""
-        return self._proof is not None and self._ipv6
-
-    @property
     def ran_out(self) -> bool:
-        """Whether the kernel's elements have timed out: we were stopped, starved or asleep."""
-        return _boot_seconds() - self._renewed_at > names.LEASE_SECONDS
-
-    def read(self) -> bool:
-        """Whether the kernel itself holds the lease now: the set has the TUN, and its time has not run out.
-
-        Raises:
-            OSError: the kernel does not say.
-        """
-        return self._netlink.holds(Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME))
+        """Whether it was taken, and the kernel's elements have timed out since."""
+        return self.cover is not None and read_boot_seconds() - self._renewed_at > names.LEASE_SECONDS
 
     def void(self) -> None:
         """Every proof is void from here on."""
         self.closings += 1
-        self._proof = None
-        self._ipv6 = False
+        self.cover = None
 
     def close(self) -> None:
         """Close at once: every proof is void, and the lease is taken out of the kernel. Never fails."""
         # Elements that may have timed out count as none.
-        held = self._proof is not None and _boot_seconds() - self._renewed_at < names.LEASE_SECONDS - 1
+        held = self.cover is not None and read_boot_seconds() - self._renewed_at < names.LEASE_SECONDS - 1
         self.void()
         try:
             self._tables.withdraw(LEASE_SETS, held=held)
@@ -99,60 +79,63 @@ class Lease:
         except Exception as error:  # noqa: BLE001  whoever closes goes on to say why: nothing may come between
             log.error("the lease could not be withdrawn and will run out by itself: %s", describe(error))
 
-    def take(self, proof: Proof, *, proxy: bool) -> None:
-        """Take it on the strength of a proof that was made in this moment.
+    def prove(self, generation: int, closings: int) -> Proof:
+        """A proof, for `Reader.read_back` alone.
 
         Args:
-            proof: what was just found.
-            proxy: the core listens on the SOCKS port, so it is open too.
-
-        Raises:
-            EnforcementError: it was closed since.
-            GenerationChanged: somebody committed something that may have changed a rule.
-            OSError: the kernel refused it.
+            generation: in which everything was just found right.
+            closings: how often it had been closed when that reading began.
         """
-        self._proxy = proxy
-        self.renew(proof, fresh=True)
+        return Proof(generation=generation, closings=closings, made_at=read_boot_seconds(), fresh=True)
 
-    def cover_ipv6(self) -> None:
-        """With the next renewal."""
-        self._ipv6 = True
-
-    def renew(self, proof: Proof, *, fresh: bool = False) -> None:
-        """Renew it.
-
-        Args:
-            proof: what it rests on.
-            fresh: that was read back in this moment, so that what others do to tables of their own meanwhile is no
-                matter.
+    def check(self, proof: Proof) -> None:
+        """Whether a proof is still good.
 
         Raises:
-            EnforcementError: it was closed since.
-            GenerationChanged: somebody committed something that may have changed a rule.
-            OSError: the kernel refused it.
+            NoLease: it was closed since, or the kernel's elements have timed out meanwhile.
         """
         if proof.closings != self.closings:
-            raise EnforcementError("closed meanwhile")
+            raise NoLease("it was closed since it was read back")
+        if read_boot_seconds() - proof.made_at > names.LEASE_SECONDS:
+            # We were stopped, starved or asleep: what was verified then says nothing about now.
+            raise NoLease("the lease ran out", expired=True)
+
+    def renew(self, proof: Proof, cover: Cover) -> Proof:
+        """Take it, or renew it.
+
+        Args:
+            proof: what it rests on. Where that was read back in this moment, it does not matter what others do to
+                tables of their own meanwhile.
+            cover: what it opens besides the TUN's IPv4.
+
+        Returns:
+            The proof for the next time.
+
+        Raises:
+            NoLease: the proof is void.
+            GenerationChanged: somebody committed something that may have changed a rule.
+            OSError: the kernel refused it.
+        """
+        self.check(proof)
         elements = [Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME)]
-        if self._proxy and (loopback := InterfaceName.of(name_loopback())) is not None:
+        if cover.proxy and (loopback := InterfaceName.of(name_loopback())) is not None:
             elements.append(Element(names.BASE_TABLE, names.LEASE_SET, loopback))
-        if self._ipv6:
+        if cover.ipv6:
             elements.append(Element(names.BASE_TABLE, names.LEASE_SET_IPV6, names.TUN_NAME))
         generation = proof.generation
         for _ in range(CATCH_UPS):
-            # The kernel counts from somewhere within the call.
-            asked_at = _boot_seconds()
+            asked_at = read_boot_seconds()  # the kernel counts from somewhere within the call
             try:
                 generation = self._netlink.renew(tuple(elements), names.LEASE_SECONDS * 1000, generation=generation)
                 break
             except GenerationChanged:
                 # The kernel has announced all that was committed before it refused.
-                newer = self._tables.catch_up(generation, fresh=fresh)
+                newer = self._tables.catch_up(generation, fresh=proof.fresh)
                 if newer == generation:
                     raise
                 generation = newer
         else:
             raise GenerationChanged
         self._tables.adopt(generation)
-        self._proof = replace(proof, generation=generation)
-        self._renewed_at = asked_at
+        self.cover, self._renewed_at = cover, asked_at
+        return replace(proof, generation=generation, made_at=self._renewed_at, fresh=False)

@@ -1,15 +1,33 @@
-"""What the service knows of the kernel's side of the lock: one interface, which `Enforcer` is behind.
+"""The kernel's side of the lock as the service sees it: five verbs, and one value that says what is held now.
 
-How a table is put back fast, what is compared with what, and by which socket, is no business of those above.
+    configuration, network, state
+              |  derive (policy/derive.py)
+              v
+            load  ->  kernel  ->  read_back  ->  Proof  ->  renew  ->  the lease: open for five seconds
+                        ^                                     |
+              restore --+---------------- close --------------+
+
+How a table is put back fast, what is compared with what, and by which socket, is private to `linux/`. Each part of the
+service takes the smallest of the protocols below that it can work with. Besides the five verbs there are three methods,
+for these reasons:
+
+* `amend` is the one load that closes nothing, and may refuse. One method with two contracts would hide which of them
+  the caller relies on.
+* `rehearse` runs beside the connecting core. As a part of `load` it would delay the start of the core.
+* `restore_now` works in the very call that hears of a change, so it cannot wait for anything. `restore` has its turn
+  after whatever is under way, and may take as long as nft takes.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from psiphon_vpn.linux.ipv6 import Ipv6
 from psiphon_vpn.linux.traffic import Standing
 from psiphon_vpn.linux.tun import Tun
 from psiphon_vpn.policy.model import Policy
+from psiphon_vpn.policy.ruleset import Table
 
 
 class EnforcementError(Exception):
@@ -29,12 +47,58 @@ class NoLease(EnforcementError):
 
 
 class LedAround(EnforcementError):
-    """All that is ours is in force, and yet what programs send is not sent into the tunnel."""
+    """Everything that we loaded is in force, and yet what programs send does not go into the tunnel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Rules, routes and TUN were just found as the policy in force says. Only `Lock.read_back` makes one.
+
+    It is good for one generation of the ruleset (the kernel itself refuses the renewal otherwise), until the next
+    `close`, and for as long as a lease lasts.
+
+    Attributes:
+        generation: the generation of the ruleset in which everything was right.
+        closings: how often the lock had been closed when the reading began.
+        made_at: when, in seconds since boot, sleep included.
+        fresh: read back, not carried over from one renewal to the next.
+    """
+
+    generation: int
+    closings: int
+    made_at: float
+    fresh: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cover:
+    """What the lease opens besides the TUN's IPv4.
+
+    Attributes:
+        proxy: loopback too, since the core listens on the SOCKS port. Otherwise a stranger could listen there.
+        ipv6: the TUN's IPv6 too, since the tunnel was found to carry it.
+    """
+
+    proxy: bool = False
+    ipv6: bool = False
+
+
+class Area(enum.Enum):
+    """What other programs can change of the lock, by what it takes to put it back."""
+
+    RULES = "rules"
+    """The tables of nftables."""
+    NETWORK = "network"
+    """Routing rules, routes, and the TUN."""
+    FILTERS = "filters"
+    """The filters at the interfaces' traffic control. They open nothing, so nothing is closed for them."""
+    QUEUE = "queue"
+    """What other programs put before the TUN. It may let packets through: left alone while the tunnel carries."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What a look at rules, routes and TUN found wrong.
+    """What is not as it should be.
 
     Attributes:
         tun_gone: the TUN is not the device that was made; a core that holds the old one is of no use.
@@ -44,122 +108,155 @@ class Trouble:
     tun_gone: bool = False
 
 
-class Lock(Protocol):
-    """A policy in force, and the lease that is open only while it was just found to be in force.
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What was put back, and what is still wrong.
 
-    Every method that may fail raises `EnforcementError`, with the lease closed, unless it says otherwise.
+    Attributes:
+        rules: the tables were put back, and the lease is closed. They are not read back yet.
+        tun: the TUN was made again.
+        filters: a filter was put back.
+        queue: the kinds of what was removed from before the TUN, for people; empty where there was nothing.
+        trouble: what was found wrong and could not be put back here.
     """
 
-    # -- what is so now ---------------------------------------------------------------------------------------------
+    rules: bool = False
+    tun: bool = False
+    filters: bool = False
+    queue: str = ""
+    trouble: Trouble | None = None
 
-    routing_trouble: str | None
-    """What the last look at rules, routes and TUN found wrong."""
-    odd_wires: tuple[str, ...]
-    """Wires whose names stand in no rule: a filter of traffic control knows its card by index."""
-    ipv6: Ipv6
-    """What the TUN had of IPv6 when the policy in force was made."""
 
-    @property
-    def tun(self) -> Tun | None:
-        """The TUN that was made, if any."""
+@dataclass(frozen=True, kw_only=True)
+class LockView:
+    """What this daemon holds in the kernel, as far as it knows, at one moment.
 
-    @property
-    def unguarded(self) -> tuple[str, ...]:
-        """The wires of the policy in force without an egress guard, where this kernel knows one."""
+    Attributes:
+        tun: the TUN that was made.
+        ipv6: what the TUN had of IPv6 when the policy in force was made.
+        cover: what the lease covers that was taken and not given up since. The kernel may hold less: it runs out.
+        ran_out: the lease was taken, and its time is over: nobody renewed it, and the kernel has forgotten it.
+        routing_trouble: what the last look at rules, routes and TUN found wrong.
+        wires: names of the interfaces that need an egress guard; none where this kernel knows no egress hook.
+        guards: the tables beside the base table.
+        cards: names of the interfaces that have a filter of traffic control, or ought to, by index.
+        standings: what stood at the traffic control of each when it was last looked at, by index.
+    """
+
+    tun: Tun | None = None
+    ipv6: Ipv6 = Ipv6.ON
+    cover: Cover | None = None
+    ran_out: bool = False
+    routing_trouble: str | None = None
+    wires: tuple[str, ...] = ()
+    guards: tuple[Table, ...] = ()
+    cards: Mapping[int, str] = field(default_factory=dict)
+    standings: Mapping[int, Standing] = field(default_factory=dict)
 
     @property
     def leased(self) -> bool:
         """Whether the lease was taken and not given up since."""
-
-    @property
-    def ran_out(self) -> bool:
-        """Whether the lease was taken, and its time is over: nobody renewed it, and the kernel has forgotten it."""
+        return self.cover is not None
 
     @property
     def ipv6_open(self) -> bool:
         """Whether the lease covers IPv6."""
+        return self.cover is not None and self.cover.ipv6
 
-    def read_lease(self) -> bool:
-        """Whether the kernel itself holds the lease now.
-
-        Raises:
-            OSError: the kernel does not say.
-        """
-
-    # -- close: never fails, and waits for nothing --------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Close at once: what was found is worth nothing any more, and the lease is taken out of the kernel."""
-
-    # -- load -------------------------------------------------------------------------------------------------------
-
-    async def ensure_tun(self) -> Tun:
-        """Make the TUN or put it right. Raises TunError."""
-
-    def doubt_tun(self) -> None:
-        """Have the TUN made anew by the next `ensure_tun`."""
-
-    async def apply(self, policy: Policy) -> None:
-        """Put a policy into force, closed, and read it back."""
-
-    async def amend(self, policy: Policy) -> bool:
-        """Put a policy into force that differs in single rules, with the lease as it is. False: it takes `apply`."""
-
-    async def rehearse(self, policy: Policy) -> None:
-        """Have at hand what a policy that comes soon is compared with."""
-
-    # -- read back, open and renew ------------------------------------------------------------------------------------
-
-    async def verify(self) -> object:
-        """Read rules, routes and TUN back."""
-
-    async def open(self, *, proxy: bool = True) -> None:
-        """Take the lease, after one more look at everything."""
-
-    async def renew(self) -> None:
-        """Renew the lease if nothing changed since the last look; look again if something did. Raises NoLease too."""
-
-    async def open_ipv6(self) -> None:
-        """IPv6 as well: the tunnel was found to carry it."""
-
-    # -- what others changed: found, and put back ---------------------------------------------------------------------
-
-    def is_own(self, port: int) -> bool:
-        """Whether a change of routes was made by us."""
-
-    def is_own_commit(self, port: int) -> bool:
-        """Whether a commit of rules was made by us."""
-
-    def is_own_look(self, port: int) -> bool:
-        """Whether what looks like a change of traffic control is a reading of ours."""
-
-    async def check_routes(self) -> Trouble | None:
-        """Why rules, routes or the TUN are not as they should be. Never fails."""
-
-    async def check_rules(self) -> str | None:
-        """Why the tables are not as they were loaded. Never fails."""
+    @property
+    def unguarded(self) -> tuple[str, ...]:
+        """The wires without an egress guard, where this kernel knows one."""
+        guarded = {device for table in self.guards for device in table.devices}
+        return tuple(name for name in self.wires if name not in guarded)
 
     @property
     def filters(self) -> tuple[tuple[str, Standing], ...]:
-        """What stood at the traffic control of each wire when it was last looked at."""
+        """What stood at the traffic control of each interface, by name."""
+        return tuple((name, self.standings.get(index, Standing())) for index, name in self.cards.items())
 
-    def doubt_filters(self, index: int | None = None) -> bool:
-        """Somebody changed traffic control at an interface, or nobody knows where; whether that may concern ours."""
 
-    async def check_filters(self) -> bool:
-        """Look at the filters of traffic control, and put them back. Whether anything had to be done."""
+class Viewed(Protocol):
+    """Whatever says what the lock holds."""
 
-    async def clear_tun(self) -> str | None:
-        """The tunnel carries nothing: take away what others put before the TUN. What it was. Never fails."""
+    @property
+    def view(self) -> LockView:
+        """What is held now. Costs nothing: the kernel is not asked."""
 
-    def put_rules_back_now(self) -> bool:
-        """If somebody changed the tables: close and make them anew in the same breath. Whether that was done."""
 
-    async def put_rules_back(self) -> bool:
-        """Do the same in its turn, also where it takes longer. Whether there was anything to put back."""
+class Loader(Protocol):
+    """Puts policies into force."""
 
-    def put_network_back(self) -> bool:
-        """Put back what is missing of rules, routes and TUN, and close. Whether the TUN was made again."""
+    async def load(
+        self, policy_for: Callable[[Tun | None], Policy], *, odd_wires: tuple[str, ...] = (), replace_tun: bool = False
+    ) -> None:
+        """Close, make the TUN or put it right, and put the policy for it into force; read the rules back.
 
-    def shut_down(self) -> None:
-        """End what is ours alone. What stands in the kernel stays."""
+        Args:
+            policy_for: the policy with that TUN, or with none.
+            odd_wires: names of wires that no rule can name: a filter of traffic control knows them by index.
+            replace_tun: make a new TUN, however right the present one looks. A core that holds it must have ended.
+
+        Raises:
+            TunError: the TUN cannot be made. The policy without one is in force.
+            EnforcementError: the rules or routes could not be made so. If it is the rules, everything is dropped.
+        """
+
+    async def amend(self, policy: Policy, *, odd_wires: tuple[str, ...] = ()) -> bool:
+        """Put a policy into force that differs in single rules. The lease stays; its next renewal reads all back.
+
+        Returns:
+            Whether that was done. If not, it takes `load`; where the kernel holds something else, the lease is closed.
+        """
+
+    async def rehearse(self, policy: Policy) -> None:
+        """Learn what a policy that comes soon will be compared with. Changes nothing, and may be left out."""
+
+
+class Prover(Protocol):
+    """Opens, and only on the strength of what was just read back."""
+
+    async def read_back(self) -> Proof:
+        """Read rules, routes, TUN and settings back, and compare them with the policy in force.
+
+        Raises:
+            EnforcementError: something is not as it should be; why. The lease is closed.
+        """
+
+    async def renew(self, proof: Proof, cover: Cover) -> Proof:
+        """Take the lease, or renew it. If anything was committed since the proof, everything is read back first.
+
+        Returns:
+            The proof for the next renewal.
+
+        Raises:
+            NoLease: it was closed since the proof was made, or the proof is older than a lease lasts.
+            EnforcementError: something is not as it should be, or the policy in force does not open.
+                In both cases the lease is closed.
+        """
+
+    def close(self) -> None:
+        """Close at once: every proof is void, and the lease is taken out of the kernel. Never fails or waits."""
+
+
+class Restorer(Protocol):
+    """Puts back what other programs change."""
+
+    def restore_now(self, area: Literal[Area.RULES, Area.NETWORK]) -> Restored:
+        """Somebody changed it: close, and put it back without looking, in the same breath. Never fails.
+
+        Does nothing while a change of our own is under way; then it takes `restore`. Rules are put back only if they
+        did change.
+        """
+
+    async def restore(self, area: Area, *, changed: bool = False) -> Restored:
+        """Do the same in its turn, by nft too where that is needed; and look.
+
+        Args:
+            area: what is looked at.
+            changed: somebody did change it. Rules are closed and put back then before they are looked at, which is left
+                to the next call; filters are looked at in any case.
+        """
+
+
+class Lock(Loader, Prover, Restorer, Viewed, Protocol):
+    """All of it."""

@@ -1,4 +1,4 @@
-"""Rules, routes and the TUN, put back in the moment in which one of them is missed."""
+"""Routing rules, routes and the TUN: added again at once when one of them is gone."""
 
 import logging
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from psiphon_vpn.policy.routing import IPV4, RoutingRule, build_routes
 log = logging.getLogger(__name__)
 
 
-class NetworkMender:
-    """Adds what is missing, without a look before it.
+class BlindRestorer:
+    """Adds what is missing, without looking first.
 
     Args:
-        uid: whose a TUN is that has to be made again.
+        uid: the owner of a TUN that is made again.
         socket: by which the changes are made.
     """
 
@@ -28,14 +28,14 @@ class NetworkMender:
         self._made = 0
         """Index of the TUN that took the place of one that was taken away."""
 
-    def mend(self, tun_index: int, *, rules: Sequence[RoutingRule], ipv6_probe: tuple[str, ...], ipv6: Ipv6) -> bool:
-        """Put back what stands in every state. Never fails: what could not be put back is for others to find.
+    def restore(self, tun_index: int, *, rules: Sequence[RoutingRule], ipv6_probe: tuple[str, ...], ipv6: Ipv6) -> bool:
+        """Put back what stands in every state. Never fails: a later look finds what could not be put back.
 
         Args:
-            tun_index: the TUN that was made. One that is gone is made again; a stranger under its name is let be.
+            tun_index: index of the TUN that was made. One that is gone is made again; a stranger with its name stays.
             rules: the routing rules.
             ipv6_probe: name servers that have a route of their own.
-            ipv6: what the TUN has of it.
+            ipv6: what the TUN has of IPv6.
 
         Returns:
             Whether the TUN was made again.

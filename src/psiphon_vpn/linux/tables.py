@@ -296,6 +296,11 @@ class Tables:
         return left
 
     @property
+    def beside(self) -> tuple[Table, ...]:
+        """The tables in force beside the base table."""
+        return self._beside
+
+    @property
     def guarded(self) -> frozenset[str]:
         """The devices that the egress guard in force stands on."""
         return frozenset(device for table in self._beside for device in table.devices)

@@ -181,15 +181,11 @@ class Traffic:
         self.looked = False
         """Whether all interfaces were looked at once: a daemon before us may have left filters anywhere."""
         self.standings: dict[int, Standing] = {}
-        """What stood at each card when it was last looked at, by index."""
+        """What stood at each card when it was last looked at, by index. Replaced, never changed."""
 
     def doubt(self) -> None:
         """Somebody changed something."""
         self._dirty = True
-
-    def concerns(self, index: int) -> bool:
-        """Whether a change at this interface is about a card of ours."""
-        return index in self._wanted
 
     async def shed(self, keep: Collection[int]) -> None:
         """Take away what asks for the mark where nobody will set it any more.

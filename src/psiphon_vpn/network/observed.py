@@ -29,7 +29,7 @@ class Observed:
         uplinks: every way out that could be chosen, the best first.
         bridges: the bridges that root allowed, and what became of each.
         cards: names of the machine's cards: for people alone.
-        odd_wires: names of wires that stand in no rule: for people alone.
+        odd_wires: names of wires that stand in no rule: for people, and for the filters of traffic control.
         odd_uplink: whether a way out is left out for the name of its interface.
         ownerless_uplink: one that is left out because the kernel hides the owners of its packets: for people alone.
         conflicts: interfaces whose network has the tunnel's own addresses.

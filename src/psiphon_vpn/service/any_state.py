@@ -73,12 +73,13 @@ def lose_uplink(plan: Plan, reload: Reload = load_again) -> None:
 
 
 def _see(plan: Plan, seen: Observed, uses: frozenset[Use] | None, reload: Reload) -> None:
-    was, uplink = plan.model.seen.network, plan.model.uplink_facts
+    before, uplink = plan.model.seen, plan.model.uplink_facts
+    was = before.network
     plan.update(seen=seen)
     _judge_uplinks(plan, uses)
     if not plan.empty:
         return  # each transition applies a policy, with the present network
-    if (was, uplink) == (seen.network, plan.model.uplink_facts):
+    if (was, before.odd_wires, uplink) == (seen.network, seen.odd_wires, plan.model.uplink_facts):
         return
     if (replace(was, on_link=seen.network.on_link), uplink) == (seen.network, plan.model.uplink_facts):
         plan.do(AmendPolicy(plan.model.state))

@@ -1,11 +1,27 @@
 """Which program changed something, as far as the kernel reports it."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC
 UNKNOWN: Final = "a program that the kernel does not name"
+
+
+@dataclass(frozen=True)
+class OwnPorts:
+    """Netlink's port ids of the sockets by which the daemon itself changes things: such a change is no stranger's.
+
+    Attributes:
+        routes: of the socket for links, routes, rules of routing, and filters.
+        commits: of the socket that commits to the ruleset.
+        queries: of the sockets that ask for a queue's counters: the kernel announces such a question like a change.
+    """
+
+    routes: int
+    commits: int
+    queries: int
 
 
 def describe_committer(process: str, pid: int, port: int = 0, *, contained: bool | None = None) -> str:

@@ -19,11 +19,13 @@ from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.frame_guard import read_guarded_cards
 from psiphon_vpn.linux.identity import find_identity
+from psiphon_vpn.linux.lease import holds_lease
 from psiphon_vpn.linux.lock import Lock
 from psiphon_vpn.linux.monitor import open_network_monitor
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nft import lease_remains
 from psiphon_vpn.linux.nftimage import find_owner
+from psiphon_vpn.linux.queueing import find_own_port
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.network.bridges import FILE_NAME as BRIDGES
@@ -31,6 +33,7 @@ from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.own_tables import GUARD
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.service.control import ControlServer
+from psiphon_vpn.service.culprit import OwnPorts
 from psiphon_vpn.service.events import (
     SettingsBad,
     SettingsGood,
@@ -107,8 +110,13 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             call_at_signal(number, stopping.set)
         commits = Commits()
-        self._enforcer = Enforcer(identity=self._identity, netlink=netlink, features=features, commits=commits)
+        routes = RouteSocket()
+        self._own = OwnPorts(routes=routes.port, commits=netlink.port, queries=find_own_port())
+        self._enforcer = Enforcer(
+            identity=self._identity, netlink=netlink, routes=routes, features=features, commits=commits
+        )
         await self._serve(stopping, netlink, features, commits)
+        routes.close()
         commits.close()
         netlink.close()
         if claim is not None:
@@ -146,7 +154,6 @@ class Daemon:
         )
         self._observer = Observer(
             runner=self._runner,
-            enforcer=self._enforcer,
             netlink=netlink,
             features=features,
             uid=self._identity.uid,
@@ -160,6 +167,7 @@ class Daemon:
             # The first generation with the same rules, and the wire guard's holder: no commit tells of its end.
             rules=lambda: (commits.find_origin(netlink.read_generation()), find_owner(netlink, *GUARD.address)),
             guarded_cards=lambda: read_guarded_cards(netlink),
+            holds_lease=lambda: holds_lease(netlink),
         )
         self._control = ControlServer(self._paths.runtime_dir / "control.sock", gid=self._identity.gid, backend=self)
         tasks = self._runner.tasks
@@ -172,7 +180,9 @@ class Daemon:
             self._reload()
             # Locked before anything else is read, which could fail.
             await self._runner.settle()
-            healer = Healer(runner=self._runner, enforcer=self._enforcer, look_at_links=self._observer.look)
+            healer = Healer(
+                runner=self._runner, enforcer=self._enforcer, own=self._own, look_at_links=self._observer.look
+            )
             watch_commits(commits, healer.on_commit, tasks)
             watch_network(open_network_monitor(), healer.on_network, tasks)
             try:
@@ -204,7 +214,6 @@ class Daemon:
             await self._runner.stop()
             await tasks.close()
             await self._control.close()
-            self._enforcer.shut_down()
 
     async def status(self) -> dict[str, object]:
         """The status object of the control protocol."""

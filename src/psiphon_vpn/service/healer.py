@@ -10,13 +10,13 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from psiphon_vpn.linux.lock import Lock
+from psiphon_vpn.linux.lock import Area, Lock, Restored
 from psiphon_vpn.linux.monitor import NetworkChange
 from psiphon_vpn.linux.nfnetlink import Generation
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import Keeper, list_kept
 from psiphon_vpn.run import was_started_here
-from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
+from psiphon_vpn.service.culprit import UNKNOWN, OwnPorts, describe_committer, describe_port
 from psiphon_vpn.service.events import LockBroken, LockFought, TunBroken, UplinkLost
 from psiphon_vpn.service.fight import CALM_SECONDS, Fight
 from psiphon_vpn.service.runner import Runner
@@ -40,17 +40,25 @@ class Healer:
     """Receives announcements of changes, and repairs.
 
     Args:
+        runner: takes the events.
+        enforcer: the kernel's side.
+        own: identifies the daemon's own changes.
         look_at_links: reads the links again and posts what it finds.
     """
 
-    def __init__(self, *, runner: Runner, enforcer: Lock, look_at_links: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, *, runner: Runner, enforcer: Lock, own: OwnPorts, look_at_links: Callable[[], Awaitable[None]]
+    ) -> None:
         self._runner = runner
         self._enforcer = enforcer
+        self._own = own
         self._look_at_links = look_at_links
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
         self._routes_dirty = asyncio.Event()
         self._filters_dirty = asyncio.Event()
+        self._filters_changed = False
+        """Whether another program changed traffic control on a card that has our filter, or may have."""
         self._touched = False
         """Whether the commit that is being announced touches a table of the service."""
         self._culprit: str | None = None
@@ -75,12 +83,12 @@ class Healer:
             if generation.number == 0:
                 return  # more of the same commit follows
             touched, self._touched = self._touched, False
-            if self._enforcer.is_own_commit(generation.port):
+            if generation.port == self._own.commits:
                 return
             if touched and not was_started_here(generation.port):
                 self._culprit = describe_committer(generation.process, generation.pid, generation.port)
                 self._strike(self._culprit)
-                if not self._wait() and self._enforcer.put_rules_back_now():
+                if not self._wait() and self._enforcer.restore_now(Area.RULES).rules:
                     self._report(self._culprit)
                     self._culprit = None
         self._rules_dirty.set()
@@ -91,7 +99,7 @@ class Healer:
             self._hear_of_filters(change)
             return
         uplink = self._runner.model.uplink
-        tun = self._enforcer.tun
+        tun = self._enforcer.view.tun
         is_tun = change is not None and tun is not None and change.index == tun.index
         if change is not None and change.lost and uplink is not None and change.index == uplink.index:
             # Closed at once; the next steps are decided after a fresh look.
@@ -103,7 +111,7 @@ class Healer:
             self._watch_moves(change)
             if is_tun and change.down and change.name == names.TUN_NAME:
                 self._lose_tun(gone=change.gone)
-            elif change.ours and not self._enforcer.is_own(change.port) and change.port:
+            elif change.ours and change.port not in {0, self._own.routes}:
                 self._lose_route(change)
         # The TUN and the private table belong to no uplink: the daemon's own changes there need no look at the links.
         if change is None or not (is_tun or change.ours) or self._route_culprit is not None:
@@ -112,18 +120,19 @@ class Healer:
             self._hear_of_filters(None)
 
     def _hear_of_filters(self, change: NetworkChange | None) -> None:
-        if change is not None and change.port and self._enforcer.is_own(change.port):
+        if change is not None and change.port == self._own.routes:
             return
         self._doubt_tunnel(change)
-        if self._enforcer.doubt_filters(change.index if change is not None else None):
+        if change is None or change.index in self._enforcer.view.standings:
+            self._filters_changed = True
             self._filters_dirty.set()
 
     def _doubt_tunnel(self, change: NetworkChange | None) -> None:
         """Another program's traffic control at the TUN may hold back everything, or nothing: ask the tunnel."""
-        tun = self._enforcer.tun
+        tun = self._enforcer.view.tun
         if change is None:
             self._runner.doubt_tunnel()
-        elif tun is not None and change.index == tun.index and not self._enforcer.is_own_look(change.port):
+        elif tun is not None and change.index == tun.index and change.port != self._own.queries:
             who = describe_port(change.port)
             log.warning("%s changed traffic control at %s: the tunnel is asked", who, names.TUN_NAME)
             self._runner.doubt_tunnel()
@@ -141,14 +150,14 @@ class Healer:
         """Whether rules, routes and TUN need no check: the daemon did it, or a core took or left the TUN."""
         whole = not change.down and not change.misfit and change.name == names.TUN_NAME
         carrier_alone = change.kind == "link" and whole
-        return carrier_alone or (change.port != 0 and self._enforcer.is_own(change.port))
+        return carrier_alone or change.port == self._own.routes
 
     def _lose_tun(self, *, gone: bool) -> None:
         self._strike(UNKNOWN)
         if self._wait():
             return
         # The kernel does not report who changed a link.
-        if self._enforcer.put_network_back():
+        if self._enforcer.restore_now(Area.NETWORK).tun:
             self._log_repair("%s deleted the TUN; it was made again", UNKNOWN)
             self._runner.post(TunBroken("the TUN is gone, or another device has its name", taken=True))
         elif not gone:
@@ -160,7 +169,7 @@ class Healer:
         self._route_culprit = self._route_culprit or describe_port(change.port)
         self._strike(self._route_culprit)
         if change.removed and not self._wait():
-            self._enforcer.put_network_back()
+            self._enforcer.restore_now(Area.NETWORK)
 
     # -- checks and repairs, in their turn --------------------------------------------------------------------------
 
@@ -179,7 +188,7 @@ class Healer:
                 continue
             culprit, self._route_culprit = self._route_culprit, None
             if culprit is not None:
-                self._enforcer.put_network_back()
+                self._enforcer.restore_now(Area.NETWORK)
                 self._report(culprit, what="the routes of the lock")
 
     async def watch_routes(self) -> None:
@@ -200,9 +209,9 @@ class Healer:
             await self._filters_dirty.wait()
             await asyncio.sleep(self._filter_fight.wait(loop.time()))
             self._filters_dirty.clear()
-            async with self._look(self._filters_dirty):
-                changed = await self._enforcer.check_filters()
-            if changed:
+            changed, self._filters_changed = self._filters_changed, False
+            restored = await self._restore(Area.FILTERS, self._filters_dirty, changed=changed)
+            if restored.filters:
                 if not self._filter_fight.strike(loop.time()):
                     log.warning("another program changed traffic control on a card; the filter was put back")
                 self._filter_fight.heal(loop.time())
@@ -218,11 +227,14 @@ class Healer:
             dirty.set()
             raise
 
+    async def _restore(self, area: Area, dirty: asyncio.Event, *, changed: bool = False) -> Restored:
+        async with self._look(dirty):
+            return await self._enforcer.restore(area, changed=changed)
+
     async def _check_routes(self) -> None:
         """Check rules and routes while the daemon itself changes nothing."""
         await self._runner.settle()
-        async with self._look(self._routes_dirty):
-            wrong = await self._enforcer.check_routes()
+        wrong = (await self._restore(Area.NETWORK, self._routes_dirty)).trouble
         if self._runner.busy:
             # The daemon changed something meanwhile: the check may have seen half of it.
             self._routes_dirty.set()
@@ -241,20 +253,18 @@ class Healer:
             culprit, self._culprit = self._culprit, None
             # In a fight everything is put back, even if it is unknown who changed it.
             who = culprit or (UNKNOWN if self._fight.began is not None else None)
-            async with self._look(self._rules_dirty):
-                put_back = who is not None and await self._enforcer.put_rules_back()
-            if put_back:
+            restored = await self._restore(Area.RULES, self._rules_dirty, changed=who is not None)
+            if restored.rules:
                 self._report(who or UNKNOWN)
                 await self._runner.settle()
-            async with self._look(self._rules_dirty):
-                wrong = await self._enforcer.check_rules()
+                restored = await self._restore(Area.RULES, self._rules_dirty)
             if self._runner.busy:
                 self._rules_dirty.set()
-            elif wrong is not None:
+            elif (wrong := restored.trouble) is not None:
                 self._runner.close_now()
                 self._strike(culprit or UNKNOWN)
-                self._log_repair("%s: it will be put back", wrong)
-                self._runner.post(LockBroken(wrong))
+                self._log_repair("%s: it will be put back", wrong.detail)
+                self._runner.post(LockBroken(wrong.detail))
                 await self._runner.settle()
 
     async def _await_change(self) -> None:

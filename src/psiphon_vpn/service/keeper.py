@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from psiphon_vpn.linux.ipv6 import Ipv6
-from psiphon_vpn.linux.lock import EnforcementError, Lock, NoLease
+from psiphon_vpn.linux.lock import Area, Cover, EnforcementError, Lock, NoLease, Proof
 from psiphon_vpn.linux.resolver_probe import ask
 from psiphon_vpn.policy import names
 from psiphon_vpn.service.events import Event, LeaseLost, LockBroken, TunnelSilent
@@ -40,6 +41,9 @@ class LeaseKeeper:
 
     Args:
         enforcer: holds the lease.
+        proof: the proof for the first renewal of the lease.
+        cover: what the lease covers.
+        has_ipv6: whether the TUN has IPv6, so that the tunnel can be tried for it.
         post: takes the events.
         on_change: called when IPv6 is open too.
         has_slept: whether the machine slept since the last call; it also starts what has to follow a sleep.
@@ -51,6 +55,9 @@ class LeaseKeeper:
         self,
         *,
         enforcer: Lock,
+        proof: Proof,
+        cover: Cover,
+        has_ipv6: bool,
         post: Callable[[Event], None],
         on_change: Callable[[], None],
         has_slept: Callable[[], bool],
@@ -58,6 +65,9 @@ class LeaseKeeper:
         ipv6_probe: tuple[str, ...],
     ) -> None:
         self._enforcer = enforcer
+        self._proof = proof
+        self._cover = cover
+        self._has_ipv6 = has_ipv6
         self._post = post
         self._on_change = on_change
         self._has_slept = has_slept
@@ -84,30 +94,33 @@ class LeaseKeeper:
         except EnforcementError as error:
             self._post(_explain(error))
 
-    async def _renew_until(self, silent: asyncio.Task[None], ipv6: asyncio.Task[None]) -> None:
+    async def _renew_until(self, silent: asyncio.Task[None], ipv6: asyncio.Task[bool]) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time() + names.LEASE_RENEW_SECONDS
         while True:
-            waited_for = {task for task in (silent, ipv6) if task is silent or not task.done()}
+            waited_for: set[asyncio.Task[Any]] = {silent} if ipv6.done() else {silent, ipv6}
             await asyncio.wait(waited_for, timeout=max(0.0, due - loop.time()), return_when=asyncio.FIRST_COMPLETED)
-            if ipv6.done():
-                ipv6.result()
+            ipv6_found = ipv6.done() and ipv6.result() and not self._cover.ipv6
             if silent.done():
                 silent.result()
                 self._enforcer.close()
-                if taken := await self._enforcer.clear_tun():
+                if taken := (await self._enforcer.restore(Area.QUEUE)).queue:
                     log.warning("%s", explain_cleared(taken))
                     self._post(LockBroken(explain_cleared(taken)))
                 else:
                     self._post(TunnelSilent("the resolver in the tunnel stopped answering"))
                 return
-            if loop.time() < due:
+            if loop.time() < due and not ipv6_found:
                 continue
             due = loop.time() + names.LEASE_RENEW_SECONDS
             if self._has_slept():
                 return
-            await self._enforcer.renew()
+            if ipv6_found:
+                self._cover = replace(self._cover, ipv6=True)
+            self._proof = await self._enforcer.renew(self._proof, self._cover)
             self._on_renewal()
+            if ipv6_found:
+                self._on_change()
             if self._liveness.look(read_traffic(), loop.time()):
                 self._doubtful.set()
 
@@ -124,17 +137,13 @@ class LeaseKeeper:
             # So that frequent changes by other programs do not cause a flood of questions.
             await asyncio.sleep(QUESTION_PAUSE_SECONDS)
 
-    async def _find_ipv6(self) -> None:
-        """Open IPv6 after an answer by it: a server without IPv6 drops it silently."""
-        if self._enforcer.ipv6 is not Ipv6.ON:
-            return
+    async def _find_ipv6(self) -> bool:
+        """Whether an answer came by IPv6: a server without IPv6 drops it silently."""
+        if not self._has_ipv6:
+            return False
         for pause in (0.0, 2.0, 10.0, 60.0, 600.0):
             await asyncio.sleep(pause)
             for server in self._ipv6_probe:
                 if await ask(server, source=names.TUN_IPV6, device=names.TUN_NAME, seconds=IPV6_PROBE_SECONDS):
-                    try:
-                        await self._enforcer.open_ipv6()
-                    except EnforcementError as error:
-                        self._post(_explain(error))
-                    self._on_change()
-                    return
+                    return True
+        return False

@@ -8,7 +8,6 @@ from pathlib import Path
 from psiphon_vpn.linux.core_sockets import read_core_uses
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.links import read_snapshot
-from psiphon_vpn.linux.lock import Lock
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nftimage import find_owner
 from psiphon_vpn.linux.owner_watch import OwnerWatch
@@ -34,7 +33,6 @@ class Observer:
 
     Args:
         runner: takes the events.
-        enforcer: guards wires by their index if their names cannot stand in a rule.
         netlink: shows whether the bridge guard stands.
         features: what this kernel supports.
         uid: the core's.
@@ -45,14 +43,12 @@ class Observer:
         self,
         *,
         runner: Runner,
-        enforcer: Lock,
         netlink: NftSocket,
         features: Features,
         uid: int,
         bridges: Path,
     ) -> None:
         self._runner = runner
-        self._enforcer = enforcer
         self._netlink = netlink
         self._features = features
         self._uid = uid
@@ -79,7 +75,6 @@ class Observer:
         self._leading = find_leading(snapshot, self._leading)
         seen = observe(snapshot, leading=self._leading, bridges=self._judge_bridges(snapshot))
         self._tell_of_bridges(seen.bridges)
-        self._enforcer.odd_wires = seen.odd_wires  # only for filters, which open nothing: no rule names these wires
         # Posted even if it equals the model: an event with something else may still wait its turn.
         self._runner.post(NetworkSeen(seen, await self._find_uses(seen.uplinks)))
 

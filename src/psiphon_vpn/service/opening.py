@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from psiphon_vpn.linux.lock import EnforcementError, Lock
+from psiphon_vpn.linux.ipv6 import Ipv6
+from psiphon_vpn.linux.lock import Area, Cover, EnforcementError, Lock
 from psiphon_vpn.policy.model import Policy
 from psiphon_vpn.service.events import Event, VerificationFailed, Verified
 from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver, explain_cleared
@@ -66,7 +67,7 @@ class Opening:
             raise PartDownError(", ".join(sorted(down)))
         try:
             async with beside(ask_resolver(VERIFY_SECONDS)) as question:
-                await self._enforcer.verify()
+                await self._enforcer.read_back()
                 answered = await question
         except EnforcementError as error:
             self._post(VerificationFailed(number, str(error)))
@@ -75,7 +76,7 @@ class Opening:
             self._answered = number
             self._post(Verified(number))
         else:
-            taken = await self._enforcer.clear_tun()
+            taken = (await self._enforcer.restore(Area.QUEUE)).queue
             detail = explain_cleared(taken) if taken else "the resolver in the tunnel does not answer"
             self._post(VerificationFailed(number, detail))
 
@@ -92,9 +93,14 @@ class Opening:
         """
         if number != self._answered:
             raise EnforcementError("no answer came through the tunnel in this verification")
-        await self._enforcer.open(proxy=proxy)
+        # Once more, since time has passed, and the rules that open were loaded.
+        cover = Cover(proxy=proxy)
+        proof = await self._enforcer.renew(await self._enforcer.read_back(), cover)
         keeper = LeaseKeeper(
             enforcer=self._enforcer,
+            proof=proof,
+            cover=cover,
+            has_ipv6=self._enforcer.view.ipv6 is Ipv6.ON,
             post=self._post,
             on_change=self._on_change,
             has_slept=self._has_slept,

@@ -15,7 +15,7 @@ from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.linux.clocks import Moment
 from psiphon_vpn.linux.lock import EnforcementError, LedAround, Lock
-from psiphon_vpn.linux.tun import TunError, TunReplaced
+from psiphon_vpn.linux.tun import Tun, TunError, TunReplaced
 from psiphon_vpn.policy.derive import Network, Situation, WithoutTun, build_situation, derive
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.values import ControlGroup
@@ -102,6 +102,8 @@ class Runner:
             on_renewal=functools.partial(self._timers.heard, Timer.RENEWAL),
         )
         self._ended = asyncio.Event()
+        self._replace_tun = False
+        """Whether the next policy is loaded with a new TUN."""
 
     @property
     def next_try(self) -> NextTry | None:
@@ -131,7 +133,7 @@ class Runner:
 
     def close_now(self) -> None:
         """Close before anything else. The event with the reason follows by `post`."""
-        if self._enforcer.leased:
+        if self._enforcer.view.leased:
             self._enforcer.close()
 
     @property
@@ -264,7 +266,7 @@ class Runner:
             case do.CancelTimers():
                 self._timers.cancel()
             case do.ReplaceTun():
-                self._enforcer.doubt_tun()
+                self._replace_tun = True
             case do.FindCause(core):
                 self.core.find_cause(core, uplink=self.model.uplink, conflicts=self.model.seen.conflicts)
             case do.SetDataAside():
@@ -279,32 +281,33 @@ class Runner:
         around = self._around
         return derive(situation, around.identity, self.model.settings, network, control_group=around.control_group)
 
-    def _policy(self, state: State, tun_index: int) -> Policy:
-        return self._derive(
-            build_situation(state, tun=tun_index, uplink=self.model.uplink_facts), self.model.seen.network
-        )
+    def _policy(self, state: State, tun: Tun | None) -> Policy:
+        """The policy of a state; without a TUN there is only one."""
+        uplink = self.model.uplink_facts
+        situation = WithoutTun() if tun is None else build_situation(state, tun=tun.index, uplink=uplink)
+        return self._derive(situation, self.model.seen.network)
 
     async def _apply(self, state: State) -> None:
         self._opening.stop_lease()
-        index_before = self._enforcer.tun.index if self._enforcer.tun else None
+        before = self._enforcer.view.tun
+        replace_tun, self._replace_tun = self._replace_tun, False
         try:
-            tun = await self._enforcer.ensure_tun()
+            await self._enforcer.load(
+                functools.partial(self._policy, state), odd_wires=self.model.seen.odd_wires, replace_tun=replace_tun
+            )
         except TunError as error:
-            # Without a TUN there is still a lock, and it comes first.
-            await self._enforcer.apply(self._derive(WithoutTun(), self.model.seen.network))
             if state in {State.LOCKED, State.FAILED}:
                 log.error("no TUN: %s", error)
                 return
             raise
-        await self._enforcer.apply(self._policy(state, tun.index))
-        if index_before not in {None, tun.index} and self.core.running:
+        if before not in {None, self._enforcer.view.tun} and self.core.running:
             # The core still holds the old device and would spin on it.
             raise TunReplaced("the TUN was replaced")
 
     async def _amend(self, state: State) -> None:
         """Only addresses of the links changed: nothing closes. If that fails, the policy is applied again."""
-        tun = self._enforcer.tun
-        if tun is None or not await self._enforcer.amend(self._policy(state, tun.index)):
+        tun = self._enforcer.view.tun
+        if tun is None or not await self._enforcer.amend(self._policy(state, tun), odd_wires=self.model.seen.odd_wires):
             self.post(AmendmentRefused())
 
     async def _start_core(self, number: int, *, proxy: bool) -> None:
@@ -314,5 +317,6 @@ class Runner:
         started = await self.core.start(
             number, uplink=model.uplink, settings=model.settings, proxy=proxy, sealing=self._sealing
         )
-        if started and self._enforcer.tun is not None:
-            self._opening.rehearse(self._policy(State.OPEN, self._enforcer.tun.index))
+        tun = self._enforcer.view.tun
+        if started and tun is not None:
+            self._opening.rehearse(self._policy(State.OPEN, tun))

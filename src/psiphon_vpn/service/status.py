@@ -9,7 +9,7 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.frame_guard import describe_frame_guard
 from psiphon_vpn.linux.ipv6 import Ipv6
-from psiphon_vpn.linux.lock import Lock
+from psiphon_vpn.linux.lock import LockView, Viewed
 from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
 from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.linux.traffic import Standing, explain_filter
@@ -65,9 +65,9 @@ def _describe_filters(filters: Sequence[tuple[str, Standing]]) -> dict[str, str]
     return _layer("incomplete", detail)
 
 
-def explain_no_lease(lock: Lock) -> Reason:
+def explain_no_lease(view: LockView) -> Reason:
     """Why the kernel holds no lease although the model is open."""
-    return Reason.LEASE_EXPIRED if lock.ran_out else Reason.LEASE_LOST
+    return Reason.LEASE_EXPIRED if view.ran_out else Reason.LEASE_LOST
 
 
 class StatusReader:
@@ -76,22 +76,25 @@ class StatusReader:
     Args:
         rules: a value that changes with the kernel's rules.
         guarded_cards: the cards that the frame guard is on (`frame_guard.read_guarded_cards`).
+        holds_lease: whether the kernel itself holds the lease now.
     """
 
     def __init__(
         self,
         *,
         runner: Runner,
-        enforcer: Lock,
+        enforcer: Viewed,
         features: Features,
         rules: Callable[[], object],
         guarded_cards: Callable[[], frozenset[str] | None],
+        holds_lease: Callable[[], bool],
     ) -> None:
         self._runner = runner
         self._enforcer = enforcer
         self._features = features
         self._rules = rules
         self._guarded_cards = guarded_cards
+        self._ask_for_lease = holds_lease
         self._reading = asyncio.Lock()
         self._seen: tuple[object, LockState] | None = None
 
@@ -105,7 +108,7 @@ class StatusReader:
         model = self._runner.shown
         if model.state is State.OPEN and not held:
             # The state machine is about to open, or its timer for renewals notices within seconds.
-            model = replace(model, state=State.VERIFYING, reason=explain_no_lease(self._enforcer), detail="")
+            model = replace(model, state=State.VERIFYING, reason=explain_no_lease(self._enforcer.view), detail="")
         reason, seen = model.reason, self._runner.model.seen
         if reason is Reason.NO_UPLINK and seen.odd_uplink:
             reason = Reason.ODD_UPLINK
@@ -131,9 +134,9 @@ class StatusReader:
             "uplink": _describe_uplink(model),
             "bridges": [_describe_bridge(bridge) for bridge in seen.bridges],
             "moved_away": sorted(self._runner.moved),
-            "ipv6": held and self._enforcer.ipv6_open,
+            "ipv6": held and self._enforcer.view.ipv6_open,
             "socks": {"port": self._runner.model.settings.socks_port, "available": self._runner.core.proxy},
-            "ipv6_off": None if self._enforcer.ipv6 is Ipv6.ON else str(self._enforcer.ipv6),
+            "ipv6_off": None if self._enforcer.view.ipv6 is Ipv6.ON else str(self._enforcer.view.ipv6),
             "layers": self._layers(lock, held=held),
             "missing_features": list(self._features.missing),
             "core_pid": self._runner.core.pid,
@@ -154,9 +157,9 @@ class StatusReader:
     def _holds_lease(self) -> bool:
         """Whether the kernel holds the lease, not whether it was requested: the lease runs out without notice."""
         try:
-            return self._enforcer.read_lease()
+            return self._ask_for_lease()
         except OSError:
-            return self._enforcer.leased
+            return self._enforcer.view.leased
 
     def _layers(self, lock: LockState, *, held: bool) -> Layers:
         layers: Layers = dict(lock.layers)
@@ -164,18 +167,18 @@ class StatusReader:
             layers["wire_guard"] = _layer("unsupported", _("this kernel or nft has no owned tables"))
         if not self._features.egress_hook:
             layers["egress_guard"] = _layer("unsupported", _("this kernel or nft has no egress hook"))
-        elif bare := (*self._enforcer.unguarded, *self._runner.model.seen.odd_wires):
+        elif bare := (*self._enforcer.view.unguarded, *self._runner.model.seen.odd_wires):
             layers["egress_guard"] = _layer("incomplete", _describe_bare(bare))
         if (frame_guard := self._describe_frames()) is not None:
             layers["frame_guard"] = frame_guard
         if self._features.traffic_filters:
-            layers["traffic_control"] = _describe_filters(self._enforcer.filters)
+            layers["traffic_control"] = _describe_filters(self._enforcer.view.filters)
         else:
             layers["traffic_control"] = _layer("unsupported", _("this kernel has no BPF filters (cls_bpf, clsact)"))
         wrong = check_sysctls(SYSCTLS)
         layers["sysctls"] = _layer("broken", ", ".join(wrong)) if wrong else _layer("ok")
-        layers["tun"] = _layer("ok") if self._enforcer.tun else _layer("missing")
-        trouble = self._enforcer.routing_trouble
+        layers["tun"] = _layer("ok") if self._enforcer.view.tun else _layer("missing")
+        trouble = self._enforcer.view.routing_trouble
         layers["routing"] = _layer("broken", trouble) if trouble else _layer("ok")
         layers["lease"] = _layer("ok") if held else _layer("missing")
         return layers

@@ -1,0 +1,165 @@
+"""Puts a policy into the kernel: the TUN, rules, routes, settings, and the filters that belong to the guards."""
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+
+from psiphon_vpn.linux.held import Held
+from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
+from psiphon_vpn.linux.lock import EnforcementError
+from psiphon_vpn.linux.loopback import name_loopback
+from psiphon_vpn.linux.nft import RulesetError
+from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules
+from psiphon_vpn.linux.sysctl import apply_sysctls
+from psiphon_vpn.linux.tun import Tun, TunError, ensure_tun, find_tun_set_down
+from psiphon_vpn.policy import names
+from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
+from psiphon_vpn.policy.guests import list_networks
+from psiphon_vpn.policy.missing_parts import do_without
+from psiphon_vpn.policy.model import Policy, State
+from psiphon_vpn.policy.routing import build_routes, build_rules
+from psiphon_vpn.policy.ruleset import Table
+from psiphon_vpn.policy.sysctls import SYSCTLS
+
+log = logging.getLogger(__name__)
+
+# A table is a value, made of nothing but these arguments. One event asks for the same several times.
+_build_base_table = lru_cache(maxsize=8)(build_base_table)
+_build_egress_guard = lru_cache(maxsize=8)(build_egress_guard)
+
+
+class PolicyLoader:
+    """Loads policies. See `lock.Loader`.
+
+    Args:
+        held: what it changes.
+    """
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._suspect = False
+        """Whether a route by the TUN was refused: the next load makes it anew, whatever it looks like."""
+
+    async def load(
+        self, policy_for: Callable[[Tun | None], Policy], *, odd_wires: tuple[str, ...], replace_tun: bool
+    ) -> None:
+        """Close; then the TUN, the rules, the routes, the settings and the filters, in this order."""
+        self._held.lease.close()
+        async with self._held.turn:
+            try:
+                tun = await self._ensure_tun(anew=replace_tun)
+            except TunError:
+                # Without a TUN there is still a lock, and it comes first.
+                await self._load(policy_for(None), odd_wires)
+                raise
+            await self._load(policy_for(tun), odd_wires)
+
+    async def amend(self, policy: Policy, *, odd_wires: tuple[str, ...]) -> bool:
+        """Replace single rules, with the lease's sets as they are."""
+        held = self._held
+        async with held.turn:
+            held.filters.odd_wires = odd_wires
+            try:
+                await held.filters.shed(policy)
+                done = await held.tables.amend(self._build_base(policy), *self._build_beside(policy))
+            except (RulesetError, OSError) as error:
+                log.warning("rules could not be amended: %s", error)
+                held.lease.close()
+                return False
+            if done:
+                held.policy = policy
+                await held.fit_filters()
+            return done
+
+    async def rehearse(self, policy: Policy) -> None:
+        """Take the image of its base table from a dormant copy."""
+        async with self._held.turn:
+            try:
+                await self._held.tables.rehearse(self._build_base(policy))
+            except RulesetError as error:
+                log.debug("not rehearsed: %s", error)
+
+    async def open_ipv6(self) -> None:
+        """Lead IPv6 into the TUN as well.
+
+        Raises:
+            RoutingError: the kernel refused it.
+        """
+        async with self._held.turn:
+            await self._set_routes(ipv6=True)
+
+    async def _ensure_tun(self, *, anew: bool) -> Tun:
+        held = self._held
+        anew, self._suspect = anew or self._suspect, False
+        if anew:
+            held.tun = None  # the announcement of its end is our own doing
+        try:
+            held.tun = await ensure_tun(held.socket, uid=held.identity.uid, anew=anew)
+        except TunError:
+            # Somebody sets it down as often as it is set up: whoever does not know it never sees that it is a fight.
+            held.tun = find_tun_set_down(held.identity.uid) or held.tun
+            raise
+        held.ipv6 = read_ipv6(names.TUN_NAME)
+        return held.tun
+
+    async def _load(self, policy: Policy, odd_wires: tuple[str, ...]) -> None:
+        held = self._held
+        held.policy = policy
+        held.filters.odd_wires = odd_wires
+        await held.filters.shed(policy)
+        try:
+            await held.tables.put(self._build_base(policy), *self._build_beside(policy))
+            guests = list_networks(policy.links.bridges)
+            held.rules = build_rules(held.identity, guests, loopback=name_loopback())
+            await apply_rules(held.socket, held.rules)
+            await self._set_routes(ipv6=False)
+            await held.put_entries_back()
+            held.routing_trouble = None
+        except (RulesetError, RoutingError, OSError) as error:
+            # Nothing that no guard accepted leaves by a card, whatever stands of the guards now.
+            await held.filters.fit(policy, policy.links.wires if held.features.egress_hook else (), loaded=False)
+            raise EnforcementError(str(error)) from error
+        for failure in apply_sysctls(SYSCTLS):
+            log.warning("kernel setting not made: %s", failure)
+        await held.fit_filters()
+
+    def _build_base(self, policy: Policy) -> Table:
+        return do_without(_build_base_table(policy), self._held.features.lacking)
+
+    def _build_beside(self, policy: Policy) -> list[Table]:
+        beside = [build_arp_table()]
+        if self._held.features.egress_hook:
+            egress = _build_egress_guard(
+                policy.identity,
+                policy.links.wires,
+                policy.links.dhcp_servers,
+                headerless=policy.links.headerless,
+                on_link=policy.links.on_link,
+            )
+            beside += [egress] if egress is not None else []
+        return beside
+
+    async def _set_routes(self, *, ipv6: bool) -> None:
+        """Lead into the TUN what the policy in force opens, though nothing passes there before the lease is taken.
+
+        Args:
+            ipv6: IPv6 too. Not every server carries it, so it stays unreachable until the tunnel was found to.
+        """
+        held = self._held
+        opens = held.policy is not None and held.policy.state is State.OPEN
+        held.routes = build_routes(
+            tun=held.tun is not None,
+            open_ipv4=opens,
+            open_ipv6=opens and ipv6,
+            ipv6_probe=held.probes,
+            ipv6=held.ipv6 is Ipv6.ON,
+        )
+        try:
+            await apply_routes(held.socket, held.routes, held.tun.index if held.tun else None)
+        except RoutingError:
+            # Perhaps for something about the TUN that nothing here looks at. Down is a thing that is looked at.
+            self._suspect = held.tun is not None and find_tun_set_down(held.identity.uid) != held.tun
+            raise
+        except OSError as error:
+            raise RoutingError(str(error)) from error
