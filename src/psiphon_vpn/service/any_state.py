@@ -7,7 +7,18 @@ from psiphon_vpn.network.choice import Use, carries_on
 from psiphon_vpn.network.observed import Observed
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service.effects import AmendPolicy
-from psiphon_vpn.service.events import Intent, NetworkSeen, SettingsBad, SettingsGood
+from psiphon_vpn.service.events import (
+    Event,
+    Intent,
+    NetworkSeen,
+    SettingsBad,
+    SettingsGood,
+    StateEvent,
+    UplinkLost,
+    UserRestart,
+    UserStart,
+    UserStop,
+)
 from psiphon_vpn.service.model import calm_delay
 from psiphon_vpn.service.moves import begin, choose_uplink, fail, forget_troubles, load_again, pause
 from psiphon_vpn.service.plan import Plan
@@ -15,6 +26,38 @@ from psiphon_vpn.service.reasons import Reason
 
 Reload = Callable[[Plan], None]
 """How a state loads rules that changed."""
+
+
+def answer(plan: Plan, event: Event, *, under_way: bool, reload: Reload = load_again) -> StateEvent | None:
+    """Answer an event that every state answers alike.
+
+    Args:
+        plan: takes the answer.
+        event: any.
+        under_way: whether the state is one of connecting, or of being connected.
+        reload: how it puts changed rules into force.
+
+    Returns:
+        The event if the state has an answer of its own to it; None if it is answered.
+    """
+    match event:
+        case UserStart():
+            (go_on if under_way else start)(plan)
+        case UserStop():
+            stop(plan)
+        case UserRestart():
+            restart(plan)
+        case SettingsGood():
+            take_settings(plan, event)
+        case SettingsBad():
+            refuse_settings(plan, event)
+        case NetworkSeen():
+            see_network(plan, event, reload)
+        case UplinkLost():
+            lose_uplink(plan, reload)
+        case _:
+            return event
+    return None
 
 
 def start(plan: Plan) -> None:

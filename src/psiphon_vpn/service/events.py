@@ -237,30 +237,14 @@ class TimerFired:
     timer: Timer
 
 
-Event = (
-    UserStart
-    | UserStop
-    | UserRestart
-    | SettingsGood
-    | SettingsBad
-    | NetworkSeen
-    | UplinkLost
-    | AmendmentRefused
-    | LockBroken
-    | LockFought
-    | TunBroken
-    | EnforcementFailed
-    | SleepComing
-    | Woke
-    | CoreStartFailed
-    | CoreExited
-    | CoreFault
-    | CoreRegion
-    | CoreTunnels
-    | Verified
-    | VerificationFailed
-    | TunnelSilent
-    | LeaseLost
-    | PartFailed
-    | TimerFired
-)
+CommonEvent = UserStart | UserStop | UserRestart | SettingsGood | SettingsBad | NetworkSeen | UplinkLost
+"""What every state answers alike, but for how it loads rules and whether a connection is under way (`any_state`)."""
+
+LockEvent = LockFought | EnforcementFailed | TunBroken | PartFailed | SleepComing | Woke
+"""Troubles, and sleep: every state with a core answers them alike (`states/with_core`)."""
+
+RulesEvent = AmendmentRefused | LockBroken
+CoreEvent = CoreStartFailed | CoreExited | CoreFault | CoreRegion | CoreTunnels
+TunnelEvent = Verified | VerificationFailed | TunnelSilent | LeaseLost
+StateEvent = RulesEvent | LockEvent | CoreEvent | TunnelEvent | TimerFired
+Event = CommonEvent | StateEvent

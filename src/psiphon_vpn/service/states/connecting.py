@@ -9,55 +9,29 @@ from psiphon_vpn.service.effects import FindCause
 from psiphon_vpn.service.events import Timer
 from psiphon_vpn.service.plan import Plan
 from psiphon_vpn.service.reasons import Reason
+from psiphon_vpn.service.states import with_core
 
 
 def answer(plan: Plan, event: ev.Event) -> None:
     """Answer an event."""
-    match event:
-        case ev.UserStart():
-            any_state.go_on(plan)
-        case ev.UserStop():
-            any_state.stop(plan)
-        case ev.UserRestart():
-            any_state.restart(plan)
-        case ev.SettingsGood():
-            any_state.take_settings(plan, event)
-        case ev.SettingsBad():
-            any_state.refuse_settings(plan, event)
-        case ev.NetworkSeen():
-            any_state.see_network(plan, event)
-        case ev.UplinkLost():
-            any_state.lose_uplink(plan)
+    rest = with_core.answer(plan, event)
+    match rest:
         case ev.AmendmentRefused() | ev.LockBroken():
             moves.load_again(plan)
-        case ev.LockFought(culprit):
-            moves.fight(plan, culprit)
-        case ev.EnforcementFailed():
-            moves.lose_enforcement(plan, event)
-        case ev.TunBroken():
-            moves.lose_tun(plan, event)
-        case ev.PartFailed():
-            moves.lose_part(plan, event)
-        case ev.SleepComing():
-            moves.fall_asleep(plan)
-        case ev.Woke():
-            moves.wake(plan)
         case ev.TimerFired(timer):
             _answer_timer(plan, timer)
-        case ev.CoreStartFailed():
-            moves.miss_core(plan, event)
         case ev.CoreExited():
-            _lose_core(plan, event)
+            _lose_core(plan, rest)
         case ev.CoreFault(_, fault):
             _show_fault(plan, fault)
-        case ev.CoreRegion(_, region):
-            plan.update(region=region)
         case ev.CoreTunnels(_, count):
             plan.update(tunnels=count)
             if count >= 1:
                 moves.verify(plan, Reason.TUNNEL_UP)
         case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
             pass  # about a tunnel that was lost
+        case None:
+            pass  # answered
         case _ as never:
             assert_never(never)
 

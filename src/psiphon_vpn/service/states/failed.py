@@ -10,27 +10,14 @@ from psiphon_vpn.service.plan import Plan
 
 def answer(plan: Plan, event: ev.Event) -> None:
     """Answer an event."""
-    match event:
-        case ev.UserStart():
-            any_state.start(plan)
-        case ev.UserStop():
-            any_state.stop(plan)
-        case ev.UserRestart():
-            any_state.restart(plan)
-        case ev.SettingsGood():
-            any_state.take_settings(plan, event)
-        case ev.SettingsBad():
-            any_state.refuse_settings(plan, event)
-        case ev.NetworkSeen():
-            any_state.see_network(plan, event)
-        case ev.UplinkLost():
-            any_state.lose_uplink(plan)
+    rest = any_state.answer(plan, event, under_way=False)
+    match rest:
         case ev.AmendmentRefused() | ev.LockBroken():
             moves.load_again(plan)
         case ev.EnforcementFailed():
-            moves.lose_enforcement(plan, event)
+            moves.lose_enforcement(plan, rest)
         case ev.PartFailed():
-            moves.lose_part(plan, event)
+            moves.lose_part(plan, rest)
         case ev.SleepComing():
             plan.update(asleep=True)
         case ev.Woke():
@@ -43,6 +30,8 @@ def answer(plan: Plan, event: ev.Event) -> None:
             pass  # no core runs
         case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
             pass  # nothing is being verified, and nothing is open
+        case None:
+            pass  # answered
         case _ as never:
             assert_never(never)
 

@@ -16,21 +16,8 @@ _NO_REASON_TO_CONNECT = frozenset({Reason.UNSTABLE, Reason.SLEEPING, Reason.FIGH
 def answer(plan: Plan, event: ev.Event) -> None:
     """Answer an event."""
     in_fight = plan.model.reason is Reason.FIGHT
-    match event:
-        case ev.UserStart():
-            any_state.start(plan)
-        case ev.UserStop():
-            any_state.stop(plan)
-        case ev.UserRestart():
-            any_state.restart(plan)
-        case ev.SettingsGood():
-            any_state.take_settings(plan, event)
-        case ev.SettingsBad():
-            any_state.refuse_settings(plan, event)
-        case ev.NetworkSeen():
-            any_state.see_network(plan, event)
-        case ev.UplinkLost():
-            any_state.lose_uplink(plan)
+    rest = any_state.answer(plan, event, under_way=False)
+    match rest:
         case ev.AmendmentRefused():
             moves.load_again(plan)
         case ev.LockFought() | ev.EnforcementFailed() if in_fight:
@@ -40,15 +27,15 @@ def answer(plan: Plan, event: ev.Event) -> None:
         case ev.LockFought(culprit):
             moves.fight(plan, culprit)
         case ev.EnforcementFailed():
-            moves.lose_enforcement(plan, event)
+            moves.lose_enforcement(plan, rest)
         case ev.LockBroken():
             moves.load_again(plan)
         case ev.TunBroken():
-            moves.lose_tun(plan, event)
+            moves.lose_tun(plan, rest)
         case ev.PartFailed() if in_fight or plan.model.reason is Reason.PART_FAILED:
             _go_on_waiting(plan)
         case ev.PartFailed():
-            moves.lose_part(plan, event)
+            moves.lose_part(plan, rest)
         case ev.SleepComing():
             moves.fall_asleep(plan)
         case ev.Woke():
@@ -59,6 +46,8 @@ def answer(plan: Plan, event: ev.Event) -> None:
             pass  # no core runs
         case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
             pass  # nothing is being verified, and nothing is open
+        case None:
+            pass  # answered
         case _ as never:
             assert_never(never)
 
