@@ -205,7 +205,7 @@ def test_an_impostor_is_found_out_told_and_replaced(
     assert trouble.gone
     tun = make(kernel)
     assert tun.index != index
-    assert "another device is called PsiphonTUN: it is removed" in caplog.text
+    assert "another device has the name PsiphonTUN, which the rules let pass: it is removed" in caplog.text
     assert show(kernel)["linkinfo"]["info_kind"] == "tun"
     assert check(kernel, tun) is None
 

@@ -1,4 +1,4 @@
-"""Which card has which filter of traffic control: it belongs to its guard, comes after it and goes before it."""
+"""Which card has which filter of traffic control. A filter is added after its guard and removed before it."""
 
 import contextlib
 import logging
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def _find_indexes(wires: Sequence[str]) -> dict[int, str]:
-    """The wires that are there, by index."""
+    """The existing ones among these wires, by index."""
     found = {}
     for name in wires:
         with contextlib.suppress(OSError):
@@ -22,10 +22,10 @@ def _find_indexes(wires: Sequence[str]) -> dict[int, str]:
 
 
 def _find_renamed(cards: dict[int, str]) -> dict[int, str]:
-    """Those that have another name by now, with the one before.
+    """The cards that were renamed, with their former names.
 
-    Since Linux 6.16 a guard goes with its card's name. The filter stays until the links were looked at, and the card
-    has another guard: so nothing leaves by it meanwhile.
+    Since Linux 6.16 a guard disappears when its card is renamed. The filter stays until the links were read and the
+    card has a new guard, so nothing leaves by it meanwhile.
     """
     found = {}
     for index, name in cards.items():
@@ -36,18 +36,18 @@ def _find_renamed(cards: dict[int, str]) -> dict[int, str]:
 
 
 class CardFilters:
-    """The filters of the cards. They open nothing, and none that fails costs more than itself.
+    """The filters of the cards. They open nothing, and the failure of one does not affect the others.
 
     Args:
-        kernel: what is asked; None where it knows no such filter.
+        kernel: its traffic control; None if it does not accept such a filter.
     """
 
     def __init__(self, kernel: TrafficKernel | None) -> None:
         self._traffic = Traffic(kernel) if kernel is not None else None
         self.cards: dict[int, str] = {}
-        """The cards that have a filter, or ought to, by index. Replaced, never changed."""
+        """Names of the cards that should have a filter, by index. Replaced, never changed."""
         self.odd_wires: tuple[str, ...] = ()
-        """Wires whose names stand in no rule: a filter knows its card by index."""
+        """Names of wires that no rule can name. A filter identifies its card by index."""
 
     async def shed(self, policy: Policy) -> None:
         """Remove the filter from each card that is no wire any more, before it loses the guard that sets the mark.
@@ -64,11 +64,11 @@ class CardFilters:
         try:
             await self._traffic.shed({**cards, **_find_renamed(self.cards)})
         except OSError as error:
-            # The lock comes first. A card that is cut off by it is closed, and looked at again below.
-            log.warning("a filter of traffic control could not be taken away: %s", error)
+            # The lock comes first. A card that this cuts off is closed, and `fit` tries again.
+            log.warning("a filter of traffic control could not be removed: %s", error)
 
     def _knows_wires(self, policy: Policy) -> bool:
-        """Not at the start, before the links were looked at: what a daemon before us put up stands until then."""
+        """False until the links were read after the start: an earlier daemon's filters stay until then."""
         return self._traffic is not None and (self._traffic.looked or bool(policy.links.wires) or bool(self.odd_wires))
 
     def _find_cards(self, policy: Policy) -> tuple[dict[int, str], bool]:
@@ -100,15 +100,15 @@ class CardFilters:
         try:
             return await self._traffic.fit(wanted, keep_others=stale or not loaded)
         except OSError as error:
-            log.warning("the filters of traffic control could not be looked at: %s", error)
+            log.warning("the filters of traffic control could not be read: %s", error)
             return False
 
     def doubt(self) -> None:
-        """Somebody changed traffic control at a card, or nobody knows where: the next `fit` looks."""
+        """Another program changed traffic control, at a card or at an unknown place: the next `fit` reads it."""
         if self._traffic is not None:
             self._traffic.doubt()
 
     @property
     def standings(self) -> Mapping[int, Standing]:
-        """What stood at the traffic control of each card when it was last looked at, by index."""
+        """What stood at the traffic control of each card when it was last read, by index."""
         return self._traffic.standings if self._traffic is not None else {}

@@ -1,7 +1,7 @@
-"""Whether the machine has slept, from its own clocks: no service has to tell.
+"""Whether the machine has slept, read from its own clocks: no service has to report it.
 
-CLOCK_BOOTTIME counts while the machine sleeps, CLOCK_MONOTONIC does not (clock_gettime(2)). That something happened to
-the clock, a timer tells that expires in the far future and is cancelled by every jump, resuming included
+CLOCK_BOOTTIME counts while the machine sleeps, CLOCK_MONOTONIC does not (clock_gettime(2)). A timer that expires in the
+far future reports a jump of the clock: the kernel cancels it on every jump, and also after a resume
 (TFD_TIMER_CANCEL_ON_SET, timerfd_create(2)). It costs nothing until then.
 """
 
@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 LEAST_SLEEP_SECONDS: Final = 0.3
-"""Less is not told from the time that passes between reading two clocks."""
+"""A shorter sleep cannot be distinguished from the time that passes between reading two clocks."""
 _TFD_NONBLOCK, _TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _TFD_TIMER_ABSTIME, _TFD_TIMER_CANCEL_ON_SET = 1, 2
 _FAR_FUTURE: Final = 1 << 33
-"""Seconds since 1970: the year 2242. The kernel lets nobody set a clock beyond 2232 (TIME_SETTOD_SEC_MAX, time64.h);
-one beyond this would have the timer expire again and again."""
+"""Seconds since 1970: the year 2242. The kernel refuses to set a clock beyond 2232 (TIME_SETTOD_SEC_MAX, time64.h);
+a later clock would make the timer expire again and again."""
 
 
 def read_slept() -> float:
@@ -27,7 +27,7 @@ def read_slept() -> float:
 
 
 def read_wall() -> datetime:
-    """The wall clock, UTC. It may jump by years either way: only what is told to people may rest on it."""
+    """The wall clock, UTC. It may jump by years either way, so only messages for people may use it."""
     return datetime.now(UTC)
 
 
@@ -37,9 +37,9 @@ def read_running() -> float:
 
 
 class Moment:
-    """A moment that is told by the wall clock as it was set last.
+    """A moment, expressed by the wall clock as it was last set.
 
-    Until `correct` is called it is told the same each time.
+    Until `correct` is called it is expressed in the same way each time.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Moment:
         return self._told
 
     def correct(self) -> None:
-        """The wall clock jumped: tell it by the new one."""
+        """The wall clock jumped: express the moment by the new time."""
         with contextlib.suppress(OverflowError):
             self._told = read_wall() - timedelta(seconds=read_running() - self._at)
 
@@ -69,7 +69,7 @@ class ServerClock:
 
 
 class SleepClock:
-    """Tells once of each sleep."""
+    """Reports each sleep once."""
 
     def __init__(self) -> None:
         self._known = read_slept()
@@ -113,7 +113,7 @@ class JumpTimer:
     def _arm(self) -> None:
         when = _Itimerspec(_Timespec(0, 0), _Timespec(_FAR_FUTURE, 0))
         flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
-        # ECANCELED: the clock jumped since; it is armed all the same.
+        # ECANCELED: the clock has jumped since; the timer is armed all the same.
         self._libc.timerfd_settime(self._fd, flags, ctypes.byref(when), None)
 
     def acknowledge(self) -> None:
@@ -123,5 +123,5 @@ class JumpTimer:
         self._arm()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._fd)

@@ -1,9 +1,9 @@
-"""Who committed what to the ruleset, as the kernel announces it: complete, in order, or known not to be.
+"""Who committed what to the ruleset: the kernel's announcements, complete and in order, or known to be incomplete.
 
-Every commit by anybody makes a new generation (nf_tables_commit), and the lease is renewed for one generation alone.
-Other programs commit a great deal: dnsmasq, fail2ban or crowdsec add elements to sets of their own, many times a
-second. Such a commit cannot change a rule, let alone one of ours. So a generation that came out of a verified one by
-such commits alone is as good as the verified one, if each of them was heard, from its first message to its last.
+Every commit by any program makes a new generation (nf_tables_commit), and the lease is renewed for one generation only.
+Other programs commit often: dnsmasq, fail2ban or crowdsec add elements to their own sets, many times a second. Such a
+commit cannot change a rule. So a generation that differs from a verified one only by such commits is as good as the
+verified one, if each of them was received from its first message to its last.
 
 Anything else is not judged here: it has to be read back.
 """
@@ -18,12 +18,12 @@ from psiphon_vpn.linux.nfnetlink import Generation, follow, open_generation_moni
 _LARGEST: Final = 1 << 16
 _READS_AT_ONCE: Final = 64
 _MOST_READS: Final = 4096
-"""More than waits in the socket's buffer: whoever reads so many reads against a flood."""
+"""More than the socket's buffer holds: after so many, messages arrive faster than they are read."""
 _HALF: Final = 1 << 31
 
 
 def _distance(older: int, newer: int) -> int:
-    """How many generations lie between two of them; the numbers begin anew after 2^32."""
+    """How many generations lie between two of them; the numbers start again after 2^32."""
     return (newer - older) & 0xFFFFFFFF
 
 
@@ -33,13 +33,13 @@ class CommitLog:
     def __init__(self) -> None:
         self._last: int | None = None
         self._since: int | None = None
-        """The generation since which there were harmless commits alone, without a gap."""
+        """The generation since which all commits were harmless, without a gap."""
         self._harmful = False
         self._untouched_since: int | None = None
-        """The same for commits that touched no table of ours, whatever else they changed."""
+        """The same for commits that touched no table of the service, whatever else they changed."""
         self._ours = False
         self._parts = 0
-        """What was heard of the commit that is being announced, and in how many messages."""
+        """How many messages about tables were received of the commit that is being announced."""
         self._lost = False
         """Messages were lost, and the rest of what waited with them is not read yet."""
 
@@ -54,7 +54,7 @@ class CommitLog:
         return self._since
 
     def hear(self, generation: Generation) -> bool:
-        """Take the next announcement. Returns whether it, or its end, may tell of a rule that changed."""
+        """Take the next announcement. Returns whether it, or the end of its commit, may mean that a rule changed."""
         self._harmful = self._harmful or generation.harmful
         self._ours = self._ours or generation.ours
         self._parts += bool(generation.tables)
@@ -72,21 +72,21 @@ class CommitLog:
         return harmful
 
     def lose(self) -> None:
-        """Messages were lost. What waited before them is still to come, and then perhaps the rest of a lost commit."""
+        """Messages were lost. Those before them are still to be read, then perhaps the rest of a lost commit."""
         self._lost = True
         self._last = self._since = self._untouched_since = None
 
     def drain(self) -> None:
-        """Nothing waits to be heard. A commit whose end comes now may have lost its beginning: it is not believed."""
+        """Nothing waits to be read. A commit that ends next may have lost its beginning, so it does not count."""
         if self._lost:
             self._lost = False
             self._last = self._since = self._untouched_since = None
             self._harmful = self._ours = True
 
     def covers(self, verified: int, now: int, *, ours_alone: bool = False) -> bool:
-        """Whether everything between a generation that was verified and a later one was heard and is harmless.
+        """Whether everything between a generation that was verified and a later one was received and is harmless.
 
-        ours_alone: whether it touched no table of ours, which is less.
+        ours_alone: whether it touched no table of the service, which is a weaker condition.
         """
         since = self._untouched_since if ours_alone else self._since
         if verified == now:
@@ -98,7 +98,7 @@ class CommitLog:
 
 
 class Commits:
-    """The announcements, read as they come, and at once when somebody must know."""
+    """The announcements, read as they arrive, and at once when a caller needs them."""
 
     def __init__(self) -> None:
         self._socket = open_generation_monitor()
@@ -111,17 +111,17 @@ class Commits:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop receiving."""
         self._socket.close()
 
     def call_when_untold(self, function: Callable[[], None]) -> None:
-        """Have a function called whenever something was read that `take` has not returned yet."""
+        """Set the function to call whenever something was read that `take` has not returned yet."""
         self._on_untold = function
 
     def take(self) -> list[Generation | None]:
-        """What was announced since the last call, without what is harmless; None where something was lost.
+        """What was announced since the last call, without what is harmless; None for each loss.
 
-        Reads only so much at once: whoever is called for the descriptor is called again.
+        Reads only so much at once: the descriptor stays readable while there is more.
         """
         self._read(_READS_AT_ONCE)
         told = list(self._untold)
@@ -140,23 +140,23 @@ class Commits:
         return verified == now or (self.find_equal(verified) != verified and self._log.covers(verified, now))
 
     def find_untouched(self, generation: int) -> int:
-        """The last generation up to which no table of ours was touched since one; at least that one.
+        """The last generation before which no table of the service was touched since a given one; at least that one.
 
-        For a reading of ours, and for what follows it at once: not to go on with what was read long ago.
+        For a reading that was just made, and what follows it at once; not for one that was made long ago.
         """
         self.find_equal(generation)
         last = self._log.last
         return last if last is not None and self._log.covers(generation, last, ours_alone=True) else generation
 
     def is_untouched(self, generation: int, now: int) -> bool:
-        """Whether no table of ours was touched between two generations, of which the second may be older than now."""
+        """Whether no table of the service was touched between two generations, of which the second may be past."""
         if generation == now:
             return True
         self.find_equal(generation)
         return self._log.covers(generation, now, ours_alone=True)
 
     def find_origin(self, now: int) -> int:
-        """The generation out of which one came by harmless commits alone, where known; the rules are the same."""
+        """The earliest known generation from which only harmless commits led to this one; its rules are the same."""
         self.find_equal(now)
         since = self._log.since
         return since if since is not None and self._log.covers(since, now) else now

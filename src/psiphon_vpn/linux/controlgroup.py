@@ -13,17 +13,17 @@ log = logging.getLogger(__name__)
 OWN = Path("/proc/self/cgroup")
 UNIT = "psiphon-vpn.service"
 _PORT = 9
-"""discard: nothing answers."""
+"""The port of discard: nothing answers."""
 
 
 def parse_control_group(text: str) -> ControlGroup | None:
-    """The group of the unified hierarchy in what /proc/PID/cgroup says (cgroups(7)), if it is that of our unit.
+    """The group of the unified hierarchy in the text of /proc/PID/cgroup (cgroups(7)), if it is our unit's.
 
     Args:
         text: lines such as "0::/system.slice/psiphon-vpn.service".
 
     Returns:
-        None for a daemon that no service manager started, or a path that could not stand in a rule.
+        None if no service manager started the daemon, or the path cannot stand in a rule.
     """
     for line in text.splitlines():
         number, _, path = line.split(":", 2) if line.count(":") >= 2 else ("", "", "")
@@ -43,15 +43,15 @@ def _read_own() -> ControlGroup | None:
 
 
 async def find_control_group() -> ControlGroup | None:
-    """Our own group, if a rule that names it matches a packet of ours.
+    """The daemon's own group, if a rule that names it matches a packet of the daemon's.
 
-    Tried with a packet to this very machine, not guessed: nft must find the group's directory, and the kernel counts
+    Tried with a packet to this machine itself, not guessed: nft must find the group's directory, and the kernel counts
     levels from its own root or, since Linux 6.11, from the root of the namespace (nft_socket.c).
     """
     group = _read_own()
     if group is None or await _matches(group):
         return group
-    log.info("rules cannot match the service's control group here: user and group alone say who psiphon-user is")
+    log.info("rules cannot match the service's control group here: they recognise psiphon-user by user and group only")
     return None
 
 

@@ -1,7 +1,7 @@
-"""Which source addresses the core's sockets have, by the kernel's own list (sock_diag(7)).
+"""Which source addresses the core's sockets have, as the kernel lists them (sock_diag(7)).
 
-Reading it needs no capability. A kernel without it (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG) refuses, and then nobody
-knows what is in use.
+Reading it needs no capability. A kernel without it (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG) refuses, and then it is
+unknown what is in use.
 """
 
 import ipaddress
@@ -34,13 +34,13 @@ def read_core_uses(uid: int, index: int) -> frozenset[Use] | None:
         index: of the interface.
 
     Returns:
-        None where the kernel does not tell. Blocks for as long as the kernel takes to list the sockets.
+        None if the kernel does not list them. Blocks for as long as the kernel takes to list the sockets.
     """
     found: set[Use] = set()
     try:
         for protocol, states in ((socket.IPPROTO_TCP, TCP_STATES), (socket.IPPROTO_UDP, ALL_STATES)):
             for family in (socket.AF_INET, socket.AF_INET6):
-                # A socket for each: a dump that was not read to its end keeps no other from being made.
+                # A socket for each: a dump that is not read to its end blocks the next on the same socket.
                 with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as diag:
                     diag.settimeout(_ANSWER_SECONDS)
                     found |= _dump(diag, family, protocol, states, uid=uid, index=index)
@@ -77,7 +77,7 @@ def parse_socket(message: bytes, *, uid: int, index: int) -> frozenset[Use]:
         return frozenset({Use(IPV4, None if address.is_unspecified else str(address))})
     address6 = ipaddress.IPv6Address(source)
     if address6.is_unspecified:
-        # Whether it is for IPv6 alone is not asked.
+        # It does not matter whether it is for IPv6 only.
         return frozenset({Use(IPV4, None), Use(IPV6, None)})
     if address6.ipv4_mapped is not None:
         return frozenset({Use(IPV4, str(address6.ipv4_mapped))})

@@ -20,14 +20,14 @@ from psiphon_vpn.policy.model import Identity, Policy, State
 
 
 class Enforcer:
-    """What stands behind `lock.Lock`. Whoever makes it owns the sockets.
+    """Implements `lock.Lock`. The caller owns the sockets, and closes them.
 
     Args:
-        identity: whose sockets may use the wire.
+        identity: the user whose sockets may use the wire.
         netlink: by which the ruleset is read and committed to.
         routes: by which links, routes and filters are changed.
-        features: what this kernel can.
-        commits: what others commit; without it every commit is read back.
+        features: what this kernel supports.
+        commits: other programs' commits; without it every commit leads to a reading.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Enforcer:
         held = self._held
         held.lease.check(proof)
         self._need_open_policy()
-        if changed := held.find_changed_settings():  # the kernel announces these to nobody
+        if changed := held.find_changed_settings():  # the kernel does not announce these
             raise EnforcementError(changed)
         cover = replace(cover, ipv6=cover.ipv6 and held.ipv6 is Ipv6.ON)
         if cover.ipv6 and not held.view.ipv6_open:
@@ -107,9 +107,9 @@ class Enforcer:
         self._held.lease.close()
 
     def restore_now(self, area: Literal[Area.RULES, Area.NETWORK]) -> Restored:
-        """Close, and put back without looking, in the same breath."""
+        """Close, and put back at once, without reading anything."""
         return self._restorer.restore_now(area)
 
     async def restore(self, area: Area, *, changed: bool = False) -> Restored:
-        """Put back in its turn, and look."""
+        """Put back in turn, and check."""
         return await self._restorer.restore(area, changed=changed)

@@ -25,9 +25,9 @@ class Features:
         egress_hook: a hook behind everything else (Linux 5.16): the egress guard.
         tun: /dev/net/tun can be opened.
         conntrack: connections are known, and can be marked: without it no answer to the core is accepted.
-        traffic_filters: a card's traffic control takes a filter of ours (`linux/traffic.py`).
-        bridge_ports: rules can tell the kind of a bridge's port: without it no bridge can be allowed.
-        reject, nat, fib, rt, maxseg: parts that the base table can do without (`policy/missing_parts.py`).
+        traffic_filters: a card's traffic control accepts our filter (`linux/traffic.py`).
+        bridge_ports: rules can match the kind of a bridge's port: without it no bridge can be allowed.
+        reject, nat, fib, rt, maxseg: optional parts of the base table (`policy/missing_parts.py`).
     """
 
     nftables: bool
@@ -47,17 +47,17 @@ class Features:
 
     @property
     def lacking(self) -> frozenset[Part]:
-        """The parts that the base table has to do without."""
+        """The optional parts of the base table that are missing."""
         return frozenset(part for part in Part if not getattr(self, part))
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Names of what is not there."""
+        """Names of the missing mechanisms."""
         return tuple(field.name for field in fields(self) if not getattr(self, field.name))
 
 
 async def _try(family: str, body: str, expected: str) -> bool:
-    """Load a dormant scratch table and look for a text in its reading."""
+    """Load a dormant scratch table, and look for a text in its listing."""
     table = f"{family} {names.SCRATCH_TABLES[0]}"
     text = f"table {table}\ndelete table {table}\ntable {table} {{\nflags dormant\n{body}\n}}\n"
     try:
@@ -77,7 +77,7 @@ async def _try_rule(rule: str, expected: str) -> bool:
 
 
 async def _try_egress() -> bool:
-    """On loopback, whatever it is called: without the name of an interface that is there, the chain is refused."""
+    """On loopback, whatever its name: the kernel refuses a chain without an existing interface."""
     name = find_plain_name()
     return name is not None and await _try(
         "netdev", f'chain c {{ type filter hook egress device "{name}" priority 0; }}', "hook egress"
@@ -85,7 +85,7 @@ async def _try_egress() -> bool:
 
 
 async def _try_owner() -> bool:
-    """An owned table goes with the process that made it, so that process must be asked itself."""
+    """An owned table disappears with the process that made it, so that process itself has to list it."""
     table = f"inet {names.SCRATCH_TABLES[0]}"
     try:
         done = await run_async(["nft", "-i"], input=f"add table {table} {{ flags owner; }}\nlist table {table}\n")

@@ -25,11 +25,11 @@ class Held:
     """The policy in force, and everything that stands in the kernel for it.
 
     Args:
-        identity: whose sockets may use the wire.
+        identity: the user whose sockets may use the wire.
         netlink: by which the ruleset is read and committed to.
         routes: by which links, routes and filters are changed.
-        features: what this kernel can.
-        commits: what others commit; without it every commit is read back.
+        features: what this kernel supports.
+        commits: other programs' commits; without it every commit leads to a reading.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Held:
         self.lease = Lease(netlink, self.tables)
         self.filters = CardFilters(NetlinkTraffic(routes) if features.traffic_filters else None)
         self.turn = asyncio.Lock()
-        """One change or look at a time: a look must not see a change half-way. `Lease.close` does not wait for it."""
+        """For one change or check at a time: a check must not see half a change. `Lease.close` does not wait for it."""
         self.policy: Policy | None = None
         self.tun: Tun | None = None
         self.rules = build_rules(identity)
@@ -56,7 +56,7 @@ class Held:
         self.ipv6 = Ipv6.ON
         """What the TUN had of IPv6 when the policy in force was made."""
         self.routing_trouble: str | None = None
-        """What the last look at rules, routes and TUN found wrong."""
+        """What the last check of rules, routes and TUN found wrong."""
 
     @property
     def view(self) -> LockView:
@@ -75,18 +75,18 @@ class Held:
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """The name servers that tell whether the tunnel carries IPv6, which have routes of their own."""
+        """The name servers that show whether the tunnel carries IPv6. They have routes of their own."""
         return tuple(map(str, self.policy.ipv6_probe)) if self.policy else ()
 
     def find_changed_settings(self) -> str | None:
-        """Which of the kernel's settings somebody changed. They are made again with the policy."""
+        """Which kernel settings somebody changed. Loading a policy sets them again."""
         if changed := check_sysctls(SYSCTLS):
             return f"somebody changed {', '.join(changed)}"
         now = read_ipv6(names.TUN_NAME)
         return None if now is self.ipv6 else f"IPv6 was turned {'on' if now is Ipv6.ON else 'off'} on this machine"
 
     async def fit_filters(self) -> bool:
-        """Put the filters to the guards that were just read back; whether anything had to be done. Opens nothing."""
+        """Make the filters fit the guards that were just read back. Returns whether a filter was put back."""
         if self.policy is None:
             return False
         guarded = self.tables.guarded if self.features.egress_hook else frozenset[str]()

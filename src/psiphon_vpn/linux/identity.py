@@ -8,11 +8,11 @@ from psiphon_vpn.policy.model import Identity
 
 
 def find_network_managers() -> tuple[int, ...]:
-    """Numbers of the users that speak DHCP, as far as they exist here."""
+    """Uids of the users that speak DHCP, as far as they exist here."""
     found = {user.uid for name in network_managers.USERS if (user := find_user(name)) is not None}
     return tuple(sorted({0, *found}))
 
 
 def find_identity() -> Identity:
-    """Ourselves: the daemon runs as the one user that may use the wire."""
+    """The daemon's own: it runs as the one user that may use the wire."""
     return Identity(uid=os.geteuid(), gid=os.getegid(), network_manager_uids=find_network_managers())

@@ -1,4 +1,4 @@
-"""Images of the tables that were found right lately: what a reading is compared with, and what loads them again."""
+"""Images of tables that were found right recently: readings are compared with them, and they load the tables again."""
 
 import logging
 from collections import OrderedDict
@@ -10,15 +10,15 @@ from psiphon_vpn.policy.ruleset import Table
 log = logging.getLogger(__name__)
 
 _KEPT = 24
-"""Tables: a machine that goes to and fro between two networks needs so many. Most messages of one are in others too."""
+"""How many: a machine that alternates between two networks needs these. Most messages of an image are in others too."""
 _MOST_DOUBTS = 3
 
 
 class Images:
-    """What was loaded once by nft and found right is loaded again in about a millisecond, by a message of our own.
+    """Loads again, in about a millisecond and without nft, what nft loaded once and was found right.
 
     Args:
-        netlink: a socket for it.
+        netlink: by which tables are loaded.
     """
 
     def __init__(self, netlink: NftSocket) -> None:
@@ -33,8 +33,8 @@ class Images:
         return self._kept.get(table)
 
     def keep(self, table: Table, image: Iterable[Message]) -> None:
-        """Keep an image that was found right: read in a generation that is known, and held against the policy."""
-        # In memory what two images have in common is there once.
+        """Keep an image that was found right: read in a known generation, and compared with the policy."""
+        # Images share equal messages in memory.
         alike = next((kept for other, kept in reversed(self._kept.items()) if other.name == table.name), ())
         known = {message: message for message in alike}
         self._kept[table] = tuple(known.get(message, message) for message in image)
@@ -43,10 +43,10 @@ class Images:
             self._kept.popitem(last=False)
 
     def load(self, tables: Iterable[Table], *, generation: int | None = None) -> bool:
-        """Make tables anew in one transaction, whatever stands in their place.
+        """Replace tables in one transaction, whatever stands in their place.
 
         Args:
-            tables: what is made.
+            tables: what to make.
             generation: the one that the ruleset must still be; None for any.
 
         Returns:
@@ -64,16 +64,16 @@ class Images:
                 generation=generation,
             )
         except OSError as error:
-            # A device that is gone, mostly.
+            # Mostly since a device is gone.
             log.info("the tables were not made from their images: %s", error)
             return False
         return True
 
     def doubt(self) -> None:
-        """What was made from an image read back otherwise, and was right once nft had loaded it.
+        """Count a table that was wrong when made from its image, and right when nft had loaded it.
 
-        A device that went in between does that, or another program. But when it happens again and again, this kernel
-        does not take what it lists, and nothing is made from an image any more.
+        A device that disappears meanwhile causes that, or another program. But if it happens repeatedly, this kernel
+        does not accept what it lists, and images are no longer used.
         """
         self._doubts += 1
         if self._doubts == _MOST_DOUBTS:

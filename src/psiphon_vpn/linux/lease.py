@@ -19,8 +19,8 @@ from psiphon_vpn.tasks import describe
 log = logging.getLogger(__name__)
 
 CATCH_UPS = 200
-"""So often a renewal is tried against programs that commit what cannot change a rule: it takes a tenth of the time that
-1,000 of these a second leave between two."""
+"""How often a renewal is tried beside programs whose commits cannot change a rule. A try takes a tenth of the time
+between two commits at 1,000 a second."""
 LEASE_SETS = (names.LEASE_SET, names.LEASE_SET_IPV6)
 
 
@@ -33,17 +33,17 @@ def holds_lease(netlink: NftSocket) -> bool:
     """Whether the kernel itself holds the lease now: the set has the TUN, and its time has not run out.
 
     Raises:
-        OSError: the kernel does not say.
+        OSError: the kernel does not answer.
     """
     return netlink.holds(Element(names.BASE_TABLE, names.LEASE_SET, names.TUN_NAME))
 
 
 class Lease:
-    """What of the lease this daemon has taken. The kernel may hold less: it runs out without a word.
+    """The lease as this daemon has taken it. The kernel may hold less: it runs out without notice.
 
     Args:
         netlink: by which it is taken.
-        tables: whose generation the proofs are about.
+        tables: the tables that the proofs are about.
     """
 
     def __init__(self, netlink: NftSocket, tables: Tables) -> None:
@@ -51,9 +51,9 @@ class Lease:
         self._tables = tables
         self._renewed_at = 0.0
         self.cover: Cover | None = None
-        """What it covers; None while it is not taken."""
+        """What it covers; None if it is not taken."""
         self.closings = 0
-        """How often it was closed: a proof from before the last time is void."""
+        """How often it was closed: an earlier proof is void."""
 
     @property
     def ran_out(self) -> bool:
@@ -61,29 +61,29 @@ class Lease:
         return self.cover is not None and read_boot_seconds() - self._renewed_at > names.LEASE_SECONDS
 
     def void(self) -> None:
-        """Every proof is void from here on."""
+        """Make every proof so far void."""
         self.closings += 1
         self.cover = None
 
     def close(self) -> None:
         """Close at once: every proof is void, and the lease is taken out of the kernel. Never fails."""
-        # Elements that may have timed out count as none.
+        # Elements that may have timed out do not count.
         held = self.cover is not None and read_boot_seconds() - self._renewed_at < names.LEASE_SECONDS - 1
         self.void()
         try:
             self._tables.withdraw(LEASE_SETS, held=held)
         except OSError as error:
-            # Without the table there is no lease either. Anything else: the lease runs out by itself.
+            # Without the table there is no lease. After any other error the lease runs out by itself.
             if error.errno != errno.ENOENT:
                 log.error("the lease could not be withdrawn and will run out by itself: %s", error)
-        except Exception as error:  # noqa: BLE001  whoever closes goes on to say why: nothing may come between
+        except Exception as error:  # noqa: BLE001  the caller goes on to report why it closed: nothing may interrupt that
             log.error("the lease could not be withdrawn and will run out by itself: %s", describe(error))
 
     def prove(self, generation: int, closings: int) -> Proof:
         """A proof, for `Reader.read_back` alone.
 
         Args:
-            generation: in which everything was just found right.
+            generation: of the ruleset in which everything was just found right.
             closings: how often it had been closed when that reading began.
         """
         return Proof(generation=generation, closings=closings, made_at=read_boot_seconds(), fresh=True)
@@ -97,7 +97,7 @@ class Lease:
         if proof.closings != self.closings:
             raise NoLease("it was closed since it was read back")
         if read_boot_seconds() - proof.made_at > names.LEASE_SECONDS:
-            # We were stopped, starved or asleep: what was verified then says nothing about now.
+            # The daemon was stopped, starved or asleep: what was verified then says nothing about now.
             raise NoLease("the lease ran out", expired=True)
 
     def renew(self, proof: Proof, cover: Cover) -> Proof:

@@ -1,4 +1,4 @@
-"""Links, addresses and default routes by netlink, as they are at a moment."""
+"""A snapshot of links, addresses and default routes, read by netlink."""
 
 import ipaddress
 
@@ -59,7 +59,7 @@ def _read_default(route: KernelRoute) -> list[DefaultRoute]:
     found = []
     for hop in route.hops:
         if hop.device is not None:
-            # A gateway of the other IP version (RFC 5549) is none that a rule of this one could name.
+            # No rule of this IP version can name a gateway of the other one (RFC 5549).
             own = hop.gateway is not None and (":" in hop.gateway) == (route.version == IPV6)
             found.append(
                 DefaultRoute(

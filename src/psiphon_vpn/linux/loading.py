@@ -39,7 +39,7 @@ class PolicyLoader:
     def __init__(self, held: Held) -> None:
         self._held = held
         self._suspect = False
-        """Whether a route by the TUN was refused: the next load makes it anew, whatever it looks like."""
+        """Whether the kernel refused a route by the TUN: the next load replaces the TUN, however right it looks."""
 
     async def load(
         self, policy_for: Callable[[Tun | None], Policy], *, odd_wires: tuple[str, ...], replace_tun: bool
@@ -81,7 +81,7 @@ class PolicyLoader:
                 log.debug("not rehearsed: %s", error)
 
     async def open_ipv6(self) -> None:
-        """Lead IPv6 into the TUN as well.
+        """Make the routes for IPv6 into the TUN.
 
         Raises:
             RoutingError: the kernel refused it.
@@ -93,11 +93,11 @@ class PolicyLoader:
         held = self._held
         anew, self._suspect = anew or self._suspect, False
         if anew:
-            held.tun = None  # the announcement of its end is our own doing
+            held.tun = None  # its end will be announced, and is our own doing
         try:
             held.tun = await ensure_tun(held.socket, uid=held.identity.uid, anew=anew)
         except TunError:
-            # Somebody sets it down as often as it is set up: whoever does not know it never sees that it is a fight.
+            # Another program may set it down each time. Without knowing the TUN the healer would not notice the fight.
             held.tun = find_tun_set_down(held.identity.uid) or held.tun
             raise
         held.ipv6 = read_ipv6(names.TUN_NAME)
@@ -117,7 +117,7 @@ class PolicyLoader:
             await held.put_entries_back()
             held.routing_trouble = None
         except (RulesetError, RoutingError, OSError) as error:
-            # Nothing that no guard accepted leaves by a card, whatever stands of the guards now.
+            # A frame that no guard accepted must not leave by a card, whichever guards stand now.
             await held.filters.fit(policy, policy.links.wires if held.features.egress_hook else (), loaded=False)
             raise EnforcementError(str(error)) from error
         for failure in apply_sysctls(SYSCTLS):
@@ -141,10 +141,10 @@ class PolicyLoader:
         return beside
 
     async def _set_routes(self, *, ipv6: bool) -> None:
-        """Lead into the TUN what the policy in force opens, though nothing passes there before the lease is taken.
+        """Make the routes into the TUN that the policy in force opens. Nothing passes there before the lease is taken.
 
         Args:
-            ipv6: IPv6 too. Not every server carries it, so it stays unreachable until the tunnel was found to.
+            ipv6: for IPv6 too. Not every server carries it, so it stays unreachable until the tunnel has been seen to.
         """
         held = self._held
         opens = held.policy is not None and held.policy.state is State.OPEN
@@ -158,7 +158,7 @@ class PolicyLoader:
         try:
             await apply_routes(held.socket, held.routes, held.tun.index if held.tun else None)
         except RoutingError:
-            # Perhaps for something about the TUN that nothing here looks at. Down is a thing that is looked at.
+            # Perhaps for a property of the TUN that nothing here checks. That it is down is checked.
             self._suspect = held.tun is not None and find_tun_set_down(held.identity.uid) != held.tun
             raise
         except OSError as error:

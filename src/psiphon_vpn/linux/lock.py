@@ -14,8 +14,8 @@ for these reasons:
 * `amend` is the one load that closes nothing, and may refuse. One method with two contracts would hide which of them
   the caller relies on.
 * `rehearse` runs beside the connecting core. As a part of `load` it would delay the start of the core.
-* `restore_now` works in the very call that hears of a change, so it cannot wait for anything. `restore` has its turn
-  after whatever is under way, and may take as long as nft takes.
+* `restore_now` works in the call that receives the announcement of a change, so it cannot wait for anything. `restore`
+  waits for its turn, and may take as long as nft takes.
 """
 
 import enum
@@ -47,7 +47,7 @@ class NoLease(EnforcementError):
 
 
 class LedAround(EnforcementError):
-    """Everything that we loaded is in force, and yet what programs send does not go into the tunnel."""
+    """Everything that was loaded is in force, and yet packets of programs do not go into the tunnel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Cover:
     """What the lease opens besides the TUN's IPv4.
 
     Attributes:
-        proxy: loopback too, since the core listens on the SOCKS port. Otherwise a stranger could listen there.
+        proxy: loopback too, since the core listens on the SOCKS port. Otherwise another program may listen there.
         ipv6: the TUN's IPv6 too, since the tunnel was found to carry it.
     """
 
@@ -134,13 +134,13 @@ class LockView:
     Attributes:
         tun: the TUN that was made.
         ipv6: what the TUN had of IPv6 when the policy in force was made.
-        cover: what the lease covers that was taken and not given up since. The kernel may hold less: it runs out.
+        cover: what the lease covers; None if it is not taken, or was closed. The kernel may hold less: it runs out.
         ran_out: the lease was taken, and its time is over: nobody renewed it, and the kernel has forgotten it.
-        routing_trouble: what the last look at rules, routes and TUN found wrong.
+        routing_trouble: what the last check of rules, routes and TUN found wrong.
         wires: names of the interfaces that need an egress guard; none where this kernel knows no egress hook.
         guards: the tables beside the base table.
-        cards: names of the interfaces that have a filter of traffic control, or ought to, by index.
-        standings: what stood at the traffic control of each when it was last looked at, by index.
+        cards: names of the interfaces that should have a filter of traffic control, by index.
+        standings: what stood at the traffic control of each when it was last read, by index.
     """
 
     tun: Tun | None = None
@@ -242,19 +242,19 @@ class Restorer(Protocol):
     """Puts back what other programs change."""
 
     def restore_now(self, area: Literal[Area.RULES, Area.NETWORK]) -> Restored:
-        """Somebody changed it: close, and put it back without looking, in the same breath. Never fails.
+        """Another program changed it: close, and put it back at once, without reading anything. Never fails.
 
         Does nothing while a change of our own is under way; then it takes `restore`. Rules are put back only if they
         did change.
         """
 
     async def restore(self, area: Area, *, changed: bool = False) -> Restored:
-        """Do the same in its turn, by nft too where that is needed; and look.
+        """Do the same in turn, by nft if needed, and check.
 
         Args:
-            area: what is looked at.
-            changed: somebody did change it. Rules are closed and put back then before they are looked at, which is left
-                to the next call; filters are looked at in any case.
+            area: what to put back and check.
+            changed: another program did change it. Then rules are closed for and put back, and the next call checks
+                them; filters are read even if nothing else suggests a change.
         """
 
 

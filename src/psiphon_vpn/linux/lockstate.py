@@ -1,4 +1,4 @@
-"""Is this machine locked? Asked of the kernel, without a daemon: `status` rests on nothing but this."""
+"""Is this machine locked? Read from the kernel, without a daemon: `status` uses nothing else."""
 
 import asyncio
 import contextlib
@@ -29,11 +29,11 @@ class LockState:
     """What the kernel's rules say.
 
     Attributes:
-        locked: whether no packet of an application can leave by a wire; None when we may not look.
-        sentence: the same for people.
+        locked: whether no packet of an application can leave by a wire; None if the kernel may not be read.
+        sentence: the same, for people.
         layers: state ("ok", "missing", "incomplete", "broken") and detail of base, wire_guard, egress_guard,
-            frame_guard, traffic_control and lease; frame_guard is left out where there is no card.
-        lease_seconds: what remains of the lease, None while there is none.
+            frame_guard, traffic_control and lease; frame_guard is left out if there is no card.
+        lease_seconds: how long the lease still lasts, None without a lease.
     """
 
     locked: bool | None
@@ -47,11 +47,11 @@ def _layer(state: str, detail: str) -> dict[str, str]:
 
 
 async def _list(what: str, *address: str) -> list[Any] | None:
-    """What nft says in JSON about a table, chain or set; None where there is none.
+    """Nft's listing of a table, chain or set in JSON; None if it does not exist.
 
     Raises:
-        CommandError: we may not look, or there is no nft.
-        ValueError: what it said is not JSON.
+        CommandError: no permission, or nft is not installed.
+        ValueError: the output is not JSON.
     """
     try:
         objects: list[Any] = json.loads((await run_async(["nft", "-j", "list", what, *address])).stdout)["nftables"]
@@ -71,7 +71,7 @@ async def _read_guard() -> list[Any] | None:
 
 
 def _read_dormant() -> frozenset[tuple[str, str]]:
-    """By netlink: nft's JSON says nothing of a table's flags that could be relied on."""
+    """By netlink: nft's JSON is not reliable about a table's flags."""
     with contextlib.closing(NftSocket()) as netlink:
         return read_dormant(netlink)
 
@@ -100,11 +100,11 @@ async def _read_lease() -> float | None:
 
 
 async def find_cut_off() -> tuple[str, ...]:
-    """Names of the interfaces whose filter asks for a mark that no guard sets there: nothing leaves by them.
+    """Names of the interfaces whose filter requires a mark that no guard sets there: nothing leaves by them.
 
     Raises:
-        OSError: the kernel does not say what filters there are.
-        CommandError: nft does not say what guards there are.
+        OSError: the kernel does not list the filters.
+        CommandError: nft does not list the guards.
     """
     standings = await read_standings()
     asking = [index for index, standing in standings.items() if standing.filter is Filter.MARKED]
@@ -116,9 +116,9 @@ async def find_cut_off() -> tuple[str, ...]:
 
 
 def list_marking(listing: str) -> frozenset[str]:
-    """The devices on which a guard of ours stands that marks what it accepts, by what nft lists of family netdev.
+    """The devices with one of our guards that marks what it accepts, from nft's listing of family netdev.
 
-    Each has a chain of its own. One of another version may mark nothing, and a dormant one meets no frame.
+    Each has its own chain. A guard of another version may mark nothing, and a dormant one meets no frame.
     """
     found: set[str] = set()
     for table in re.split(r"^(?=table )", listing, flags=re.MULTILINE):
@@ -145,7 +145,7 @@ async def _read_frames() -> dict[str, str] | None:
 
 
 async def _read_filters() -> dict[str, str]:
-    """The layer at the cards' traffic control. Where there are cards, the daemon alone knows."""
+    """The layer at the cards' traffic control. Which interfaces are cards, only the daemon knows."""
     try:
         standings = await read_standings()
         cut_off = await find_cut_off()
@@ -174,7 +174,7 @@ async def fetch_lock_state(*, cards: bool = True) -> LockState:
         The lock's state; `locked` is None when it could not be read. Never raises.
     """
     try:
-        # All to their end: what is left behind by one that fails would still run when the loop is closed.
+        # Wait for all: if one fails, the others would still run when the loop is closed.
         found = await asyncio.gather(
             _list("table", "inet", names.BASE_TABLE),
             _read_guard(),

@@ -1,4 +1,4 @@
-"""What loopback is called here. It is known by its index; root may call it, and a card, as he likes."""
+"""The name of loopback here. It is recognised by its index, since root may rename it, or call a card `lo`."""
 
 import socket
 
@@ -7,11 +7,11 @@ from psiphon_vpn.policy.values import InterfaceName
 
 
 def name_loopback() -> str:
-    """The name that loopback has in this network namespace, of whatever form."""
+    """The name of loopback in this network namespace, whatever its form."""
     return socket.if_indextoname(names.LOOPBACK_INDEX)
 
 
 def find_plain_name() -> InterfaceName | None:
-    """The name of loopback, or else of any interface, that can stand in a rule; None where there is none."""
+    """A name that can stand in a rule: loopback's, or else any interface's; None if there is none."""
     found = (name_loopback(), *(name for _, name in socket.if_nameindex()))
     return next((plain for name in found if (plain := InterfaceName.of(name)) is not None), None)

@@ -1,7 +1,7 @@
-"""Changes of links, addresses, routes, rules and traffic control as the kernel tells them (rtnetlink(7)).
+"""Changes of links, addresses, routes, rules and traffic control as the kernel announces them (rtnetlink(7)).
 
-Raw, and only as much of each message as decides what to look at: a lost link must be seen within a millisecond, also in
-a storm of messages. What exactly changed is read by a fresh look at everything.
+Raw, and only as much of each message as decides what to read again: a lost link must be noticed within a millisecond,
+even in a flood of messages. A fresh reading shows what exactly changed.
 """
 
 import socket
@@ -27,21 +27,21 @@ rtnetlink.h is the bit n-1."""
 
 @dataclass(frozen=True)
 class NetworkChange:
-    """That something changed.
+    """Something changed.
 
     Attributes:
         kind: "link", "address", "route", "rule", or "traffic" for queueing disciplines and filters.
-        index: interface that a change of a link, an address or traffic control is about.
+        index: of the interface, for a link, an address or traffic control.
         lost: the link went down, lost its carrier or is gone.
         down: the link was set down, or is gone.
         gone: the link is gone.
-        name: what a link is called.
-        moved: the link is gone from here since it now belongs to another network namespace.
-        misfit: as the TUN, a link like this would keep packets back (`rtvalues.find_misfit`).
-        ours: a rule with a priority of ours, or a route of the private table.
-        removed: that rule or route was taken away.
-        port: netlink's port id of who asked for a change of a rule, route or filter: for the first socket of a process
-            the process id (netlink(7)); 0 is the kernel, or that it does not say, as for links.
+        name: of the link.
+        moved: the link now belongs to another network namespace.
+        misfit: as the TUN, a link like this would hold packets back (`rtvalues.find_misfit`).
+        ours: a rule in our range of priorities, or a route of the private table.
+        removed: the rule or route was removed.
+        port: netlink's port id of the socket that changed a rule, route or filter. For the first socket of a process it
+            is the process id (netlink(7)). 0: the kernel itself, or it does not say, as for links.
     """
 
     kind: str

@@ -16,7 +16,7 @@ _SO_RCVBUFFORCE = 33
 
 
 def widen(monitor: socket.socket) -> None:
-    """Let more announcements wait for their reader than net.core.rmem_max allows, where we may (CAP_NET_ADMIN)."""
+    """Enlarge the receive buffer beyond net.core.rmem_max, if permitted (CAP_NET_ADMIN)."""
     monitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
     with contextlib.suppress(PermissionError):
         monitor.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER_BYTES)
@@ -29,7 +29,7 @@ def iterate_messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def iterate_announcements(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """The same with the port id: of an announcement, that of the socket whose request it tells of; 0 is the kernel."""
+    """The same with the port id: in an announcement, of the socket that requested the change; 0 is the kernel."""
     offset = 0
     while offset + HEADER.size <= len(data):
         length, kind, _, _, port = HEADER.unpack_from(data, offset)
@@ -52,7 +52,7 @@ def iterate_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def read_attributes(data: bytes) -> dict[int, bytes]:
     """The same by number, where each is there once."""
-    # Without the generator: this is what most of the reading of a ruleset takes.
+    # Without the generator: most of the time for reading a ruleset is spent here.
     found = {}
     offset, end = 0, len(data)
     while offset + 4 <= end:

@@ -1,9 +1,9 @@
-"""The few messages of nfnetlink that the lease and the putting back need, in raw netlink.
+"""The few messages of nfnetlink that lease and restoring need, in raw netlink.
 
-`nft` has no word for the one thing that makes the lease safe: a batch that the kernel refuses unless the ruleset is
+`nft` cannot express the one thing that makes the lease safe: a batch that the kernel refuses unless the ruleset is
 exactly the generation that was verified (attribute NFNL_BATCH_GENID; include/uapi/linux/netfilter/nfnetlink.h).
 It answers ERESTART then, and nothing is changed. So "renew only what was verified" is the kernel's own check, and
-there is no moment between looking and renewing in which the ruleset could change unnoticed.
+there is no moment between checking and renewing in which the ruleset could change unnoticed.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ IFNAMSIZ = 16
 _SO_SNDBUFFORCE = 32
 _SEND_BYTES = 1 << 23
 _DUMPS = 50
-"""So often a list is read that changes while it is read: each takes a fraction of a millisecond."""
-_RECEIVE_TIMEOUT = 1.0  # seconds; the kernel answers a request of ours before send() returns
+"""How often a list is read that changes meanwhile: each time takes a fraction of a millisecond."""
+_RECEIVE_TIMEOUT = 1.0  # seconds; the kernel answers a request before send() returns
 
 
 class GenerationChanged(Exception):
@@ -66,14 +66,14 @@ class Generation:
 
     Attributes:
         number: of the generation. A large commit is announced in several messages; those before the last have 0.
-        pid: process id of the committer, as the first of all pid namespaces counts (task_pid_nr): in a container it is
-            nobody's, or somebody else's.
-        process: what the committer calls itself.
-        tables: names of the tables of which something was announced in the same message.
-        port: netlink's port id of the socket that committed. The kernel gives the first socket of a process the process
-            id as the process's own pid namespace counts it, if that is free (netlink_autobind).
-        harmful: more than elements of sets and maps of other programs' tables was announced in the same message.
-        ours: something of a table of ours was, or of one that is not known.
+        pid: process id of the committer, in the first pid namespace (task_pid_nr). In a container it identifies no
+            process, or another one.
+        process: name of the committing process.
+        tables: names of the tables that the same message is about.
+        port: netlink's port id of the committing socket. For the first socket of a process it is the process id in the
+            process's own pid namespace, if that number is free (netlink_autobind).
+        harmful: the same message is about more than elements of sets and maps in other programs' tables.
+        ours: it is about a table of the service, or about one that is not known.
     """
 
     number: int
@@ -133,8 +133,8 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
         if kind >> 8 != NFNL_SUBSYS_NFTABLES:
             continue
         if kind != _nftables(NFT_MSG_NEWGEN):
-            # Whatever it is about, its first attribute names the table (linux/netfilter/nf_tables.h). A flush announces
-            # hundreds of objects, and what was taken away waits for the end of this.
+            # The first attribute of every object names the table (linux/netfilter/nf_tables.h). A flush announces
+            # hundreds of objects, and putting the tables back waits until this has been read.
             attribute, table = next(iterate_attributes(body[4:]), (0, b""))
             name = table.split(b"\0")[0].decode("ascii", "replace")
             touched.add(name)
@@ -158,7 +158,7 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
 
 _ELEMENTS = frozenset({_nftables(NFT_MSG_NEWSETELEM), _nftables(NFT_MSG_DELSETELEM)})
 OWN_PREFIX = "psiphon"
-"""Every table of ours is called so, and what is called so is never taken for another program's."""
+"""The prefix of our tables' names. A table with this prefix never counts as another program's."""
 
 
 def follow(generation: int) -> int:
@@ -173,7 +173,7 @@ class NftSocket:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         self._socket.bind((0, 0))
         self._socket.settimeout(_RECEIVE_TIMEOUT)
-        # A transaction is one message to the kernel; that for a thousand devices is larger than net.core.wmem_max.
+        # A transaction is one message to the kernel; for a thousand devices it is larger than net.core.wmem_max.
         with contextlib.suppress(PermissionError):
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BYTES)
         self._sequence = 1
@@ -212,7 +212,7 @@ class NftSocket:
         its time-out on kernels before 6.13, and deleting one that does not exist would fail the transaction.
 
         Returns:
-            The generation that this very transaction made.
+            The generation that this transaction made.
 
         Raises:
             GenerationChanged: the ruleset is another one; nothing was changed.
@@ -232,7 +232,7 @@ class NftSocket:
         Args:
             table: a table of family inet.
             set_names: sets in it.
-            generation: the one that the ruleset must still be; None for any.
+            generation: in which the ruleset must still be; None for any.
 
         Raises:
             GenerationChanged: it is another one; nothing was changed.
@@ -248,7 +248,7 @@ class NftSocket:
 
         Args:
             messages: the changes, in order.
-            generation: the one that the ruleset must still be; None for any.
+            generation: in which the ruleset must still be; None for any.
 
         Raises:
             GenerationChanged: it is another one; nothing was changed.
@@ -283,7 +283,7 @@ class NftSocket:
         raise OSError(errno.EINTR, "the ruleset changed while it was listed")
 
     def _dump_once(self, kind: int, family: int, body: bytes) -> list[bytes] | None:
-        """The same once; None where it changed. Read to its end: the kernel refuses (EBUSY) to list beside a rest."""
+        """The same once; None if it changed. Always read to its end: after half a listing the kernel answers EBUSY."""
         interrupted = False
         sequence = self._next(1)
         self._socket.send(_message(_nftables(kind), NLM_F_DUMP, sequence, body, family=family))
@@ -302,10 +302,10 @@ class NftSocket:
                 offset += max((length + 3) & ~3, HEADER.size)
 
     def holds(self, element: Element) -> bool:
-        """Whether a set has an element, by what the kernel lists: it leaves out those whose time has run out.
+        """Whether the kernel lists an element in a set: it leaves out those whose time has run out.
 
         Raises:
-            OSError: the kernel does not say. That there is no such set is an answer.
+            OSError: the kernel does not answer. A missing set is an answer.
         """
         wanted = element.interface.encode().ljust(IFNAMSIZ, b"\0")
         try:

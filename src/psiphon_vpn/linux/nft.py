@@ -1,9 +1,9 @@
 """nftables at the edge: replace whole tables, read them back, compare.
 
-nft reads the text, the kernel's own listing says what became of it. A listing is compared with the image of the same
-table (linux/images.py). Where there is none, the listing is believed if the generations prove that nobody else has
-committed anything since nft loaded the table; else it is compared with that of a *dormant scratch copy* of the same
-text (a table with the flag "dormant" has no effect on packets). In either case it is held against the policy.
+nft reads the text; the kernel's own listing shows what it loaded. A listing is compared with the image of the same
+table (linux/images.py). Without an image, the listing counts if the generations prove that nobody else has committed
+anything since nft loaded the table. Otherwise it is compared with the listing of a *dormant scratch copy* of the same
+text (a table with the flag "dormant" has no effect on packets). In both cases it is compared with the policy as well.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from psiphon_vpn.run import CommandError, run_async
 
 _ROUNDS = 5
 _MOST_QUESTIONS = 64
-"""How often it is asked which devices are refused; after that, those that were not asked about are."""
+"""How many times nft is tried to find the devices that are refused; devices not tried by then count as refused."""
 LOAD = ("nft", "-f", "-")
 
 
 class RulesetError(Exception):
-    """The kernel does not hold the table that it should."""
+    """The kernel does not have the table that it should have."""
 
 
 class Nft:

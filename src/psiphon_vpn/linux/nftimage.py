@@ -1,9 +1,9 @@
 """Tables as the kernel itself lists them, and the one transaction that makes them again.
 
 Why not the text once more: nft takes 10 ms and more to read it, on a busy machine several times that, and looks up
-users and protocols on the way. What the kernel lists of a rule is what it takes for one (nf_tables_api.c: the dump of
-an expression has the attributes that its init reads), so a table that was found right can be put back without any
-program. What is put back so is read back by nft afterwards, like whatever is loaded.
+users and protocols on the way. What the kernel lists of a rule, it also accepts as a rule (nf_tables_api.c: the dump
+of an expression has the attributes that its init reads), so a table that was found right can be put back without any
+program. It is read back afterwards, like every loaded table.
 """
 
 import itertools
@@ -31,7 +31,7 @@ NFT_MSG_NEWSET, NFT_MSG_GETSET = 9, 10
 NFT_MSG_GETOBJ, NFT_MSG_GETFLOWTABLE = 19, 23
 NLM_F_APPEND = 0x800
 _REMEMBERED = 512
-"""So many rules are remembered: one policy has some 200, and most are in the next."""
+"""How many rules are cached: a policy has some 200, and most are in the next one too."""
 NFT_SET_ANONYMOUS, NFT_TABLE_F_DORMANT, NFT_TABLE_F_OWNER = 0x1, 0x1, 0x2
 
 _TABLE = 1
@@ -63,7 +63,7 @@ def _copy(data: bytes, wanted: dict[int, int], name: str) -> bytes:
 def _copy_expression(data: bytes) -> bytes:
     """An expression as its init takes it: one that writes an option must not have the flags that are listed with it.
 
-    A counter begins anew: what it has counted is no part of a rule.
+    A counter starts from zero: its value is not part of the rule.
     """
     attributes = read_attributes(data)
     if attributes.get(_EXPR_NAME) == b"counter\0":
@@ -95,7 +95,7 @@ def _named(name: str) -> bytes:
 
 
 def _objects(netlink: NftSocket, kind: int, family: int, table: str) -> Iterator[bytes]:
-    """What the kernel lists of a table; it is asked for that alone, and not every kind of list knows how."""
+    """The kernel's listing of one table: filtered here too, since not every kind of listing supports the request."""
     for data in netlink.dump(kind, family, _named(table)):
         if read_attributes(data).get(_TABLE, b"") == table.encode() + b"\0":
             yield data
@@ -108,7 +108,7 @@ def _read_sets(netlink: NftSocket, family: int, source: str, name: str) -> Itera
         body = _copy(data, _OF_SET, name) + write_attribute(_SET_ID, identity)
         yield Message(NFT_MSG_NEWSET, family, NLM_F_CREATE, body)
         if not struct.unpack(">I", attributes.get(_SET_FLAGS, bytes(4)))[0] & NFT_SET_ANONYMOUS:
-            continue  # a set of ours with a name holds the lease: it comes back empty
+            continue  # our named sets hold the lease: they come back empty
         of_set = write_attribute(_SET_NAME, attributes[_SET_NAME])
         for chunk in netlink.dump(NFT_MSG_GETSETELEM, family, _named(source) + of_set):
             elements = write_attribute(_ELEMENTS | NLA_F_NESTED, read_attributes(chunk).get(_ELEMENTS, b""))
@@ -117,7 +117,7 @@ def _read_sets(netlink: NftSocket, family: int, source: str, name: str) -> Itera
 
 
 def remove_table(family: str, name: str) -> Message:
-    """The message that takes a table away."""
+    """The message that removes a table."""
     return Message(NFT_MSG_DELTABLE, FAMILIES[family], 0, _named(name))
 
 
@@ -144,10 +144,10 @@ def read_dormant(netlink: NftSocket) -> frozenset[tuple[str, str]]:
 
 
 def find_owner(netlink: NftSocket, family: str, name: str) -> int | None:
-    """Whose a table is, that stands, awake, and that its owner alone can change (NFT_TABLE_F_OWNER).
+    """The owner of a table that is not dormant and that only its owner can change (NFT_TABLE_F_OWNER).
 
     Returns:
-        The owner's netlink port id; None where there is no such table, or it is nobody's.
+        The owner's netlink port id; None if the table does not exist or has no owner.
 
     Raises:
         OSError: the kernel does not list tables to us.
@@ -167,12 +167,12 @@ def _read_table(netlink: NftSocket, family: int, source: str, name: str) -> Iter
         raise ValueError(f"{source} does not stand")
     if source == name and _is_dormant(table):
         raise ValueError(f"{name} is dormant")
-    # Present or not: it is made, taken away with all that is in it, and made as it was. Its flags are not taken over:
-    # a copy is dormant, what is made of it is not.
+    # Present or not: it is made, removed with everything in it, and made as it was. The flags are not copied: a copy
+    # is dormant, what is made from it is not.
     yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _named(name))
     yield Message(NFT_MSG_DELTABLE, family, 0, _named(name))
     yield Message(NFT_MSG_NEWTABLE, family, NLM_F_CREATE, _copy(table, _OF_TABLE, name))
-    # None of ours has any, so an image has none: whatever else is in a table is a change of it.
+    # Our tables have none of these, so any of them in a table is a change.
     for kind in (NFT_MSG_GETOBJ, NFT_MSG_GETFLOWTABLE):
         if any(_objects(netlink, kind, family, source)):
             raise ValueError(f"{name} has an object or a flowtable")
@@ -195,18 +195,18 @@ def read_image(
     """Take the image of tables that were found right.
 
     Args:
-        netlink: a socket for it.
+        netlink: by which the kernel is read.
         tables: of each the family, the name under which it stands, and the name under which it is made.
-        generation: the one in which they were found right.
+        generation: in which they were found right.
         is_equal: whether a later generation differs from that one in nothing that matters.
 
     Returns:
-        The transaction that makes them again, whatever stands in their place (`NftSocket.commit`); None when the
-        ruleset is another one by now.
+        The transaction that makes them again, whatever stands in their place (`NftSocket.commit`); None if the
+        ruleset has changed since.
 
     Raises:
         OSError: the kernel does not list them.
-        ValueError: there is no such table, or one stands and is dormant, or it has what no table of ours has.
+        ValueError: there is no such table, or it is dormant, or it has something that our tables never have.
     """
     messages: list[Message] = []
     for family, source, name in tables:

@@ -1,7 +1,7 @@
-"""Tells when the process that owns a table ends.
+"""Notices the end of the process that owns a table.
 
 The kernel announces no removal of a table whose owner ends (nft_rcv_nl_event in nf_tables_api.c sends nothing). It does
-announce the end of a process, to whoever has a descriptor of it (pidfd_open(2)), after the process has lost its sockets
+report the end of a process to the holder of its descriptor (pidfd_open(2)), after the process has lost its sockets
 and the table with them (do_exit in exit.c: exit_task_work comes before exit_notify).
 """
 
@@ -15,7 +15,7 @@ class OwnerWatch:
     """Follows one owner at a time.
 
     Args:
-        on_end: called once when the process that is followed ends. A guarded function (`Supervisor.guard`).
+        on_end: called once when the followed process ends. A guarded function (`Supervisor.guard`).
     """
 
     def __init__(self, on_end: Callable[[], None]) -> None:
@@ -28,7 +28,7 @@ class OwnerWatch:
 
         Args:
             port: the owner's netlink port id (NFTA_TABLE_OWNER). It is the process id for the first netlink socket of a
-                process (netlink_autobind). Where it is none, nothing is told: whoever relies on it looks now and then.
+                process (netlink_autobind). If it is none, the end is not reported, so callers also check now and then.
         """
         if port == self._followed:
             return
@@ -43,7 +43,7 @@ class OwnerWatch:
         call_when_readable(self._descriptor, self._end)
 
     def close(self) -> None:
-        """Follow nobody any more."""
+        """Stop following."""
         self._followed = None
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1

@@ -1,9 +1,8 @@
-"""Do the kernel's own words say what the policy says, value by value? Asked of a listing, without nft.
+"""Compares the kernel's listing with the policy, value by value, without nft.
 
-nft compares a table with a copy that it read from the very same text, so what nft reads into a text is in both. Here
-each rule of the listing is held against the rule of the policy that it was made of: as many rules in each chain, for
-each the interfaces that it names, by name and by index, the mark that it sets, and what it does; and no address that
-the policy does not have.
+A table and its copy come from the same text, so they cannot show how nft interpreted the text. Here each rule of the
+listing is compared with the rule of the policy that it was made from: as many rules in each chain; in each rule the
+same interfaces, by name and by index, the same mark and the same verdict; and no address that the policy does not have.
 """
 
 import ipaddress
@@ -33,14 +32,14 @@ _NAMES, _INDEXES, _ADDRESSES = "names", "indexes", "addresses"
 _DEVICE, _DEVICES = 3, 4
 """NFTA_HOOK_DEV, NFTA_HOOK_DEVS"""
 _REMEMBERED = 512
-"""So many rules are remembered, each by all that it is read from: one policy has some 200, and most are in the next."""
+"""How many rules are cached, each by all its bytes: a policy has some 200, and most are in the next one too."""
 _What = tuple[str, int, int]
 """What a register holds, the length of an address and how much of it was loaded."""
 
 
 @dataclass
 class _Found:
-    """What a rule says. It is remembered, so nobody changes it once it is read."""
+    """What a rule says. It is cached, so it must not be changed once it is read."""
 
     names: set[str] = field(default_factory=set)
     indexes: set[int] = field(default_factory=set)
@@ -54,7 +53,7 @@ class _Found:
 
 
 def find_difference(image: Iterable[Message], tables: Iterable[Table]) -> str | None:
-    """What a listing says otherwise than the policy; None where it says the same.
+    """How a listing differs from the policy; None if it does not.
 
     Args:
         image: the messages that make the tables (`nftimage.read_image`).
@@ -128,7 +127,7 @@ def _compare_chain(
             return f"rule {number} of chain {chain.name} sets another mark"
         # ARP has its addresses elsewhere, where IPv6 has part of one: they are not read.
         if not (is_arp or _ARP in rule.text or read.edges <= edges):
-            return f"rule {number} of chain {chain.name} has an address that is none of the policy's"
+            return f"rule {number} of chain {chain.name} has an address that the policy does not have"
     return None
 
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class BlindRestorer:
-    """Adds what is missing, without looking first.
+    """Adds what is missing, without reading anything first.
 
     Args:
         uid: the owner of a TUN that is made again.
@@ -26,15 +26,15 @@ class BlindRestorer:
         self._uid = uid
         self._socket = socket
         self._made = 0
-        """Index of the TUN that took the place of one that was taken away."""
+        """Index of the TUN that was made in place of a deleted one."""
 
     def restore(self, tun_index: int, *, rules: Sequence[RoutingRule], ipv6_probe: tuple[str, ...], ipv6: Ipv6) -> bool:
-        """Put back what stands in every state. Never fails: a later look finds what could not be put back.
+        """Put back what stands in every state. Never fails: a later check finds what could not be put back.
 
         Args:
-            tun_index: index of the TUN that was made. One that is gone is made again; a stranger with its name stays.
+            tun_index: index of the TUN that was made. Made again if it is gone; another device with its name stays.
             rules: the routing rules.
-            ipv6_probe: name servers that have a route of their own.
+            ipv6_probe: name servers with a route of their own.
             ipv6: what the TUN has of IPv6.
 
         Returns:
@@ -57,7 +57,7 @@ class BlindRestorer:
                 ]
             )
             if refused:
-                log.info("not put back at once: %d, the first %s", len(refused), refused[0])
+                log.info("not put back at once: %d requests, the first %s", len(refused), refused[0])
         except (TunError, OSError) as error:
             log.info("the network could not be put back at once: %s", error)
         return made

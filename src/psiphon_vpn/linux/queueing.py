@@ -1,9 +1,7 @@
-"""The queue before a device: how much was sent into it, and what other programs put there.
+"""The queue in front of a device: how many packets were sent into it, and what other programs put there.
 
-How many packets programs have sent into a device, whether or not anybody takes them out at its other end.
-
-The counters of a TUN count what the program behind it has read. What waits for a program that hangs is in none of them,
-but it has gone through the queueing discipline before (rtnetlink(7), RTM_GETQDISC).
+The counters of a TUN count what the program behind it has read. They miss packets that wait for a program that hangs,
+but the queueing discipline has counted these (rtnetlink(7), RTM_GETQDISC).
 """
 
 import contextlib
@@ -33,7 +31,7 @@ _QUEUE = struct.Struct("=III")
 
 
 def parse_queued(data: bytes) -> int:
-    """The number in the kernel's answer; 0 where there is none. Never raises, whatever the bytes."""
+    """The number in the kernel's answer; 0 if it has none. Never raises, whatever the bytes."""
     for kind, body in iterate_messages(data):
         if kind != RTM_NEWQDISC:
             continue
@@ -48,36 +46,36 @@ def parse_queued(data: bytes) -> int:
 
 
 def find_own_port() -> int:
-    """Netlink's port id by which this process asks: the kernel announces such a question to everybody, like a change.
+    """Netlink's port id of this process's queries: the kernel announces such a query to everybody, like a change.
 
-    In the form of libnl, which has other numbers in the upper bits.
+    In the form of libnl, with another number in the upper bits.
     """
     return (0x2A5 << 22) | (os.getpid() & 0x3FFFFF)
 
 
 def read_queued(device: str) -> int:
-    """Packets that were sent into a device since it is up, those included that wait for its reader.
+    """Packets that were sent into a device since it is up, including those that wait for its reader.
 
     Args:
         device: name of the interface.
 
     Returns:
-        0 where there is no such device, or it has no queue that counts ("noqueue").
+        0 if there is no such device, or its queue does not count ("noqueue").
     """
     try:
         body = TCMSG.pack(0, socket.if_nametoindex(device), 0, TC_H_ROOT, 0)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asking:
-            with contextlib.suppress(OSError):  # taken: then others have to look in vain
+            with contextlib.suppress(OSError):  # taken: then the query looks like another program's change
                 asking.bind((find_own_port(), 0))
             asking.send(HEADER.pack(HEADER.size + len(body), RTM_GETQDISC, NLM_F_REQUEST | NLM_F_ECHO, 1, 0) + body)
-            # An announcement, which the asker gets if it wants an echo. It is there before send() returns.
+            # NLM_F_ECHO sends the announcement to this socket too, before send() returns.
             return parse_queued(asking.recv(1 << 14, socket.MSG_DONTWAIT))
     except OSError:
         return 0
 
 
 async def find_foreign(index: int) -> list[Discipline]:
-    """What other programs put before a device. The kernel's own queueing discipline has no number.
+    """What other programs put in front of a device. The kernel's own queueing discipline has no handle.
 
     Raises:
         OSError: the kernel does not answer.
@@ -87,10 +85,10 @@ async def find_foreign(index: int) -> list[Discipline]:
 
 
 async def remove_foreign(changing: RouteSocket, index: int) -> list[str]:
-    """Take away what other programs put before a device, with all that hangs on it; the kernel puts its own there.
+    """Remove what other programs put in front of a device, with everything below it; the kernel adds its own again.
 
     Returns:
-        The kinds of what was taken away.
+        The kinds of what was removed.
 
     Raises:
         OSError: the kernel does not answer.

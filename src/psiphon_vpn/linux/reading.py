@@ -36,7 +36,7 @@ def parse_listing(text: str, *, copy: bool = False) -> Reading:
     body = lines[1:-1]
     kept: list[str] = []
     if body and body[0].startswith("flags "):
-        # The table's own; "owner", of the wire guard, is no part of what it does.
+        # The table's own; "owner", of the wire guard, does not change what it does.
         if "dormant" in body[0].replace(",", " ").split() and not copy:
             kept.append(DORMANT)
         body = body[1:]

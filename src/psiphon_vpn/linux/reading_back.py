@@ -11,7 +11,7 @@ class Reader:
     """Compares the kernel with the policy in force.
 
     Args:
-        held: what ought to stand.
+        held: what should stand.
     """
 
     def __init__(self, held: Held) -> None:
@@ -23,7 +23,7 @@ class Reader:
         Raises:
             EnforcementError: something is not as it should be; why.
         """
-        # Before it waits for its turn: what is closed meanwhile stays closed.
+        # Before waiting for the turn: what is closed meanwhile stays closed.
         closings = self._held.lease.closings
         async with self._held.turn:
             return await self._read_back(closings)
@@ -32,7 +32,7 @@ class Reader:
         held = self._held
         if held.tun is None:
             raise EnforcementError("there is no TUN")
-        # A wire beside the core's way leaks its raw frames in every state alike: not to open would stop none of them.
+        # Only the core's way matters: another wire without a guard passes raw frames in every state, open or not.
         stack = held.policy.links.stack if held.policy is not None else ()
         if bare := [name for name in held.view.unguarded if name in stack]:
             raise EnforcementError(f"there is no egress guard on {', '.join(bare)}")
@@ -62,7 +62,7 @@ class Reader:
         return None
 
     async def find_network_trouble(self, tun: Tun) -> Trouble | None:
-        """Why rules, routes, TUN or settings are not as they should be. Its caller has the turn.
+        """Why rules, routes, TUN or settings are not as they should be. The caller has the turn.
 
         Raises:
             OSError: the kernel does not answer.

@@ -1,4 +1,4 @@
-"""Does the tunnel carry packets? A DNS question through the TUN, bound to it, tells (ICMP does not pass it)."""
+"""Does the tunnel carry packets? A DNS query through the TUN shows it (ICMP does not pass the tunnel)."""
 
 import asyncio
 import secrets
@@ -8,8 +8,8 @@ import struct
 DNS_PORT = 53
 _ROOT_NS_QUESTION = b"\x00" + struct.pack(">HH", 2, 1)  # ".", type NS, class IN: says nothing about the user
 _FIRST_RESEND_SECONDS, _MAX_RESEND_SECONDS = 0.05, 1.0
-"""When it is asked again: soon at first, since a question may come just before the core's packet tunnel stands, and
-then ever more slowly, since the way through the tunnel may take a second."""
+"""Pauses between repetitions: short at first, since the first query may come just before the core's packet tunnel is
+ready, then ever longer, since the way through the tunnel may take a second."""
 
 
 def build_question(identifier: int) -> bytes:
@@ -55,7 +55,7 @@ async def ask(server: str, *, source: str, device: str, seconds: float) -> bool:
             except TimeoutError:
                 pass
             except OSError:
-                # Refused at once, by the lock or because the TUN is down: no use hurrying.
+                # Refused at once, by the lock or because the TUN is down: retry later.
                 await asyncio.sleep(min(pause, left))
             else:
                 return True

@@ -1,4 +1,4 @@
-"""Puts back what other programs change of the lock: blindly in the same breath, or in its turn and with a look."""
+"""Puts back what other programs change of the lock: at once and without reading, or in turn and with a check."""
 
 import logging
 from typing import Literal, assert_never
@@ -18,8 +18,8 @@ class LockRestorer:
     """Puts back. See `lock.Restorer`.
 
     Args:
-        held: what ought to stand.
-        reader: finds what does not.
+        held: what should stand.
+        reader: finds what is wrong.
     """
 
     def __init__(self, held: Held, reader: Reader) -> None:
@@ -65,7 +65,7 @@ class LockRestorer:
         return self._replace_tables()
 
     async def _restore_rules(self) -> bool:
-        """Also where it takes nft; whether there was anything to put back. Reading back is another call."""
+        """Also by nft. Returns whether there was anything to put back; reading back is another call."""
         tables = self._held.tables
         try:
             if not tables.stand or tables.is_current():
@@ -133,6 +133,6 @@ class LockRestorer:
             async with held.turn:
                 kinds = await remove_foreign(held.socket, held.tun.index)
         except OSError as error:
-            log.warning("traffic control at the TUN could not be looked at: %s", error)
+            log.warning("traffic control at the TUN could not be read: %s", error)
             return ""
         return ", ".join(map(show_name, kinds))

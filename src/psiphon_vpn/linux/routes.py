@@ -1,4 +1,4 @@
-"""Routing rules and the private routing table: put what is missing, take away what is not ours to keep, compare."""
+"""Routing rules and the private routing table: add what is missing, remove what is foreign, compare."""
 
 import errno
 from collections.abc import Iterable
@@ -33,10 +33,10 @@ async def _read_rules() -> list[KernelRule]:
 
 
 async def _choose_rules(rules: Iterable[RoutingRule], present: list[RoutingRule]) -> list[RoutingRule]:
-    """What there has to be: none of IPv6 on a kernel without it; and a way to this machine's own addresses.
+    """The rules that must stand: without IPv6's on a kernel without it, and with those to this machine's own addresses.
 
-    The kernel's own rule for the table `local` may be deleted, or moved to a later place (ip-vrf(8)): what comes out of
-    the tunnel would not be delivered.
+    The kernel's own rule for the table `local` may have been deleted, or moved to a later place (ip-vrf(8)). Without it
+    packets from the tunnel are not delivered.
     """
     versions = [IPV4, IPV6] if await knows_ipv6() else [IPV4]
     found = {rule.version for rule in present if rule == replace(_to_local(rule.version), priority=rule.priority)}
@@ -52,7 +52,7 @@ def _to_local(version: int) -> RoutingRule:
 
 @dataclass(frozen=True)
 class _Found:
-    """A route of the private table: its value, its type (RTN_*), and whether it is one of the kinds that we make."""
+    """A route of the private table: its value, its type (RTN_*), and whether the daemon makes routes of its kind."""
 
     route: Route
     type: int
@@ -71,14 +71,14 @@ async def _read_routes(tun_index: int | None) -> list[_Found]:
                 source=item.source,
                 unreachable=unreachable,
             )
-            # By anything but our TUN, by a gateway, or of a type that we never make ("throw" leads past this table).
+            # Not ours: another device, a gateway, or a type that we never make ("throw" leads past this table).
             direct = item.type == RTN_UNICAST and item.plain and item.hops == (Hop(device=tun_index, gateway=None),)
             routes.append(_Found(route, item.type, unreachable or direct))
     return routes
 
 
 def _tolerate(socket: RouteSocket, message: Message, flags: int, *codes: int) -> bool:
-    """Make one change; what the kernel says about a change that someone made first is no failure.
+    """Make one change. That somebody else made it first is no failure.
 
     Returns:
         Whether the change was made by this call.
@@ -93,10 +93,10 @@ def _tolerate(socket: RouteSocket, message: Message, flags: int, *codes: int) ->
 
 
 async def apply_rules(socket: RouteSocket, rules: Iterable[RoutingRule]) -> None:
-    """Make the rules so: the missing are added before a stranger in our range is removed.
+    """Make these the rules in our range: missing rules are added before foreign ones are removed.
 
-    A second round follows where a stranger's rule had taken the place of one of ours: to the kernel a rule exists if
-    there is one that says the same and more (fib_rules.c, rule_exists).
+    A second round follows if a foreign rule was in the way of one of ours: to the kernel a rule exists if there is one
+    that says the same and more (fib_rules.c, rule_exists).
 
     Raises:
         RoutingError: the kernel refused one.
@@ -120,9 +120,9 @@ async def apply_rules(socket: RouteSocket, rules: Iterable[RoutingRule]) -> None
 
 
 async def apply_routes(socket: RouteSocket, routes: Iterable[Route], tun_index: int | None) -> None:
-    """Make the private table so. Routes that close are added before, and those that open removed, in this order.
+    """Make these the routes of the private table. Unreachable routes are added first, and foreign ones removed last.
 
-    A second round follows where a stranger's route had taken the place of one of ours.
+    A second round follows if a foreign route was in the way of one of ours.
 
     Raises:
         RoutingError: the kernel refused one.
@@ -147,10 +147,10 @@ async def apply_routes(socket: RouteSocket, routes: Iterable[Route], tun_index: 
 
 
 async def find_detour(routes: Iterable[Route], tun_index: int) -> str | None:
-    """Why what programs send does not go into the tunnel although its routes are there; None when it does.
+    """Why packets of programs do not go into the tunnel although its routes stand; None if they do.
 
-    Every rule that is added without a priority comes before all that are there (fib_rules.c, fib_default_rule_pref):
-    those of another VPN, or one that leads to the main table. Nothing leaks by them, and nothing arrives.
+    A rule that is added without a priority comes before all others (fib_rules.c, fib_default_rule_pref): another VPN's,
+    or one that leads to the main table. Nothing leaks by it, but nothing enters the tunnel.
 
     Raises:
         OSError: the kernel does not answer.
@@ -166,7 +166,7 @@ async def find_detour(routes: Iterable[Route], tun_index: int) -> str | None:
 
 
 async def check_routing(rules: Iterable[RoutingRule], routes: Iterable[Route], tun_index: int | None) -> str | None:
-    """Why rules or routes are not what they should be, or None when all is well.
+    """Why rules or routes are not as they should be; None if they are.
 
     Raises:
         OSError: the kernel does not answer.

@@ -1,7 +1,7 @@
-"""Routing rules, routes and the TUN in the kernel's words, as a `RouteSocket` sends them.
+"""Encodes routing rules, routes and the TUN, as a `RouteSocket` sends them.
 
-All of them go in one write, without a look before it: what is there already stays as it is (NLM_F_EXCL). Whether
-everything is as it should be is another question, asked afterwards by `routes.check_routing` and `tun.check_tun`.
+All of them go in one write, without reading anything first: what is there already stays as it is (NLM_F_EXCL).
+`routes.check_routing` and `tun.check_tun` check the result afterwards.
 """
 
 import socket
@@ -105,9 +105,9 @@ def encode_route(route: Route, tun_index: int) -> Message:
 
 
 def encode_route_removal(route: Route, kind: int) -> Message:
-    """The removal of a route of the private table, of whichever type (RTN_*) and by whichever way."""
+    """The removal of a route of the private table, whatever its type (RTN_*) and its next hop."""
     address, _, length = route.destination.partition("/")
-    # Whichever scope it has (fib_trie.c, fib_table_delete); IPv6 has none.
+    # Whatever its scope (fib_trie.c, fib_table_delete); IPv6 has no scopes.
     scope = RT_SCOPE_NOWHERE if route.version == IPV4 else RT_SCOPE_UNIVERSE
     head = (FAMILY[route.version], int(length), 0, 0, RT_TABLE_UNSPEC, 0, scope, kind, 0)
     body = RTMSG.pack(*head) + _number(RTA_TABLE, names.ROUTE_TABLE) + _number(RTA_PRIORITY, route.metric)
@@ -117,7 +117,7 @@ def encode_route_removal(route: Route, kind: int) -> Message:
 
 
 def encode_link(name: str, index: int, kind: str) -> Message:
-    """A new device of a kind that needs no more to be said (struct ifinfomsg)."""
+    """A new device of a kind without further attributes (struct ifinfomsg)."""
     body = IFINFOMSG.pack(0, 0, index, 0, 0) + write_attribute(IFLA_IFNAME, encode_name(name))
     info = write_attribute(IFLA_INFO_KIND, kind.encode() + b"\0")
     return RTM_NEWLINK, body + write_attribute(IFLA_LINKINFO, info)
@@ -135,7 +135,7 @@ def encode_link_removal(index: int) -> Message:
 
 
 def encode_local(network: str, device: int, address: str) -> Message:
-    """An IPv4 entry of the table `local`, as the kernel makes it for an address: what goes there is for this machine.
+    """An IPv4 entry of the table `local`, as the kernel makes it for an address of this machine.
 
     Args:
         network: with its prefix length.
@@ -157,13 +157,13 @@ def encode_loopback(index: int) -> tuple[Message, ...]:
 
 
 def encode_up(index: int) -> Message:
-    """Our TUN set up, with room for its packets, and a port of nothing (struct ifinfomsg)."""
+    """Set our TUN up, with its queue length, and detached from any bridge (struct ifinfomsg)."""
     body = IFINFOMSG.pack(0, 0, index, IFF_UP, IFF_UP) + _number(IFLA_MTU, names.TUN_MTU)
     return RTM_NEWLINK, body + _number(IFLA_TXQLEN, names.TUN_QUEUE) + _number(IFLA_MASTER, 0)
 
 
 def encode_tun(index: int, *, ipv6: bool = True) -> tuple[Message, ...]:
-    """Our TUN set up, its addresses, and the kernel's own entries for them (struct ifinfomsg, struct ifaddrmsg).
+    """Set our TUN up, with its addresses, and the kernel's own entries for them (struct ifinfomsg, struct ifaddrmsg).
 
     Args:
         index: of the TUN.
@@ -177,6 +177,6 @@ def encode_tun(index: int, *, ipv6: bool = True) -> tuple[Message, ...]:
         body += write_attribute(IFA_LOCAL, packed) + _number(IFA_FLAGS, IFA_F_NOPREFIXROUTE | nodad)
         messages.append((RTM_NEWADDR, body))
         if version == IPV4:
-            # An entry for IPv6 would be a second one beside the kernel's: `tun.ensure_tun` sees to that.
+            # For IPv6 an entry of ours would stand beside the kernel's: `tun.ensure_tun` handles that.
             messages.append(encode_local(f"{text}/32", index, text))
     return tuple(messages)

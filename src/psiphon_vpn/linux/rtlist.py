@@ -34,17 +34,17 @@ T = TypeVar("T")
 _RTA_UID, _RTN_UNICAST = 25, 1
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 8
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
-"""What rtnetlink answers about a family that the kernel does not have ("ipv6.disable=1")."""
+"""The answers for a family that the kernel does not have ("ipv6.disable=1")."""
 _NO_WAY = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
-"""What it answers about an address that a route of type unreachable, prohibit or blackhole is for, or none at all."""
+"""The answers for an address with a route of type unreachable, prohibit or blackhole, or without any route."""
 _NO_DEVICE, _NO_TABLE = frozenset({errno.ENODEV}), frozenset({errno.ENOENT, errno.ENODEV})
-"""What it answers where that which it was asked for alone is not there."""
+"""The answers if the one object that was asked for does not exist."""
 
 
 async def _list_family(
     version: int, kind: int, body: bytes, decode: Callable[[int, bytes], T | None], absent: frozenset[int]
 ) -> tuple[T, ...]:
-    """As `list_all`; nothing where the kernel has no such IP version, or no such table or device."""
+    """As `list_all`; empty if the kernel has no such IP version, table or device."""
     try:
         return await list_all(kind, body, decode)
     except OSError as error:
@@ -65,7 +65,7 @@ async def list_links() -> tuple[Link, ...]:
 
 
 def find_link(name: str) -> Link | None:
-    """The link of that name, None where there is none.
+    """The link with that name; None if there is none.
 
     Raises:
         OSError: the kernel does not answer.
@@ -104,9 +104,9 @@ async def list_routes(
 
     Args:
         version: 4 or 6.
-        table: of this table alone.
-        device: by this interface alone.
-        defaults: default routes alone.
+        table: only routes of this table.
+        device: only routes by this interface.
+        defaults: only default routes.
 
     Raises:
         OSError: as for `list_all`.
@@ -127,7 +127,7 @@ async def list_routes(
 
 
 def find_way(version: int, destination: str, uid: int) -> int | None:
-    """By which device (its index) the kernel would send what a user sends to an address; None where it sends nothing.
+    """Index of the device by which the kernel would send a user's packet to an address; None if it would not send it.
 
     Raises:
         OSError: the kernel does not answer.
@@ -147,7 +147,7 @@ def find_way(version: int, destination: str, uid: int) -> int | None:
 
 
 async def list_local(address: str) -> tuple[KernelRoute, ...]:
-    """The entries of the table `local` for one address or the beginning of one network, whatever its length.
+    """The entries of the table `local` for one address, or for the first address of a network, whatever its length.
 
     Raises:
         OSError: as for `list_all`.

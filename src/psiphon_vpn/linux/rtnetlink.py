@@ -1,8 +1,8 @@
 """rtnetlink(7) as the service uses it: requests that are answered, and listings that are complete.
 
 A *listing* (a dump) comes in many pieces, and a socket whose listing was left half-read answers EBUSY to every later
-request, for ever. So each listing has a socket of its own, which is closed however the reading ends: it returns
-everything, or it raises. Nothing can be left unread, by a loop that ends early or by a cancelled task.
+request, for ever. So each listing has its own socket, which is closed however the reading ends: it returns everything,
+or it raises. Neither a loop that ends early nor a cancelled task can leave anything unread.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ def _raise(number: int) -> None:
 
 
 class Interrupted(OSError):
-    """What was listed changed meanwhile: something may be missing in it."""
+    """The listed objects changed meanwhile: something may be missing."""
 
     def __init__(self) -> None:
         super().__init__(errno.EINTR, "it changed while it was listed")
@@ -67,8 +67,8 @@ async def list_all(kind: int, body: bytes, decode: Callable[[int, bytes], T | No
 
     Args:
         kind: RTM_GET*.
-        body: the header that belongs to the kind, and attributes that choose. Kernels before 4.20 may list more.
-        decode: makes a value of type and body of each message, or None of what is not wanted.
+        body: the header for the kind, and attributes that select. Kernels before 4.20 may list more.
+        decode: makes a value from type and body of a message, or None to leave it out.
 
     Raises:
         Interrupted: it never stopped changing.
@@ -113,7 +113,7 @@ async def _list_once(kind: int, body: bytes, decode: Callable[[int, bytes], T | 
                 value = decode(answer, payload)
                 if value is not None:
                     found.append(value)
-            await asyncio.sleep(0)  # others may have their turn in a long listing
+            await asyncio.sleep(0)  # let other tasks run during a long listing
 
 
 def ask(kind: int, body: bytes) -> list[Message]:
@@ -150,7 +150,7 @@ class RouteSocket:
 
     @property
     def port(self) -> int:
-        """The port id, by which announcements tell whose change it was."""
+        """The port id, by which announcements identify this socket's changes."""
         return int(self._socket.getsockname()[0])
 
     def close(self) -> None:
@@ -161,12 +161,12 @@ class RouteSocket:
         """Add what is missing, in one write. What is there already stays as it is.
 
         Returns:
-            What the kernel said of those that it did not add, other than that they are there already.
+            The kernel's errors, except that something exists already.
 
         Raises:
             OSError: it did not answer.
         """
-        # A link is changed, never made by this; and an address that is there would only be refused.
+        # A link is only ever changed here, never made; an address that exists would only be refused.
         requests = [(kind, 0 if kind == RTM_NEWLINK else NLM_F_CREATE | NLM_F_EXCL, body) for kind, body in messages]
         answers = self._send(requests)
         return [
@@ -189,7 +189,7 @@ class RouteSocket:
         _raise(self._send([(kind, flags, body)])[0])
 
     def change_all(self, requests: Iterable[tuple[int, int, bytes]]) -> list[int]:
-        """Make changes in one write; one that is refused keeps none of the others from being made.
+        """Make changes in one write; a refused one does not prevent the others.
 
         Args:
             requests: type (RTM_*), flags (NLM_F_* beside those of every request) and body of each.

@@ -27,13 +27,13 @@ FR_ACT_TO_TBL, FIB_RULE_INVERT = 1, 0x2
 IFINFOMSG, IFADDRMSG, RTMSG = struct.Struct("=BxHiII"), struct.Struct("=BBBBI"), struct.Struct("=BBBBBBBBI")
 """RTMSG is the layout of struct fib_rule_hdr too."""
 _ODD_IN_ROUTE = frozenset({RTA_GATEWAY, 8, RTA_MULTIPATH, RTA_VIA, 19, 21, 22, 30})
-"""RTA_METRICS 8, NEWDST 19, ENCAP_TYPE 21, ENCAP 22, NH_ID 30. Named one by one, since a kernel of tomorrow may tell
-more of each route, and nothing would be like ours any more."""
+"""RTA_METRICS 8, NEWDST 19, ENCAP_TYPE 21, ENCAP 22, NH_ID 30. Listed one by one, since a later kernel may add
+attributes to every route, and then no route would count as ours."""
 _ODD_IN_RULE = frozenset({2, 4, 12, 19, 23, 25, 26, 27, 28, 30})
 """FRA_SRC 2, GOTO 4, TUN_ID 12, L3MDEV 19, SPORT_RANGE 23, DSCP 25, FLOWLABEL 26 and its mask 27, SPORT_MASK 28,
 DSCP_MASK 30."""
 _FULL_IN_RULE = frozenset({13, 14, 29})
-"""FRA_SUPPRESS_IFGROUP 13, SUPPRESS_PREFIXLEN 14, DPORT_MASK 29: all bits are set where they say nothing."""
+"""FRA_SUPPRESS_IFGROUP 13, SUPPRESS_PREFIXLEN 14, DPORT_MASK 29: all bits set means: not used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,10 @@ class Link:
         flags: IFF_*.
         hardware: ARPHRD_*.
         kind: IFLA_INFO_KIND, None for hardware.
-        data: IFLA_INFO_DATA by number, whose meaning the kind tells.
-        lower: index of the interface that it stands on, None where there is none in this network namespace.
-        master: index of the one that it is a port of, None where there is none.
-        queue: packets that may wait for it (txqueuelen of ip-link(8)), None where the kernel does not say.
+        data: IFLA_INFO_DATA by number, with a meaning that depends on the kind.
+        lower: index of the interface below it; None if there is none in this network namespace.
+        master: index of the interface that it is a port of; None if there is none.
+        queue: how many packets may wait for it (txqueuelen of ip-link(8)); None if the kernel does not say.
         card: a device of a bus is behind it (IFLA_PARENT_DEV_NAME, Linux 5.14): "device" below /sys/class/net/NAME.
     """
 
@@ -66,7 +66,7 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """An address of an interface. flags: IFA_F_*; body: the kernel's words, by which it can be taken away."""
+    """An address of an interface. flags: IFA_F_*; body: the kernel's encoding, with which it can be removed."""
 
     version: int
     index: int
@@ -79,7 +79,7 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True)
 class Hop:
-    """One way of a route."""
+    """One next hop of a route."""
 
     device: int | None
     gateway: str | None
@@ -93,7 +93,7 @@ class KernelRoute:
         destination: with its prefix length.
         type: RTN_*.
         hops: more than one in a multipath route.
-        plain: it says nothing but destination, one device, metric and source: no gateway, encapsulation or MTU.
+        plain: only destination, one device, metric and source; no gateway, encapsulation or MTU.
     """
 
     version: int
@@ -109,7 +109,7 @@ class KernelRoute:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelRule:
-    """A rule. body: the kernel's words, by which it can be taken away."""
+    """A rule. body: the kernel's encoding, with which it can be removed."""
 
     rule: RoutingRule
     body: bytes = field(repr=False)
@@ -159,7 +159,7 @@ def decode_link(kind: int, body: bytes) -> Link | None:
 
 
 def find_misfit(link: Link) -> str | None:
-    """What about a TUN of ours keeps packets from the core, or cuts them short; None when all is well."""
+    """What keeps packets in our TUN from the core, or truncates them; None if nothing does."""
     if link.mtu > names.TUN_MTU:
         return "the TUN's MTU is too large for the core"
     if link.queue == 0:
@@ -193,13 +193,13 @@ def decode_address(kind: int, body: bytes) -> Address | None:
 def _gateway(version: int, attributes: Mapping[int, bytes]) -> str | None:
     if RTA_GATEWAY in attributes:
         return _address(version, attributes[RTA_GATEWAY])
-    via = attributes.get(RTA_VIA, b"")  # IPv4 by a gateway of IPv6: family, address
+    via = attributes.get(RTA_VIA, b"")  # IPv4 with an IPv6 gateway: family, address
     other = VERSION.get(int.from_bytes(via[:2], sys.byteorder))
     return _address(other, via[2:]) if other is not None else None
 
 
 def _decode_hops(version: int, data: bytes) -> tuple[Hop, ...]:
-    """The ways in a row of struct rtnexthop: length, flags, hops, index; attributes behind it."""
+    """The next hops in a series of struct rtnexthop: length, flags, hops, index; then attributes."""
     hops, offset = [], 0
     while offset + 8 <= len(data):
         length, _, _, index = struct.unpack_from("=HBBi", data, offset)
@@ -242,7 +242,7 @@ def decode_route(kind: int, body: bytes) -> KernelRoute | None:
 
 
 def decode_default(kind: int, body: bytes) -> KernelRoute | None:
-    """The same for default routes alone: there may be a million others, which cost next to nothing."""
+    """The same for default routes only: there may be a million others, which cost next to nothing."""
     return decode_route(kind, body) if len(body) > 1 and body[1] == 0 else None
 
 

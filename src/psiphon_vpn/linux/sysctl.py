@@ -6,14 +6,13 @@ from pathlib import Path
 
 ROOT = Path("/proc/sys")
 _LONGEST = 4096
-"""bytes. No setting that is asked for is longer."""
+"""Bytes. No setting that is read here is longer."""
 
 
 def read_setting(path: str) -> str:
     """The value of a setting.
 
-    Without what Python's files do besides, which takes three times as long: all of them are read with each renewal of
-    the lease.
+    Without Python's file objects, which take three times as long: all settings are read with each renewal of the lease.
 
     Args:
         path: below `ROOT`.
@@ -29,7 +28,7 @@ def read_setting(path: str) -> str:
 
 
 def apply_sysctls(wanted: Mapping[str, str]) -> list[str]:
-    """Write what differs. What this kernel does not have (IPv6, a device) is passed over.
+    """Write the settings that differ. Those that this kernel does not have (IPv6, a device) are skipped.
 
     Returns:
         Names of the settings that could not be made so, with the reason; empty when all hold.
@@ -47,7 +46,7 @@ def apply_sysctls(wanted: Mapping[str, str]) -> list[str]:
 
 
 def check_sysctls(wanted: Mapping[str, str]) -> list[str]:
-    """The settings that have another value than the wanted one. What this kernel does not have is not changed."""
+    """The settings with another value than the wanted one, among those that this kernel has."""
     wrong = []
     for name, value in wanted.items():
         try:

@@ -1,4 +1,4 @@
-"""The tables that the daemon keeps in the kernel, and the one generation of the ruleset in which all were right."""
+"""The tables that the daemon keeps in the kernel, and the generation of the ruleset in which all were right."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ _LOOKS = 10
 
 
 class Tables:
-    """The base table and those beside it. Reads them back after every change, and whenever anybody changed anything.
+    """The base table and those beside it. Reads them back after every change by any program.
 
     Its owner calls one method at a time.
     """
@@ -29,20 +29,20 @@ class Tables:
         self._nft = Nft(netlink, commits, self._images)
         self._base: Table | None = None
         self._dropped = False
-        """Whether that is the drop-only table, which stands in for a policy that could not be loaded."""
+        """Whether that is the drop-only table, loaded in place of a policy that could not be loaded."""
         self._beside: tuple[Table, ...] = ()
         self._generation: int | None = None
-        """The generation in which all were found right; None when that is not known."""
+        """The generation in which all were found right; None if unknown."""
         self._from_image = False
         """Whether the last `put` made what is in force from an image."""
 
     def withdraw(self, set_names: tuple[str, ...], *, held: bool) -> None:
-        """Empty sets of the base table at once, and go on knowing what was known, if that was the only commit.
+        """Empty sets of the base table at once. What was known to be right stays known, if that was the only commit.
 
         Args:
             set_names: the sets of the lease.
-            held: whether they hold something. Emptying what is empty is not counted by the kernel, and the number
-                that would follow may then be somebody else's commit.
+            held: whether they have elements. The kernel does not count the emptying of empty sets, and the next number
+                may then be another program's commit.
 
         Raises:
             OSError: ENOENT where there is no such table or set.
@@ -55,7 +55,7 @@ class Tables:
             except GenerationChanged:
                 newer = self.catch_up(known) if known is not None else known
                 if newer == known:
-                    # Somebody committed: emptied all the same, and everything is read again.
+                    # Another program committed: empty them all the same, and read everything again.
                     self._netlink.flush_sets(names.BASE_TABLE, set_names)
                     return
                 known = newer
@@ -65,7 +65,7 @@ class Tables:
 
     @property
     def in_force(self) -> bool:
-        """Whether a policy was put into force; if that failed, what stands is the drop-only table."""
+        """Whether a policy is in force; after a failed load the drop-only table is."""
         return self._base is not None and not self._dropped
 
     @property
@@ -74,15 +74,15 @@ class Tables:
         return self._base is not None
 
     def adopt(self, generation: int) -> None:
-        """A commit of our own to the lease's elements made this generation out of the one that was right."""
+        """Our own commit to the lease's elements made this generation from the one that was right."""
         if self._generation is not None:
             self._generation = generation
 
     def catch_up(self, generation: int, *, fresh: bool = False) -> int:
-        """The last generation that came out of one by commits alone that cannot have changed a rule.
+        """The last generation that came from a given one only by commits that cannot have changed a rule.
 
-        fresh: that cannot have changed one of ours. For one in which all was read back in this moment: a reading takes
-            its time, and what others do to tables of their own meanwhile makes it no less true.
+        fresh: by commits that touched no table of ours. For a generation in which everything was just read back: what
+            others do to their own tables meanwhile does not make the reading less true.
         """
         if self._commits is None:
             return generation
@@ -92,7 +92,7 @@ class Tables:
         return generation == now or (self._commits is not None and self._commits.is_untouched(generation, now))
 
     def is_current(self) -> bool:
-        """Whether nobody committed anything since the tables were found right, but what cannot have changed a rule.
+        """Whether, since the tables were found right, there were only commits that cannot have changed a rule.
 
         Raises:
             OSError: the kernel does not answer.
@@ -105,23 +105,23 @@ class Tables:
                 return True
             if self._commits is None:
                 return False
-            # The number is there a moment before the announcement is.
+            # The number changes a moment before the announcement arrives.
             self._generation = self.catch_up(self._generation)
             if now == self._generation:
                 return True
         return False
 
     def hold(self, base: Table, *beside: Table) -> bool:
-        """Whether these were loaded last, all of them. Not whether they stand yet: `is_current` tells of changes."""
+        """Whether exactly these were loaded last. Whether they still stand is for `is_current` to say."""
         same = self._base is not None and not self._dropped and self._base.chains == base.chains
         return same and beside == self._beside
 
     async def put(self, base: Table, *beside: Table) -> None:
-        """Make these the tables in force. Without any change to make, and none made by others, this costs nothing.
+        """Make these the tables in force. Costs nothing if nothing differs and nobody changed anything.
 
         Args:
             base: the table that must stand.
-            beside: further layers; the others hold where one of them cannot be loaded.
+            beside: further layers; if one of them cannot be loaded, the others hold.
 
         Raises:
             RulesetError: the base table did not load, or is not what it should be. Then everything is dropped.
@@ -133,7 +133,7 @@ class Tables:
             try:
                 await self.check()
             except RulesetError:
-                # What others took away is beside the base table, which has just been loaded, unless from an image.
+                # The base table has just been loaded, so the wrong table is beside it, unless images were used.
                 if self._from_image:
                     await self._nft.replace(base)
                 self._beside = ()
@@ -146,10 +146,10 @@ class Tables:
             raise RulesetError(str(error)) from error
 
     async def amend(self, base: Table, *beside: Table) -> bool:
-        """Make these the tables in force where they differ in rules alone: sets and their elements stay as they are.
+        """Make these the tables in force if they differ only in rules: sets and their elements stay as they are.
 
         Returns:
-            Whether that was done; if not, it takes `put`, and nothing was changed.
+            Whether that was done. If not, nothing was changed, and `put` is needed.
 
         Raises:
             RulesetError: they were loaded, and are not what they should be.
@@ -167,7 +167,7 @@ class Tables:
         try:
             made = await self._nft.amend(before, base, fresh, known=known)
         except RulesetError as error:
-            # All or nothing: a device that is refused must not cost the others more than this way.
+            # All or nothing: for a refused device only this shortcut is lost, not the other guards.
             log.debug("not amended: %s", error)
             return False
         self._base, self._beside = base, beside
@@ -176,7 +176,7 @@ class Tables:
         return True
 
     async def _load(self, base: Table, beside: tuple[Table, ...]) -> None:
-        """Load them: in one transaction where that works, else one by one, so that none fails with another."""
+        """Load them in one transaction, or else one by one, so that one failure does not affect the others."""
         fresh = [base, *(table for table in beside if table not in self._beside)]
         kept = {table.name for table in self._beside} <= {table.name for table in beside}
         known = self._generation if self.is_current() else None
@@ -199,7 +199,7 @@ class Tables:
             await self._put_beside(beside)
 
     def _load_images(self, tables: list[Table], known: int | None) -> tuple[int | None, int] | None:
-        """Make tables from their images: the last two arguments of `_read_back`, or None if that was not done."""
+        """Make tables from their images. Returns the last two arguments of `_read_back`, or None if not done."""
         while known is not None:
             try:
                 return (known, follow(known)) if self._images.load(tables, generation=known) else None
@@ -210,23 +210,23 @@ class Tables:
         return (None, made) if self._images.load(tables) else None
 
     async def _read_back(self, tables: list[Table], known: int | None, made: int) -> None:
-        """Read back what was loaded, where that is enough: the rest was right, and nobody else committed since.
+        """Read back only what was loaded, if the rest was right and nobody else has committed since.
 
         Args:
             tables: what was loaded.
-            known: the generation in which all was right before that, if any.
-            made: the one that this made, if nobody else committed.
+            known: the generation before, in which everything was right, if any.
+            made: the generation after, if nobody else committed.
         """
         if known is None or made != follow(known):
             return
-        # What is wrong with them is found by `check`.
+        # `check` finds what is wrong with them.
         with contextlib.suppress(RulesetError):
             generation = await self._nft.verify(tables)
             if self._is_equal(made, generation):
                 self._generation = generation
 
     async def rehearse(self, base: Table) -> None:
-        """Take the image of a base table that is to be loaded soon, so that loading is quick.
+        """Take the image of a base table that will be loaded soon, so that loading is quick.
 
         Raises:
             RulesetError: that cannot be done.
@@ -242,10 +242,10 @@ class Tables:
             self._generation = span[1]
 
     def put_back_now(self) -> bool:
-        """Make what is in force anew from its image, in one transaction of our own: somebody touched it.
+        """Somebody touched the tables in force: replace them from their images, in one transaction without nft.
 
         Returns:
-            Whether that was done; if not, `put_back` remains. Reading back comes later either way.
+            Whether that was done. If not, use `put_back`. Either way, reading back comes later.
         """
         if self._base is None:
             return False
@@ -253,7 +253,7 @@ class Tables:
         return self._images.load((self._base, *self._beside))
 
     async def put_back(self) -> None:
-        """Load what is in force once more, all in one transaction: somebody touched it. Reading back comes later.
+        """Somebody touched the tables in force: load all of them again in one transaction. Reading back comes later.
 
         Raises:
             RulesetError: it did not load; what stands is not known.
@@ -265,7 +265,7 @@ class Tables:
 
     async def _put_beside(self, wanted: tuple[Table, ...]) -> None:
         standing, self._beside = self._beside, ()
-        # Only one of our own: what a daemon before us put up stands until we know the devices and put up another.
+        # Only this daemon's: an earlier daemon's guard stays until the devices are known and a new guard is loaded.
         guarded = any(table.name == names.EGRESS_TABLE for table in standing)
         if guarded and not any(table.name == names.EGRESS_TABLE for table in wanted):
             await self._nft.remove("netdev", names.EGRESS_TABLE)
@@ -278,12 +278,12 @@ class Tables:
                 if (left := await self._put_what_loads(table)) is not None:
                     self._beside += (left,)
                     continue
-                # An interface that went away in this moment: its event follows, and with it another attempt. The
-                # other layers hold meanwhile.
+                # Probably an interface just disappeared: its event follows, with another attempt. The other layers hold
+                # meanwhile.
                 log.warning("table %s %s not loaded: %s", table.family, table.name, error)
 
     async def _put_what_loads(self, table: Table) -> Table | None:
-        """Load a table for those of its devices for which it loads. Another attempt for all follows with any change."""
+        """Load a table for those devices that the kernel accepts. Any change leads to another attempt for all."""
         if not table.devices:
             return None
         try:
@@ -302,11 +302,11 @@ class Tables:
 
     @property
     def guarded(self) -> frozenset[str]:
-        """The devices that the egress guard in force stands on."""
+        """The devices on which the egress guard stands."""
         return frozenset(device for table in self._beside for device in table.devices)
 
     async def check(self) -> int:
-        """The generation in which all tables of a policy are right.
+        """The generation in which all tables of the policy are right.
 
         Raises:
             RulesetError: a table is not as it should be, or no policy could be put into force.
@@ -317,7 +317,7 @@ class Tables:
         return generation
 
     async def look(self) -> int:
-        """The generation in which what is in force is right: the known one if nothing was committed since, or anew.
+        """The generation in which the tables in force are right: the known one, or read again after a commit.
 
         Raises:
             RulesetError: a table is not as it should be.
@@ -340,6 +340,6 @@ class Tables:
             log.critical("not even the drop-only table could be loaded: %s", error)
             return
         log.error("the policy could not be put into force: everything is dropped")
-        # Known to be right or not: who changes it is heard of, and it is put back like any other.
+        # Read back or not: a change of it is announced, and it is put back like any other table.
         with contextlib.suppress(RulesetError):
             await self.look()

@@ -1,4 +1,4 @@
-"""What rtnetlink says about traffic control, as values; our filter as requests. linux/rtnetlink.h, linux/pkt_cls.h."""
+"""rtnetlink's messages on traffic control, as values, and our filter as requests (linux/rtnetlink.h, pkt_cls.h)."""
 
 import socket
 import struct
@@ -21,7 +21,7 @@ CLSACT = "clsact"
 BPF = "bpf"
 _KIND, _OPTIONS, _CHAIN = 1, 2, 11
 _OPS_LEN, _OPS, _FLAGS, _DIRECT = 4, 5, 8, 1
-"""TCA_BPF_*; TCA_BPF_FLAG_ACT_DIRECT: the program's own word is the verdict, so that no module of actions is needed."""
+"""TCA_BPF_*; TCA_BPF_FLAG_ACT_DIRECT: the program returns the verdict itself, so no action module is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Discipline:
-    """A queueing discipline of whatever kind; handle: its number, 0 of one that the kernel made by itself."""
+    """A queueing discipline of any kind. handle: its number; 0 if the kernel made it by itself."""
 
     index: int
     handle: int
@@ -44,16 +44,16 @@ class Discipline:
 
 @dataclass(frozen=True, kw_only=True)
 class TcFilter:
-    """A filter of an interface, in the order in which the kernel asks them.
+    """A filter of an interface, in the order in which the kernel runs them.
 
     Attributes:
         parent: INGRESS or EGRESS.
         preference: the lowest comes first.
         protocol: in network byte order.
-        handle: 0 for the head of a list of filters with one preference, which is none itself.
-        chain: 0 for those that every frame meets; others are asked only where one of these says so.
-        program: of classic BPF; None of another filter.
-        direct: its own word is the verdict.
+        handle: 0 for the head of a list of filters with one preference, which is not a filter.
+        chain: 0 for filters that every frame meets; other chains run only if one of these jumps there.
+        program: in classic BPF; None for another kind of filter.
+        direct: it returns the verdict itself.
     """
 
     index: int
@@ -112,7 +112,7 @@ def encode_filter(index: int, handle: int, preference: int, program: bytes) -> b
 
     Args:
         index: of the interface.
-        handle: the number by which it is known.
+        handle: the number that identifies it.
         preference: its place among others.
         program: the instructions.
     """
@@ -123,6 +123,6 @@ def encode_filter(index: int, handle: int, preference: int, program: bytes) -> b
 
 
 def encode_filter_removal(found: TcFilter) -> bytes:
-    """The removal of this one filter and of none beside it."""
+    """The removal of this filter only."""
     head = TCMSG.pack(0, found.index, found.handle, found.parent, found.preference << 16 | found.protocol)
     return head + write_attribute(_KIND, found.kind.encode() + b"\0")

@@ -1,6 +1,6 @@
-"""Programs of BPF that decide about a frame before every filter of traffic control does (tcx, Linux 6.6).
+"""BPF programs that decide about a frame before all filters of traffic control (tcx, Linux 6.6).
 
-For `diagnose`, which is root. The service's own unit may not call bpf(2), which is more than it needs.
+For `diagnose`, which runs as root. The service's unit may not call bpf(2), since it does not need it.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _SIZE: Final = 64
 
 
 def count_programs(index: int) -> int:
-    """How many programs are attached to an interface's way out; none on a kernel that knows none of the kind.
+    """How many programs are attached to an interface's way out; 0 on a kernel without tcx.
 
     Raises:
         OSError: the kernel does not say: it takes CAP_NET_ADMIN, and the system call.

@@ -1,11 +1,11 @@
-"""Our filter at the traffic control of each card: put there, read back, and taken away again.
+"""Our filter at the traffic control of each card: added, read back, and removed.
 
-It is known by its handle, of which there are two: the kernel keeps no word of who made a `clsact`, so the handle says
-whether it was there before ours. Filters of others are never touched, and a `clsact` goes only if it was ours and
-nothing else is in it.
+Its handle identifies it. There are two handles: the kernel does not record who made a `clsact`, so the handle says
+whether it was there before our filter. Other programs' filters are never touched, and a `clsact` is removed only if it
+is ours and empty.
 
-A filter that asks for the mark must not outlive the guard that sets it, or nothing leaves by that card: it is put there
-after the guard was read back, and taken away before the guard is (`Traffic.shed`). While the guards do not load, or the
+A filter that requires the mark must not outlive the guard that sets it, or nothing leaves by that card. So it is added
+after the guard was read back, and removed before the guard is (`Traffic.shed`). While the guards do not load, or the
 links have changed since the policy was made, every filter stays: a card that is cut off for a moment is closed.
 """
 
@@ -48,41 +48,41 @@ from psiphon_vpn.policy.traffic_control import ASK_NOTHING, Filter, build_progra
 log = logging.getLogger(__name__)
 
 HANDLE, HANDLE_IN_OWN_PLACE = 0x50530001, 0x50530002
-"""Of our filter, where there was a `clsact` before it and where there was none."""
+"""Of our filter: beside a `clsact` that was there before, and in one that was made for it."""
 TRIAL_HANDLE = 0x50530003
 OWN_HANDLES: Final = frozenset({HANDLE, HANDLE_IN_OWN_PLACE})
 PROGRAMS: Final = {kind: encode_program(build_program(kind)) for kind in Filter}
 Request = tuple[int, int, bytes]
 """Type (RTM_*), flags (NLM_F_*) and body."""
 _GONE: Final = frozenset({errno.ENODEV, errno.ENOENT, errno.EINVAL})
-"""What the kernel answers to a removal where interface, `clsact` or filter are not there any more."""
+"""The kernel's answers to a removal if interface, `clsact` or filter are gone."""
 
 
 class TrafficKernel(Protocol):
-    """What is asked of the kernel, and told."""
+    """The kernel's traffic control, as `Traffic` uses it."""
 
     async def list_places(self) -> tuple[Place, ...]:
-        """What stands at `ffff:` of every interface that has something there. Raises OSError."""
+        """What stands at `ffff:`, for every interface with something there. Raises OSError."""
 
     async def list_filters(self, index: int, parent: int) -> tuple[TcFilter, ...]:
-        """The filters of an interface, those first that are asked first. Raises OSError."""
+        """The filters of an interface in the order in which they run. Raises OSError."""
 
     def change(self, requests: Collection[Request]) -> list[int]:
-        """Make changes in one write, and return for each 0 or an error number. Raises OSError."""
+        """Make changes in one write. Returns 0 or an error number for each. Raises OSError."""
 
 
 class NetlinkTraffic:
     """The kernel itself.
 
     Args:
-        socket: by which changes are made, so that their announcements are known for our own.
+        socket: by which changes are made, so that their announcements are recognised as our own.
     """
 
     def __init__(self, socket: RouteSocket) -> None:
         self._socket = socket
 
     async def list_places(self) -> tuple[Place, ...]:
-        """RTM_GETQDISC. Nothing on a kernel without traffic control."""
+        """RTM_GETQDISC. Empty on a kernel without traffic control."""
         try:
             return await list_all(RTM_GETQDISC, TCMSG.pack(0, 0, 0, 0, 0), decode_place)
         except OSError as error:
@@ -95,7 +95,7 @@ class NetlinkTraffic:
         return await list_all(RTM_GETTFILTER, TCMSG.pack(0, index, 0, parent, 0), decode_filter)
 
     def change(self, requests: Collection[Request]) -> list[int]:
-        """One write: whoever ends this process ends it before all of them or after."""
+        """One write: if this process is killed, it is before all changes or after all."""
         return self._socket.change_all(requests)
 
 
@@ -103,22 +103,22 @@ class Obstacle(enum.StrEnum):
     """Why there is no filter on a card."""
 
     INGRESS = "ingress"
-    """A queueing discipline `ingress` is where `clsact` would be."""
+    """A queueing discipline `ingress` stands in the place of `clsact`."""
     SHARED = "shared"
-    """Its filters are shared with other cards (blocks of tc(8))."""
+    """The card shares its filters with other cards (blocks of tc(8))."""
     REFUSED = "refused"
-    """The kernel refused it, or it is not there although it was taken."""
+    """The kernel refused it, or accepted it and does not have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What stands at a card.
+    """What stands at a card's traffic control.
 
     Attributes:
-        filter: ours; None where there is none.
-        obstacle: why not.
-        detail: what the kernel said.
-        after_others: a filter of others is asked before ours, and may let by what ours would drop.
+        filter: ours; None if there is none.
+        obstacle: why there is none.
+        detail: the kernel's error.
+        after_others: another program's filter runs before ours, and may accept what ours would drop.
     """
 
     filter: Filter | None = None
@@ -128,12 +128,12 @@ class Standing:
 
 
 def find_own(filters: Collection[TcFilter]) -> list[TcFilter]:
-    """Those that are ours."""
+    """Our filters among these."""
     return [found for found in filters if found.kind == BPF and found.handle in OWN_HANDLES]
 
 
 def judge(filters: Collection[TcFilter]) -> Standing:
-    """What a card's filters on the way out are, ours and others'."""
+    """Judge a card's egress filters, ours and others'."""
     listed = [found for found in filters if found.handle and not found.chain]
     own = find_own(listed)
     if not own:
@@ -144,7 +144,7 @@ def judge(filters: Collection[TcFilter]) -> Standing:
 
 
 def explain_filter(standing: Standing) -> str | None:
-    """What is missing at one card's traffic control; None where nothing is."""
+    """What is missing at a card's traffic control; None if nothing is."""
     match standing.obstacle:
         case Obstacle.INGRESS:
             return _("no filter, since another program has a queueing discipline 'ingress' in its place")
@@ -162,7 +162,7 @@ def explain_filter(standing: Standing) -> str | None:
 
 
 def choose_preference(filters: Collection[TcFilter]) -> int:
-    """The first that is free, or that has filters beside which the kernel takes ours."""
+    """The first that is free, or whose filters the kernel accepts ours beside."""
     taken = {found.preference: (found.kind, found.protocol) for found in filters if not found.chain}
     preference = 1
     while taken.get(preference, (BPF, EVERY_PROTOCOL)) != (BPF, EVERY_PROTOCOL):
@@ -171,30 +171,30 @@ def choose_preference(filters: Collection[TcFilter]) -> int:
 
 
 class Traffic:
-    """Our filters. Its owner calls one method at a time."""
+    """Our filters. The owner calls one method at a time."""
 
     def __init__(self, kernel: TrafficKernel) -> None:
         self._kernel = kernel
         self._wanted: dict[int, Filter] = {}
         self._dirty = True
-        """Whether something may be another than it was left."""
+        """Whether something may have changed since it was left."""
         self.looked = False
-        """Whether all interfaces were looked at once: a daemon before us may have left filters anywhere."""
+        """Whether all interfaces were read once: an earlier daemon may have left filters anywhere."""
         self.standings: dict[int, Standing] = {}
-        """What stood at each card when it was last looked at, by index. Replaced, never changed."""
+        """What stood at each card when it was last read, by index. Replaced, never changed."""
 
     def doubt(self) -> None:
         """Somebody changed something."""
         self._dirty = True
 
     async def shed(self, keep: Collection[int]) -> None:
-        """Take away what asks for the mark where nobody will set it any more.
+        """Remove the filters that require the mark from cards that lose the guard which sets it.
 
         Args:
-            keep: indexes of the cards whose guard stays, or comes.
+            keep: indexes of the cards whose guard stays, or is about to be loaded.
 
         Raises:
-            OSError: the kernel does not say, or refused it.
+            OSError: the kernel does not answer, or refused.
         """
         if self.looked:
             known = {index for index, kind in self._wanted.items() if kind is Filter.MARKED}
@@ -208,23 +208,23 @@ class Traffic:
                 self._dirty = True
 
     async def fit(self, wanted: Mapping[int, Filter], *, keep_others: bool = False) -> bool:
-        """Have these filters, and no others of ours anywhere.
+        """Make these our filters, and remove any other filter of ours.
 
         Args:
             wanted: by index of the card.
-            keep_others: leave those on other cards as they are.
+            keep_others: leave our filters on other cards as they are.
 
         Returns:
             Whether somebody had changed what was left there.
 
         Raises:
-            OSError: the kernel does not say what there is. What it refuses is in `standings`.
+            OSError: the kernel does not list them. What it refuses is in `standings`.
         """
         if keep_others:
             wanted = {**self._wanted, **wanted}
         if not self._dirty and self._wanted == dict(wanted):
             return False
-        # Before it is looked: what changes from here on is heard of, and looked at again.
+        # Before reading: what changes from here on is announced, and read again.
         self._dirty = False
         try:
             return await self._fit(wanted, keep_others=keep_others)
@@ -244,15 +244,15 @@ class Traffic:
             standings[index], changed = await self._fit_one(index, kind, places.get(index))
             done = done or (changed and self._wanted.get(index) is kind)
         self.standings, self._wanted = standings, dict(wanted)
-        # Kept ones of a daemon before us are still to be looked for.
+        # Filters of an earlier daemon that were kept still have to be found.
         self.looked = self.looked or not keep_others
         return done
 
     async def remove(self) -> None:
-        """Take all of ours away, wherever they are.
+        """Remove all our filters, wherever they are.
 
         Raises:
-            OSError: the kernel does not say, or refused it: one is still there.
+            OSError: the kernel does not answer, or refused: a filter may still be there.
         """
         for place in await self._kernel.list_places():
             if place.kind == CLSACT:
@@ -289,7 +289,7 @@ class Traffic:
         if any(found.handle == HANDLE_IN_OWN_PLACE for found in own):
             left = [found for found in filters if found.handle and found not in own]
             if not left and not await self._kernel.list_filters(index, INGRESS):
-                # What is in it goes with it: there is no moment in which it is there and nobody knows whose it is.
+                # The filter goes with it: at no moment does it stand without the handle that says it is ours.
                 requests = [(RTM_DELQDISC, 0, encode_place(index))]
         for number in self._kernel.change(requests):
             if number and number not in _GONE:
@@ -297,9 +297,9 @@ class Traffic:
 
 
 async def can_filter() -> bool:
-    """Whether this kernel takes such a filter: tried on the way out of loopback, with one that lets everything go on.
+    """Whether this kernel accepts such a filter: tried at the egress of loopback, with one that lets everything pass.
 
-    Made and taken away in one write; a `clsact` that it took for it goes in the next.
+    Made and removed in one write; a `clsact` that was needed for it is removed in the next.
     """
     try:
         with contextlib.closing(RouteSocket()) as socket:
@@ -312,7 +312,7 @@ async def _try(kernel: TrafficKernel) -> bool:
     index = names.LOOPBACK_INDEX
     place = next((found.kind for found in await kernel.list_places() if found.index == index), None)
     if place not in {None, CLSACT}:
-        return True  # not to be tried here; each card tells by itself
+        return True  # it cannot be tried here; each card will show it
     filters = await kernel.list_filters(index, EGRESS) if place else ()
     preference = choose_preference(filters)
     program = encode_program(ASK_NOTHING)
@@ -334,10 +334,10 @@ async def _try(kernel: TrafficKernel) -> bool:
 
 
 def remove_filters() -> None:
-    """Take all filters of ours away, for those that have no event loop: before the guards go that mark.
+    """Remove all our filters, for callers without an event loop: before the guards that set the mark are removed.
 
     Raises:
-        OSError: the kernel does not say, or refused it: one is still there.
+        OSError: the kernel does not answer, or refused: a filter may still be there.
     """
 
     async def remove() -> None:
@@ -348,10 +348,10 @@ def remove_filters() -> None:
 
 
 async def read_standings() -> dict[int, Standing]:
-    """What stands at the traffic control of each interface that has a `clsact`, or something in its place, by index.
+    """What stands at the traffic control of each interface with a `clsact`, or something in its place, by index.
 
     Raises:
-        OSError: the kernel does not say.
+        OSError: the kernel does not answer.
     """
     with contextlib.closing(RouteSocket()) as socket:
         kernel = NetlinkTraffic(socket)

@@ -23,11 +23,11 @@ from psiphon_vpn.policy.sysctls import TUN_SYSCTLS
 TUNSETIFF, TUNSETPERSIST, TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 IFF_TUN, IFF_NO_PI, IFF_TUN_EXCL = 0x0001, 0x1000, 0x8000
 IFLA_TUN = {"OWNER": 1, "GROUP": 2, "TYPE": 3, "PI": 4, "VNET_HDR": 5, "PERSIST": 6, "MULTI_QUEUE": 7}
-"""What the kernel tells of a TUN, by its number (linux/if_link.h, Linux 4.20)."""
+"""The kernel's attributes of a TUN by number (linux/if_link.h, Linux 4.20)."""
 TUN_DEVICE = Path("/dev/net/tun")
 LOOPBACK, LOOPBACK_NETWORK = "127.0.0.1", "127.0.0.0"
 _ATTEMPTS = 3
-"""To put it right; before the last one it is made anew."""
+"""Attempts to correct the TUN; before the last one it is replaced."""
 _SETTLING = (0.002, 0.01, 0.05, 0.2)
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ class TunError(Exception):
 
 
 class TunReplaced(TunError):
-    """The TUN is another one than before: whoever holds the old one is of no use."""
+    """The TUN is not the same device as before: a core that holds the old one is of no use."""
 
 
 @dataclass(frozen=True)
 class Tun:
-    """Our TUN, by the one thing that no other device can take over: its index."""
+    """Our TUN, identified by its index: no other device can take that over."""
 
     index: int
 
@@ -77,7 +77,7 @@ def _set_sysctls() -> None:
 
 
 def read_attributes(link: Link) -> dict[str, int]:
-    """IFLA_TUN_* of a TUN or TAP by name; what the kernel does not say is not there."""
+    """IFLA_TUN_* of a TUN or TAP by name; attributes that the kernel does not report are missing."""
     return {
         name: int.from_bytes(link.data[number], sys.byteorder)
         for name, number in IFLA_TUN.items()
@@ -101,22 +101,22 @@ def _is_ours(link: Link, uid: int) -> bool:
 
 @dataclass(frozen=True)
 class TunTrouble:
-    """Why the TUN is not the one that was made. gone: it is another device, or none."""
+    """What is wrong with the TUN. gone: the name belongs to another device, or to none."""
 
     detail: str
     gone: bool
 
 
 async def ensure_tun(socket: RouteSocket, *, uid: int, anew: bool = False) -> Tun:
-    """Make the TUN, or put right the one that is there, and give it its addresses.
+    """Make the TUN, or correct the one that is there, and give it its addresses.
 
-    A device that has our name and is no TUN of our owner is removed: its name stands in the rules. So is one that
-    cannot be put right, whatever is wrong with it.
+    A device with our name that is not a TUN of that owner is removed, since the name stands in the rules. So is a TUN
+    that cannot be corrected.
 
     Args:
         socket: by which changes are made.
         uid: the owner.
-        anew: remove the one that is there in any case.
+        anew: replace an existing one in any case.
 
     Raises:
         TunError: it cannot be made; why, in English.
@@ -136,7 +136,7 @@ async def ensure_tun(socket: RouteSocket, *, uid: int, anew: bool = False) -> Tu
 
 
 def find_tun_set_down(uid: int) -> Tun | None:
-    """The TUN of that owner if it stands and is down, which nothing here does to it; None also without an answer."""
+    """That owner's TUN if it exists and is down, which only another program can cause; None also without an answer."""
     try:
         found = find_link(names.TUN_NAME)
     except OSError:
@@ -145,7 +145,7 @@ def find_tun_set_down(uid: int) -> Tun | None:
 
 
 async def _settle(tun: Tun, uid: int) -> TunTrouble | None:
-    """What is wrong with it for more than a moment: the kernel makes its entry for an IPv6 address a little later."""
+    """What stays wrong for more than a moment: the kernel makes its entry for an IPv6 address a little later."""
     trouble = await check_tun(tun, uid=uid)
     for pause in _SETTLING:
         if trouble is None or trouble.gone:
@@ -159,14 +159,14 @@ def _take_tun(socket: RouteSocket, *, uid: int, anew: bool) -> Tun:
     found = find_link(names.TUN_NAME)
     if found is not None and (anew or not _is_ours(found, uid)):
         if not _is_ours(found, uid):
-            log.warning("another device is called %s: it is removed, since the rules have its name", names.TUN_NAME)
+            log.warning("another device has the name %s, which the rules let pass: it is removed", names.TUN_NAME)
         socket.change(*encode_link_removal(found.index))
         found = None
     if found is None:
         make_tun(uid)
         found = find_link(names.TUN_NAME)
     if found is None:
-        raise TunError(f"{names.TUN_NAME} is gone as soon as it is made")
+        raise TunError(f"{names.TUN_NAME} disappeared as soon as it was made")
     return Tun(found.index)
 
 
@@ -178,21 +178,21 @@ def _wanted_addresses() -> list[tuple[str, int]]:
 async def _put_right(socket: RouteSocket, index: int) -> list[str]:
     """Returns what the kernel refused."""
     _set_sysctls()
-    socket.add([encode_up(index)])  # before the addresses are looked at: a small MTU takes IPv6 away
+    socket.add([encode_up(index)])  # before the addresses are read: a small MTU removes IPv6
     wanted = _wanted_addresses()
     for address in await list_addresses(index):
-        # The kernel makes its own entry for an address again with the address alone.
+        # The kernel restores its own entry for an address only with the address itself.
         if (address.text, address.prefix) not in wanted or (
             address.version == IPV6 and not await _has_local(address.text)
         ):
-            with contextlib.suppress(OSError):  # gone by itself
+            with contextlib.suppress(OSError):  # already gone
                 socket.change(RTM_DELADDR, address.body)
     loopback = encode_loopback(names.LOOPBACK_INDEX)
     return socket.add([*encode_tun(index, ipv6=len(wanted) > 1), *loopback])
 
 
 async def _has_local(*addresses: str) -> bool:
-    """Whether this machine takes what is sent to one of these addresses."""
+    """Whether this machine accepts packets to one of these addresses."""
     for address in addresses:
         if any(route.type == RTN_LOCAL for route in await list_local(address)):
             return True
@@ -200,7 +200,7 @@ async def _has_local(*addresses: str) -> bool:
 
 
 async def check_tun(tun: Tun, *, uid: int) -> TunTrouble | None:
-    """Look at the TUN, its addresses, and the kernel's own entries for them; None when all is well.
+    """Check the TUN, its addresses, and the kernel's own entries for them; None if nothing is wrong.
 
     Raises:
         OSError: the kernel does not answer.

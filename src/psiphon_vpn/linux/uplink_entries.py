@@ -1,8 +1,8 @@
-"""The kernel's own entries in the table `local` for the uplink's IPv4 addresses, put back where somebody flushed them.
+"""The kernel's own entries in the table `local` for the uplink's IPv4 addresses, restored after somebody flushed them.
 
-Without them nothing that arrives for this machine is delivered, so the core gets no answer, for as long as the address
-stands: only one that is set anew brings its entry with it (fib_frontend.c, fib_add_ifaddr), and a network manager that
-sees its address in place sets nothing. For IPv6 an entry of ours would be a second one beside the kernel's.
+Without them packets for this machine are not delivered, so the core gets no answer. The kernel makes an entry only when
+an address is set (fib_frontend.c, fib_add_ifaddr), and a network manager that sees its address in place does not set it
+again. For IPv6 our entry would stand beside the kernel's.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 async def put_entries_back(changes: RouteSocket, uplink: str) -> None:
-    """Add what is missing. What the kernel refuses stays missing: the status says that no server answers.
+    """Add the missing entries. If the kernel refuses one, it stays missing, and the status says that no server answers.
 
     Args:
         changes: by which they are made.
@@ -28,7 +28,7 @@ async def put_entries_back(changes: RouteSocket, uplink: str) -> None:
     """
     link = find_link(uplink)
     if link is None or not link.flags & IFF_UP or link.master:
-        return  # a port has no address of its own, or its entries are in the table of its VRF
+        return  # a port has no address, or its entries are in the table of its VRF
     missing = [
         address.text
         for address in await list_addresses(link.index)
