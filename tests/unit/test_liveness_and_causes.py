@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -241,6 +241,11 @@ def never(part: str, error: BaseException) -> None:
     pytest.fail(f"{part} failed: {error!r}")
 
 
+def name_timers(events: Iterable[Event]) -> list[Timer]:
+    """Which timers fired."""
+    return [event.timer for event in events if isinstance(event, TimerFired)]
+
+
 def test_timers_fire_with_up_to_a_fifth_more_and_say_what_is_next() -> None:
     async def scenario() -> list[float]:
         loop = asyncio.get_running_loop()
@@ -256,12 +261,12 @@ def test_timers_fire_with_up_to_a_fifth_more_and_say_what_is_next() -> None:
         assert following.what
         assert abs((following.at - datetime.now(UTC)).total_seconds()) < 60
         await asyncio.sleep(0.3)
-        assert [event for _, event in fired].count(TimerFired(Timer.RETRY)) == 1
+        assert name_timers(event for _, event in fired).count(Timer.RETRY) == 1
         assert timers.find_next() is None
         timers.arm(Timer.ESTABLISH, 0.01)
         timers.cancel()
         await asyncio.sleep(0.05)
-        assert TimerFired(Timer.ESTABLISH) not in [event for _, event in fired]
+        assert Timer.ESTABLISH not in name_timers(event for _, event in fired)
         return [when - begin for when, _ in fired]
 
     for took in run_skipping(scenario()):
@@ -278,7 +283,7 @@ def test_a_core_that_keeps_talking_is_never_taken_to_hang_and_a_silent_one_is() 
             timers.heard(Timer.QUIET)
         assert fired == []
         await asyncio.sleep(0.6)
-        assert fired == [TimerFired(Timer.QUIET)]
+        assert name_timers(fired) == [Timer.QUIET]
 
     run_skipping(scenario())
 
@@ -303,7 +308,7 @@ def test_what_comes_regularly_is_not_woken_for() -> None:
         assert woken == []
         timers.heard(Timer.QUIET)  # one that does not run
         await asyncio.sleep(2)
-        assert fired == [TimerFired(Timer.RENEWAL)]
+        assert name_timers(fired) == [Timer.RENEWAL]
 
     run_skipping(scenario())
 

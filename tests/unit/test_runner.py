@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.fake_lock import FakeLock
 from tests.policies import IDENTITY
+from tests.skipping import run_skipping
 from tests.unit.state_machine_watch import UPLINK_B, see
 
 from psiphon_vpn.config import Settings
@@ -18,8 +20,9 @@ from psiphon_vpn.network.choice import Use
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import core_supervision
 from psiphon_vpn.service.core_supervision import CoreSupervisor
-from psiphon_vpn.service.events import Event, Intent, SettingsBad, SettingsGood, TunBroken, UplinkLost, UserStart
+from psiphon_vpn.service.events import Event, Intent, SettingsBad, SettingsGood, Timer, TunBroken, UplinkLost, UserStart
 from psiphon_vpn.service.model import Model
+from psiphon_vpn.service.reasons import Reason
 from psiphon_vpn.service.runner import Runner, Surroundings
 
 
@@ -188,3 +191,62 @@ def test_the_configuration_reaches_the_policy_by_its_event_alone() -> None:
 
     asyncio.run(scenario())
     assert found == [1081, 2000, 2000, 2000], "a bad one changes nothing but the state"
+
+
+def leave(_runner: Runner) -> None:
+    """Nothing happens."""
+
+
+def renew(runner: Runner) -> None:
+    """The lease was renewed."""
+    runner._timers.heard(Timer.RENEWAL)
+
+
+def cancel(runner: Runner) -> None:
+    """A move."""
+    runner._timers.cancel()
+
+
+def arm(runner: Runner) -> None:
+    """It begins anew."""
+    runner._timers.arm(Timer.RENEWAL, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("happen", "state"),
+    [(leave, State.VERIFYING), (renew, State.OPEN), (cancel, State.OPEN), (arm, State.OPEN)],
+)
+def test_a_timer_that_fired_is_worth_nothing_if_it_was_put_off_or_cancelled_before_it_was_read(
+    happen: Callable[[Runner], None], state: State
+) -> None:
+    """Its event waited in the queue meanwhile: what it had waited for in vain had come."""
+
+    async def scenario() -> State:
+        runner = make(Applying, Model(state=State.OPEN, core=1, core_running=True, tunnels=1))
+        runner._timers.arm(Timer.RENEWAL, 1.0)
+        await asyncio.sleep(2.0)
+        assert runner.busy, "it has fired"
+        happen(runner)
+        await run_until_settled(runner)
+        await runner.tasks.close()
+        return runner.model.state
+
+    assert run_skipping(scenario()) is state
+
+
+def test_a_timer_that_was_put_off_after_it_had_fired_fires_again_when_nothing_comes() -> None:
+    async def scenario() -> None:
+        runner = make(Applying, Model(state=State.OPEN, core=1, core_running=True, tunnels=1))
+        runner._timers.arm(Timer.RENEWAL, 1.0)
+        await asyncio.sleep(2.0)
+        renew(runner)
+        handling = asyncio.create_task(runner.run())
+        await runner.settle()
+        assert runner.model.state is State.OPEN
+        await asyncio.sleep(2.0)
+        await runner.settle()
+        handling.cancel()
+        await runner.tasks.close()
+        assert runner.model.reason is not Reason.STARTING, "it has left where it was"
+
+    run_skipping(scenario())

@@ -232,9 +232,15 @@ class PartFailed:
 
 @dataclass(frozen=True)
 class TimerFired:
-    """A timer that was armed ran out."""
+    """A timer that was armed ran out.
+
+    Attributes:
+        timer: which one.
+        number: of the time that it was armed or put off. It counts only while that was the last time.
+    """
 
     timer: Timer
+    number: int = 0
 
 
 CommonEvent = UserStart | UserStop | UserRestart | SettingsGood | SettingsBad | NetworkSeen | UplinkLost

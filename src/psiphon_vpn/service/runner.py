@@ -27,6 +27,7 @@ from psiphon_vpn.service.events import (
     Event,
     PartFailed,
     Timer,
+    TimerFired,
     TunBroken,
 )
 from psiphon_vpn.service.intent import store_intent
@@ -181,6 +182,8 @@ class Runner:
         log.error("a part of the service failed: %s: %s", part, describe(error))
 
     async def _handle(self, event: Event) -> None:
+        if isinstance(event, TimerFired) and not self._timers.take(event):
+            return  # void since it was posted
         before = self.model
         self.model, effects = step(before, event)
         if self.model.state is not State.OPEN:

@@ -33,6 +33,9 @@ class NextTry:
 class Timers:
     """Each timer posts an event when it runs out. Arming it again restarts it.
 
+    Each time that a timer is armed, put off or cancelled, an event that it posted before is void, whenever it is read.
+    Events have a number, and `take` knows the last one.
+
     Args:
         post: takes the events.
         guard: makes a callback that reports its failure (`Supervisor.guard`).
@@ -46,6 +49,9 @@ class Timers:
         self._running: dict[Timer, asyncio.TimerHandle] = {}
         self._patience: dict[Timer, float] = {}
         self._heard_at: dict[Timer, float] = {}
+        self._numbers: dict[Timer, int] = {}
+        """Of those that run, or have fired and not been taken yet."""
+        self._count = 0
 
     def arm(self, timer: Timer, seconds: float) -> None:
         """Post TimerFired after so many seconds and a little more."""
@@ -57,6 +63,8 @@ class Timers:
     def _schedule(self, timer: Timer, delay: float) -> None:
         if (old := self._running.pop(timer, None)) is not None:
             old.cancel()
+        self._count += 1
+        self._numbers[timer] = self._count
         self._running[timer] = call_later(delay, self._guard(Part.TIMERS, functools.partial(self._fire, timer)))
 
     def heard(self, timer: Timer) -> None:
@@ -64,10 +72,13 @@ class Timers:
 
         It is postponed well before it runs out, so that a regular source does not cause wake-ups.
         """
+        if timer not in self._numbers:
+            return
         now = asyncio.get_running_loop().time()
         self._heard_at[timer] = now
         running = self._running.get(timer)
-        if running is not None and running.when() - now < self._patience[timer] / 2:
+        # Without a handle it has fired, and its event waits.
+        if running is None or running.when() - now < self._patience[timer] / 2:
             self._schedule(timer, self._patience[timer])
 
     def _fire(self, timer: Timer) -> None:
@@ -77,13 +88,21 @@ class Timers:
         if left > 0.001:
             self._schedule(timer, left)
             return
-        self._post(TimerFired(timer))
+        self._post(TimerFired(timer, self._numbers[timer]))
+
+    def take(self, event: TimerFired) -> bool:
+        """Whether the event still counts: the timer was not armed, put off or cancelled since. Once for each."""
+        if self._numbers.get(event.timer) != event.number:
+            return False
+        del self._numbers[event.timer]
+        return True
 
     def cancel(self) -> None:
-        """Forget all of them."""
+        """Forget all of them, and what they posted."""
         for handle in self._running.values():
             handle.cancel()
         self._running.clear()
+        self._numbers.clear()
 
     def find_next(self) -> NextTry | None:
         """The next attempt, and when; None if the service only waits for something outside."""
