@@ -176,20 +176,20 @@ class Watch:
             assert model.uplink is not None
         if model.asleep:
             assert model.state in {State.LOCKED, State.FAILED}, "something is under way while the machine sleeps"
-        self._look_for_dead_ends(event)
+        self._look_for_dead_ends()
 
-    def _look_for_dead_ends(self, event: Event) -> None:
+    def _look_for_dead_ends(self) -> None:
         """Whatever happens, something is under way that gets it connected, or only the user can do that."""
         model = self.model
         if model.state is State.LOCKED and self.could_connect():
             assert Timer.RETRY in self.timers or (model.asleep and Timer.WAKE in self.timers), "locked for ever"
         if model.state is State.CONNECTING:
-            assert Timer.QUIET in self.timers or isinstance(event, ev.TimerFired), "a core that hangs hangs for ever"
+            assert Timer.QUIET in self.timers, "a core that hangs hangs for ever"
         if model.state is State.CONNECTING and model.settings.establish_timeout:
             assert Timer.ESTABLISH in self.timers, "connecting for ever"
         if model.unrest and model.state in {State.OPEN, State.LOCKED} and not model.asleep:
             waits = {Timer.CALM, Timer.RETRY} & set(self.timers)
-            assert waits or not self.could_connect() or isinstance(event, ev.TimerFired), "never calm again"
+            assert waits or not self.could_connect(), "never calm again"
         if model.state is State.VERIFYING:
             assert self.fresh == model.verification, "verifying for ever"
             assert Timer.VERIFICATION in self.timers, "a verification that never ends is never given up"
