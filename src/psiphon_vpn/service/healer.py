@@ -32,6 +32,7 @@ LOOK_SECONDS = 60.0
 """Every program that a look runs has its own time limit; a listing by the kernel has none."""
 REPORT_SECONDS = 0.2
 """How often the state machine receives an event while a fight goes on."""
+TUN_REPLACED = TunBroken("the TUN is gone, or another device has its name", taken=True)
 KEPT_TABLES = frozenset(table.name for table in list_kept(Keeper.DAEMON))
 """The tables that the healer puts back. Nobody except the holder can touch the holder's tables."""
 
@@ -69,6 +70,8 @@ class Healer:
         self._filter_fight = Fight()
         """Over traffic control: it closes nothing, and repairs ever more slowly."""
         self._reported = 0.0
+        self._tun_waits = False
+        """Whether the TUN is to be put back after a fight's pause."""
 
     # -- announcements of the kernel --------------------------------------------------------------------------------
 
@@ -155,11 +158,12 @@ class Healer:
     def _lose_tun(self, *, gone: bool) -> None:
         self._strike(UNKNOWN)
         if self._wait():
+            self._tun_waits = True
             return
         # The kernel does not report who changed a link.
         if self._enforcer.restore_now(Area.NETWORK).tun:
             self._log_repair("%s deleted the TUN; it was made again", UNKNOWN)
-            self._runner.post(TunBroken("the TUN is gone, or another device has its name", taken=True))
+            self._runner.post(TUN_REPLACED)
         elif not gone:
             self._log_repair("%s set the TUN down; it was put back", UNKNOWN)
             self._runner.post(LockBroken("the TUN was set down"))
@@ -200,7 +204,18 @@ class Healer:
             await self._routes_dirty.wait()
             await asyncio.sleep(max(SETTLE_SECONDS, self._wait()))
             self._routes_dirty.clear()
+            await self._runner.settle()
+            self._put_waiting_tun_back()
             await self._check_routes()
+
+    def _put_waiting_tun_back(self) -> None:
+        """Put back after the pause what a fight took away: otherwise a fight that goes on looks as if it were over."""
+        if not self._tun_waits:
+            return
+        self._tun_waits = False
+        if self._enforcer.restore_now(Area.NETWORK).tun:
+            self._runner.post(TUN_REPLACED)
+        self._fight.heal(asyncio.get_running_loop().time())
 
     async def watch_filters(self) -> None:
         """Check the filters of traffic control after another program's change, and put them back. Closes nothing."""
@@ -241,6 +256,10 @@ class Healer:
         elif wrong is not None:
             self._runner.close_now()
             self._runner.post(TunBroken(wrong.detail, taken=True) if wrong.tun_gone else LockBroken(wrong.detail))
+            if self._fight.began is not None:
+                # No policy is loaded in a fight: the next pause is followed by another attempt.
+                self._tun_waits = True
+                call_later(max(SETTLE_SECONDS, self._wait()), self._routes_dirty.set)
 
     async def watch_rules(self) -> None:
         """Read back after a change of the ruleset, and put back what was not put back at once."""
