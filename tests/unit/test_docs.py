@@ -139,6 +139,24 @@ def test_every_path_and_module_that_a_document_names_is_there(document: Path) ->
     assert [name for name in sorted(names) if not is_there(name)] == []
 
 
+JOURNEYS = {
+    "Allow the core only ports 443 and 80": ("policy/permits.py", "-m tests.permits_page"),
+    "A new state": ("policy/model.py", "policy/derive.py", "policy/base.py", "service/model.py", "cli/view.py"),
+    "A new check": ("diagnose/registry.py", "diagnose/facts.py", "-m psiphon_vpn.diagnose.manual"),
+    "A new command": ("cli/main.py", "service/control.py", "service/daemon.py", "service/events.py"),
+    "A new network manager": ("network_managers/__init__.py",),
+}
+"""The changes that the guide describes, and files that it must name for each."""
+
+
+@pytest.mark.parametrize("journey", JOURNEYS)
+def test_the_guide_names_the_files_of_each_journey(journey: str) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^##+ {journey}\n(.*?)(?=^## |^### |\Z)", text, re.MULTILINE | re.DOTALL)
+    named = {name.removeprefix("src/psiphon_vpn/") for name in list_named(section)}
+    assert set(JOURNEYS[journey]) <= named
+
+
 def test_a_path_or_module_that_is_not_there_would_be_found() -> None:
     text = "See `policy/base.py`, `policy/nowhere.py`, `nothing.py` and `.venv/bin/python -m tests.no_page`."
     assert {name for name in list_named(text) if not is_there(name)} == {
