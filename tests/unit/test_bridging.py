@@ -88,7 +88,7 @@ def test_taking_back_tells_the_service_although_the_guard_does_not_take_it(machi
     error = CommandError(["systemctl", "reload", GUARD_UNIT], "it fails", returncode=1)
     with mock.patch.object(machine.platform.manager, "reload", side_effect=error), pytest.raises(UserError) as caught:
         bridging.deny(machine.platform, NAME, reread=told)
-    assert "still knows it" in caught.value.what
+    assert "still has it" in caught.value.what
     assert load_bridges(machine.platform.layout.bridges) == ()
     assert told.found[-1][0] is False
 

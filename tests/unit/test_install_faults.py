@@ -219,7 +219,7 @@ def test_a_failed_installation_tells_its_reason_first_when_it_cannot_be_undone_e
     machine = new_machine()
     machine.break_unit("bad")  # nft refuses the rules
     fail(monkeypatch, "undo", ("directory", "/usr/lib/psiphon-vpn/rules"), OSError(errno.EIO, "Input/output error"))
-    with pytest.raises(UserError, match="does not take the rules") as caught:
+    with pytest.raises(UserError, match="does not accept the rules") as caught:
         install(machine)
     assert "not everything could be undone" in caught.value.what
     assert not machine.platform.kernel.is_locked()

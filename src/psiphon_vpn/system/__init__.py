@@ -1,1 +1,1 @@
-"""Installing, updating, releasing, uninstalling: changes to a system, journaled before they are made."""
+"""Installing, updating, releasing, uninstalling: every change to a system is journaled before it is made."""

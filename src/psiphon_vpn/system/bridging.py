@@ -1,7 +1,7 @@
-"""Root's decision about a bridge, carried out: the list, the holder's rules, and both read again.
+"""Allows or denies a bridge for root: changes the list and the holder's rules, and has both read again.
 
-In an order in which a crash between two lines leaves less allowed than was said, never more: what is allowed is in
-force only where list, wire guard and bridge guard agree.
+The order ensures that a crash between two lines leaves less allowed, never more: a bridge is in force only if list,
+wire guard and bridge guard agree.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_name(text: str) -> InterfaceName:
     """A name that a rule can have.
 
     Raises:
-        UserError: it is none, or no bridge can be called so.
+        UserError: it is not, or no bridge can have it.
     """
     name = InterfaceName.of(text)
     if name is None or name in {"lo", names.TUN_NAME}:
@@ -46,11 +46,11 @@ def allow(platform: Platform, name: InterfaceName, *, reread: Callable[[], None]
 
     Args:
         platform: the system to change.
-        name: of the bridge; it need not be there yet.
+        name: of the bridge; it need not exist yet.
         reread: has the service read its list again.
 
     Raises:
-        UserError: this kernel cannot hold it, or the guard did not take it: then all is as it was.
+        UserError: the kernel cannot guard it, or the guard did not accept it: nothing was changed.
     """
     before = load_bridges(platform.layout.bridges)
     if name in before:
@@ -66,16 +66,16 @@ def allow(platform: Platform, name: InterfaceName, *, reread: Callable[[], None]
             _("this kernel or its nftables cannot guard the ports of a bridge ({why})").format(
                 why=textwrap.shorten(why, 200)
             ),
-            _("It takes a kernel with nf_tables for bridges and for owned tables (Linux 5.12) and nftables 1.0."),
+            _("Use a kernel with nf_tables for bridges and with owned tables (Linux 5.12), and nftables 1.0."),
         )
     try:
-        # The guards first: while they do not know it, the list alone opens nothing.
+        # The guards first: the list alone opens nothing.
         _load(platform, text)
     except (CommandError, OSError) as error:
         _load_quietly(platform, _render(platform, before))
         raise _unchanged(
-            _("the guard did not take it ({why})").format(why=_tell(error)),
-            _("Look at: journalctl -b -u {unit}").format(unit=GUARD_UNIT),
+            _("the guard did not accept it ({why})").format(why=_explain(error)),
+            _("Read the log: journalctl -b -u {unit}").format(unit=GUARD_UNIT),
         ) from error
     _write_list(platform, (*before, name))
     reread()
@@ -83,10 +83,10 @@ def allow(platform: Platform, name: InterfaceName, *, reread: Callable[[], None]
 
 
 def deny(platform: Platform, name: InterfaceName, *, reread: Callable[[], None]) -> bool:
-    """Take a bridge back. Returns whether it was allowed. Arguments as for `allow`.
+    """Deny a bridge. Returns whether it was allowed. Arguments as for `allow`.
 
     Raises:
-        UserError: the guard did not take it: base rules and list know the bridge no more.
+        UserError: the guard did not accept it. Base rules and list no longer have the bridge.
     """
     before = load_bridges(platform.layout.bridges)
     after = tuple(item for item in before if item != name)
@@ -97,9 +97,9 @@ def deny(platform: Platform, name: InterfaceName, *, reread: Callable[[], None])
         _load(platform, _render(platform, after))
     except (CommandError, OSError) as error:
         raise UserError(
-            _("The bridge is denied, but the wire guard still knows it"),
-            _tell(error),
-            _("Look at: journalctl -b -u {unit}").format(unit=GUARD_UNIT),
+            _("The bridge is denied, but the wire guard still has it"),
+            _explain(error),
+            _("Read the log: journalctl -b -u {unit}").format(unit=GUARD_UNIT),
         ) from error
     return after != before
 
@@ -128,14 +128,14 @@ def _load_quietly(platform: Platform, text: str) -> None:
     try:
         _load(platform, text)
     except (CommandError, OSError):
-        return  # the guard that stands knows no more than it did
+        return  # the present guard allows no more than before
 
 
 def _write_list(platform: Platform, bridges: tuple[InterfaceName, ...]) -> None:
     write_file(platform.layout.bridges, render_bridges(bridges).encode(), mode=MODE, uid=0, gid=0)
 
 
-def _tell(error: CommandError | OSError) -> str:
+def _explain(error: CommandError | OSError) -> str:
     return error.why if isinstance(error, CommandError) else error.strerror or type(error).__name__
 
 

@@ -1,7 +1,7 @@
-"""One change that installation makes to a system: a frozen value that can describe, apply and undo itself.
+"""One change that an installation makes to a system: a frozen value that can describe, apply and undo itself.
 
-Each is idempotent in both directions, since either may be done again after a crash. What was there before is part of
-the value: `observe` fills it in, and the journal has it on disk before `apply` is called.
+Applying and undoing are idempotent, since either may be repeated after a crash. The value includes the previous state:
+`observe` fills it in, and the journal has it on disk before `apply` is called.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from psiphon_vpn.system.platform import Platform
 
 @dataclass(frozen=True, kw_only=True)
 class Previous:
-    """What stood at a path before us.
+    """What was at a path before the installation.
 
     Attributes:
         mode: permission bits.
@@ -34,25 +34,25 @@ class Previous:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One change. Subclasses are registered by `kind`, under which the journal stores them."""
+    """One change. `KINDS` lists the subclasses by `kind`, the word in the journal."""
 
     kind: ClassVar[str]
 
     @property
     def key(self) -> str:
-        """What is changed: the same for two changes of the same thing."""
+        """Identifies the thing that is changed: two changes of the same thing have the same key."""
         raise NotImplementedError
 
     def describe(self) -> str | None:
-        """A command of a shell that would do the same, None where `apply` does nothing."""
+        """A shell command that would do the same; None if `apply` does nothing."""
         raise NotImplementedError
 
     def describe_undo(self) -> str | None:
-        """The same for `undo`."""
+        """A shell command that would do the same as `undo`; None if that does nothing."""
         raise NotImplementedError
 
     def observe(self, platform: Platform) -> Self:
-        """The change with what was there before."""
+        """The change, completed with the previous state."""
         raise NotImplementedError
 
     def is_applied(self, platform: Platform) -> bool:
@@ -60,11 +60,11 @@ class Change:
         raise NotImplementedError
 
     def apply(self, platform: Platform) -> None:
-        """Do it."""
+        """Make the change."""
         raise NotImplementedError
 
     def undo(self, platform: Platform) -> None:
-        """Put back what was there before."""
+        """Restore the previous state."""
         raise NotImplementedError
 
     def store(self) -> dict[str, Any]:
@@ -83,5 +83,5 @@ class Change:
 
 
 def locate(platform: Platform, path: str) -> Path:
-    """Where a path of the target is, seen from here."""
+    """A path of the target system, below the layout's root."""
     return platform.layout.root / path.lstrip("/")

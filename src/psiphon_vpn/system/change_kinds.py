@@ -1,4 +1,4 @@
-"""The kinds of changes that there are, by the words under which the journal stores them."""
+"""All kinds of changes, by their words in the journal."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ KINDS: Mapping[str, type[Change]] = {
 
 
 def restore_change(stored: object) -> Change:
-    """The change that `store` made this of.
+    """Read a change that `store` wrote.
 
     Raises:
-        StoredError: it is none: the only exception, whatever is given.
+        StoredError: it is not a change; the only exception, whatever the argument.
     """
     if not isinstance(stored, dict):
-        raise StoredError("a change is no object")
+        raise StoredError("a change is not an object")
     values = dict(stored)
     kind = values.pop("kind", None)
     if not isinstance(kind, str) or kind not in KINDS:
@@ -59,7 +59,7 @@ def restore_change(stored: object) -> Change:
 
 
 def _build(kind: type[T], values: Mapping[str, object]) -> T:
-    """A value of a dataclass, of fields that are all known and of the declared types."""
+    """A value of a dataclass, from fields that are all known and of the declared types."""
     hints = _read_hints(kind)
     for name, value in values.items():
         if name not in hints or not _matches(value, hints[name]):
@@ -72,12 +72,12 @@ def _build(kind: type[T], values: Mapping[str, object]) -> T:
 
 def _read_hints(kind: type[Any]) -> Mapping[str, tuple[type, ...]]:
     hints = get_type_hints(kind)
-    # What is not compared is not stored either: the content of a file.
+    # A field that is not compared is not stored either: the content of a file.
     return {field.name: get_args(hints[field.name]) or (hints[field.name],) for field in fields(kind) if field.compare}
 
 
 def _matches(value: object, allowed: tuple[type, ...]) -> bool:
-    """Whether a value is of one of the types; a truth value is no number, and a number is a mode or somebody's id."""
+    """Whether a value has one of the types. A truth value is not a number; a number is a mode or an id."""
     if type(value) not in allowed:
         return False
     if isinstance(value, str):
@@ -86,7 +86,7 @@ def _matches(value: object, allowed: tuple[type, ...]) -> bool:
 
 
 def _check_places(change: Change) -> None:
-    """Refuse what would be put back where nothing of ours ever was."""
+    """Refuse paths where an installation never writes."""
     for name in ("path", "declaration"):
         place = PurePosixPath(getattr(change, name, "/"))
         if not place.is_absolute() or ".." in place.parts:

@@ -1,4 +1,4 @@
-"""Completions for bash, zsh and fish. They ask the program itself, so they know every command that it has."""
+"""Completions for bash, zsh and fish. They ask the program itself, so they know all its commands."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def render_completions() -> dict[str, str]:
         kind = get_completion_class(shell)
         assert kind is not None
         completion = kind(cli, {}, PROGRAM, _VARIABLE)
-        # Not source(): for bash it runs the bash of this machine to ask for its version.
+        # Not source(): for bash it runs this machine's bash to find its version.
         scripts[shell] = (completion.source_template % completion.source_vars()).strip() + "\n"
     return scripts

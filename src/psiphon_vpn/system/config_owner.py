@@ -1,7 +1,7 @@
 """Owner and mode of the configuration: psiphon-user's, 600, in a directory of root's that everybody may enter (R12).
 
-An editor that root uses can leave the file root's own, and then the service, which is psiphon-user, cannot read it.
-Root's commands mend that. What somebody else could have written is not mended but refused: it would steer the tunnel.
+An editor that root uses can change the file's owner to root; then the service, which runs as psiphon-user, cannot read
+it. Root's commands restore the owner. They refuse a file that others could have written: it would steer the tunnel.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 def restore_owner(path: Path, account: Account, *, root_uid: int = 0) -> bool:
-    """Give the configuration to the service, if root or the service alone can have written it.
+    """Give the configuration to the service, if only root or the service can have written it.
 
     Args:
         path: the file; a link is left alone.
         account: psiphon-user and psiphon-group.
-        root_uid: root's but in tests without root.
+        root_uid: root's, except in tests without root.
 
     Returns:
         Whether something was changed.
@@ -40,16 +40,16 @@ def restore_owner(path: Path, account: Account, *, root_uid: int = 0) -> bool:
     try:
         above = os.fstat(directory)
         if above.st_uid != root_uid or above.st_mode & _WRITABLE_BY_OTHERS:
-            return False  # somebody else could put another file there at any moment
+            return False  # others could put another file there at any moment
         if stat.S_IMODE(above.st_mode) & 0o555 != 0o555:
             os.fchmod(directory, DIRECTORY_MODE)
             changed = True
-        return _mend_file(path.name, directory, account, root_uid) or changed
+        return _restore_file(path.name, directory, account, root_uid) or changed
     finally:
         os.close(directory)
 
 
-def _mend_file(name: str, directory: int, account: Account, root_uid: int) -> bool:
+def _restore_file(name: str, directory: int, account: Account, root_uid: int) -> bool:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, dir_fd=directory)
@@ -69,7 +69,7 @@ def _mend_file(name: str, directory: int, account: Account, root_uid: int) -> bo
             return False
         if (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (account.uid, account.gid, MODE):
             return False
-        # The mode first: at no moment may a group that was root's read what is psiphon-user's.
+        # The mode first, so that root's group can never read what belongs to psiphon-user.
         os.fchmod(descriptor, MODE)
         os.fchown(descriptor, account.uid, account.gid)
         return True

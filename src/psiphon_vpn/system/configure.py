@@ -1,7 +1,7 @@
-"""What an installation does once its files are on the machine: the same after a clone's install and after a package's.
+"""The part of an installation after its files are in place, the same for a clone and for a package.
 
-The order is the point. Whatever can fail without the lock comes first and changes nothing that a person would notice;
-then the lock closes; then everything else. The tables are recorded first of all, so that they are undone last of all.
+The order matters. Steps that can fail without the lock come first and change nothing that a person would notice; then
+the lock closes; then everything else. The tables are recorded first, so that they are undone last.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ READERS: Final = (
     *(ServiceReread(unit=manager.units[0], verb=manager.reread) for manager in MANAGERS if manager.reread is not None),
     ServiceReread(unit=released.RESOLVED_UNIT, verb="restart"),
 )
-"""Who reads files of ours."""
+"""Services that read files of the installation."""
 UNKNOWN_ACCOUNT: Final = Account(uid=0, gid=0)
-"""Stands for psiphon-user in a dry run on a machine that does not know it yet; nothing is rendered with it."""
+"""Stands for psiphon-user in a dry run on a machine without it; nothing is rendered with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +68,13 @@ def render_rules(
     lacking: frozenset[Part] = frozenset(),
     bridges: tuple[InterfaceName, ...] = (),
 ) -> Rules:
-    """Render the rules with this machine's numbers: names do not resolve when they are loaded at boot.
+    """Render the rules with this machine's numbers: names do not resolve at boot, when the rules are loaded.
 
     Args:
         account: psiphon-user.
-        network_managers: who may speak DHCP.
-        lacking: what this machine's nft or kernel does not know.
-        bridges: those that root allowed.
+        network_managers: uids that may send DHCP.
+        lacking: mechanisms that this machine's nft or kernel does not have.
+        bridges: the bridges that root allowed.
     """
     identity = Identity(uid=account.uid, gid=account.gid, network_manager_uids=network_managers)
     base = do_without(build_base_table(Policy(state=State.LOCKED, identity=identity)), lacking)
@@ -88,7 +88,7 @@ def render_rules(
 
 
 def record_lock(ledger: Ledger) -> None:
-    """Record what is undone last, before anything is changed: the tables, the ways, what others have read of ours."""
+    """Record first what is undone last: the tables, the routing, and which services have read files of ours."""
     ledger.record_only(TablesLoaded(), RoutingMade(), *READERS, UnitsRead())
 
 
@@ -104,7 +104,7 @@ def prepare(ledger: Ledger) -> Account:
     account = platform.accounts.find()
     if account is None:
         if not ledger.dry_run:
-            raise _failed(_("the user psiphon-user could not be made"), _("Look at: journalctl -t systemd-sysusers"))
+            raise _failed(_("the user psiphon-user could not be made"), _("See: journalctl -t systemd-sysusers"))
         account = UNKNOWN_ACCOUNT
     ledger.do(*_list_directories(layout, account))
     if layout.tmpfiles.exists() or ledger.dry_run:
@@ -152,7 +152,7 @@ def _write_rules(ledger: Ledger, account: Account) -> None:
     bridges = load_bridges(layout.bridges)
     rules = render_rules(account, managers, bridges=bridges)
     if platform.manager.is_running() and platform.kernel.check_rules(rules.boot) is not None:
-        # The one part that the rules for boot need and not every kernel has; if it is another, the check says so.
+        # The only part of the boot rules that some kernels lack; if another is missing, the check below says so.
         rules = render_rules(account, managers, lacking=frozenset({Part.REJECT}), bridges=bridges)
     for path, text in ((layout.boot_rules, rules.boot), (layout.drop_rules, rules.drop)):
         ledger.act(f"nft -c -f {_target(layout, path)}", functools.partial(_check, platform, text))
@@ -173,17 +173,17 @@ def _write_rules(ledger: Ledger, account: Account) -> None:
 def _check(platform: Platform, text: str) -> None:
     if platform.manager.is_running() and (why := platform.kernel.check_rules(text)) is not None:
         raise _failed(
-            _("this kernel or its nftables does not take the rules ({why})").format(why=why),
-            _("Install the package 'nftables', version 0.9.3 or later, and see that the kernel has nf_tables."),
+            _("this kernel or its nftables does not accept the rules ({why})").format(why=why),
+            _("Install the package 'nftables', version 0.9.3 or later, and check that the kernel has nf_tables."),
         )
 
 
 def close_lock(ledger: Ledger, *, undisturbed: bool = False) -> None:
-    """Close the lock now and at every boot. From here on nothing but `release` and the removal opens.
+    """Close the lock now and at every boot. From here on only `release` and the removal open.
 
     Args:
         ledger: the operation.
-        undisturbed: leave a lock that the kernel says is closed as it is, and a tunnel that is open with it.
+        undisturbed: leave a lock that is closed according to the kernel, and a tunnel that is open, as they are.
 
     Raises:
         UserError: it could not be closed; says what holds.
@@ -193,17 +193,17 @@ def close_lock(ledger: Ledger, *, undisturbed: bool = False) -> None:
     ledger.do(UnitStarted(unit=KILLSWITCH_UNIT, stays=True))
     ledger.do(UnitStarted(unit=GUARD_UNIT))
     if not ledger.dry_run and not (undisturbed and platform.kernel.is_locked() is True):
-        # A oneshot that did its work once says nothing about now: the rules are loaded again, in one transaction.
+        # An active oneshot says nothing about the present rules: load them again, in one transaction.
         relock(platform)
 
 
 def relock(platform: Platform) -> None:
-    """Load the boot rules and see that the wire guard stands. Never opens: one table replaces the other.
+    """Load the boot rules and make sure that the wire guard stands. Never opens: one table replaces the other.
 
-    Not by restarting the boot unit: whatever requires it, the network managers, would be restarted with it.
+    It does not restart the boot unit: the network managers, which require it, would be restarted too.
 
     Raises:
-        UserError: the kernel does not say that it is locked.
+        UserError: the machine is not locked according to the kernel.
     """
     if not platform.manager.is_running():
         return
@@ -222,28 +222,28 @@ def relock(platform: Platform) -> None:
     released.clear(platform)
     if platform.kernel.is_locked() is not True:
         raise _failed(
-            _("the rules were loaded, but the kernel does not hold them"),
-            _("Look at: sudo nft list ruleset"),
+            _("the rules were loaded, but the kernel does not have them"),
+            _("See: sudo nft list ruleset"),
         )
 
 
 def find_running(platform: Platform) -> frozenset[str]:
-    """Which of guard and service run now, and have to be replaced by new ones when their files are."""
+    """Which of guard and service run now, and must take over new files."""
     return frozenset(unit for unit in (GUARD_UNIT, SERVICE_UNIT) if platform.manager.is_active(unit))
 
 
 def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset(), undisturbed: bool = False) -> None:
-    """Set the kernel up for the service and start it.
+    """Set the kernel's settings for the service and start it.
 
     Args:
         ledger: the operation.
-        renew: of guard and service, what ran before and has to take over new files.
-        undisturbed: nothing is new, so that nobody has to read it.
+        renew: which of guard and service ran before and must take over new files.
+        undisturbed: nothing is new, so other services need not read it.
     """
     manager = ledger.platform.manager
     ledger.do(*_list_settings(ledger))
     if not undisturbed:
-        _tell_readers(ledger)
+        _reread_files(ledger)
     # One after the other, while the base table stands: it alone stops everything.
     if GUARD_UNIT in renew:
         ledger.act(f"systemctl reload {GUARD_UNIT}", lambda: manager.reload(GUARD_UNIT))
@@ -253,9 +253,9 @@ def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset(), undist
 
 
 def _list_settings(ledger: Ledger) -> tuple[SettingWritten, ...]:
-    """The kernel's settings, those of each interface first that is there when `default` is written for the first time.
+    """The kernel's settings; first those of the interfaces that exist when `default` is written for the first time.
 
-    Later they all have our value, and what they had before can no longer be seen.
+    Afterwards all interfaces have the new value, and their earlier values can no longer be read.
     """
     changes = [SettingWritten(name=name, value=value) for name, value in GLOBAL_SYSCTLS.items()]
     recorded = {change.key for change in ledger.record.changes if isinstance(change, SettingWritten)}
@@ -271,19 +271,19 @@ def _list_settings(ledger: Ledger) -> tuple[SettingWritten, ...]:
 
 
 def enable_for_boot(ledger: Ledger) -> None:
-    """Let everything close at the next boot, and nothing now. The units find by the rules that they are to start."""
+    """Close at the next boot, and change nothing now. The units start if the rules exist."""
     ledger.act("systemctl daemon-reload", ledger.platform.manager.reread)
 
 
-def _tell_readers(ledger: Ledger) -> None:
-    """Let others read our files, now that they cannot open anything by it."""
+def _reread_files(ledger: Ledger) -> None:
+    """Have other services read the installation's files, now that this cannot open anything."""
     for reader in READERS:
         if ledger.platform.manager.is_active(reader.unit):
             ledger.act(f"systemctl {reader.verb} {reader.unit}", functools.partial(reread, ledger.platform, reader))
 
 
 def _target(layout: Layout, path: object) -> str:
-    """A path as the machine itself names it."""
+    """A path without the layout's root."""
     return "/" + str(path).removeprefix(str(layout.root)).lstrip("/")
 
 

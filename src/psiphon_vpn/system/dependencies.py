@@ -1,4 +1,4 @@
-"""The program's dependencies, as the lock file names them and as this environment has them."""
+"""The program's dependencies: the versions in the lock file, and the files in this environment."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def read_pins(lock: Path) -> dict[str, str]:
 
 
 def collect_dependencies(lock: Path) -> Iterator[tuple[str, bytes]]:
-    """Give every file of the locked packages: path below the packages' directory, and content.
+    """Yield every file of the locked packages: path below the packages' directory, and content.
 
-    Each file is compared with what the package's own record says (RECORD, "Recording installed projects" of the Python
-    packaging guide), which pip wrote from an archive whose hash is in the lock file.
+    Each file is compared with the package's own record (RECORD, "Recording installed projects" of the Python packaging
+    guide). pip wrote the record from an archive that it had checked against the hash in the lock file.
 
     Raises:
         UserError: a package is missing, has another version, was changed, or is not pure Python.
@@ -61,7 +61,7 @@ def _is_kept(file: PurePosixPath) -> bool:
 
 def _read_checked(file: metadata.PackagePath, name: str) -> bytes:
     if file.suffix in _NATIVE:
-        raise _refuse(_("the Python package {name} holds {file}, which is no Python").format(name=name, file=file))
+        raise _refuse(_("the Python package {name} contains {file}, which is not Python").format(name=name, file=file))
     try:
         content = Path(str(file.locate())).read_bytes()
     except OSError as error:
@@ -76,7 +76,7 @@ def _read_checked(file: metadata.PackagePath, name: str) -> bytes:
 
 def _refuse(why: str) -> UserError:
     return UserError(
-        _("The program cannot be put together"),
+        _("The program cannot be assembled"),
         why,
         _("Remove the directory .venv of the checkout and run the setup script again."),
     )

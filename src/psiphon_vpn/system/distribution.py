@@ -1,4 +1,4 @@
-"""Whether the distribution's package manager put this program here: then it is the one to take it away."""
+"""Whether the distribution's package manager installed this program, and must remove it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ PACKAGE: Final = "psiphon-vpn"
 
 
 def find_removal() -> str | None:
-    """The command that removes our package from this machine, None if no package manager knows it."""
+    """The command that removes this program's package from this machine; None if no package manager knows it."""
     try:
-        # Also "config-files" and half-installed states are packages that dpkg knows; only files count.
+        # dpkg also knows packages in "config-files" and half-installed states; only installed files count.
         status = run(["dpkg-query", "-W", "-f", "${db:Status-Status}", PACKAGE], ok=(0, 1)).stdout
         if status not in {"", "not-installed", "config-files"}:
             return f"apt remove {PACKAGE}"

@@ -1,4 +1,4 @@
-"""What other programs of the system read: users, directories, kernel settings, drop-ins. Each with its reason."""
+"""Files for other programs of the system: users, directories, kernel settings, drop-ins. Each with its reason."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def render_system_files(layout: Layout) -> dict[Path, str]:
     return {
         # Every line a comment, so that the defaults hold.
         layout.config_template: render_resource("config.toml"),
-        # Nobody can log in as this user. Where the number is taken, another free one is given.
+        # Nobody can log in as this user. If the number is taken, it gets another free one.
         layout.sysusers: render_resource("sysusers.conf"),
-        # Owners and modes as R12 has them. Runs at every boot, and mends.
+        # Owners and modes as R12 demands. Runs at every boot, and corrects them.
         layout.tmpfiles: render_resource("tmpfiles.conf"),
         layout.sysctls: render_sysctls(),
-        # What the daemon is not allowed to load itself; nf_tables brings its parts along when rules name them.
+        # Modules that the daemon may not load itself; nf_tables loads its own parts when rules name them.
         layout.modules: render_resource("modules-load.conf"),
-        # systemd-resolved binds its questions to links, where they are refused: so it gets a server of no link.
+        # systemd-resolved binds its queries to links, where they are refused: so it gets a server without a link.
         layout.resolved_dropin: render_resource("resolved.conf"),
         **{layout.locate(path): render_resource(name) for manager in MANAGERS for path, name in manager.files.items()},
     }

@@ -1,4 +1,4 @@
-"""Other firewalls and network programs on this machine: left working, and reported with what it means for them."""
+"""Other firewalls, network programs and interfaces that concern the lock: reported with their meaning, not changed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from psiphon_vpn.system.platform import ServiceManager
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One of them.
+    """Something on this machine that concerns the lock.
 
     Attributes:
         name: as people know it.
-        meaning: what it means that both are here, a sentence.
+        meaning: a sentence about what it means together with this service.
     """
 
     name: str
@@ -36,14 +36,14 @@ def _filters() -> str:
 def _forwards() -> str:
     return _(
         "It keeps running; its containers and machines reach the internet through the tunnel or not at all, "
-        "and nobody outside reaches them. This computer and they do not reach each other: it answers none of them, "
-        "not with an address (DHCP) either, nor with names."
+        "and nobody outside reaches them. This computer and they do not reach each other: it gives them neither an "
+        "address (DHCP) nor names."
     )
 
 
 def _flushes() -> str:
     return _(
-        "It keeps working; when it loads its rules anew it removes ours for a moment. The wire guard holds "
+        "It keeps working; when it loads its rules again it removes this service's rules briefly. The wire guard holds "
         "meanwhile, and the service puts the rest back."
     )
 
@@ -53,7 +53,7 @@ class _Known:
     name: str
     units: tuple[str, ...]
     traces: tuple[str, ...]
-    """Tables or chains of theirs, as `nft list` prints them."""
+    """Its tables or chains, as `nft list` prints them."""
     meaning: Callable[[], str]
 
 
@@ -82,7 +82,7 @@ _KNOWN = (
 
 
 def find_other_firewalls(manager: ServiceManager) -> tuple[Finding, ...]:
-    """Who else is here, by running units and by traces in the kernel. Never raises."""
+    """Other firewalls, by running units and by traces in the kernel. Never raises."""
     units = {unit for known in _KNOWN for unit in known.units if manager.is_active(unit)}
     try:
         listing = run(["nft", "list", "tables"]).stdout + run(["nft", "list", "chains"]).stdout
@@ -92,10 +92,10 @@ def find_other_firewalls(manager: ServiceManager) -> tuple[Finding, ...]:
 
 
 def find_ownerless_links(*, listing: str | None = None) -> tuple[Finding, ...]:
-    """Devices over which the service will never open (`network/uplink.py`). Never raises.
+    """Interfaces over which the service never opens (`network/uplink.py`). Never raises.
 
     Args:
-        listing: what `ip -o link show type macsec` says, asked where it is not given.
+        listing: output of `ip -o link show type macsec`; None to run it.
     """
     if listing is None:
         try:
@@ -104,28 +104,28 @@ def find_ownerless_links(*, listing: str | None = None) -> tuple[Finding, ...]:
             listing = ""
     names_found = [line.split(":")[1].strip().partition("@")[0] for line in listing.splitlines() if line.count(":") > 1]
     meaning = _(
-        "What goes out by it is encrypted by the kernel, which no longer tells whose packets they are then: the lock "
-        "cannot tell them apart, and stays closed on this network."
+        "The kernel encrypts what leaves by it, and then no longer says which user a packet belongs to: the lock "
+        "cannot let anything pass, and stays closed on this network."
     )
     return tuple(Finding(name=f"MACsec ({show_name(name)})", meaning=meaning) for name in names_found)
 
 
 def describe_refused_logins(reads: Reads | None = None) -> tuple[Finding, ...]:
-    """Programs that log in to a network and are not root's, so that the guards refuse what they send. Never raises."""
+    """Programs that log in to a network without being root, so that the guards refuse their frames. Never raises."""
     meaning = _(
-        "It does not run as root, so the lock lets nothing of it by on a cable: a network that asks for a login there "
+        "It does not run as root, so the lock stops its frames on a cable: a network that asks for a login there "
         "(802.1X) no longer lets this computer in. Most wireless cards log in another way and are not affected. "
-        "Let it run as root before."
+        "Let it run as root first."
     )
     return tuple(Finding(name=f"{login.name} ({login.pid})", meaning=meaning) for login in find_refused_logins(reads))
 
 
 def match_other_firewalls(units: Iterable[str], listing: str) -> tuple[Finding, ...]:
-    """Who is here.
+    """Other firewalls.
 
     Args:
-        units: that run.
-        listing: what nft says about tables and chains.
+        units: units that run.
+        listing: nft's listings of tables and chains.
     """
     running = set(units)
     lines = [line.strip() for line in listing.splitlines()]
@@ -137,11 +137,11 @@ def match_other_firewalls(units: Iterable[str], listing: str) -> tuple[Finding, 
 
 
 def find_name_taker(uid: int | None, *, devices: Path = Path("/sys/class/net")) -> Finding | None:
-    """Another program's network device that has the name of the tunnel's. Never raises.
+    """Another program's network device with the name of the TUN. Never raises.
 
     Args:
-        uid: psiphon-user, if there is one.
-        devices: where the kernel tells of them; the owner of a TUN among what it tells (tun.c, owner_show).
+        uid: psiphon-user, if it exists.
+        devices: the kernel's directory of network devices; it names a TUN's owner (tun.c, owner_show).
     """
     device = devices / names.TUN_NAME
     if not os.path.lexists(device):
@@ -152,7 +152,7 @@ def find_name_taker(uid: int | None, *, devices: Path = Path("/sys/class/net")) 
     return Finding(
         name=_("another program's network device called {name}").format(name=names.TUN_NAME),
         meaning=_(
-            "The service removes it, since it needs the name for its own. To keep it, give it another name first: "
+            "The service removes it, since it needs the name for its own device. To keep it, rename it first: "
             "sudo ip link set {name} name other0"
         ).format(name=names.TUN_NAME),
     )

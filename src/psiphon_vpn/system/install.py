@@ -1,8 +1,8 @@
-"""`install` and `uninstall`, and the two commands that packages call: the order in which they do things.
+"""`install` and `uninstall`, and the two commands that packages call: the order of their steps.
 
 A clone's installation puts the program's files on the machine, journaled, and then configures; a package's files are
-there already. What unit files want is written after the rules that they load, so that a machine that is switched off in
-between boots as before, or locked, and never without an answer.
+already there. Unit files are written after the rules that they load, so that a machine that is switched off in between
+boots as before, or locked.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
 
 Say = Callable[[str], None]
 OWN_DIRECTORIES: Final = ("/usr/lib/psiphon-vpn",)
-"""Removed with all that is in them; of any other directory only if it is empty, and if we made it."""
+"""Removed with all their content; any other directory only if it is empty, and if the installation made it."""
 
 
 class Payload(Protocol):
-    """One file of the program, as `payload.collect_payload` gives it: root's."""
+    """One file of the program from `payload.collect_payload`; it belongs to root."""
 
     @property
     def path(self) -> str:
@@ -57,10 +57,10 @@ class Payload(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class InstallResult:
-    """What an installation came to.
+    """The result of an installation.
 
     Attributes:
-        changes: how many changes had to be made.
+        changes: how many changes were necessary.
         repeated: whether it was installed already.
         closed: whether the lock is closed now.
     """
@@ -83,12 +83,12 @@ def install_clone(
     Args:
         platform: the system to change.
         payload: the program's files.
-        say: shown each change before it is made.
-        install_core: brings the tunnel core and says whether it is another one; called before the lock closes.
-        dry_run: only say.
+        say: shows each change before it is made.
+        install_core: installs the tunnel core and returns whether it is a different one; called before the lock closes.
+        dry_run: only show.
 
     Raises:
-        UserError: it failed. Either everything is as it was before, or the machine is locked; it says which.
+        UserError: it failed. Either nothing was changed, or the machine is locked; it says which.
     """
     ledger = open_ledger(platform, method=Method.CLONE, version=__version__, say=say, dry_run=dry_run)
     repeated = Journal(platform).read() is not None
@@ -106,7 +106,7 @@ def install_clone(
             ledger.act(_("install the tunnel core"), lambda: ledger.count(install_core()))
         ledger.do(*_list_changes(platform, units))
         _remove_unwanted(ledger, payload)
-        # Nothing new, nothing to take over: an installation that is as it should be goes on undisturbed.
+        # Without changes a running service need not be disturbed.
         undisturbed = ledger.done == 0
         renew = frozenset() if undisturbed else find_running(platform)
         close_lock(ledger, undisturbed=undisturbed)
@@ -116,11 +116,11 @@ def install_clone(
 
 
 def configure_package(platform: Platform, *, say: Say, close: bool) -> InstallResult:
-    """What a package does after its files are there: on the first installation and on every upgrade.
+    """Configure a package whose files are in place, at the first installation and at every upgrade.
 
     Args:
         platform: the system to change.
-        say: shown each change before it is made.
+        say: shows each change before it is made.
         close: whether the lock closes now; it closes at the next boot in any case.
 
     Raises:
@@ -128,7 +128,7 @@ def configure_package(platform: Platform, *, say: Say, close: bool) -> InstallRe
     """
     ledger = open_ledger(platform, method=Method.PACKAGE, version=__version__, say=say)
     found = Journal(platform).read()
-    # What a clone's installation wrote is the package's now.
+    # Files of an earlier clone's installation belong to the package now.
     ledger.record = _without_files(ledger.record, platform)
     check_room({}, _list_own_places(platform.layout), what=_("Nothing was set up"))
     with _Recovering(ledger):
@@ -146,14 +146,14 @@ def configure_package(platform: Platform, *, say: Say, close: bool) -> InstallRe
 
 
 def uninstall(platform: Platform, *, say: Say, dry_run: bool = False) -> bool:
-    """Undo everything that the journal has, the network last of all.
+    """Undo everything in the journal; the network opens last.
 
     Returns:
         Whether there was anything to undo.
 
     Raises:
         JournalError: the journal cannot be read. Nothing was changed.
-        UndoError: something could not be undone. It is recorded still.
+        UndoError: something could not be undone. The journal still has it.
     """
     journal = Journal(platform)
     record = journal.read()
@@ -171,7 +171,7 @@ def uninstall(platform: Platform, *, say: Say, dry_run: bool = False) -> bool:
 
 
 def _list_own_places(layout: Layout) -> tuple[Path, ...]:
-    """Where accounts, configuration, rules, data and the journal are."""
+    """The directories of accounts, configuration, rules, data and the journal."""
     return (
         layout.root / "etc",
         layout.config_dir,
@@ -183,17 +183,17 @@ def _list_own_places(layout: Layout) -> tuple[Path, ...]:
 
 
 def find_interruption(platform: Platform) -> str | None:
-    """A sentence about an operation that did not end, None where all is well. Raises JournalError."""
+    """A sentence about an unfinished operation; None if there is none. Raises JournalError."""
     record = Journal(platform).read()
     if record is None or record.stage is Stage.INSTALLED:
         return None
     if record.stage is Stage.REMOVING:
-        return _("The removal did not end. Go on with: sudo psiphon-vpn uninstall")
-    return _("The installation did not end. Go on with the same command, or undo it with: sudo psiphon-vpn uninstall")
+        return _("The removal did not finish. Continue with: sudo psiphon-vpn uninstall")
+    return _("The installation did not finish. Run the same command again, or undo it: sudo psiphon-vpn uninstall")
 
 
 class _Recovering:
-    """Undoes an installation that fails before the lock closes; says what holds when it fails later."""
+    """Undoes an installation that fails before the lock closes; says what holds if it fails later."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -207,27 +207,27 @@ class _Recovering:
         if is_lock_recorded(self._ledger.record.changes):
             if isinstance(error, Exception):
                 raise UserError(
-                    _("The installation did not end, and this machine stays locked")
+                    _("The installation did not finish, and this machine stays locked")
                     if self._is_locked()
-                    else _("The installation did not end, and this machine is not locked before its next boot"),
+                    else _("The installation did not finish, and this machine is not locked before its next boot"),
                     describe_failure(error),
                     _("Run the same command again, or undo it with: sudo psiphon-vpn uninstall"),
                 ) from error
             return
-        next_step = error.next_step if isinstance(error, UserError) else _("See what is wrong there, and run it again.")
+        next_step = error.next_step if isinstance(error, UserError) else _("Correct that, and run it again.")
         what = _("The installation did not work, and everything is as it was before")
         try:
             if self._is_recorded():
                 self._ledger.remove_all()
         except (UndoError, OSError):
-            # Why it did not work comes first; what is left is recorded.
+            # The cause of the failure comes first; what is left is recorded.
             what = _("The installation did not work, and not everything could be undone")
-            next_step = _("Mend that, and then run it again, or undo it with: sudo psiphon-vpn uninstall")
+            next_step = _("Correct that, and then run it again, or undo it with: sudo psiphon-vpn uninstall")
         if isinstance(error, Exception):
             raise UserError(what, describe_failure(error), next_step) from error
 
     def _is_recorded(self) -> bool:
-        """Whether anything is: where not even the record could be begun there is nothing to undo."""
+        """Whether the journal has anything to undo. It has not if even its first write failed."""
         journal = Journal(self._ledger.platform)
         if journal.read() is not None:
             return True
@@ -236,7 +236,7 @@ class _Recovering:
         return False
 
     def _is_locked(self) -> bool:
-        """Whether the kernel is locked: what failed may be what was to lock it, so it is tried once more."""
+        """Whether the kernel is locked. The failed step may have been the locking, so this tries to lock once more."""
         platform = self._ledger.platform
         with contextlib.suppress(Exception):
             if platform.kernel.is_locked() is True:
@@ -248,19 +248,19 @@ class _Recovering:
 
 
 def _split(platform: Platform, payload: Iterable[Payload]) -> tuple[list[Payload], list[Payload]]:
-    """The files that systemd acts on, and all others, which come before them."""
+    """The files that come first, and those that systemd acts on, which come after them."""
     units = PurePosixPath("/usr/lib/systemd")
     first: list[Payload] = []
     second: list[Payload] = []
     for file in payload:
         (second if PurePosixPath(file.path).is_relative_to(units) else first).append(file)
-    # What the network managers require comes before the drop-ins that make them require it, so it also goes after.
+    # The units come before the drop-ins by which network managers require them, and so are undone after those.
     second.sort(key=lambda file: (file.path.endswith(".conf"), file.path))
     return first, second
 
 
 def _list_changes(platform: Platform, payload: Iterable[Payload]) -> Iterator[Change]:
-    """Directories that are missing, and the files."""
+    """Missing directories, and the files."""
     seen: set[str] = set()
     for file in payload:
         for parent in reversed(PurePosixPath(file.path).parents):
@@ -290,7 +290,7 @@ def _remove_unwanted(ledger: Ledger, payload: Iterable[Payload]) -> None:
 
 
 def _without_files(record: Record, platform: Platform) -> Record:
-    """A record without what the package owns: its files, and their directories."""
+    """A record without the files that the package owns, and their directories."""
     layout = platform.layout
     kept_below = [Path("/") / path.relative_to(layout.root) for path in (layout.rules_dir, layout.config_dir)]
 

@@ -1,4 +1,4 @@
-"""Which Python the installed program runs with: the system's own, or one that is brought along."""
+"""The Python that runs the installed program: the system's own, or one that is installed with it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ class Interpreter:
 
     Attributes:
         path: of the program, on the target.
-        files: what has to be brought for it: path below the program's directory, content, mode. Empty for one that is
-            the system's.
+        files: files to install with it: path below the program's directory, content, mode. Empty for the system's own.
     """
 
     path: str
@@ -41,10 +40,10 @@ class Interpreter:
 
 
 def find_interpreter(layout: Layout) -> Interpreter:
-    """Choose: the system's /usr/bin/python3 if it is new enough, else the one that runs this.
+    """Choose the system's /usr/bin/python3 if it is new enough, otherwise the Python that runs this.
 
-    The latter is named by its path if it is the system's as well, and copied below our own directory otherwise: what
-    root runs must not be in a checkout that its user can write to.
+    If that one belongs to the system too, its path is used; otherwise it is copied below the program's directory: root
+    must not run a file in a checkout that its user can write to.
 
     Raises:
         UserError: the running one cannot be copied.
@@ -71,21 +70,21 @@ def _is_roots(path: Path) -> bool:
 
 
 def carry_interpreter(layout: Layout, prefix: Path, program: Path) -> Interpreter:
-    """Bring a whole Python along: its program and its standard library, without what no service needs.
+    """Install a whole Python: its program and its standard library, without the parts that no service needs.
 
     Args:
         layout: of the target.
         prefix: of the Python (sys.base_prefix).
-        program: the interpreter, below the prefix and no symbolic link.
+        program: the interpreter, below the prefix and not a symbolic link.
 
     Raises:
-        UserError: it is not a self-contained one, whose program lies below its prefix.
+        UserError: it is not self-contained: its program is not below its prefix.
     """
     if not program.is_relative_to(prefix) or prefix in {Path("/"), Path("/usr"), Path("/usr/local")}:
         raise UserError(
             _("The program cannot be installed"),
-            _("this system's Python is older than 3.11, and {path} cannot be brought along").format(path=program),
-            _("Remove the directory .venv of the checkout and run the setup script again; it brings one that can."),
+            _("this system's Python is older than 3.11, and {path} cannot be copied").format(path=program),
+            _("Remove the directory .venv of the checkout and run the setup script again; it brings a suitable one."),
         )
     files = tuple((f"{_CARRIED}/{name}", content, mode) for name, content, mode in _collect(prefix, program))
     return Interpreter(path=str(layout.program_dir / _CARRIED / program.relative_to(prefix)), files=files)
@@ -97,7 +96,7 @@ def _collect(prefix: Path, program: Path) -> Iterator[tuple[str, bytes, int]]:
         names[:] = sorted(name for name in names if name not in _DROPPED and not name.startswith("config-"))
         for filename in sorted(filenames):
             path = Path(directory) / filename
-            # Links are other names of files that are here under their own.
+            # Links are second names of files that are copied under their own names.
             if path.is_symlink() or not path.is_file() or path.suffix == ".a":
                 continue
             yield str(path.relative_to(prefix)), path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644

@@ -1,8 +1,8 @@
-"""The journal of an installation: what is changed on this system, on disk before it is changed.
+"""The journal of an installation: every change of this system, on disk before it is made.
 
 The file is replaced as a whole (rename(2)) and synced with its directory, so it is always one complete record. Changes
-are undone from the last to the first, and the journal goes only when all of them are: whoever finds a journal that does
-not say `installed` finds an operation that did not end, and every step of it may be done again.
+are undone from the last to the first, and the journal goes after all of them. A journal that does not say `installed`
+belongs to an unfinished operation; every step of it may be repeated.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from psiphon_vpn.system.tree_changes import name_temporary, remove_path, write_f
 FORMAT: Final = 1
 DIRECTORY_MODE: Final = 0o755
 MAX_SIZE: Final = 256 * 1024 * 1024
-"""Bytes. It holds the content of the files that stood in our way."""
+"""Bytes. It holds the content of the files that the installation replaced."""
 
 
 class Stage(enum.StrEnum):
-    """How far an operation came."""
+    """The progress of an operation."""
 
     INSTALLING = "installing"
     INSTALLED = "installed"
@@ -42,7 +42,7 @@ class Stage(enum.StrEnum):
 
 
 class Method(enum.StrEnum):
-    """Who puts the program's files on the system, and takes them away."""
+    """What installs and removes the program's files."""
 
     CLONE = "clone"
     PACKAGE = "package"
@@ -50,14 +50,14 @@ class Method(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What the journal says.
+    """The content of the journal.
 
     Attributes:
-        method: who owns the program's files.
+        method: what owns the program's files.
         version: of the program that wrote it last.
-        stage: how far it came.
+        stage: the progress of the operation.
         changes: in the order in which they were recorded.
-        had_directory: whether the journal's own directory was there before.
+        had_directory: whether the journal's own directory existed before.
     """
 
     method: Method
@@ -82,8 +82,8 @@ class UndoError(UserError):
     """Some changes could not be undone; the journal still has them.
 
     Args:
-        failures: those, with the reason.
-        is_locked: whether the kernel says that this machine is locked.
+        failures: those changes, with the reasons.
+        is_locked: whether this machine is locked according to the kernel.
     """
 
     def __init__(self, failures: Mapping[Change, str], *, is_locked: bool = False) -> None:
@@ -96,21 +96,21 @@ class UndoError(UserError):
             if is_locked
             else _("Not everything could be undone"),
             f"{first} ({more})" if others else first,
-            _("What was not undone is still recorded: mend it and run the same command again."),
+            _("What was not undone is still recorded: correct it and run the same command again."),
         )
 
 
 class Journal:
-    """The file."""
+    """The file of the journal."""
 
     def __init__(self, platform: Platform) -> None:
         self.path = platform.layout.install_journal
 
     def read(self) -> Record | None:
-        """What it says; None where nothing is installed.
+        """Its content; None if nothing is installed.
 
         Raises:
-            JournalError: it is there and cannot be understood.
+            JournalError: it exists and cannot be parsed.
         """
         try:
             stored = parse_object(read_stored(self.path, high=MAX_SIZE))
@@ -131,10 +131,10 @@ class Journal:
             raise JournalError(self.path, str(error)) from error
 
     def write(self, record: Record) -> None:
-        """Replace what it says. On return it is on the disk.
+        """Replace its content. On return it is on the disk.
 
         Raises:
-            OSError: it cannot be written; it says what it said before.
+            OSError: it cannot be written; its content is unchanged.
         """
         self.path.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         stored = {
@@ -149,7 +149,7 @@ class Journal:
         _sync_directory(self.path.parent)
 
     def remove(self, record: Record) -> None:
-        """Remove the file, and its directory if that came with it."""
+        """Remove the file, and its directory if the installation made it."""
         remove_path(self.path)
         if not record.had_directory:
             remove_path(self.path.parent)
@@ -158,22 +158,22 @@ class Journal:
             _sync_directory(self.path.parent.parent)
 
     def tidy(self) -> None:
-        """Remove what a crash right before the first record, or right after the last, leaves."""
+        """Remove the leftovers of a crash right before the first record, or right after the last."""
         if self.path.parent.is_dir():
             name_temporary(self.path).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it is not there, or not empty and so not ours
+        with contextlib.suppress(OSError):  # it does not exist, or is not empty and so not the installation's
             self.path.parent.rmdir()
 
 
 class Ledger:
-    """An operation on one system: records, applies and undoes changes, and says each before it is made.
+    """An operation on one system: records, applies and undoes changes, and shows each before it is made.
 
     Args:
         platform: the system to change.
         journal: its journal.
-        record: what the journal says, or will.
-        say: shown each change, as a command that would do the same.
-        dry_run: nothing is written and nothing done.
+        record: the journal's content, or what it will be.
+        say: shows each change, as a command that would do the same.
+        dry_run: write nothing and do nothing.
     """
 
     def __init__(
@@ -189,12 +189,12 @@ class Ledger:
         self.record = record
         self.dry_run = dry_run
         self.done = 0
-        """How many changes had to be made."""
+        """How many changes were necessary."""
         self._journal = journal
         self._say = say
 
     def begin(self) -> None:
-        """Write down that an operation begins, before anything else."""
+        """Record that an operation begins, before anything else."""
         self._write(self.record)
 
     def do(self, *changes: Change) -> None:
@@ -202,13 +202,13 @@ class Ledger:
         self.record_only(*changes)
         for change in changes:
             if not change.is_applied(self.platform):
-                self._tell(change)
+                self._show_change(change)
                 if not self.dry_run:
                     change.apply(self.platform)
                     self.done += 1
 
     def record_only(self, *changes: Change) -> None:
-        """Record changes; what was there before them is looked up once, when they are recorded first."""
+        """Record changes. The state before a change is read once, when the change is first recorded."""
         known = {(change.kind, change.key): change for change in self.record.changes}
         merged = list(self.record.changes)
         for change in changes:
@@ -221,20 +221,20 @@ class Ledger:
             self._write(replace(self.record, changes=tuple(merged)))
 
     def act(self, command: str, action: Callable[[], object]) -> None:
-        """Do what changes nothing that would have to be undone, such as checking a text."""
+        """Do something that need not be undone, such as checking a text."""
         self._show(command)
         if not self.dry_run:
             action()
 
     def count(self, changed: bool) -> None:
-        """Count a change that somebody else made, in a directory of ours."""
+        """Count a change that was made outside the ledger."""
         self.done += changed
 
     def undo(self, changes: Iterable[Change]) -> None:
         """Undo recorded changes, the last one first, and forget them. They may have been undone before.
 
-        What cannot be undone stays recorded, and the others are undone nevertheless; but nothing is undone after a
-        unit that does not stop: it would be opened under a daemon that closes again.
+        A change that cannot be undone stays recorded, and the others are undone nevertheless. But after a unit that
+        does not stop, nothing is undone: the machine would be opened under a daemon that closes it again.
 
         Raises:
             UndoError: something could not be undone.
@@ -253,7 +253,7 @@ class Ledger:
                 continue
             try:
                 change.undo(self.platform)
-            except Exception as error:  # noqa: BLE001  whatever it is, the other changes are undone nevertheless
+            except Exception as error:  # noqa: BLE001  whatever the error, the other changes are undone nevertheless
                 failures[change] = f"{change.key}: {describe_failure(error)}"
                 if stop_early or isinstance(change, UnitStarted):
                     break
@@ -266,22 +266,22 @@ class Ledger:
             self._write(replace(self.record, changes=kept))
 
     def finish(self) -> None:
-        """Write down that everything is done, after everything has reached the disk."""
+        """Record that everything is done, after everything has reached the disk."""
         if not self.dry_run:
             os.sync()
         self._write(replace(self.record, stage=Stage.INSTALLED))
 
     def remove_all(self) -> None:
-        """Undo everything in its turn, then remove the journal. The lock is undone last, and as a whole or not at all.
+        """Undo everything in its turn, then remove the journal. The lock is undone last, completely or not at all.
 
         Raises:
-            UndoError: something could not be undone. The machine is locked still, and at the next boot.
-            OSError: the journal cannot be written, and nothing was undone; or not removed, and everything was.
+            UndoError: something could not be undone. The machine is still locked, now and at the next boot.
+            OSError: the journal cannot be written, and nothing was undone; or cannot be removed, and everything was.
         """
         try:
             self._write(replace(self.record, stage=Stage.REMOVING))
         except OSError as error:
-            # It says which operation did not end, and no more: a full disk does not keep anything from being removed.
+            # The stage only says which operation did not finish: a full disk must not prevent a removal.
             if error.errno not in FULL:
                 raise
         turns = sort_by_turn(self.record.changes, self.platform)
@@ -290,7 +290,7 @@ class Ledger:
             for changes in (turns[Turn.DATA], turns[Turn.SYSTEM]):
                 self._raise_for(self._undo_in_order(changes))
             self._undo_or_put_back(last)
-        else:  # nothing was ever locked: as much as possible goes
+        else:  # nothing was ever locked: remove as much as possible
             self._raise_for(self._undo_in_order((*turns[Turn.DATA], *turns[Turn.SYSTEM], *last)))
         if not self.dry_run:
             self._journal.remove(self.record)
@@ -306,16 +306,16 @@ class Ledger:
     def _raise_for(self, failures: Mapping[Change, str]) -> None:
         if failures:
             locked = None
-            with contextlib.suppress(Exception):  # it is told if it can be told
+            with contextlib.suppress(Exception):  # reported only if it can be read
                 locked = self.platform.kernel.is_locked()
             raise UndoError(failures, is_locked=locked is True)
 
-    def _tell(self, change: Change) -> None:
+    def _show_change(self, change: Change) -> None:
         if command := change.describe():
             self._show(command)
 
     def _show(self, command: str) -> None:
-        with contextlib.suppress(OSError):  # the terminal may have gone with the connections that end here
+        with contextlib.suppress(OSError):  # the terminal may be gone: closing the lock ends remote sessions
             self._say(f"[#] {command}")
 
     def _write(self, record: Record) -> None:
@@ -332,7 +332,7 @@ def open_ledger(
     say: Callable[[str], None] = lambda _line: None,
     dry_run: bool = False,
 ) -> Ledger:
-    """The ledger of an installation that begins, goes on after a crash, or is repeated.
+    """The ledger of an installation that begins, continues after a crash, or is repeated.
 
     Raises:
         JournalError: the journal cannot be read.
@@ -352,7 +352,7 @@ def open_ledger(
 
 
 def _has_content(path: Path) -> bool:
-    """Whether the journal's directory was there before us. A crash before the first record leaves an empty one."""
+    """Whether the journal's directory existed before. A crash before the first record leaves an empty one."""
     directory, temporary = path.parent, name_temporary(path).name
     return directory.is_dir() and any(entry.name != temporary for entry in directory.iterdir())
 

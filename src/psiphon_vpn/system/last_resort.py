@@ -1,6 +1,6 @@
-"""`uninstall` when not even the command line loads: the standard library alone, and no question of taste.
+"""`uninstall` for a program whose command line does not load: needs only the standard library.
 
-A program whose packages are damaged must still be able to take back what it did to the machine.
+Even a program with damaged packages must be able to undo its changes to the machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXIT_FAULT: Final = 70
 
 
 def run(argv: Sequence[str], *, cause: str) -> int:
-    """Do what still can be done.
+    """Run `uninstall` or `system-deconfigure`; for any other command, say what to do.
 
     Args:
         argv: the arguments of psiphon-vpn.
@@ -34,7 +34,7 @@ def run(argv: Sequence[str], *, cause: str) -> int:
     command = argv[0] if argv else ""
     if command not in {"uninstall", "system-deconfigure"}:
         _say(_("This program is damaged ({cause}): install it again, or remove it.").format(cause=cause))
-        _say(_("Both work, and so does: psiphon-vpn uninstall"))
+        _say(_("Installing and removing it still work, and so does: psiphon-vpn uninstall"))
         return EXIT_FAULT
     if os.geteuid() != 0:
         _say(_("Only root may do this: run it again with sudo in front."))
@@ -56,7 +56,7 @@ def run(argv: Sequence[str], *, cause: str) -> int:
 
 
 def _agree() -> bool:
-    _say(_("This removes the service and all that it made here, and opens the network. Go on? [y/N]"))
+    _say(_("This removes the service and undoes its changes, and opens the network. Go on? [y/N]"))
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 

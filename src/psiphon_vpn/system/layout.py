@@ -1,8 +1,8 @@
-"""Where the parts of an installation are: the one place that names a path on a user's machine, beside `resources/`.
+"""All paths of an installation. Only this module and `resources/` name paths on a user's machine.
 
-Three kinds of owners (R12, SECURITY.md): what root executes or loads belongs to root, below directories that only root
-can write to; the tunnel core, its configuration, its data and the service's state belong to psiphon-user. The record of
-the core's SHA-256 belongs to root, beside the core: psiphon-user cannot change what its program is checked against.
+Owners (R12, SECURITY.md): files that root executes or loads belong to root, below directories that only root can write
+to; the tunnel core, its configuration, its data and the service's state belong to psiphon-user. The record of the
+core's SHA-256, beside the core, belongs to root: psiphon-user cannot change what its program is checked against.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ GROUP: Final = "psiphon-group"
 KILLSWITCH_UNIT: Final = "psiphon-killswitch.service"
 """Root oneshot: plain `nft -f` of the boot rules, before network-pre.target."""
 KILLSWITCH_FAILED_UNIT: Final = "psiphon-killswitch-failed.service"
-"""What happens when that load fails: drop everything, say so on the console."""
+"""Runs if that load fails: drops everything, and says so on the console."""
 GUARD_UNIT: Final = "psiphon-guard.service"
 """Root: holds the wire guard."""
 SERVICE_UNIT: Final = "psiphon-vpn.service"
 """The daemon, as psiphon-user."""
 SLEEP_UNIT: Final = "psiphon-sleep.service"
-"""Root oneshot: has the tunnel closed before the machine sleeps, and tells the daemon of the end of sleep."""
+"""Root oneshot: closes the tunnel before the machine sleeps, and notifies the daemon when the sleep ends."""
 
 UNITS: Final = (KILLSWITCH_UNIT, KILLSWITCH_FAILED_UNIT, GUARD_UNIT, SERVICE_UNIT, SLEEP_UNIT)
 
@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def program_dir(self) -> Path:
-        """Our own program; nothing in it is psiphon-user's."""
+        """The program; nothing in it belongs to psiphon-user."""
         return self.locate("/usr/lib/psiphon-vpn")
 
     @property
@@ -52,52 +52,52 @@ class Layout:
 
     @property
     def program_manifest(self) -> Path:
-        """JSON: every installed file with SHA-256, mode and owner. What `verify` compares with."""
+        """JSON: every installed file with SHA-256, mode and owner, for `verify`."""
         return self.program_dir / "manifest.json"
 
     @property
     def rules_dir(self) -> Path:
-        """The texts that root loads without Python; rendered at install, since they hold this machine's uids."""
+        """The rules that root loads without Python; rendered at installation, since they have this machine's uids."""
         return self.program_dir / "rules"
 
     @property
     def boot_rules(self) -> Path:
-        """What psiphon-killswitch.service loads."""
+        """Rules that psiphon-killswitch.service loads."""
         return self.rules_dir / "boot.nft"
 
     @property
     def guard_rules(self) -> Path:
-        """What psiphon-guard.service loads and holds."""
+        """Rules that psiphon-guard.service loads and holds."""
         return self.rules_dir / "guard.nft"
 
     @property
     def frame_rules(self) -> Path:
-        """What psiphon-guard.service loads and holds beside it, with the cards of the moment put in."""
+        """Frame guard that psiphon-guard.service loads and holds, after inserting the present cards."""
         return self.rules_dir / "frames.nft"
 
     @property
     def bridge_rules(self) -> Path:
-        """What psiphon-guard.service loads last: guard of bridges, and the wire guard that knows those allowed."""
+        """Rules that psiphon-guard.service loads last: bridge guard, and the wire guard with the allowed bridges."""
         return self.rules_dir / "bridges.nft"
 
     @property
     def drop_rules(self) -> Path:
-        """What is loaded when the boot rules cannot be: nothing but lo."""
+        """Rules for when the boot rules do not load: they accept only lo."""
         return self.rules_dir / "drop.nft"
 
     @property
     def guard_script(self) -> Path:
-        """What psiphon-guard.service runs: a few lines of sh around nft."""
+        """Script of psiphon-guard.service: a few lines of sh around nft."""
         return self.program_dir / "guard"
 
     @property
     def sleep_script(self) -> Path:
-        """What psiphon-sleep.service runs: tells the daemon, or closes the tunnel with nft."""
+        """Script of psiphon-sleep.service: notifies the daemon, or closes the tunnel with nft."""
         return self.program_dir / "sleep"
 
     @property
     def config_template(self) -> Path:
-        """What config.toml begins as: comments only."""
+        """Initial content of config.toml: only comments."""
         return self.program_dir / "config.toml"
 
     @property
@@ -120,7 +120,7 @@ class Layout:
         """Units of users' sessions."""
         return self.locate("/usr/lib/systemd/user")
 
-    # -- what the user configures, and what the service keeps -----------------------------------------------------
+    # -- configuration and data -----------------------------------------------------------------------------------
 
     @property
     def config_dir(self) -> Path:
@@ -134,12 +134,12 @@ class Layout:
 
     @property
     def readers(self) -> Path:
-        """Root's, 644: who may ask for the status without being root (`service/readers.py`)."""
+        """Root's, 644: the users that may read the status (`service/readers.py`)."""
         return self.config_dir / "readers"
 
     @property
     def bridges(self) -> Path:
-        """Root's, 644: the bridges whose guests this machine may talk to (`network/bridges.py`)."""
+        """Root's, 644: the bridges with guests that this machine may talk to (`network/bridges.py`)."""
         return self.config_dir / "bridges"
 
     @property
@@ -154,7 +154,7 @@ class Layout:
 
     @property
     def install_journal(self) -> Path:
-        """Root's, 600: what was changed on this system, written before it is changed."""
+        """Root's, 600: every change of this system, written before it is made."""
         return self.data_dir / "journal.json"
 
     @property
@@ -164,7 +164,7 @@ class Layout:
 
     @property
     def release_record(self) -> Path:
-        """Root's: who ran `release`, and when. Gone at boot. Says nothing about being locked: only the kernel does."""
+        """Root's: who ran `release`, and when. Gone at boot. Only the kernel says whether the machine is locked."""
         return self.locate("/run/psiphon-vpn-released.json")
 
     # -- the tunnel core ------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Layout:
 
     @property
     def core_previous(self) -> Path:
-        """Symbolic link to the one before, for `update --rollback`."""
+        """Symbolic link to the previous one, for `update --rollback`."""
         return self.core_dir / "previous"
 
     @property
@@ -199,7 +199,7 @@ class Layout:
         """What was verified about the core in use, JSON; root's, 644."""
         return self.core_current / "record.json"
 
-    # -- what other programs of the system read: root's -----------------------------------------------------------
+    # -- files for other programs of the system: root's -----------------------------------------------------------
 
     @property
     def sysusers(self) -> Path:
@@ -208,12 +208,12 @@ class Layout:
 
     @property
     def tmpfiles(self) -> Path:
-        """Its directories, with owners and modes (tmpfiles.d(5))."""
+        """The service's directories, with owners and modes (tmpfiles.d(5))."""
         return self.locate("/usr/lib/tmpfiles.d/psiphon-vpn.conf")
 
     @property
     def sysctls(self) -> Path:
-        """Kernel settings from boot on (sysctl.d(5)). The name sorts behind everybody else's: the last one counts."""
+        """Kernel settings from boot on (sysctl.d(5)). The name sorts after all others: the last file counts."""
         return self.locate("/usr/lib/sysctl.d/zz-psiphon-vpn.conf")
 
     @property
@@ -227,7 +227,7 @@ class Layout:
         return self.locate("/usr/lib/systemd/resolved.conf.d/zz-psiphon-vpn.conf")
 
     def dropin(self, unit: str) -> Path:
-        """Our drop-in for a unit that is not ours."""
+        """The installation's drop-in for another package's unit."""
         return self.unit_dir / f"{unit}.d" / "psiphon-vpn.conf"
 
     @property
@@ -237,7 +237,7 @@ class Layout:
 
     @property
     def completions(self) -> dict[str, tuple[Path, ...]]:
-        """Where the shells look for completions; zsh in different places by distribution."""
+        """Completion files of the shells; zsh's directory depends on the distribution."""
         return {
             "bash": (self.locate("/usr/share/bash-completion/completions/psiphon-vpn"),),
             "zsh": (

@@ -1,4 +1,4 @@
-"""The real platform of an installation: systemd, nft, ip, the account tools. Standard library and `run` only."""
+"""The real platform: systemd, nft, ip, the account tools. Needs only the standard library and `run`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from psiphon_vpn.system.layout import GROUP, USER, Layout
 from psiphon_vpn.system.platform import Account, Platform
 
 UNIT_SECONDS: Final = 120.0
-"""Longer than any unit of ours takes to start or to stop, systemd's own limits included."""
+"""Longer than any of the service's units takes to start or to stop, systemd's own limits included."""
 SYSTEMCTL_NO_UNIT: Final = 5
 RUNTIME_UNITS: Final = Path("/run/systemd/system")
 USERDEL_NO_USER, GROUPDEL_NO_GROUP = 6, 6
@@ -49,12 +49,12 @@ class Systemctl:
         return self.is_running() and run(["systemctl", "is-active", "--quiet", unit], ok=range(256)).returncode == 0
 
     def start(self, unit: str) -> None:
-        """Start. A unit that failed too often is given another chance."""
+        """Start, after resetting the unit's failure count."""
         self._reset(unit)
         self._online("start", unit)
 
     def stop(self, unit: str) -> None:
-        """Stop. A unit that refuses it (RefuseManualStop=) is told otherwise for this once."""
+        """Stop. For a unit that refuses this (RefuseManualStop=), a temporary drop-in allows it."""
         if not self.is_running():
             return
         shown = run(["systemctl", "show", "--property=RefuseManualStop", unit]).stdout.strip()
@@ -103,7 +103,7 @@ class LinuxKernel:
         self._settings = Path("/proc/sys")
 
     def check_rules(self, text: str) -> str | None:
-        """`nft -c`, under another name: a table that is owned by its holder cannot even be asked about."""
+        """`nft -c`, with other table names: nft cannot even check a table that its holder owns."""
         for table in LAYERS:
             text = text.replace(f" {table.name} {{", f" {SCRATCH} {{").replace(f" {table.name}\n", f" {SCRATCH}\n")
         try:
@@ -136,33 +136,33 @@ class LinuxKernel:
         return ()
 
     def is_locked(self) -> bool | None:
-        """Ask the kernel's rules with sample packets."""
+        """Run sample packets through the kernel's rules."""
         return read_lock_state().locked
 
     def remove_routing(self) -> None:
-        """What the daemon made beside the tables."""
+        """Remove what the daemon made besides the tables."""
         for version in ("-4", "-6"):
             for rule in _list_json(["ip", version, "-j", "rule", "show"]):
                 if (selector := find_own_rule(rule)) is not None:
                     run(["ip", version, "rule", "del", *selector], ok=(0, 2))
             run(["ip", version, "route", "flush", "table", str(names.ROUTE_TABLE)], ok=(0, 1, 2))
         for link in _list_json(["ip", "-j", "-d", "link", "show", "dev", names.TUN_NAME]):
-            # Another device may have taken the name; that is not ours to remove.
+            # Another program's device may have the name: it stays.
             if link.get("linkinfo", {}).get("info_kind") == "tun":
                 run(["ip", "link", "del", "dev", names.TUN_NAME], ok=(0, 1))
 
     def remove_tables(self) -> None:
-        """Each by a transaction that does not mind its absence: `destroy` needs nft 1.0.7.
+        """Remove each in a transaction that succeeds even if it is absent: `destroy` needs nft 1.0.7.
 
-        Before them the filters that ask for the mark of two of them: one that is left would let nothing out any more.
+        The filters go first. They require the mark of two of the tables: a filter that stayed would let nothing out.
         """
         try:
             remove_filters()
         except OSError as error:
             raise UserError(
                 _("The network was not opened"),
-                _("a filter of traffic control could not be taken away ({reason})").format(reason=error.strerror),
-                _("Look for it with: tc filter show dev INTERFACE egress"),
+                _("a filter of traffic control could not be removed ({reason})").format(reason=error.strerror),
+                _("Find it with: tc filter show dev INTERFACE egress"),
             ) from error
         standing = {line.strip() for line in run(["nft", "list", "tables"]).stdout.splitlines()}
         for table in REMOVAL:
@@ -171,7 +171,7 @@ class LinuxKernel:
 
 
 def find_own_rule(rule: dict[str, Any]) -> list[str] | None:
-    """The words by which `ip rule del` finds a rule that the daemon made; None for a rule of others.
+    """The arguments of `ip rule del` for a rule that the daemon made; None for another program's rule.
 
     Args:
         rule: one object of `ip -j rule show` (iproute.c, print_rule of iprule.c).
@@ -184,11 +184,11 @@ def find_own_rule(rule: dict[str, Any]) -> list[str] | None:
         words += ["to", f"{rule['dst']}/{rule['dstlen']}" if rule.get("dstlen") else str(rule["dst"])]
     for key, word in (("iif", "iif"), ("oif", "oif"), ("fwmark", "fwmark"), ("ipproto", "ipproto"), ("dport", "dport")):
         if rule.get(key) is not None:
-            # Without /etc/protocols, ip prints "ipproto-17" and does not take it back.
+            # Without /etc/protocols, ip prints "ipproto-17" and does not accept it as input.
             words += [word, str(rule[key]).removeprefix("ipproto-")]
     if rule.get("uid_start") is not None:
         words += ["uidrange", f"{rule['uid_start']}-{rule['uid_end']}"]
-    # A rule of ours that leads to the main table says for whom; one that does not is somebody else's.
+    # The daemon's rules to the main table always have a selector; one without is another program's.
     is_ours = table == str(names.ROUTE_TABLE) or len(words) > 4
     return words if is_ours else None
 
@@ -219,19 +219,19 @@ class SystemAccounts:
         return find_user(USER, root=self._root) is not None, find_group(GROUP, root=self._root) is not None
 
     def make(self, declaration: Path) -> None:
-        """systemd-sysusers with our file only."""
+        """systemd-sysusers with the given file only."""
         root = [f"--root={self._root}"] if self._prefix else []
         run(["systemd-sysusers", *root, str(declaration)], timeout=30)
 
     def remove(self, *, user: bool, group: bool) -> None:
-        """The user first: a group that is somebody's first cannot be removed."""
+        """The user first: a user's primary group cannot be removed."""
         if user:
             run(["userdel", *self._prefix, USER], ok=(0, USERDEL_NO_USER), timeout=30)
         if group and find_group(GROUP, root=self._root) is not None:
             run(["groupdel", *self._prefix, GROUP], ok=(0, GROUPDEL_NO_GROUP), timeout=30)
 
     def find_network_managers(self) -> tuple[int, ...]:
-        """By this machine's accounts."""
+        """From this machine's accounts."""
         return find_network_managers()
 
 
@@ -242,7 +242,7 @@ class Tmpfiles:
         self._root = [] if root == Path("/") else [f"--root={root}"]
 
     def make(self, declaration: Path) -> None:
-        """systemd-tmpfiles with our file only."""
+        """systemd-tmpfiles with the given file only."""
         run(["systemd-tmpfiles", *self._root, "--create", str(declaration)], timeout=30)
 
 

@@ -1,4 +1,4 @@
-"""Programs that log in to a network (802.1X on a cable, or wireless), and whether the guards let their frames by."""
+"""Programs that log in to a network (802.1X on a cable, or wireless), and whether the guards accept their frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIRED_DRIVER: Final = "wired"
 
 
 class Reads(Protocol):
-    """How the processes are looked at. What cannot be read raises OSError."""
+    """Access to the processes. Anything unreadable raises OSError."""
 
     def read(self, path: Path) -> bytes:
         """A file, whole."""
@@ -48,13 +48,13 @@ class RealReads:
 
 @dataclass(frozen=True, kw_only=True)
 class Login:
-    """A program that logs in, and whose frames the guards refuse, since it does not run as root.
+    """A program that logs in without being root, so that the guards refuse its frames.
 
     Attributes:
         name: the program's.
         pid: its process.
-        uid: whom it runs as.
-        wired: whether it says itself that it is for a cable. One that a network manager talks to may be for either.
+        uid: its user.
+        wired: whether its arguments say that it is for a cable. One that a network manager controls may be for either.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Login:
 
 
 def find_refused_logins(reads: Reads | None = None) -> tuple[Login, ...]:
-    """Programs on this network whose EAPOL frames the egress guard refuses. Never raises.
+    """Programs in this network namespace whose EAPOL frames the egress guard refuses. Never raises.
 
-    A wireless card's own protocol stack sends them where no guard looks (docs/architecture.md, EAPOL): such a login
-    works whoever runs the program. One on a cable does not.
+    A wireless card's own protocol stack sends them past the guards (docs/architecture.md, EAPOL): such a login works
+    with any user. One on a cable does not.
     """
     reads = reads or RealReads()
     try:
@@ -90,13 +90,13 @@ def _look(reads: Reads, pid: int, here: str) -> Login | None:
         if name not in PROGRAMS or uid in ROOT_UIDS or reads.read_link(place / "ns/net") != here:
             return None
         words = reads.read(place / "cmdline").decode("utf-8", "replace").split("\0")
-    except (OSError, KeyError, IndexError, ValueError):  # it has ended meanwhile
+    except (OSError, KeyError, IndexError, ValueError):  # the process has ended meanwhile
         return None
     return Login(name=name, pid=pid, uid=uid, wired=name in _WIRED_PROGRAMS or _names_wired_driver(words))
 
 
 def _names_wired_driver(words: list[str]) -> bool:
-    """Whether wpa_supplicant(8) was told to use the driver for cables, alone or among others: -D nl80211,wired."""
+    """Whether wpa_supplicant(8) uses the driver for cables, alone or among others: -D nl80211,wired."""
     drivers = [after for word, after in zip(words, [*words[1:], ""], strict=True) if word == "-D"]
     drivers += [word[2:] for word in words if word.startswith("-D") and len(word) > 2]
     return any(_WIRED_DRIVER in driver.split(",") for driver in drivers)

@@ -1,4 +1,4 @@
-"""The manual pages, made from the commands and the settings themselves, so that they cannot drift from them."""
+"""The manual pages, made from the commands and the settings themselves, so that they stay in step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from psiphon_vpn.system.layout import KILLSWITCH_UNIT, SERVICE_UNIT, UNITS, Layo
 COMMANDS_PAGE: Final = "psiphon-vpn.8"
 SETTINGS_PAGE: Final = "psiphon-vpn.toml.5"
 CORE_FIELD: Final = "core_advanced"
-"""The one setting whose name in the file is another: the table [core.advanced]."""
+"""The only setting with a different name in the file: the table [core.advanced]."""
 
 
 def render_manual() -> dict[str, str]:
@@ -30,7 +30,7 @@ def render_manual() -> dict[str, str]:
 
 
 def escape(text: str) -> str:
-    """Text as roff shows it literally (groff_man_style(7), "Portability")."""
+    """Escape text so that roff shows it literally (groff_man_style(7), "Portability")."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace('"', "\\(dq")
     return re.sub(r"^\.", r"\\&.", text, flags=re.MULTILINE)
 
@@ -51,9 +51,9 @@ def _render_commands() -> str:
     lines += [".SH SYNOPSIS", f".B {escape(PROGRAM)}", "[OPTION]... COMMAND [ARGUMENT]..."]
     lines += [".SH DESCRIPTION"]
     lines += _paragraphs(
-        "While there is no checked tunnel, nothing leaves this machine but what keeps its own link alive. The kernel "
-        f"holds that lock; {KILLSWITCH_UNIT} loads it before any network interface is up, and stopping, restarting or "
-        f"the end of {SERVICE_UNIT} does not lift it.",
+        "While there is no checked tunnel, nothing leaves this machine except what keeps its own link alive. The "
+        f"kernel enforces that lock; {KILLSWITCH_UNIT} loads it before any network interface is up, and "
+        f"{SERVICE_UNIT} does not lift it when it stops, restarts or fails.",
     )
     lines += [".SH OPTIONS", *_options(cli, context)]
     lines += [".SH COMMANDS"]
@@ -70,9 +70,9 @@ def _render_commands() -> str:
     lines += [".SH FILES"]
     for path, what in (
         (layout.config, "the configuration, see psiphon-vpn.toml(5)"),
-        (layout.bridges, "the bridges whose guests this machine may talk to, one a line"),
-        (layout.readers, "who may ask for the status and see notifications without being root, one user a line"),
-        (layout.state_dir, "what the service and the tunnel core keep"),
+        (layout.bridges, "the bridges with guests that this machine may talk to, one per line"),
+        (layout.readers, "the users that may read the status and see notifications, one per line"),
+        (layout.state_dir, "data of the service and the tunnel core"),
         (layout.core_dir, "the tunnel core, and the record of its SHA-256"),
         (layout.boot_rules, f"the rules that {KILLSWITCH_UNIT} loads at boot"),
     ):
@@ -108,9 +108,9 @@ def _render_settings() -> str:
     lines = _page("psiphon-vpn.toml", 5, "configuration of the Psiphon VPN service")
     lines += [".SH SYNOPSIS", f".I {escape(str(layout.config))}", ".SH DESCRIPTION"]
     lines += _paragraphs(
-        "A TOML file. Without a setting its default holds. A mistake is answered with its line, and the machine stays "
-        "locked until it is mended. After a change: psiphon-vpn reload. Nobody but root and the service's user may "
-        "write to it."
+        "A TOML file. Without a setting its default holds. A mistake is reported with its line, and the machine stays "
+        "locked until it is corrected. After a change: psiphon-vpn reload. Only root and the service's user may write "
+        "to it."
     )
     lines += [".SH SETTINGS"]
     for field in dataclasses.fields(Settings):
@@ -138,7 +138,7 @@ def _toml(value: object) -> str:
 
 
 def describe_settings() -> dict[str, str]:
-    """What each setting is, from the docstring of Settings."""
+    """The meaning of each setting, from the docstring of Settings."""
     text = inspect.cleandoc(Settings.__doc__ or "").partition("Attributes:\n")[2]
     found: dict[str, str] = {}
     name = ""

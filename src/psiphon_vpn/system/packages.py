@@ -1,6 +1,6 @@
 """Packages for dpkg and rpm, made by nfpm from the payload: the same checkout gives the same bytes.
 
-A package holds what `install` writes, and its scriptlets (packaging/) call the same commands as `install` does.
+A package contains the files that `install` writes, and its scriptlets (packaging/) call the same commands.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RELEASE: Final = "1"
 FORMATS: Final = {"deb": f"{NAME}_{__version__}-{RELEASE}_all.deb", "rpm": f"{NAME}-{__version__}-{RELEASE}.noarch.rpm"}
 """nfpm's name of each format, and the name of the file."""
 DATE: Final = datetime(2026, 1, 1, tzinfo=UTC)
-"""Of every file in a package, and of the package: when it was built would differ from build to build."""
+"""Date of every file in a package, and of the package: the time of the build would differ from build to build."""
 SCRIPTS: Final = ("postinstall", "preremove", "postremove")
 DEPENDS: Final = {
     "deb": (
@@ -43,14 +43,14 @@ OTHERS_DIRECTORIES: Final = frozenset(
     "/usr/lib/sysusers.d /usr/lib/tmpfiles.d /usr/lib/sysctl.d /usr/lib/modules-load.d /usr/share /usr/share/man "
     "/usr/share/man/man5 /usr/share/man/man8".split()
 )
-"""Directories of the system itself. All others go with the package, if nothing else is in them."""
+"""Directories of the system itself. All others are removed with the package, if nothing else is in them."""
 
 
 def build_packages(output: Path) -> tuple[Path, ...]:
     """Build every package.
 
     Args:
-        output: directory for them; made if it is not there.
+        output: directory for them; created if necessary.
 
     Returns:
         The packages' paths.
@@ -65,7 +65,7 @@ def build_packages(output: Path) -> tuple[Path, ...]:
     with tempfile.TemporaryDirectory(prefix="psiphon-package-") as name:
         staging = Path(name)
         for number, file in enumerate(payload):
-            # By number: nfpm expands patterns and variables in names.
+            # Files named by number: nfpm expands patterns and variables in names.
             (staging / str(number)).write_bytes(file.content)
         config = staging / "nfpm.json"
         for kind, filename in FORMATS.items():
@@ -87,11 +87,11 @@ def _find_nfpm() -> str:
 
 
 def render_config(payload: tuple[PayloadFile, ...], staging: Path, kind: str) -> dict[str, Any]:
-    """What nfpm reads; JSON is YAML.
+    """The configuration of nfpm, as JSON, which is YAML.
 
     Args:
         payload: the files.
-        staging: where each lies under its number.
+        staging: directory with each file under its number.
         kind: "deb" or "rpm".
     """
     mtime = DATE.isoformat()
@@ -112,7 +112,7 @@ def render_config(payload: tuple[PayloadFile, ...], staging: Path, kind: str) ->
         "priority": "optional",
         "maintainer": "Psiphon Linux VPN Service <psiphon-vpn@localhost>",
         "description": "Sends a whole machine's traffic through Psiphon and lets nothing out any other way\n"
-        "Installing it locks this machine: nothing leaves it but through the tunnel.",
+        "Installing it locks this machine: nothing leaves it except through the tunnel.",
         "disable_globbing": True,
         "mtime": mtime,
         "depends": list(DEPENDS[kind]),
@@ -128,6 +128,6 @@ def _info(mode: int, mtime: str) -> dict[str, Any]:
 
 
 def find_directories(payload: Iterable[PayloadFile]) -> list[PurePosixPath]:
-    """The directories that the package brings, so that rpm removes them with it."""
+    """The directories of the package, so that rpm removes them with it."""
     found = {parent for file in payload for parent in PurePosixPath(file.path).parents}
     return sorted(path for path in found if str(path) not in OTHERS_DIRECTORIES)

@@ -1,7 +1,7 @@
-"""Every file that an installation puts on a machine, as values: what `install` writes and what a package holds.
+"""Every file that an installation puts on a machine, as values, for `install` and for packages.
 
-All of it is root's (R12): root executes or loads it. The program's own dependencies are taken from the environment that
-runs this, which is hash-locked, and checked once more against what was installed there.
+All of it is root's (R12): root executes or loads it. The program's dependencies come from the environment that runs
+this, which is hash-locked; each file is checked again against the record of its package.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from psiphon_vpn.system.manual import render_manual
 PACKAGE: Final = Path(__file__).resolve().parents[1]
 CHECKOUT: Final = PACKAGE.parents[1]
 LEFT_OUT: Final = frozenset({"__pycache__"})
-"""Directories of our package that are not installed. The laboratory is a package of its own, beside this one."""
+"""Directories of this package that are not installed. The laboratory is a separate package."""
 KEPT_SUFFIXES: Final = frozenset({".py", ".mo", ".json", ".toml"})
 KEPT_NAMES: Final = frozenset({"py.typed"})
 
@@ -47,7 +47,7 @@ class PayloadFile:
     mode: int
 
     def describe(self) -> dict[str, str]:
-        """Its entry in the manifest."""
+        """The file's entry in the manifest."""
         return {
             "path": self.path,
             "sha256": hashlib.sha256(self.content).hexdigest(),
@@ -61,8 +61,8 @@ def collect_payload(*, python: str | None = None) -> tuple[PayloadFile, ...]:
     """Collect every file, sorted by path; the same input gives the same bytes.
 
     Args:
-        python: the interpreter on the target that the launchers name; None looks for one on this machine, and brings
-            the running one along where the machine's own is too old.
+        python: the interpreter on the target that the launchers name; None looks for one on this machine, and includes
+            the running one if the machine's own is too old.
 
     Raises:
         UserError: there is no checkout with locked dependencies to install from, or they were changed.
@@ -84,15 +84,15 @@ def collect_payload(*, python: str | None = None) -> tuple[PayloadFile, ...]:
     twice = [one.path for one, other in itertools.pairwise(found) if one.path == other.path]
     if twice:
         raise UserError(
-            _("The program cannot be put together"),
-            _("two of its parts bring {path}").format(path=twice[0]),
+            _("The program cannot be assembled"),
+            _("two of its parts contain {path}").format(path=twice[0]),
             _("Make a fresh checkout and try again."),
         )
     return (*found, _file(layout.program_manifest, render_manifest(tuple(found))))
 
 
 def render_manifest(payload: tuple[PayloadFile, ...]) -> str:
-    """The manifest's text: every file but itself, with what `verify` compares."""
+    """The manifest's text: every file except the manifest itself, with what `verify` compares."""
     content = {"version": __version__, "files": [file.describe() for file in payload]}
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
@@ -105,7 +105,7 @@ def _find_lock() -> Path:
     lock = CHECKOUT / "requirements.lock"
     if not lock.is_file():
         raise UserError(
-            _("The program cannot be put together"),
+            _("The program cannot be assembled"),
             _("this is an installed copy"),
             _("Run it from a checkout of the project."),
         )
@@ -122,8 +122,8 @@ def _collect_program(layout: Layout) -> Iterator[PayloadFile]:
 
 
 def _render_launcher(layout: Layout, python: str, module: str) -> str:
-    # -I: nothing of the current directory, of PYTHON* or of a user's own packages. -S: nothing of the system's
-    # packages. -B: no byte code is left beside files that the manifest lists.
+    # -I: ignore the current directory, PYTHON* and users' packages. -S: ignore the system's packages. -B: write no byte
+    # code beside files that the manifest lists.
     return f"""\
 #!{python} -ISB
 import sys

@@ -1,4 +1,4 @@
-"""The person who runs a command as root: who shall be able to look at the status without being root."""
+"""The person who runs a command as root, and who may then read the status without being root."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ LOGIN: Final = Path("/proc/self/loginuid")
 _BY: Final = ("SUDO_UID", "PKEXEC_UID")
 """Set by sudo(8) and pkexec(1)."""
 _NOBODY: Final = 2**32 - 1
-"""What the kernel says of a process that nobody logged in for (audit, loginuid)."""
+"""The loginuid of a process without a login (audit)."""
 
 
 def find_person(environment: Mapping[str, str] | None = None, login: Path = LOGIN) -> int | None:
-    """The user number of the person behind this command, None if there is none but root."""
+    """The user number of the person behind this command; None if it is root itself."""
     environment = os.environ if environment is None else environment
     words = [environment.get(name, "") for name in _BY]
     with contextlib.suppress(OSError, ValueError):
@@ -28,10 +28,10 @@ def find_person(environment: Mapping[str, str] | None = None, login: Path = LOGI
 
 
 def render_readers(person: int | None) -> str:
-    """What the list of readers begins as."""
+    """The initial list of readers."""
     lines = [
-        "# Who may see 'psiphon-vpn status' and its notifications without being root: one user a line, by name or",
-        "# number. They can change nothing. After a change: sudo psiphon-vpn reload",
-        *([] if person is None else [f"{person}  # who installed it"]),
+        "# The users that may see 'psiphon-vpn status' and its notifications: one per line, by name or number. They",
+        "# can change nothing. After a change: sudo psiphon-vpn reload",
+        *([] if person is None else [f"{person}  # installed the service"]),
     ]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""Where installation touches the system: small Protocols, so that decisions can be tested without a machine.
+"""The interfaces by which an installation touches the system: small Protocols, so that tests need no machine.
 
-The real ones are in `machine.py`. Everything here and there needs the standard library alone: `uninstall` has to work
-when the packages that the service depends on are broken.
+`linux_platform.py` implements them. Both need only the standard library: `uninstall` must work when the packages that
+the service depends on are broken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from psiphon_vpn.system.layout import Layout
 
 
 class ServiceManager(Protocol):
-    """systemd. Where it does not run (an image that is being built), starting and stopping do nothing."""
+    """systemd. If it does not run (an image that is being built), starting and stopping do nothing."""
 
     def is_running(self) -> bool:
         """Whether this system was booted with systemd (sd_booted(3))."""
@@ -23,19 +23,19 @@ class ServiceManager(Protocol):
         """Read the unit files again."""
 
     def is_active(self, unit: str) -> bool:
-        """Whether the unit runs (of a oneshot: whether it did its work)."""
+        """Whether the unit runs (for a oneshot: whether it has run successfully)."""
 
     def start(self, unit: str) -> None:
         """Start the unit and wait until it has started. Raises CommandError."""
 
     def stop(self, unit: str) -> None:
-        """Stop the unit, also one that refuses to be stopped by hand, and wait until it has stopped.
+        """Stop the unit, even one that refuses a manual stop, and wait until it has stopped.
 
-        One that does not exist is none to stop.
+        Does nothing for a unit that does not exist.
         """
 
     def reload(self, unit: str) -> None:
-        """Let the unit read its files again. Raises CommandError."""
+        """Have the unit read its files again. Raises CommandError."""
 
     def restart(self, unit: str) -> None:
         """Stop and start the unit. Raises CommandError."""
@@ -45,30 +45,30 @@ class Kernel(Protocol):
     """The rules and settings of the kernel."""
 
     def check_rules(self, text: str) -> str | None:
-        """Why nft would not load this text, None when it would. Nothing is loaded."""
+        """Why nft would not load this text; None if it would. Loads nothing."""
 
     def load_rules(self, path: Path) -> None:
         """Load a file in one transaction. Raises CommandError; then nothing was changed."""
 
     def read_setting(self, name: str) -> str | None:
-        """A setting below /proc/sys, None where this kernel has none of that name."""
+        """A setting below /proc/sys; None if this kernel does not have it."""
 
     def write_setting(self, name: str, value: str) -> None:
-        """Write a setting; one that is not there is none to write."""
+        """Write a setting; does nothing if this kernel does not have it."""
 
     def list_interfaces(self) -> tuple[str, ...]:
         """The interfaces that have settings of their own."""
 
     def is_locked(self) -> bool | None:
-        """Whether no application can send on a wire, as read from the kernel; None when it cannot be told."""
+        """Whether no application can send on a wire, as read from the kernel; None if unknown."""
 
     def remove_routing(self) -> None:
-        """Remove our TUN, our routing rules and our routing table, and only ours."""
+        """Remove the service's TUN, routing rules and routing table, and only those."""
 
     def remove_tables(self) -> None:
-        """Remove our tables, and before them our filters of traffic control: this opens.
+        """Remove the service's filters of traffic control, then its tables: this opens.
 
-        Raises CommandError when a table stands afterwards, and UserError when a filter does; then no table was removed.
+        Raises CommandError if a table remains, and UserError if a filter does; then no table was removed.
         """
 
 
@@ -84,7 +84,7 @@ class Accounts(Protocol):
     """The user and the group of the service."""
 
     def find(self) -> Account | None:
-        """The numbers of psiphon-user and psiphon-group, None unless both exist."""
+        """The numbers of psiphon-user and psiphon-group; None unless both exist."""
 
     def list_existing(self) -> tuple[bool, bool]:
         """Whether the user exists, and whether the group does."""
@@ -93,10 +93,10 @@ class Accounts(Protocol):
         """Make them as a sysusers.d file says. Raises CommandError."""
 
     def remove(self, *, user: bool, group: bool) -> None:
-        """Remove one or both; what does not exist is none to remove. Raises CommandError."""
+        """Remove one or both; does nothing for one that does not exist. Raises CommandError."""
 
     def find_network_managers(self) -> tuple[int, ...]:
-        """Numbers of the users that speak DHCP here."""
+        """Numbers of the users that may send DHCP."""
 
 
 class Directories(Protocol):
@@ -108,7 +108,7 @@ class Directories(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """One machine, as installation sees it."""
+    """One system, as an installation sees it."""
 
     layout: Layout
     manager: ServiceManager

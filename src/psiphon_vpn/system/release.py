@@ -1,4 +1,4 @@
-"""`release`: the only way to open this machine without uninstalling, and the way back, `start`."""
+"""`release`, the only way to open this machine without uninstalling, and `start`, which locks it again."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.released import mask_resolver, write_record
 
 WORD: Final = "release"
-"""What has to be typed; not translated, so that instructions hold in every language."""
+"""The word to type; not translated, so that instructions hold in every language."""
 
 
 def release(platform: Platform, *, by: str) -> None:
     """Open this machine until the next start or boot.
 
-    What is recorded is recorded before anything opens; the base table, which alone stops everything, goes last.
+    The record is written before anything opens; the base table, which alone stops everything, goes last.
 
     Args:
         platform: the system to change.
-        by: user id of who asks.
+        by: user id of the person.
 
     Raises:
         UserError: it did not work. `status` says whether the machine is open.
@@ -33,7 +33,7 @@ def release(platform: Platform, *, by: str) -> None:
         raise UserError(
             _("The network was not opened"),
             _("the service does not stop"),
-            _("See why with: journalctl -u {unit}").format(unit=SERVICE_UNIT),
+            _("Find out why: journalctl -u {unit}").format(unit=SERVICE_UNIT),
         )
     write_record(platform.layout, by=by)
     mask_resolver(platform)

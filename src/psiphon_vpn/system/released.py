@@ -1,7 +1,7 @@
-"""What `release` leaves for `status` and for the way back: a record and a mask, both in /run, both gone at boot.
+"""The record and the masks of `release`, for `status` and for `start`: all in /run, all gone at boot.
 
-Released is a state of the kernel and nothing else: our tables are not there. No program takes the record for a reason
-to be open, and `status` believes it only of a machine whose kernel says that it is open.
+Released is a state of the kernel: the service's tables are absent. No program opens because of the record, and `status`
+uses it only if the machine is open according to the kernel.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ MAX_RECORD: Final = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What the record says.
+    """The content of the record.
 
     Attributes:
         since: when, ISO 8601.
-        by: user id of who ran it: of the person behind sudo, where there is one.
+        by: user id of the person who ran it, behind sudo if there is one.
     """
 
     since: str
@@ -40,7 +40,7 @@ class Released:
 
 
 def read_record(layout: Layout) -> Released | None:
-    """The record, None where there is none or it is not root's. Never raises."""
+    """The record; None if there is none or it is not root's. Never raises."""
     try:
         if layout.release_record.lstat().st_uid != layout.root.stat().st_uid:
             return None
@@ -67,9 +67,9 @@ def clear(platform: Platform) -> None:
 
 
 def _list_masks(layout: Layout) -> tuple[tuple[ServiceReread, Path, str], ...]:
-    """Who reads settings of ours; and the file in /run that counts instead of one of the same name in /usr/lib.
+    """The services that read files of the installation, each with a file in /run that masks the one in /usr/lib.
 
-    Until the next boot (resolved.conf.d(5), NetworkManager.conf(5)).
+    A mask lasts until the next boot (resolved.conf.d(5), NetworkManager.conf(5)).
     """
     resolved = "# Released: psiphon-vpn's own settings do not count until the next start.\n"
     return (
@@ -88,9 +88,9 @@ def _list_masks(layout: Layout) -> tuple[tuple[ServiceReread, Path, str], ...]:
 
 
 def mask_resolver(platform: Platform) -> None:
-    """Let programs ask the network's own resolvers: the one in the tunnel cannot be reached."""
+    """Let programs use the network's own resolvers: the one in the tunnel cannot be reached."""
     for service, path, text in _list_masks(platform.layout):
-        # The directory above is the service's own, which it makes when it starts.
+        # The parent directory belongs to that service, which makes it when it starts.
         if platform.manager.is_active(service.unit) and path.parent.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="ascii")
@@ -99,7 +99,7 @@ def mask_resolver(platform: Platform) -> None:
 
 
 def unmask_resolver(platform: Platform) -> None:
-    """Let them ask the resolver in the tunnel again."""
+    """Have programs use the resolver in the tunnel again."""
     for service, path, _text in _list_masks(platform.layout):
         if path.exists():
             path.unlink(missing_ok=True)
@@ -109,7 +109,7 @@ def unmask_resolver(platform: Platform) -> None:
 
 
 def _log(text: str) -> None:
-    """To the system's log, under the service's name."""
+    """Write to the system's log, under the service's name."""
     syslog.openlog("psiphon-vpn", 0, syslog.LOG_AUTH)
     syslog.syslog(syslog.LOG_WARNING, text)
     syslog.closelog()

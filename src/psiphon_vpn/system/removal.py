@@ -1,8 +1,8 @@
-"""In which order an installation is undone, so that no failure leaves rules in the kernel that the next boot lacks.
+"""The order in which an installation is undone, so that no failure leaves rules in the kernel but not at the next boot.
 
-The program and the lock are undone last and as one: only after everything else succeeded, and put back where a part of
-it fails. So a machine that is not opened is locked now and at the next boot, and has the program that goes on with the
-removal.
+The program and the lock are undone last and together: only after everything else succeeded, and they are put back if a
+part of them fails. So a machine that was not opened is locked now and at the next boot, and still has the program to
+continue the removal.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten, look_at,
 
 
 class Turn(enum.IntEnum):
-    """When a change is undone. A turn begins when the one before has succeeded as a whole.
+    """When a change is undone. A turn begins after the previous one has succeeded completely.
 
-    The last two are one: where anything of them fails, all of them are put back.
+    The last two go together: if anything of them fails, all of it is put back.
     """
 
     DATA = 0
-    """The service, its settings, its data: what others write to, and so what fails."""
+    """The service, its settings, its data: others write to them, so these are most likely to fail."""
     SYSTEM = 1
-    """What other programs of the system read; the account; routes and the TUN."""
+    """Files for other programs of the system; the account; routes and the TUN."""
     PROGRAM = 2
-    """What it takes to go on with the removal."""
+    """What a repeated removal needs."""
     LOCK = 3
     """The lock, now and at boot. The tables go last: that opens."""
 
 
 def list_lock_files(layout: Layout) -> frozenset[Path]:
-    """What the lock at boot is made of, but for the rules."""
+    """The files of the lock at boot, except for the rules."""
     return frozenset(
         {
             *(layout.unit_dir / unit for unit in (KILLSWITCH_UNIT, KILLSWITCH_FAILED_UNIT, GUARD_UNIT)),
@@ -90,15 +90,15 @@ def sort_by_turn(changes: Iterable[Change], platform: Platform) -> dict[Turn, tu
 
 
 def is_lock_recorded(changes: Iterable[Change]) -> bool:
-    """Whether the lock was closed by this installation, or was about to be: then nothing opens it but its removal."""
+    """Whether this installation closed the lock, or was about to: then only its removal opens."""
     return any(isinstance(change, UnitStarted) and change.unit == KILLSWITCH_UNIT for change in changes)
 
 
 class FilesKept:
-    """Program and lock as they are, in memory: put back when they cannot be removed as a whole.
+    """Copies of program and lock in memory, to put them back if they cannot be removed completely.
 
     Args:
-        changes: that are about to be undone.
+        changes: the changes that are about to be undone.
         platform: the system to change.
     """
 
@@ -109,12 +109,12 @@ class FilesKept:
         for change in self._changes:
             if isinstance(change, FileWritten | DirectoryMade):
                 path = locate(platform, change.path)
-                with contextlib.suppress(OSError):  # what cannot be read may be removed all the same
+                with contextlib.suppress(OSError):  # an unreadable file may still be removed
                     if (found := look_at(path)) is not None:
                         self._files[path] = found
 
     def put_back(self) -> None:
-        """Put the files back and let the units of the lock hold again, as far as that goes. Never raises."""
+        """Put the files back and start the units of the lock again, as far as possible. Never raises."""
         for path, found in sorted(self._files.items()):
             with contextlib.suppress(Exception):
                 self._put_back(path, found)

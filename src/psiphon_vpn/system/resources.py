@@ -1,7 +1,7 @@
 """The files of `resources/`: units, drop-ins, settings of other programs, the guard's script, as they are installed.
 
-What a value of this program decides stands in them as @NAME@, a name of VALUES. Any other name is an error, so no
-installed file holds one. Paths and names of units stand in them as they are; a test compares these with `layout.py`.
+@NAME@ in them stands for a value of this program, from VALUES. Any other name is an error, so no installed file
+contains one. Paths and names of units are written out; a test compares them with `layout.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def render_resource(name: str) -> str:
         name: of the file.
 
     Raises:
-        KeyError: the file names a value that there is not.
+        KeyError: the file names an unknown value.
         OSError: there is no such file.
     """
     text = (DIRECTORY / name).read_text(encoding="utf-8")

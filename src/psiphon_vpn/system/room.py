@@ -1,7 +1,7 @@
-"""Whether everything that an installation or a removal changes can be changed, asked before the first change.
+"""Checks, before the first change, whether an installation or a removal can change everything that it has to.
 
-On systems whose /usr is an image (ostree and its like), with a file system that was remounted read-only after an error,
-or on a full disk, the answer is one sentence, and nothing was touched.
+If /usr is an image (ostree and the like), a file system was remounted read-only after an error, or the disk is full,
+the user gets one sentence, and nothing was touched.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 
 SPARE: Final = 4 * 1024 * 1024
-"""Bytes beside the files: directories, the journal, what rounding takes."""
+"""Bytes in addition to the files: directories, the journal, rounding."""
 SPARE_FILES: Final = 64
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT})
-"""What open(2) answers where there is no O_TMPFILE."""
+"""Errors of open(2) without O_TMPFILE."""
 
 
 def check_room(files: Mapping[Path, int], directories: Iterable[Path], *, what: str, removing: bool = False) -> None:
-    """See that files can be written and directories be changed. Leaves nothing.
+    """Check that files can be written and directories can be changed. Leaves nothing behind.
 
     Args:
-        files: those that are written, with their sizes in bytes.
-        directories: those in which something is made or removed.
-        what: of the error, such as "Nothing was installed".
-        removing: a full disk is no obstacle: what is removed makes room.
+        files: files to write, with their sizes in bytes.
+        directories: directories in which something is made or removed.
+        what: first part of the error, such as "Nothing was installed".
+        removing: ignore a full disk, since removing makes room.
 
     Raises:
         UserError: one of them cannot, and why.
@@ -48,7 +48,7 @@ def check_room(files: Mapping[Path, int], directories: Iterable[Path], *, what: 
         needed[device] = (place, total + size, count + 1)
     for place, total, count in needed.values():
         found = os.statvfs(place)
-        # Some file systems count no files and say 0.
+        # Some file systems do not count files and report 0.
         if found.f_bfree * found.f_frsize < total + SPARE or (found.f_files and found.f_ffree < count + SPARE_FILES):
             why = _("{path}: there is no room; {size} MiB are needed").format(
                 path=place, size=-(-(total + SPARE) >> 20)
@@ -57,7 +57,7 @@ def check_room(files: Mapping[Path, int], directories: Iterable[Path], *, what: 
 
 
 def try_to_write(directory: Path) -> OSError | None:
-    """Why nothing can be written in a directory, None if something can. A file without a name (O_TMPFILE, open(2))."""
+    """Why a directory cannot be written to; None if it can. Tries a file without a name (O_TMPFILE, open(2))."""
     try:
         os.close(os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -72,7 +72,7 @@ def try_to_write(directory: Path) -> OSError | None:
 
 
 def _find_existing(path: Path) -> Path:
-    """The directory, or the nearest above it that there is."""
+    """The directory, or its nearest existing parent."""
     while not path.is_dir() and path != path.parent:
         path = path.parent
     return path
@@ -81,9 +81,9 @@ def _find_existing(path: Path) -> Path:
 def _advise(cause: OSError) -> str:
     if cause.errno == errno.EROFS:
         return _(
-            "This system keeps that place read-only, so nothing can be installed or removed there. If it should not "
-            "be, see 'journalctl -k' for an error of the disk, or make it writable (mount -o remount,rw)."
+            "This system keeps that place read-only, so nothing can be installed or removed there. If that is an "
+            "error, look for a disk error in 'journalctl -k', or make it writable (mount -o remount,rw)."
         )
     if cause.errno in FULL:
         return _("Make room there, and run it again.")
-    return _("See what keeps root from writing there (lsattr, mount, SELinux), and run it again.")
+    return _("Find out what prevents root from writing there (lsattr, mount, SELinux), and run it again.")

@@ -1,7 +1,7 @@
-"""Who is connected to this machine from outside: all of them are cut off when the lock closes.
+"""Connections to this machine from outside: all of them end when the lock closes.
 
-The lock accepts no packet from a wire but the answers to psiphon-user, so an SSH session ends in the middle of a word.
-Nothing here may miss a session for being clever: three sources are asked, and each may answer alone.
+The lock accepts only answers to psiphon-user from a wire, so an SSH session ends in the middle of a word. To miss no
+session, this module combines three independent sources.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RemoteSession:
 
 
 class RemoteSessionsError(UserError):
-    """Closing the lock would cut people off who were not told."""
+    """Closing the lock would end connections from outside without agreement."""
 
     def __init__(self, sessions: Iterable[RemoteSession]) -> None:
         super().__init__(
@@ -51,7 +51,7 @@ class RemoteSessionsError(UserError):
 
 
 def describe_sessions(sessions: tuple[RemoteSession, ...]) -> str:
-    """One sentence that says who is cut off."""
+    """One sentence that says which connections end."""
     shown = ", ".join(f"{session.peer} ({session.how})" for session in sessions[:MAX_SHOWN])
     if len(sessions) > MAX_SHOWN:
         shown += ", ..."
@@ -66,7 +66,7 @@ def describe_sessions(sessions: tuple[RemoteSession, ...]) -> str:
 def find_sessions(
     proc: Path = Path("/proc"), logins: Path = Path("/run/systemd/sessions")
 ) -> tuple[RemoteSession, ...]:
-    """Everybody who is connected from outside, as far as this machine knows. Never raises.
+    """All connections from outside, as far as this machine knows. Never raises.
 
     Args:
         proc: the proc file system.
@@ -82,7 +82,7 @@ def find_sessions(
 
 
 def _read_ssh(proc: Path, pid: int) -> set[RemoteSession]:
-    """SSH_CONNECTION of this process or one above it: sudo does not hand it down."""
+    """SSH_CONNECTION of this process or one of its parents: sudo does not pass it on."""
     for _step in range(MAX_PARENTS):
         if pid <= 0:
             break
@@ -118,7 +118,7 @@ def _read_logind(directory: Path) -> set[RemoteSession]:
 
 
 def _read_who() -> set[RemoteSession]:
-    """Sessions in utmp, by who(1): the host is in parentheses, a display or a multiplexer is none."""
+    """Sessions in utmp, by who(1): the host is in parentheses; a display or a multiplexer is not a host."""
     try:
         lines = run(["who"]).stdout.splitlines()
     except CommandError:
@@ -127,7 +127,7 @@ def _read_who() -> set[RemoteSession]:
 
 
 def parse_who(lines: Iterable[str]) -> set[RemoteSession]:
-    """The remote ones of who(1)'s lines."""
+    """The remote sessions in the output of who(1)."""
     found = set()
     for line in lines:
         _head, opened, host = line.rstrip().removesuffix(")").partition(" (")
@@ -152,14 +152,14 @@ def _read_connections(proc: Path) -> set[RemoteSession]:
         if state != ESTABLISHED or port not in listening:
             continue
         peer = parse_address(remote.rpartition(":")[0])
-        # A connection of this machine to itself never meets a wire, whatever the address.
+        # A connection of this machine to itself never uses a wire, whatever the address.
         if not peer.is_loopback and local.rpartition(":")[0] != remote.rpartition(":")[0]:
             found.add(RemoteSession(peer=str(peer), how=_("TCP port {port}").format(port=int(port, 16))))
     return found
 
 
 def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address of /proc/net/tcp: words of 32 bits in this machine's byte order (net/ipv4/tcp_ipv4.c)."""
+    """Parse an address of /proc/net/tcp: 32-bit words in this machine's byte order (net/ipv4/tcp_ipv4.c)."""
     words = bytes.fromhex(text)
     raw = b"".join(
         int.from_bytes(words[start : start + 4], "big").to_bytes(4, sys.byteorder) for start in range(0, len(words), 4)

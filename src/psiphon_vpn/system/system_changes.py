@@ -22,7 +22,7 @@ class AccountMade(Change):
 
     @property
     def key(self) -> str:
-        """There is one."""
+        """There is only one."""
         return "account"
 
     def describe(self) -> str:
@@ -35,7 +35,7 @@ class AccountMade(Change):
         return "; ".join(words) or None
 
     def observe(self, platform: Platform) -> Self:
-        """Keep which of the two exists."""
+        """Note which of the two exists."""
         user, group = platform.accounts.list_existing()
         return replace(self, had_user=user, had_group=group)
 
@@ -53,23 +53,23 @@ class AccountMade(Change):
 
 
 DEFAULT: Final = "/conf/default/"
-"""In the name of a setting of every interface that comes."""
+"""Part of the name of a setting for future interfaces."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettingWritten(Change):
     """A kernel setting below /proc/sys.
 
-    What is set for `default` is what every interface that comes gets, and what IPv4 gives to those that are there and
-    were never set. Undoing it has to take it back from each of them: they do not follow a second time (devinet.c,
-    devinet_copy_dflt_conf). An interface that was there before has a record of its own, which is undone after this.
+    A new interface gets the value of `default`; IPv4 also gives it to existing interfaces that were never set. Undoing
+    must restore each of them, since they do not follow a second time (devinet.c, devinet_copy_dflt_conf). An interface
+    that existed before has its own record, which is undone after this one.
     """
 
     kind: ClassVar[str] = "setting"
     name: str
     value: str
     previous: str | None = None
-    """None where this kernel has no such setting."""
+    """None if this kernel has no such setting."""
 
     @property
     def key(self) -> str:
@@ -85,7 +85,7 @@ class SettingWritten(Change):
         return None if self.previous is None else f"sysctl -w {self.name.replace('/', '.')}={self.previous}"
 
     def observe(self, platform: Platform) -> Self:
-        """Keep the old value."""
+        """Note the old value."""
         return replace(self, previous=platform.kernel.read_setting(self.name))
 
     def is_applied(self, platform: Platform) -> bool:
@@ -115,7 +115,7 @@ class UnitStarted(Change):
     kind: ClassVar[str] = "started"
     unit: str
     stays: bool = False
-    """Undoing does not stop it: the network managers, which require it, would be stopped with it."""
+    """Undoing does not stop it: the network managers, which require it, would stop too."""
 
     @property
     def key(self) -> str:
@@ -131,7 +131,7 @@ class UnitStarted(Change):
         return None if self.stays else f"systemctl stop {self.unit}"
 
     def observe(self, platform: Platform) -> Self:
-        """There is nothing to keep: a unit of ours that runs already is ours, from an installation without a record."""
+        """Nothing to note: a unit that already runs comes from an installation without a record."""
         return self
 
     def is_applied(self, platform: Platform) -> bool:
@@ -149,19 +149,19 @@ class UnitStarted(Change):
 
 
 class _Standing(Change):
-    """Recorded before what it belongs to, so that its undoing comes after; applying it does nothing by itself."""
+    """Something that the units or the daemon do. Recorded early so that it is undone late; applying does nothing."""
 
     @property
     def key(self) -> str:
-        """There is one."""
+        """There is only one."""
         return self.kind
 
     def describe(self) -> str | None:
-        """Nothing is done."""
+        """Nothing to do."""
         return None
 
     def observe(self, platform: Platform) -> Self:
-        """There is nothing to keep."""
+        """Nothing to note."""
         return self
 
     def is_applied(self, platform: Platform) -> bool:
@@ -174,16 +174,16 @@ class _Standing(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class TablesLoaded(_Standing):
-    """Our tables in the kernel, whoever loads them: units and daemon do. Undoing it opens the machine.
+    """The service's tables in the kernel, which units and daemon load. Undoing this opens the machine.
 
-    Recorded first of all, so that it is undone last of all.
+    Recorded first, so that it is undone last.
     """
 
     kind: ClassVar[str] = "tables"
 
     def describe_undo(self) -> str:
-        """In short."""
-        return "nft delete table ... # our tables: this opens"
+        """A summary."""
+        return "nft delete table ... # the service's tables: this opens"
 
     def undo(self, platform: Platform) -> None:
         """Open."""
@@ -198,8 +198,8 @@ class RoutingMade(_Standing):
     kind: ClassVar[str] = "ways"
 
     def describe_undo(self) -> str:
-        """In short."""
-        return "ip link del PsiphonTUN; ip rule del ...; ip route flush table ... # ours"
+        """A summary."""
+        return "ip link del PsiphonTUN; ip rule del ...; ip route flush table ... # the service's"
 
     def undo(self, platform: Platform) -> None:
         """Remove them."""
@@ -209,16 +209,16 @@ class RoutingMade(_Standing):
 
 @dataclass(frozen=True, kw_only=True)
 class UnitsRead(_Standing):
-    """Our unit files, as systemd has read them."""
+    """The service's unit files, as systemd has read them."""
 
     kind: ClassVar[str] = "units-read"
 
     def describe_undo(self) -> str:
-        """In short."""
+        """A summary."""
         return "systemctl daemon-reload"
 
     def undo(self, platform: Platform) -> None:
-        """Let systemd forget them. Now nothing requires the boot lock's unit any more, and it may be stopped."""
+        """Have systemd forget them. Then nothing requires the boot lock's unit any more, and it may be stopped."""
         if not platform.manager.is_running():
             return
         platform.manager.reread()
@@ -228,12 +228,12 @@ class UnitsRead(_Standing):
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceReread(_Standing):
-    """A service of others that reads files of ours: systemd-resolved, systemd-networkd, NetworkManager."""
+    """Another service that reads files of the installation: systemd-resolved, systemd-networkd, NetworkManager."""
 
     kind: ClassVar[str] = "reread"
     unit: str
     verb: str
-    """"restart" or "reload": what makes it read them."""
+    """"restart" or "reload": makes the service read them."""
 
     @property
     def key(self) -> str:
@@ -245,11 +245,11 @@ class ServiceReread(_Standing):
         return f"systemctl try-{self.verb} {self.unit}".replace("try-reload", "reload")
 
     def undo(self, platform: Platform) -> None:
-        """Let it forget, if it runs."""
+        """Have it read its files without the installation's, if it runs."""
         reread(platform, self)
 
 
 def reread(platform: Platform, service: ServiceReread) -> None:
-    """Let a service of others read its files again, if it runs."""
+    """Have another service read its files again, if it runs."""
     if platform.manager.is_running() and platform.manager.is_active(service.unit):
         (platform.manager.reload if service.verb == "reload" else platform.manager.restart)(service.unit)

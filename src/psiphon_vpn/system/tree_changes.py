@@ -1,4 +1,4 @@
-"""Changes of files and directories. Symbolic links in a file's place are replaced and kept, never followed."""
+"""Changes of files and directories. A symbolic link in a file's place is replaced and recorded, never followed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from psiphon_vpn.trees import remove_tree
 
 
 def look_at(path: Path) -> Previous | None:
-    """What stands at a path; a symbolic link is not followed."""
+    """What is at a path; a symbolic link is not followed."""
     try:
         found = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -31,15 +31,15 @@ def look_at(path: Path) -> Previous | None:
 
 
 def name_temporary(path: Path) -> Path:
-    """Under which name a file is written before it gets its own."""
+    """The name under which a file is written before it gets its own."""
     return path.with_name(f".{path.name}.psiphon-new")
 
 
 def write_file(path: Path, content: bytes, *, mode: int, uid: int, gid: int) -> None:
-    """Write a file, whole or not at all, with its owner and mode from the first moment at which it has its name.
+    """Write a file atomically; it has its owner and mode as soon as it has its name.
 
     Raises:
-        OSError: it cannot be written; what stood there stands there still.
+        OSError: it cannot be written; the previous file is unchanged.
     """
     temporary = name_temporary(path)
     temporary.unlink(missing_ok=True)
@@ -62,7 +62,7 @@ def remove_path(path: Path) -> None:
     try:
         is_directory = stat.S_ISDIR(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        return  # looked at first: on a read-only file system even what is not there cannot be removed
+        return  # checked first: on a read-only file system, removing fails even for an absent file
     if is_directory:
         remove_tree(path)
     else:
@@ -70,7 +70,7 @@ def remove_path(path: Path) -> None:
 
 
 def put_back(path: Path, before: Previous) -> None:
-    """Put back a file or a link that `look_at` found; of a directory nothing is put back."""
+    """Put back a file or a link that `look_at` found; does nothing for a directory."""
     if before.target is not None:
         remove_path(path)
         path.symlink_to(before.target)
@@ -90,7 +90,7 @@ class FileWritten(Change):
     gid: int = 0
     sha256: str = ""
     kept: bool = False
-    """The user's from then on: written only where there is none."""
+    """Belongs to the user once it exists: written only if there is none."""
     previous: Previous | None = None
     content: bytes = field(default=b"", repr=False, compare=False)
 
@@ -110,7 +110,7 @@ class FileWritten(Change):
         return f"rm -f {path}" if self.previous is None else f"install /dev/stdin {path} # as it was before"
 
     def observe(self, platform: Platform) -> Self:
-        """Keep what stands there, but not this very file: that is ours, from an installation without a record."""
+        """Note what is there, except this very file: it comes from an installation without a record."""
         sha256 = hashlib.sha256(self.content).hexdigest()
         found = look_at(locate(platform, self.path))
         is_ours = found is not None and found.content == base64.b64encode(self.content).decode("ascii")
@@ -138,7 +138,7 @@ class FileWritten(Change):
         write_file(locate(platform, self.path), self.content, mode=self.mode, uid=self.uid, gid=self.gid)
 
     def undo(self, platform: Platform) -> None:
-        """Put the old file or link back, or remove ours."""
+        """Put the old file or link back, or remove this one."""
         path = locate(platform, self.path)
         before = self.previous
         remove_path(name_temporary(path))
@@ -150,7 +150,7 @@ class FileWritten(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class DirectoryMade(Change):
-    """A directory of ours. Undoing removes it with all that is in it by then, unless it was there before."""
+    """A directory of the installation. Undoing removes it with all its content, unless it existed before."""
 
     kind: ClassVar[str] = "directory"
     path: str
@@ -158,7 +158,7 @@ class DirectoryMade(Change):
     uid: int = 0
     gid: int = 0
     shared: bool = False
-    """Of others as well, such as a drop-in directory: mode and owner stay, and it is removed only when empty."""
+    """Shared with others, such as a drop-in directory: mode and owner stay, and it is removed only if empty."""
     previous: Previous | None = None
 
     @property
@@ -178,11 +178,11 @@ class DirectoryMade(Change):
         return f"{'rmdir' if self.shared else 'rm -r'} {shlex.quote(self.path)}"
 
     def observe(self, platform: Platform) -> Self:
-        """Keep mode and owner of one that is there."""
+        """Note mode and owner of an existing one."""
         return replace(self, previous=look_at(locate(platform, self.path)))
 
     def is_applied(self, platform: Platform) -> bool:
-        """Whether it is there with this mode and owner."""
+        """Whether it exists with this mode and owner."""
         path = locate(platform, self.path)
         if not path.is_dir():
             return False
@@ -196,7 +196,7 @@ class DirectoryMade(Change):
         )
 
     def apply(self, platform: Platform) -> None:
-        """Make it. A link in its place is an error: what is written below would end elsewhere."""
+        """Make it. A link in its place is an error: files below it would be written elsewhere."""
         path = locate(platform, self.path)
         if not path.is_dir() or (path.is_symlink() and not self.shared):
             path.mkdir()
@@ -205,7 +205,7 @@ class DirectoryMade(Change):
             path.chmod(self.mode)
 
     def undo(self, platform: Platform) -> None:
-        """Remove it, or give it back its mode and owner."""
+        """Remove it, or restore its mode and owner."""
         path = locate(platform, self.path)
         before = self.previous
         if before is not None:
@@ -213,7 +213,7 @@ class DirectoryMade(Change):
                 os.chown(path, before.uid, before.gid)
                 path.chmod(before.mode)
         elif self.shared:
-            with contextlib.suppress(OSError):  # others have put something there
+            with contextlib.suppress(OSError):  # it contains other programs' files
                 path.rmdir()
         else:
             remove_path(path)
