@@ -289,7 +289,7 @@ def test_a_frame_guard_of_another_text_or_that_anybody_can_flush_is_not_called_w
             scene.kernel.nft(frames.render(flags=""))
         told = scene.diagnose()["lock.frame-guard"]
         assert told.verdict is Verdict.FAILED
-        assert ("does not say" if owned else "no owner") in told.reason
+        assert ("is not what" if owned else "no owner") in told.reason
 
 
 def _list_frames(kernel: HealthyKernel | None) -> str:

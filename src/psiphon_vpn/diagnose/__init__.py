@@ -1,1 +1,1 @@
-"""Diagnosis (R15): many small checks that only read, and what to do about each that fails."""
+"""Diagnosis (R15): many small checks that only read, and a next step for each that fails."""

@@ -1,4 +1,4 @@
-"""Runs checks: side by side, each within a time limit, and none can make this program fail or wait."""
+"""Runs checks in parallel, each within a time limit; none can make this program fail or wait."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 
 TOTAL_SECONDS: Final = 25.0
-"""How long all checks together may take; what is not done then is unknown."""
+"""Time limit of all checks together; unfinished checks are then unknown."""
 WORKERS: Final = 6
 AGAIN_SECONDS: Final = 0.4
 LIVING: Final = frozenset({Group.LOCK, Group.ROUTES, Group.TUNNEL, Group.DNS})
-"""Groups about what the service changes while we look."""
+"""Groups about things that the service may change during the run."""
 
 
 @dataclass
 class _Board:
-    """Where the workers leave their results."""
+    """The results of the workers."""
 
     results: dict[str, Result] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -61,15 +61,15 @@ def _conclude(check: Check, outcome: Outcome, seconds: float) -> Result:
 
 
 def run_once(checks: Sequence[Check], facts: Facts, *, seconds: float = TOTAL_SECONDS) -> tuple[Result, ...]:
-    """Run checks on the same facts, side by side.
+    """Run checks on the same facts, in parallel.
 
     Args:
         checks: in the order of the results.
-        facts: what they know.
-        seconds: after which what is not done yet counts as unknown; its thread ends with the process.
+        facts: what they look at.
+        seconds: after this time an unfinished check counts as unknown; its thread ends with the process.
     """
     board, waiting = _Board(), queue.SimpleQueue[Check | None]()
-    # Checks of the same group ask for the same facts: spread over the groups, the workers wait less for each other.
+    # Checks of the same group need the same facts: spread over the groups, the workers wait less for each other.
     spread = sorted(range(len(checks)), key=lambda number: _place_in_group(checks, number))
     for number in spread:
         waiting.put(checks[number])
@@ -110,16 +110,16 @@ def run_checks(
     seconds: float = TOTAL_SECONDS,
     pause: float = AGAIN_SECONDS,
 ) -> tuple[Result, ...]:
-    """Run all checks; what is wrong about a machine that may just have been changing is asked once more.
+    """Run all checks; repeat failed ones about things that may just have been changing.
 
-    A service that goes from one state to the next while it is looked at would else be called broken. What was seen
-    open stays open, whatever the second look says.
+    Otherwise a service that changes its state during the run would be called broken. What was seen open stays open,
+    whatever the second run says.
 
     Args:
         checks: in the order of the results.
         make_facts: fresh facts.
         seconds: for all together.
-        pause: before the second look, in seconds.
+        pause: before the second run, in seconds.
     """
     deadline = time.monotonic() + seconds
     first = run_once(checks, make_facts(), seconds=seconds)

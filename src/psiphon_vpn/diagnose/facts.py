@@ -1,4 +1,4 @@
-"""What the checks know in common: each fact is read once, when the first check asks for it, and kept.
+"""The facts for all checks: each is read once, when the first check needs it, and kept.
 
 A fact that cannot be read raises `Unknowable` for every check that needs it; one that does not apply raises `Skip`.
 """
@@ -37,7 +37,7 @@ OPEN: Final = "OPEN"
 
 
 class fact(Generic[T]):
-    """Like `cached_property`, for threads: computed once, also when it raises."""
+    """Like `cached_property`, for threads: computed once, even if it raises."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self._compute = compute
@@ -59,9 +59,9 @@ class Facts:
     """What is known about this machine.
 
     Args:
-        system: how it is looked at.
+        system: access to the machine.
         layout: where an installation's files are.
-        runtime_dir: where the daemon's socket is; None for the layout's.
+        runtime_dir: directory of the daemon's socket; None for the layout's.
     """
 
     def __init__(self, system: System, layout: Layout, *, runtime_dir: Path | None = None) -> None:
@@ -73,7 +73,7 @@ class Facts:
         self._locks: dict[str, threading.Lock] = {}
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
-        """Compute something at the first call, and give the same, or raise the same, at each further one."""
+        """Compute something at the first call, and return or raise the same at each further one."""
         with self._guard:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:
@@ -91,11 +91,11 @@ class Facts:
     # -- files ------------------------------------------------------------------------------------------------------
 
     def at(self, path: str) -> Path:
-        """A path of the system that an installation is in."""
+        """A path of the system with the installation."""
         return self.layout.root / path.lstrip("/")
 
     def exists(self, path: Path) -> bool:
-        """Whether there is something, a dangling link too."""
+        """Whether something is there, even a dangling link."""
         try:
             self.system.stat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -105,14 +105,14 @@ class Facts:
         return True
 
     def read_text(self, path: Path) -> str:
-        """A text file. Raises Unknowable when it cannot be read."""
+        """A text file. Raises Unknowable if it cannot be read."""
         try:
             return self.system.read(path).decode("utf-8", "replace")
         except OSError as error:
             raise Unknowable(f"{path}: {error.strerror}") from error
 
     def find_text(self, path: Path) -> str | None:
-        """A text file, None when there is none."""
+        """A text file; None if it does not exist."""
         try:
             return self.system.read(path).decode("utf-8", "replace")
         except (FileNotFoundError, NotADirectoryError):
@@ -121,7 +121,7 @@ class Facts:
             raise Unknowable(f"{path}: {error.strerror}") from error
 
     def list_names(self, path: Path) -> tuple[str, ...]:
-        """Names in a directory; none when it does not exist."""
+        """Names in a directory; empty if it does not exist."""
         try:
             return self.system.list_directory(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -130,19 +130,19 @@ class Facts:
             raise Unknowable(f"{path}: {error.strerror}") from error
 
     def read_sysctl(self, name: str) -> str | None:
-        """A kernel setting by its path below /proc/sys; None where the kernel has none."""
+        """A kernel setting by its path below /proc/sys; None if the kernel does not have it."""
         text = self.find_text(SYSCTLS / name)
         return None if text is None else text.strip()
 
     @fact
     def installed(self) -> bool:
-        """Whether an installation was made here, whole or not."""
+        """Whether there is an installation, complete or not."""
         place = self.layout
         markers = (place.program_manifest, place.boot_rules, place.unit_dir / places.KILLSWITCH_UNIT)
         return any(self.exists(path) for path in markers)
 
     def need_installed(self) -> None:
-        """Skip where nothing is installed."""
+        """Skip if nothing is installed."""
         if not self.installed:
             raise Skip(_("nothing is installed here"))
 
@@ -154,7 +154,7 @@ class Facts:
         managers = self.system.find_network_managers()
         user = self.system.find_user(places.USER)
         if user is None:
-            # Not installed here, but running, as in the laboratory: whoever answers is it.
+            # Not installed, but running, as in the laboratory: use the account of the daemon that answers.
             found = self.service_or_reason
             if isinstance(found, UserError) or found.uid == 0:
                 raise Skip(_("there is no user {name}").format(name=places.USER))
@@ -170,17 +170,17 @@ class Facts:
 
     @cached_property
     def rules(self) -> KernelRules:
-        """What nft says."""
+        """The answers of nft."""
         return KernelRules(self)
 
     @cached_property
     def units(self) -> UnitFacts:
-        """What systemd says."""
+        """The answers of systemd."""
         return UnitFacts(self)
 
     @fact
     def features(self) -> Features:
-        """What kernel and nft can do."""
+        """The features of kernel and nft."""
         if not self.rules.has_program:
             raise Skip(_("nft is not installed"))
         try:
@@ -198,14 +198,14 @@ class Facts:
 
     @fact
     def uplink(self) -> Uplink | None:
-        """The interface that leads out, as the service chooses it."""
+        """The uplink that the service would choose."""
         from psiphon_vpn.network.uplink import choose_uplink
 
         return choose_uplink(self.network.snapshot, self.settings_or_default.uplink)
 
     @fact
     def tun(self) -> Device:
-        """The device with the TUN's name. Skips when there is none."""
+        """The device with the TUN's name. Skips if there is none."""
         device = self.network.tun
         if device is None:
             raise Skip(_("there is no {name}").format(name=names.TUN_NAME))
@@ -215,7 +215,7 @@ class Facts:
 
     @fact
     def service_or_reason(self) -> Service | UserError:
-        """The daemon's answer, or why there is none."""
+        """The daemon's answer, or why it does not answer."""
         try:
             return self.system.ask_service(self.runtime_dir)
         except UserError as error:
@@ -225,7 +225,7 @@ class Facts:
 
     @property
     def service(self) -> Service:
-        """The daemon's answer. Skips when it does not answer."""
+        """The daemon's answer. Skips if it does not answer."""
         found = self.service_or_reason
         if isinstance(found, UserError):
             raise Skip(_("the service does not answer"))
@@ -233,13 +233,13 @@ class Facts:
 
     @property
     def state(self) -> str | None:
-        """The service's state, None while it does not answer."""
+        """The service's state; None if it does not answer."""
         found = self.service_or_reason
         return None if isinstance(found, UserError) else str(found.status.get("state"))
 
     @property
     def core_pid(self) -> int:
-        """The running core. Skips when it does not run."""
+        """The running core. Skips if it does not run."""
         pid = self.service.status.get("core_pid")
         if not isinstance(pid, int):
             raise Skip(_("the tunnel core is not running"))
@@ -254,7 +254,7 @@ class Facts:
 
     @fact
     def settings(self) -> Settings:
-        """The configuration. Raises ConfigError when it is unusable."""
+        """The configuration. Raises ConfigError if it is unusable."""
         from psiphon_vpn.config import Settings, parse_settings
 
         try:
@@ -276,5 +276,5 @@ class Facts:
 
 
 def describe_mode(status: Any) -> str:
-    """Permissions as chmod(1) takes them."""
+    """Permissions in the notation of chmod(1)."""
     return f"{stat.S_IMODE(status.st_mode):03o}"

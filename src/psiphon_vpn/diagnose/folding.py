@@ -1,7 +1,7 @@
-"""One spelling for all that Unicode takes for the same text, whatever its case. Pure.
+"""One normal form for all texts that Unicode considers equal, whatever their case. Pure.
 
-An accented letter is one character or several (Unicode Standard Annex 15): a keyboard, a file system and a program each
-write it in their own way, and a Vietnamese keyboard (Windows-1258) in a third, half composed.
+An accented letter is one character or several (Unicode Standard Annex 15): keyboards, file systems and programs write
+it in different ways, and a Vietnamese keyboard (Windows-1258) in a third, half composed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ FORMS: Final = ("NFC", "NFD", "NFKC", "NFKD")
 
 @dataclass(frozen=True)
 class Folded:
-    """A text in the one spelling.
+    """A text in the normal form.
 
     Attributes:
-        text: the spelling.
+        text: the normal form.
         starts: where in the original the letter begins, with all its marks, that each character comes from.
         ends: where that letter ends.
     """
@@ -29,12 +29,12 @@ class Folded:
     ends: Sequence[int]
 
     def locate(self, start: int, end: int) -> tuple[int, int]:
-        """Where in the original a part of `text` stands. The part is not empty."""
+        """Where in the original a non-empty part of `text` is."""
         return self.starts[start], self.ends[end - 1]
 
 
 def fold_letter(text: str) -> str:
-    """The one spelling of a text that begins with a letter and goes on with marks, or of a whole text.
+    """The normal form of a letter with its marks, or of a whole text.
 
     It is the compatibility caseless match of the Unicode Standard, 3.13, D146, without what has no form of its own
     (a joiner, a mark of direction): IDNA leaves that out as well (RFC 3454, B.1).
@@ -45,7 +45,7 @@ def fold_letter(text: str) -> str:
 
 
 def fold(text: str) -> Folded:
-    """A text in the one spelling, with the place that each character comes from."""
+    """A text in the normal form, with the origin of each character."""
     pieces, starts, ends, position = list[str](), list[int](), list[int](), 0
     while position < len(text):
         end = position + 1

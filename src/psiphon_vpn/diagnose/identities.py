@@ -1,6 +1,6 @@
-"""Who and where this machine is: what a report must not tell, as far as the machine itself knows it.
+"""The identities that a report must not reveal, as far as the machine itself knows them.
 
-What cannot be read is left out: the redactor also looks for forms. Nothing is asked of a name service or of a network.
+Unreadable sources are skipped: the redactor also looks for forms. No name service and no network is asked.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NO_SERIAL: Final = re.compile(
 _KEY: Final = re.compile(r"^\s*(?:ssid|id|SSID|ESSID|NAME)=\s*(.+?)\s*$", re.MULTILINE)
 NETWORKS: Final = (
     *((place, _KEY) for manager in MANAGERS for place in manager.networks),
-    # It writes for others.
+    # It writes for other programs.
     ("/etc/netplan", re.compile(r"^\s*\"?([^\":]+)\"?:\s*$", re.MULTILINE)),
 )
 _ADDRESS: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f.]*|\b[0-9A-Fa-f]{32}\b")
@@ -56,7 +56,7 @@ EVERYBODYS: Final = frozenset({ipaddress.IPv4Address("255.255.255.255")})
 
 
 def find_identities(facts: Facts) -> dict[str, set[str]]:
-    """What is known of this machine and its users, by the kind that the redactor gives it."""
+    """What is known of this machine and its users, by the redactor's kinds."""
     leases = [read_known(facts, facts.at(place) / name) for place in LEASES for name in _list(facts, facts.at(place))]
     try:
         links = {link.name for link in facts.network.snapshot.interfaces}
@@ -75,7 +75,7 @@ def find_identities(facts: Facts) -> dict[str, set[str]]:
 
 
 def read_known(facts: Facts, path: Path) -> str:
-    """A text file; nothing where it cannot be read."""
+    """A text file; empty if it cannot be read."""
     try:
         return facts.find_text(path) or ""
     except Unknowable:
@@ -95,7 +95,7 @@ def _read_hosts(facts: Facts, leases: list[str]) -> Iterator[str]:
     for text in (*texts, *(found for lease in leases for found in _HOST_KEY.findall(lease))):
         for name in text.split():
             yield from (name, name.split(".", 1)[0])
-    # A name for people may have spaces, and is one.
+    # A pretty host name may have spaces; it is one name.
     yield from (match.strip() for match in _HOST_KEY.findall(read_known(facts, facts.at("/etc/machine-info"))))
     for line in read_known(facts, facts.at("/etc/hosts")).splitlines():
         yield from (word for word in line.split("#")[0].split()[1:] if not word.startswith(("localhost", "ip6-")))
@@ -106,7 +106,7 @@ def _read_hosts(facts: Facts, leases: list[str]) -> Iterator[str]:
 
 
 def _read_users(facts: Facts) -> Iterator[str]:
-    """People, and whoever is not said to be a part of the system."""
+    """People, and all other accounts that are not the system's."""
     systems = set(NOT_PEOPLE)
     for line in read_known(facts, facts.at("/etc/passwd")).splitlines():
         fields = line.split(":")
@@ -118,7 +118,7 @@ def _read_users(facts: Facts) -> Iterator[str]:
 
 
 def _read_traces(facts: Facts) -> Iterator[str]:
-    """Names of users where users leave them."""
+    """Names of users in the places where their files are."""
     for place in HOMES:
         yield from _list(facts, facts.at(place))
     for name in _list(facts, facts.at("/run/systemd/users")):
@@ -138,12 +138,12 @@ def _read_networks(facts: Facts) -> Iterator[str]:
                 yield from decode_network(found)
     for directory in (place for manager in MANAGERS for place in manager.encoded_networks):
         for name in _list(facts, facts.at(directory)):
-            # What no file may be called is written as "=" and digits (iwd.network(5)).
+            # A name that no file can have is written as "=" and digits (iwd.network(5)).
             yield from decode_network(Path(name).stem.removeprefix("="))
 
 
 def decode_network(written: str) -> Iterator[str]:
-    """A wireless network's name as files have it: quoted, as a list of bytes, as digits; and as it is.
+    """A wireless network's name in the forms of files: quoted, as a list of bytes, as digits; and plain.
 
     Sources: nm-settings-keyfile(5), wpa_supplicant.conf(5).
     """
@@ -157,7 +157,7 @@ def decode_network(written: str) -> Iterator[str]:
 
 
 def _read_settings(settings: Settings) -> Iterator[str]:
-    """Every text in the configuration but country codes and words such as "info"."""
+    """Every text in the configuration except country codes and words such as "info"."""
     values: list[object] = [settings.upstream_proxy, *settings.bootstrap_dns, *settings.core_advanced.values()]
     while values:
         value = values.pop()
@@ -166,7 +166,7 @@ def _read_settings(settings: Settings) -> Iterator[str]:
         elif isinstance(value, list | tuple):
             values += value
         elif isinstance(value, str):
-            # Whole, and in parts: an error may name the password of a proxy without the rest of its URL.
+            # Complete, and in parts: an error may name the password of a proxy without the rest of its URL.
             for text in (value, unquote(value)):
                 parts = re.split(r"[^\w\-]+", text)
                 yield from (part for part in (text, *parts) if len(part) > 2 and part.lower() not in SCHEMES)

@@ -1,4 +1,4 @@
-"""What nft says about the rules in the kernel, and what the policy would have there."""
+"""The rules in the kernel, from nft, and the rules that the policy would load."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BaseChain:
 
 
 def parse_chains(text: str) -> tuple[BaseChain, ...]:
-    """The base chains in what `nft list chains` or `nft list table` says."""
+    """The base chains in the output of `nft list chains` or `nft list table`."""
     chains, family, table, chain = [], "", "", ""
     for line in map(str.strip, text.splitlines()):
         words = line.split()
@@ -70,24 +70,24 @@ def parse_chains(text: str) -> tuple[BaseChain, ...]:
 
 
 class KernelRules:
-    """Readings of nft, each made once. Every one raises Unknowable when nft cannot be asked."""
+    """Readings of nft, each made once. Each raises Unknowable if nft cannot be run."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
 
     @property
     def version(self) -> str | None:
-        """What `nft --version` says, None when there is no nft."""
+        """The output of `nft --version`; None if nft is not installed."""
         answer = self._facts.once("nft --version", lambda: self._facts.system.run(["nft", "--version"]))
         return answer.out.strip() if answer.good else None
 
     @property
     def has_program(self) -> bool:
-        """Whether there is an nft to ask."""
+        """Whether nft is installed."""
         return self.version is not None
 
     def ask(self, *arguments: str) -> str | None:
-        """What nft says to a question; None when what was asked for is not there."""
+        """The output of an nft command; None if the listed thing does not exist."""
         return self._facts.once(" ".join(("nft", *arguments)), lambda: self._ask(*arguments))
 
     def _ask(self, *arguments: str) -> str | None:
@@ -99,47 +99,47 @@ class KernelRules:
         if answer.code is not None and "No such file" in answer.err:
             return None
         raise Unknowable(
-            _("nft does not say ({reason})").format(reason=" ".join((answer.trouble or answer.err).split())[:200])
+            _("nft does not answer ({reason})").format(reason=" ".join((answer.trouble or answer.err).split())[:200])
         )
 
     def read_table(self, family: str, name: str) -> str | None:
-        """The text of a table, counters without values."""
+        """The text of a table, without the values of counters."""
         return self.ask("-s", "list", "table", family, name)
 
     def need_table(self, family: str, name: str) -> str:
-        """The same; skips when there is none."""
+        """The same; skips if the table does not exist."""
         text = self.read_table(family, name)
         if text is None:
             raise Skip(_("there is no table {name}").format(name=name))
         return text
 
     def read_objects(self, *what: str) -> list[Any] | None:
-        """What nft says in JSON."""
+        """The output of nft in JSON."""
         text = self.ask("-j", "list", *what)
         if text is None:
             return None
         try:
             objects: list[Any] = json.loads(text)["nftables"]
         except (ValueError, KeyError, TypeError) as error:
-            raise Unknowable(_("what nft says is not understood")) from error
+            raise Unknowable(_("the output of nft cannot be parsed")) from error
         return objects
 
     def is_dormant(self, family: str, name: str) -> bool:
-        """Whether there is such a table, and it is dormant."""
+        """Whether the table exists and is dormant."""
         text = self.read_table(family, name)
         try:
             return text is not None and DORMANT in parse_listing(text).lines
         except ValueError as error:
-            raise Unknowable(_("what nft says is not understood")) from error
+            raise Unknowable(_("the output of nft cannot be parsed")) from error
 
     def read_base(self) -> list[Any] | None:
-        """The base table in JSON; nothing of it where it is dormant, and no packet meets it."""
+        """The base table in JSON; empty if it is dormant, so that no packet meets it."""
         if self.is_dormant("inet", names.BASE_TABLE):
             return []
         return self.read_objects("table", "inet", names.BASE_TABLE)
 
     def read_guard(self, chain: str) -> list[Any] | None:
-        """A chain of the wire guard: nft 1.0.6 prints uninitialised memory for the flags of a table in JSON."""
+        """A chain of the wire guard. Not the table: nft 1.0.6 prints uninitialised memory as its flags in JSON."""
         if self.is_dormant("inet", names.GUARD_TABLE):
             return []
         objects = self.read_objects("chain", "inet", names.GUARD_TABLE, chain)
@@ -164,7 +164,7 @@ class KernelRules:
     # -- bridges ----------------------------------------------------------------------------------------------------
 
     def _find_leading(self) -> frozenset[int]:
-        """What led out once stays guarded: the service remembers, and who asks afresh sees it by its guard."""
+        """Interfaces that lead out or once did: the service remembers them; here their egress guard shows them."""
         from psiphon_vpn.network.uplink import find_leading
 
         snapshot = self._facts.network.snapshot
@@ -181,7 +181,7 @@ class KernelRules:
         return "flags owner" in (self.read_table(*BRIDGES.address) or "")
 
     def list_allowed_bridges(self) -> tuple[Allowed, ...]:
-        """Root's list, and what becomes of each."""
+        """Root's list, and the state of each bridge."""
         from psiphon_vpn.network.bridges import judge_bridges, parse_bridges
 
         facts = self._facts
@@ -199,7 +199,7 @@ class KernelRules:
     # -- what the policy says ---------------------------------------------------------------------------------------
 
     def list_candidates(self) -> list[tuple[str, Policy]]:
-        """Every policy that the base table may rightly follow now, and how to call it."""
+        """Every policy that the base table may follow now, with its name."""
         from psiphon_vpn.network.observed import observe
         from psiphon_vpn.policy.derive import Situation, WithoutTun, build_situation, derive
         from psiphon_vpn.policy.model import Policy, State
@@ -211,7 +211,7 @@ class KernelRules:
         situations: list[tuple[State, Situation]] = []
         if tun is not None:
             chosen = uplink.facts if uplink else None
-            # Whatever the service says: without a way out nothing but the lock may rightly stand.
+            # Whatever the service says: without a way out only the lock may be loaded.
             situations += [
                 (state, build_situation(state if chosen else State.LOCKED, tun=tun.index, uplink=chosen))
                 for state in State
@@ -232,7 +232,7 @@ class KernelRules:
         return found
 
     def _find_control_group(self) -> ControlGroup | None:
-        """The group of the service that answers."""
+        """The control group of the service that answers."""
         from psiphon_vpn.linux.controlgroup import parse_control_group
 
         found = self._facts.service_or_reason
@@ -241,12 +241,12 @@ class KernelRules:
         return parse_control_group(self._facts.find_text(PROC / str(found.pid) / "cgroup") or "")
 
     def list_guarded_cards(self) -> tuple[str, ...]:
-        """The devices that the frame guard drops for, in the order in which it names them."""
+        """The devices of the frame guard, in its order."""
         chains = parse_chains(self.read_table(*FRAMES.address) or "")
         return tuple(device for chain in chains if chain.policy == "drop" for device in chain.devices)
 
     def list_expected(self) -> list[tuple[str, Table]]:
-        """The tables that may rightly stand, by what they are for: "base:OPEN", "guard", "egress", "frames", "arp"."""
+        """The tables that may be loaded now, by purpose: "base:OPEN", "guard", "egress", "frames", "arp"."""
         from psiphon_vpn.policy.base import build_base_table, build_drop_only
         from psiphon_vpn.policy.guards import (
             build_arp_table,
@@ -262,16 +262,16 @@ class KernelRules:
         tables = [(f"base:{name}", do_without(build_base_table(policy), lacking)) for name, policy in candidates]
         tables.append(("drop", build_drop_only(tables[0][1])))
         identity = self._facts.identity
-        # Both come in one transaction, or neither.
+        # Both are loaded in one transaction, or neither.
         allowed = tuple(item.name for item in self.list_allowed_bridges()) if self.bridge_guarded else ()
         tables += [("guard", build_wire_guard(identity, bridges=allowed)), ("arp", build_arp_table())]
         guarded = tuple(name for name in map(InterfaceName.of, self.list_guarded_cards()) if name is not None)
         headerless = {link.name for link in self._facts.network.snapshot.interfaces if link.headerless}
-        # Its text depends on the cards that there were when it was loaded.
+        # Its text depends on the cards at the time of its loading.
         without = tuple(name for name in guarded if name in headerless)
         tables.append(("frames", build_frame_guard(identity, guarded, headerless=without)))
         links = candidates[-1][1].links
-        # With the gateways of the uplink, and without where the service knows none yet.
+        # With the gateways of the uplink, and without for a service that knows none yet.
         uplink = self._facts.uplink
         for servers in (parse_addresses(uplink.gateways) if uplink else (), ()):
             egress = build_egress_guard(
@@ -291,17 +291,17 @@ class KernelRules:
         return list(zip((name for name, _ in expected), readings, strict=True))
 
     def list_references(self, prefix: str) -> list[tuple[str, Reading]]:
-        """How the kernel would print what may rightly stand. Raises Unknowable when nothing of it can be loaded."""
+        """How this kernel prints the tables that may be loaded. Raises Unknowable if none of them loads."""
         references = self._facts.once("references", self._read_references)
         found = [(name, reading) for name, reading in references if name.startswith(prefix) and reading is not None]
         if not found:
-            raise Unknowable(_("this nft does not load the policy's own text, so nothing can be compared"))
+            raise Unknowable(_("this nft does not load the policy's own text, so a comparison is impossible"))
         return found
 
     def compare(self, text: str, references: Sequence[tuple[str, Reading]]) -> str | None:
-        """The name of the reference that a table's text is equal to, None when it is none of them."""
+        """The name of the reference that a table's text equals; None if there is none."""
         try:
             reading = parse_listing(text)
         except ValueError as error:
-            raise Unknowable(_("what nft says is not understood")) from error
+            raise Unknowable(_("the output of nft cannot be parsed")) from error
         return next((name for name, reference in references if reference == reading), None)

@@ -1,10 +1,10 @@
-"""`diagnose --live`: tries to leak on this very machine, and watches its own interfaces for it.
+"""`diagnose --live`: tries to leak on this machine, and watches its own interfaces.
 
-What a watch from inside can see was found out in the laboratory (tests/diagnose/test_live.py): a packet socket is shown
-a frame in the last step before the driver, *behind* every hook of nftables, the egress hook too. So what a rule dropped
-is not seen, and what is seen has left. It is not shown frames that are sent around the queueing discipline
-(PACKET_QDISC_BYPASS, AF_XDP), nor what a network card does by itself: for those only a capture outside tells, which the
-laboratory has. Nothing is proven about states that the machine was not in.
+The laboratory shows what a watch from inside can see (tests/diagnose/test_live.py): a packet socket sees a frame in the
+last step before the driver, *after* every hook of nftables, the egress hook too. So it does not see what a rule
+dropped, and what it sees has left. It does not see frames that bypass the queueing discipline (PACKET_QDISC_BYPASS,
+AF_XDP), nor what a network card does by itself: only a capture outside shows those, as in the laboratory. Nothing is
+proven about states that the machine was not in.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ BUFFER_BYTES: Final = 16 << 20
 SETTLE_SECONDS: Final = 0.4
 MAX_FRAMES: Final = 200_000
 LIMITS: Final = mark(
-    "The watch is on this machine itself. It sees what is handed to the network card, behind every rule; it does not "
-    "see frames that bypass the queue (AF_XDP, PACKET_QDISC_BYPASS), nor what was forwarded for containers."
+    "The watch runs on this machine itself. It sees what the network card receives, after every rule; it does not "
+    "see frames that bypass the queue (AF_XDP, PACKET_QDISC_BYPASS), nor packets forwarded for containers."
 )
 
 
@@ -40,8 +40,8 @@ class WireReport:
 
     Attributes:
         seen: names of the probes that left by it.
-        control: whether the frame that may leave was seen: without it, seeing nothing proves nothing.
-        lost: frames that the kernel could not show.
+        control: whether the frame that may leave was seen; without it, seeing nothing proves nothing.
+        lost: frames that the kernel dropped from the watch.
     """
 
     wire: str
@@ -52,7 +52,7 @@ class WireReport:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveReport:
-    """What came of the probes."""
+    """The results of the probes."""
 
     sent: tuple[Sent, ...]
     wires: tuple[WireReport, ...]
@@ -103,7 +103,7 @@ class _Watch:
 
 
 def run_live(wires: tuple[str, ...], headerless: tuple[str, ...] = ()) -> LiveReport:
-    """Watch the interfaces, try everything once, and look at what left.
+    """Watch the interfaces, send every probe once, and report what left.
 
     Args:
         wires: interfaces that lead out.
@@ -169,17 +169,21 @@ def _judge_wire(wire: WireReport, count: int) -> Outcome:
         reason = text.format(count=len(wire.seen), total=count, wire=wire.wire, names=names)
         return Outcome(verdict=Verdict.FAILED, reason=reason, open=True)
     if wire.lost:
-        reason = _("{wire}: {lost} frames were lost, so nothing is known").format(wire=wire.wire, lost=wire.lost)
+        reason = _("{wire}: the watch lost {lost} frames, so the result is unknown").format(
+            wire=wire.wire, lost=wire.lost
+        )
         return Outcome(verdict=Verdict.UNKNOWN, reason=reason)
     if not wire.control:
-        reason = _("{wire}: the watch did not see the frame that may leave either, so nothing is known")
+        reason = _("{wire}: the watch did not see the frame that may leave either, so the result is unknown")
         return Outcome(verdict=Verdict.UNKNOWN, reason=reason.format(wire=wire.wire))
-    reason = _("{wire}: none of {total} was seen, and the frame that may leave was").format(wire=wire.wire, total=count)
+    reason = _("{wire}: none of {total} was seen, while the frame that may leave was").format(
+        wire=wire.wire, total=count
+    )
     return Outcome(verdict=Verdict.OK, reason=reason)
 
 
 def to_results(report: LiveReport | None, trouble: str = "") -> tuple[Result, ...]:
-    """Results beside those of the checks. Without a report, why there is none."""
+    """Results in the form of the checks' results. Without a report, the reason for that."""
     if report is None:
         outcomes: tuple[Outcome, ...] = (Outcome(verdict=Verdict.UNKNOWN, reason=trouble),)
     else:

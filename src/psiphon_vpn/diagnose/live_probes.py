@@ -1,7 +1,7 @@
-"""Harmless attempts to get something out of this machine, for `diagnose --live`.
+"""Harmless attempts to send something out of this machine, for `diagnose --live`.
 
-Their targets are documentation addresses (RFC 5737, RFC 3849), where nobody can be, so that even a probe that gets out
-reaches nobody; and each can be told apart by a random token or by its random target. Few, small, and sent once.
+Their targets are documentation addresses (RFC 5737, RFC 3849), so that even a probe that gets out reaches nobody. A
+random token or a random target identifies each. They are few, small, and sent once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SO_BINDTODEVICE: Final = 25
 CONTROL_TOKEN_BYTES: Final = 6
 CONNECT_SECONDS: Final = 0.05
 UNICAST_MAC: Final = bytes.fromhex("025053000001")
-"""A locally administered address that no device has by birth (IEEE 802, bit 0x02)."""
+"""A locally administered address, which no manufacturer assigns (IEEE 802, bit 0x02)."""
 ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0806, 0x0800, 0x86DD
 
 
@@ -34,9 +34,9 @@ class Probe:
 
     Attributes:
         name: for people, "tcp ipv6 of a user, bound to eth0".
-        target: a documentation address of its own.
-        wire: the interface that it is bound to, "" for plain.
-        user: as an ordinary user; else as root.
+        target: its documentation address.
+        wire: the interface that it is bound to; "" if none.
+        user: sent as an ordinary user; otherwise as root.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """What the kernel said to an attempt: "sent", or the name of the error."""
+    """The kernel's answer to an attempt: "sent", or the name of the error."""
 
     probe: Probe
     outcome: str
@@ -75,7 +75,7 @@ def make_target(version: int) -> str:
 
 
 def list_probes(wires: tuple[str, ...], headerless: tuple[str, ...]) -> tuple[Probe, ...]:
-    """The whole battery, about twenty for each wire and as many plain. Each has its own target, while there are any."""
+    """All probes, about twenty for each wire and as many unbound. Each has its own target while there are enough."""
     unused = random.sample(TARGETS4, len(TARGETS4))
 
     def make(kind: str, version: int, wire: str, user: bool) -> Probe:
@@ -110,8 +110,8 @@ def _try(probe: Probe) -> Sent:
 def _as_user(work: Callable[[], list[Sent]]) -> list[Sent]:
     """Run in a thread whose sockets belong to an ordinary user.
 
-    A socket's owner, which `meta skuid` asks for, is the fsuid of the thread that made it (net/socket.c, sock_alloc);
-    setfsuid(2) counts for one thread, and this one ends with its work.
+    A socket's owner, which `meta skuid` matches, is the fsuid of the thread that made it (net/socket.c, sock_alloc);
+    setfsuid(2) affects one thread, and this one ends with its work.
     """
     outcome: list[Sent] = []
 
@@ -163,7 +163,7 @@ def _send(probe: Probe) -> None:
 
 
 def _build_query(token: bytes) -> bytes:
-    """A question for a name that cannot exist (RFC 6761, .invalid)."""
+    """A query for a name that cannot exist (RFC 6761, .invalid)."""
     labels = b"".join(bytes([len(label)]) + label for label in (token, b"invalid")) + b"\0"
     return struct.pack(">HHHHHH", random.getrandbits(16), 0x0100, 1, 0, 0, 0) + labels + struct.pack(">HH", 1, 1)
 
@@ -185,7 +185,7 @@ def _build_echo(probe: Probe) -> bytes:
 
 
 def build_frame(probe: Probe) -> bytes:
-    """A frame past every inet hook: UDP over IPv4 to nobody, with a hardware address that nobody has."""
+    """A frame that no inet hook sees: UDP over IPv4, with an IP and a hardware address that nobody has."""
     udp = struct.pack(">HHHH", 40000, PORT, 8 + len(probe.token), 0) + probe.token
     source, target = (ipaddress.ip_address(text).packed for text in ("192.0.2.199", probe.target))
     head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 1, 17, 0, source, target)
@@ -194,11 +194,11 @@ def build_frame(probe: Probe) -> bytes:
 
 
 def build_control(target: str, token: bytes) -> bytes:
-    """A frame that may leave: an ARP probe (RFC 5227) of root for nobody's address, to nobody.
+    """A frame that may leave: an ARP probe (RFC 5227) by root, about an address that nobody has.
 
     Args:
         target: the address.
-        token: six bytes, in the place of the hardware address that a question leaves open. There is no other room.
+        token: six bytes, in the unused field of the target's hardware address. There is no other room.
     """
     packed = ipaddress.ip_address(target).packed
     arp = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, UNICAST_MAC, bytes(4), token, packed)
@@ -217,9 +217,9 @@ def send_control(wire: str, target: str, token: bytes) -> str:
 
 
 def iterate_addresses(frame: bytes, *, header: bool) -> Iterator[bytes]:
-    """Every address that a frame asks for or goes to: of IP, of ARP, and of a neighbour solicitation.
+    """Every address that a frame is about or goes to: of IP, of ARP, and of a neighbour solicitation.
 
-    A probe that no rule stopped may get no further than to the question who has its target. That shows it as well.
+    A probe that no rule stopped may only cause a request for its target's link-layer address. That reveals it as well.
     """
     kind = (
         int.from_bytes(frame[12:14], "big") if header else {4: 0x0800, 6: 0x86DD}.get(frame[0] >> 4 if frame else 0, 0)

@@ -1,6 +1,6 @@
-"""Writes docs/diagnose.md: the table of checks, from the checks themselves.
+"""Writes docs/diagnose.md, with the table of checks from the checks themselves.
 
-Run `python -m psiphon_vpn.diagnose.manual` in the root of the checkout after a check was added or changed.
+Run `python -m psiphon_vpn.diagnose.manual` in the root of the checkout after adding or changing a check.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ sudo ./Psiphon-Linux-VPN-Service-Setup.sh diagnose
 sudo psiphon-vpn diagnose
 ```
 
-are the same command, from a checkout and on a machine where the service is installed. It only reads: no rule, route,
-file or setting is changed, and the service notices nothing. What the policy's rules would be in the words of this
-kernel and this nft, it finds out in a network namespace of its own. It takes about a second; a check that gives no
-answer in time, or that has a defect, is *unknown* and counts as wrong.
+are the same command, from a checkout and on a machine where the service is installed. It only reads: it changes no
+rule, route, file or setting, and the service notices nothing. To see how this kernel and this nft print the policy's
+rules, it loads them in a network namespace of its own. It takes about a second; a check without an answer in time, or
+with a defect, is *unknown* and counts as wrong.
 
 | Sign | Verdict | Means |
 | --- | --- | --- |
 | `ok` | ok | As it should be |
 | `!` | warning | Worth knowing, nothing wrong |
 | `x` | failed | Wrong; the line below says why, the next one what to do |
-| `?` | unknown | Could not be told; counts as wrong |
+| `?` | unknown | Could not be determined; counts as wrong |
 | `-` | skipped | Does not apply here; says why |
 
 | Exit code | Means |
@@ -47,32 +47,32 @@ answer in time, or that has a defect, is *unknown* and counts as wrong.
 
 ## Live probes
 
-`diagnose --live` also tries to leak, on this very machine: about thirty small packets for each network interface, as
-root and as an ordinary user, TCP, UDP, names and ping, IPv4 and IPv6, plain and bound to the interface, and a raw
-frame. They go to documentation addresses, where nobody is. Meanwhile it watches the interfaces for them, and a frame
-that *may* leave (an ARP probe) shows that the watch is awake: without it, seeing nothing counts as unknown.
+`diagnose --live` also tries to leak, on this machine: about thirty small packets for each network interface, as root
+and as an ordinary user, TCP, UDP, names and ping, IPv4 and IPv6, unbound and bound to the interface, and a raw frame.
+They go to documentation addresses, where nobody is. Meanwhile it watches the interfaces for them. A frame that *may*
+leave (an ARP probe) shows that the watch works: without it, seeing nothing counts as unknown.
 
-What a watch from inside can see was tried in the laboratory (`tests/diagnose/test_live.py`): a packet socket is shown
-a frame in the last step before the driver, behind every hook of nftables, the egress hook too. So what was dropped is
-not shown, and what is shown has left. It is *not* shown frames that go around the queue (`PACKET_QDISC_BYPASS`,
-AF_XDP), nor what a network card does by itself; and containers are not tried. For those, and for evidence that does
-not rest on the machine itself, there is the laboratory: `sudo ./Psiphon-Linux-VPN-Service-Setup.sh demo`.
+The laboratory shows what a watch from inside can see (`tests/diagnose/test_live.py`): a packet socket sees a frame in
+the last step before the driver, after every hook of nftables, the egress hook too. So it does not see what was dropped,
+and what it sees has left. It does *not* see frames that bypass the queue (`PACKET_QDISC_BYPASS`, AF_XDP), nor what a
+network card does by itself; and containers are not tried. For those, and for evidence that does not depend on the
+machine itself, there is the laboratory: `sudo ./Psiphon-Linux-VPN-Service-Setup.sh demo`.
 
 ## Reports
 
-`diagnose --report FILE` writes what the checks found, the rules, routes, units and the last lines of our own log into
-a new text file that only root can read. Addresses, names and secrets are replaced: whatever is known of the machine
-(its name, users, addresses, interfaces, serial numbers, wireless networks, values of the configuration), also where it
-is written in digits, lists of numbers, escapes or base64; and whatever has the form of an address, a name with dots or
-a long secret and is not the service's own. In doubt it is replaced: a number of eight digits may be an address. What
-nobody can know for a name, such as the one-word name of another machine, may remain. It is a text so that you can read
-it before you give it to anybody. It refuses to overwrite a file or to follow a link.
+`diagnose --report FILE` writes the results of the checks, the rules, routes, units and the last lines of the service's
+log into a new text file that only root can read. Addresses, names and secrets are replaced: everything known of the
+machine (its name, users, addresses, interfaces, serial numbers, wireless networks, values of the configuration), even
+if it is written in digits, lists of numbers, escapes or base64; and everything with the form of an address, a name with
+dots or a long secret that is not the service's own. In doubt it is replaced: a number of eight digits may be an
+address. A name that cannot be recognised as one, such as the one-word name of another machine, may remain. The report
+is a text so that you can read it before you share it. The command does not overwrite a file or follow a link.
 
 ## Verify
 
-`verify` compares every installed file with the manifest of the installation: content (SHA-256), mode and owner, and
-that there is nothing else among the program's files. Exit code 0 or 1; `verify --json` for programs. Whoever can
-change the program as root can change the manifest too: it finds damage and mistakes, not such a person.
+`verify` compares every installed file with the manifest of the installation: content (SHA-256), mode and owner. It also
+looks for other files among the program's. Exit code 0 or 1; `verify --json` for programs. An attacker who can change
+the program as root can change the manifest too: `verify` finds damage and mistakes, not such an attacker.
 
 ## The checks
 """
@@ -93,7 +93,7 @@ def render_manual() -> str:
 
 
 def _quote(text: str) -> str:
-    """A cell of a table."""
+    """Text for a cell of a table."""
     return text.replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""What a check is and what it says."""
+"""Checks and their outcomes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def mark(message: str) -> str:
 
 
 class Group(enum.StrEnum):
-    """What a check is about, in the order in which it is shown."""
+    """Subjects of checks, in the order in which they are shown."""
 
     LOCK = "lock"
     ROUTES = "routes"
@@ -50,10 +50,10 @@ GROUP_TITLES: Final = {
 
 
 class Verdict(enum.StrEnum):
-    """What a check found.
+    """The verdict of a check.
 
-    WARNING is worth knowing and nothing wrong. SKIPPED does not apply here; the reason says why. UNKNOWN could not be
-    told, and counts as wrong.
+    WARNING: worth knowing, but nothing is wrong. SKIPPED: does not apply here; the reason says why. UNKNOWN: could not
+    be determined, and counts as wrong.
     """
 
     OK = "ok"
@@ -69,7 +69,7 @@ class Outcome:
 
     Attributes:
         reason: one line, translated.
-        next_step: what to do, when it is something else than the check usually says.
+        next_step: what to do, if that differs from the check's usual next step.
         open: traffic can leave this machine past the tunnel.
     """
 
@@ -108,10 +108,10 @@ class Check:
 
     Attributes:
         id: for programs, "group.what"; never reused for another meaning.
-        title: what is so when all is well. Not translated yet.
-        next_step: what to do when it fails. Not translated yet.
-        decides: whether the machine is locked cannot be told without this check.
-        run: looks, and says. Anything that it raises is caught.
+        title: true when all is well. Not translated yet.
+        next_step: what to do if it fails. Not translated yet.
+        decides: without this check it is unknown whether the machine is locked.
+        run: the check itself. Anything that it raises is caught.
     """
 
     id: str
@@ -125,7 +125,7 @@ class Check:
 def check(
     id: str, title: str, next_step: str, *, decides: bool = False
 ) -> Callable[[Callable[[Facts], Outcome]], Check]:
-    """Make a check out of a function; its group is what stands before the dot of `id`."""
+    """Make a function a check; its group is the part of `id` before the dot."""
 
     def make(function: Callable[[Facts], Outcome]) -> Check:
         group = Group(id.split(".", maxsplit=1)[0])
@@ -136,7 +136,7 @@ def check(
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a check said in this run. Texts are translated."""
+    """The result of a check in this run. Texts are translated."""
 
     check: Check
     verdict: Verdict
@@ -157,7 +157,7 @@ EXIT_GOOD, EXIT_WRONG, EXIT_OPEN = 0, 1, 2
 def find_exit_code(results: tuple[Result, ...]) -> int:
     """Return 0 when nothing is wrong, 1 when something is wrong but the machine is locked, 2 when something is open.
 
-    That the lock could not be read is no reason to call the machine locked: 2 as well.
+    If the lock could not be read, the machine does not count as locked: 2 as well.
     """
     blind = {Verdict.UNKNOWN, Verdict.SKIPPED}
     if any(result.open or (result.check.decides and result.verdict in blind) for result in results):

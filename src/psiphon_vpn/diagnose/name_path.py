@@ -1,4 +1,4 @@
-"""Whom a program asks for a name first, and what to do when nobody answers. Pure."""
+"""The resolver that a program asks first, and what to do if it does not answer. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _RESOLVED_STUBS: Final = frozenset({"127.0.0.53", "127.0.0.54"})
 
 
 class Asked(enum.Enum):
-    """Whom the C library asks.
+    """The resolver that the C library asks.
 
-    NO_DNS: nsswitch.conf(5) leaves DNS out. NETWORKMANAGER: whom NetworkManager has chosen. NONE: nobody who may be
-    asked, IPv6 alone for example. LOCAL: another resolver on this machine. OUTSIDE: any other server; the question is
-    translated to the resolver in the tunnel.
+    NO_DNS: nsswitch.conf(5) leaves DNS out. NETWORKMANAGER: the choice of NetworkManager. NONE: no permitted resolver,
+    for example only IPv6. LOCAL: another resolver on this machine. OUTSIDE: any other server; the query is translated
+    to the resolver in the tunnel.
     """
 
     NO_DNS = enum.auto()
@@ -32,11 +32,11 @@ class Asked(enum.Enum):
 WAYS_OUT: Final = {
     Asked.NO_DNS: mark("Add the word 'dns' to the line 'hosts:' of /etc/nsswitch.conf."),
     Asked.RESOLVED: mark(
-        "Take lines DNS= and Domains= out of /etc/systemd/resolved.conf and /etc/systemd/resolved.conf.d, if there are "
-        "any. Then: sudo systemctl restart systemd-resolved"
+        "Remove the lines DNS= and Domains= from /etc/systemd/resolved.conf and /etc/systemd/resolved.conf.d, if there "
+        "are any. Then: sudo systemctl restart systemd-resolved"
     ),
     Asked.NETWORKMANAGER: mark(
-        "NetworkManager has this machine ask others than the tunnel's resolver. Take sections [global-dns...] out of "
+        "NetworkManager makes this machine use other resolvers than the tunnel's. Remove sections [global-dns...] from "
         "/etc/NetworkManager, if there are any. Then: sudo systemctl reload NetworkManager"
     ),
     Asked.NONE: mark(
@@ -44,15 +44,15 @@ WAYS_OUT: Final = {
         "the tunnel answers."
     ),
     Asked.LOCAL: mark(
-        "Let the resolver on this machine forward every name to an IPv4 server, bound to no interface; which one does "
-        "not matter, the tunnel answers. 10.200.3.2 is the tunnel's own."
+        "Configure the resolver on this machine to forward every query to an IPv4 server, bound to no interface; which "
+        "does not matter, the tunnel answers. 10.200.3.2 is the tunnel's own."
     ),
-    Asked.OUTSIDE: mark("Connect anew: sudo psiphon-vpn restart"),
+    Asked.OUTSIDE: mark("Connect again: sudo psiphon-vpn restart"),
 }
 
 
 def list_servers(resolv_conf: str) -> list[str]:
-    """The addresses behind "nameserver" (resolv.conf(5)) that are addresses, without a zone."""
+    """The valid addresses after "nameserver" (resolv.conf(5)), without a zone."""
     found = []
     for line in resolv_conf.splitlines():
         words = line.split()
@@ -67,16 +67,16 @@ def list_servers(resolv_conf: str) -> list[str]:
 
 
 def may_be_asked(server: str) -> bool:
-    """Whether a question to a resolver gets anywhere: by IPv6 only on this machine itself."""
+    """Whether a query can reach a resolver: by IPv6 only on this machine itself."""
     address = ipaddress.ip_address(server)
     return address.version == 4 or address.is_loopback
 
 
 def find_asked(*, nsswitch: str | None, resolv_conf: str | None, resolved: bool) -> Asked:
-    """Whom a program asks.
+    """The resolver that a program asks.
 
     Args:
-        nsswitch: the text of nsswitch.conf(5); None: there is none, and DNS is asked.
+        nsswitch: the text of nsswitch.conf(5); None: there is none, and DNS is used.
         resolv_conf: the text of resolv.conf(5); None: there is none.
         resolved: systemd-resolved runs.
     """

@@ -1,7 +1,7 @@
-"""What netlink says about links, addresses, rules and routes, as values; and a kernel of the same kind to compare with.
+"""Links, addresses, rules and routes from netlink, as values; and a scratch network namespace for comparison.
 
-The comparison rests on a *scratch network namespace*: what the policy would be in the kernel's and nft's own words is
-found by loading it there, and the machine's own rules are never touched.
+Loading the policy in the *scratch network namespace* shows how this kernel and nft print it; the machine's own rules
+are never touched.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _CLONE_NEWNET = 0x40000000
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The device that has the TUN's name.
+    """The device with the TUN's name.
 
     Attributes:
         kind: IFLA_INFO_KIND.
-        attributes: its IFLA_TUN_* by name; what the kernel does not say is not there.
+        attributes: its IFLA_TUN_* by name, as far as the kernel reports them.
         addresses: with their prefix lengths, "10.200.3.1/24".
     """
 
@@ -57,7 +57,7 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelRoute:
-    """A route of any table but `local`. version: 4 or 6. device: index, None for unreachable and the like."""
+    """A route of any table except `local`. version: 4 or 6. device: index; None for unreachable and the like."""
 
     version: int
     table: int
@@ -70,22 +70,22 @@ class KernelRoute:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Everything that one look at netlink gives."""
+    """Everything that one reading of netlink gives."""
 
     snapshot: Snapshot
     rules: tuple[RoutingRule, ...]
     routes: tuple[KernelRoute, ...]
     tun: Device | None
     filters: Mapping[str, Standing] = field(default_factory=dict)
-    """What stands at the traffic control of interfaces that have anything there, by name."""
+    """The traffic control of interfaces that use it, by name."""
     cut_off: tuple[str, ...] = ()
-    """Interfaces by which nothing leaves, since their filter asks for a mark that no guard sets there."""
+    """Interfaces by which nothing leaves, since their filter requires a mark that no guard sets there."""
     overtaken: tuple[str, ...] | None = ()
-    """Those where a tcx program decides before every filter (Linux 6.6); None where that cannot be seen."""
+    """Interfaces with a tcx program, which decides before every filter (Linux 6.6); None if unknown."""
 
     @property
     def loopback(self) -> str:
-        """What the loopback device is called here: it is known by its index."""
+        """The name of the loopback interface, which is recognised by its index."""
         found = (link.name for link in self.snapshot.interfaces if link.index == names.LOOPBACK_INDEX)
         return next(found, "lo")
 
@@ -114,7 +114,7 @@ async def _read_network() -> Network:
     try:
         cut_off = await find_cut_off()
     except (OSError, CommandError):
-        cut_off = ()  # an interface went meanwhile, or there is no nft, which other checks tell
+        cut_off = ()  # an interface went meanwhile, or nft is missing, which other checks report
     return Network(
         snapshot=snapshot,
         rules=tuple(rules),
@@ -199,26 +199,26 @@ def in_scratch_namespace(function: Callable[[], T]) -> T:
 
 
 def read_features() -> Features:
-    """What this kernel and nft can do, tried in a scratch namespace: the machine's own rules see nothing of it."""
+    """The features of this kernel and nft, tried in a scratch namespace, away from the machine's own rules."""
     return in_scratch_namespace(lambda: asyncio.run(probe_features()))
 
 
 def read_references(tables: Sequence[Table], links: Sequence[tuple[str, int]]) -> tuple[Reading | None, ...]:
-    """How nft prints these tables here, found by loading them in a scratch namespace.
+    """How nft prints these tables on this machine, found by loading them in a scratch namespace.
 
     Args:
         tables: of any family.
         links: name and index of the interfaces that their rules name.
 
     Returns:
-        A reading for each table, None for one that this kernel or nft does not load.
+        A reading for each table; None for one that this kernel or nft does not load.
     """
     return in_scratch_namespace(lambda: asyncio.run(_read_references(tables, links)))
 
 
 async def _read_references(tables: Sequence[Table], links: Sequence[tuple[str, int]]) -> tuple[Reading | None, ...]:
     _make_links(links)
-    # All in one run, which is fast; when one does not load, each in a run of its own.
+    # All in one run, which is fast; if one does not load, each in its own run.
     named = [(table, f"reference{number}") for number, table in enumerate(tables)]
     if not await _load("".join(table.render(name=name, flags="") for table, name in named)):
         for table, name in named:
@@ -241,7 +241,7 @@ async def _load(text: str) -> bool:
 
 def _make_links(links: Sequence[tuple[str, int]]) -> None:
     with contextlib.closing(RouteSocket()) as socket:
-        # Loopback is there already, and a card of the machine's may be called like it.
+        # Loopback exists already, and a card of the machine may have the same name.
         for name, index in sorted(links, key=lambda link: link[1] != names.LOOPBACK_INDEX):
             if index == names.LOOPBACK_INDEX:
                 socket.change(*encode_renaming(index, name))
@@ -253,7 +253,7 @@ def _make_links(links: Sequence[tuple[str, int]]) -> None:
 
 
 def split_listing(text: str) -> dict[tuple[str, str], Reading]:
-    """The tables of `nft -s list ruleset` by family and name. One that is not understood is left out."""
+    """The tables of `nft -s list ruleset` by family and name, except those that cannot be parsed."""
     found: dict[tuple[str, str], Reading] = {}
     block: list[str] = []
     for line in text.splitlines():

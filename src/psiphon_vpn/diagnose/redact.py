@@ -1,10 +1,10 @@
-"""Takes out of a text what says who somebody is, where, and by which secrets. Pure.
+"""Removes identities, places and secrets from a text. Pure.
 
-Two ways at once. What is *known* of this machine (its name, its users, its interfaces, networks it knows, values of its
-configuration) is replaced wherever it stands as a word of its own, and in whatever form programs write it
-(`spellings`). And whatever has the *form* of an address, a name with dots or a secret is replaced unless this program
-itself uses that very text: a list of what may stay, not of what must go. In doubt it goes: a large number may be an
-address. The same value gets the same placeholder, so that a reader still sees what belongs together.
+In two ways at once. Everything *known* of this machine (its name, its users, its interfaces, known networks, values of
+its configuration) is replaced wherever it is a separate word, in every form in which programs write it (`spellings`).
+And everything with the *form* of an address, a name with dots or a secret is replaced unless this program itself uses
+that text: a list of what may stay, not of what must go. In doubt it goes: a large number may be an address. The same
+value gets the same placeholder, so that a reader still sees what belongs together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from psiphon_vpn.diagnose.spellings import Hidden, View, spell_hardware, spell_n
 
 ADDRESS, HARDWARE, NAME, SECRET, USER = "address", "hardware", "name", "secret", "user"
 HIDDEN_KINDS: Final = frozenset({USER, "host", "network"})
-"""Kinds of known texts that programs also write as bytes; a word of the configuration is too common for that."""
+"""Kinds of known texts that are also searched as bytes; a word of the configuration is too common for that."""
 _EDGE_BEFORE, _EDGE_AFTER = r"(?<![^\W_])", r"(?![^\W_])"
 
 # Hexadecimal with two colons or more: IPv6, MAC and InfiniBand addresses, also when they are glued to a word.
@@ -47,7 +47,7 @@ _BYTES: Final = re.compile(
 )
 """A network's name or an address as a list of numbers, as in NetworkManager's files (nm-settings-keyfile(5))."""
 _ESCAPED: Final = re.compile(r"(?:\\x[0-9A-Fa-f]{2}|\\[0-3][0-7]{2}|%[0-9A-Fa-f]{2}){3,}")
-"""What is no text: an identifier, or a name in other letters."""
+"""Not plain text: an identifier, or a name in other letters."""
 _HOME: Final = re.compile(r"(?<=/home/)[^/\s:\"'<>]+")
 _SAID: Final = re.compile(
     r"(?:(?<=user=)|(?<=host=)|(?<=ssid=)|(?<=login=)|(?<=hostname=)|(?<=username=))[\"']?[^\s\"',;()]+", re.IGNORECASE
@@ -74,7 +74,7 @@ FORMS: Final = (
 
 
 def harvest(texts: Iterable[str]) -> frozenset[str]:
-    """Everything of a suspicious form in texts that hold nothing of any user: it may stay."""
+    """Everything of a suspicious form in texts without user data: it may stay."""
     found: set[str] = set()
     for text in texts:
         for pattern, _kind in FORMS:
@@ -83,13 +83,13 @@ def harvest(texts: Iterable[str]) -> frozenset[str]:
 
 
 def is_punctuation(value: str) -> bool:
-    """Whether a value, such as the search domain ".", says nothing of anybody and stands in every line."""
+    """Whether a value, such as the search domain ".", identifies nobody and is in every line."""
     return len(value) < 3 and all(char in string.punctuation for char in value)
 
 
 @cache
 def list_own_texts() -> tuple[str, ...]:
-    """Texts of this program: rules for a machine that is nobody's, names of units, settings and checks."""
+    """Texts of this program: rules for an invented machine, names of units, settings and checks."""
     from psiphon_vpn.diagnose.registry import CHECKS
     from psiphon_vpn.diagnose.unit_facts import MANAGERS, OTHER_UNITS, PROPERTIES
     from psiphon_vpn.policy import names
@@ -150,10 +150,10 @@ def _harvest_own() -> frozenset[str]:
 
 
 class Redactor:
-    """Replaces; the same value by the same placeholder.
+    """Replaces each value by its own placeholder.
 
     Args:
-        known: values by kind ("user", "host", "network", ...): words that mean something of this machine's user.
+        known: values by kind ("user", "host", "network", ...): words that reveal something about this machine's user.
         keep: texts that may stay although they have a suspicious form; None for those of this program.
     """
 
@@ -163,7 +163,7 @@ class Redactor:
         self._counts: dict[str, int] = {}
         self._kinds: dict[str, str] = {}
         self._hidden: dict[bytes, tuple[str, str]] = {}
-        """What is looked for in digits, with the value that it says and its kind."""
+        """Byte sequences to search for in digits, each with its value and kind."""
         self._numbers: dict[str, str] = {}
         words: set[str] = set()
         for kind, values in (known or {}).items():
@@ -177,7 +177,7 @@ class Redactor:
         self._known = re.compile("|".join(map(_as_word, longest)), re.IGNORECASE) if longest else None
 
     def _learn(self, kind: str, value: str) -> set[str]:
-        """Take up a known value. Returns the texts by which it is found."""
+        """Add a known value. Returns the texts by which it is found."""
         if kind == ADDRESS and value.count(".") == 3 and ":" not in value:
             packed = ipaddress.IPv4Address(value).packed
             self._hidden |= dict.fromkeys((packed, packed[::-1]), (value, kind))
@@ -201,9 +201,10 @@ class Redactor:
         return spellings
 
     def redact(self, text: str) -> str:
-        """The text without what identifies."""
-        # All are looked for in the text as it was, and what overlaps goes together: to replace one after the other
-        # would leave halves that the next no longer knows (a search domain "." once cut every address in four).
+        """The text without identities."""
+        # All are searched in the original text, and overlapping ones are replaced together: replacing one after the
+        # other would leave halves that the next no longer recognises (a search domain "." once cut every address in
+        # four).
         spans = sorted(self._find(text))
         pieces, position, number = [], 0, 0
         while number < len(spans):
@@ -217,7 +218,7 @@ class Redactor:
         return "".join([*pieces, text[position:]])
 
     def _find(self, text: str) -> Iterator[tuple[int, int, str, str]]:
-        """Where something has to go, of which kind it is, and which known value it says."""
+        """What has to be replaced: its place, its kind, and the known value."""
         for start, end, kind in self._find_plain(text):
             yield start, end, kind, ""
         views, offset = list[View](), 0
@@ -240,7 +241,7 @@ class Redactor:
                 yield match.start(), match.end(), ADDRESS, self._numbers[match[1].lower()]
 
     def _find_folded(self, line: str) -> Iterator[tuple[int, int, str]]:
-        """Known values in whatever form of Unicode, with the marks on their last letter."""
+        """Known values in every Unicode form, with the marks on their last letter."""
         if self._known is None or line.isascii():
             return
         folded = fold(line)
@@ -265,7 +266,7 @@ class Redactor:
         )
 
     def name(self, value: str, kind: str) -> str:
-        """The placeholder of a value of which it is known that it has to go."""
+        """The placeholder of a value that has to go."""
         key = fold_letter(value)
         if key not in self._given:
             self._counts[kind] = self._counts.get(kind, 0) + 1
@@ -274,7 +275,7 @@ class Redactor:
 
 
 def _as_word(value: str) -> str:
-    """The value where it stands by itself: no letter or digit before or behind one at its edge."""
+    """A pattern for the value as a separate word: no letter or digit next to one at its edge."""
     before = _EDGE_BEFORE if value[0].isalnum() else ""
     after = _EDGE_AFTER if value[-1].isalnum() else ""
     return before + re.escape(value) + after

@@ -1,4 +1,4 @@
-"""The one table of all checks, in the order in which they are shown."""
+"""The table of all checks, in the order in which they are shown."""
 
 from __future__ import annotations
 

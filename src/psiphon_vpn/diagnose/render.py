@@ -1,4 +1,4 @@
-"""How results look: a line for each check, with words and not only colours; and one JSON object for programs."""
+"""Output of the results: a line for each check, in words and not only colours; or one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SYMBOLS: Final = {
 }
 MARGIN: Final = 6
 FOLD: Final = 3
-"""So many checks that do not apply for the same reason share a line."""
+"""From so many on, checks that are skipped for the same reason share a line."""
 MIN_WIDTH, MAX_WIDTH = 50, 100
 
 
@@ -60,7 +60,7 @@ def render_text(results: Sequence[Result], *, width: int = 80, quiet: bool = Fal
 
 
 def _find_folded(results: Sequence[Result]) -> dict[str, int]:
-    """Reasons for which several checks of a group do not apply: one line tells them all."""
+    """Reasons for which several checks of a group are skipped: they share a line."""
     counts: dict[str, int] = {}
     for result in results:
         if result.verdict is Verdict.SKIPPED:
@@ -74,7 +74,7 @@ def _render_result(result: Result, width: int) -> Iterator[str]:
     head = click.style(f"  {symbol.ljust(MARGIN - 3)} ", fg=color, bold=result.wrong)
     room = width - MARGIN
     if result.verdict in {Verdict.OK, Verdict.SKIPPED}:
-        # One line whatever the reason: what is well must not hide what is not.
+        # One line whatever the reason, so that good results do not hide bad ones.
         text = f"{title}: {reason}" if reason else title
         yield head + (text if len(text) <= room else text[: room - 3].rstrip() + "...")
         return

@@ -1,7 +1,7 @@
-"""`--report FILE`: one text about this machine's lock that a person can read before sending it to somebody.
+"""`--report FILE`: one text about this machine's lock that a person can read before sharing it.
 
-A text and not an archive: whoever has to fear something must be able to see what is in it. Everything goes through the
-redactor, and the parts that are the most telling (other programs' logs, whole configuration files) are not in it.
+A text and not an archive: people who are in danger must be able to see what is in it. Everything goes through the
+redactor, and the most revealing parts (other programs' logs, whole configuration files) are left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from psiphon_vpn.system import layout as places
 MODE: Final = 0o600
 JOURNAL_LINES: Final = 200
 COMMANDS: Final = (
-    # Our own tables only: comments in others' are their users' own words.
+    # Only the service's tables: comments in other tables are their users' own words.
     ("nft", "list", "tables"),
     *(("nft", "-s", "list", "table", *table.address) for table in LAYERS),
     ("ip", "-br", "link"),
@@ -53,16 +53,16 @@ def render_report(facts: Facts, results: Sequence[Result]) -> str:
         sections.append((" ".join(argv), text.strip()))
     heading = _(
         "A report of psiphon-vpn diagnose. Addresses, names and secrets were replaced by <...>. "
-        "Read it before you give it to anybody: it may still tell which programs you use."
+        "Read it before you share it: it may still show which programs you use."
     )
     redactor = Redactor(find_identities(facts))
-    # Section by section: a command's own words (a table called "filter") are not the user's.
+    # Section by section: a command's own words (a table called "filter") do not come from the user.
     body = "".join(f"\n== {title}\n{_clean(redactor.redact(text))}\n" for title, text in sections)
     return f"{heading}\n{body}"
 
 
 def _clean(text: str) -> str:
-    """Without what a terminal would obey: a log may hold what others said."""
+    """Remove control characters for a terminal: a log may contain others' text."""
     return "\n".join(
         "".join(char if char.isprintable() or char == "\t" else "?" for char in line) for line in text.split("\n")
     )
@@ -75,7 +75,7 @@ def _render_versions(facts: Facts) -> str:
         for line in read_known(facts, facts.at("/etc/os-release")).splitlines()
         if line.startswith("PRETTY_NAME=")
     ]
-    # What stands behind the numbers names who built it, and sometimes where.
+    # The text after the numbers names who built it, and sometimes where.
     kernel = re.sub(r"[^0-9.].*", "", release)
     lines = [
         f"psiphon-vpn {__version__}",
@@ -93,7 +93,7 @@ class ReportError(UserError):
         super().__init__(
             _("The report cannot be written"),
             f"{path}: {why}",
-            _("Name a file that does not exist yet, in a directory that is there."),
+            _("Name a file that does not exist yet, in an existing directory."),
         )
 
 
@@ -101,10 +101,10 @@ def write_report(path: Path, text: str) -> None:
     """Write it to a new file that only its owner can read.
 
     Raises:
-        ReportError: there is something of that name already, a link too, or the file cannot be made.
+        ReportError: the name exists already, even as a link, or the file cannot be made.
     """
     try:
-        # O_EXCL follows no link either, not even a dangling one (open(2)).
+        # O_EXCL follows no link, not even a dangling one (open(2)).
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
     except FileExistsError:
         raise ReportError(path, _("it exists already")) from None

@@ -1,7 +1,7 @@
 """The forms in which programs write a value without its letters: escapes, numbers, lists of numbers, base64. Pure.
 
-Two ways back. A *view* is a line with the escapes of one kind undone, so that whoever looks for a text in it finds it.
-What is *hidden* in digits is bytes: they are collected, with the place that each came from, and known bytes looked for.
+Two ways back. A *view* is a line with the escapes of one kind undone, so that a search for a text in it succeeds.
+Digits *hide* bytes: these are collected, with the origin of each, and searched for known bytes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 LEAST_BYTES: Final = 3
-"""Fewer hidden bytes are found everywhere by chance."""
+"""Fewer hidden bytes would match everywhere by chance."""
 LEAST_NUMBER: Final = 10_000
-"""Smaller numbers are counts of something, whatever address they are too."""
+"""Smaller numbers are counts of something, even if they could be an address."""
 
 _HEX: Final = r"[0-9A-Fa-f]"
 _REST: Final = (
@@ -61,11 +61,11 @@ class View:
     places: Sequence[int]
 
     def locate(self, start: int, end: int) -> tuple[int, int]:
-        """Where in the original a part of `text` stands."""
+        """Where in the original a part of `text` is."""
         return self.starts[start], self.starts[end]
 
     def locate_bytes(self, start: int, end: int) -> tuple[int, int]:
-        """Where in the original a part of `raw` stands."""
+        """Where in the original a part of `raw` is."""
         return self.places[start], self.places[end]
 
 

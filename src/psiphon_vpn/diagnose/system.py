@@ -1,7 +1,7 @@
-"""The one way in which checks look at the machine: a Protocol of reads, and the real one behind it.
+"""The only access of the checks to the machine: a Protocol of reads, and its implementation.
 
-Nothing here changes anything. Every command has a time limit, every file a size limit, and what is no ordinary file is
-not opened, so that a FIFO in a file's place makes nobody wait.
+Nothing here changes anything. Every command has a time limit, every file a size limit, and only ordinary files are
+opened, so that a FIFO in a file's place blocks nothing.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ MAX_HASHED_BYTES: Final = 512 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a command said.
+    """The answer of a command.
 
     Attributes:
-        code: its exit code; None when it did not start (not installed) or took too long.
+        code: its exit code; None if it did not start (not installed) or took too long.
         trouble: why it has no code, translated; empty otherwise.
     """
 
@@ -57,7 +57,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """The daemon's status, and who answered (SO_PEERCRED)."""
+    """The daemon's status, and the process that answered (SO_PEERCRED)."""
 
     status: dict[str, Any]
     pid: int
@@ -65,10 +65,10 @@ class Service:
 
 
 class System(Protocol):
-    """Reads of the machine. What cannot be read raises OSError; `ask_service` raises UserError."""
+    """Reads of the machine. Anything unreadable raises OSError; `ask_service` raises UserError."""
 
     def run(self, argv: Sequence[str], *, timeout: float = COMMAND_SECONDS) -> Answer:
-        """Run a command that only looks. Never raises."""
+        """Run a command that only reads. Never raises."""
 
     def read(self, path: Path) -> bytes:
         """An ordinary file, whole."""
@@ -89,31 +89,31 @@ class System(Protocol):
         """Names in a directory, sorted."""
 
     def read_space(self, path: Path) -> os.statvfs_result:
-        """Room on a file system: statvfs(3)."""
+        """Free space of a file system: statvfs(3)."""
 
     def find_user(self, name: str) -> accounts.User | None:
-        """A user, None when there is none."""
+        """A user; None if there is none."""
 
     def find_group(self, name: str) -> int | None:
         """A group's number."""
 
     def find_network_managers(self) -> tuple[int, ...]:
-        """Numbers of the users that speak DHCP."""
+        """Numbers of the users that may send DHCP."""
 
     def read_network(self) -> Network:
         """Links, addresses, rules and routes."""
 
     def read_features(self) -> Features:
-        """What kernel and nft can do."""
+        """The features of kernel and nft."""
 
     def read_references(self, tables: Sequence[Table], links: Sequence[tuple[str, int]]) -> tuple[Reading | None, ...]:
-        """How nft prints tables of ours on this machine."""
+        """How nft prints the service's tables on this machine."""
 
     def ask_service(self, runtime_dir: Path) -> Service:
         """The daemon's status."""
 
     def ask_resolver(self) -> bool:
-        """Whether the resolver in the tunnel answers the question that the service itself asks."""
+        """Whether the resolver in the tunnel answers the service's own question."""
 
     def read_time(self) -> float:
         """Seconds since the epoch."""
@@ -126,7 +126,7 @@ class RealSystem:
     """The machine itself; the network namespace is that of the calling thread."""
 
     def run(self, argv: Sequence[str], *, timeout: float = COMMAND_SECONDS) -> Answer:
-        """Run a command that only looks. Never raises."""
+        """Run a command that only reads. Never raises."""
         try:
             done = run(argv, ok=range(-64, 256), timeout=timeout)
         except CommandError as error:
@@ -134,7 +134,7 @@ class RealSystem:
         return Answer(code=done.returncode, out=done.stdout, err=done.stderr)
 
     def read(self, path: Path) -> bytes:
-        """An ordinary file, whole. Raises OSError for anything else and for what is too large."""
+        """An ordinary file, whole. Raises OSError for anything else and for a file that is too large."""
         # In pieces: the files of /proc/sys refuse a buffer of megabytes.
         data = bytearray()
         with _open_ordinary(path) as file:
@@ -174,11 +174,11 @@ class RealSystem:
         return tuple(sorted(os.listdir(path)))
 
     def read_space(self, path: Path) -> os.statvfs_result:
-        """Room on a file system: statvfs(3)."""
+        """Free space of a file system: statvfs(3)."""
         return os.statvfs(path)
 
     def find_user(self, name: str) -> accounts.User | None:
-        """A user, None when there is none."""
+        """A user; None if there is none."""
         return accounts.find_user(name)
 
     def find_group(self, name: str) -> int | None:
@@ -186,7 +186,7 @@ class RealSystem:
         return accounts.find_group(name)
 
     def find_network_managers(self) -> tuple[int, ...]:
-        """Numbers of the users that speak DHCP."""
+        """Numbers of the users that may send DHCP."""
         from psiphon_vpn.linux.identity import find_network_managers
 
         return find_network_managers()
@@ -198,13 +198,13 @@ class RealSystem:
         return network.read_network()
 
     def read_features(self) -> Features:
-        """What kernel and nft can do."""
+        """The features of kernel and nft."""
         from psiphon_vpn.diagnose import network
 
         return network.read_features()
 
     def read_references(self, tables: Sequence[Table], links: Sequence[tuple[str, int]]) -> tuple[Reading | None, ...]:
-        """How nft prints tables of ours on this machine."""
+        """How nft prints the service's tables on this machine."""
         from psiphon_vpn.diagnose import network
 
         return network.read_references(tables, links)
@@ -222,7 +222,7 @@ class RealSystem:
         return Service(status=dict(status), pid=pid, uid=uid)
 
     def ask_resolver(self) -> bool:
-        """Whether the resolver in the tunnel answers the question that the service itself asks."""
+        """Whether the resolver in the tunnel answers the service's own question."""
         from psiphon_vpn.linux.resolver_probe import ask
         from psiphon_vpn.policy import names
 
@@ -240,8 +240,8 @@ class RealSystem:
 
 
 def _open_ordinary(path: Path) -> Any:
-    # Looked at before it is opened, by a descriptor that opens nothing (O_PATH, open(2)): psiphon-user can put a link
-    # to a device in the place of one of its files, and to open a watchdog, for instance, restarts the machine.
+    # Check it before opening, by a descriptor that opens nothing (O_PATH, open(2)): psiphon-user can put a link to a
+    # device in the place of one of its files, and opening a watchdog, for example, restarts the machine.
     place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(place).st_mode):

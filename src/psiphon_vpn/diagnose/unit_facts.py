@@ -1,4 +1,4 @@
-"""What systemd says about our units and about the network managers."""
+"""Systemd's properties of the service's units and of the network managers."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ class UnitFacts:
         answer = self._facts.system.run(["systemctl", "show", f"--property={','.join(PROPERTIES)}", "--", *wanted])
         if not answer.good:
             reason = " ".join((answer.trouble or answer.err).split())[:200]
-            raise Unknowable(_("systemctl does not say ({reason})").format(reason=reason))
+            raise Unknowable(_("systemctl does not answer ({reason})").format(reason=reason))
         found = {}
-        # One block for each unit asked for, in that order; `Id` of an alias is another name.
+        # One block for each requested unit, in that order; `Id` of an alias is another name.
         for name, block in zip(wanted, answer.out.strip("\n").split("\n\n"), strict=False):
             found[name] = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         return found
 
     def need_systemd(self) -> None:
-        """Skip where systemd is not the service manager."""
+        """Skip if systemd is not the service manager."""
         if not self._facts.exists(self._facts.at("/run/systemd/system")):
             raise Skip(_("this system was not booted with systemd"))
 
     def read(self, name: str) -> dict[str, str]:
-        """A unit's properties; empty when systemd says nothing of it."""
+        """A unit's properties; empty if systemd does not know it."""
         self.need_systemd()
         return self._facts.once("systemctl show", self._read_all).get(name, {})
 
     def need_installed(self, name: str) -> dict[str, str]:
-        """The same for a unit of ours; skips where nothing is installed."""
+        """The same for a unit of the service; skips if nothing is installed."""
         self._facts.need_installed()
         return self.read(name)
 
     def is_active(self, name: str) -> bool:
-        """Whether a unit runs or has done its work."""
+        """Whether a unit runs or has run successfully."""
         return self.read(name).get("ActiveState") in {"active", "reloading", "activating"}

@@ -1,4 +1,4 @@
-"""`verify`: every installed file against the manifest of the installation, and nothing beside them."""
+"""`verify`: compares every installed file with the manifest of the installation, and looks for other files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_DEPTH: Final = 24
 
 
 class ManifestError(UserError):
-    """The manifest cannot be read: what is right cannot be told."""
+    """The manifest cannot be read, so nothing can be compared."""
 
     def __init__(self, why: str) -> None:
         super().__init__(
@@ -46,7 +46,7 @@ class Trouble:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What `verify` found. count: files that the manifest names."""
+    """The result of `verify`. count: files in the manifest."""
 
     version: str
     count: int
@@ -98,12 +98,12 @@ def read_manifest(system: System, layout: Layout) -> tuple[str, tuple[_Entry, ..
 
 def _read_entry(item: object) -> _Entry:
     if not isinstance(item, dict):
-        raise StoredError("an entry is no object")
+        raise StoredError("an entry is not an object")
     mode = item.get("mode")
     return _Entry(
         path=take(item, "path", str),
         sha256=take(item, "sha256", str).lower(),
-        # As chmod(1) takes it, or as a number.
+        # In the notation of chmod(1), or as a number.
         mode=int(mode, 8) if isinstance(mode, str) else take(item, "mode", int),
         uid=_number(item.get("owner", "root"), "owner"),
         gid=_number(item.get("group", "root"), "group"),
@@ -142,14 +142,14 @@ def verify(system: System, layout: Layout) -> VerifyReport:
         if found is not None:
             troubles.append(found)
     named = {layout.root / entry.path.lstrip("/") for entry in entries}
-    # Written at install, with the numbers of this machine's users: compared by `diagnose` with the policy.
+    # Written at installation, with this machine's user numbers: `diagnose` compares them with the policy.
     rendered = {layout.boot_rules, layout.guard_rules, layout.frame_rules, layout.drop_rules, layout.bridge_rules}
     known = named | rendered | {layout.program_manifest}
     above = {parent for path in known for parent in path.parents}
     for path in walk(system, layout.program_dir):
         if path not in known and path not in above:
             shown = "/" + str(path.relative_to(layout.root))
-            troubles.append(Trouble(path=shown, kind="unexpected", detail=_("nobody installed it")))
+            troubles.append(Trouble(path=shown, kind="unexpected", detail=_("it was not installed by this program")))
     return VerifyReport(version=version, count=len(entries), troubles=tuple(troubles))
 
 
@@ -162,7 +162,7 @@ def _compare(system: System, path: Path, entry: _Entry) -> Trouble | None:
         if not stat.S_ISREG(status.st_mode):
             return trouble("type", _("it is not an ordinary file"))
         if system.hash(path) != entry.sha256:
-            return trouble("changed", _("its content is not what was installed"))
+            return trouble("changed", _("its content is not the installed one"))
     except (FileNotFoundError, NotADirectoryError):
         return trouble("missing", _("it is missing"))
     except OSError as error:

@@ -1,1 +1,1 @@
-"""The checks, a module for each group."""
+"""The checks, one module for each group."""

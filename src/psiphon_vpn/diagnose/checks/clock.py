@@ -1,4 +1,4 @@
-"""The clock: certificates and the tunnel's handshake need the right time, and nothing sets it while locked."""
+"""The clock: certificates and the tunnel's handshake need the right time; while locked no time server is reachable."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SET: Final = mark(
     "No time server is reached while locked."
 )
 WRITTEN: Final = datetime(2026, 1, 1, tzinfo=UTC)
-"""No installation of this program is older."""
+"""This program is younger than any earlier time."""
 MAX_SKEW_SECONDS: Final = 120.0
 RTC: Final = Path("/sys/class/rtc/rtc0/since_epoch")
 
 
 @check("clock.past", mark("The clock is not behind"), SET)
 def past(facts: Facts) -> Outcome:
-    """Later than what is known to have happened."""
+    """Is it later than known past events?"""
     now = facts.system.read_time()
     known = {_("this program was written"): WRITTEN.timestamp()}
     installed = _read_installed_at(facts)
@@ -45,7 +45,7 @@ def _read_installed_at(facts: Facts) -> float | None:
 
 @check("clock.hardware", mark("The clock agrees with the hardware clock"), SET)
 def hardware(facts: Facts) -> Outcome:
-    """The battery's clock, as the kernel reads it. It may be in local time: whole quarters of an hour are no skew."""
+    """The hardware clock, as the kernel reads it. It may be in local time: whole quarters of an hour do not count."""
     text = facts.find_text(RTC)
     if text is None:
         raise Skip(_("there is no hardware clock"))
@@ -62,11 +62,11 @@ def hardware(facts: Facts) -> Outcome:
     mark("Nothing to do while the time is right. systemd-timesyncd works through the tunnel once it is open."),
 )
 def synchronised(facts: Facts) -> Outcome:
-    """What timedatectl says."""
+    """The answer of timedatectl."""
     facts.units.need_systemd()
     answer = facts.system.run(["timedatectl", "show", "--property=NTPSynchronized", "--value"])
     if not answer.good:
-        raise Skip(_("timedatectl does not say"))
+        raise Skip(_("timedatectl does not answer"))
     return ok(_("yes")) if answer.out.strip() == "yes" else warn(_("not since the machine started"))
 
 

@@ -1,4 +1,4 @@
-"""The tunnel core: the program in use, against the record of what was verified."""
+"""The tunnel core: the program in use, compared with the record of its verification."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.system import layout as places
 
 UPDATE: Final = mark(
-    "Get it: sudo psiphon-vpn update, or give one: sudo psiphon-vpn update --core-file PATH --sha256 HEX"
+    "Download it: sudo psiphon-vpn update, or bring it: sudo psiphon-vpn update --core-file PATH --sha256 HEX"
 )
 ELF_MACHINES: Final = {"x86_64": 62, "aarch64": 183, "armv7l": 40, "i686": 3, "riscv64": 243}
-"""e_machine (elf.h) by what uname(2) says."""
+"""e_machine (elf.h) by the machine of uname(2)."""
 
 
 def _need_core(facts: Facts) -> None:
@@ -36,7 +36,7 @@ def present(facts: Facts) -> Outcome:
 
 
 def read_record(facts: Facts) -> CoreRecord:
-    """What was verified about the core in use. Skips when there is no core or no record."""
+    """The record of the core in use. Skips if there is no core or no record."""
     _need_core(facts)
     text = facts.find_text(facts.layout.core_record)
     if text is None:
@@ -44,7 +44,7 @@ def read_record(facts: Facts) -> CoreRecord:
     try:
         return parse_record(text.encode())
     except RecordError as error:
-        # What every start reads as well: with this one none starts.
+        # Every start reads this record too: with an unusable one no core starts.
         raise Skip(_("the record cannot be used ({reason})").format(reason=error)) from error
 
 
@@ -61,7 +61,7 @@ def record(facts: Facts) -> Outcome:
 
 @check("core.checksum", mark("The core is the one that was verified"), UPDATE)
 def checksum(facts: Facts) -> Outcome:
-    """Its SHA-256, against the record."""
+    """Its SHA-256, compared with the record."""
     wanted = read_record(facts).sha256
     try:
         found = facts.system.hash(facts.layout.core_binary)
@@ -74,7 +74,7 @@ def checksum(facts: Facts) -> Outcome:
 
 @check("core.architecture", mark("The core is made for this processor"), UPDATE)
 def architecture(facts: Facts) -> Outcome:
-    """The ELF header, against uname(2)."""
+    """The ELF header, compared with uname(2)."""
     _need_core(facts)
     try:
         head = facts.system.read_head(facts.layout.core_binary, 20)
@@ -82,9 +82,9 @@ def architecture(facts: Facts) -> Outcome:
         raise Unknowable(f"{facts.layout.core_binary}: {error.strerror}") from error
     machine = facts.system.read_machine()
     if len(head) < 20 or head[:4] != b"\x7fELF":
-        return fail(_("it is not a program (no ELF file)"))
+        return fail(_("it is not a program (not an ELF file)"))
     if machine not in ELF_MACHINES:
-        return warn(_("the processor {machine} is not known here").format(machine=machine))
+        return warn(_("this program does not know the processor {machine}").format(machine=machine))
     number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
     if number != ELF_MACHINES[machine]:
         return fail(_("it is made for another processor than {machine}").format(machine=machine))
@@ -94,7 +94,7 @@ def architecture(facts: Facts) -> Outcome:
 @check(
     "core.owner",
     mark("Nobody but root can put another core or another record there"),
-    mark("Put owners and modes right: sudo psiphon-vpn install (it may be run again at any time)"),
+    mark("Restore owners and modes: sudo psiphon-vpn install (you can run it again at any time)"),
 )
 def owner(facts: Facts) -> Outcome:
     """Owners and modes: the directory and the record are root's, the program psiphon-user's (R12)."""
@@ -112,36 +112,36 @@ def owner(facts: Facts) -> Outcome:
         if status.st_uid not in owners or stat.S_IMODE(status.st_mode) != mode:
             text = _("{path} has mode {mode} and owner {owner}")
             return fail(text.format(path=path, mode=describe_mode(status), owner=status.st_uid))
-    return ok(_("root's, and {name}'s program").format(name=places.USER))
+    return ok(_("they belong to root, and the program to {name}").format(name=places.USER))
 
 
 @check(
     "core.running",
-    mark("The core that runs is the one that is installed"),
-    mark("Start it anew: sudo psiphon-vpn restart"),
+    mark("The running core is the installed one"),
+    mark("Start it again: sudo psiphon-vpn restart"),
 )
 def running(facts: Facts) -> Outcome:
-    """What runs is a sealed copy in memory (core/image.py): its SHA-256, against the record."""
+    """The SHA-256 of the running copy in memory (core/image.py), compared with the record."""
     wanted, pid = read_record(facts).sha256, facts.core_pid
     try:
         found = facts.system.hash(PROC / str(pid) / "exe")
     except OSError as error:
         raise Unknowable(error.strerror or str(error)) from error
     if found != wanted:
-        return warn(_("another one runs, of before the last update or from another place"))
+        return warn(_("a different one runs, from before the last update or from another place"))
     return ok(_("process {pid}").format(pid=pid))
 
 
 @check(
     "core.known",
     mark("The core is one that this version of the service knows"),
-    mark("If you did not give it yourself: sudo psiphon-vpn update"),
+    mark("If you did not bring it yourself: sudo psiphon-vpn update"),
 )
 def known(facts: Facts) -> Outcome:
-    """Has the manifest of the package a line for it?"""
+    """Does the manifest of the package have an entry for it?"""
     revision = read_record(facts).revision
     if not revision:
-        return warn(_("its checksum is only what was recorded when it was installed"))
+        return warn(_("its checksum is known only from its own installation"))
     return ok(_("revision {revision}").format(revision=revision))
 
 

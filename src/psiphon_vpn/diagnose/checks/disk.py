@@ -1,4 +1,4 @@
-"""Disk: the lock does not depend on it, but what the user asked for and the core's data do."""
+"""Disk: the lock does not depend on it, but the intent and the core's data do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MIB: Final = 1024 * 1024
 SCARCE_MIB, NONE_MIB = 100, 5
 RUN_MIB: Final = 1
 SPACE: Final = mark(
-    "Make room: the lock holds, but the tunnel core cannot keep its list of servers, and no update fits."
+    "Make room: the lock holds, but the tunnel core cannot store its list of servers, and no update fits."
 )
 
 
 def _measure(facts: Facts, path: Path) -> tuple[os.statvfs_result, Path]:
-    """The file system of a path, or of the nearest directory above that is there."""
+    """The file system of a path, or of its nearest existing parent."""
     while not facts.exists(path) and path != path.parent:
         path = path.parent
     try:
@@ -41,7 +41,7 @@ def data(facts: Facts) -> Outcome:
 
 @check("disk.inodes", mark("There is room for further files"), SPACE)
 def inodes(facts: Facts) -> Outcome:
-    """Free inodes; file systems without a limit say 0 of 0."""
+    """Free inodes; file systems without a limit report 0 of 0."""
     space, path = _measure(facts, facts.layout.state_dir)
     if space.f_files and space.f_favail < 50:
         return fail(_("{free} are free at {path}").format(free=space.f_favail, path=path))
@@ -59,7 +59,7 @@ def run(facts: Facts) -> Outcome:
 
 @check(
     "disk.writable",
-    mark("The service can keep what the user asked for"),
+    mark("The service can store what the user asked for"),
     mark("Mount it for writing: sudo mount -o remount,rw PATH. See dmesg: a broken disk does this."),
 )
 def writable(facts: Facts) -> Outcome:

@@ -1,4 +1,4 @@
-"""Names: isolation is the firewall's, function is the tunnel's."""
+"""Names: the firewall provides isolation, the tunnel function."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.simulate import Packet, lets_out
 
 RESOLVED: Final = "systemd-resolved.service"
-INSTALL: Final = mark("Put it back: sudo psiphon-vpn install (it may be run again at any time)")
+INSTALL: Final = mark("Restore it: sudo psiphon-vpn install (you can run it again at any time)")
 QUERY_PORTS: Final = (53, 853, 5353, 5355, 137)
 RESOLVED_DIRECTORIES: Final = ("etc", "run", "usr/local/lib", "usr/lib")
-"""Where resolved.conf.d is looked for; of files with one name the first counts alone (resolved.conf(5))."""
+"""Places of resolved.conf.d; of files with the same name only the first counts (resolved.conf(5))."""
 
 
 def query_packets(uid: int, gid: int, wires: tuple[str, ...], loopback: str = "lo") -> tuple[Packet, ...]:
-    """Samples of what asks for a name, as psiphon-user itself would send it.
+    """Sample DNS queries, as psiphon-user itself would send them.
 
     Args:
         uid: psiphon-user's.
         gid: psiphon-group's.
         wires: names of the interfaces that it would leave by.
-        loopback: what the loopback device is called: nft prints it for the index that the rules have.
+        loopback: name of the loopback interface: nft prints it for the index in the rules.
     """
     samples = []
     for family, word, absent, source, target in (
@@ -56,27 +56,25 @@ def query_packets(uid: int, gid: int, wires: tuple[str, ...], loopback: str = "l
 
 @check(
     "dns.wire",
-    mark("No name is asked for in clear, not even by the service"),
+    mark("No name is looked up in clear, not even by the service"),
     mark("Load the rules again: sudo systemctl restart psiphon-vpn"),
 )
 def wire(facts: Facts) -> Outcome:
-    """Ask the kernel's own rules with queries of psiphon-user."""
+    """Run sample queries of psiphon-user through the kernel's own rules."""
     base = facts.rules.read_base()
     if base is None:
         raise Skip(_("there is no table {name}").format(name=names.BASE_TABLE))
     wires = find_wires(facts.network.snapshot)
     packets = query_packets(facts.identity.uid, facts.identity.gid, wires, facts.network.loopback)
     if any(lets_out(base, packet) for packet in packets):
-        return fail(_("OPEN: the rules let psiphon-user ask for names in clear"), is_open=True)
+        return fail(_("OPEN: the rules let psiphon-user look names up in clear"), is_open=True)
     return ok(_("{count} sample queries, refused").format(count=len(packets)))
 
 
 @check(
     "dns.bootstrap",
-    mark("The configuration lets no resolver be asked in clear"),
-    mark(
-        "If you do not need it, empty bootstrap_dns in config.toml: whoever watches your network sees these questions."
-    ),
+    mark("The configuration allows no resolver outside the tunnel"),
+    mark("If you do not need it, empty bootstrap_dns in config.toml: whoever watches your network sees these queries."),
 )
 def bootstrap(facts: Facts) -> Outcome:
     """Is bootstrap_dns empty?"""
@@ -89,10 +87,10 @@ def bootstrap(facts: Facts) -> Outcome:
 @check(
     "dns.answers",
     mark("Names resolve inside the tunnel"),
-    mark("Connect anew: sudo psiphon-vpn restart"),
+    mark("Connect again: sudo psiphon-vpn restart"),
 )
 def answers(facts: Facts) -> Outcome:
-    """The question that the service itself asks, through the TUN. Only while open."""
+    """The service's own question through the TUN. Only while open."""
     if facts.state != OPEN:
         raise Skip(_("the tunnel is not open"))
     try:
@@ -109,8 +107,8 @@ ASK_AS_PROGRAMS_DO: Final = (
     "except socket.gaierror:\n"
     "    sys.exit(3)\n"
 )
-"""A name that is always there. nss-resolve(8) says EAI_NONAME also when systemd-resolved's question was refused, so
-"no such name" is no answer."""
+"""Looks up a name that always exists. nss-resolve(8) also reports EAI_NONAME for a refused query of systemd-resolved,
+so "no such name" does not count as an answer."""
 PROGRAM_SECONDS: Final = 8.0
 
 
@@ -118,12 +116,12 @@ PROGRAM_SECONDS: Final = 8.0
     "dns.programs",
     mark("Programs resolve names, by this machine's own resolver"),
     mark(
-        "What this machine asks first is refused or silent; the check says whom, and what to change. In general: have "
-        "every name asked of an IPv4 server, bound to no interface."
+        "The first resolver that this machine asks is refused or silent; the check names it, and what to change. In "
+        "general: send every query to an IPv4 server, bound to no interface."
     ),
 )
 def programs(facts: Facts) -> Outcome:
-    """Ask the way a program does: nsswitch.conf, resolv.conf, and what they lead to. Only while open."""
+    """Resolve a name the way a program does: nsswitch.conf, resolv.conf, and what they lead to. Only while open."""
     if facts.state != OPEN:
         raise Skip(_("the tunnel is not open"))
     answer = facts.system.run([sys.executable, "-I", "-c", ASK_AS_PROGRAMS_DO], timeout=PROGRAM_SECONDS)
@@ -136,12 +134,12 @@ def programs(facts: Facts) -> Outcome:
     )
     if answer.code is None:
         return fail(_("no answer came within {seconds:g} seconds").format(seconds=PROGRAM_SECONDS), _(WAYS_OUT[asked]))
-    return fail(_("nobody answers them"), _(WAYS_OUT[asked]))
+    return fail(_("no resolver answers them"), _(WAYS_OUT[asked]))
 
 
 @check("dns.resolv-conf", mark("Programs can ask an IPv4 resolver"), WAYS_OUT[Asked.NONE])
 def resolv_conf(facts: Facts) -> Outcome:
-    """IPv6 resolvers outside are refused, so a resolv.conf with none but those resolves nothing."""
+    """Outside IPv6 resolvers are refused, so a resolv.conf with only those resolves nothing."""
     text = facts.find_text(facts.at("/etc/resolv.conf"))
     if text is None:
         return warn(_("there is no /etc/resolv.conf"))
@@ -159,7 +157,7 @@ def _need_resolved(facts: Facts) -> None:
         raise Skip(_("systemd-resolved does not run"))
 
 
-@check("dns.resolved-file", mark("systemd-resolved is told to ask the tunnel's resolver"), INSTALL)
+@check("dns.resolved-file", mark("systemd-resolved is configured to use the tunnel's resolver"), INSTALL)
 def resolved_file(facts: Facts) -> Outcome:
     """Is the drop-in there?"""
     _need_resolved(facts)
@@ -181,38 +179,38 @@ def resolved_file(facts: Facts) -> Outcome:
     if mask is not None:
         path = f"/{mask}/systemd/resolved.conf.d/{facts.layout.resolved_dropin.name}"
         return fail(
-            _("{path} takes the place of ours").format(path=path),
+            _("{path} replaces this service's drop-in").format(path=path),
             _("Remove {path}. Then: sudo systemctl restart systemd-resolved").format(path=path),
         )
     return fail(_("there is no drop-in that names {address}").format(address=names.RESOLVER_IPV4))
 
 
 def _ask_resolved(facts: Facts, what: str) -> str:
-    """What resolvectl says for the whole machine, without its links."""
+    """The global answer of resolvectl, without links."""
     _need_resolved(facts)
     answer = facts.once(f"resolvectl {what}", lambda: facts.system.run(["resolvectl", "--no-pager", what]))
     if not answer.good:
-        raise Unknowable(_("resolvectl does not say ({reason})").format(reason=answer.trouble or answer.err))
+        raise Unknowable(_("resolvectl does not answer ({reason})").format(reason=answer.trouble or answer.err))
     return next((line.partition(":")[2].strip() for line in answer.out.splitlines() if line.startswith("Global:")), "")
 
 
 @check(
     "dns.resolved",
-    mark("systemd-resolved asks the tunnel's resolver"),
+    mark("systemd-resolved uses the tunnel's resolver"),
     WAYS_OUT[Asked.RESOLVED],
 )
 def resolved(facts: Facts) -> Outcome:
-    """What is in force, not what a file says."""
+    """The settings in force, not those in a file."""
     servers, domains = _ask_resolved(facts, "dns"), _ask_resolved(facts, "domain")
     if names.RESOLVER_IPV4 not in servers.split():
         return fail(_("it asks other resolvers, which are refused"))
-    return ok(f"{names.RESOLVER_IPV4} ~.") if "~." in domains.split() else fail(_("it does not ask it for every name"))
+    return ok(f"{names.RESOLVER_IPV4} ~.") if "~." in domains.split() else fail(_("it does not use it for every name"))
 
 
 @check(
     "dns.multicast",
     mark("systemd-resolved asks nobody on the local network"),
-    mark("Let it read its configuration: sudo systemctl restart systemd-resolved. The lock refuses such questions."),
+    mark("Have it read its configuration: sudo systemctl restart systemd-resolved. The lock refuses such queries."),
 )
 def multicast(facts: Facts) -> Outcome:
     """LLMNR and mDNS off?"""

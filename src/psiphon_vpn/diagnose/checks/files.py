@@ -1,4 +1,4 @@
-"""Files: owners, modes, and that root trusts nothing that others can write (R12)."""
+"""Files: owners, modes, and whether root trusts a file that others can write (R12)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.system import layout as places
 
-INSTALL: Final = mark("Put it right: sudo psiphon-vpn install (it may be run again at any time)")
+INSTALL: Final = mark("Restore it: sudo psiphon-vpn install (you can run it again at any time)")
 NO_LOGIN: Final = ("nologin", "false")
 ROOT: Final = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """How a path must be. service: whether it is psiphon-user's; else root's."""
+    """How a path must be. service: it must belong to psiphon-user; otherwise to root."""
 
     path: Path
     mode: int
@@ -32,7 +32,7 @@ class Expected:
 
 
 def list_expected(facts: Facts) -> Iterator[Expected]:
-    """The paths of an installation but for the core's (its own group) and config.toml's (a check of its own)."""
+    """The paths of an installation, except the core's (a group of checks) and config.toml's (a separate check)."""
     at = facts.layout
     for path in (at.program_dir, at.rules_dir, at.config_dir, at.data_dir, at.core_dir):
         yield Expected(path=path, mode=0o755)
@@ -56,7 +56,7 @@ def list_expected(facts: Facts) -> Iterator[Expected]:
     mark("Install it: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install"),
 )
 def installed(facts: Facts) -> Outcome:
-    """Is there anything of an installation?"""
+    """Is any part of an installation there?"""
     if facts.installed:
         return ok(str(facts.layout.program_dir))
     return fail(_("nothing is installed: at the next boot nothing will lock this machine"))
@@ -64,7 +64,7 @@ def installed(facts: Facts) -> Outcome:
 
 @check("files.owners", mark("Every file has its owner and mode"), INSTALL)
 def owners(facts: Facts) -> Outcome:
-    """Go through the layout."""
+    """Check every path of the layout."""
     facts.need_installed()
     wrong, count = [], 0
     for entry in list_expected(facts):
@@ -78,7 +78,7 @@ def owners(facts: Facts) -> Outcome:
             wrong.append(_("{path} is a link").format(path=entry.path))
         elif status.st_uid != owner:
             wrong.append(_("{path} belongs to user {owner}").format(path=entry.path, owner=status.st_uid))
-        # A rule file may be closer than it must be; nothing may be wider.
+        # A rule file's mode may be stricter; no mode may be wider.
         elif stat.S_IMODE(status.st_mode) & ~entry.mode:
             wrong.append(_("{path} has mode {mode}").format(path=entry.path, mode=describe_mode(status)))
     return fail("; ".join(wrong[:4])) if wrong else ok(_("{count} paths").format(count=count))
@@ -87,10 +87,10 @@ def owners(facts: Facts) -> Outcome:
 @check(
     "files.trust",
     mark("Root trusts no file that others can write"),
-    mark("Take the right to write away: sudo chmod go-w PATH; sudo chown root PATH. Then see who used it."),
+    mark("Remove the permission: sudo chmod go-w PATH; sudo chown root PATH. Then find out who used it."),
 )
 def trust(facts: Facts) -> Outcome:
-    """Walk what root executes or loads, and every directory above: who can write one can put another file there."""
+    """Check what root executes or loads, and every parent directory: who can write to one can replace the file."""
     facts.need_installed()
     seen: set[Path] = set()
     for path in _list_trusted(facts):
@@ -102,7 +102,7 @@ def trust(facts: Facts) -> Outcome:
                 continue
             status = facts.system.stat(place)
             if stat.S_ISLNK(status.st_mode):
-                # Its own mode says nothing; what it leads to is trusted too.
+                # A link's own mode means nothing; its target is trusted too.
                 status = facts.system.stat(place, follow=True)
             sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
             loose = status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != ROOT)
@@ -131,16 +131,20 @@ def _list_trusted(facts: Facts) -> Iterator[Path]:
 @check(
     "files.manifest",
     mark("Every installed file is as it was installed"),
-    mark("See which: sudo psiphon-vpn verify. Then install again."),
+    mark("See which one: sudo psiphon-vpn verify. Then install again."),
 )
 def manifest(facts: Facts) -> Outcome:
-    """What `verify` does."""
+    """Run `verify`."""
     facts.need_installed()
     if not facts.exists(facts.layout.program_manifest):
         return fail(_("there is no manifest"))
     report = verify.verify(facts.system, facts.layout)
     if report.troubles:
-        return fail(_("{count} files are not: {path}").format(count=len(report.troubles), path=report.troubles[0].path))
+        return fail(
+            _("files that differ: {count}, for example {path}").format(
+                count=len(report.troubles), path=report.troubles[0].path
+            )
+        )
     return ok(_("{count} files").format(count=report.count))
 
 
@@ -159,7 +163,7 @@ def config(facts: Facts) -> Outcome:
 
 @check(
     "files.config-mode",
-    mark("Nobody else reads or writes the configuration"),
+    mark("Only the service reads and writes the configuration"),
     mark("Close it: sudo chmod 600 /etc/psiphon-vpn/config.toml"),
 )
 def config_mode(facts: Facts) -> Outcome:
@@ -171,7 +175,7 @@ def config_mode(facts: Facts) -> Outcome:
     if not stat.S_ISREG(status.st_mode):
         return fail(_("{path} is not an ordinary file").format(path=path))
     if status.st_uid == ROOT != facts.identity.uid and not status.st_mode & stat.S_IROTH:
-        why = _("{path} belongs to root, and the service, which is not root, cannot read it").format(path=path)
+        why = _("{path} belongs to root, so the service, which is not root, cannot read it").format(path=path)
         return fail(why, _("Give it to the service: sudo psiphon-vpn reload"))
     if status.st_uid not in {ROOT, facts.identity.uid}:
         return fail(_("{path} belongs to user {owner}").format(path=path, owner=status.st_uid))
@@ -186,7 +190,7 @@ def _compare_rules(facts: Facts, path: Path, table: Table) -> Outcome:
     if text is None:
         raise Skip(_("{path} is missing").format(path=path))
     if _strip(text) not in {_strip(table.render()), _strip(table.render_replacement())}:
-        return fail(_("{path} does not say what the policy says on this machine").format(path=path))
+        return fail(_("{path} is not what the policy says on this machine").format(path=path))
     return ok(str(path))
 
 
@@ -194,9 +198,9 @@ def _strip(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#"))
 
 
-@check("files.boot-rules", mark("The boot lock's file says what the policy says"), INSTALL)
+@check("files.boot-rules", mark("The boot lock's file is what the policy says"), INSTALL)
 def boot_rules(facts: Facts) -> Outcome:
-    """With the numbers that users have here now."""
+    """Compared with the present numbers of the users."""
     from psiphon_vpn.policy.base import build_base_table
     from psiphon_vpn.policy.model import Policy, State
 
@@ -206,7 +210,7 @@ def boot_rules(facts: Facts) -> Outcome:
 
 @check("files.drop-rules", mark("The emergency rules drop everything"), INSTALL)
 def drop_rules(facts: Facts) -> Outcome:
-    """What is loaded when the boot lock's file cannot be."""
+    """The rules for when the boot lock's file does not load."""
     from psiphon_vpn.policy.base import build_base_table, build_drop_only
     from psiphon_vpn.policy.model import Policy, State
 
@@ -214,9 +218,9 @@ def drop_rules(facts: Facts) -> Outcome:
     return _compare_rules(facts, facts.layout.drop_rules, table)
 
 
-@check("files.guard-rules", mark("The wire guard's file says what the policy says"), INSTALL)
+@check("files.guard-rules", mark("The wire guard's file is what the policy says"), INSTALL)
 def guard_rules(facts: Facts) -> Outcome:
-    """With the numbers that users have here now."""
+    """Compared with the present numbers of the users."""
     from psiphon_vpn.policy.guards import build_wire_guard
 
     return _compare_rules(facts, facts.layout.guard_rules, build_wire_guard(facts.identity))

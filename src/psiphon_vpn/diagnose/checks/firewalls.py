@@ -1,4 +1,4 @@
-"""Other firewalls and VPNs beside ours. None of them opens the lock; some can break the tunnel."""
+"""Other firewalls and VPNs. None of them opens the lock; some can break the tunnel."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def _name(chains: list[BaseChain]) -> str:
 @check(
     "firewalls.programs",
     mark("No other program manages the firewall"),
-    mark("They may stay: both firewalls are asked, and what ours refuses stays refused. Containers use the tunnel."),
+    mark("They may stay: what either firewall refuses is refused. Containers use the tunnel."),
 )
 def programs(facts: Facts) -> Outcome:
     """firewalld, ufw, docker, libvirt."""
     found = [name.removesuffix(".service") for name in PROGRAMS if facts.units.is_active(name)]
-    return warn(_("running beside us: {names}").format(names=", ".join(found))) if found else ok(_("none runs"))
+    return warn(_("also running: {names}").format(names=", ".join(found))) if found else ok(_("none runs"))
 
 
 @check(
@@ -50,43 +50,43 @@ def flush(facts: Facts) -> Outcome:
         return ok(_("nftables.service is not in use"))
     for name in ("/etc/nftables.conf", "/etc/sysconfig/nftables.conf"):
         if "flush ruleset" in (facts.find_text(facts.at(name)) or ""):
-            return warn(_("nftables.service flushes all rules when it starts; the wire guard outlives it"))
+            return warn(_("nftables.service flushes all rules when it starts; the wire guard survives"))
     return ok(_("nftables.service flushes nothing"))
 
 
 @check(
     "firewalls.rerouting",
-    mark("No other table sends packets another way"),
-    mark("See what it does: sudo nft list ruleset. The last hooks are ours, so nothing leaves by it."),
+    mark("No other table redirects packets"),
+    mark("See what it does: sudo nft list ruleset. The lock checks after it, so nothing leaves because of it."),
 )
 def rerouting(facts: Facts) -> Outcome:
-    """Chains of type route or nat at output: they may change a packet's way after our output chain saw it."""
+    """Chains of type route or nat at output: they may change a packet's route after the output chain saw it."""
     found = [chain for chain in _foreign(facts) if chain.hook == "output" and chain.kind in {"route", "nat"}]
     return warn(_("at output: {names}").format(names=_name(found))) if found else ok(_("none"))
 
 
 @check(
     "firewalls.filters",
-    mark("No other table may refuse what the tunnel needs"),
+    mark("No other table can refuse what the tunnel needs"),
     mark("If there is no connection, see what it refuses: sudo nft list ruleset"),
 )
 def filters(facts: Facts) -> Outcome:
-    """Base chains of filters of others with a policy of drop."""
+    """Other programs' base chains with the policy drop."""
     found = [
         chain
         for chain in _foreign(facts)
         if chain.kind == "filter" and chain.hook in {"output", "input", "egress"} and chain.policy == "drop"
     ]
-    return warn(_("they drop what they do not know: {names}").format(names=_name(found))) if found else ok(_("none"))
+    return warn(_("they drop by default: {names}").format(names=_name(found))) if found else ok(_("none"))
 
 
 @check(
     "firewalls.legacy",
-    mark("No rules of the old iptables"),
+    mark("There are no rules of the old iptables"),
     mark("See them: sudo iptables-legacy-save. They cannot open the lock; they can refuse what the tunnel needs."),
 )
 def legacy(facts: Facts) -> Outcome:
-    """Tables of x_tables that are in use; nft does not show them."""
+    """Tables of x_tables in use; nft does not show them."""
     found = []
     for name in ("ip_tables_names", "ip6_tables_names"):
         found += (facts.find_text(PROC / "thread-self" / "net" / name) or "").split()
@@ -96,7 +96,7 @@ def legacy(facts: Facts) -> Outcome:
 @check(
     "firewalls.vpns",
     mark("No other VPN is up"),
-    mark("Switch it off: what it sends is refused by the lock, and its routes may take the tunnel's way away."),
+    mark("Switch it off: the lock refuses what it sends, and its routes may cut the tunnel off."),
 )
 def vpns(facts: Facts) -> Outcome:
     """Interfaces of other tunnels."""
@@ -114,7 +114,7 @@ def vpns(facts: Facts) -> Outcome:
     mark("Nothing to do: what they send is refused while the tunnel is closed."),
 )
 def containers(facts: Facts) -> Outcome:
-    """Whether this machine forwards at all."""
+    """Does this machine forward at all?"""
     ipv4 = facts.read_sysctl("net/ipv4/ip_forward")
     ipv6 = facts.read_sysctl("net/ipv6/conf/all/forwarding")
     if ipv4 is None and ipv6 is None:
@@ -123,13 +123,13 @@ def containers(facts: Facts) -> Outcome:
     if shown and names.BASE_TABLE not in {
         chain.table for chain in facts.rules.read_chains() if chain.hook == "forward"
     }:
-        return warn(_("this machine forwards {names}, and no forward chain of ours is there").format(names=shown))
+        return warn(_("this machine forwards {names}, and the lock's forward chain is missing").format(names=shown))
     return ok(_("forwarding for {names}").format(names=shown) if shown else _("nothing is forwarded"))
 
 
 @check(
     "firewalls.guests",
-    mark("No container or virtual machine waits for an answer of this computer"),
+    mark("No container or virtual machine needs to reach this computer"),
     mark(
         "Refused unless you allow it for a bridge: sudo psiphon-vpn bridge allow NAME. Or give a virtual machine a "
         "fixed address of the bridge's network, the bridge's address as its gateway and any public resolver: its pages "
@@ -137,7 +137,7 @@ def containers(facts: Facts) -> Outcome:
     ),
 )
 def guests(facts: Facts) -> Outcome:
-    """Bridges with an address of this machine that lead to no uplink: libvirt's, Docker's, LXD's and the like."""
+    """Bridges with an address of this machine that do not lead to an uplink: libvirt's, Docker's, LXD's, etc."""
     snapshot = facts.network.snapshot
     leading = {route.index for route in snapshot.defaults}
     allowed = {item.name for item in facts.rules.list_allowed_bridges()}
@@ -152,16 +152,16 @@ def guests(facts: Facts) -> Outcome:
                 names=", ".join(found)
             )
         )
-    return ok(_("there is no bridge to any"))
+    return ok(_("there is no such bridge"))
 
 
 @check(
     "firewalls.bridges",
-    mark("Every bridge that was allowed is in force"),
-    mark("See what became of each: psiphon-vpn bridge list"),
+    mark("Every allowed bridge is in force"),
+    mark("See the state of each: psiphon-vpn bridge list"),
 )
 def bridges(facts: Facts) -> Outcome:
-    """Root's list beside what is on each bridge now."""
+    """Root's list, compared with what is on each bridge now."""
     allowed = facts.rules.list_allowed_bridges()
     if not allowed:
         return ok(_("none is allowed"))

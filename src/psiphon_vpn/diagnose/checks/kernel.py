@@ -1,4 +1,4 @@
-"""What kernel and tools can do: tried in a scratch namespace and read back, not guessed from versions."""
+"""Features of kernel and tools: tried in a scratch namespace and read back, not guessed from versions."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ nftables = _make(
 )
 timeouts = _make(
     "kernel.timeouts",
-    mark("The kernel forgets a permission by itself"),
-    mark("It takes a newer kernel or nftables. Without it the service never opens."),
+    mark("The kernel ends the permission by itself"),
+    mark("Use a newer kernel or nftables. Without this the service never opens."),
     "set_timeout",
     mark("set elements have no time-out: there is no lease"),
     needed=True,
 )
 route_chains = _make(
     "kernel.route-chains",
-    mark("The kernel knows chains of type route"),
+    mark("The kernel has chains of type route"),
     UPGRADE,
     "type_route",
-    mark("it does not know them"),
+    mark("it does not have them"),
     needed=False,
 )
 owned_tables = _make(
@@ -55,7 +55,7 @@ owned_tables = _make(
     mark("The kernel protects the wire guard from being flushed"),
     UPGRADE,
     "owner_flag",
-    mark("there are no owned tables (Linux 5.12): a flush of all rules opens until the service repairs it"),
+    mark("there are no owned tables (Linux 5.12): a flush of all rules opens until the service repairs that"),
     needed=False,
 )
 egress_hook = _make(
@@ -63,7 +63,7 @@ egress_hook = _make(
     mark("The kernel can stop raw frames"),
     UPGRADE,
     "egress_hook",
-    mark("there is no egress hook (Linux 5.16): raw frames of root are not stopped"),
+    mark("there is no egress hook (Linux 5.16): root's raw frames are not stopped"),
     needed=False,
 )
 
@@ -72,22 +72,22 @@ traffic_filters = _make(
     mark("The kernel can stop what traffic control moves onto a card"),
     mark("Load the modules: sudo modprobe -a sch_ingress cls_bpf; then: sudo psiphon-vpn restart"),
     "traffic_filters",
-    mark("it takes no filters of BPF at a card's traffic control (clsact, cls_bpf)"),
+    mark("it has no BPF filters at a card's traffic control (clsact, cls_bpf)"),
     needed=False,
 )
 
 
-@check("kernel.parts", mark("The kernel knows every part of the rules"), UPGRADE)
+@check("kernel.parts", mark("The kernel supports every part of the rules"), UPGRADE)
 def parts(facts: Facts) -> Outcome:
-    """What the base table has to do without (`policy/missing_parts.py`)."""
+    """The parts that the base table has to do without (`policy/missing_parts.py`)."""
     if lacking := sorted(facts.features.lacking):
-        return warn(_("it does without: {names}").format(names=", ".join(lacking)))
+        return warn(_("the rules do without: {names}").format(names=", ".join(lacking)))
     return ok(_("it does"))
 
 
 @check("kernel.tun", mark("The kernel makes TUN devices"), mark("Load the module: sudo modprobe tun"))
 def tun(facts: Facts) -> Outcome:
-    """/dev/net/tun, which udev makes and everybody may open."""
+    """/dev/net/tun, which udev makes for everybody."""
     path = facts.at("/dev/net/tun")
     if not facts.exists(path):
         return fail(_("there is no /dev/net/tun"))
@@ -103,10 +103,12 @@ def _read_version(text: str) -> tuple[int, ...]:
 
 
 @check(
-    "kernel.versions", mark("Kernel and nft are new enough"), mark("Upgrade the system: older ones were never tried.")
+    "kernel.versions",
+    mark("Kernel and nft are new enough"),
+    mark("Upgrade the system: older versions were never tried."),
 )
 def versions(facts: Facts) -> Outcome:
-    """What R22 promises."""
+    """The versions that R22 promises."""
     release = facts.read_text(PROC / "sys" / "kernel" / "osrelease").strip()
     nft = facts.rules.version or _("no nft")
     old = [name for name, oldest in ((release, OLDEST_KERNEL), (nft, OLDEST_NFT)) if _read_version(name) < oldest]

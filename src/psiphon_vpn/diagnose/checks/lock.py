@@ -20,16 +20,16 @@ from psiphon_vpn.system import layout as places
 
 RESTART: Final = mark("Close it again: sudo psiphon-vpn start")
 GUARD: Final = mark("Start its holder: sudo systemctl reload-or-restart psiphon-guard")
-FRAME_GUARD: Final = mark("Load it for the cards of now: sudo systemctl reload-or-restart psiphon-guard")
+FRAME_GUARD: Final = mark("Load it for the present cards: sudo systemctl reload-or-restart psiphon-guard")
 LOCKED_STATES: Final = ("LOCKED", "FAILED")
 HOOKS: Final = ("output", "input", "forward", "postrouting")
 
 
 def forwarded_packets(loopback: str = "lo") -> tuple[Packet, ...]:
-    """Samples of what a container or a virtual machine sends: as an application's, but without a socket.
+    """Sample packets of a container or a virtual machine: like an application's, but without a socket.
 
     Args:
-        loopback: what the loopback device is called.
+        loopback: name of the loopback interface.
     """
     tun = frozenset[int | str]({names.TUN_NAME})
     return tuple(
@@ -50,7 +50,7 @@ def forwarded_packets(loopback: str = "lo") -> tuple[Packet, ...]:
     mark("Install the package 'nftables', and run this as root."),
 )
 def readable(facts: Facts) -> Outcome:
-    """Is there an nft, and does it answer?"""
+    """Is nft installed, and does it answer?"""
     if not facts.rules.has_program:
         return fail(_("nft is not installed: rules can neither be read nor loaded"))
     facts.rules.ask("list", "tables")
@@ -60,11 +60,11 @@ def readable(facts: Facts) -> Outcome:
 @check(
     "lock.samples",
     mark("No packet of an application can leave past the tunnel"),
-    mark("Close it at once: sudo psiphon-vpn start. Then look at what follows here."),
+    mark("Close it at once: sudo psiphon-vpn start. Then read the checks below."),
     decides=True,
 )
 def samples(facts: Facts) -> Outcome:
-    """Ask the kernel's own rules with sample packets, of each table by itself."""
+    """Run sample packets through each table of the kernel's own rules by itself."""
     packets = application_packets(facts.network.loopback, facts.rules.find_bridges())
     base, guard = facts.rules.read_base(), facts.rules.read_guard("output")
     stops = [
@@ -85,14 +85,14 @@ def samples(facts: Facts) -> Outcome:
     decides=True,
 )
 def forwarded(facts: Facts) -> Outcome:
-    """The same for what is forwarded."""
+    """The same for forwarded packets."""
     base, guard = facts.rules.read_base(), facts.rules.read_guard("forward")
     packets = forwarded_packets(facts.network.loopback)
     for name, objects in ((names.BASE_TABLE, base), (names.GUARD_TABLE, guard)):
         if objects is not None and not any(lets_out(objects, packet, hooks=("forward",)) for packet in packets):
             return ok(_("{count} sample packets, refused by {tables}").format(count=len(packets), tables=name))
     if facts.read_sysctl("net/ipv4/ip_forward") == "0" and facts.read_sysctl("net/ipv6/conf/all/forwarding") != "1":
-        return fail(_("no rule stops them; this machine forwards nothing at present"))
+        return fail(_("no rule stops them, but this machine forwards nothing at present"))
     return fail(_("OPEN: no rule of the lock stops them, and this machine forwards"), is_open=True)
 
 
@@ -117,14 +117,14 @@ def _accepting(text: str) -> list[str]:
     return [hook for hook, policies in found.items() if policies != {"drop"}]
 
 
-@check("lock.base-text", mark("The base table says what the policy says"), RESTART)
+@check("lock.base-text", mark("The base table is what the policy says"), RESTART)
 def base_text(facts: Facts) -> Outcome:
-    """Compare it with every text that the policy may have now, as this kernel and nft print them."""
+    """Compare it with every text that the policy may give now, as this kernel and nft print them."""
     text = facts.rules.need_table("inet", names.BASE_TABLE)
     if _accepting(text):
         raise Skip(_("its chains lack the policy drop"))
     if facts.rules.compare(text, facts.rules.list_references("drop")):
-        return fail(_("the emergency rules stand: the policy's own could not be loaded, so everything is dropped"))
+        return fail(_("the emergency rules are loaded: the policy's own could not be, so everything is dropped"))
     references = facts.rules.list_references("base:")
     state = facts.state
     if state is not None:
@@ -134,26 +134,26 @@ def base_text(facts: Facts) -> Outcome:
     if found is not None:
         return ok(_("as for {state}").format(state=found.removeprefix("base:")))
     if state is None:
-        return fail(_("it is none of the texts that the policy makes"))
+        return fail(_("it is not a text that the policy makes"))
     return fail(_("it is not the text that the policy makes for {state}").format(state=state))
 
 
 @check("lock.wire-guard", mark("The wire guard stands"), GUARD)
 def wire_guard(facts: Facts) -> Outcome:
-    """Is it there, and does it say what the policy says?"""
+    """Is it there, and is it what the policy says?"""
     text = facts.rules.read_table("inet", names.GUARD_TABLE)
     if text is None:
         if not facts.features.owner_flag:
             raise Skip(_("this kernel or nft has no owned tables (Linux 5.12)"))
         return fail(_("there is no table inet {name}").format(name=names.GUARD_TABLE))
     if facts.rules.compare(text, facts.rules.list_references("guard")) is None:
-        return fail(_("it does not say what the policy says"))
+        return fail(_("it is not what the policy says"))
     return ok(f"table inet {names.GUARD_TABLE}")
 
 
-@check("lock.wire-guard-owner", mark("The wire guard is owned, so nobody can flush it"), GUARD)
+@check("lock.wire-guard-owner", mark("The wire guard has an owner, so nobody else can flush it"), GUARD)
 def wire_guard_owner(facts: Facts) -> Outcome:
-    """Has the table the flag owner? It goes with its holder, so that it stands shows that the holder lives."""
+    """Does the table have an owner? It goes with its holder, so its presence shows that the holder lives."""
     text = facts.rules.need_table("inet", names.GUARD_TABLE)
     if not _is_owned(text):
         return fail(_("the table has no owner: 'nft flush ruleset' would remove it"))
@@ -162,14 +162,14 @@ def wire_guard_owner(facts: Facts) -> Outcome:
 
 
 def _is_owned(text: str) -> bool:
-    """Whether a table has the flag owner: nobody but its owner can change it."""
+    """Whether a table has the flag owner: only its owner can change it."""
     flags = text.partition("\n")[2].partition("\n")[0].split()
     return flags[:1] == ["flags"] and any(flag.rstrip(",") == "owner" for flag in flags[1:])
 
 
 @check("lock.frame-guard", mark("The frame guard stops raw frames before the service starts"), FRAME_GUARD)
 def frame_guard(facts: Facts) -> Outcome:
-    """Is it there, owned, on every card, and does it say what the policy says?"""
+    """Is it there, with an owner, on every card, and is it what the policy says?"""
     cards = find_cards(facts.network.snapshot)
     text = facts.rules.read_table(*FRAMES.address)
     guarded = facts.rules.list_guarded_cards()
@@ -188,13 +188,13 @@ def frame_guard(facts: Facts) -> Outcome:
         told = _("it is not on {names}: root's raw frames can leave there before the service starts")
         return fail(told.format(names=", ".join(map(show_name, bare))), explain_step(bare))
     if facts.rules.compare(text, facts.rules.list_references("frames")) is None:
-        return fail(_("it does not say what the policy says"))
+        return fail(_("it is not what the policy says"))
     return ok(_("on {names}").format(names=", ".join(map(show_name, guarded))))
 
 
 @check("lock.egress-guard", mark("The egress guard stops raw frames"), RESTART)
 def egress_guard(facts: Facts) -> Outcome:
-    """Is it there, and does it say what the policy says?"""
+    """Is it there, and is it what the policy says?"""
     if not find_wires(facts.network.snapshot):
         raise Skip(_("there is no interface that leads out"))
     text = facts.rules.read_table("netdev", names.EGRESS_TABLE)
@@ -205,7 +205,7 @@ def egress_guard(facts: Facts) -> Outcome:
     if missing := _unguarded(facts, text):
         raise Skip(_("it does not cover {names}").format(names=", ".join(missing)))
     if facts.rules.compare(text, facts.rules.list_references("egress")) is None:
-        return fail(_("it does not say what the policy says"))
+        return fail(_("it is not what the policy says"))
     return ok(f"table netdev {names.EGRESS_TABLE}")
 
 
@@ -216,7 +216,7 @@ def _unguarded(facts: Facts, text: str) -> list[str]:
 
 @check("lock.egress-wires", mark("The egress guard covers every interface that leads out"), RESTART)
 def egress_wires(facts: Facts) -> Outcome:
-    """Does a chain of it with policy drop name each of them?"""
+    """Is each of them in one of its chains with the policy drop?"""
     text = facts.rules.need_table("netdev", names.EGRESS_TABLE)
     odd = [show_name(name) for name in find_odd_wires(facts.network.snapshot)]
     if missing := [*_unguarded(facts, text), *odd]:
@@ -227,44 +227,44 @@ def egress_wires(facts: Facts) -> Outcome:
 @check(
     "lock.traffic-control",
     mark("Traffic control moves nothing past the egress guard"),
-    mark("Close it again: sudo psiphon-vpn start. What other programs put there, they have to take away."),
+    mark("Close it again: sudo psiphon-vpn start. Remove what other programs put there with those programs."),
 )
 def traffic_control(facts: Facts) -> Outcome:
-    """Does each interface that leads out have our filter, and is it asked first?"""
+    """Does each interface that leads out have the service's filter, and is it asked first?"""
     network = facts.network
     wires = [*find_wires(network.snapshot), *find_odd_wires(network.snapshot)]
     if not wires:
         raise Skip(_("there is no interface that leads out"))
     if network.cut_off:
-        told = _("nothing leaves by {names}: the filter there asks for a mark, and the guard that sets it is gone")
+        told = _("nothing leaves by {names}: the filter there requires a mark, and the guard that sets it is gone")
         return fail(told.format(names=", ".join(map(show_name, network.cut_off))))
     if not facts.features.traffic_filters:
-        raise Skip(_("this kernel has no filters of BPF (cls_bpf, clsact)"))
+        raise Skip(_("this kernel has no BPF filters (cls_bpf, clsact)"))
     found = {name: explain_filter(network.filters.get(name, Standing())) for name in wires}
     wrong = [f"{show_name(name)}: {sentence}" for name, sentence in found.items() if sentence is not None]
     overtaken = [name for name in wires if name in (network.overtaken or ())]
     wrong += [_("{name}: a tcx program is asked before every filter").format(name=show_name(it)) for it in overtaken]
     if wrong:
         return warn("; ".join(wrong))
-    unseen = _("whether tcx programs are asked before cannot be seen")
+    unseen = _("it is unknown whether tcx programs are asked first")
     return ok(", ".join(map(show_name, wires)) + (f" ({unseen})" if network.overtaken is None else ""))
 
 
 @check("lock.arp-table", mark("No neighbour learns the tunnel's address by ARP"), RESTART)
 def arp_table(facts: Facts) -> Outcome:
-    """Is the ARP table there, and does it say what the policy says?"""
+    """Is the ARP table there, and is it what the policy says?"""
     text = facts.rules.read_table("arp", names.ARP_TABLE)
     if text is None:
         return fail(_("there is no table arp {name}").format(name=names.ARP_TABLE))
     if facts.rules.compare(text, facts.rules.list_references("arp")) is None:
-        return fail(_("it does not say what the policy says"))
+        return fail(_("it is not what the policy says"))
     return ok(f"table arp {names.ARP_TABLE}")
 
 
 @check(
     "lock.lease",
     mark("The tunnel is open only while the service renews its permission"),
-    mark("Close the tunnel and look at the log: sudo psiphon-vpn restart; journalctl -u psiphon-vpn"),
+    mark("Close the tunnel and read the log: sudo psiphon-vpn restart; journalctl -u psiphon-vpn"),
 )
 def lease(facts: Facts) -> Outcome:
     """Does the lease match the state, and does it run out by itself?"""
@@ -275,13 +275,13 @@ def lease(facts: Facts) -> Outcome:
     longest = max((seconds or 0 for _name, seconds in elements), default=0)
     if longest > names.LEASE_SECONDS:
         return fail(
-            _("the permission runs for {seconds:g} s, more than the service ever asks for").format(seconds=longest)
+            _("the permission runs for {seconds:g} s, longer than the service ever requests").format(seconds=longest)
         )
     if facts.state == OPEN and not elements:
-        return fail(_("the service says that it is open, and the kernel holds no permission"))
+        return fail(_("the service says that it is open, but the kernel holds no permission"))
     if facts.state not in {OPEN, None} and elements:
         return fail(_("the kernel holds a permission although the service is not open"))
-    return ok(_("{seconds:g} s remain").format(seconds=longest) if elements else _("closed: there is none"))
+    return ok(_("{seconds:g} s remain").format(seconds=longest) if elements else _("closed: there is no permission"))
 
 
 @check(
@@ -290,7 +290,7 @@ def lease(facts: Facts) -> Outcome:
     mark("Close it again: sudo psiphon-vpn start"),
 )
 def released(facts: Facts) -> Outcome:
-    """Is there a record of the command `release`? Whether the machine is open, only the kernel says."""
+    """Is there a record of the command `release`? Only the kernel says whether the machine is open."""
     if facts.exists(facts.layout.release_record):
         return fail(_("root has released the lock until the next start or boot"))
     return ok(_("no release is on record"))
@@ -299,7 +299,7 @@ def released(facts: Facts) -> Outcome:
 @check(
     "lock.emergency",
     mark("The boot lock loaded as it should"),
-    mark("See why: journalctl -b -u psiphon-killswitch. Everything is blocked until it loads."),
+    mark("Find out why: journalctl -b -u psiphon-killswitch. Everything is blocked until it loads."),
 )
 def emergency(facts: Facts) -> Outcome:
     """Did psiphon-killswitch-failed.service have to drop everything?"""

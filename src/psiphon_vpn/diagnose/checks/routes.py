@@ -1,4 +1,4 @@
-"""The second wall: rules, the private table, and the kernel settings that they rest on."""
+"""The second wall: rules, the private table, and the kernel settings that they need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from psiphon_vpn.policy.routing import RULE_PRIORITIES, RoutingRule, build_rules
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 
 RESTART: Final = mark("Put them back: sudo systemctl restart psiphon-vpn")
-SYSCTL: Final = mark("Put it back: sudo systemctl restart psiphon-vpn, and look for what sets it in /etc/sysctl.d")
+SYSCTL: Final = mark("Put it back: sudo systemctl restart psiphon-vpn, and find out what sets it in /etc/sysctl.d")
 RTN_UNREACHABLE: Final = 7
 
 
@@ -41,23 +41,23 @@ def rules(facts: Facts) -> Outcome:
 
 @check(
     "routes.strangers",
-    mark("No other rule stands before ours"),
+    mark("No other rule precedes the service's"),
     mark("Find out which program made it: ip rule; ip -6 rule. The firewall holds meanwhile."),
 )
 def strangers(facts: Facts) -> Outcome:
-    """Is there a rule of others in our range, or before it?"""
+    """Is another program's rule in the range of the service's, or before it?"""
     wanted = set(_build_rules(facts))
     others = [rule for rule in facts.network.rules if 0 < rule.priority <= RULE_PRIORITIES[-1] and rule not in wanted]
     inside = [rule for rule in others if rule.priority in RULE_PRIORITIES]
     shown = ", ".join(f"IPv{rule.version} {rule.priority}" for rule in inside or others)
     if inside:
-        return fail(_("among ours: {names}").format(names=shown))
-    return warn(_("before ours: {names}").format(names=shown)) if others else ok(_("none"))
+        return fail(_("among the service's: {names}").format(names=shown))
+    return warn(_("before the service's: {names}").format(names=shown)) if others else ok(_("none"))
 
 
 @check("routes.private-table", mark("The private table leads into the tunnel or nowhere"), RESTART)
 def private_table(facts: Facts) -> Outcome:
-    """Is every route in it ours, and does the unreachable one stand below them?"""
+    """Are all its routes the service's, with the unreachable one below them?"""
     tun = facts.network.tun
     routes = [route for route in facts.network.routes if route.table == names.ROUTE_TABLE]
     for route in routes:
@@ -67,11 +67,11 @@ def private_table(facts: Facts) -> Outcome:
     floor = {route.version for route in routes if route.type == RTN_UNREACHABLE and route.destination.endswith("/0")}
     wanted = {version for version, path in ((4, "net/ipv4"), (6, "net/ipv6/conf")) if facts.exists(SYSCTLS / path)}
     if missing := sorted(wanted - floor):
-        return fail(_("no 'unreachable' below: IPv{names}").format(names=", IPv".join(map(str, missing))))
+        return fail(_("no 'unreachable' route below: IPv{names}").format(names=", IPv".join(map(str, missing))))
     return ok(_("table {number}, {count} routes").format(number=names.ROUTE_TABLE, count=len(routes)))
 
 
-@check("routes.default", mark("The way into the tunnel is there only while it is open"), RESTART)
+@check("routes.default", mark("The route into the tunnel exists only while it is open"), RESTART)
 def default(facts: Facts) -> Outcome:
     """Does the default route through the TUN match the state?"""
     versions = {
@@ -80,9 +80,9 @@ def default(facts: Facts) -> Outcome:
         if route.table == names.ROUTE_TABLE and route.type != RTN_UNREACHABLE and route.destination.endswith("/0")
     }
     if facts.state == OPEN and 4 not in versions:
-        return fail(_("the service is open and there is no IPv4 route into the tunnel"))
+        return fail(_("the service is open, but there is no IPv4 route into the tunnel"))
     if facts.state not in {OPEN, None} and versions:
-        return fail(_("the service is not open and there is a route into the tunnel"))
+        return fail(_("the service is not open, but there is a route into the tunnel"))
     shown = ", ".join(f"IPv{version}" for version in sorted(versions))
     return ok(_("open for {names}").format(names=shown) if versions else _("closed"))
 
@@ -93,7 +93,7 @@ def default(facts: Facts) -> Outcome:
     mark("Remove the route, and find out which program made it: ip route show table all"),
 )
 def main_table(facts: Facts) -> Outcome:
-    """A default route through the TUN in the main table would cut the core off its own server."""
+    """A default route through the TUN in the main table would cut the core off from its server."""
     tun = facts.tun
     found = [
         f"{route.destination} (table {route.table})"
@@ -107,7 +107,7 @@ def _compare(facts: Facts, wanted: Mapping[str, str]) -> Outcome:
     found = {name: facts.read_sysctl(name) for name in wanted}
     wrong = [f"{name.replace('/', '.')}={found[name]}" for name in wanted if found[name] not in {None, wanted[name]}]
     if wrong:
-        return fail(_("set by somebody else: {names}").format(names=", ".join(wrong)))
+        return fail(_("set by another program: {names}").format(names=", ".join(wrong)))
     if all(value is None for value in found.values()):
         raise Skip(_("this kernel has no such setting"))
     return ok(", ".join(f"{name.split('/', 1)[1].replace('/', '.')}={value}" for name, value in wanted.items()))
@@ -119,7 +119,7 @@ def _matching(word: str) -> dict[str, str]:
 
 @check("routes.reverse-path", mark("The reverse-path check lets answers to the core in"), SYSCTL)
 def reverse_path(facts: Facts) -> Outcome:
-    """Without src_valid_mark=1, rp_filter drops what the tunnel's server answers."""
+    """Without src_valid_mark=1, rp_filter drops the answers of the tunnel's server."""
     outcome = _compare(facts, _matching("src_valid_mark"))
     strict = facts.read_sysctl("net/ipv4/conf/all/rp_filter")
     return ok(f"{outcome.reason}, rp_filter={strict}") if outcome.verdict == "ok" else outcome
@@ -131,7 +131,7 @@ def arp(facts: Facts) -> Outcome:
     return _compare(facts, _matching("arp_"))
 
 
-@check("routes.redirects", mark("Nobody on the network can redirect this machine"), SYSCTL)
+@check("routes.redirects", mark("No host on the network can redirect this machine"), SYSCTL)
 def redirects(facts: Facts) -> Outcome:
     """Kernel settings accept_redirects."""
     return _compare(facts, _matching("accept_redirects"))
@@ -146,7 +146,7 @@ def loopback(facts: Facts) -> Outcome:
 @check(
     "routes.uplink",
     mark("There is a network to connect by"),
-    mark("Connect a network: nothing can be reached until there is one. The lock holds."),
+    mark("Connect a network: nothing is reachable without one. The lock holds."),
 )
 def uplink(facts: Facts) -> Outcome:
     """Is there an interface with a default route, an address and a carrier?"""
@@ -160,7 +160,7 @@ def uplink(facts: Facts) -> Outcome:
 @check(
     "routes.own-networks",
     mark("No network of this machine has the tunnel's own addresses"),
-    mark("Set its router, or whatever made it, to other addresses: those go into the tunnel."),
+    mark("Set its router, or whatever made it, to other addresses: the tunnel uses these."),
 )
 def own_networks(facts: Facts) -> Outcome:
     """Is an interface other than the TUN in one of the tunnel's two networks?"""
@@ -174,7 +174,7 @@ def own_networks(facts: Facts) -> Outcome:
     mark("Close and check again: sudo psiphon-vpn restart"),
 )
 def ipv6(facts: Facts) -> Outcome:
-    """Does what the service says about IPv6 match the routes? Without a look by the service it must be closed."""
+    """Do the routes match the service's state of IPv6? Without an answer of the service it must be closed."""
     says = bool(facts.service.status.get("ipv6"))
     there = any(
         route.version == 6
@@ -184,10 +184,10 @@ def ipv6(facts: Facts) -> Outcome:
         for route in facts.network.routes
     )
     if there and not says:
-        return fail(_("there is an IPv6 route into the tunnel although the server was not seen to carry IPv6"))
+        return fail(_("there is an IPv6 route into the tunnel, but the server has not carried IPv6 yet"))
     if says and not there:
-        return fail(_("the server carries IPv6, and the route is missing"))
-    return ok(_("through the tunnel") if says else _("refused: the server does not carry it, or it is not known yet"))
+        return fail(_("the server carries IPv6, but the route is missing"))
+    return ok(_("through the tunnel") if says else _("refused: the server does not carry it, or that is not known yet"))
 
 
 CHECKS: Final = (

@@ -1,4 +1,4 @@
-"""Who else has the numbers of psiphon-user: to the rules they are psiphon-user, and go out in the clear."""
+"""Other processes with the numbers of psiphon-user: the rules take them for psiphon-user and let them out in clear."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NETWORK: Final = "ns/net"
 
 
 def _read_ids(status: dict[str, str], key: str) -> set[int]:
-    """Real, effective, saved and file system id (proc(5)); the last is what rules match."""
+    """Real, effective, saved and file system id (proc(5)); rules match the last."""
     return {int(word) for word in status.get(key, "").split() if word.isdigit()}
 
 
 def _list_processes(facts: Facts) -> Iterator[tuple[int, dict[str, str]]]:
-    """Every process with its status; one that ends meanwhile is left out."""
+    """Every process with its status, except one that ends meanwhile."""
     for name in facts.list_names(PROC):
         if name.isdigit():
             try:
@@ -35,7 +35,7 @@ def _list_processes(facts: Facts) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _is_ours(facts: Facts, pid: int, parents: dict[int, int], daemon: int | None) -> bool:
-    """Whether it descends from the daemon, or is in the control group of its unit, which takes root to enter."""
+    """Whether it descends from the daemon, or is in its unit's control group, which only root can enter."""
     seen: set[int] = set()
     at = pid
     while at and at not in seen:
@@ -51,7 +51,7 @@ def _is_ours(facts: Facts, pid: int, parents: dict[int, int], daemon: int | None
 
 
 def _is_here(facts: Facts, pid: int) -> bool:
-    """Whether its network is this one; the owner of a socket of another network is told to no rule."""
+    """Whether it is in this network namespace; rules do not see the owner of a socket in another one."""
     try:
         return facts.system.read_link(PROC / str(pid) / NETWORK) == facts.system.read_link(PROC / "self" / NETWORK)
     except OSError:
@@ -62,12 +62,12 @@ def _is_here(facts: Facts, pid: int) -> bool:
     "core.strangers",
     mark("No other process has psiphon-user's numbers"),
     mark(
-        "End it, or run it as another user. A container on this machine's network gets one by --user; it can be seen "
-        "with: ps -o pid,user,group,args -p PID"
+        "End it, or run it as another user. A container on this machine's network gets its user by --user; see "
+        "it with: ps -o pid,user,group,args -p PID"
     ),
 )
 def strangers(facts: Facts) -> Outcome:
-    """Any process on this network with the uid or the gid, that is none of the service's own."""
+    """Any process in this network namespace with the uid or the gid, except the service's own."""
     identity, service = facts.identity, facts.service_or_reason
     daemon = None if isinstance(service, UserError) else service.pid
     processes = dict(_list_processes(facts))
@@ -80,7 +80,7 @@ def strangers(facts: Facts) -> Outcome:
         if (uid or gid) and not _is_ours(facts, pid, parents, daemon) and _is_here(facts, pid):
             (both if uid and gid else one).append(f"{status.get('Name', '?')} ({pid})")
     if both:
-        return fail(_("may go out in the clear like psiphon-user: {names}").format(names=", ".join(sorted(both))))
+        return fail(_("can send in clear like psiphon-user: {names}").format(names=", ".join(sorted(both))))
     if one:
         return warn(_("has one of its two numbers: {names}").format(names=", ".join(sorted(one))))
     return ok(_("user {uid}, group {gid}").format(uid=identity.uid, gid=identity.gid))
@@ -88,11 +88,11 @@ def strangers(facts: Facts) -> Outcome:
 
 @check(
     "core.numbers",
-    mark("psiphon-user's numbers are nobody else's"),
-    mark("Give the other account another number, with usermod -u or groupmod -g, and its files to it."),
+    mark("No other account has psiphon-user's numbers"),
+    mark("Give the other account another number, with usermod -u or groupmod -g, and change the owner of its files."),
 )
 def numbers(facts: Facts) -> Outcome:
-    """Accounts that share a number are one to the kernel."""
+    """To the kernel, accounts with the same number are one."""
     identity, others = facts.identity, []
     for path, own, number in (
         ("/etc/passwd", places.USER, identity.uid),

@@ -15,8 +15,8 @@ from psiphon_vpn.policy.sysctls import TUN_SYSCTLS
 from psiphon_vpn.service.events import Intent
 from psiphon_vpn.system import layout as places
 
-RESTART: Final = mark("Make it anew: sudo systemctl restart psiphon-vpn")
-LOG: Final = mark("Look at the log: journalctl -u psiphon-vpn")
+RESTART: Final = mark("Make it again: sudo systemctl restart psiphon-vpn")
+LOG: Final = mark("Read the log: journalctl -u psiphon-vpn")
 IFF_TUN: Final = 1
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW = 10, 12, 13
 DAEMON_CAPABILITIES: Final = 1 << NET_BIND_SERVICE | 1 << NET_ADMIN | 1 << NET_RAW
@@ -35,7 +35,7 @@ def daemon(facts: Facts) -> Outcome:
     return ok(_("process {pid}").format(pid=found.pid))
 
 
-@check("tunnel.state", mark("The service is where the user wants it"), LOG)
+@check("tunnel.state", mark("The service is in the state that the user wants"), LOG)
 def state(facts: Facts) -> Outcome:
     """Is it open when it should be?"""
     status = facts.service.status
@@ -57,12 +57,12 @@ def locked(facts: Facts) -> Outcome:
     return ok(_("it says that the machine is locked"))
 
 
-@check("tunnel.layers", mark("The service misses none of its layers"), LOG)
+@check("tunnel.layers", mark("No layer of the service is missing"), LOG)
 def layers(facts: Facts) -> Outcome:
-    """What the daemon says about its layers."""
+    """The daemon's report about its layers."""
     found = facts.service.status.get("layers")
     if not isinstance(found, dict):
-        raise Unknowable(_("the service does not say"))
+        raise Unknowable(_("the service does not report it"))
     broken = [name for name, layer in found.items() if isinstance(layer, dict) and layer.get("state") == "broken"]
     return fail(_("broken: {names}").format(names=", ".join(broken))) if broken else ok(_("none is broken"))
 
@@ -70,13 +70,13 @@ def layers(facts: Facts) -> Outcome:
 @check(
     "tunnel.moved",
     mark("No card was moved into another network namespace"),
-    mark("Take it back from the container that has it: the lock covers this machine's own network namespace alone."),
+    mark("Take it back from the container that has it: the lock covers only this machine's own network namespace."),
 )
 def moved(facts: Facts) -> Outcome:
-    """What the daemon saw leave for another network namespace, and not come back."""
+    """Cards that the daemon saw move to another network namespace, and not return."""
     found = facts.service.status.get("moved_away")
     if not isinstance(found, list):
-        raise Unknowable(_("the service does not say"))
+        raise Unknowable(_("the service does not report it"))
     return fail(_("moved: {names}").format(names=", ".join(map(str, found)))) if found else ok(_("none"))
 
 
@@ -102,7 +102,7 @@ def _judge_process(facts: Facts, process: dict[str, str], wrong: list[str]) -> O
     if set(process.get("Uid", "").split()) != {str(facts.identity.uid)}:
         return fail(_("it does not run as {name}").format(name=places.USER))
     if wrong:
-        return fail(_("other capabilities than it should have: {names}").format(names=", ".join(wrong)))
+        return fail(_("unexpected capabilities: {names}").format(names=", ".join(wrong)))
     if process.get("NoNewPrivs") != "1":
         return fail(_("it may gain privileges (no_new_privs is not set)"))
     return ok(_("{name}, no new privileges").format(name=places.USER))
@@ -122,11 +122,11 @@ def device(facts: Facts) -> Outcome:
     if tun.get("OWNER") != facts.identity.uid or tun.get("GROUP") is not None:
         return fail(_("it does not belong to {name} alone").format(name=places.USER))
     if not tun.get("PERSIST") or any(tun.get(name) for name in ("PI", "VNET_HDR", "MULTI_QUEUE")):
-        return fail(_("it was made in another way than the service does it"))
+        return fail(_("it was not made as the service makes it"))
     return ok(_("index {index}").format(index=found.index))
 
 
-@check("tunnel.mtu", mark("The TUN takes no packet that the core would cut"), RESTART)
+@check("tunnel.mtu", mark("The TUN accepts no packet that the core would truncate"), RESTART)
 def mtu(facts: Facts) -> Outcome:
     """At most 1500 bytes."""
     found = facts.tun.mtu
@@ -135,13 +135,13 @@ def mtu(facts: Facts) -> Outcome:
 
 @check("tunnel.addresses", mark("The TUN has its two addresses and no other"), RESTART)
 def addresses(facts: Facts) -> Outcome:
-    """A further address would be a further source, and the server answers to the first that it sees."""
+    """Another address would be another source, and the server answers to the first that it sees."""
     wanted = {f"{names.TUN_IPV4}/24", f"{names.TUN_IPV6}/64"}
     found = set(facts.tun.addresses)
     if found == wanted:
         return ok(", ".join(sorted(found)))
     changes = [f"-{text}" for text in sorted(wanted - found)] + [f"+{text}" for text in sorted(found - wanted)]
-    return fail(_("not as it should be: {names}").format(names=", ".join(changes)))
+    return fail(_("not as expected: {names}").format(names=", ".join(changes)))
 
 
 @check("tunnel.up", mark("The TUN is up"), RESTART)
@@ -150,13 +150,13 @@ def up(facts: Facts) -> Outcome:
     return ok(_("up")) if facts.tun.up else fail(_("it was set down"))
 
 
-@check("tunnel.settings", mark("The TUN speaks for nobody but programs"), RESTART)
+@check("tunnel.settings", mark("The kernel sends nothing of its own on the TUN"), RESTART)
 def settings(facts: Facts) -> Outcome:
-    """Kernel settings of the TUN: no packet of the kernel's own."""
+    """Kernel settings of the TUN: no packets of the kernel's own."""
     facts.tun  # noqa: B018  skips when there is none
     found = {name: facts.read_sysctl(name) for name in TUN_SYSCTLS}
     wrong = [name.replace("/", ".") for name, value in found.items() if value not in {None, TUN_SYSCTLS[name]}]
-    return fail(_("set by somebody else: {names}").format(names=", ".join(wrong))) if wrong else ok(_("as made"))
+    return fail(_("set by another program: {names}").format(names=", ".join(wrong))) if wrong else ok(_("as made"))
 
 
 @check("tunnel.socket", mark("Only root and the group may talk to the service"), RESTART)
@@ -169,36 +169,36 @@ def socket(facts: Facts) -> Outcome:
     if not stat.S_ISSOCK(status.st_mode) or stat.S_IMODE(status.st_mode) & ~SOCKET_MODE:
         return fail(_("its mode is {mode}").format(mode=describe_mode(status)))
     if status.st_uid not in {0, facts.identity.uid} or status.st_gid not in {0, facts.identity.gid}:
-        return fail(_("it belongs to somebody else"))
+        return fail(_("it belongs to another user"))
     return ok(describe_mode(status))
 
 
 @check(
     "tunnel.intent",
-    mark("What the user asked for is readable"),
-    mark("Say it again: sudo psiphon-vpn start, or stop. Unreadable means connecting."),
+    mark("The stored intent is readable"),
+    mark("Store it again: sudo psiphon-vpn start, or stop. Unreadable means connecting."),
 )
 def intent(facts: Facts) -> Outcome:
     """The stored intent."""
     text = facts.find_text(facts.layout.state_dir / "intent")
     if text is None:
-        return ok(_("none is stored: connected"))
+        return ok(_("none is stored, which means connected"))
     try:
         return ok(str(Intent(text.strip())))
     except ValueError:
-        return fail(_("the file holds something else"))
+        return fail(_("the file contains something else"))
 
 
 @check(
     "tunnel.socks",
-    mark("The SOCKS proxy serves this machine only"),
+    mark("Only this machine can use the SOCKS proxy"),
     mark(
-        "Find out what listens: sudo ss -ltnp. End it, or set another 'socks_port', then: sudo psiphon-vpn restart. "
-        "The lock refuses what comes from the network."
+        "Find the program that listens: sudo ss -ltnp. End it, or set another 'socks_port', then: sudo psiphon-vpn "
+        "restart. The lock refuses what comes from the network."
     ),
 )
 def socks(facts: Facts) -> Outcome:
-    """Does anything listen on its port on another address than the loopback one, or anybody but the core?"""
+    """Does a program other than the core listen on its port, or any program on another address than loopback?"""
     port = facts.settings_or_default.socks_port
     addresses, owners = set(), set()
     for name in ("tcp", "tcp6"):
@@ -210,11 +210,11 @@ def socks(facts: Facts) -> Outcome:
                 owners.add(int(line.split()[7]))
     if strangers := addresses - set(LOOPBACK):
         return fail(
-            _("something listens on port {port} for the network: {count}").format(port=port, count=len(strangers))
+            _("programs that listen on port {port} for the network: {count}").format(port=port, count=len(strangers))
         )
     if others := sorted(owners - {facts.identity.uid}):
         return fail(
-            _("a program of user number {uid} listens on port {port}; the tunnel does without the proxy").format(
+            _("a program of user number {uid} listens on port {port}; the tunnel works without the proxy").format(
                 uid=others[0], port=port
             )
         )

@@ -1,4 +1,4 @@
-"""The units of systemd: there, wanted, running, and weakened by nobody."""
+"""The units of systemd: there, wanted, running, and not weakened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psiphon_vpn.diagnose.unit_facts import MANAGERS
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import layout as places
 
-INSTALL: Final = mark("Put it right: sudo psiphon-vpn install (it may be run again at any time)")
+INSTALL: Final = mark("Restore it: sudo psiphon-vpn install (you can run it again at any time)")
 WANTED_BY: Final = {
     places.KILLSWITCH_UNIT: "sysinit.target",
     places.GUARD_UNIT: "sysinit.target",
@@ -24,15 +24,15 @@ SETTING: Final = re.compile(r"([A-Za-z]\w*)\s*=")
 HARMLESS: Final = re.compile(
     r"(Description|Documentation|Timeout\w*|Log\w*|CPU\w*|Memory\w*|Tasks\w*|IO\w*|Nice|OOMScoreAdjust|After|Wants)\Z"
 )
-"""What somebody else may set for a unit of ours; everything else decides what it does, as whom, and what it may."""
+"""Settings that others may change in the service's units; all other settings decide what a unit does and may do."""
 VENDOR: Final = "service.d"
-"""Where a distribution sets something for every service."""
+"""Drop-ins by which a distribution sets something for every service."""
 
 
 def _is_there(facts: Facts, name: str) -> dict[str, str] | Outcome:
     unit = facts.units.need_installed(name)
     if unit.get("LoadState") == "masked":
-        return fail(_("somebody masked it"), _("Undo it: sudo systemctl unmask {name}").format(name=name))
+        return fail(_("it is masked"), _("Unmask it: sudo systemctl unmask {name}").format(name=name))
     if unit.get("LoadState") != "loaded":
         return fail(_("systemd does not know it ({state})").format(state=unit.get("LoadState", "")), _(INSTALL))
     return unit
@@ -55,27 +55,27 @@ def _make(id: str, title: str, step: str, name: str, substate: str) -> Check:
 killswitch = _make(
     "units.killswitch",
     mark("The boot lock was loaded"),
-    mark("See why: journalctl -b -u psiphon-killswitch; then: sudo systemctl start psiphon-killswitch"),
+    mark("Find out why: journalctl -b -u psiphon-killswitch; then: sudo systemctl start psiphon-killswitch"),
     places.KILLSWITCH_UNIT,
     "exited",
 )
 guard = _make(
     "units.guard",
     mark("The holder of the wire guard runs"),
-    mark("See why: journalctl -b -u psiphon-guard; then: sudo systemctl start psiphon-guard"),
+    mark("Find out why: journalctl -b -u psiphon-guard; then: sudo systemctl start psiphon-guard"),
     places.GUARD_UNIT,
     "running",
 )
 service = _make(
     "units.service",
     mark("The service runs"),
-    mark("See why: journalctl -b -u psiphon-vpn; then: sudo systemctl start psiphon-vpn"),
+    mark("Find out why: journalctl -b -u psiphon-vpn; then: sudo systemctl start psiphon-vpn"),
     places.SERVICE_UNIT,
     "running",
 )
 
 
-@check("units.wanted", mark("The lock and the service come at every boot"), INSTALL)
+@check("units.wanted", mark("The lock and the service start at every boot"), INSTALL)
 def wanted(facts: Facts) -> Outcome:
     """Does a target want each of them?"""
     missing = []
@@ -92,24 +92,24 @@ def wanted(facts: Facts) -> Outcome:
 
 @check("units.order", mark("The lock comes before any network at boot"), INSTALL)
 def order(facts: Facts) -> Outcome:
-    """Killswitch before network-pre.target, and wanting it, so that the order counts."""
+    """Is the killswitch before network-pre.target, and does it want that target, so that the order counts?"""
     unit = facts.units.need_installed(places.KILLSWITCH_UNIT)
     if unit.get("LoadState") != "loaded":
         raise Skip(_("systemd does not know the unit"))
     if "network-pre.target" not in unit.get("Before", "").split():
         return fail(_("the boot lock does not come before network-pre.target"))
     if "network-pre.target" not in unit.get("Wants", "").split():
-        return fail(_("the boot lock does not pull network-pre.target in, so nothing waits for it"))
+        return fail(_("the boot lock does not want network-pre.target, so nothing waits for it"))
     return ok("psiphon-killswitch < network-pre.target")
 
 
 @check(
     "units.boot",
     mark("At this boot the lock was there before the network"),
-    mark("Restart the machine and look again. If it stays so: journalctl -b -u psiphon-killswitch -u NetworkManager"),
+    mark("Restart the machine and check again. If it stays so: journalctl -b -u psiphon-killswitch -u NetworkManager"),
 )
 def boot(facts: Facts) -> Outcome:
-    """The times at which they started, on the same clock."""
+    """Their start times, on the same clock."""
     unit = facts.units.need_installed(places.KILLSWITCH_UNIT)
     loaded = int(unit.get("ActiveEnterTimestampMonotonic") or 0)
     if not loaded:
@@ -137,7 +137,7 @@ def _was_installed_since_boot(facts: Facts) -> bool:
 
 @check("units.managers", mark("Without the lock no interface comes up at boot"), INSTALL)
 def managers(facts: Facts) -> Outcome:
-    """Does each network manager that is here require the boot lock, in force?"""
+    """Does each installed network manager require the boot lock, in force?"""
     facts.need_installed()
     there = [name for name in MANAGERS if facts.units.read(name).get("LoadState") == "loaded"]
     loose = [
@@ -152,7 +152,7 @@ def managers(facts: Facts) -> Outcome:
 
 
 def _list_dropins(facts: Facts) -> Iterator[tuple[str, Path]]:
-    """Every drop-in of a unit of ours: we have none for them ourselves."""
+    """Every drop-in of the service's units; the installation itself has none for them."""
     for name in places.UNITS:
         for text in facts.units.need_installed(name).get("DropInPaths", "").split():
             yield name, facts.at(text)
@@ -160,8 +160,8 @@ def _list_dropins(facts: Facts) -> Iterator[tuple[str, Path]]:
 
 @check(
     "units.dropins",
-    mark("Nobody weakened our units"),
-    mark("Look at what was added: systemctl cat psiphon-vpn psiphon-killswitch psiphon-guard"),
+    mark("The service's units are not weakened"),
+    mark("See what was added: systemctl cat psiphon-vpn psiphon-killswitch psiphon-guard"),
 )
 def dropins(facts: Facts) -> Outcome:
     """Read each drop-in."""
@@ -178,11 +178,11 @@ def dropins(facts: Facts) -> Outcome:
 
 @check(
     "units.override",
-    mark("Nobody replaced our units"),
+    mark("The service's units are not replaced"),
     mark("Remove the other file, then: sudo systemctl daemon-reload"),
 )
 def override(facts: Facts) -> Outcome:
-    """A file of the same name in /etc goes before ours."""
+    """A file of the same name in /etc takes precedence."""
     for name in places.UNITS:
         path = facts.units.need_installed(name).get("FragmentPath", "")
         if path and facts.at(path) != facts.layout.unit_dir / name and not _is_same(facts, path, name):
@@ -202,8 +202,8 @@ def _is_same(facts: Facts, path: str, name: str) -> bool:
 
 @check(
     "units.reload",
-    mark("systemd has read our units as they are on disk"),
-    mark("Let it read them: sudo systemctl daemon-reload"),
+    mark("systemd has read the units as they are on disk"),
+    mark("Have it read them: sudo systemctl daemon-reload"),
 )
 def reload(facts: Facts) -> Outcome:
     """NeedDaemonReload."""
