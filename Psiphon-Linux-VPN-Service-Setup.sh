@@ -1,7 +1,7 @@
 #!/bin/bash -p
-# Gets the machine ready for psiphon-vpn and hands it its arguments: demo, test, status, help and so on.
-# It installs the OS packages that are missing, finds Python 3.11 or later or brings one, and makes a virtual
-# environment from hash-locked requirements. Done once; afterwards it only looks at a stamp.
+# Prepares the machine for psiphon-vpn and passes the arguments on: demo, test, status, help and so on.
+# It installs missing OS packages, finds Python 3.11 or later or downloads one, and makes a virtual environment from
+# hash-locked requirements. It does this once; later runs only check a stamp.
 # PSIPHON_VPN_VENV names another place for the virtual environment. All messages go to standard error.
 set -euo pipefail
 umask 022 # the service's own user has to read what root makes here
@@ -9,7 +9,7 @@ umask 022 # the service's own user has to read what root makes here
 say() { printf 'psiphon-vpn setup: %s\n' "$*" >&2; }
 fail() { say "$1"; exit "${2:-1}"; }
 [ "$EUID" -eq 0 ] || fail "This needs root: run it again with sudo in front." 77
-# No other directory, not even last: root runs what is there. -p above is against functions in the environment.
+# No other directory, not even last: root runs these programs. -p above ignores functions in the environment.
 PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"; export HOME=~root # pip and uv obey files in it
 here="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="${PSIPHON_VPN_VENV:-$here/.venv}"
@@ -19,7 +19,7 @@ case " $* " in
     *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" demo "* | *" leaktest "*) lock="requirements-lab.lock" ;;&
     *" --server"*) needed+=(iptables ip6tables) ;;
 esac
-# One line that changes when the lock, the Python or the checkout does.
+# A line that changes with the lock file, the Python or the checkout.
 stamp_for() { printf '%s %s %s\n' "$(sha256sum <"$here/$1")" "$(readlink -f "$venv/bin/python")" "$here"; }
 is_ready() {
     [ -x "$venv/bin/python" ] && [ -r "$venv/.stamp-$1" ] && [ "$(<"$venv/.stamp-$1")" = "$(stamp_for "$1")" ]
@@ -41,18 +41,18 @@ install_for() { # commands
     "$@" $packages >&2 </dev/null || fail "$manager could not install$packages. Install them and run this again."
 }
 
-find_python() { # prints the first Python that is new enough, can make virtual environments, and is not root's alone
+find_python() { # prints the first Python that is new enough, can make virtual environments, and others may run
     local path
     for path in $(type -ap python3.13 python3.12 python3.11 python3); do
         if is_roots "$path" && (cd / && setpriv --reuid=65534 --regid=65534 --clear-groups "$path" -I -c \
             'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))') 2>/dev/null; then echo "$path" && return; fi
     done
-    # The system's own may lack only a package; one that is too old says 0 here, and no package makes it newer.
+    # The system's Python may only lack a package; for one that is too old (0 here), no package helps.
     if python3 -I -c 'import sys; sys.exit(sys.version_info >= (3, 11))' 2>/dev/null; then return 1; fi
     [ "${1:-}" != again ] && install_for python && find_python again
 }
 
-bring_python() { # the same, through uv
+bring_python() { # downloads one with uv, and prints its path
     export UV_PYTHON_INSTALL_DIR="$here/.python"
     PATH="$PATH:$here/.python/uv/bin"
     if ! command -v uv >/dev/null; then
@@ -64,15 +64,15 @@ bring_python() { # the same, through uv
 }
 
 make_venv() {
-    [ ! -e "$venv" ] || [ -f "$venv/pyvenv.cfg" ] || fail "$venv is in the way and no virtual environment."
-    local python; python="$(find_python || bring_python)" || fail "No Python 3.11 or later could be had: install one."
+    [ ! -e "$venv" ] || [ -f "$venv/pyvenv.cfg" ] || fail "$venv exists and is not a virtual environment. Move it away."
+    local python; python="$(find_python || bring_python)" || fail "No Python 3.11 or later was found or downloaded. Install one."
     say "making $venv from $lock"
     rm -rf -- "$venv"
     { "$python" -I -m venv "$venv" && "$venv/bin/python" -I -m pip install --quiet --no-input \
         --disable-pip-version-check --require-hashes --no-deps -r "$here/$lock"; } >&2 </dev/null ||
         fail "The Python packages could not be installed. Check the network and run this again."
     echo "$here/src" >"$(echo "$venv"/lib/python3.*/site-packages)/psiphon-vpn.pth"
-    local word # last, so that a half-made one is made anew; each lock includes those before it
+    local word # last, so that an incomplete one is made again; each lock file includes the previous ones
     for word in requirements{,-lab,-dev}.lock; do
         stamp_for "$word" >"$venv/.stamp-$word"; [ "$word" != "$lock" ] || break
     done
@@ -80,20 +80,20 @@ make_venv() {
 
 missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
-wanted=() # what only tests need, and the demonstration with a whole system: they do without it, and say so
+wanted=() # only for tests and the demonstration with a whole system: without these they skip something, and say so
 case " $* " in
     *" test "*) wanted=(rpm shellcheck dbus-daemon dnsmasq dhclient dhcpd radvd hostapd wpa_supplicant) ;;
     *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
-    *" leaktest "*) # the programs that attacks are made with; a test compares them
+    *" leaktest "*) # the programs that attacks use; a test compares this list
         wanted=(arping dbus-daemon dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft nsenter
             radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
 esac
 case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 pppoe-server iw) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; esac
 missing=(); for word in "${wanted[@]}"; do command -v "$word" >/dev/null || ! may_come "$word" || missing+=("$word"); done
-# One that no package brings must not keep the others away.
+# A program without a package must not prevent the installation of the others.
 [ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || for word in "${missing[@]}"; do
     (updated=yes install_for "$word") || true
 done
-# Two runs must not make it at once.
+# Two runs must not make it at the same time.
 is_ready "$lock" || { flock 9; is_ready "$lock" || make_venv; } 9<"$here"
-exec "$venv/bin/python" -I -m psiphon_vpn "$@" # isolated: nothing of the current directory or of PYTHON* is loaded
+exec "$venv/bin/python" -I -m psiphon_vpn "$@" # isolated: ignores the current directory and PYTHON*

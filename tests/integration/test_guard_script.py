@@ -159,7 +159,7 @@ def test_rules_that_do_not_load_leave_those_from_before(kernel: Kernel, holder: 
     holder.be_impatient()
     done = holder.call("reload", str(holder.rules))
     assert done.returncode == 1
-    assert "the one from before stands" in done.stderr
+    assert "the previous one stands" in done.stderr
     assert handle(kernel) == before
     assert holder.process is not None
     assert holder.process.poll() is None

@@ -184,7 +184,7 @@ def test_where_no_service_runs_what_it_left_open_is_closed_before_sleep(stage: S
     assert done.returncode == 0
     assert not any(is_leased(stage, name) for name in SETS)
     assert stage.world.client.call(read_lock_state).locked is True
-    assert "was not told" in Sleeper(stage).call("end").stderr
+    assert "was not notified" in Sleeper(stage).call("end").stderr
     machine.start_daemon()
     machine.wait_state("OPEN")
 

@@ -309,7 +309,7 @@ def test_the_script_removes_nothing_that_is_no_virtual_environment(tmp_path: Pat
     (tmp_path / "venv" / "precious").touch()
     done = call(script, "status", venv=tmp_path / "venv")
     assert done.returncode == 1
-    assert "in the way" in done.stderr
+    assert "is not a virtual environment" in done.stderr
     assert (tmp_path / "venv" / "precious").exists()
 
 

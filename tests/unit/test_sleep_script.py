@@ -95,5 +95,5 @@ def test_where_nothing_closes_the_unit_fails_and_says_so_and_the_sleep_does_not_
 def test_the_end_of_sleep_is_told_and_never_fails_nor_touches_a_rule(bench: Bench, program: str, said: bool) -> None:
     done = bench.run("end", program=program)
     assert (done.returncode, bench.given) == (0, [])
-    assert ("was not told" in done.stderr) is said
+    assert ("was not notified" in done.stderr) is said
     assert bench.told == "system-sleep end\n"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Holds the Psiphon wire guard: an nft owns its table, and the kernel removes the table when that process ends.
-# Called by psiphon-guard.service alone. "probe", "hold FILE", "ready", "reload FILE".
+# Only psiphon-guard.service calls this. "probe", "hold FILE", "ready", "reload FILE".
 set -eu
 export LC_ALL=C # or [a-z] might be more than these letters
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -8,13 +8,13 @@ pipe="$RUNTIME_DIRECTORY/pipe"
 
 fail() { echo "psiphon-guard: $1" >&2; exit 1; }
 
-# Owned by somebody else than ourselves, which is the holder: a deletion is refused, and it can be listed. In this
-# order: a table without an owner that goes away in between would else be taken for one that has an owner.
+# The holder owns the table if nft refuses to delete it, and can list it. In this order: otherwise a table without an
+# owner that vanishes in between would look like one with an owner.
 is_held() { ! nft -c delete table @GUARD_TABLE@ 2>/dev/null && nft list table @GUARD_TABLE@ >/dev/null 2>&1; }
 
 handle() { nft -a list table @GUARD_TABLE@ 2>/dev/null | sed -n '1s/.*# handle \([0-9]*\).*/\1/p'; }
 
-# Half a minute: what is not ready is ended and started again, and a machine that boots is busy.
+# Half a minute: a unit that is not ready is ended and started again, and a booting machine is busy.
 await() { # a command
     tries=0
     until "$@"; do
@@ -24,8 +24,8 @@ await() { # a command
     done
 }
 
-# The cards that this machine has now, each with the chain for its frames. A name of another form than the usual one is
-# no piece of a rule (psiphon_vpn/policy/values.py), and its card has no frame guard. Type 1: Ethernet (ARPHRD_ETHER).
+# The present cards, each with the chain for its frames. A name with unusual characters cannot stand in a rule
+# (psiphon_vpn/policy/values.py), so its card has no frame guard. Type 1: Ethernet (ARPHRD_ETHER).
 list_cards() {
     for card in /sys/class/net/*; do
         name="${card##*/}"
@@ -37,7 +37,7 @@ list_cards() {
     done
 }
 
-# A chain for each card, so that one that is refused costs no other.
+# A chain for each card, so that a refused one affects no other.
 hook_card() { # card, chain for its frames
     cat <<EOF
 table @FRAMES_TABLE@ {
@@ -50,18 +50,18 @@ table @FRAMES_TABLE@ {
 EOF
 }
 
-# Would this card be taken? Asked with another table, which is not loaded.
+# Whether the kernel accepts this card, checked with another table that is not loaded.
 is_taken() {
     printf 'table @SCRATCH_TABLE@ {\nchain c {\ntype filter hook egress device "%s" priority 0;\n}\n}\n' "$1" |
         nft -c -f - 2>/dev/null
 }
 
-# Kept apart from the wire guard: a kernel without the hook (before 5.16) refuses this one alone.
-write_frames() { # the wire guard's file, beside which the other lies
+# Separate from the wire guard: a kernel without the hook (before 5.16) refuses only this one.
+write_frames() { # the wire guard's file; the frame guard's is in the same directory
     rules="${1%/*}/frames.nft" cards="$RUNTIME_DIRECTORY/cards.nft"
     [ -r "$rules" ] && [ -n "$(list_cards)" ] || return 1
     { cat "$rules"; list_cards | while read -r card chain; do hook_card "$card" "$chain"; done; } >"$cards"
-    # All at once, which is quick, or those that are taken.
+    # All at once, which is quick, or only the accepted ones.
     ! sed -e 's/@FRAMES_TABLE@/@SCRATCH_TABLE@/' -e '/flags owner/d' "$cards" | nft -c -f - 2>/dev/null || return 0
     {
         cat "$rules"
@@ -69,8 +69,8 @@ write_frames() { # the wire guard's file, beside which the other lies
     } >"$cards"
 }
 
-# What knows allowed bridges comes last, and all of it in one transaction: where the kernel does not take it, the wire
-# guard that knows none stands.
+# The rules with allowed bridges come last, in one transaction: if the kernel does not accept them, the wire guard
+# without bridges stays.
 has_bridges() { grep -q '^table @BRIDGES_TABLE@ ' "${1%/*}/bridges.nft" 2>/dev/null; }
 
 is_bridge_held() { ! nft -c delete table @BRIDGES_TABLE@ 2>/dev/null && nft list table @BRIDGES_TABLE@ >/dev/null 2>&1; }
@@ -81,7 +81,7 @@ is_replaced() { [ -n "$(handle)" ] && [ "$(handle)" != "$before" ]; }
 
 case "$1" in
     probe)
-        # Three times: one answer "no" for another reason must not switch the guard off.
+        # Three times: a single failure for another reason must not switch the guard off.
         for _ in 1 2 3; do
             echo 'add table inet psiphon_owner_probe { flags owner; }' | nft -c -f - 2>/dev/null && exit 0
             sleep 0.1
@@ -89,13 +89,13 @@ case "$1" in
         fail "this kernel or its nft cannot own a table (Linux 5.12, nft 1.0): no wire guard, the other layers hold"
         ;;
     hold)
-        # A table of this name that nobody owns is in the way. One that has an owner stays, and the load fails.
+        # Remove tables of these names without an owner. One with an owner stays, and the load fails.
         nft delete table @GUARD_TABLE@ 2>/dev/null || true
         nft delete table @FRAMES_TABLE@ 2>/dev/null || true
         nft delete table @BRIDGES_TABLE@ 2>/dev/null || true
         rm -f -- "$pipe"
         mkfifo -m 600 -- "$pipe"
-        exec 0<>"$pipe" # opened for both reading and writing, it never ends
+        exec 0<>"$pipe" # opened for reading and writing, so it never reports an end of file
         printf 'include "%s"\n' "$2" >&0
         ! write_frames "$2" || printf 'include "%s"\n' "$RUNTIME_DIRECTORY/cards.nft" >&0
         ! has_bridges "$2" || printf 'include "%s"\n' "${2%/*}/bridges.nft" >&0
@@ -108,16 +108,16 @@ case "$1" in
         before=$(handle)
         printf 'include "%s"\n' "$2" >"$pipe"
         ! write_frames "$2" || printf 'include "%s"\n' "$RUNTIME_DIRECTORY/cards.nft" >"$pipe"
-        await is_replaced || fail "the wire guard was not loaded again; the one from before stands"
-        # Only now: while the wire guard knew bridges, their guard had to stand.
+        await is_replaced || fail "the wire guard was not loaded again; the previous one stands"
+        # Only now: while the wire guard allowed bridges, their guard had to stand.
         if has_bridges "$2"; then
             before=$(handle)
             printf 'include "%s"\n' "${2%/*}/bridges.nft" >"$pipe"
-            await is_replaced || fail "allowed bridges were not loaded; the wire guard stands, which knows none"
+            await is_replaced || fail "allowed bridges were not loaded; the wire guard stands without bridges"
             is_bridge_held || fail "the bridge guard does not stand"
         elif ! is_bridge_gone; then
             printf 'delete table @BRIDGES_TABLE@\n' >"$pipe"
-            await is_bridge_gone || fail "the bridge guard could not be taken away; it stands"
+            await is_bridge_gone || fail "the bridge guard could not be removed; it stands"
         fi
         ;;
     *) fail "unknown word: $1" ;;
