@@ -29,7 +29,7 @@ Reload = Callable[[Plan], None]
 
 
 def answer(plan: Plan, event: Event, *, under_way: bool, reload: Reload = load_again) -> StateEvent | None:
-    """Answer an event that every state answers alike.
+    """Answer an event that all states answer in the same way.
 
     Args:
         plan: takes the answer.

@@ -11,7 +11,7 @@ UNKNOWN: Final = "a program that the kernel does not name"
 
 @dataclass(frozen=True)
 class OwnPorts:
-    """Netlink's port ids of the sockets by which the daemon itself changes things: such a change is no stranger's.
+    """The port ids of the daemon's own netlink sockets: a change by these is not another program's.
 
     Attributes:
         routes: of the socket for links, routes, rules of routing, and filters.

@@ -244,10 +244,10 @@ class TimerFired:
 
 
 CommonEvent = UserStart | UserStop | UserRestart | SettingsGood | SettingsBad | NetworkSeen | UplinkLost
-"""What every state answers alike, but for how it loads rules and whether a connection is under way (`any_state`)."""
+"""Events that all states answer alike, except for the loading of rules and a connection in progress (`any_state`)."""
 
 LockEvent = LockFought | EnforcementFailed | TunBroken | PartFailed | SleepComing | Woke
-"""Troubles, and sleep: every state with a core answers them alike (`states/with_core`)."""
+"""Troubles, and sleep: all states with a core answer them alike (`states/with_core`)."""
 
 RulesEvent = AmendmentRefused | LockBroken
 CoreEvent = CoreStartFailed | CoreExited | CoreFault | CoreRegion | CoreTunnels

@@ -59,7 +59,7 @@ class Healer:
         self._routes_dirty = asyncio.Event()
         self._filters_dirty = asyncio.Event()
         self._filters_changed = False
-        """Whether another program changed traffic control on a card that has our filter, or may have."""
+        """Whether another program changed, or may have changed, traffic control on a card with the service's filter."""
         self._touched = False
         """Whether the commit that is being announced touches a table of the service."""
         self._culprit: str | None = None

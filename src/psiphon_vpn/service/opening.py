@@ -93,7 +93,7 @@ class Opening:
         """
         if number != self._answered:
             raise EnforcementError("no answer came through the tunnel in this verification")
-        # Once more, since time has passed, and the rules that open were loaded.
+        # Check again: time has passed, and the opening's rules were loaded.
         cover = Cover(proxy=proxy)
         proof = await self._enforcer.renew(await self._enforcer.read_back(), cover)
         keeper = LeaseKeeper(

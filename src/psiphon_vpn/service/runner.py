@@ -104,7 +104,7 @@ class Runner:
         )
         self._ended = asyncio.Event()
         self._replace_tun = False
-        """Whether the next policy is loaded with a new TUN."""
+        """Set if the next policy needs a new TUN."""
 
     @property
     def next_try(self) -> NextTry | None:

@@ -31,7 +31,7 @@ def answer(plan: Plan, event: ev.Event) -> None:
         case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
             pass  # nothing is being verified, and nothing is open
         case None:
-            pass  # answered
+            pass  # answered above
         case _ as never:
             assert_never(never)
 

@@ -22,7 +22,7 @@ def answer(plan: Plan, event: ev.Event) -> None:
         case ev.Verified() | ev.VerificationFailed():
             pass  # already open
         case None:
-            pass  # answered
+            pass  # answered above
         case _ as never:
             assert_never(never)
 

@@ -28,7 +28,7 @@ def answer(plan: Plan, event: ev.Event) -> None:
         case ev.LeaseLost():
             pass  # the lease is closed, and the verification checks everything
         case None:
-            pass  # answered
+            pass  # answered above
         case _ as never:
             assert_never(never)
 

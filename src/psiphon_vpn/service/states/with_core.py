@@ -1,17 +1,17 @@
-"""What the states with a core answer alike: CONNECTING, VERIFYING, OPEN; and what those with a tunnel do. Pure."""
+"""Answers that the states with a core share (CONNECTING, VERIFYING, OPEN), and those with a tunnel. Pure."""
 
 from psiphon_vpn.service import any_state, moves
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.plan import Plan
 
 Connecting = ev.RulesEvent | ev.CoreExited | ev.CoreFault | ev.CoreTunnels | ev.TunnelEvent | ev.TimerFired
-"""What is left for CONNECTING to answer."""
+"""The events that CONNECTING itself answers."""
 Tunnelled = ev.TunnelEvent | ev.TimerFired
-"""What is left for VERIFYING and OPEN to answer."""
+"""The events that VERIFYING and OPEN themselves answer."""
 
 
 def answer(plan: Plan, event: ev.Event, *, reload: any_state.Reload = moves.load_again) -> Connecting | None:
-    """Answer an event that every state with a core answers alike.
+    """Answer an event that all states with a core answer alike.
 
     Returns:
         The event if the state has an answer of its own to it; None if it is answered.
