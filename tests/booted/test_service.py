@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import bridge_of_guests
 from tests.booted.conftest import VARIANTS, note, scenario, start_session
 
 from psiphon_lab.booted.session import Session
@@ -283,6 +284,65 @@ def test_at_every_boot_the_lock_is_there_before_any_frame(session: Session, how:
         network_pre=round(times.network_pre),
         first_frame=round(times.first_frame),
     )
+
+
+@pytest.mark.requirement("R3", "R19")
+def test_a_bridge_that_root_allows_stays_so_through_restarts_and_a_boot_and_while_nothing_on_it_leads_out(
+    session: Session,
+) -> None:
+    computer, service, bridge = session.computer, session.service, bridge_of_guests.BRIDGE
+    nothing, allowed = dict.fromkeys(bridge_of_guests.ALLOWED, False), bridge_of_guests.ALLOWED
+
+    def sh(script: str, *, check: bool = True) -> str:
+        return computer.run(["sh", "-c", script], check=check).stdout
+
+    def look() -> dict[str, bool]:
+        return bridge_of_guests.look(sh, "/root")
+
+    def wait_standing(wanted: str) -> None:
+        wait_until(lambda: f"{bridge}: {wanted}" in service.command("bridge", "list").stdout, wanted, pause=0.25)
+        service.wait_open()
+
+    works, absent = "this computer and the guests on it reach each other", "there is no such interface now"
+    for name, text in bridge_of_guests.PROGRAMS.items():
+        (computer.files / "root" / name).write_text(text)
+    tables = set(read_tables(session))
+    try:
+        with scenario(session, "a bridge that root allows"):
+            sh(bridge_of_guests.render_inside("/root"))
+            service.wait_open()
+            assert look() == nothing, "the control"
+            assert f"{bridge} is allowed" in service.command("bridge", "allow", bridge, "--yes").stdout
+            wait_standing(works)
+            assert look() == allowed
+            told = sh("nft list ruleset; ip rule; ip -6 rule")
+            assert bridge_of_guests.NETWORK4 in told
+            assert bridge_of_guests.NETWORK6 in told
+            for unit, verb in ((GUARD_UNIT, "reload"), (SERVICE_UNIT, "restart"), (GUARD_UNIT, "kill")):
+                systemctl(session, verb, unit)
+                wait_standing(works)
+                wait_until(lambda: look() == allowed, f"the guest, after {unit} {verb}")
+            sh(f"ip link add mv0 link eth1 type macvlan mode bridge; ip link set mv0 master {bridge}")
+            wait_standing("withdrawn: mv0 is on it and leads out")
+            assert look() == nothing
+            sh("ip link del mv0")
+            wait_standing(works)
+            computer.reboot()
+            wait_standing(absent)
+            sh(bridge_of_guests.render_inside("/root"))
+            wait_standing(works)
+            assert look() == allowed
+            assert f"{bridge} is no longer allowed" in service.command("bridge", "deny", bridge).stdout
+            service.wait_open()
+            assert look() == nothing
+            assert not session.find_flaws_when_open()
+    finally:
+        service.command("bridge", "deny", bridge, check=False)
+        sh(f"ip netns del inside; ip link del {bridge}", check=False)
+    assert set(read_tables(session)) == tables
+    left = sh("nft list ruleset; ip rule; ip -6 rule")
+    assert bridge_of_guests.NETWORK4 not in left
+    assert bridge_of_guests.NETWORK6 not in left
 
 
 @pytest.mark.requirement("R1", "R2")
