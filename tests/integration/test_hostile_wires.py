@@ -191,8 +191,84 @@ def test_a_wire_that_cannot_be_guarded_costs_only_itself_and_the_uplink_the_open
     told = status_of(closed)["layers"]["egress_guard"]
     assert told["state"] == "incomplete"
     assert "bad0" in told["detail"]
+    # What stands would not be loaded again by this daemon.
+    closed.machine.kill_daemon()
     put_limited_nft(closed.world, 'devices = . "eth0"')
-    closed.machine.command("restart")
+    closed.machine.start_daemon()
     closed.machine.wait_for(lambda: "no egress guard on eth0" in closed.machine.read_log(), "the reason")
     for _ in range(20):
         assert status_of(closed)["state"] != "OPEN"
+
+
+CROWD = 1024
+"""So many chains a hook of a device takes (MAX_HOOK_COUNT, net/netfilter/core.c)."""
+
+
+def crowd(stage: Stage, name: str) -> None:
+    """Another program takes every place at a device's egress hook."""
+    chains = "".join(
+        f'chain c{number} {{ type filter hook egress device "{name}" priority {number}; policy accept; }}\n'
+        for number in range(CROWD)
+    )
+    stage.world.client.run(["nft", "-f", "-"], input=f"table netdev crowd {{\n{chains}}}\n", timeout=60)
+
+
+def is_guarded(stage: Stage, name: str) -> bool:
+    return f'device "{name}"' in stage.world.client.run(["nft", "list", "table", "netdev", names.EGRESS_TABLE]).stdout
+
+
+@pytest.mark.requirement("B4", "R6")
+def test_a_wire_that_was_refused_closes_nothing_when_links_change_and_gets_its_guard_when_it_can(closed: Stage) -> None:
+    """Each prefix that was gained had all rules loaded anew, with the tunnel closed."""
+    client, machine = closed.world.client, closed.machine
+    add_wire(closed, b"full0")
+    crowd(closed, "full0")
+    machine.start_daemon()
+    machine.wait_state("OPEN")
+    since = status_of(closed)["since"]
+    for number in range(3):
+        client.run(["ip", "addr", "add", f"172.29.{number}.1/24", "dev", LAN_A.interface])
+        told = f"172.29.{number}.1"
+        machine.wait_for(lambda told=told: told in read_rules(closed), "the address in the rules")  # type: ignore[misc]
+    closed.let_it_renew()
+    assert status_of(closed)["since"] == since, "nothing was closed"
+    assert "full0" in status_of(closed)["layers"]["egress_guard"]["detail"]
+    assert not is_guarded(closed, "full0")
+    client.run(["nft", "delete", "table", "netdev", "crowd"])
+    machine.wait_for(lambda: is_guarded(closed, "full0"), "its guard", seconds=90)
+    machine.wait_for(lambda: status_of(closed)["layers"]["egress_guard"]["state"] == "ok", "its word")
+    closed.let_it_renew()
+    assert status_of(closed)["since"] == since, "nothing was closed for it"
+    assert is_guarded(closed, LAN_A.interface)
+
+
+@pytest.mark.requirement("B4")
+def test_another_device_under_the_name_of_one_that_was_refused_is_guarded_at_once(closed: Stage) -> None:
+    client, machine = closed.world.client, closed.machine
+    add_wire(closed, b"full0")
+    crowd(closed, "full0")
+    machine.start_daemon()
+    machine.wait_state("OPEN")
+    assert not is_guarded(closed, "full0")
+    client.run(["ip", "link", "del", "full0"])
+    client.run(["nft", "delete", "table", "netdev", "crowd"])
+    add_wire(closed, b"full0")
+    machine.wait_for(lambda: is_guarded(closed, "full0"), "its guard")
+
+
+@pytest.mark.requirement("B4", "R1")
+def test_a_guard_that_loads_for_no_device_for_a_while_costs_none_of_them_its_guard(closed: Stage) -> None:
+    """That is no wire's fault: were all left out of the next load, it would take their guards away."""
+    machine = closed.machine
+    add_wire(closed, b"good0")
+    machine.start_daemon()
+    machine.wait_state("OPEN")
+    assert is_guarded(closed, "good0")
+    put_limited_nft(closed.world, "egress device")
+    add_wire(closed, b"good1")
+    machine.wait_for(lambda: "no egress guard on eth0" in machine.read_log(), "the trouble")
+    assert is_guarded(closed, "good0"), "what stands stays"
+    put_limited_nft(closed.world, "nothing is refused any more")
+    machine.wait_state("OPEN")
+    for name in ("eth0", "good0", "good1"):
+        assert is_guarded(closed, name), name

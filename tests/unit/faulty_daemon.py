@@ -229,6 +229,7 @@ def live(fault: Fault, directory: Path) -> Life:
         service.tasks.keep(Part.ROUTES, healer.watch_routes)
         service.tasks.keep(Part.RULES, healer.watch_rules)
         service.tasks.keep(Part.TRAFFIC, healer.watch_filters)
+        service.tasks.keep(Part.GUARDS, healer.watch_guards)
         hear = service.tasks.guard(Part.ANNOUNCEMENTS, lambda: healer.on_network(None))
         hear()
         unleased = 0

@@ -58,6 +58,7 @@ STARTED = {
     Part.ROUTES: 3.0,
     Part.RULES: 3.0,
     Part.TRAFFIC: 3.0,
+    Part.GUARDS: 3.0,
 }
 """What is started beside the state machine, and how long it runs at least."""
 SECONDS_UNTIL_SEEN = 12

@@ -42,7 +42,7 @@ class Enforcer:
         self._held = Held(identity=identity, netlink=netlink, routes=routes, features=features, commits=commits)
         self._loader = PolicyLoader(self._held)
         self._reader = Reader(self._held)
-        self._restorer = LockRestorer(self._held, self._reader)
+        self._restorer = LockRestorer(self._held, self._reader, self._loader)
 
     @property
     def view(self) -> LockView:

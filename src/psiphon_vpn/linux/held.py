@@ -9,6 +9,7 @@ from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.lease import Lease
 from psiphon_vpn.linux.lock import LockView
 from psiphon_vpn.linux.nfnetlink import NftSocket
+from psiphon_vpn.linux.refused_wires import RefusedWires
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.linux.tables import Tables
@@ -47,6 +48,7 @@ class Held:
         self.tables = Tables(netlink, commits)
         self.lease = Lease(netlink, self.tables)
         self.filters = CardFilters(NetlinkTraffic(routes) if features.traffic_filters else None)
+        self.refused = RefusedWires()
         self.turn = asyncio.Lock()
         """For one change or check at a time: a check must not see half a change. `Lease.close` does not wait for it."""
         self.policy: Policy | None = None
@@ -69,6 +71,7 @@ class Held:
             routing_trouble=self.routing_trouble,
             wires=self.policy.links.wires if self.policy is not None and self.features.egress_hook else (),
             guards=self.tables.beside,
+            refused_for=self.refused.wait,
             cards=self.filters.cards,
             standings=self.filters.standings,
         )

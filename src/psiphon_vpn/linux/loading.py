@@ -9,6 +9,7 @@ from psiphon_vpn.linux.ipv6 import Ipv6, read_ipv6
 from psiphon_vpn.linux.lock import EnforcementError
 from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nft import RulesetError
+from psiphon_vpn.linux.refused_wires import find_indexes
 from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules
 from psiphon_vpn.linux.sysctl import apply_sysctls
 from psiphon_vpn.linux.tun import Tun, TunError, ensure_tun, find_tun_set_down
@@ -21,12 +22,20 @@ from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.policy.routing import build_routes, build_rules
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.sysctls import SYSCTLS
+from psiphon_vpn.policy.values import InterfaceName
 
 log = logging.getLogger(__name__)
 
 # A table is a value, made of nothing but these arguments. One event asks for the same several times.
 _build_base_table = lru_cache(maxsize=8)(build_base_table)
 _build_egress_guard = lru_cache(maxsize=8)(build_egress_guard)
+
+
+def _build_guard(policy: Policy, wires: tuple[InterfaceName, ...]) -> Table | None:
+    links = policy.links
+    return _build_egress_guard(
+        policy.identity, wires, links.dhcp_servers, headerless=links.headerless, on_link=links.on_link
+    )
 
 
 class PolicyLoader:
@@ -80,6 +89,29 @@ class PolicyLoader:
             except RulesetError as error:
                 log.debug("not rehearsed: %s", error)
 
+    async def guard_refused(self) -> bool:
+        """Try those wires again for which it is time. Nothing is closed for it; the next renewal reads all back.
+
+        Returns:
+            Whether one has its guard now.
+
+        Raises:
+            RulesetError: the guard was loaded, and is not what it should be.
+            OSError: the kernel does not answer.
+        """
+        held = self._held
+        async with held.turn:
+            due, policy, guarded = held.refused.take_due(), held.policy, held.tables.guarded
+            if policy is None or not due or not held.tables.in_force:
+                return False
+            table = _build_guard(policy, tuple(name for name in policy.links.wires if name in guarded | due))
+            asked = find_indexes(due)
+            if table is None or not await held.tables.widen(table):
+                return False
+            held.refused.note(asked, held.tables.guarded)
+            await held.fit_filters()
+            return True
+
     async def open_ipv6(self) -> None:
         """Make the routes for IPv6 into the TUN.
 
@@ -108,8 +140,13 @@ class PolicyLoader:
         held.policy = policy
         held.filters.odd_wires = odd_wires
         await held.filters.shed(policy)
+        beside = self._build_beside(policy)
+        asked = find_indexes([name for table in beside for name in table.devices])
         try:
-            await held.tables.put(self._build_base(policy), *self._build_beside(policy))
+            await held.tables.put(self._build_base(policy), *beside)
+            if held.tables.guarded:
+                # A guard that loads for no device is no device's fault.
+                held.refused.note(asked, held.tables.guarded)
             guests = list_networks(policy.links.bridges)
             held.rules = build_rules(held.identity, guests, loopback=name_loopback())
             await apply_rules(held.socket, held.rules)
@@ -130,13 +167,8 @@ class PolicyLoader:
     def _build_beside(self, policy: Policy) -> list[Table]:
         beside = [build_arp_table()]
         if self._held.features.egress_hook:
-            egress = _build_egress_guard(
-                policy.identity,
-                policy.links.wires,
-                policy.links.dhcp_servers,
-                headerless=policy.links.headerless,
-                on_link=policy.links.on_link,
-            )
+            wires = self._held.refused.leave_out(policy.links.wires, keep=policy.links.stack)
+            egress = _build_guard(policy, wires)
             beside += [egress] if egress is not None else []
         return beside
 

@@ -92,6 +92,8 @@ class Area(enum.Enum):
     """Routing rules, routes, and the TUN."""
     FILTERS = "filters"
     """The filters at the interfaces' traffic control. They open nothing, so nothing is closed for them."""
+    GUARDS = "guards"
+    """The egress guard on wires for which it did not load. Nothing is closed for it."""
     QUEUE = "queue"
     """What other programs put before the TUN. It may let packets through: left alone while the tunnel carries."""
 
@@ -116,6 +118,7 @@ class Restored:
         rules: the tables were put back, and the lease is closed. They are not read back yet.
         tun: the TUN was made again.
         filters: a filter was put back.
+        guards: a wire for which the egress guard did not load has it now.
         queue: the kinds of what was removed from before the TUN, for people; empty where there was nothing.
         trouble: what was found wrong and could not be put back here.
     """
@@ -123,6 +126,7 @@ class Restored:
     rules: bool = False
     tun: bool = False
     filters: bool = False
+    guards: bool = False
     queue: str = ""
     trouble: Trouble | None = None
 
@@ -139,6 +143,7 @@ class LockView:
         routing_trouble: what the last check of rules, routes and TUN found wrong.
         wires: names of the interfaces that need an egress guard; none where this kernel knows no egress hook.
         guards: the tables beside the base table.
+        refused_for: seconds until the egress guard is tried again on a wire for which it did not load; None for never.
         cards: names of the interfaces that should have a filter of traffic control, by index.
         standings: what stood at the traffic control of each when it was last read, by index.
     """
@@ -150,6 +155,7 @@ class LockView:
     routing_trouble: str | None = None
     wires: tuple[str, ...] = ()
     guards: tuple[Table, ...] = ()
+    refused_for: float | None = None
     cards: Mapping[int, str] = field(default_factory=dict)
     standings: Mapping[int, Standing] = field(default_factory=dict)
 

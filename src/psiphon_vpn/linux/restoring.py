@@ -4,6 +4,7 @@ import logging
 from typing import Literal, assert_never
 
 from psiphon_vpn.linux.held import Held
+from psiphon_vpn.linux.loading import PolicyLoader
 from psiphon_vpn.linux.lock import Area, Restored, Trouble
 from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.putback import BlindRestorer
@@ -20,11 +21,13 @@ class LockRestorer:
     Args:
         held: what should stand.
         reader: finds what is wrong.
+        loader: loads guards.
     """
 
-    def __init__(self, held: Held, reader: Reader) -> None:
+    def __init__(self, held: Held, reader: Reader, loader: PolicyLoader) -> None:
         self._held = held
         self._reader = reader
+        self._loader = loader
         self._network = BlindRestorer(held.identity.uid, held.socket)
 
     def restore_now(self, area: Literal[Area.RULES, Area.NETWORK]) -> Restored:
@@ -48,6 +51,8 @@ class LockRestorer:
                 return Restored(trouble=await self._look_at_network())
             case Area.FILTERS:
                 return Restored(filters=await self._restore_filters(changed=changed))
+            case Area.GUARDS:
+                return await self._restore_guards()
             case Area.QUEUE:
                 return Restored(queue=await self._clear_queue())
             case _ as never:
@@ -122,6 +127,15 @@ class LockRestorer:
             self._held.filters.doubt()
         async with self._held.turn:
             return self._held.tables.in_force and await self._held.fit_filters()
+
+    # -- guards -------------------------------------------------------------------------------------------------------
+
+    async def _restore_guards(self) -> Restored:
+        try:
+            return Restored(guards=await self._loader.guard_refused())
+        except (RulesetError, OSError) as error:
+            self._held.lease.close()
+            return Restored(trouble=Trouble(str(error)))
 
     # -- the queue before the TUN -------------------------------------------------------------------------------------
 

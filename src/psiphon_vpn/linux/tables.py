@@ -300,6 +300,34 @@ class Tables:
         """The tables in force beside the base table."""
         return self._beside
 
+    async def widen(self, table: Table) -> bool:
+        """Load a table beside the base table for more devices, those for which it loads. What stood has no gap.
+
+        Args:
+            table: for the devices that it stands on, and those for which it may not load.
+
+        Returns:
+            Whether it stands on more of them now; if not, nothing was changed.
+
+        Raises:
+            RulesetError: it was loaded, and is not what it should be.
+        """
+        old = self.guarded
+        new = [name for name in table.devices if name not in old]
+        try:
+            added = await self._nft.leave_out_refused(table.leave_out(old))
+            wanted = table.leave_out(set(new) - set(added.devices))
+            known = self._generation if self.is_current() else None
+            self._generation = None
+            made = await self._nft.replace_all([wanted])
+        except RulesetError as error:
+            log.debug("no more devices for table %s %s: %s", table.family, table.name, error)
+            return False
+        self._beside = (*(one for one in self._beside if one.name != table.name), wanted)
+        await self._read_back([wanted], known, made)
+        await self.check()
+        return True
+
     @property
     def guarded(self) -> frozenset[str]:
         """The devices on which the egress guard stands."""

@@ -196,6 +196,7 @@ class Daemon:
             tasks.keep(Part.ROUTES, healer.watch_routes)
             tasks.keep(Part.RULES, healer.watch_rules)
             tasks.keep(Part.TRAFFIC, healer.watch_filters)
+            tasks.keep(Part.GUARDS, healer.watch_guards)
             tasks.keep(Part.PUBLISHING, self._publish_changes)
             tasks.keep(Part.WATCHDOG, self._feed_watchdog)
             tasks.keep(Part.BRIDGES, self._observer.watch_bridges)

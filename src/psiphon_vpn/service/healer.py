@@ -232,6 +232,21 @@ class Healer:
                 self._filter_fight.heal(loop.time())
                 self._runner.report_change()
 
+    async def watch_guards(self) -> None:
+        """Retry a wire for which the egress guard did not load, ever more slowly. Closes nothing."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._runner.loaded.wait(), self._enforcer.view.refused_for)
+            self._runner.loaded.clear()
+            if self._enforcer.view.refused_for != 0:
+                continue
+            restored = await self._restore(Area.GUARDS, self._runner.loaded)
+            if restored.trouble is not None:
+                self._runner.post(LockBroken(restored.trouble.detail))
+            elif restored.guards:
+                log.info("the egress guard loaded for an interface for which it had not loaded before")
+                self._runner.report_change()
+
     @contextlib.asynccontextmanager
     async def _look(self, dirty: asyncio.Event) -> AsyncIterator[None]:
         """Limit the time of a look, and have a failed one repeated when its watch starts again."""

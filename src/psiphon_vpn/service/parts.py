@@ -16,6 +16,7 @@ class Part(enum.StrEnum):
     ROUTES = "watch of routes"
     RULES = "watch of rules"
     TRAFFIC = "watch of traffic control"
+    GUARDS = "watch of guards"
     ANNOUNCEMENTS = "reader of the kernel's announcements"
     TIMERS = "timers"
     CLOCK = "watch of the clock"
@@ -30,5 +31,7 @@ class Part(enum.StrEnum):
 
 VERIFIED_AGAIN: Final = frozenset({Part.VERIFICATION, Part.LEASE})
 """Their failure says nothing about core and network: close, and verify again."""
-ONLY_LOGGED: Final = frozenset({Part.REHEARSAL, Part.PUBLISHING, Part.WATCHDOG, Part.TIDYING, Part.TRAFFIC})
+ONLY_LOGGED: Final = frozenset(
+    {Part.REHEARSAL, Part.PUBLISHING, Part.WATCHDOG, Part.TIDYING, Part.TRAFFIC, Part.GUARDS}
+)
 """Being open does not depend on them: their failure is only logged. After all other failures the service locks."""

@@ -79,6 +79,8 @@ class Runner:
         """The model for the status: open only once the lease is taken, closed as soon as that is decided."""
         self.moved: frozenset[str] = frozenset()
         """Names of wires that moved into another network namespace, which no rule here covers. For people only."""
+        self.loaded = asyncio.Event()
+        """Set after each load of rules, for the part that retries what the kernel refused of them."""
         self._since = Moment()
         self._around = surroundings
         self._enforcer = enforcer
@@ -253,6 +255,7 @@ class Runner:
                 self._opening.stop_lease()
             case do.ApplyPolicy(state):
                 await self._apply(state)
+                self.loaded.set()
             case do.AmendPolicy(state):
                 await self._amend(state)
             case do.StopCore(graceful):
