@@ -39,6 +39,17 @@ MOST_EVENTS = 20_000
 """So often, 0.01 s apart, the end of what is being handled is waited for: longer than any effect may take."""
 
 
+class Hung(Exception):
+    """Instead of failing it never comes back."""
+
+
+async def _meet(strike: Callable[[], None]) -> None:
+    try:
+        strike()
+    except Hung:
+        await asyncio.Event().wait()
+
+
 @dataclass
 class Fault:
     """What fails, how, and how often.
@@ -84,7 +95,7 @@ class FakeKernel(FakeLock):
 
             async def faulty(*arguments: Any, **more: Any) -> Any:
                 await asyncio.sleep(0.01)
-                fault.strike("kernel", name)
+                await _meet(lambda: fault.strike("kernel", name))
                 return await found(*arguments, **more)
 
             return faulty
@@ -150,6 +161,7 @@ class Life:
     Attributes:
         ended: it ended by itself.
         unleased: the longest that it was taken for open without a lease in the kernel, in seconds.
+        busy: in the end something was still being done, which takes no longer than any effect may.
         next_try: as it was told in the end.
         down: parts that should run for ever and did not, in the end.
         parts: that were started.
@@ -160,6 +172,7 @@ class Life:
     ended: bool = False
     leased: bool = False
     unleased: int = 0
+    busy: bool = False
     next_try: NextTry | None = None
     down: frozenset[str] = frozenset()
     parts: set[str] = field(default_factory=set)
@@ -174,11 +187,11 @@ def _inject(fault: Fault, life: Life) -> Iterator[contextlib.AbstractContextMana
             await make()
             return
         if not fault.late:
-            fault.strike("part", part)
+            await _meet(lambda: fault.strike("part", part))
         async with beside(make()) as work:
             await asyncio.wait({work}, timeout=fault.late or None)
             if not work.done():
-                fault.strike("part", part)
+                await _meet(lambda: fault.strike("part", part))
             await work
 
     def started(self: Supervisor, part: str, work: Coroutine[Any, Any, None]) -> Any:
@@ -193,7 +206,7 @@ def _inject(fault: Fault, life: Life) -> Iterator[contextlib.AbstractContextMana
 
     async def carried_out(self: Runner, effect: do.Effect) -> None:
         life.effects.add(type(effect).__name__)
-        fault.strike("effect", type(effect).__name__)
+        await _meet(lambda: fault.strike("effect", type(effect).__name__))
         await carry_out(self, effect)
 
     yield mock.patch.object(Supervisor, "start", started)
@@ -256,7 +269,7 @@ def live(fault: Fault, directory: Path) -> Life:
             if not service.busy:
                 break
             await asyncio.sleep(0.01)  # what is under way is nothing that a machine is left in
-        life.leased = kernel.holds_lease()
+        life.leased, life.busy = kernel.holds_lease(), service.busy
         life.next_try, life.down = service.next_try, service.tasks.down
         await service.stop()
         await service.tasks.close()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.fake_lock import FakeLock
 from tests.skipping import run_skipping
-from tests.unit.faulty_daemon import Fault, Life, live, unlike
+from tests.unit.faulty_daemon import Fault, Hung, Life, live, unlike
 
 import psiphon_vpn
 from psiphon_vpn.policy.model import State
@@ -173,6 +173,41 @@ def test_a_call_of_the_kernels_side_that_fails_leaves_it_locked_or_is_done_again
         assert (name, find_stranded(life)) == (name, None)
         if not always:
             assert (name, life.runner.model.state, life.leased) == (name, State.OPEN, True)
+
+
+def find_hung(life: Life) -> str | None:
+    """The same where something never comes back: what is under way is given up in time, and so is the lease."""
+    found = find_stranded(life)
+    return None if life.busy or found == "open without a lease" else found
+
+
+@pytest.mark.requirement("R3", "R24")
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+@pytest.mark.parametrize("call", [name for name in CALLS if inspect.iscoroutinefunction(vars(FakeLock)[name])])
+def test_a_call_of_the_kernels_side_that_never_comes_back_strands_nobody(
+    call: str, always: bool, number: int, tmp_path: Path
+) -> None:
+    life = live(Fault("kernel", call, Hung, always=always, number=number), tmp_path)
+    assert not life.ended
+    assert find_hung(life) is None
+
+
+@pytest.mark.requirement("R3", "R24")
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_an_effect_that_never_comes_back_strands_nobody(effect: str, always: bool, tmp_path: Path) -> None:
+    life = live(Fault("effect", effect, Hung, always=always), tmp_path)
+    assert find_hung(life) is None
+
+
+@pytest.mark.requirement("R3", "R24")
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+@pytest.mark.parametrize("part", [Part.VERIFICATION, Part.LEASE, Part.REHEARSAL])
+def test_a_part_that_does_nothing_strands_nobody(part: Part, always: bool, tmp_path: Path) -> None:
+    life = live(Fault("part", part, Hung, always=always), tmp_path)
+    assert not life.ended
+    assert find_hung(life) is None
 
 
 def test_without_a_fault_every_effect_comes_and_every_part_runs(tmp_path: Path) -> None:
