@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from psiphon_lab.attacks import load_attacks
-from psiphon_lab.leaktest.attack import MODES, Attack
+from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.states import STATES
+from psiphon_lab.leaktest.terms import MODES
 
 PAGE = Path(__file__).parents[1] / "docs" / "leaks.md"
 HEAD = """# Known leaks

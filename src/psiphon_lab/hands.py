@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,9 +69,14 @@ class Outcome:
 
 
 class Hands:
-    """The helper process. A context manager."""
+    """The helper process. A context manager.
 
-    def __init__(self) -> None:
+    Args:
+        modules: with the functions that will be ordered: imported once, beforehand.
+    """
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
+        self._modules = modules
         self._child: subprocess.Popen[bytes] | None = None
         self._outcomes: dict[int, Outcome] = {}
         self._news = threading.Condition()
@@ -80,7 +85,7 @@ class Hands:
 
     def __enter__(self) -> Hands:
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "psiphon_lab.hands"],
+            [sys.executable, "-m", "psiphon_lab.hands", *self._modules],
             env=clean_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -216,9 +221,9 @@ def main() -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from psiphon_lab import craft
-    from psiphon_lab.attacks import load_attacks
 
-    load_attacks()
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     craft.load()
     # A child that collects garbage would else copy all of this.
     gc.freeze()

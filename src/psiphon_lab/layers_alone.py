@@ -42,7 +42,7 @@ from psiphon_lab.layers_table import (
     STRAYS,
     TRAFFIC,
 )
-from psiphon_lab.leaktest.attack import Trace
+from psiphon_lab.leaktest.terms import Trace
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.namespace import Host
 from psiphon_lab.probe import ICMP, ProbeSpec, probe_specs

@@ -13,6 +13,7 @@ from psiphon_lab.booted.computer import Computer
 from psiphon_lab.judge import judge_frames, world_evidence
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.world import World
+from psiphon_vpn.cli.main import cli
 from psiphon_vpn.system.configure import render_rules
 from psiphon_vpn.system.layout import GROUP, KILLSWITCH_UNIT, UNITS, USER, Layout
 from psiphon_vpn.system.payload import collect_payload
@@ -26,7 +27,7 @@ def dark() -> Iterator[Computer]:
     """All files of an installation on a Debian 11. Its Python is too old for the program, but nothing else is."""
     with World() as world, Computer(world, find_tree_or_skip("debian11")) as made:
         layout = Layout(root=made.files)
-        for file in collect_payload(python="/usr/bin/python3"):
+        for file in collect_payload(cli, python="/usr/bin/python3"):
             path = made.files / file.path.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.content)

@@ -13,20 +13,8 @@ from tests.diagnose.scene import SceneSystem
 
 from psiphon_vpn.diagnose.engine import run_checks, run_once
 from psiphon_vpn.diagnose.facts import Facts
-from psiphon_vpn.diagnose.model import (
-    Check,
-    Group,
-    Outcome,
-    Result,
-    Skip,
-    Unknowable,
-    Verdict,
-    check,
-    fail,
-    find_exit_code,
-    ok,
-    warn,
-)
+from psiphon_vpn.diagnose.model import Check, Group, Outcome, Result, Verdict, check, fail, find_exit_code, ok, warn
+from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.diagnose.render import render_json, render_text, to_json
 from psiphon_vpn.errors import DaemonDownError
 from psiphon_vpn.system.layout import Layout

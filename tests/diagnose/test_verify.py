@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.diagnose.scene import make_installation, write
 
-from psiphon_vpn.cli.main import run_cli
+from psiphon_vpn.cli.main import cli, run_cli
 from psiphon_vpn.diagnose.system import RealSystem
 from psiphon_vpn.diagnose.verify import ManifestError, verify
 from psiphon_vpn.system.layout import UNITS, Layout
@@ -104,7 +104,7 @@ def test_without_root_the_commands_say_so_in_one_line(
 def test_the_real_payload_of_an_installation_verifies(tmp_path: Path) -> None:
     from psiphon_vpn.system.payload import collect_payload
 
-    for file in collect_payload():
+    for file in collect_payload(cli):
         write(tmp_path / file.path.lstrip("/"), file.content, mode=file.mode)
     report = verify(RealSystem(), Layout(root=tmp_path))
     assert report.troubles == ()

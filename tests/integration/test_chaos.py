@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from psiphon_lab.attacks import list_modules
 from psiphon_lab.hands import Hands
 from psiphon_lab.leaktest import chaos
 from psiphon_lab.leaktest.chaos import STEPS, Failure, draw_steps, play_episode, shrink
@@ -45,7 +46,7 @@ def test_a_failure_is_made_as_small_as_it_can_be(monkeypatch: pytest.MonkeyPatch
 def test_no_frame_leaks_whatever_happens_in_whatever_order_and_the_service_comes_back(
     steps: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with Hands() as hands:
+    with Hands(list_modules()) as hands:
         failure, frames = play_episode(steps, hands, tmp_path_factory.mktemp("chaos") / "frames.pcapng")
     assert failure is None, failure
     assert frames

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_lab.leaktest.attack import Mode
 from psiphon_lab.leaktest.command import choose_attacks
 from psiphon_lab.leaktest.matrix import run_matrix
+from psiphon_lab.leaktest.terms import Mode
 from psiphon_lab.leaktest.verdict import Kind
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]

@@ -20,13 +20,13 @@ from psiphon_lab import craft
 from psiphon_lab.attacks import load_attacks
 from psiphon_lab.frames import Frame
 from psiphon_lab.judge import judge_frame, world_evidence
-from psiphon_lab.leaktest.attack import MODES, Mode, Trace
 from psiphon_lab.leaktest.cell import Cell
 from psiphon_lab.leaktest.command import choose_attacks, choose_modes
 from psiphon_lab.leaktest.junit import render_junit
 from psiphon_lab.leaktest.layers import parse_counters, subtract
 from psiphon_lab.leaktest.matrix import conclude_all, plan_tasks
 from psiphon_lab.leaktest.page import render_page
+from psiphon_lab.leaktest.terms import MODES, Mode, Trace
 from psiphon_lab.leaktest.verdict import Conclusion, Judgement, Kind, Tried, conclude, judge_recording
 from psiphon_lab.pcapng import BadCapture, Recording, parse, render
 

@@ -29,25 +29,12 @@ LAYERS: dict[str, set[str]] = {
 }
 """What each package may import besides itself."""
 EXCEPTIONS = {
-    # Man pages and completions are made from the commands, and are files of an installation.
-    ("psiphon_vpn.system.completions", "psiphon_vpn.cli.main"),
-    ("psiphon_vpn.system.manual", "psiphon_vpn.cli.main"),
     # The two programs begin here.
     ("psiphon_vpn.__main__", "psiphon_vpn.cli.main"),
 }
 """The only modules that may use `cli` from below."""
 DEVELOPERS = "psiphon_vpn.cli.develop"
 """The only module of the service's that knows the laboratory, which is never installed."""
-LATE = [
-    # A declaration for people who read types; nothing is imported when the program runs.
-    {f"{SERVICE}.diagnose.{name}" for name in ("facts", "kernel_rules", "model", "unit_facts")},
-    {f"{LAB}.{name}" for name in ("attacks", "hands", "leaktest.arena", "leaktest.attack")},
-    # A package is built by a command, and holds the man pages of all commands.
-    {f"{SERVICE}.cli.{name}" for name in ("commands", "develop", "main", "manage", "managing")}
-    | {f"{SERVICE}.system.{name}" for name in ("completions", "manual", "packages", "payload")},
-]
-"""The circles that there are only with imports that are made late or for types alone. None is to be added."""
-
 Graph = dict[str, set[str]]
 
 
@@ -160,13 +147,8 @@ def test_the_service_knows_nothing_of_the_laboratory_but_in_the_command_of_devel
     assert {name for name in knowing if name.startswith(SERVICE)} == {DEVELOPERS}
 
 
-def test_there_is_no_circle_of_imports() -> None:
-    assert find_circles(draw(late=False)) == []
-
-
-def test_no_circle_of_late_imports_is_added() -> None:
-    found = find_circles(draw(late=True))
-    assert sorted(map(sorted, found)) == sorted(map(sorted, LATE))
+def test_there_is_no_circle_of_imports_late_ones_and_those_for_types_alone_included() -> None:
+    assert find_circles(draw(late=True)) == []
 
 
 def test_the_exceptions_are_needed() -> None:

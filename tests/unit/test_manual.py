@@ -18,7 +18,7 @@ from psiphon_vpn.system.completions import SHELLS, render_completions
 from psiphon_vpn.system.manual import COMMANDS_PAGE, CORE_FIELD, SETTINGS_PAGE, describe_settings, escape, render_manual
 
 ROOT = Path(__file__).parents[2]
-PAGES = render_manual()
+PAGES = render_manual(cli)
 
 
 def test_every_command_and_every_option_is_in_the_manual() -> None:
@@ -36,7 +36,7 @@ def test_every_command_and_every_option_is_in_the_manual() -> None:
 def test_a_hidden_command_is_not_in_the_manual(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = click.Command("system-secret", hidden=True, help="For packages.")
     monkeypatch.setitem(cli.commands, "system-secret", secret)
-    assert escape("system-secret") not in render_manual()[COMMANDS_PAGE]
+    assert escape("system-secret") not in render_manual(cli)[COMMANDS_PAGE]
 
 
 def test_every_setting_is_in_the_manual_with_its_meaning() -> None:
@@ -69,7 +69,7 @@ def test_the_shells_can_read_their_completions(shell: str, tmp_path: Path) -> No
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not here")
     file = tmp_path / "completion"
-    file.write_text(render_completions()[shell])
+    file.write_text(render_completions(cli)[shell])
     done = subprocess.run([shell, "-n", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -79,7 +79,7 @@ def test_bash_completes_the_commands(tmp_path: Path) -> None:
     program.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT / 'src'} exec {sys.executable} -m psiphon_vpn\n")
     program.chmod(0o755)
     script = tmp_path / "completion"
-    script.write_text(render_completions()["bash"])
+    script.write_text(render_completions(cli)["bash"])
     code = f". {script}; COMP_WORDS=(psiphon-vpn sta); COMP_CWORD=1; "
     code += f'_psiphon_vpn_completion {program}; echo "${{COMPREPLY[*]}}"'
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from psiphon_vpn.cli.main import cli
 from psiphon_vpn.system.interpreter import SYSTEM_PYTHON
 from psiphon_vpn.system.packages import FORMATS, OTHERS_DIRECTORIES, SCRIPTS, build_packages
 from psiphon_vpn.system.payload import PayloadFile, collect_payload
@@ -39,12 +40,12 @@ def call(*argv: str | Path, ok: bool = True) -> str:
 
 @pytest.fixture(scope="module")
 def payload() -> dict[str, PayloadFile]:
-    return {file.path: file for file in collect_payload(python=SYSTEM_PYTHON)}
+    return {file.path: file for file in collect_payload(cli, python=SYSTEM_PYTHON)}
 
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return dict(zip(FORMATS, build_packages(tmp_path_factory.mktemp("packages")), strict=True))
+    return dict(zip(FORMATS, build_packages(cli, tmp_path_factory.mktemp("packages")), strict=True))
 
 
 @pytest.mark.requirement("R20")
@@ -56,7 +57,7 @@ def test_two_builds_give_the_same_bytes(
     monkeypatch.chdir(tmp_path)
     before = os.umask(0o077)
     try:
-        again = build_packages(tmp_path / "again")
+        again = build_packages(cli, tmp_path / "again")
     finally:
         os.umask(before)
     for path, other in zip(packages.values(), again, strict=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from psiphon_vpn import __version__
+from psiphon_vpn.cli.main import cli
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.system import dependencies
 from psiphon_vpn.system.interpreter import SYSTEM_PYTHON, carry_interpreter, find_interpreter
@@ -26,7 +27,7 @@ LAYOUT = Layout()
 
 @pytest.fixture(scope="module")
 def payload() -> dict[str, PayloadFile]:
-    return {file.path: file for file in collect_payload(python=SYSTEM_PYTHON)}
+    return {file.path: file for file in collect_payload(cli, python=SYSTEM_PYTHON)}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def tree(payload: dict[str, PayloadFile], tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_same_checkout_gives_the_same_bytes(payload: dict[str, PayloadFile]) -> None:
-    assert collect_payload(python=SYSTEM_PYTHON) == tuple(payload.values())
+    assert collect_payload(cli, python=SYSTEM_PYTHON) == tuple(payload.values())
 
 
 @pytest.mark.requirement("R12")
@@ -145,9 +146,16 @@ def test_an_installed_copy_says_that_the_laboratory_is_in_a_checkout(tree: Path,
     assert "checkout" in done.stderr
 
 
+COLLECT = """
+from psiphon_vpn.cli.main import cli
+from psiphon_vpn.system.payload import collect_payload
+collect_payload(cli)
+"""
+
+
 @needs_python
 def test_an_installed_copy_cannot_be_the_source_of_another(tree: Path) -> None:
-    done = run_installed(tree, "from psiphon_vpn.system.payload import collect_payload\ncollect_payload()")
+    done = run_installed(tree, COLLECT)
     assert "this is an installed copy" in done.stderr
 
 

@@ -254,7 +254,7 @@ def test_an_installation_over_a_remote_session_changes_nothing_until_it_hears_th
     uninstall(commands.platform, say=say_nothing)
     before = commands.read_all()
     connect_from_outside(monkeypatch)
-    monkeypatch.setattr("psiphon_vpn.system.payload.collect_payload", lambda: PAYLOAD)
+    monkeypatch.setattr("psiphon_vpn.system.payload.collect_payload", lambda _commands: PAYLOAD)
     assert isinstance(CliRunner().invoke(cli, ["install", "--yes"]).exception, RemoteSessionsError)
     assert commands.read_all() == before
     result = CliRunner().invoke(cli, ["install", "--yes", "--yes-cut-remote-sessions"])

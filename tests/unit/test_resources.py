@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from psiphon_vpn.cli.main import cli
 from psiphon_vpn.system import resources
 from psiphon_vpn.system.interpreter import SYSTEM_PYTHON
 from psiphon_vpn.system.layout import GROUP, UNITS, USER, Layout
@@ -28,13 +29,13 @@ def find_strays(text: str) -> set[str]:
 
 
 def test_every_file_is_installed_as_it_is_rendered() -> None:
-    contents = {file.content for file in collect_payload(python=SYSTEM_PYTHON)}
+    contents = {file.content for file in collect_payload(cli, python=SYSTEM_PYTHON)}
     assert {name for name in FILES if render_resource(name).encode() not in contents} == NOT_INSTALLED
 
 
 def test_an_installed_copy_can_render_them() -> None:
     package = f"{Layout().python_dir}/psiphon_vpn/resources/"
-    held = {file.path.removeprefix(package): file.content for file in collect_payload(python=SYSTEM_PYTHON)}
+    held = {file.path.removeprefix(package): file.content for file in collect_payload(cli, python=SYSTEM_PYTHON)}
     assert {name: held.get(name) for name in FILES} == {name: text.encode() for name, text in SOURCES.items()}
 
 

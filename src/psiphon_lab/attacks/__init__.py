@@ -13,16 +13,20 @@ import pkgutil
 from psiphon_lab.leaktest.attack import Attack
 
 
+def list_modules() -> tuple[str, ...]:
+    """The files of attacks, as modules."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(f"{__name__}.{name}" for name in names if not name.startswith("_"))
+
+
 @functools.cache
 def load_attacks() -> tuple[Attack, ...]:
     """Every attack, by id. Raises ValueError if a file holds none, or two have one id."""
     found: dict[str, Attack] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if module.name.startswith("_"):
-            continue
-        attack = getattr(importlib.import_module(f"{__name__}.{module.name}"), "ATTACK", None)
+    for name in list_modules():
+        attack = getattr(importlib.import_module(name), "ATTACK", None)
         if not isinstance(attack, Attack):
-            raise ValueError(f"{module.name} holds no ATTACK")
+            raise ValueError(f"{name} holds no ATTACK")
         if attack.id in found:
             raise ValueError(f"two attacks are called {attack.id}")
         found[attack.id] = attack

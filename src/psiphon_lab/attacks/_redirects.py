@@ -6,7 +6,7 @@ from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import DISCARD, send_datagram, send_frame
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor
+from psiphon_lab.leaktest.terms import Actor
 from psiphon_lab.probe import TARGETS
 from psiphon_vpn.policy.names import TUN_NAME
 

@@ -11,7 +11,7 @@ from psiphon_lab import craft
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor
+from psiphon_lab.leaktest.terms import Actor
 from psiphon_lab.probe import PROBES, SO_BINDTODEVICE, TARGETS, TCP, UDP, ProbeSpec
 
 LIMIT = 0.2
@@ -78,7 +78,7 @@ def volley(arena: Arena, label: str, *, seconds: float = 0.0, raw: bool = False,
 
     label: the beginning of the shots' names.
     """
-    for family in arena.attack.families:
+    for family in arena.families:
         for by in BOTH:
             for kind, port in ((UDP, ECHO), (TCP, WEB)):
                 ways = ["", *(lan.interface for lan in arena.lans)] if bound else [""]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from psiphon_lab import addresses as plan
 from psiphon_lab.attacks._send import BOTH, ECHO, WEB, probe
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
 
 TRIED = (

@@ -10,7 +10,8 @@ from typing import Any
 from psiphon_lab.attacks._send import BOTH, ECHO, send_datagram
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 from psiphon_lab.probe import TARGETS
 
 IP_PKTINFO, IP_UNICAST_IF, IPV6_UNICAST_IF = 8, 50, 76  # <linux/in.h>, <linux/in6.h>

@@ -12,7 +12,8 @@ from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import DISCARD, fire_frame, send_bytes
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 
 EXPERIMENTAL, VLAN, PPPOE, LLDP = 0x88B5, 0x8100, 0x8864, 0x88CC
 SOL_PACKET, PACKET_TX_RING = 263, 13

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from psiphon_lab.attacks._send import BOTH, probe, send_datagram
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 from psiphon_lab.probe import DNS_TCP, DNS_UDP, TARGETS, TCP
 
 DOT, MDNS, LLMNR, NETBIOS = 853, 5353, 5355, 137

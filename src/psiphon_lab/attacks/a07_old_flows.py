@@ -14,7 +14,8 @@ from psiphon_lab.attacks._send import ECHO
 from psiphon_lab.battery import NOBODY
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode, Trace
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode, Trace
 from psiphon_lab.probe import FIRST_PORT, PORTS
 
 KEEPALIVE_SECONDS = 1

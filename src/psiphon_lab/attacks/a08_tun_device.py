@@ -5,7 +5,8 @@ from __future__ import annotations
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 from psiphon_vpn.policy.names import TUN_NAME
 
 SECONDS = 1.3

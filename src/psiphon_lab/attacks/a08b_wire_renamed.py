@@ -5,7 +5,8 @@ from __future__ import annotations
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 
 OTHER = "wan77"
 SECONDS = 0.6

@@ -6,7 +6,8 @@ import contextlib
 
 from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 from psiphon_lab.namespace import LabError
 from psiphon_lab.waiting import wait_until
 
@@ -21,7 +22,7 @@ SECONDS = 2.5
 
 def run(arena: Arena) -> None:
     """The real firewalld, on a bus of its own, in the machine's network alone; programs try meanwhile."""
-    directory = arena.stage.world.directory / "attacks" / arena.attack.id
+    directory = arena.stage.world.directory / "attacks" / arena.attack
     (directory / "etc").mkdir(parents=True, exist_ok=True)
     socket = directory / "bus"
     with contextlib.suppress(FileNotFoundError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 
 # How long each takes on an idle machine, seconds: it fills chains one by one, and programs try all the while.
 COMMANDS = ((("--force", "enable"), 0.4), (("reload",), 1.6), (("disable",), 1.2))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from psiphon_lab.attacks._send import ECHO, WEB, probe, volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 from psiphon_lab.namespace import LabError
 from psiphon_lab.probe import TARGETS, TCP, UDP
 from psiphon_lab.waiting import wait_until

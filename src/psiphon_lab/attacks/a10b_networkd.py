@@ -5,7 +5,8 @@ from __future__ import annotations
 from psiphon_lab.attacks._send import volley
 from psiphon_lab.attacks.a10_routes_flushed import restore_rules
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 
 NETWORKD = "/lib/systemd/systemd-networkd"
 # In the machine's own mount namespace: the files of the host are not touched, and a container has no udev to wait for.

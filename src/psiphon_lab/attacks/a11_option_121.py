@@ -7,7 +7,8 @@ import ipaddress
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4
 from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 from psiphon_lab.namespace import LabError
 
 HALVES = ("0.0.0.0/1", "128.0.0.0/1")

@@ -10,7 +10,8 @@ from psiphon_lab.addresses import LAN_A, NEIGHBOUR4
 from psiphon_lab.attacks._send import volley
 from psiphon_lab.attacks.a11_option_121 import DHCLIENT, forget_routes, require_routes, serve_routes
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 
 CONFIG = """option rfc3442-routes code 121 = array of unsigned integer 8;
 request subnet-mask, rfc3442-routes;

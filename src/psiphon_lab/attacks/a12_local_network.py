@@ -6,7 +6,8 @@ from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import BOTH, ECHO, WEB, probe, volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 from psiphon_lab.probe import TARGETS, TCP, UDP
 
 # Addresses that make the internet's page and the tunnel server "local".

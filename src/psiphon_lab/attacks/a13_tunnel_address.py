@@ -9,7 +9,8 @@ from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
 from psiphon_lab.attacks._send import DISCARD, send_bytes
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode, Trace
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode, Trace
 from psiphon_vpn.policy import names
 
 NEIGHBOUR_MAC = "02:50:53:00:0e:14"

@@ -12,7 +12,8 @@ from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
 from psiphon_lab.attacks._send import probe, send_bytes
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Trace
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Trace
 from psiphon_lab.probe import ICMP, TCP, UDP
 
 SERVICE, CLOSED = 8022, 8023

@@ -5,7 +5,8 @@ from __future__ import annotations
 from psiphon_lab.addresses import LAN_A, LAN_B
 from psiphon_lab.attacks._send import BOTH, ECHO, fire_frame, probe, restore_uplink, volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 from psiphon_lab.probe import TARGETS, UDP
 
 SECONDS = 1.2

@@ -9,7 +9,8 @@ from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import ECHO, probe, send_frame
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 from psiphon_lab.probe import TARGETS, UDP
 
 NEW = "usb77"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 
 SECONDS = 0.9
 

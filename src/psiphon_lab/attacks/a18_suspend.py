@@ -10,7 +10,8 @@ from pathlib import Path
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import restore_uplink, volley
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 from psiphon_lab.namespace import LabError
 
 

@@ -11,7 +11,8 @@ from psiphon_lab import craft
 from psiphon_lab.attacks._send import BOTH, send_datagram
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Trace
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Trace
 
 SSDP, DISCOVERY = 1900, 32414
 GROUPS = {4: ("239.255.255.250", "224.0.0.1"), 6: ("ff02::c", "ff05::c", "ff02::1")}

@@ -12,7 +12,8 @@ from pathlib import Path
 from psiphon_lab.attacks._send import BOTH, ECHO
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.probe import TARGETS
 

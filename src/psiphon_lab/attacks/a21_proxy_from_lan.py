@@ -10,7 +10,8 @@ from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
 from psiphon_lab.attacks._send import probe, send_bytes
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode, Trace
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode, Trace
 from psiphon_lab.probe import TCP
 
 SOCKS, HTTP = 1081, 8081

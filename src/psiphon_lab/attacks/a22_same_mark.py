@@ -8,7 +8,8 @@ import struct
 from psiphon_lab.attacks._send import ECHO, volley
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 from psiphon_lab.probe import SO_BINDTODEVICE, TARGETS
 from psiphon_vpn.policy.names import CORE_MARK
 

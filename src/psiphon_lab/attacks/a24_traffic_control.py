@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from psiphon_lab.attacks._redirects import fire_redirected
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 
 ATTACK = Attack(
     id="A24",

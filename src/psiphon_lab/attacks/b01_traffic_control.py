@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from psiphon_lab.attacks._redirects import WIRE, fire_redirected
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 
 HANDLE = "7"
 

@@ -16,7 +16,8 @@ from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import DISCARD
 from psiphon_lab.hands import Shot
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor
 
 # <linux/if_xdp.h>
 AF_XDP, SOL_XDP = 44, 283

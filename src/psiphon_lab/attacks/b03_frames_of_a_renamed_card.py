@@ -6,7 +6,8 @@ from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks._send import fire_frame
 from psiphon_lab.attacks.a08b_wire_renamed import OTHER, rename
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.terms import Actor, Mode
 
 
 def run(arena: Arena) -> None:

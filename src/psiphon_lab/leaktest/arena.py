@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 from psiphon_lab.addresses import LAN_A, LAN_B, Lan
 from psiphon_lab.battery import NOBODY
 from psiphon_lab.hands import PAUSE, Hands, Outcome, Shot
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode, Trace
 from psiphon_lab.leaktest.stage import Stage
+from psiphon_lab.leaktest.terms import Actor, Mode, Trace
 from psiphon_lab.namespace import Host, LabError
 from psiphon_lab.own_files import OwnFiles, open_own_files
 from psiphon_lab.probe import FIRST_PORT, PORTS
@@ -47,6 +47,8 @@ class Arena:
 
     Attributes:
         mode: the state of the machine.
+        attack: the attack's id.
+        families: the IP versions that it concerns.
         locked: False in the positive control.
         did: what was done, one line each, for the report.
         attempts: the shots so far.
@@ -57,7 +59,8 @@ class Arena:
     stage: Stage
     hands: Hands
     mode: Mode
-    attack: Attack
+    attack: str
+    families: tuple[int, ...]
     numbers: Iterator[int]
     did: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
@@ -78,7 +81,7 @@ class Arena:
     @property
     def begun(self) -> Any:
         """What `before_lock` returned."""
-        return self.stage.begun.get(self.attack.id)
+        return self.stage.begun.get(self.attack)
 
     @property
     def client(self) -> Host:
@@ -204,7 +207,7 @@ class Arena:
 
     def scratch_path(self, name: str) -> Path:
         """Where `scratch` puts a file."""
-        return self.stage.world.directory / "attacks" / self.attack.id / name
+        return self.stage.world.directory / "attacks" / self.attack / name
 
     def scratch(self, name: str, text: str = "", *, mode: int = 0o644) -> Path:
         """A file for a tool, in the world's own directory."""
@@ -224,10 +227,10 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def missing_tools(attack: Attack) -> tuple[str, ...]:
-    """Programs that an attack needs and this machine lacks."""
+def missing_tools(tools: Iterable[str]) -> tuple[str, ...]:
+    """The programs among these that this machine lacks."""
     return tuple(
         tool
-        for tool in attack.tools
+        for tool in tools
         if not (Path(tool).exists() if tool.startswith("/") else shutil.which(tool, path=DIRECTORIES))
     )

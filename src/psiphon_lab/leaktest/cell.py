@@ -13,10 +13,11 @@ from psiphon_lab.addresses import CORE_PORTS
 from psiphon_lab.hands import Hands
 from psiphon_lab.judge import world_evidence
 from psiphon_lab.leaktest.arena import Arena, missing_tools
-from psiphon_lab.leaktest.attack import Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.held import Held
 from psiphon_lab.leaktest.layers import ROUTING, read_counters, subtract
 from psiphon_lab.leaktest.stage import Mark, Stage
+from psiphon_lab.leaktest.terms import Mode
 from psiphon_lab.leaktest.verdict import Judgement, Kind, Tried, conclude, judge_recording
 from psiphon_lab.namespace import LabError
 from psiphon_lab.pcapng import read_recording, write_recording
@@ -75,10 +76,10 @@ def play_cell(
         The cell, and the mark at which it ended.
     """
     begin = time.monotonic()
-    if lacking := missing_tools(attack):
+    if lacking := missing_tools(attack.tools):
         error = f"this machine lacks {', '.join(lacking)}"
         return Cell(attack=attack.id, mode=mode, seconds=0.0, error=error), mark
-    arena = Arena(stage=stage, hands=hands, mode=mode, attack=attack, numbers=numbers)
+    arena = Arena(stage=stage, hands=hands, mode=mode, attack=attack.id, families=attack.families, numbers=numbers)
     state_lost = error = ""
     layers: dict[str, int] = {}
     try:

@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from psiphon_lab.addresses import CORE_PORTS, LAN_A, LAN_B
+from psiphon_lab.attacks import list_modules
 from psiphon_lab.attacks._send import volley
 from psiphon_lab.attacks.a10_routes_flushed import restore_rules
 from psiphon_lab.hands import Hands
 from psiphon_lab.judge import world_evidence
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Actor, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.stage import Stage, open_stage
 from psiphon_lab.leaktest.states import Transition
+from psiphon_lab.leaktest.terms import Actor, Mode
 from psiphon_lab.leaktest.verdict import Tried, judge_recording
 from psiphon_lab.namespace import LabError
 from psiphon_lab.pcapng import read_recording, write_recording
@@ -184,7 +186,9 @@ def play_episode(steps: Sequence[str], hands: Hands, recording: Path) -> tuple[F
         numbers = itertools.count(1)
         frames, taken, tried = 0, list[str](), list[Tried]()
         for name in (*steps, ""):
-            arena = Arena(stage=stage, hands=hands, mode=Mode.OPEN, attack=TRYING, numbers=numbers)
+            arena = Arena(
+                stage=stage, hands=hands, mode=Mode.OPEN, attack=TRYING.id, families=TRYING.families, numbers=numbers
+            )
             volley(arena, "all the time", seconds=0.25, raw=True)
             try:
                 if name:
@@ -262,7 +266,7 @@ def run_chaos(
     played = frames = 0
     failure: Failure | None = None
     failed_at = ""
-    with Hands() as hands:
+    with Hands(list_modules()) as hands:
         for number in itertools.count():
             if time.monotonic() - begin > minutes * 60 or (episodes is not None and number >= episodes):
                 break

@@ -15,11 +15,12 @@ from string import ascii_lowercase
 import click
 
 from psiphon_lab.attacks import load_attacks
-from psiphon_lab.leaktest.attack import MODES, Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.cell import Cell
 from psiphon_lab.leaktest.junit import render_junit
 from psiphon_lab.leaktest.matrix import Result, default_jobs, plan_tasks, run_matrix
 from psiphon_lab.leaktest.page import SIGNS, render_page
+from psiphon_lab.leaktest.terms import MODES, Mode
 from psiphon_lab.leaktest.verdict import Kind
 from psiphon_lab.tunnel_ends import RealPrograms
 from psiphon_vpn.errors import UserError

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from psiphon_lab.launch import clean_environment
-from psiphon_lab.leaktest.attack import Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.cell import Cell, finish
+from psiphon_lab.leaktest.terms import Mode
 from psiphon_lab.leaktest.verdict import Kind
 from psiphon_lab.leaktest.work import Task, decode, encode
 from psiphon_lab.tunnel_ends import RealPrograms

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from psiphon_lab.addresses import LAN_A, LAN_B
-from psiphon_lab.leaktest.attack import Mode
 from psiphon_lab.leaktest.held import Frozen, Held, Loop, Looping
 from psiphon_lab.leaktest.stage import Stage
+from psiphon_lab.leaktest.terms import Mode
 from psiphon_lab.namespace import LabError
 from psiphon_vpn.linux.traffic import remove_filters
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psiphon_lab.judge import Evidence, judge_frames
-from psiphon_lab.leaktest.attack import Trace
+from psiphon_lab.leaktest.terms import Trace
 from psiphon_lab.pcapng import Recording
 
 

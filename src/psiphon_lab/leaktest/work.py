@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from psiphon_lab.attacks import load_attacks
+from psiphon_lab.attacks import list_modules, load_attacks
 from psiphon_lab.hands import Hands
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.attack import Attack, Mode
+from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.cell import Cell, play_cell
 from psiphon_lab.leaktest.stage import Stage, open_stage
 from psiphon_lab.leaktest.states import STATES
+from psiphon_lab.leaktest.terms import Mode
 from psiphon_lab.namespace import LabError
 from psiphon_lab.tunnel_ends import RealPrograms
 
@@ -47,7 +48,9 @@ class Task:
 def _begin(stage: Stage, hands: Hands, attacks: Sequence[Attack], mode: Mode, numbers: itertools.count[int]) -> None:
     for attack in attacks:
         if attack.before_lock is not None:
-            arena = Arena(stage=stage, hands=hands, mode=mode, attack=attack, numbers=numbers)
+            arena = Arena(
+                stage=stage, hands=hands, mode=mode, attack=attack.id, families=attack.families, numbers=numbers
+            )
             stage.begun[attack.id] = attack.before_lock(arena)
 
 
@@ -104,7 +107,7 @@ def decode(line: bytes) -> object:
 def main() -> int:
     """Play tasks until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Hands() as hands:
+    with Hands(list_modules()) as hands:
         for line in sys.stdin.buffer:
             # Fields, not an object: this process runs the module as its program, so the caller's class is another one.
             fields = decode(line)

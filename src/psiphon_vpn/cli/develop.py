@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from psiphon_vpn.cli.tree import find_commands
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 
@@ -151,7 +152,7 @@ def package(*, output: Path) -> int:
     _need_checkout(_("The packages cannot be built"))
     from psiphon_vpn.system.packages import build_packages
 
-    for path in build_packages(output):
+    for path in build_packages(find_commands(), output):
         click.echo(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}")
     return 0
 

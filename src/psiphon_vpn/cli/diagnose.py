@@ -75,7 +75,7 @@ def diagnose(runtime_dir: Path, *, as_json: bool, quiet: bool, live: bool, repor
 
 def _run_live(facts: Facts) -> tuple[tuple[Result, ...], dict[str, Any]]:
     from psiphon_vpn.diagnose import live
-    from psiphon_vpn.diagnose.model import Unknowable
+    from psiphon_vpn.diagnose.no_answer import Unknowable
     from psiphon_vpn.network.uplink import find_headerless, find_wires
 
     try:

@@ -7,12 +7,11 @@ from typing import Final
 
 import click
 
-from psiphon_vpn import __version__
+from psiphon_vpn import PROGRAM, __version__
 from psiphon_vpn.cli import bridge, commands, develop, diagnose, manage
 from psiphon_vpn.errors import UserError, join_line
 from psiphon_vpn.i18n import _
 
-PROGRAM: Final = "psiphon-vpn"
 DEFAULT_RUNTIME_DIR: Final = Path("/run/psiphon-vpn")
 EXIT_USAGE: Final = 2
 EXIT_FAULT: Final = 70

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from psiphon_vpn.cli.tree import find_commands
 from psiphon_vpn.i18n import _
 
 _CUT_REMOTE: Final = click.option(
@@ -40,7 +41,7 @@ def install(**options: Any) -> int:
     """Install from a clone."""
     from psiphon_vpn.cli import managing
 
-    return managing.install(**options)
+    return managing.install(find_commands(), **options)
 
 
 @click.command(help=_("Remove the service and undo every change that it made; this opens the network."))

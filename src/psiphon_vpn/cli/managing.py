@@ -81,6 +81,7 @@ def need_systemd(platform: Platform) -> None:
 
 
 def install(
+    commands: click.Group,
     *,
     core_file: Path | None,
     sha256: str | None,
@@ -118,7 +119,7 @@ def install(
     survive_hangup()
     result = installation.install_clone(
         platform,
-        collect_payload(),
+        collect_payload(commands),
         say=say if dry_run else lambda _line: None,
         install_core=_choose_core(platform, wish),
         dry_run=dry_run,

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from psiphon_vpn.diagnose.facts import Facts
-from psiphon_vpn.diagnose.model import Check, Group, Outcome, Result, Skip, Unknowable, Verdict
+from psiphon_vpn.diagnose.model import Check, Group, Outcome, Result, Verdict
+from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 

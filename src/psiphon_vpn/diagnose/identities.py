@@ -15,8 +15,9 @@ from typing import Final
 from urllib.parse import unquote
 
 from psiphon_vpn.config import Settings
-from psiphon_vpn.diagnose.facts import PROC, Facts
-from psiphon_vpn.diagnose.model import Unknowable
+from psiphon_vpn.diagnose.basic_facts import PROC
+from psiphon_vpn.diagnose.facts import Facts
+from psiphon_vpn.diagnose.no_answer import Unknowable
 from psiphon_vpn.network_managers import MANAGERS
 from psiphon_vpn.policy import names
 from psiphon_vpn.system import layout as places

@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psiphon_vpn.diagnose.model import Skip, Unknowable
+from psiphon_vpn.diagnose.basic_facts import PROC, BasicFacts
+from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.reading import DORMANT, Reading, parse_listing
@@ -17,13 +17,12 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import BRIDGES, FRAMES
 
 if TYPE_CHECKING:
-    from psiphon_vpn.diagnose.facts import Facts
+    from psiphon_vpn.linux.features import Features
     from psiphon_vpn.network.bridges import Allowed
     from psiphon_vpn.policy.model import Policy
     from psiphon_vpn.policy.ruleset import Table
     from psiphon_vpn.policy.values import ControlGroup
 
-PROC = Path("/proc")
 SOCKET_GROUP = "socket cgroupv2"
 NFT_CHAIN = re.compile(
     r"type (?P<kind>\S+) hook (?P<hook>\S+)(?: devices? =? ?(?P<devices>\{[^}]*\}|\"[^\"]*\"|\S+))? "
@@ -72,7 +71,7 @@ def parse_chains(text: str) -> tuple[BaseChain, ...]:
 class KernelRules:
     """Readings of nft, each made once. Each raises Unknowable if nft cannot be run."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: BasicFacts) -> None:
         self._facts = facts
 
     @property
@@ -85,6 +84,19 @@ class KernelRules:
     def has_program(self) -> bool:
         """Whether nft is installed."""
         return self.version is not None
+
+    @property
+    def features(self) -> Features:
+        """The features of kernel and nft."""
+        return self._facts.once("features", self._read_features)
+
+    def _read_features(self) -> Features:
+        if not self.has_program:
+            raise Skip(_("nft is not installed"))
+        try:
+            return self._facts.system.read_features()
+        except (OSError, UserError) as error:
+            raise Unknowable(str(error)) from error
 
     def ask(self, *arguments: str) -> str | None:
         """The output of an nft command; None if the listed thing does not exist."""
@@ -258,7 +270,7 @@ class KernelRules:
         from psiphon_vpn.policy.values import InterfaceName, parse_addresses
 
         candidates = self.list_candidates()
-        lacking = self._facts.features.lacking
+        lacking = self.features.lacking
         tables = [(f"base:{name}", do_without(build_base_table(policy), lacking)) for name, policy in candidates]
         tables.append(("drop", build_drop_only(tables[0][1])))
         identity = self._facts.identity

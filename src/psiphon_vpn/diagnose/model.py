@@ -5,10 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from psiphon_vpn.diagnose.facts import Facts
+from psiphon_vpn.diagnose.facts import Facts
 
 
 def mark(message: str) -> str:
@@ -92,14 +91,6 @@ def warn(reason: str, next_step: str | None = None) -> Outcome:
 def fail(reason: str, next_step: str | None = None, *, is_open: bool = False) -> Outcome:
     """Something is wrong."""
     return Outcome(verdict=Verdict.FAILED, reason=reason, next_step=next_step, open=is_open)
-
-
-class Skip(Exception):
-    """The check does not apply here; the text says why."""
-
-
-class Unknowable(Exception):
-    """What the check needs to know cannot be read; the text says why."""
 
 
 @dataclass(frozen=True, kw_only=True)

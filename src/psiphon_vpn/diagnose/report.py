@@ -15,7 +15,8 @@ from typing import Final
 import click
 
 from psiphon_vpn import __version__
-from psiphon_vpn.diagnose.facts import PROC, Facts
+from psiphon_vpn.diagnose.basic_facts import PROC
+from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.identities import find_identities, read_known
 from psiphon_vpn.diagnose.model import Result
 from psiphon_vpn.diagnose.redact import Redactor

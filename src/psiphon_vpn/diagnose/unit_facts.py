@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from psiphon_vpn import network_managers
-from psiphon_vpn.diagnose.model import Skip, Unknowable
+from psiphon_vpn.diagnose.basic_facts import BasicFacts
+from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import layout as places
-
-if TYPE_CHECKING:
-    from psiphon_vpn.diagnose.facts import Facts
 
 OTHER_UNITS: Final = (
     "systemd-resolved.service",
@@ -31,7 +29,7 @@ PROPERTIES: Final = (
 class UnitFacts:
     """Units by name, each a map of systemd's own properties."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: BasicFacts) -> None:
         self._facts = facts
 
     def _read_all(self) -> dict[str, dict[str, str]]:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Final
 
+import click
 from click.shell_completion import get_completion_class
 
-from psiphon_vpn.cli.main import PROGRAM, cli
+from psiphon_vpn import PROGRAM
 
 SHELLS: Final = ("bash", "zsh", "fish")
 _VARIABLE: Final = "_PSIPHON_VPN_COMPLETE"
 """As click derives it from the program's name."""
 
 
-def render_completions() -> dict[str, str]:
-    """The scripts, by shell."""
+def render_completions(commands: click.Group) -> dict[str, str]:
+    """The scripts, by shell, for the program's commands."""
     scripts = {}
     for shell in SHELLS:
         kind = get_completion_class(shell)
         assert kind is not None
-        completion = kind(cli, {}, PROGRAM, _VARIABLE)
+        completion = kind(commands, {}, PROGRAM, _VARIABLE)
         # Not source(): for bash it runs this machine's bash to find its version.
         scripts[shell] = (completion.source_template % completion.source_vars()).strip() + "\n"
     return scripts

@@ -11,8 +11,7 @@ from typing import Final
 
 import click
 
-from psiphon_vpn import __version__
-from psiphon_vpn.cli.main import PROGRAM, cli
+from psiphon_vpn import PROGRAM, __version__
 from psiphon_vpn.config import LOG_LEVELS, Settings
 from psiphon_vpn.core import options
 from psiphon_vpn.policy import names
@@ -24,9 +23,9 @@ CORE_FIELD: Final = "core_advanced"
 """The only setting with a different name in the file: the table [core.advanced]."""
 
 
-def render_manual() -> dict[str, str]:
-    """The pages, by file name."""
-    return {COMMANDS_PAGE: _render_commands(), SETTINGS_PAGE: _render_settings()}
+def render_manual(commands: click.Group) -> dict[str, str]:
+    """The pages, by file name; the program's commands are in one of them."""
+    return {COMMANDS_PAGE: _render_commands(commands), SETTINGS_PAGE: _render_settings()}
 
 
 def escape(text: str) -> str:
@@ -44,10 +43,10 @@ def _page(name: str, section: int, summary: str) -> list[str]:
     ]
 
 
-def _render_commands() -> str:
+def _render_commands(commands: click.Group) -> str:
     layout = Layout()
-    context = click.Context(cli, info_name=PROGRAM)
-    lines = _page(PROGRAM, 8, (cli.help or "").rstrip("."))
+    context = click.Context(commands, info_name=PROGRAM)
+    lines = _page(PROGRAM, 8, (commands.help or "").rstrip("."))
     lines += [".SH SYNOPSIS", f".B {escape(PROGRAM)}", "[OPTION]... COMMAND [ARGUMENT]..."]
     lines += [".SH DESCRIPTION"]
     lines += _paragraphs(
@@ -55,9 +54,9 @@ def _render_commands() -> str:
         f"kernel enforces that lock; {KILLSWITCH_UNIT} loads it before any network interface is up, and "
         f"{SERVICE_UNIT} does not lift it when it stops, restarts or fails.",
     )
-    lines += [".SH OPTIONS", *_options(cli, context)]
+    lines += [".SH OPTIONS", *_options(commands, context)]
     lines += [".SH COMMANDS"]
-    for name, command in _list_commands():
+    for name, command in _list_commands(commands):
         child = click.Context(command, info_name=name, parent=context)
         usage = " ".join(word for word in command.collect_usage_pieces(child) if word != "[OPTIONS]")
         lines += [f".SS {escape(f'{name} {usage}'.strip())}", escape(command.help or "")]
@@ -82,10 +81,10 @@ def _render_commands() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _list_commands() -> Iterator[tuple[str, click.Command]]:
-    for name in sorted(cli.commands):
-        if not cli.commands[name].hidden:
-            yield name, cli.commands[name]
+def _list_commands(commands: click.Group) -> Iterator[tuple[str, click.Command]]:
+    for name in sorted(commands.commands):
+        if not commands.commands[name].hidden:
+            yield name, commands.commands[name]
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+import click
+
 from psiphon_vpn import __version__
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
@@ -46,10 +48,11 @@ OTHERS_DIRECTORIES: Final = frozenset(
 """Directories of the system itself. All others are removed with the package, if nothing else is in them."""
 
 
-def build_packages(output: Path) -> tuple[Path, ...]:
+def build_packages(commands: click.Group, output: Path) -> tuple[Path, ...]:
     """Build every package.
 
     Args:
+        commands: the program's, of which man pages and completions are made.
         output: directory for them; created if necessary.
 
     Returns:
@@ -59,7 +62,7 @@ def build_packages(output: Path) -> tuple[Path, ...]:
         UserError: there is no checkout, or no nfpm.
         CommandError: nfpm failed.
     """
-    payload = collect_payload(python=SYSTEM_PYTHON)
+    payload = collect_payload(commands, python=SYSTEM_PYTHON)
     nfpm = _find_nfpm()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="psiphon-package-") as name:

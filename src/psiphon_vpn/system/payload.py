@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import click
+
 from psiphon_vpn import __version__
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
@@ -57,10 +59,11 @@ class PayloadFile:
         }
 
 
-def collect_payload(*, python: str | None = None) -> tuple[PayloadFile, ...]:
+def collect_payload(commands: click.Group, *, python: str | None = None) -> tuple[PayloadFile, ...]:
     """Collect every file, sorted by path; the same input gives the same bytes.
 
     Args:
+        commands: the program's, of which man pages and completions are made.
         python: the interpreter on the target that the launchers name; None looks for one on this machine, and includes
             the running one if the machine's own is too old.
 
@@ -78,7 +81,7 @@ def collect_payload(*, python: str | None = None) -> tuple[PayloadFile, ...]:
         *(_file(layout.python_dir / name, content) for name, content in collect_dependencies(_find_lock())),
         _file(layout.command, _render_launcher(layout, python, "psiphon_vpn.__main__"), 0o755),
         _file(layout.daemon, _render_launcher(layout, python, "psiphon_vpn.service.__main__"), 0o755),
-        *_collect_system_files(layout),
+        *_collect_system_files(layout, commands),
     ]
     found.sort(key=lambda file: file.path)
     twice = [one.path for one, other in itertools.pairwise(found) if one.path == other.path]
@@ -138,7 +141,7 @@ sys.exit(main())
 """
 
 
-def _collect_system_files(layout: Layout) -> Iterator[PayloadFile]:
+def _collect_system_files(layout: Layout, commands: click.Group) -> Iterator[PayloadFile]:
     for name, text in units.render_units().items():
         yield _file(layout.unit_dir / name, text)
     for name, text in units.render_dropins().items():
@@ -149,8 +152,8 @@ def _collect_system_files(layout: Layout) -> Iterator[PayloadFile]:
     yield _file(layout.sleep_script, units.render_sleep_script(), 0o755)
     for path, text in files.render_system_files(layout).items():
         yield _file(path, text)
-    for shell, text in render_completions().items():
+    for shell, text in render_completions(commands).items():
         for path in layout.completions[shell]:
             yield _file(path, text)
-    for name, text in render_manual().items():
+    for name, text in render_manual(commands).items():
         yield _file(layout.man_dir / f"man{name.rpartition('.')[2]}" / name, text)

@@ -8,7 +8,8 @@ from typing import Final
 
 from psiphon_vpn.core.record import RecordError, parse_record
 from psiphon_vpn.diagnose.facts import Facts
-from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.no_answer import Skip
 from psiphon_vpn.i18n import _
 
 SET: Final = mark(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from psiphon_vpn.diagnose.facts import Facts
-from psiphon_vpn.diagnose.model import Outcome, Unknowable, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.no_answer import Unknowable
 from psiphon_vpn.i18n import _
 
 MIB: Final = 1024 * 1024

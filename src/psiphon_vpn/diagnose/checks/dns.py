@@ -6,8 +6,9 @@ import sys
 from typing import Final
 
 from psiphon_vpn.diagnose.facts import OPEN, Facts
-from psiphon_vpn.diagnose.model import Outcome, Skip, Unknowable, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
 from psiphon_vpn.diagnose.name_path import WAYS_OUT, Asked, find_asked, list_servers, may_be_asked
+from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.i18n import _
 from psiphon_vpn.network.uplink import find_wires
 from psiphon_vpn.policy import names

@@ -10,7 +10,8 @@ from typing import Final
 
 from psiphon_vpn.diagnose import verify
 from psiphon_vpn.diagnose.facts import Facts, describe_mode
-from psiphon_vpn.diagnose.model import Outcome, Skip, Unknowable, check, fail, mark, ok
+from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok
+from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.errors import ConfigError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy.ruleset import Table

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from psiphon_vpn.diagnose.facts import PROC, Facts
+from psiphon_vpn.diagnose.basic_facts import PROC
+from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.kernel_rules import BaseChain
-from psiphon_vpn.diagnose.model import Outcome, Skip, check, mark, ok, warn
+from psiphon_vpn.diagnose.model import Outcome, check, mark, ok, warn
+from psiphon_vpn.diagnose.no_answer import Skip
 from psiphon_vpn.i18n import _
 from psiphon_vpn.network.bridges import Standing, explain_standing
 from psiphon_vpn.policy import names

@@ -7,7 +7,8 @@ import re
 import stat
 from typing import Final
 
-from psiphon_vpn.diagnose.facts import PROC, Facts
+from psiphon_vpn.diagnose.basic_facts import PROC
+from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.model import Check, Outcome, check, fail, mark, ok, warn
 from psiphon_vpn.i18n import _
 

@@ -7,7 +7,8 @@ from typing import Final
 
 from psiphon_vpn.diagnose.facts import OPEN, Facts
 from psiphon_vpn.diagnose.kernel_rules import parse_chains
-from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.no_answer import Skip
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.frame_guard import explain_step
 from psiphon_vpn.linux.traffic import Standing, explain_filter

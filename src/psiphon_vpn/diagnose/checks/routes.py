@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from psiphon_vpn.diagnose.facts import OPEN, SYSCTLS, Facts
-from psiphon_vpn.diagnose.model import Outcome, Skip, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.basic_facts import SYSCTLS
+from psiphon_vpn.diagnose.facts import OPEN, Facts
+from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.no_answer import Skip
 from psiphon_vpn.i18n import _
 from psiphon_vpn.network.bridges import list_in_force
 from psiphon_vpn.network.uplink import find_conflicts

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from psiphon_vpn.diagnose.facts import PROC, Facts
+from psiphon_vpn.diagnose.basic_facts import PROC
+from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _

@@ -6,8 +6,10 @@ import stat
 from typing import Final
 
 from psiphon_vpn.client import SOCKET_NAME
-from psiphon_vpn.diagnose.facts import PROC, Facts, describe_mode
-from psiphon_vpn.diagnose.model import Outcome, Skip, Unknowable, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.basic_facts import PROC
+from psiphon_vpn.diagnose.facts import Facts, describe_mode
+from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy import names

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from psiphon_vpn.diagnose.facts import PROC, Facts
-from psiphon_vpn.diagnose.model import Check, Outcome, Skip, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.basic_facts import PROC
+from psiphon_vpn.diagnose.facts import Facts
+from psiphon_vpn.diagnose.model import Check, Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.no_answer import Skip
 from psiphon_vpn.diagnose.unit_facts import MANAGERS
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import layout as places
