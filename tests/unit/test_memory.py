@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import weakref
 
 import pytest
 from tests.skipping import run_skipping
 
 from psiphon_vpn.service import memory
-from psiphon_vpn.service.memory import Tidier, give_back
+from psiphon_vpn.service.memory import Tidier, collect_cycles
 from psiphon_vpn.tasks import Supervisor
 
 
@@ -26,7 +28,7 @@ def test_what_only_refers_to_itself_is_gone() -> None:
     try:
         gone = weakref.ref(Circle())
         assert gone() is not None
-        give_back()
+        collect_cycles()
         assert gone() is None
     finally:
         gc.enable()
@@ -37,7 +39,7 @@ def test_it_is_done_once_for_many_changes_and_again_for_later_ones_and_only_when
 ) -> None:
     monkeypatch.setattr(memory, "QUIET_SECONDS", 0.05)
     done: list[bool] = []
-    monkeypatch.setattr(memory, "give_back", lambda: done.append(True))
+    monkeypatch.setattr(memory, "collect_cycles", lambda: done.append(True))
     quiet = False
 
     async def scenario() -> None:
@@ -63,3 +65,15 @@ def test_it_is_done_once_for_many_changes_and_again_for_later_ones_and_only_when
         assert len(done) == 3
 
     run_skipping(scenario())
+
+
+@pytest.mark.requirement("R24")
+def test_the_daemon_loads_nothing_of_the_laboratorys_and_no_package_that_is_made_up() -> None:
+    code = (
+        "import sys; import psiphon_vpn.service.daemon\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('pyroute2', 'dpkt', 'scapy', 'psiphon_lab')])\n"
+        "ours = (sys.modules[name] for name in sys.modules if name.startswith('psiphon_vpn'))\n"
+        "print([module.__name__ for module in ours if module.__spec__ is None or not module.__spec__.origin])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "[]"]
