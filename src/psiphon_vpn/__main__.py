@@ -5,17 +5,17 @@ import sys
 
 def main() -> None:
     """Run the command line and end with its exit code."""
-    from psiphon_vpn.quiet_names import ask_no_name_service
+    from psiphon_vpn.local_accounts import use_local_accounts
 
     try:
         from psiphon_vpn.cli.main import is_for_this_machine, run_cli
     except ImportError as error:
         from psiphon_vpn.system.last_resort import run
 
-        ask_no_name_service()
+        use_local_accounts()
         sys.exit(run(sys.argv[1:], cause=str(error)))
     if is_for_this_machine(sys.argv[1:]):
-        ask_no_name_service()
+        use_local_accounts()
     sys.exit(run_cli(sys.argv[1:]))
 
 

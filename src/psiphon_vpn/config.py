@@ -17,9 +17,9 @@ from psiphon_vpn import checks
 from psiphon_vpn.core import options
 from psiphon_vpn.errors import ConfigError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.oddtext import find_odd_text, find_wrong_encoding
+from psiphon_vpn.odd_text import find_odd_text, find_wrong_encoding
 from psiphon_vpn.system.layout import GROUP, USER
-from psiphon_vpn.tomllines import find_error_line, find_key_line, parse_toml
+from psiphon_vpn.toml_lines import find_error_line, find_key_line, parse_toml
 
 log = logging.getLogger(__name__)
 

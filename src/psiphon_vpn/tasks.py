@@ -168,7 +168,7 @@ def was_cancelled() -> bool:
 
 
 @contextlib.asynccontextmanager
-async def beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+async def run_alongside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
     """Run something beside the block, which looks at the outcome; at the block's end it is ended, and waited for.
 
     Raises:

@@ -262,13 +262,13 @@ sys.path.insert(0, sys.argv[1])
 told = json.loads(sys.argv[2])
 from tests.cores import make_store
 from psiphon_vpn.cli.update import Conversation, bring_core
-from psiphon_vpn.core.obtain import Wish
+from psiphon_vpn.core.obtain import CoreRequest
 from psiphon_vpn.errors import UserError
 store = make_store(Path(told["root"]))
 talk = Conversation(runtime_dir=Path(told["runtime"]), assume_yes=True)
-wish = Wish(url=told["url"], sha256=told["sha256"], proxy=told["proxy"])
+request = CoreRequest(url=told["url"], sha256=told["sha256"], proxy=told["proxy"])
 try:
-    bring_core(store, wish, talk, via_tunnel=bool(told["proxy"]),
+    bring_core(store, request, talk, via_tunnel=bool(told["proxy"]),
                tls=ssl.create_default_context(cafile=told["authority"]))
 except UserError as error:
     print("FAILED:", error)

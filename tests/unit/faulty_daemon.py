@@ -32,7 +32,7 @@ from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.parts import Part
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.timers import NextTry
-from psiphon_vpn.tasks import Supervisor, beside
+from psiphon_vpn.tasks import Supervisor, run_alongside
 
 LIVE_SECONDS = 150
 MOST_EVENTS = 20_000
@@ -188,7 +188,7 @@ def _inject(fault: Fault, life: Life) -> Iterator[contextlib.AbstractContextMana
             return
         if not fault.late:
             await _meet(lambda: fault.strike("part", part))
-        async with beside(make()) as work:
+        async with run_alongside(make()) as work:
             await asyncio.wait({work}, timeout=fault.late or None)
             if not work.done():
                 await _meet(lambda: fault.strike("part", part))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psiphon_vpn.config import Settings
-from psiphon_vpn.network.choice import Use
-from psiphon_vpn.network.observed import Observed
+from psiphon_vpn.network.choice import SocketUse
+from psiphon_vpn.network.observed import ObservedNetwork
 from psiphon_vpn.network.uplink import Path, Uplink
 from psiphon_vpn.policy.derive import Network, UplinkFacts
 from psiphon_vpn.policy.model import State
@@ -46,10 +46,12 @@ CHECKED = {State.VERIFYING, State.OPEN}
 CONNECTED = {State.CONNECTING, State.VERIFYING, State.OPEN}
 
 
-def see(*uplinks: Uplink, uses: frozenset[Use] | None = None, wires: str = "eth0 eth1", **more: Any) -> ev.NetworkSeen:
+def see(
+    *uplinks: Uplink, uses: frozenset[SocketUse] | None = None, wires: str = "eth0 eth1", **more: Any
+) -> ev.NetworkSeen:
     """A look at the network: the ways out, the best first, and the wires."""
     network = Network(wires=parse_names(*wires.split()), **more)
-    return ev.NetworkSeen(Observed(network=network, uplinks=uplinks), uses)
+    return ev.NetworkSeen(ObservedNetwork(network=network, uplinks=uplinks), uses)
 
 
 def configure(establish_timeout: int, uplink: str = "") -> ev.SettingsGood:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psiphon_vpn.accounts import User, find_group, find_user
+from psiphon_vpn.local_accounts import ACCOUNTS, use_files_only
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.model import Identity, Policy, State
-from psiphon_vpn.quiet_names import ACCOUNTS, quieten
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT
 from psiphon_vpn.system.units import render_units
 
@@ -69,15 +69,15 @@ def test_any_file_of_accounts_can_be_read(content: bytes, name: str, tmp_path_fa
 
 def test_only_accounts_are_looked_up_in_another_way() -> None:
     before = b"# caf\xe9\n passwd: files ldap\ngroup:ldap\nhosts: files resolve dns\n"
-    lines = quieten(before).split(b"\n")
+    lines = use_files_only(before).split(b"\n")
     assert lines[: len(ACCOUNTS)] == [f"{name}: files".encode() for name in ACCOUNTS]
     assert lines[len(ACCOUNTS) :] == [b"# caf\xe9", b"hosts: files resolve dns", b"", b""]
 
 
 CODE = """
 import subprocess, sys
-from psiphon_vpn.quiet_names import ask_no_name_service
-assert sys.argv[1] == "control" or ask_no_name_service()
+from psiphon_vpn.local_accounts import use_local_accounts
+assert sys.argv[1] == "control" or use_local_accounts()
 env = {"LD_DEBUG": "libs", "PATH": "/usr/sbin:/usr/bin"}
 done = subprocess.run(sys.argv[2:], input=sys.stdin.read(), capture_output=True, text=True, env=env)
 print(done.returncode, "libnss_unreachable" in done.stderr)

@@ -14,16 +14,16 @@ from tests import hostile
 from tests.policies import IDENTITY, accepting_rules, make_policy
 
 from psiphon_vpn.network.bridges import (
-    Allowed,
-    Standing,
-    explain_standing,
+    AllowedBridge,
+    BridgeStatus,
+    explain_bridge_status,
     judge_bridges,
     list_in_force,
     load_bridges,
     parse_bridges,
     render_bridges,
 )
-from psiphon_vpn.network.uplink import DefaultRoute, Interface, Snapshot, find_leading
+from psiphon_vpn.network.uplink import DefaultRoute, Interface, Snapshot, find_outbound
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_bridge_guard, build_wire_guard, render_bridge_rules
@@ -47,10 +47,10 @@ PORTS = (
 USUAL = Snapshot(interfaces=(CARD, BRIDGE, *PORTS), defaults=(UPLINK,))
 
 
-def judge(snapshot: Snapshot, *, guarded: bool = True, before: frozenset[int] = frozenset()) -> Allowed:
-    (found,) = judge_bridges(snapshot, (NAME,), leading=find_leading(snapshot, before), guarded=guarded)
-    assert (found.bridge is not None) == (found.standing is Standing.IN_FORCE)
-    assert all(explain_standing(found))
+def judge(snapshot: Snapshot, *, guarded: bool = True, before: frozenset[int] = frozenset()) -> AllowedBridge:
+    (found,) = judge_bridges(snapshot, (NAME,), outbound=find_outbound(snapshot, before), guarded=guarded)
+    assert (found.bridge is not None) == (found.status is BridgeStatus.IN_FORCE)
+    assert all(explain_bridge_status(found))
     return found
 
 
@@ -66,64 +66,72 @@ def test_a_bridge_with_guests_alone_is_in_force_by_its_index_and_its_own_network
 
 
 @pytest.mark.parametrize(
-    ("snapshot", "standing", "detail"),
+    ("snapshot", "status", "detail"),
     [
-        (Snapshot(), Standing.ABSENT, ""),
-        (having(replace(BRIDGE, kind="dummy")), Standing.NO_BRIDGE, ""),
-        (having(replace(BRIDGE, kind=None)), Standing.NO_BRIDGE, ""),
-        (having(replace(CARD, master=5)), Standing.LEADS_OUT, "eth0"),
-        (having(Interface(index=3, name="eth1", up=False, master=5)), Standing.LEADS_OUT, "eth1"),
-        (having(Interface(index=3, name="v.1", up=True, kind="vlan", lower=2, master=5)), Standing.LEADS_OUT, "v.1"),
-        (having(Interface(index=3, name="vx", up=True, kind="vxlan", master=5)), Standing.LEADS_OUT, "vx"),
-        (having(Interface(index=3, name="mv", up=True, kind="macvtap", lower=2, master=5)), Standing.LEADS_OUT, "mv"),
-        (having(Interface(index=3, name="d", up=True, kind="dummy", master=5)), Standing.LEADS_OUT, "d"),
+        (Snapshot(), BridgeStatus.ABSENT, ""),
+        (having(replace(BRIDGE, kind="dummy")), BridgeStatus.NO_BRIDGE, ""),
+        (having(replace(BRIDGE, kind=None)), BridgeStatus.NO_BRIDGE, ""),
+        (having(replace(CARD, master=5)), BridgeStatus.LEADS_OUT, "eth0"),
+        (having(Interface(index=3, name="eth1", up=False, master=5)), BridgeStatus.LEADS_OUT, "eth1"),
+        (
+            having(Interface(index=3, name="v.1", up=True, kind="vlan", lower=2, master=5)),
+            BridgeStatus.LEADS_OUT,
+            "v.1",
+        ),
+        (having(Interface(index=3, name="vx", up=True, kind="vxlan", master=5)), BridgeStatus.LEADS_OUT, "vx"),
+        (
+            having(Interface(index=3, name="mv", up=True, kind="macvtap", lower=2, master=5)),
+            BridgeStatus.LEADS_OUT,
+            "mv",
+        ),
+        (having(Interface(index=3, name="d", up=True, kind="dummy", master=5)), BridgeStatus.LEADS_OUT, "d"),
         (
             having(replace(BRIDGE, master=9), Interface(index=9, name="vrf", up=True, kind="vrf")),
-            Standing.LEADS_OUT,
+            BridgeStatus.LEADS_OUT,
             "vrf",
         ),
-        (having(defaults=(UPLINK, replace(UPLINK, index=5))), Standing.ROUTED, NAME),
-        (having(defaults=(UPLINK, replace(UPLINK, index=7))), Standing.LEADS_OUT, "veth7"),
+        (having(defaults=(UPLINK, replace(UPLINK, index=5))), BridgeStatus.ROUTED, NAME),
+        (having(defaults=(UPLINK, replace(UPLINK, index=7))), BridgeStatus.LEADS_OUT, "veth7"),
         (
             having(
                 Interface(index=9, name="br.7", up=True, kind="vlan", lower=5),
                 defaults=(UPLINK, replace(UPLINK, index=9)),
             ),
-            Standing.ROUTED,
+            BridgeStatus.ROUTED,
             "br.7",
         ),
-        (having(replace(BRIDGE, on_link=())), Standing.NO_NETWORK, ""),
-        (having(replace(BRIDGE, on_link=(ipaddress.ip_interface("198.51.100.1/24"),))), Standing.NO_NETWORK, ""),
-        (having(replace(CARD, on_link=(ipaddress.ip_interface("192.168.122.9/30"),))), Standing.OVERLAPS, "eth0"),
-        (having(replace(CARD, on_link=(ipaddress.ip_interface("192.168.0.9/16"),))), Standing.OVERLAPS, "eth0"),
-        (having(defaults=(replace(UPLINK, gateway="192.168.122.254"), UPLINK)), Standing.OVERLAPS, "eth0"),
+        (having(replace(BRIDGE, on_link=())), BridgeStatus.NO_NETWORK, ""),
+        (having(replace(BRIDGE, on_link=(ipaddress.ip_interface("198.51.100.1/24"),))), BridgeStatus.NO_NETWORK, ""),
+        (having(replace(CARD, on_link=(ipaddress.ip_interface("192.168.122.9/30"),))), BridgeStatus.OVERLAPS, "eth0"),
+        (having(replace(CARD, on_link=(ipaddress.ip_interface("192.168.0.9/16"),))), BridgeStatus.OVERLAPS, "eth0"),
+        (having(defaults=(replace(UPLINK, gateway="192.168.122.254"), UPLINK)), BridgeStatus.OVERLAPS, "eth0"),
     ],
 )
 def test_a_bridge_that_is_more_than_its_guests_is_withdrawn(
-    snapshot: Snapshot, standing: Standing, detail: str
+    snapshot: Snapshot, status: BridgeStatus, detail: str
 ) -> None:
     found = judge(snapshot)
-    assert (found.standing, found.detail) == (standing, detail)
+    assert (found.status, found.detail) == (status, detail)
 
 
 def test_a_pair_whose_both_ends_are_here_is_followed_to_what_is_behind() -> None:
     near = Interface(index=10, name="out0", up=True, kind="veth", lower=11, master=5)
     far = Interface(index=11, name="out1", up=True, kind="veth", lower=10, master=12)
     other = Interface(index=12, name="br9", up=True, kind="bridge")
-    assert judge(having(near, far, other)).standing is Standing.IN_FORCE
+    assert judge(having(near, far, other)).status is BridgeStatus.IN_FORCE
     card = Interface(index=13, name="eth9", up=True, master=12)
     found = judge(having(near, far, other, card))
-    assert (found.standing, found.detail) == (Standing.LEADS_OUT, "eth9")
+    assert (found.status, found.detail) == (BridgeStatus.LEADS_OUT, "eth9")
 
 
 def test_without_the_guard_or_where_it_cannot_be_nothing_is_in_force() -> None:
-    assert judge(USUAL, guarded=False).standing is Standing.UNGUARDED
-    (found,) = judge_bridges(USUAL, (NAME,), leading=frozenset({2}), guarded=True, supported=False)
-    assert (found.standing, found.bridge) == (Standing.UNSUPPORTED, None)
+    assert judge(USUAL, guarded=False).status is BridgeStatus.UNGUARDED
+    (found,) = judge_bridges(USUAL, (NAME,), outbound=frozenset({2}), guarded=True, supported=False)
+    assert (found.status, found.bridge) == (BridgeStatus.UNSUPPORTED, None)
 
 
 def test_a_bridge_that_led_out_once_stays_withdrawn() -> None:
-    assert judge(USUAL, before=frozenset({5})).standing is Standing.ROUTED
+    assert judge(USUAL, before=frozenset({5})).status is BridgeStatus.ROUTED
 
 
 _kinds = st.sampled_from([None, "bridge", "veth", "tun", "vlan", "macvlan", "vxlan", "dummy", "bond", "wireguard"])
@@ -295,6 +303,6 @@ def test_a_thousand_guests_are_judged_in_one_go() -> None:
     ports = tuple(
         Interface(index=100 + number, name=f"vnet{number}", up=True, kind="tun", master=5) for number in range(1000)
     )
-    assert judge(having(*ports)).standing is Standing.IN_FORCE
+    assert judge(having(*ports)).status is BridgeStatus.IN_FORCE
     last = replace(ports[-1], kind=None)
     assert judge(having(*ports[:-1], last)).detail == last.name

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.state_machine_watch import UPLINK_A, UPLINK_B, Watch, configure, see
 
 from psiphon_vpn.linux.core_sockets import parse_socket, read_core_uses
-from psiphon_vpn.network.choice import Use, carries_on, find_next, find_patience, pick_uplink
+from psiphon_vpn.network.choice import SocketUse, find_next, find_patience, pick_uplink, still_serves
 from psiphon_vpn.network.uplink import (
     DefaultRoute,
     Interface,
@@ -56,15 +56,15 @@ uplinks = st.builds(
 )
 uses = st.sets(
     st.one_of(
-        st.builds(Use, st.just(IPV4), st.sampled_from([None, "192.0.2.10", "192.0.2.11"])),
-        st.builds(Use, st.just(IPV6), st.sampled_from([None, "2001:db8:0::/64", "2001:db8:1::/64"])),
+        st.builds(SocketUse, st.just(IPV4), st.sampled_from([None, "192.0.2.10", "192.0.2.11"])),
+        st.builds(SocketUse, st.just(IPV6), st.sampled_from([None, "2001:db8:0::/64", "2001:db8:1::/64"])),
     )
 )
 
 
 @pytest.mark.requirement("R6")
 @given(uplinks, uplinks, uses)
-def test_what_is_gained_is_never_a_transition(before: Uplink, more: Uplink, used: set[Use]) -> None:
+def test_what_is_gained_is_never_a_transition(before: Uplink, more: Uplink, used: set[SocketUse]) -> None:
     """Whatever is added to gateways, places and versions."""
     extra = {path.version: path for path in more.paths}
     grown = []
@@ -80,33 +80,33 @@ def test_what_is_gained_is_never_a_transition(before: Uplink, more: Uplink, used
     there = {(path.version, place) for path in now.paths for place in path.places}
     real = {use for use in used if use.place is None or (use.version, use.place) in there}
     real = {use for use in real if use.version in now.versions}
-    assert carries_on(before, now)
-    assert carries_on(before, now, real)
+    assert still_serves(before, now)
+    assert still_serves(before, now, real)
 
 
 @pytest.mark.requirement("R6")
 @given(uplinks, uplinks, uses)
-def test_what_is_in_use_and_gone_is_always_a_transition(before: Uplink, now: Uplink, used: set[Use]) -> None:
+def test_what_is_in_use_and_gone_is_always_a_transition(before: Uplink, now: Uplink, used: set[SocketUse]) -> None:
     """By an account of its own: nothing that a socket has, and no gateway of its version, may be missing."""
     had = {path.version: path for path in before.paths}
     has = {path.version: path for path in now.paths}
     versions = {use.version for use in used} or {IPV4, IPV6}
     for use in used:
         if use.version not in has or (use.place is not None and use.place not in has[use.version].places):
-            assert not carries_on(before, now, used)
+            assert not still_serves(before, now, used)
     for version in versions & set(had):
         lost = version not in has or set(had[version].gateways) - set(has[version].gateways)
-        blind = not used or Use(version, None) in used
+        blind = not used or SocketUse(version, None) in used
         if lost or (blind and set(had[version].places) - set(has[version].places)):
-            assert not carries_on(before, now, used)
+            assert not still_serves(before, now, used)
 
 
 @pytest.mark.requirement("R6")
 @given(uplinks, uses)
-def test_another_interface_is_a_transition_whatever_is_in_use(before: Uplink, used: set[Use]) -> None:
-    assert carries_on(before, before)
+def test_another_interface_is_a_transition_whatever_is_in_use(before: Uplink, used: set[SocketUse]) -> None:
+    assert still_serves(before, before)
     for now in (replace(before, index=3), replace(before, name=InterfaceName("eth1"))):
-        assert not carries_on(before, now, used)
+        assert not still_serves(before, now, used)
 
 
 @pytest.mark.requirement("R6")
@@ -116,13 +116,13 @@ def test_a_prefix_that_nobody_uses_may_go() -> None:
     before = Uplink(index=2, name=InterfaceName("eth0"), paths=(path4, path6))
     less = replace(before, paths=(path4, replace(path6, places=("2001:db8:1::/64",))))
     without = replace(before, paths=(path4,))
-    by_ipv4 = {Use(IPV4, "192.0.2.10")}
-    assert not carries_on(before, less), "nobody knows what is in use"
-    assert carries_on(before, less, by_ipv4)
-    assert carries_on(before, without, by_ipv4)
-    assert carries_on(before, less, by_ipv4 | {Use(IPV6, "2001:db8:1::/64")})
-    assert not carries_on(before, less, by_ipv4 | {Use(IPV6, "2001:db8:0::/64")})
-    assert not carries_on(before, less, {Use(IPV6, None)})
+    by_ipv4 = {SocketUse(IPV4, "192.0.2.10")}
+    assert not still_serves(before, less), "nobody knows what is in use"
+    assert still_serves(before, less, by_ipv4)
+    assert still_serves(before, without, by_ipv4)
+    assert still_serves(before, less, by_ipv4 | {SocketUse(IPV6, "2001:db8:1::/64")})
+    assert not still_serves(before, less, by_ipv4 | {SocketUse(IPV6, "2001:db8:0::/64")})
+    assert not still_serves(before, less, {SocketUse(IPV6, None)})
 
 
 @pytest.mark.requirement("R6")
@@ -130,7 +130,7 @@ def test_advertisements_without_end_do_not_disturb_an_open_tunnel() -> None:
     """A prefix more every two seconds, a thousand times: no move, no effect, no unrest."""
     watch = Watch()
     watch.to_open()
-    used = frozenset({Use(IPV4, "192.0.2.10")})
+    used = frozenset({SocketUse(IPV4, "192.0.2.10")})
     opened, seen = watch.model, UPLINK_A
     for number in range(1000):
         path6 = Path(version=IPV6, gateways=("fe80::1",), places=(f"2001:db8:{number:x}::/64",))
@@ -156,11 +156,11 @@ def _socket(family: int, source: str, *, uid: int = 7, bound: int = 2) -> bytes:
 def test_sockets_of_the_core_on_the_uplink_are_told_from_others() -> None:
     four, six = socket.AF_INET, socket.AF_INET6
     for message, expected in (
-        (_socket(four, "192.0.2.10"), {Use(IPV4, "192.0.2.10")}),
-        (_socket(six, "2001:db8:a::7"), {Use(IPV6, "2001:db8:a::/64")}),
-        (_socket(six, "::ffff:192.0.2.10"), {Use(IPV4, "192.0.2.10")}),
-        (_socket(four, "0.0.0.0"), {Use(IPV4, None)}),
-        (_socket(six, "::"), {Use(IPV4, None), Use(IPV6, None)}),
+        (_socket(four, "192.0.2.10"), {SocketUse(IPV4, "192.0.2.10")}),
+        (_socket(six, "2001:db8:a::7"), {SocketUse(IPV6, "2001:db8:a::/64")}),
+        (_socket(six, "::ffff:192.0.2.10"), {SocketUse(IPV4, "192.0.2.10")}),
+        (_socket(four, "0.0.0.0"), {SocketUse(IPV4, None)}),
+        (_socket(six, "::"), {SocketUse(IPV4, None), SocketUse(IPV6, None)}),
         (_socket(four, "192.0.2.10", uid=0), set()),
         (_socket(four, "192.0.2.10", bound=0), set()),
     ):
@@ -176,17 +176,17 @@ UPLINKS = (UPLINK_A, UPLINK_B, replace(UPLINK_B, index=4, name=InterfaceName("tu
 
 
 def test_uplinks_that_bring_no_tunnel_are_tried_one_after_the_other_and_then_from_the_best_again() -> None:
-    current, barren = UPLINK_A, frozenset[int]()
+    current, unsuccessful = UPLINK_A, frozenset[int]()
     tried = []
     for _ in range(6):
-        found = find_next(current, UPLINKS, named="", barren=barren)
+        found = find_next(current, UPLINKS, named="", unsuccessful=unsuccessful)
         assert found is not None
-        current, barren = found
-        assert pick_uplink(UPLINKS, named="", barren=barren) in {current, UPLINK_A}
+        current, unsuccessful = found
+        assert pick_uplink(UPLINKS, named="", unsuccessful=unsuccessful) in {current, UPLINK_A}
         tried.append(current.name)
     assert tried == ["eth1", "tun0", "eth0", "eth1", "tun0", "eth0"]
-    assert find_next(UPLINK_A, UPLINKS[:1], named="", barren=frozenset()) is None
-    assert find_next(UPLINK_B, UPLINKS, named="eth1", barren=frozenset()) is None, "no other than the named one"
+    assert find_next(UPLINK_A, UPLINKS[:1], named="", unsuccessful=frozenset()) is None
+    assert find_next(UPLINK_B, UPLINKS, named="eth1", unsuccessful=frozenset()) is None, "no other than the named one"
     patience = [find_patience(rounds) for rounds in range(20)]
     assert patience == sorted(patience)
     assert patience[-1] <= 480
@@ -230,7 +230,7 @@ def test_an_uplink_that_brings_no_tunnel_gives_way_and_the_one_that_does_stays()
     assert watch.tell(see(UPLINK_A, UPLINK_B)) == ()
     watch.tell(see(UPLINK_A))
     assert watch.model.uplink == UPLINK_A, "the one that brought the tunnel is lost, so the other counts again"
-    assert watch.model.barren == frozenset()
+    assert watch.model.unsuccessful == frozenset()
 
 
 def test_an_uplink_on_which_cores_end_again_and_again_gives_way_ever_more_slowly() -> None:

@@ -22,7 +22,7 @@ from psiphon_vpn.cli.main import run_cli
 from psiphon_vpn.cli.update import Conversation, bring_core, roll_back
 from psiphon_vpn.core import manifest
 from psiphon_vpn.core.flaws import CoreFlawError
-from psiphon_vpn.core.obtain import Wish
+from psiphon_vpn.core.obtain import CoreRequest
 from psiphon_vpn.core.store import CoreStore
 from psiphon_vpn.errors import DaemonDownError, UserError
 
@@ -68,7 +68,7 @@ def store(tmp_path: Path) -> CoreStore:
 def test_an_update_shows_what_it_is_and_lets_the_daemon_start_it(
     store: CoreStore, daemon: Daemon, talk: Conversation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bring_core(store, Wish(file=tmp_path / "new"), talk) == 0
+    assert bring_core(store, CoreRequest(file=tmp_path / "new"), talk) == 0
     shown = capsys.readouterr().out
     assert f"Source:    {tmp_path}/new" in shown
     assert "Revision:  0000000002" in shown
@@ -100,7 +100,7 @@ def test_the_service_is_restarted_only_where_that_is_wanted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     daemon.status = status
-    assert bring_core(store, Wish(file=tmp_path / "new"), talk) == 0
+    assert bring_core(store, CoreRequest(file=tmp_path / "new"), talk) == 0
     assert daemon.commands == commands
     assert words in capsys.readouterr().out
 
@@ -113,7 +113,7 @@ def test_on_a_locked_machine_nothing_is_tried_and_the_ways_are_named(
 ) -> None:
     daemon.status = {"state": state, "locked": True, "intent": "connected"}
     with pytest.raises(UserError, match="the tunnel is not open") as caught:
-        bring_core(store, Wish(), talk, via_tunnel=via_tunnel)
+        bring_core(store, CoreRequest(), talk, via_tunnel=via_tunnel)
     assert "psiphon-vpn start" in caught.value.next_step
     assert "--core-file PATH --sha256 HEX" in caught.value.next_step
     assert daemon.commands == []
@@ -124,7 +124,7 @@ def test_without_the_service_there_is_no_way_through_the_tunnel(
 ) -> None:
     daemon.status = None
     with pytest.raises(UserError, match="the tunnel is not open: it is not running"):
-        bring_core(store, Wish(), talk, via_tunnel=True)
+        bring_core(store, CoreRequest(), talk, via_tunnel=True)
 
 
 def test_what_is_up_to_date_is_not_fetched_again(
@@ -132,12 +132,12 @@ def test_what_is_up_to_date_is_not_fetched_again(
 ) -> None:
     store.install_file(tmp_path / "new")
     daemon.status = {"state": "LOCKED", "locked": True, "intent": "connected"}
-    assert bring_core(store, Wish(), talk) == 0
+    assert bring_core(store, CoreRequest(), talk) == 0
     assert "up to date: revision 0000000002" in capsys.readouterr().out
     # Not if it was changed since: then it has to be fetched anew, which a locked machine cannot.
     (tmp_path / "root/var/lib/psiphon-vpn/core/current/psiphon-tunnel-core").write_bytes(b"changed")
     with pytest.raises(UserError, match="not open"):
-        bring_core(store, Wish(), talk)
+        bring_core(store, CoreRequest(), talk)
 
 
 @pytest.mark.requirement("R14")
@@ -151,8 +151,8 @@ def test_without_a_yes_nothing_is_changed(
     store.install_file(tmp_path / "new")
     talk = Conversation(runtime_dir=tmp_path, assume_yes=False)
     before = list_tree(tmp_path / "root")
-    wish = Wish(file=tmp_path / "old", allow_older=True)
-    actions: list[Callable[[], int]] = [lambda: bring_core(store, wish, talk), lambda: roll_back(store, talk)]
+    request = CoreRequest(file=tmp_path / "old", allow_older=True)
+    actions: list[Callable[[], int]] = [lambda: bring_core(store, request, talk), lambda: roll_back(store, talk)]
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     for act in actions:
         with pytest.raises(UserError, match="cannot ask without a terminal"):

@@ -21,7 +21,7 @@ from psiphon_lab.standin_socks import serve_socks
 from psiphon_vpn.core.fetch import Limits, check_url, describe_source, fetch_core
 from psiphon_vpn.core.fetch_errors import FetchError, FetchProblem
 from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
-from psiphon_vpn.core.obtain import Wish, obtain
+from psiphon_vpn.core.obtain import CoreRequest, obtain
 from psiphon_vpn.core.store import CoreStore
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.system.layout import Layout
@@ -367,7 +367,7 @@ def store(tmp_path: Path, site: Site) -> CoreStore:
 def test_the_pinned_core_is_fetched_by_commit_verified_and_put_into_use(
     store: CoreStore, site: Site, tls: ssl.SSLContext, tmp_path: Path
 ) -> None:
-    with obtain(store, Wish(), tls=tls, limits=QUICK) as staged:
+    with obtain(store, CoreRequest(), tls=tls, limits=QUICK) as staged:
         assert staged.old is not None
         assert (staged.old.sha256, staged.record.sha256) == (sha256(OLD), sha256(NEW))
         assert store.check_current().sha256 == sha256(OLD), "not before it is activated"
@@ -396,7 +396,7 @@ def test_the_core_in_use_is_untouched_and_the_download_thrown_away_when_the_serv
 ) -> None:
     site.content, flaw = WRONG_CONTENT[what]
     before = list_tree(tmp_path / "root")
-    with pytest.raises(CoreFlawError) as caught, obtain(store, Wish(), tls=tls, limits=QUICK):
+    with pytest.raises(CoreFlawError) as caught, obtain(store, CoreRequest(), tls=tls, limits=QUICK):
         pytest.fail("it was accepted")
     assert caught.value.flaw is flaw
     assert list_tree(tmp_path / "root") == before
@@ -411,14 +411,14 @@ def test_the_core_in_use_is_untouched_when_the_server(
     site.script = list(FAILURES[what][0])
     before = list_tree(tmp_path / "root")
     limits = Limits(connect=2, stall=0.2, total=10, pause=0.01, size=1 << 20)
-    with pytest.raises(FetchError), obtain(store, Wish(), tls=tls, limits=limits):
+    with pytest.raises(FetchError), obtain(store, CoreRequest(), tls=tls, limits=limits):
         pytest.fail("it was accepted")
     after = {name: value for name, value in list_tree(tmp_path / "root").items() if "/.downloads/" not in name}
     assert after == before
     assert store.check_current().sha256 == sha256(OLD)
     # And the next run, with a server that works, succeeds.
     site.script = ["ok"]
-    with obtain(store, Wish(), tls=tls, limits=QUICK) as staged:
+    with obtain(store, CoreRequest(), tls=tls, limits=QUICK) as staged:
         assert store.activate(staged).new.sha256 == sha256(NEW)
 
 
@@ -428,7 +428,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 from tests.cores import make_elf, make_store, pin, sha256
 from psiphon_vpn.core.fetch_errors import FetchError
-from psiphon_vpn.core.obtain import Wish, obtain
+from psiphon_vpn.core.obtain import CoreRequest, obtain
 root, url, cert = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(root)], check=True)
 old = make_elf(b"old")
@@ -436,7 +436,7 @@ store = make_store(root, pin(old))
 (root / "old").write_bytes(old)
 store.install_file(root / "old")
 try:
-    with obtain(store, Wish(url=url, sha256="0" * 64), tls=ssl.create_default_context(cafile=cert)):
+    with obtain(store, CoreRequest(url=url, sha256="0" * 64), tls=ssl.create_default_context(cafile=cert)):
         pass
 except FetchError as error:
     print(error.problem, error)
@@ -471,15 +471,15 @@ def test_a_download_on_a_disk_that_is_full_says_so_and_leaves_the_core_in_use(
 def test_a_mirror_is_as_good_as_the_origin_if_the_content_is_pinned_or_its_sha256_is_given(
     store: CoreStore, site: Site, tls: ssl.SSLContext
 ) -> None:
-    with obtain(store, Wish(url=f"{site.url}?token=secret"), tls=tls, limits=QUICK) as staged:
+    with obtain(store, CoreRequest(url=f"{site.url}?token=secret"), tls=tls, limits=QUICK) as staged:
         assert staged.record.revision == "0000000002"
         assert staged.record.source == site.url
     site.content = make_elf(b"own build")
-    with pytest.raises(CoreFlawError) as caught, obtain(store, Wish(url=site.url), tls=tls, limits=QUICK):
+    with pytest.raises(CoreFlawError) as caught, obtain(store, CoreRequest(url=site.url), tls=tls, limits=QUICK):
         pytest.fail("it was accepted")
     assert caught.value.flaw is CoreFlaw.UNPINNED
-    wish = Wish(url=site.url, sha256=sha256(site.content))
-    with obtain(store, wish, tls=tls, limits=QUICK) as staged:
+    request = CoreRequest(url=site.url, sha256=sha256(site.content))
+    with obtain(store, request, tls=tls, limits=QUICK) as staged:
         assert staged.record.revision is None
 
 
@@ -487,7 +487,7 @@ def test_where_the_manifest_has_nothing_for_this_processor_nothing_is_fetched_an
     store: CoreStore, site: Site, tls: ssl.SSLContext
 ) -> None:
     store.machine = "aarch64"
-    with pytest.raises(CoreFlawError) as caught, obtain(store, Wish(), tls=tls, limits=QUICK):
+    with pytest.raises(CoreFlawError) as caught, obtain(store, CoreRequest(), tls=tls, limits=QUICK):
         pytest.fail("it was accepted")
     assert caught.value.flaw is CoreFlaw.UNSUPPORTED
     assert "--core-file PATH --sha256 HEX" in caught.value.next_step
@@ -496,7 +496,7 @@ def test_where_the_manifest_has_nothing_for_this_processor_nothing_is_fetched_an
 
 def test_without_the_service_user_nothing_is_fetched(site: Site, tls: ssl.SSLContext, tmp_path: Path) -> None:
     store = CoreStore(Layout(root=tmp_path), root_uid=os.geteuid())
-    wish = Wish(url=site.url, sha256=sha256(NEW))
-    with pytest.raises(UserError, match="no user psiphon-user"), obtain(store, wish, tls=tls, limits=QUICK):
+    request = CoreRequest(url=site.url, sha256=sha256(NEW))
+    with pytest.raises(UserError, match="no user psiphon-user"), obtain(store, request, tls=tls, limits=QUICK):
         pytest.fail("it was accepted")
     assert site.requests == []

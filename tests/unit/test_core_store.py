@@ -172,12 +172,12 @@ def test_everything_that_is_pinned_has_to_be_so(wrong: str, tmp_path: Path) -> N
     made = make_store(tmp_path / "root", good)
     with (
         pytest.raises(CoreFlawError) as caught,
-        made.locked(),
+        made.exclusive(),
         made.stage(put(tmp_path / "f", NEW), source="s", expected=bad),
     ):
         pytest.fail("it was accepted")
     assert caught.value.flaw is CoreFlaw.MISMATCH
-    with made.locked(), made.stage(tmp_path / "f", source="s", expected=good) as staged:
+    with made.exclusive(), made.stage(tmp_path / "f", source="s", expected=good) as staged:
         assert staged.record.sha256 == sha256(NEW)
 
 
@@ -199,7 +199,7 @@ def test_an_older_core_is_refused_unless_asked_for(store: CoreStore, tmp_path: P
 def test_of_a_core_that_nobody_has_pinned_it_is_said_what_cannot_be_known(store: CoreStore, tmp_path: Path) -> None:
     unknown = make_elf(b"my own")
     path = put(tmp_path / "own", unknown)
-    with store.locked(), store.stage(path, source="own", sha256=sha256(unknown).upper()) as staged:
+    with store.exclusive(), store.stage(path, source="own", sha256=sha256(unknown).upper()) as staged:
         assert any("older" in text for text in staged.warnings)
         assert any("revision" in text for text in staged.warnings)
         change = store.activate(staged)
@@ -311,10 +311,10 @@ def test_nothing_installed_is_none_to_read_and_a_flaw_to_check(tmp_path: Path) -
 
 def test_two_installations_do_not_run_at_once(store: CoreStore, tmp_path: Path) -> None:
     again = make_store(tmp_path / "root", pin(OLD))
-    with store.locked(), pytest.raises(CoreFlawError) as caught, again.locked():
+    with store.exclusive(), pytest.raises(CoreFlawError) as caught, again.exclusive():
         pytest.fail("both")
     assert caught.value.flaw is CoreFlaw.BUSY
-    with again.locked():
+    with again.exclusive():
         pass
 
 

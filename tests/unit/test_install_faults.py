@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.scratch_machine import PAYLOAD, ScratchMachine, make_machine
 from tests.unit.test_install import say_nothing, unpack
-from tests.unit.test_trees import make_deep
+from tests.unit.test_tree_removal import make_deep
 
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
@@ -26,7 +26,7 @@ from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.install import configure_package, install_clone, uninstall
 from psiphon_vpn.system.journal import Journal, UndoError
 from psiphon_vpn.system.layout import KILLSWITCH_UNIT
-from psiphon_vpn.trees import remove_tree
+from psiphon_vpn.tree_removal import remove_tree
 
 pytestmark = [
     pytest.mark.lab,

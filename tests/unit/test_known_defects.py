@@ -128,7 +128,7 @@ def test_the_service_does_not_know_how_to_change_the_machines_resolvers() -> Non
     # of it has to be restored.
     static = {("system", name) for name in ("files.py", "layout.py", "released.py")}
     # No command of root's and no unit of ours sees nsswitch.conf, in a mount namespace of its own: the file stays.
-    static |= {("psiphon_vpn", "quiet_names.py"), ("system", "units.py")}
+    static |= {("psiphon_vpn", "local_accounts.py"), ("system", "units.py")}
     found = [(path, text) for path, text in _texts() if words.search(text) and "diagnose" not in path.parts]
     assert [(path.name, text) for path, text in found if path.parts[-2:] not in static] == []
 

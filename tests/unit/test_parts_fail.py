@@ -24,7 +24,7 @@ from psiphon_vpn.service import effects as do
 from psiphon_vpn.service import runner
 from psiphon_vpn.service.parts import ONLY_LOGGED, Part
 from psiphon_vpn.service.reasons import Reason
-from psiphon_vpn.tasks import PartReturned, Supervisor, beside
+from psiphon_vpn.tasks import PartReturned, Supervisor, run_alongside
 
 ERRORS: dict[str, Callable[[], BaseException]] = {
     **{
@@ -300,7 +300,7 @@ def test_a_failure_beside_a_block_is_never_lost() -> None:
 
     async def scenario() -> None:
         with pytest.raises(ValueError, match="beside"):
-            async with beside(fail()):
+            async with run_alongside(fail()):
                 await asyncio.sleep(0.01)
 
     asyncio.run(scenario())
@@ -311,7 +311,7 @@ def test_a_block_that_fails_itself_is_what_is_told() -> None:
         raise ValueError("beside")
 
     async def work() -> None:
-        async with beside(fail()):
+        async with run_alongside(fail()):
             await asyncio.sleep(0.01)
             raise KeyError
 

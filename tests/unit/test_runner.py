@@ -16,7 +16,7 @@ from tests.unit.state_machine_watch import UPLINK_B, see
 from psiphon_vpn.config import Settings
 from psiphon_vpn.linux.lock import EnforcementError
 from psiphon_vpn.linux.tun import Tun
-from psiphon_vpn.network.choice import Use
+from psiphon_vpn.network.choice import SocketUse
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import core_supervision
 from psiphon_vpn.service.core_supervision import CoreSupervisor
@@ -138,7 +138,7 @@ async def run_until_settled(runner: Runner) -> None:
         ([see(UPLINK_B, wires="eth1"), see(UPLINK_B), see(UPLINK_B)], ["eth0 eth1"]),
         ([see(UPLINK_B), see(), see(UPLINK_B)], ["eth0 eth1"] * 3),
         ([see(UPLINK_B), UplinkLost(), see(UPLINK_B)], ["eth0 eth1"] * 3),
-        ([see(wires="eth0", uses=frozenset({Use(4, "192.0.2.9")})), see()], ["eth0", "eth0 eth1"]),
+        ([see(wires="eth0", uses=frozenset({SocketUse(4, "192.0.2.9")})), see()], ["eth0", "eth0 eth1"]),
     ],
 )
 def test_looks_that_come_together_are_applied_once_and_no_transition_is_passed_over(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from psiphon_vpn.linux.links import _place
 from psiphon_vpn.linux.rtvalues import Address
-from psiphon_vpn.network.choice import carries_on
+from psiphon_vpn.network.choice import still_serves
 from psiphon_vpn.network.uplink import (
-    INNER_KINDS,
+    LOCAL_KINDS,
     DefaultRoute,
     Interface,
     Path,
@@ -20,7 +20,7 @@ from psiphon_vpn.network.uplink import (
     Uplink,
     choose_uplink,
     find_conflicts,
-    find_leading,
+    find_outbound,
     find_wires,
 )
 from psiphon_vpn.policy import names
@@ -89,7 +89,7 @@ def test_a_point_to_point_link_without_an_address_of_its_own_borrows_one() -> No
     moved = replace(ETH, addresses=((4, "192.0.2.11"),))
     there = choose(ppp, interfaces=(LO, moved, TUN, PPP))
     assert there is not None
-    assert not carries_on(uplink, there), "another place in the world"
+    assert not still_serves(uplink, there), "another place in the world"
 
 
 def test_a_point_to_point_link_with_its_own_address_does_not_care_for_others() -> None:
@@ -156,7 +156,7 @@ def test_another_ipv4_address_gateway_prefix_or_interface_is_a_change() -> None:
         choose(route(WLAN)),
     ]
     assert before is not None
-    assert not any(uplink is not None and carries_on(before, uplink) for uplink in changed)
+    assert not any(uplink is not None and still_serves(before, uplink) for uplink in changed)
     assert choose(*both) == before
 
 
@@ -191,12 +191,12 @@ def test_wires_are_hardware_and_what_stands_for_it_and_inner_kinds_only_with_a_d
 def test_what_led_out_once_stays_a_wire_until_it_is_gone() -> None:
     inner = Interface(index=7, name="veth1", up=True, kind="veth")
     default = DefaultRoute(version=4, index=7, gateway=None, metric=0)
-    led = find_leading(Snapshot(interfaces=(ETH, inner), defaults=(default,)))
+    led = find_outbound(Snapshot(interfaces=(ETH, inner), defaults=(default,)))
     without_route = Snapshot(interfaces=(ETH, inner))
-    assert find_wires(without_route, find_leading(without_route, led)) == ("eth0", "veth1")
+    assert find_wires(without_route, find_outbound(without_route, led)) == ("eth0", "veth1")
     gone = Snapshot(interfaces=(ETH,))
-    assert find_leading(gone, led) == frozenset()
-    assert find_wires(without_route, find_leading(without_route, find_leading(gone, led))) == ("eth0",)
+    assert find_outbound(gone, led) == frozenset()
+    assert find_wires(without_route, find_outbound(without_route, find_outbound(gone, led))) == ("eth0",)
 
 
 _addresses = st.sampled_from([(4, "192.0.2.10"), (4, "192.0.2.138"), (6, "2001:db8:a::/64"), (6, "2001:db8:b::/64")])
@@ -206,7 +206,7 @@ _interfaces = st.lists(
         index=st.integers(1, 8),
         name=st.sampled_from(["lo", names.TUN_NAME, "eth0", "eth1", "docker0"]),
         up=st.booleans(),
-        kind=st.sampled_from([None, "vlan", *sorted(INNER_KINDS)]),
+        kind=st.sampled_from([None, "vlan", *sorted(LOCAL_KINDS)]),
         addresses=st.lists(_addresses, unique=True, max_size=3).map(tuple),
     ),
     unique_by=(lambda interface: interface.index, lambda interface: interface.name),
@@ -280,9 +280,9 @@ def test_another_gateway_of_the_same_metric_is_a_hop_and_no_transition_and_a_wor
     assert before is not None
     assert more is not None
     assert worse is not None
-    assert carries_on(before, more)
-    assert carries_on(before, worse)
-    assert not carries_on(more, before), "any of those that were there may be in use"
+    assert still_serves(before, more)
+    assert still_serves(before, worse)
+    assert not still_serves(more, before), "any of those that were there may be in use"
     assert (before.hops, more.hops, worse.hops) == (("192.0.2.1",), ("192.0.2.1", "192.0.2.2"), ("192.0.2.1",))
 
 

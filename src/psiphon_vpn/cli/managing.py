@@ -32,7 +32,7 @@ from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.sessions import OPTION, RemoteSessionsError, describe_sessions, find_sessions
 
 if TYPE_CHECKING:
-    from psiphon_vpn.core.obtain import Wish
+    from psiphon_vpn.core.obtain import CoreRequest
     from psiphon_vpn.core.record import CoreRecord
     from psiphon_vpn.core.store import CoreStore
 
@@ -108,7 +108,7 @@ def install(
         check_sessions(platform, cut_remote=cut_remote)
         if not yes and not click.confirm(_("Go on?"), default=False, err=True):
             raise click.Abort
-    wish = _find_wish(
+    request = _find_request(
         platform,
         core_file=core_file,
         core_url=core_url,
@@ -121,7 +121,7 @@ def install(
         platform,
         collect_payload(commands),
         say=say if dry_run else lambda _line: None,
-        install_core=_choose_core(platform, wish),
+        install_core=_choose_core(platform, request),
         dry_run=dry_run,
     )
     if dry_run:
@@ -156,9 +156,9 @@ def _explain_install(platform: Platform) -> None:
     _report_findings(platform)
 
 
-def _choose_core(platform: Platform, wish: Wish | None) -> Callable[[], bool] | None:
+def _choose_core(platform: Platform, request: CoreRequest | None) -> Callable[[], bool] | None:
     """A function that installs the wanted core and returns whether it is a different one; None if none is wanted."""
-    if wish is None:
+    if request is None:
         return None
 
     def bring() -> bool:
@@ -167,7 +167,7 @@ def _choose_core(platform: Platform, wish: Wish | None) -> Callable[[], bool] | 
 
         store = CoreStore(platform.layout)
         before = _read_core(store)
-        bring_core(store, wish, Conversation(runtime_dir=platform.layout.runtime_dir, assume_yes=True))
+        bring_core(store, request, Conversation(runtime_dir=platform.layout.runtime_dir, assume_yes=True))
         return _read_core(store) != before
 
     return bring
@@ -179,16 +179,16 @@ def _read_core(store: CoreStore) -> CoreRecord | None:
     return None
 
 
-def _find_wish(
+def _find_request(
     platform: Platform, *, core_file: Path | None, core_url: str | None, sha256: str | None, download: bool, ask: bool
-) -> Wish | None:
+) -> CoreRequest | None:
     """The core that the user wants. The question comes before the lock closes: then nothing can be downloaded."""
-    from psiphon_vpn.core.obtain import Wish
+    from psiphon_vpn.core.obtain import CoreRequest
 
     if sum((core_file is not None, core_url is not None, download)) > 1:
         raise click.UsageError(_("Give one of --core-file, --core-url and --download-core."))
     if core_file is not None or core_url is not None:
-        return Wish(file=core_file, url=core_url, sha256=sha256)
+        return CoreRequest(file=core_file, url=core_url, sha256=sha256)
     if sha256 is not None and not download:
         raise click.UsageError(_("--sha256 goes with --core-file, --core-url or --download-core."))
     if not download and ask and not platform.layout.core_record.exists() and platform.kernel.is_locked() is not True:
@@ -197,7 +197,7 @@ def _find_wish(
         )
         say(_("tunnel, from Psiphon's own distribution. After the lock has closed you can only bring it as a file."))
         download = click.confirm(_("Download it now?"), default=True, err=True)
-    return Wish(sha256=sha256) if download else None
+    return CoreRequest(sha256=sha256) if download else None
 
 
 def describe_numbers(platform: Platform) -> str | None:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import ssl
 
     from psiphon_vpn.core.fetch import Limits, Progress
-    from psiphon_vpn.core.obtain import Wish
+    from psiphon_vpn.core.obtain import CoreRequest
     from psiphon_vpn.core.record import CoreRecord
-    from psiphon_vpn.core.store import Change, CoreStore, StagedCore
+    from psiphon_vpn.core.store import CoreChange, CoreStore, StagedCore
 
 _SHA256_DIGITS: Final = 64
 
@@ -85,7 +85,7 @@ def update(
         raise click.UsageError(_("--via-tunnel and --proxy exclude each other."))
     if os.geteuid() != 0:
         raise NotRootError("psiphon-vpn update")
-    from psiphon_vpn.core.obtain import Wish
+    from psiphon_vpn.core.obtain import CoreRequest
     from psiphon_vpn.core.store import CoreStore
     from psiphon_vpn.system.layout import Layout
 
@@ -93,19 +93,19 @@ def update(
     talk = Conversation(runtime_dir=runtime_dir, assume_yes=yes)
     if rollback:
         return roll_back(store, talk)
-    wish = Wish(
+    request = CoreRequest(
         file=core_file,
         url=core_url,
         sha256=sha256,
         allow_older=allow_older,
         proxy=_find_tunnel_proxy() if via_tunnel else proxy,
     )
-    return bring_core(store, wish, talk, via_tunnel=via_tunnel)
+    return bring_core(store, request, talk, via_tunnel=via_tunnel)
 
 
 def bring_core(
     store: CoreStore,
-    wish: Wish,
+    request: CoreRequest,
     talk: Conversation,
     *,
     via_tunnel: bool = False,
@@ -116,7 +116,7 @@ def bring_core(
 
     Args:
         store: for the core.
-        wish: the wanted core.
+        request: the wanted core.
         talk: dialogue with the user.
         via_tunnel: download through the tunnel.
         tls: trusted certificates for the download; None: this system's.
@@ -130,14 +130,14 @@ def bring_core(
     """
     from psiphon_vpn.core.obtain import find_up_to_date, obtain
 
-    if (present := find_up_to_date(store, wish)) is not None:
+    if (present := find_up_to_date(store, request)) is not None:
         click.echo(_("The tunnel core is up to date: revision {revision}.").format(revision=present.revision))
         return 0
-    if wish.needs_network:
+    if request.needs_network:
         _check_way_out(talk.runtime_dir, via_tunnel=via_tunnel)
     with (
         _show_progress() as progress,
-        obtain(store, wish, tls=tls, limits=limits, progress=progress.advance) as staged,
+        obtain(store, request, tls=tls, limits=limits, progress=progress.advance) as staged,
     ):
         progress.finish()
         for line in _describe(staged):
@@ -222,7 +222,7 @@ def _confirm(talk: Conversation, question: str) -> bool:
     return click.confirm(question, default=True)
 
 
-def _finish(change: Change, talk: Conversation) -> int:
+def _finish(change: CoreChange, talk: Conversation) -> int:
     """Have the daemon start the new core, unless the user has stopped the connection."""
     click.echo(
         click.style(_("The tunnel core in use is {core}.").format(core=_name(change.new)), fg="green", bold=True)

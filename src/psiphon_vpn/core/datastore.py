@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from psiphon_vpn.trees import remove_tree
+from psiphon_vpn.tree_removal import remove_tree
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from psiphon_vpn.core.fetch_errors import (
     explain_http_error,
 )
 from psiphon_vpn.core.manifest import MAX_CORE_SIZE
-from psiphon_vpn.core.partial import Partial
+from psiphon_vpn.core.partial_download import PartialDownload
 from psiphon_vpn.i18n import _
 
 Progress = Callable[[int, int | None], None]
@@ -125,7 +125,7 @@ def fetch_core(
             download = _Download(
                 client=client,
                 url=address,
-                partial=Partial.find(directory, url),
+                partial=PartialDownload.find(directory, url),
                 limits=limits,
                 deadline=time.monotonic() + limits.total,
                 progress=progress,
@@ -143,7 +143,7 @@ class _Download:
 
     client: httpx.Client
     url: httpx.URL
-    partial: Partial
+    partial: PartialDownload
     limits: Limits
     deadline: float
     progress: Progress | None
@@ -209,7 +209,7 @@ def _follow(client: httpx.Client, url: httpx.URL, headers: dict[str, str], redir
     raise FetchError(FetchProblem.REDIRECT, _("the server leads in circles"), advise_another_way())
 
 
-def _is_complete(response: httpx.Response, partial: Partial) -> bool:
+def _is_complete(response: httpx.Response, partial: PartialDownload) -> bool:
     """Whether the server says that nothing comes behind what is there already (416, RFC 9110, 15.5.17)."""
     if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
         return False
@@ -220,7 +220,7 @@ def _is_complete(response: httpx.Response, partial: Partial) -> bool:
     raise TryAgainError(FetchError(FetchProblem.SERVER, _("the server refuses to go on"), advise_another_way()))
 
 
-def _prepare(response: httpx.Response, partial: Partial, limits: Limits) -> int | None:
+def _prepare(response: httpx.Response, partial: PartialDownload, limits: Limits) -> int | None:
     """Look at the answer's head, and make the file ready for what follows; returns the size of the whole."""
     code = response.status_code
     if code in {httpx.codes.NOT_FOUND, httpx.codes.GONE}:
@@ -250,6 +250,6 @@ def _prepare(response: httpx.Response, partial: Partial, limits: Limits) -> int 
     return total
 
 
-def _too_large(partial: Partial) -> FetchError:
+def _too_large(partial: PartialDownload) -> FetchError:
     partial.discard()
     return FetchError(FetchProblem.TOO_LARGE, _("the file is larger than a core can be"), advise_another_way())

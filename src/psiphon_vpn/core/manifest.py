@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from psiphon_vpn.tomllines import parse_toml
+from psiphon_vpn.toml_lines import parse_toml
 
 MANIFEST_PATH: Final = Path(__file__).with_name("manifest.toml")
 MAX_CORE_SIZE: Final = 256 * 1024 * 1024

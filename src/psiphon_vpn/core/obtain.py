@@ -14,7 +14,7 @@ from psiphon_vpn.core.manifest import PinnedCore
 from psiphon_vpn.core.record import CoreRecord
 from psiphon_vpn.core.store import CoreStore, StagedCore
 from psiphon_vpn.i18n import _
-from psiphon_vpn.trees import remove_tree
+from psiphon_vpn.tree_removal import remove_tree
 
 if TYPE_CHECKING:
     import ssl
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class CoreRequest:
     """Which core is wanted. Neither file nor url: the newest that the manifest pins for this machine.
 
     Attributes:
@@ -63,15 +63,15 @@ def find_pinned(store: CoreStore) -> PinnedCore:
     return pinned
 
 
-def find_up_to_date(store: CoreStore, wish: Wish) -> CoreRecord | None:
+def find_up_to_date(store: CoreStore, request: CoreRequest) -> CoreRecord | None:
     """The core in use, if it is the wanted one already and valid: then nothing has to be fetched."""
-    if wish.file is not None or wish.url is not None:
+    if request.file is not None or request.url is not None:
         return None
     pinned = find_pinned(store)
     with contextlib.suppress(CoreFlawError):
         record = store.check_current()
         if pinned.matches(size=record.size, sha256=record.sha256, blob=record.blob) and (
-            wish.sha256 in {None, record.sha256}
+            request.sha256 in {None, record.sha256}
         ):
             return record
     return None
@@ -80,7 +80,7 @@ def find_up_to_date(store: CoreStore, wish: Wish) -> CoreRecord | None:
 @contextlib.contextmanager
 def obtain(
     store: CoreStore,
-    wish: Wish,
+    request: CoreRequest,
     *,
     tls: ssl.SSLContext | None = None,
     limits: Limits | None = None,
@@ -90,7 +90,7 @@ def obtain(
 
     Args:
         store: where to.
-        wish: which.
+        request: which.
         tls: whom to trust when fetching; None: the certificates of this system.
         limits: bounds of a download.
         progress: told during a download.
@@ -101,24 +101,26 @@ def obtain(
     # Before minutes are spent on a download that could not be put into use.
     store.find_owner()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(store.locked())
+        stack.enter_context(store.exclusive())
         pinned = None
-        if wish.file is not None:
-            path, source = wish.file, str(wish.file)
+        if request.file is not None:
+            path, source = request.file, str(request.file)
         else:
             # Only here: a file from a stick needs nothing that speaks to a network.
             from psiphon_vpn.core.fetch import describe_source, fetch_core
 
-            pinned = find_pinned(store) if wish.url is None else None
-            url = wish.url or store.manifest.url_of(find_pinned(store))
-            path = fetch_core(url, store.downloads(), proxy=wish.proxy, tls=tls, limits=limits, progress=progress)
+            pinned = find_pinned(store) if request.url is None else None
+            url = request.url or store.manifest.url_of(find_pinned(store))
+            path = fetch_core(url, store.downloads(), proxy=request.proxy, tls=tls, limits=limits, progress=progress)
             source = describe_source(url)
         try:
             staged = stack.enter_context(
-                store.stage(path, source=source, expected=pinned, sha256=wish.sha256, allow_older=wish.allow_older)
+                store.stage(
+                    path, source=source, expected=pinned, sha256=request.sha256, allow_older=request.allow_older
+                )
             )
         except CoreFlawError as error:
-            if wish.needs_network and error.flaw is not CoreFlaw.DISK:
+            if request.needs_network and error.flaw is not CoreFlaw.DISK:
                 # It is complete and wrong: to go on with it would be of no use.
                 remove_tree(store.downloads())
             raise

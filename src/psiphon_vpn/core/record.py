@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from psiphon_vpn.core.manifest import MAX_CORE_SIZE, SHA256
-from psiphon_vpn.stored import parse_object, take, take_or_none
+from psiphon_vpn.stored_files import parse_object, take, take_or_none
 
 RECORD_NAME: Final = "record.json"
 BINARY_NAME: Final = "psiphon-tunnel-core"

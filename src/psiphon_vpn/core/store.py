@@ -34,7 +34,7 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system.layout import GROUP, USER, Layout
 from psiphon_vpn.system.tree_changes import remove_path
-from psiphon_vpn.trees import remove_tree
+from psiphon_vpn.tree_removal import remove_tree
 
 _STAGING: Final = ".staging"
 _NEW_LINK: Final = ".link"
@@ -66,7 +66,7 @@ class StagedCore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class CoreChange:
     """What an installation or a rollback led to; `changed` is False when that core was in use already."""
 
     old: CoreRecord | None
@@ -149,7 +149,7 @@ class CoreStore:
     # -- changing -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Keep other installations out; what an interrupted one left behind is removed.
 
         Raises:
@@ -201,7 +201,7 @@ class CoreStore:
         sha256: str | None = None,
         allow_older: bool = False,
     ) -> Iterator[StagedCore]:
-        """Copy a file to where nobody else can write, and verify the copy. `locked` must be held.
+        """Copy a file to where nobody else can write, and verify the copy. `exclusive` must be held.
 
         Args:
             path: the file. A link is followed, as root typed it; a device or a pipe is not opened.
@@ -242,7 +242,7 @@ class CoreStore:
             with contextlib.suppress(OSError):
                 remove_tree(staging)
 
-    def activate(self, staged: StagedCore) -> Change:
+    def activate(self, staged: StagedCore) -> CoreChange:
         """Put a staged core into use. Every step leaves a valid core in use, the old one or the new one.
 
         Raises:
@@ -270,25 +270,25 @@ class CoreStore:
                     self._link(self._layout.core_previous, before)
                 self._link(self._layout.core_current, name)
             self._clean()
-        return Change(old=staged.old, new=self.check_current(), changed=before != name)
+        return CoreChange(old=staged.old, new=self.check_current(), changed=before != name)
 
     def install_file(
         self, path: Path, *, sha256: str | None = None, source: str | None = None, allow_older: bool = False
-    ) -> Change:
+    ) -> CoreChange:
         """Install a file: lock, stage and activate in one; raises as these do."""
         with (
-            self.locked(),
+            self.exclusive(),
             self.stage(path, source=source or str(path), sha256=sha256, allow_older=allow_older) as staged,
         ):
             return self.activate(staged)
 
-    def rollback(self) -> Change:
+    def rollback(self) -> CoreChange:
         """Change places between the core in use and the one before.
 
         Raises:
             CoreFlawError: NO_PREVIOUS, or what is wrong with that one. Nothing has changed then.
         """
-        with self.locked():
+        with self.exclusive():
             current = self._find_target(self._layout.core_current)
             previous = self._find_target(self._layout.core_previous)
             if previous is None or previous == current:
@@ -304,7 +304,7 @@ class CoreStore:
                 self._link(self._layout.core_current, previous)
                 if current is not None:
                     self._link(self._layout.core_previous, current)
-            return Change(old=old, new=self.check_current(), changed=True)
+            return CoreChange(old=old, new=self.check_current(), changed=True)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 

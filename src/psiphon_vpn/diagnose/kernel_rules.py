@@ -18,7 +18,7 @@ from psiphon_vpn.policy.own_tables import BRIDGES, FRAMES
 
 if TYPE_CHECKING:
     from psiphon_vpn.linux.features import Features
-    from psiphon_vpn.network.bridges import Allowed
+    from psiphon_vpn.network.bridges import AllowedBridge
     from psiphon_vpn.policy.model import Policy
     from psiphon_vpn.policy.ruleset import Table
     from psiphon_vpn.policy.values import ControlGroup
@@ -175,9 +175,9 @@ class KernelRules:
 
     # -- bridges ----------------------------------------------------------------------------------------------------
 
-    def _find_leading(self) -> frozenset[int]:
+    def _find_outbound(self) -> frozenset[int]:
         """Interfaces that lead out or once did: the service remembers them; here their egress guard shows them."""
-        from psiphon_vpn.network.uplink import find_leading
+        from psiphon_vpn.network.uplink import find_outbound
 
         snapshot = self._facts.network.snapshot
         guarded = {
@@ -185,14 +185,14 @@ class KernelRules:
             for chain in parse_chains(self.read_table("netdev", names.EGRESS_TABLE) or "")
             for device in chain.devices
         }
-        return find_leading(snapshot, frozenset(link.index for link in snapshot.interfaces if link.name in guarded))
+        return find_outbound(snapshot, frozenset(link.index for link in snapshot.interfaces if link.name in guarded))
 
     @property
     def bridge_guarded(self) -> bool:
         """Whether the bridge guard stands and has an owner."""
         return "flags owner" in (self.read_table(*BRIDGES.address) or "")
 
-    def list_allowed_bridges(self) -> tuple[Allowed, ...]:
+    def list_allowed_bridges(self) -> tuple[AllowedBridge, ...]:
         """Root's list, and the state of each bridge."""
         from psiphon_vpn.network.bridges import judge_bridges, parse_bridges
 
@@ -200,7 +200,9 @@ class KernelRules:
         listed = parse_bridges((facts.find_text(facts.layout.bridges) or "").encode())
         if not listed:
             return ()
-        return judge_bridges(facts.network.snapshot, listed, leading=self._find_leading(), guarded=self.bridge_guarded)
+        return judge_bridges(
+            facts.network.snapshot, listed, outbound=self._find_outbound(), guarded=self.bridge_guarded
+        )
 
     def find_bridges(self) -> frozenset[str] | None:
         """Names of all bridges while their guard stands (`simulate.application_packets`)."""
@@ -218,7 +220,7 @@ class KernelRules:
 
         facts = self._facts
         uplink, tun = facts.uplink, facts.network.tun
-        seen = observe(facts.network.snapshot, leading=self._find_leading(), bridges=self.list_allowed_bridges())
+        seen = observe(facts.network.snapshot, outbound=self._find_outbound(), bridges=self.list_allowed_bridges())
         in_group = SOCKET_GROUP in (self.read_table("inet", names.BASE_TABLE) or "")
         situations: list[tuple[State, Situation]] = []
         if tun is not None:

@@ -12,7 +12,7 @@ from psiphon_vpn.accounts import find_group, find_user
 from psiphon_vpn.diagnose.system import System
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.stored import StoredError, parse_object, take, take_or_none
+from psiphon_vpn.stored_files import StoredError, parse_object, take, take_or_none
 from psiphon_vpn.system.layout import Layout
 
 MAX_DEPTH: Final = 24

@@ -9,7 +9,7 @@ import socket
 import struct
 
 from psiphon_vpn.linux.netlink import HEADER, iterate_messages
-from psiphon_vpn.network.choice import Use
+from psiphon_vpn.network.choice import SocketUse
 from psiphon_vpn.policy.routing import IPV4, IPV6
 
 NETLINK_SOCK_DIAG = 4
@@ -26,7 +26,7 @@ _ANSWER_SECONDS = 1.0
 _LARGEST = 1 << 16
 
 
-def read_core_uses(uid: int, index: int) -> frozenset[Use] | None:
+def read_core_uses(uid: int, index: int) -> frozenset[SocketUse] | None:
     """What the sockets of a user use of the interface that they are bound to.
 
     Args:
@@ -36,7 +36,7 @@ def read_core_uses(uid: int, index: int) -> frozenset[Use] | None:
     Returns:
         None if the kernel does not list them. Blocks for as long as the kernel takes to list the sockets.
     """
-    found: set[Use] = set()
+    found: set[SocketUse] = set()
     try:
         for protocol, states in ((socket.IPPROTO_TCP, TCP_STATES), (socket.IPPROTO_UDP, ALL_STATES)):
             for family in (socket.AF_INET, socket.AF_INET6):
@@ -49,11 +49,11 @@ def read_core_uses(uid: int, index: int) -> frozenset[Use] | None:
     return frozenset(found)
 
 
-def _dump(diag: socket.socket, family: int, protocol: int, states: int, *, uid: int, index: int) -> set[Use]:
+def _dump(diag: socket.socket, family: int, protocol: int, states: int, *, uid: int, index: int) -> set[SocketUse]:
     # struct inet_diag_req_v2: family, protocol, extensions, states, and an empty inet_diag_sockid.
     body = struct.pack("=BBBxI48x", family, protocol, 0, states)
     diag.send(HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
-    found: set[Use] = set()
+    found: set[SocketUse] = set()
     while True:
         data = diag.recv(_LARGEST)
         if not data:
@@ -67,18 +67,18 @@ def _dump(diag: socket.socket, family: int, protocol: int, states: int, *, uid: 
                 found |= parse_socket(message, uid=uid, index=index)
 
 
-def parse_socket(message: bytes, *, uid: int, index: int) -> frozenset[Use]:
+def parse_socket(message: bytes, *, uid: int, index: int) -> frozenset[SocketUse]:
     """What one socket uses (struct inet_diag_msg); nothing if it is another user's, or bound elsewhere."""
     family, _, _, _, _, _, source, _, bound, _, _, _, owner, _ = _MESSAGE.unpack_from(message)
     if (owner, bound) != (uid, index):
         return frozenset()
     if family == socket.AF_INET:
         address = ipaddress.IPv4Address(source[:4])
-        return frozenset({Use(IPV4, None if address.is_unspecified else str(address))})
+        return frozenset({SocketUse(IPV4, None if address.is_unspecified else str(address))})
     address6 = ipaddress.IPv6Address(source)
     if address6.is_unspecified:
         # It does not matter whether it is for IPv6 only.
-        return frozenset({Use(IPV4, None), Use(IPV6, None)})
+        return frozenset({SocketUse(IPV4, None), SocketUse(IPV6, None)})
     if address6.ipv4_mapped is not None:
-        return frozenset({Use(IPV4, str(address6.ipv4_mapped))})
-    return frozenset({Use(IPV6, str(ipaddress.IPv6Network((address6, 64), strict=False)))})
+        return frozenset({SocketUse(IPV4, str(address6.ipv4_mapped))})
+    return frozenset({SocketUse(IPV6, str(ipaddress.IPv6Network((address6, 64), strict=False)))})

@@ -19,7 +19,7 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.network.uplink import Interface, Snapshot, find_stack
 from psiphon_vpn.policy.guests import GUEST_KINDS, GuestBridge, may_hold_guests
 from psiphon_vpn.policy.values import InterfaceName, show_name
-from psiphon_vpn.stored import StoredError, read_stored
+from psiphon_vpn.stored_files import StoredError, read_stored
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ HEADING: Final = "# Bridges whose guests this machine may talk to, one a line. W
 _BRIDGE: Final = "bridge"
 
 
-class Standing(enum.StrEnum):
+class BridgeStatus(enum.StrEnum):
     """What became of a bridge that root allowed. Its value is the word in the status."""
 
     IN_FORCE = "in_force"
@@ -45,7 +45,7 @@ class Standing(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Allowed:
+class AllowedBridge:
     """A bridge of the list.
 
     Attributes:
@@ -54,7 +54,7 @@ class Allowed:
     """
 
     name: InterfaceName
-    standing: Standing
+    status: BridgeStatus
     detail: str = ""
     bridge: GuestBridge | None = None
 
@@ -101,49 +101,51 @@ def judge_bridges(
     snapshot: Snapshot,
     names: tuple[InterfaceName, ...],
     *,
-    leading: frozenset[int],
+    outbound: frozenset[int],
     guarded: bool,
     supported: bool = True,
-) -> tuple[Allowed, ...]:
+) -> tuple[AllowedBridge, ...]:
     """What becomes of each bridge of the list.
 
     Args:
         snapshot: the links.
         names: root's list.
-        leading: indexes of what leads out, or did (`uplink.find_leading`).
+        outbound: indexes of what leads out, or did (`uplink.find_outbound`).
         guarded: whether the bridge guard stands, and belongs to its holder.
         supported: whether this kernel and its nft can have one.
     """
     if not supported:
-        return tuple(Allowed(name=name, standing=Standing.UNSUPPORTED) for name in names)
-    return tuple(_judge(snapshot, name, leading, guarded=guarded) for name in names)
+        return tuple(AllowedBridge(name=name, status=BridgeStatus.UNSUPPORTED) for name in names)
+    return tuple(_judge(snapshot, name, outbound, guarded=guarded) for name in names)
 
 
-def list_in_force(allowed: tuple[Allowed, ...]) -> tuple[GuestBridge, ...]:
+def list_in_force(allowed: tuple[AllowedBridge, ...]) -> tuple[GuestBridge, ...]:
     """Those that the rules get, by index."""
     return tuple(sorted((item.bridge for item in allowed if item.bridge is not None), key=lambda item: item.index))
 
 
-def _judge(snapshot: Snapshot, name: InterfaceName, leading: frozenset[int], *, guarded: bool) -> Allowed:
+def _judge(snapshot: Snapshot, name: InterfaceName, outbound: frozenset[int], *, guarded: bool) -> AllowedBridge:
     link = next((link for link in snapshot.interfaces if link.name == name), None)
     if link is None:
-        return Allowed(name=name, standing=Standing.ABSENT)
+        return AllowedBridge(name=name, status=BridgeStatus.ABSENT)
     if link.kind != _BRIDGE:
-        return Allowed(name=name, standing=Standing.NO_BRIDGE)
-    routed = {route.index for route in snapshot.defaults} | leading
+        return AllowedBridge(name=name, status=BridgeStatus.NO_BRIDGE)
+    routed = {route.index for route in snapshot.defaults} | outbound
     ways = [way for way in snapshot.interfaces if way.index in routed]
     if way := next((way for way in ways if link in find_stack(snapshot, way)), None):
-        return Allowed(name=name, standing=Standing.ROUTED, detail=way.name)
+        return AllowedBridge(name=name, status=BridgeStatus.ROUTED, detail=way.name)
     if (port := _find_way_out(snapshot, link, routed)) is not None:
-        return Allowed(name=name, standing=Standing.LEADS_OUT, detail=port.name)
+        return AllowedBridge(name=name, status=BridgeStatus.LEADS_OUT, detail=port.name)
     addresses = tuple(sorted((item for item in link.on_link if may_hold_guests(item)), key=str))
     if not addresses:
-        return Allowed(name=name, standing=Standing.NO_NETWORK)
+        return AllowedBridge(name=name, status=BridgeStatus.NO_NETWORK)
     if (other := _find_overlap(snapshot, link)) is not None:
-        return Allowed(name=name, standing=Standing.OVERLAPS, detail=other.name)
+        return AllowedBridge(name=name, status=BridgeStatus.OVERLAPS, detail=other.name)
     if not guarded:
-        return Allowed(name=name, standing=Standing.UNGUARDED)
-    return Allowed(name=name, standing=Standing.IN_FORCE, bridge=GuestBridge(index=link.index, addresses=addresses))
+        return AllowedBridge(name=name, status=BridgeStatus.UNGUARDED)
+    return AllowedBridge(
+        name=name, status=BridgeStatus.IN_FORCE, bridge=GuestBridge(index=link.index, addresses=addresses)
+    )
 
 
 def _find_way_out(snapshot: Snapshot, bridge: Interface, routed: set[int]) -> Interface | None:
@@ -197,39 +199,39 @@ def _overlap(
     return low <= int(other.broadcast_address) and int(other.network_address) <= high
 
 
-def explain_standing(allowed: Allowed) -> tuple[str, str]:
+def explain_bridge_status(allowed: AllowedBridge) -> tuple[str, str]:
     """What it means and what to do next, for people."""
     other = show_name(allowed.detail)
     nothing = _("Nothing to do.")
     return {
-        Standing.IN_FORCE: (_("this computer and the guests on it reach each other"), nothing),
-        Standing.ABSENT: (_("there is no such interface now"), _("It counts as soon as it is there.")),
-        Standing.NO_BRIDGE: (
+        BridgeStatus.IN_FORCE: (_("this computer and the guests on it reach each other"), nothing),
+        BridgeStatus.ABSENT: (_("there is no such interface now"), _("It counts as soon as it is there.")),
+        BridgeStatus.NO_BRIDGE: (
             _("it is no bridge"),
             _("Take it back: sudo psiphon-vpn bridge deny {name}").format(name=allowed.name),
         ),
-        Standing.UNGUARDED: (
+        BridgeStatus.UNGUARDED: (
             _("withdrawn: the bridge guard does not stand"),
             _("Load it again: sudo systemctl reload-or-restart psiphon-guard"),
         ),
-        Standing.UNSUPPORTED: (
+        BridgeStatus.UNSUPPORTED: (
             _("withdrawn: this kernel or its nftables cannot guard the ports of a bridge"),
             _("It takes a kernel with nf_tables for bridges and for owned tables (Linux 5.12) and nftables 1.0."),
         ),
-        Standing.ROUTED: (
+        BridgeStatus.ROUTED: (
             _("withdrawn: {other} leads out over it").format(other=other),
             _("A bridge that carries a way out cannot be allowed. Give guests a bridge of their own."),
         ),
-        Standing.LEADS_OUT: (
+        BridgeStatus.LEADS_OUT: (
             _("withdrawn: {other} is on it and leads out").format(other=other),
             _("Take it off the bridge: sudo ip link set {other} nomaster").format(other=other),
         ),
-        Standing.NO_NETWORK: (
+        BridgeStatus.NO_NETWORK: (
             _("withdrawn: this computer has no address of a private network on it"),
             _("Give the bridge an address of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or fc00::/7."),
         ),
-        Standing.OVERLAPS: (
+        BridgeStatus.OVERLAPS: (
             _("withdrawn: {other} has the same network").format(other=other),
             _("Give the guests another network."),
         ),
-    }[allowed.standing]
+    }[allowed.status]

@@ -10,7 +10,7 @@ FIRST_PATIENCE_SECONDS, LAST_PATIENCE_SECONDS = 30.0, 480.0
 
 
 @dataclass(frozen=True)
-class Use:
+class SocketUse:
     """What one socket of the core's uses of its uplink.
 
     Attributes:
@@ -22,7 +22,7 @@ class Use:
     place: str | None
 
 
-def carries_on(before: Uplink, now: Uplink, uses: Iterable[Use] | None = None) -> bool:
+def still_serves(before: Uplink, now: Uplink, uses: Iterable[SocketUse] | None = None) -> bool:
     """Whether all that is in use of an uplink is still there. What was gained beside it counts for nothing.
 
     Args:
@@ -42,22 +42,22 @@ def carries_on(before: Uplink, now: Uplink, uses: Iterable[Use] | None = None) -
         # By which of several gateways the kernel sends is its own business: each of them was in use.
         if way is None or not set(path.gateways) <= set(way.gateways) or bool(path.gateways) != bool(way.gateways):
             return False
-        if (not known or Use(path.version, None) in known) and not set(path.places) <= set(way.places):
+        if (not known or SocketUse(path.version, None) in known) and not set(path.places) <= set(way.places):
             return False
     # Also of a version or an address that was gained, and taken by a socket since.
     return all(use.version in ways and (use.place is None or use.place in ways[use.version].places) for use in known)
 
 
-def pick_uplink(choices: Iterable[Uplink], *, named: str, barren: frozenset[int]) -> Uplink | None:
+def pick_uplink(choices: Iterable[Uplink], *, named: str, unsuccessful: frozenset[int]) -> Uplink | None:
     """The uplink to take.
 
     Args:
         choices: the best first.
         named: the one that the configuration names; then no other is taken.
-        barren: indexes of those that brought no tunnel. Where all are, the best is tried again.
+        unsuccessful: indexes of those that brought no tunnel. Where all are, the best is tried again.
     """
     fit = [uplink for uplink in choices if uplink.name == (named or uplink.name)]
-    return next((uplink for uplink in fit if uplink.index not in barren), fit[0] if fit else None)
+    return next((uplink for uplink in fit if uplink.index not in unsuccessful), fit[0] if fit else None)
 
 
 def find_patience(rounds: int) -> float:
@@ -65,7 +65,7 @@ def find_patience(rounds: int) -> float:
     return min(LAST_PATIENCE_SECONDS, FIRST_PATIENCE_SECONDS * 2.0 ** min(rounds, 10))
 
 
-def tell_why(uplink: Uplink, choices: Iterable[Uplink], *, named: str, barren: frozenset[int]) -> str:
+def explain_choice(uplink: Uplink, choices: Iterable[Uplink], *, named: str, unsuccessful: frozenset[int]) -> str:
     """Why it is this one: a code for programs.
 
     Returns:
@@ -76,11 +76,11 @@ def tell_why(uplink: Uplink, choices: Iterable[Uplink], *, named: str, barren: f
     others = [other for other in choices if other.index != uplink.index]
     if not others:
         return "only"
-    return "gave_way" if any(other.index in barren for other in others) else "best"
+    return "gave_way" if any(other.index in unsuccessful for other in others) else "best"
 
 
 def find_next(
-    current: Uplink, choices: Iterable[Uplink], *, named: str, barren: frozenset[int]
+    current: Uplink, choices: Iterable[Uplink], *, named: str, unsuccessful: frozenset[int]
 ) -> tuple[Uplink, frozenset[int]] | None:
     """The uplink to try after one that brought no tunnel.
 
@@ -91,9 +91,9 @@ def find_next(
     fit = [uplink for uplink in choices if uplink.name == (named or uplink.name)]
     if all(uplink.index == current.index for uplink in fit):
         return None
-    tried = barren | {current.index}
+    tried = unsuccessful | {current.index}
     if all(uplink.index in tried for uplink in fit):
         tried = frozenset()
     # After a whole round the best comes first again; it is another one unless the order changed meanwhile.
-    following = pick_uplink(fit, named=named, barren=tried or frozenset({current.index}))
+    following = pick_uplink(fit, named=named, unsuccessful=tried or frozenset({current.index}))
     return (following, tried) if following is not None else None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from psiphon_vpn.network.bridges import Allowed, list_in_force
+from psiphon_vpn.network.bridges import AllowedBridge, list_in_force
 from psiphon_vpn.network.uplink import (
     Snapshot,
     Uplink,
@@ -21,7 +21,7 @@ from psiphon_vpn.policy.derive import Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observed:
+class ObservedNetwork:
     """The network of a moment.
 
     Attributes:
@@ -37,7 +37,7 @@ class Observed:
 
     network: Network = field(default_factory=Network)
     uplinks: tuple[Uplink, ...] = ()
-    bridges: tuple[Allowed, ...] = ()
+    bridges: tuple[AllowedBridge, ...] = ()
     cards: tuple[str, ...] = ()
     odd_wires: tuple[str, ...] = ()
     odd_uplink: bool = False
@@ -45,26 +45,28 @@ class Observed:
     conflicts: tuple[str, ...] = ()
 
 
-def observe(snapshot: Snapshot, *, leading: frozenset[int], bridges: tuple[Allowed, ...] = ()) -> Observed:
+def observe(
+    snapshot: Snapshot, *, outbound: frozenset[int], bridges: tuple[AllowedBridge, ...] = ()
+) -> ObservedNetwork:
     """Sort out what a snapshot says.
 
     Args:
         snapshot: the links.
-        leading: indexes of what leads out, or did (`uplink.find_leading`).
+        outbound: indexes of what leads out, or did (`uplink.find_outbound`).
         bridges: what became of the bridges that root allowed (`bridges.judge_bridges`).
     """
-    return Observed(
+    return ObservedNetwork(
         network=Network(
-            wires=find_wires(snapshot, leading),
-            container_interfaces=find_container_interfaces(snapshot, leading),
-            headerless=find_headerless(snapshot, leading),
-            on_link=find_neighbourhood(snapshot, leading),
+            wires=find_wires(snapshot, outbound),
+            container_interfaces=find_container_interfaces(snapshot, outbound),
+            headerless=find_headerless(snapshot, outbound),
+            on_link=find_neighbourhood(snapshot, outbound),
             bridges=list_in_force(bridges),
         ),
         uplinks=list_uplinks(snapshot),
         bridges=bridges,
         cards=find_cards(snapshot),
-        odd_wires=find_odd_wires(snapshot, leading),
+        odd_wires=find_odd_wires(snapshot, outbound),
         odd_uplink=has_odd_uplink(snapshot),
         ownerless_uplink=find_ownerless_uplink(snapshot),
         conflicts=find_conflicts(snapshot),

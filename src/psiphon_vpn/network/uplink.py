@@ -10,7 +10,7 @@ from psiphon_vpn.policy.routing import IPV4, IPV6
 from psiphon_vpn.policy.values import InterfaceName, parse_addresses, show_name
 
 # Kinds of interface that lead to something on this machine itself, unless a default route says otherwise.
-INNER_KINDS = frozenset({"veth", "bridge", "dummy", "ifb", "tun", "vcan", "nlmon", "netkit"})
+LOCAL_KINDS = frozenset({"veth", "bridge", "dummy", "ifb", "tun", "vcan", "nlmon", "netkit"})
 
 TUNNEL_KINDS = frozenset({"tun", "wireguard", "ppp", "gretap", "ip6gretap", "vxlan", "geneve", "ovpn"})
 """Kinds of interface that mostly are another VPN, beside all without an Ethernet header (ipip, gre, vti, xfrm)."""
@@ -85,7 +85,7 @@ class Path:
 class Uplink:
     """An interface that the core can be bound to, with the way of each version that it has.
 
-    Whether another one is a transition, `choice.carries_on` says.
+    Whether another one is a transition, `choice.still_serves` says.
     """
 
     index: int
@@ -133,7 +133,7 @@ class Uplink:
         )
 
 
-def _is_inner(interface: Interface) -> bool:
+def _is_loopback_or_tun(interface: Interface) -> bool:
     """Whether it is loopback, known by its index as in the rules, or the TUN: a card can be given its name."""
     return interface.index == names.LOOPBACK_INDEX or (interface.name == names.TUN_NAME and interface.kind == "tun")
 
@@ -147,7 +147,7 @@ def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tupl
     own = tuple(sorted({place for kind, place in interface.addresses if kind == version}))
     if own or not interface.headerless:
         return own
-    others = (link for link in snapshot.interfaces if link.up and not _is_inner(link))
+    others = (link for link in snapshot.interfaces if link.up and not _is_loopback_or_tun(link))
     return tuple(sorted({place for link in others for kind, place in link.addresses if kind == version}))
 
 
@@ -158,7 +158,7 @@ def find_stack(snapshot: Snapshot, interface: Interface) -> list[Interface]:
     while fresh:
         above = fresh.pop()
         for link in snapshot.interfaces:
-            below = link.master == above.index or (above.lower == link.index and above.kind not in INNER_KINDS)
+            below = link.master == above.index or (above.lower == link.index and above.kind not in LOCAL_KINDS)
             if below and link.index not in found:
                 found[link.index] = link
                 fresh.append(link)
@@ -189,7 +189,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
         for route in snapshot.defaults
         if (interface := by_index.get(route.index)) is not None
         and interface.up
-        and not _is_inner(interface)
+        and not _is_loopback_or_tun(interface)
         and interface.name != names.TUN_NAME  # a card that was given it: the rules refuse what would leave by it
         and all(InterfaceName.of(link.name) for link in find_stack(snapshot, interface))
         and not any(link.kind in OWNERLESS_KINDS for link in find_stack(snapshot, interface))
@@ -254,7 +254,7 @@ def find_conflicts(snapshot: Snapshot) -> tuple[str, ...]:
             link.name
             for link in snapshot.interfaces
             if link.up
-            and not _is_inner(link)
+            and not _is_loopback_or_tun(link)
             and (link.index in gateways or any(is_ours(place) for _, place in link.addresses))
         )
     )
@@ -287,7 +287,7 @@ def choose_uplink(snapshot: Snapshot, named: str = "") -> Uplink | None:
     return next((uplink for uplink in list_uplinks(snapshot) if uplink.name == (named or uplink.name)), None)
 
 
-def find_leading(snapshot: Snapshot, before: frozenset[int] = frozenset()) -> frozenset[int]:
+def find_outbound(snapshot: Snapshot, before: frozenset[int] = frozenset()) -> frozenset[int]:
     """Indexes of the interfaces that have a default route, or had one (`before`) and are still there.
 
     One that led out once leads out: its guard must not go because its route does, and come back a moment too late.
@@ -296,27 +296,27 @@ def find_leading(snapshot: Snapshot, before: frozenset[int] = frozenset()) -> fr
     return frozenset({route.index for route in snapshot.defaults} | (before & there))
 
 
-def _find_leading_out(snapshot: Snapshot, leading: frozenset[int] | None) -> list[Interface]:
+def _list_outward(snapshot: Snapshot, outbound: frozenset[int] | None) -> list[Interface]:
     """The interfaces that lead out of the machine: these carry the egress guard.
 
     Hardware, and what stands for it (VLAN, bond, PPP, WWAN, macvlan...); an inner kind only where it leads out.
     """
-    leads = find_leading(snapshot) if leading is None else leading
+    leads = find_outbound(snapshot) if outbound is None else outbound
     return [
         interface
         for interface in snapshot.interfaces
-        if not _is_inner(interface) and (interface.kind not in INNER_KINDS or interface.index in leads)
+        if not _is_loopback_or_tun(interface) and (interface.kind not in LOCAL_KINDS or interface.index in leads)
     ]
 
 
-def find_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[InterfaceName, ...]:
+def find_wires(snapshot: Snapshot, outbound: frozenset[int] | None = None) -> tuple[InterfaceName, ...]:
     """Names of the interfaces that lead out of the machine, but for odd ones.
 
     Args:
         snapshot: the links.
-        leading: what leads out (`find_leading`); None for what does now.
+        outbound: what leads out (`find_outbound`); None for what does now.
     """
-    found = (InterfaceName.of(interface.name) for interface in _find_leading_out(snapshot, leading))
+    found = (InterfaceName.of(interface.name) for interface in _list_outward(snapshot, outbound))
     return tuple(sorted(name for name in found if name is not None))
 
 
@@ -325,35 +325,35 @@ def find_cards(snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(sorted(interface.name for interface in snapshot.interfaces if interface.card))
 
 
-def find_odd_wires(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[str, ...]:
+def find_odd_wires(snapshot: Snapshot, outbound: frozenset[int] | None = None) -> tuple[str, ...]:
     """Names of those that are of another form, and stand in no rule. Arguments as for `find_wires`."""
-    found = _find_leading_out(snapshot, leading)
+    found = _list_outward(snapshot, outbound)
     return tuple(sorted(interface.name for interface in found if InterfaceName.of(interface.name) is None))
 
 
 def find_container_interfaces(
-    snapshot: Snapshot, leading: frozenset[int] | None = None
+    snapshot: Snapshot, outbound: frozenset[int] | None = None
 ) -> tuple[InterfaceName, ...] | None:
     """Names of the interfaces that lead out nowhere; None where every wire is known by its name (`find_odd_wires`)."""
-    out = _find_leading_out(snapshot, leading)
+    out = _list_outward(snapshot, outbound)
     if all(InterfaceName.of(interface.name) for interface in out):
         return None
     outside = {interface.name for interface in out}
-    inner = (link for link in snapshot.interfaces if not _is_inner(link) and link.name not in outside)
+    inner = (link for link in snapshot.interfaces if not _is_loopback_or_tun(link) and link.name not in outside)
     found = (InterfaceName.of(link.name) for link in inner)
     return tuple(sorted(name for name in found if name is not None))
 
 
-def find_headerless(snapshot: Snapshot, leading: frozenset[int] | None = None) -> tuple[InterfaceName, ...]:
+def find_headerless(snapshot: Snapshot, outbound: frozenset[int] | None = None) -> tuple[InterfaceName, ...]:
     """Names of the wires whose frames have no Ethernet header. Arguments as for `find_wires`."""
     headerless = {link.name for link in snapshot.interfaces if link.headerless}
-    return tuple(name for name in find_wires(snapshot, leading) if name in headerless)
+    return tuple(name for name in find_wires(snapshot, outbound) if name in headerless)
 
 
-def find_neighbourhood(snapshot: Snapshot, leading: frozenset[int] | None = None) -> OnLink:
+def find_neighbourhood(snapshot: Snapshot, outbound: frozenset[int] | None = None) -> OnLink:
     """Whom the kernel may speak to without a router, on the wires and to guests. Arguments as for `find_wires`."""
-    out = _find_leading_out(snapshot, leading)
-    within = (link for link in snapshot.interfaces if link not in out and not _is_inner(link))
+    out = _list_outward(snapshot, outbound)
+    within = (link for link in snapshot.interfaces if link not in out and not _is_loopback_or_tun(link))
     return find_on_link(
         (address for link in out for address in link.on_link),
         parse_addresses({route.gateway for route in snapshot.defaults if route.gateway}),

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from psiphon_vpn.network.choice import Use, carries_on
-from psiphon_vpn.network.observed import Observed
+from psiphon_vpn.network.choice import SocketUse, still_serves
+from psiphon_vpn.network.observed import ObservedNetwork
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service.effects import AmendPolicy
 from psiphon_vpn.service.events import (
@@ -89,7 +89,7 @@ def restart(plan: Plan) -> None:
 
 def take_settings(plan: Plan, event: SettingsGood) -> None:
     """Begin again with the new configuration."""
-    plan.update(settings_good=True, settings=event.settings, failures=0, barren=frozenset(), rounds=0)
+    plan.update(settings_good=True, settings=event.settings, failures=0, unsuccessful=frozenset(), rounds=0)
     choose_uplink(plan)
     begin(plan, Reason.CONNECTING)
 
@@ -115,7 +115,7 @@ def lose_uplink(plan: Plan, reload: Reload = load_again) -> None:
     _see(plan, replace(plan.model.seen, uplinks=()), None, reload)
 
 
-def _see(plan: Plan, seen: Observed, uses: frozenset[Use] | None, reload: Reload) -> None:
+def _see(plan: Plan, seen: ObservedNetwork, uses: frozenset[SocketUse] | None, reload: Reload) -> None:
     before, uplink = plan.model.seen, plan.model.uplink_facts
     was = before.network
     plan.update(seen=seen)
@@ -130,14 +130,14 @@ def _see(plan: Plan, seen: Observed, uses: frozenset[Use] | None, reload: Reload
         reload(plan)
 
 
-def _judge_uplinks(plan: Plan, uses: frozenset[Use] | None) -> None:
+def _judge_uplinks(plan: Plan, uses: frozenset[SocketUse] | None) -> None:
     """Begin again if something that the core uses of the uplink is gone (R6)."""
     before = plan.model
     choose_uplink(plan)
     uplink = plan.model.uplink
     if uplink == before.uplink == before.uplink_at_start:
         return
-    if uplink is not None and before.uplink_at_start is not None and carries_on(before.uplink_at_start, uplink, uses):
+    if uplink is not None and before.uplink_at_start is not None and still_serves(before.uplink_at_start, uplink, uses):
         return  # an addition is no transition
     if uplink is None and before.uplink_at_start is None:
         return

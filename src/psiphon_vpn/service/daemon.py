@@ -54,7 +54,7 @@ from psiphon_vpn.service.single_instance import claim_instance
 from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
 from psiphon_vpn.service.watchers import watch_commits, watch_network
-from psiphon_vpn.tasks import beside, call_at_signal, describe
+from psiphon_vpn.tasks import call_at_signal, describe, run_alongside
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class Daemon:
             self._sleep.watch_jumps()
             await self._control.start()
             notify("READY=1")
-            async with beside(stopping.wait()) as stopped, beside(tasks.wait_broken()) as broken:
+            async with run_alongside(stopping.wait()) as stopped, run_alongside(tasks.wait_broken()) as broken:
                 await asyncio.wait({handling, stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
                 if not stopped.done():
                     # A defect that only the service manager can still report.

@@ -4,8 +4,8 @@ import enum
 from dataclasses import dataclass
 
 from psiphon_vpn.config import Settings
-from psiphon_vpn.network.choice import Use
-from psiphon_vpn.network.observed import Observed
+from psiphon_vpn.network.choice import SocketUse
+from psiphon_vpn.network.observed import ObservedNetwork
 from psiphon_vpn.service.reasons import Reason
 
 
@@ -76,8 +76,8 @@ class NetworkSeen:
         uses: what the core's sockets use of the uplink; None if unknown.
     """
 
-    seen: Observed
-    uses: frozenset[Use] | None = None
+    seen: ObservedNetwork
+    uses: frozenset[SocketUse] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from psiphon_vpn.service.events import Intent
-from psiphon_vpn.stored import read_stored
+from psiphon_vpn.stored_files import read_stored
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from psiphon_vpn.linux.resolver_probe import ask
 from psiphon_vpn.policy import names
 from psiphon_vpn.service.events import Event, LeaseLost, LockBroken, TunnelSilent
 from psiphon_vpn.service.liveness import Liveness, read_traffic
-from psiphon_vpn.tasks import beside
+from psiphon_vpn.tasks import run_alongside
 
 VERIFY_SECONDS = 4.0
 IPV6_PROBE_SECONDS = 3.0
@@ -89,7 +89,7 @@ class LeaseKeeper:
         self._liveness = Liveness(asyncio.get_running_loop().time())
         try:
             # In parallel, since renewals must not wait for an answer.
-            async with beside(self._question_tunnel()) as silent, beside(self._find_ipv6()) as ipv6:
+            async with run_alongside(self._question_tunnel()) as silent, run_alongside(self._find_ipv6()) as ipv6:
                 await self._renew_until(silent, ipv6)
         except EnforcementError as error:
             self._post(_explain(error))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from psiphon_vpn.config import Settings
-from psiphon_vpn.network.observed import Observed
+from psiphon_vpn.network.observed import ObservedNetwork
 from psiphon_vpn.network.uplink import Uplink
 from psiphon_vpn.policy.derive import UplinkFacts
 from psiphon_vpn.policy.model import State
@@ -57,7 +57,7 @@ class Model:
         seen: the network at the last look.
         settings: the last usable ones.
         uplink_at_start: the uplink as it was when the core was started: the core uses a part of it.
-        barren: indexes of the uplinks without a tunnel, until all were tried or the one with a tunnel is lost.
+        unsuccessful: indexes of the uplinks without a tunnel, until all were tried or the one with a tunnel is lost.
         rounds: how often all uplinks were tried without a tunnel.
         data_set_aside: the core's data were set aside since it was last open; doing it again would not help.
     """
@@ -68,10 +68,10 @@ class Model:
     intent: Intent = Intent.CONNECTED
     settings_good: bool = True
     uplink: Uplink | None = None
-    seen: Observed = field(default_factory=Observed)
+    seen: ObservedNetwork = field(default_factory=ObservedNetwork)
     settings: Settings = field(default_factory=Settings)
     uplink_at_start: Uplink | None = None
-    barren: frozenset[int] = frozenset()
+    unsuccessful: frozenset[int] = frozenset()
     rounds: int = 0
     core: int = 0
     core_running: bool = False

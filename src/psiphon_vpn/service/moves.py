@@ -43,8 +43,10 @@ def choose_uplink(plan: Plan) -> None:
     """
     model = plan.model
     lost = model.uplink is not None and all(choice.index != model.uplink.index for choice in model.choices)
-    barren = frozenset() if lost else model.barren
-    plan.update(barren=barren, uplink=pick_uplink(model.choices, named=model.named, barren=barren))
+    unsuccessful = frozenset() if lost else model.unsuccessful
+    plan.update(
+        unsuccessful=unsuccessful, uplink=pick_uplink(model.choices, named=model.named, unsuccessful=unsuccessful)
+    )
 
 
 def turn_to_another(plan: Plan) -> bool:
@@ -54,17 +56,23 @@ def turn_to_another(plan: Plan) -> bool:
         Whether there is another.
     """
     model = plan.model
-    found = find_next(model.uplink, model.choices, named=model.named, barren=model.barren) if model.uplink else None
+    found = (
+        find_next(model.uplink, model.choices, named=model.named, unsuccessful=model.unsuccessful)
+        if model.uplink
+        else None
+    )
     if found is None:
         return False
-    uplink, barren = found
-    plan.update(uplink=uplink, uplink_at_start=uplink, barren=barren, rounds=model.rounds + (not barren))
+    uplink, unsuccessful = found
+    plan.update(
+        uplink=uplink, uplink_at_start=uplink, unsuccessful=unsuccessful, rounds=model.rounds + (not unsuccessful)
+    )
     return True
 
 
 def forget_troubles(plan: Plan) -> None:
     """Count all troubles from zero again, and try the best uplink first."""
-    plan.update(failures=0, unrest=0, fights=0, barren=frozenset(), rounds=0)
+    plan.update(failures=0, unrest=0, fights=0, unsuccessful=frozenset(), rounds=0)
 
 
 # -- moves ------------------------------------------------------------------------------------------------------------

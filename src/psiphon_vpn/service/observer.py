@@ -11,10 +11,10 @@ from psiphon_vpn.linux.links import read_snapshot
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nftimage import find_owner
 from psiphon_vpn.linux.owner_watch import OwnerWatch
-from psiphon_vpn.network.bridges import Allowed, Standing, explain_standing, judge_bridges, load_bridges
-from psiphon_vpn.network.choice import Use, carries_on
+from psiphon_vpn.network.bridges import AllowedBridge, BridgeStatus, explain_bridge_status, judge_bridges, load_bridges
+from psiphon_vpn.network.choice import SocketUse, still_serves
 from psiphon_vpn.network.observed import observe
-from psiphon_vpn.network.uplink import Snapshot, Uplink, find_leading
+from psiphon_vpn.network.uplink import Snapshot, Uplink, find_outbound
 from psiphon_vpn.policy.own_tables import BRIDGES
 from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.service.events import NetworkSeen
@@ -57,9 +57,9 @@ class Observer:
         self._bridges_dirty = asyncio.Event()
         """Set when root's list was read, or the holder of the bridge guard ended."""
         self._holder = OwnerWatch(runner.tasks.guard(Part.BRIDGES, self._bridges_dirty.set))
-        self._leading: frozenset[int] = frozenset()
+        self._outbound: frozenset[int] = frozenset()
         """Indexes of the interfaces that lead out, or did."""
-        self._reported: tuple[Allowed, ...] = ()
+        self._reported: tuple[AllowedBridge, ...] = ()
         """The last report about the bridges."""
         self._looking = asyncio.Lock()
         """Looks may overlap; what was read first is posted first."""
@@ -72,8 +72,8 @@ class Observer:
         """
         async with self._looking:
             snapshot = await self._read()
-        self._leading = find_leading(snapshot, self._leading)
-        seen = observe(snapshot, leading=self._leading, bridges=self._judge_bridges(snapshot))
+        self._outbound = find_outbound(snapshot, self._outbound)
+        seen = observe(snapshot, outbound=self._outbound, bridges=self._judge_bridges(snapshot))
         self._tell_of_bridges(seen.bridges)
         # Posted even if it equals the model: an event with something else may still wait its turn.
         self._runner.post(NetworkSeen(seen, await self._find_uses(seen.uplinks)))
@@ -88,7 +88,7 @@ class Observer:
                 await asyncio.sleep(pause)
         return await read_snapshot()
 
-    async def _find_uses(self, uplinks: tuple[Uplink, ...]) -> frozenset[Use] | None:
+    async def _find_uses(self, uplinks: tuple[Uplink, ...]) -> frozenset[SocketUse] | None:
         """What the core uses of its uplink, if something of the uplink is gone; otherwise None, without asking.
 
         Also if an IP version was added: a connection that began without a route has another interface's source, and
@@ -98,7 +98,7 @@ class Observer:
         if uplink_at_start is None:
             return None
         if any(
-            carries_on(uplink_at_start, uplink) and uplink_at_start.versions == uplink.versions for uplink in uplinks
+            still_serves(uplink_at_start, uplink) and uplink_at_start.versions == uplink.versions for uplink in uplinks
         ):
             return None
         return await asyncio.to_thread(read_core_uses, self._uid, uplink_at_start.index)
@@ -134,9 +134,9 @@ class Observer:
                 pause = BRIDGE_GUARD_SECONDS if self._allowed or self._reported else None
                 await asyncio.wait_for(self._bridges_dirty.wait(), pause)
             self._bridges_dirty.clear()
-            standings = {item.standing for item in self._reported} & {Standing.IN_FORCE, Standing.UNGUARDED}
-            guarded = {Standing.IN_FORCE if self._is_guarded() else Standing.UNGUARDED} if standings else set()
-            if standings != guarded or not self._is_judged():
+            statuses = {item.status for item in self._reported} & {BridgeStatus.IN_FORCE, BridgeStatus.UNGUARDED}
+            guarded = {BridgeStatus.IN_FORCE if self._is_guarded() else BridgeStatus.UNGUARDED} if statuses else set()
+            if statuses != guarded or not self._is_judged():
                 await self.look()
 
     def _is_judged(self) -> bool:
@@ -151,20 +151,20 @@ class Observer:
         self._holder.follow(owner)
         return owner is not None
 
-    def _judge_bridges(self, snapshot: Snapshot) -> tuple[Allowed, ...]:
+    def _judge_bridges(self, snapshot: Snapshot) -> tuple[AllowedBridge, ...]:
         if not self._allowed:
             return ()
         return judge_bridges(
             snapshot,
             self._allowed,
-            leading=self._leading,
+            outbound=self._outbound,
             guarded=self._is_guarded(),
             supported=self._features.bridge_ports and self._features.owner_flag,
         )
 
-    def _tell_of_bridges(self, bridges: tuple[Allowed, ...]) -> None:
+    def _tell_of_bridges(self, bridges: tuple[AllowedBridge, ...]) -> None:
         before = {item.name: item for item in self._reported}
         for item in bridges:
             if item != before.get(item.name):
-                log.warning("bridge %s: %s", item.name, explain_standing(item)[0])
+                log.warning("bridge %s: %s", item.name, explain_bridge_status(item)[0])
         self._reported = bridges

@@ -9,7 +9,7 @@ from psiphon_vpn.policy.model import Policy
 from psiphon_vpn.service.events import Event, VerificationFailed, Verified
 from psiphon_vpn.service.keeper import VERIFY_SECONDS, LeaseKeeper, ask_resolver, explain_cleared
 from psiphon_vpn.service.parts import ONLY_LOGGED, Part
-from psiphon_vpn.tasks import Supervisor, beside
+from psiphon_vpn.tasks import Supervisor, run_alongside
 
 
 class PartDownError(Exception):
@@ -66,7 +66,7 @@ class Opening:
         if down := self._tasks.down - ONLY_LOGGED:
             raise PartDownError(", ".join(sorted(down)))
         try:
-            async with beside(ask_resolver(VERIFY_SECONDS)) as question:
+            async with run_alongside(ask_resolver(VERIFY_SECONDS)) as question:
                 await self._enforcer.read_back()
                 answered = await question
         except EnforcementError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from psiphon_vpn.accounts import MAX_ID, find_user
-from psiphon_vpn.stored import StoredError, read_stored
+from psiphon_vpn.stored_files import StoredError, read_stored
 
 log = logging.getLogger(__name__)
 

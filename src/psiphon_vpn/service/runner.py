@@ -39,7 +39,7 @@ from psiphon_vpn.service.parts import ONLY_LOGGED, Part
 from psiphon_vpn.service.reasons import explain
 from psiphon_vpn.service.state_machine import step
 from psiphon_vpn.service.timers import NextTry, Timers
-from psiphon_vpn.tasks import Supervisor, beside, describe, describe_kind, was_cancelled
+from psiphon_vpn.tasks import Supervisor, describe, describe_kind, run_alongside, was_cancelled
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Runner:
         Raises:
             RuntimeError: the event handling has ended, so waiting would never end.
         """
-        async with beside(self._events.settle()) as settled, beside(self._ended.wait()) as ended:
+        async with run_alongside(self._events.settle()) as settled, run_alongside(self._ended.wait()) as ended:
             await asyncio.wait({settled, ended}, return_when=asyncio.FIRST_COMPLETED)
         if self._ended.is_set():
             raise RuntimeError("the service no longer handles events")

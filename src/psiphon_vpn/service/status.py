@@ -13,8 +13,8 @@ from psiphon_vpn.linux.lock import LockView, Viewed
 from psiphon_vpn.linux.lockstate import LockState, fetch_lock_state
 from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.linux.traffic import Standing, explain_filter
-from psiphon_vpn.network.bridges import Allowed, explain_standing
-from psiphon_vpn.network.choice import tell_why
+from psiphon_vpn.network.bridges import AllowedBridge, explain_bridge_status
+from psiphon_vpn.network.choice import explain_choice
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.sysctls import SYSCTLS
 from psiphon_vpn.service.model import Model
@@ -37,14 +37,14 @@ def _describe_uplink(model: Model) -> dict[str, object] | None:
         "interface": uplink.name,
         "ipv4": uplink.ipv4,
         "ipv6": uplink.ipv6,
-        "chosen": tell_why(uplink, model.choices, named=model.named, barren=model.barren),
+        "chosen": explain_choice(uplink, model.choices, named=model.named, unsuccessful=model.unsuccessful),
         "others": [other.name for other in model.choices if other.index != uplink.index],
     }
 
 
-def _describe_bridge(allowed: Allowed) -> dict[str, str]:
-    sentence, next_step = explain_standing(allowed)
-    return {"name": allowed.name, "state": str(allowed.standing), "sentence": sentence, "next_step": next_step}
+def _describe_bridge(allowed: AllowedBridge) -> dict[str, str]:
+    sentence, next_step = explain_bridge_status(allowed)
+    return {"name": allowed.name, "state": str(allowed.status), "sentence": sentence, "next_step": next_step}
 
 
 def _describe_bare(names: tuple[str, ...]) -> str:

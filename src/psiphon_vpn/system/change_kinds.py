@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import PurePosixPath
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from psiphon_vpn.stored import StoredError, is_text
+from psiphon_vpn.stored_files import StoredError, is_text
 from psiphon_vpn.system.change import Change, Previous
 from psiphon_vpn.system.system_changes import (
     AccountMade,

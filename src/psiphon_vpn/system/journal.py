@@ -18,7 +18,7 @@ from typing import Final
 
 from psiphon_vpn.errors import UserError, describe_failure
 from psiphon_vpn.i18n import _, ngettext
-from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
+from psiphon_vpn.stored_files import StoredError, parse_object, read_stored, take
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.change_kinds import restore_change
 from psiphon_vpn.system.platform import Platform

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from psiphon_vpn.network_managers import MANAGERS
-from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
+from psiphon_vpn.stored_files import StoredError, parse_object, read_stored, take
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.resources import render_resource

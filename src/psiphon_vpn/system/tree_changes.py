@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 
 from psiphon_vpn.system.change import Change, Previous, locate
 from psiphon_vpn.system.platform import Platform
-from psiphon_vpn.trees import remove_tree
+from psiphon_vpn.tree_removal import remove_tree
 
 
 def look_at(path: Path) -> Previous | None:

@@ -10,7 +10,7 @@ from psiphon_vpn.diagnose.kernel_rules import BaseChain
 from psiphon_vpn.diagnose.model import Outcome, check, mark, ok, warn
 from psiphon_vpn.diagnose.no_answer import Skip
 from psiphon_vpn.i18n import _
-from psiphon_vpn.network.bridges import Standing, explain_standing
+from psiphon_vpn.network.bridges import BridgeStatus, explain_bridge_status
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import OWN_NAMES
 
@@ -167,8 +167,8 @@ def bridges(facts: Facts) -> Outcome:
     allowed = facts.rules.list_allowed_bridges()
     if not allowed:
         return ok(_("none is allowed"))
-    shown = "; ".join(f"{item.name}: {explain_standing(item)[0]}" for item in allowed)
-    return ok(shown) if all(item.standing is Standing.IN_FORCE for item in allowed) else warn(shown)
+    shown = "; ".join(f"{item.name}: {explain_bridge_status(item)[0]}" for item in allowed)
+    return ok(shown) if all(item.status is BridgeStatus.IN_FORCE for item in allowed) else warn(shown)
 
 
 CHECKS: Final = (programs, flush, rerouting, filters, legacy, vpns, containers, guests, bridges)

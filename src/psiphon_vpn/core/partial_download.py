@@ -11,14 +11,14 @@ from typing import Final
 
 import httpx
 
-from psiphon_vpn.stored import StoredError, parse_object, read_stored, take_or_none
+from psiphon_vpn.stored_files import StoredError, parse_object, read_stored, take_or_none
 from psiphon_vpn.system.tree_changes import remove_path
 
 MAX_NOTE: Final = 64 * 1024
 
 
 @dataclass(kw_only=True)
-class Partial:
+class PartialDownload:
     """The bytes so far, and by what the server knows that they are the same."""
 
     path: Path
@@ -31,7 +31,7 @@ class Partial:
         return self.path.with_suffix(".json")
 
     @classmethod
-    def find(cls, directory: Path, url: str) -> Partial:
+    def find(cls, directory: Path, url: str) -> PartialDownload:
         """The partial download of this address; those of others are removed."""
         path = directory / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.part"
         found = cls(path=path, url=url)

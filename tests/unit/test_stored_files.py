@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tests.scratch_machine import make_machine
 
 from psiphon_vpn.core.manifest import MANIFEST_PATH, ManifestError, parse_manifest
-from psiphon_vpn.core.partial import Partial
+from psiphon_vpn.core.partial_download import PartialDownload
 from psiphon_vpn.core.record import CoreRecord, RecordError, parse_record, render_record
 from psiphon_vpn.diagnose import verify
 from psiphon_vpn.diagnose.system import RealSystem
 from psiphon_vpn.service.events import Intent
 from psiphon_vpn.service.intent import load_intent
-from psiphon_vpn.stored import StoredError, parse_object, read_stored, take
+from psiphon_vpn.stored_files import StoredError, parse_object, read_stored, take
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Previous
 from psiphon_vpn.system.change_kinds import KINDS, restore_change
@@ -131,10 +131,10 @@ def read_program_manifest(place: Path, content: bytes) -> object:
 
 def read_partial(place: Path, content: bytes) -> object:
     url = "https://example.org/core"
-    found = Partial.find(place, url)
+    found = PartialDownload.find(place, url)
     found.path.write_bytes(b"so far")
     found.note.write_bytes(content)
-    again = Partial.find(place, url)
+    again = PartialDownload.find(place, url)
     assert again.validator is None or isinstance(again.validator, str)
     assert again.size == (6 if again.validator is not None else 0)
     return again

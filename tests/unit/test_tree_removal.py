@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from psiphon_vpn.core.datastore import ASIDE, STORE, STORE_PARENT, set_data_aside
 from psiphon_vpn.system.tree_changes import remove_path
-from psiphon_vpn.trees import remove_tree
+from psiphon_vpn.tree_removal import remove_tree
 
 DEEP = 10_000
 """Recursion ends at 1,000 in Python, and a path at 4,096 bytes in Linux."""
@@ -198,7 +198,7 @@ def test_what_is_mounted_in_a_tree_is_not_touched(tmp_path: Path) -> None:
     inner.mkdir(parents=True)
     code = """
 import pathlib, sys
-from psiphon_vpn.trees import remove_tree
+from psiphon_vpn.tree_removal import remove_tree
 try:
     remove_tree(pathlib.Path(sys.argv[1]))
 except OSError as error:

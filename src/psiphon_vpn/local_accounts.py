@@ -34,7 +34,7 @@ _BIND: Final = 1 << 12
 """MS_BIND."""
 
 
-def ask_no_name_service() -> bool:
+def use_local_accounts() -> bool:
     """Cover the configuration of name services for this process and all that it starts. Called before any thread.
 
     Returns:
@@ -48,7 +48,7 @@ def ask_no_name_service() -> bool:
         _check(libc.mount(None, b"/", None, ctypes.c_ulong(_SLAVE), None))
         for path in CONFIGURATIONS:
             if os.path.isfile(path):
-                _cover(libc, path, quieten(Path(path).read_bytes()))
+                _cover(libc, path, use_files_only(Path(path).read_bytes()))
         for path in CACHES:
             if os.path.exists(path):
                 _cover(libc, path, b"")
@@ -58,7 +58,7 @@ def ask_no_name_service() -> bool:
     return True
 
 
-def quieten(configuration: bytes) -> bytes:
+def use_files_only(configuration: bytes) -> bytes:
     """A nsswitch.conf(5) in which accounts come from files alone; names of hosts are looked up as before."""
     kept = [
         line for line in configuration.split(b"\n") if line.split(b":")[0].strip().decode("latin-1") not in ACCOUNTS
