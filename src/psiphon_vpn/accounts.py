@@ -1,7 +1,7 @@
-"""The accounts of this machine, as its files have them (passwd(5), group(5)); no name service is ever asked.
+"""The accounts in this machine's files (passwd(5), group(5)). No name service is ever queried.
 
-A directory such as LDAP is somewhere in the network, which is locked: whoever asks it waits, for minutes. The users
-that matter here, psiphon-user and those that speak DHCP, are in files on every system.
+A directory such as LDAP is on the network, which is locked: a query would wait for minutes. The users that matter here,
+psiphon-user and those that send DHCP, are in files on every system.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 PLACES: Final = ("etc", "usr/lib")
-"""The second is where systems whose /usr is an image keep the users of that image (nss-altfiles)."""
+"""Systems with an image as /usr keep the users of that image in the second (nss-altfiles)."""
 MAX_ID: Final = 2**32 - 2
 
 
@@ -23,11 +23,11 @@ class User:
     uid: int
     gid: int
     login: str
-    """What runs at a login: a shell, or what refuses it."""
+    """The program that runs at a login: a shell, or one that refuses it."""
 
 
 def find_user(name: str, *, root: Path = Path("/")) -> User | None:
-    """A user by name, None when no file has it. Raises OSError when a file that is there cannot be read."""
+    """A user by name; None if no file has it. Raises OSError if an existing file cannot be read."""
     for fields in _list_entries("passwd", root):
         if fields[0] == name and len(fields) >= 7 and (uid := _read_id(fields[2])) is not None:
             gid = _read_id(fields[3])
@@ -37,7 +37,7 @@ def find_user(name: str, *, root: Path = Path("/")) -> User | None:
 
 
 def find_group(name: str, *, root: Path = Path("/")) -> int | None:
-    """A group's number by name; as `find_user`."""
+    """The gid of a group by name; like `find_user`."""
     for fields in _list_entries("group", root):
         if fields[0] == name and len(fields) >= 4 and (gid := _read_id(fields[2])) is not None:
             return gid

@@ -93,7 +93,7 @@ def check_choice(*choices: str) -> Check:
 
 
 def check_pattern(pattern: str, reason: Callable[[], str]) -> Check:
-    """Make a check that accepts text of which the whole matches a regular expression."""
+    """Make a check that accepts text that as a whole matches a regular expression."""
     compiled = re.compile(pattern)
 
     def check(value: object) -> str:
@@ -106,7 +106,7 @@ def check_pattern(pattern: str, reason: Callable[[], str]) -> Check:
 
 
 def check_list(item: Callable[[object], Item], *, low: int = 0, high: int = 64) -> Callable[[object], tuple[Item, ...]]:
-    """Make a check that accepts a list of `low` to `high` items and freezes it."""
+    """Make a check that accepts a list of `low` to `high` items and returns it as a tuple."""
 
     def check(value: object) -> tuple[Item, ...]:
         if not isinstance(value, list):
@@ -176,7 +176,7 @@ def check_base64_url(value: object) -> str:
 
 
 def check_uplink(value: object) -> str:
-    """The name of an interface that may be an uplink (IFNAMSIZ: 15 characters), or nothing."""
+    """Accept the name of an interface that may be an uplink (IFNAMSIZ: 15 characters), or an empty text."""
     text = check_text(value)
     if text and InterfaceName.of(text) is None:
         raise Refused(_("it must be the name of an interface: up to 15 letters, digits and . _ - characters"))
@@ -232,7 +232,7 @@ def check_upstream_proxy(value: object) -> str | None:
         raise Refused(_("it must end after the port"))
     user, _at, _host = parts.netloc.rpartition("@")
     if not _USER_INFO.fullmatch(user):
-        # As Go's net/url has it, by which the core reads it.
+        # The rules of Go's net/url, with which the core reads it.
         raise Refused(_("its user name or password has a character that must be written as %XX, such as %5C for \\"))
     _check_proxy_host(host)
     return text
@@ -245,7 +245,7 @@ def _check_proxy_host(host: str) -> None:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        # Names that look like a number ("127.1", "0x7f.1", "2130706433") are an address to some resolvers.
+        # Some resolvers read a name that looks like a number as an address ("127.1", "0x7f.1", "2130706433").
         if not _HOST_NAME.match(host) or re.fullmatch(r"(0x[0-9a-f]*|[0-9]+)\.?", host.rstrip(".").rsplit(".", 1)[-1]):
             raise Refused(_("its host is neither a name nor an IP address")) from None
         if host.rstrip(".").rsplit(".", 1)[-1] in ("localhost", "localdomain"):

@@ -14,7 +14,7 @@ SOCKET_NAME: Final = "control.sock"
 STATUS_SECONDS: Final = 3.0
 COMMAND_SECONDS: Final = 60.0
 SLEEP_SECONDS: Final = 2.0
-"""A machine that is going to sleep waits no longer."""
+"""The longest wait while the machine is going to sleep."""
 MAX_ANSWER: Final = 1024 * 1024
 _PERMISSION_DENIED: Final = -32001
 _REQUEST_ID: Final = 1
@@ -23,7 +23,7 @@ Status = dict[str, object]
 
 
 def request_status(runtime_dir: Path, *, timeout: float = STATUS_SECONDS) -> Status:
-    """Ask for the status.
+    """Request the status.
 
     Args:
         runtime_dir: the daemon's runtime directory.
@@ -38,13 +38,13 @@ def request_status(runtime_dir: Path, *, timeout: float = STATUS_SECONDS) -> Sta
 
 
 def send_command(runtime_dir: Path, name: str, *, timeout: float = COMMAND_SECONDS) -> Status:
-    """Send one of the control socket's commands and return the status after it; raises as request_status does."""
+    """Send one of the control socket's commands and return the status after it; raises like `request_status`."""
     with _Connection(runtime_dir, timeout=timeout) as connection:
         return connection.call(name)
 
 
 def watch_status(runtime_dir: Path, *, timeout: float = STATUS_SECONDS) -> Iterator[Status]:
-    """Yield the status now and at each change; raises DaemonDownError when the daemon goes away."""
+    """Yield the status now and at each change; raises DaemonDownError when the daemon ends."""
     with _Connection(runtime_dir, timeout=timeout) as connection:
         yield connection.call("watch")
         connection.wait_forever()
@@ -81,7 +81,7 @@ class _Connection:
         try:
             self._socket.sendall(request.encode() + b"\n")
         except OSError as cause:
-            # The daemon may have refused before it was asked: its reason is worth more than a broken pipe.
+            # The daemon may have refused before the request: its reason says more than a broken pipe.
             if not isinstance(cause, BrokenPipeError | ConnectionResetError):
                 self._fail(cause)
         answer = self.read()
@@ -99,7 +99,7 @@ class _Connection:
             except OSError as cause:
                 self._fail(cause)
             if not received:
-                raise DaemonDownError(_("it ended the conversation"))
+                raise DaemonDownError(_("it closed the connection"))
             self._buffer += received
             if len(self._buffer) > MAX_ANSWER:
                 raise _nonsense()
@@ -130,7 +130,7 @@ class _Connection:
 
 
 def _nonsense() -> DaemonDownError:
-    return DaemonDownError(_("what answers there is not the service"))
+    return DaemonDownError(_("the program that answers is not the service"))
 
 
 def _raise_refusal(method: str, error: dict[str, object]) -> NoReturn:
@@ -147,5 +147,5 @@ def _raise_refusal(method: str, error: dict[str, object]) -> NoReturn:
 
 
 def clean_text(value: object) -> str:
-    """Return text that is safe to show in a terminal: the daemon has fewer rights than who may be reading."""
+    """Return text that is safe to show in a terminal: the reader may have more rights than the daemon."""
     return "".join(char if char.isprintable() else " " for char in str(value))

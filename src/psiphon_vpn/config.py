@@ -30,21 +30,20 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the user configured. Fields that may hold secrets are not in the repr.
+    """The user's configuration. Fields that may hold secrets are not in the repr.
 
     Attributes:
         egress_region: country of the exit, two capital letters (ISO 3166-1 alpha-2); empty for the best.
         upstream_proxy: URL of a proxy on the way to the tunnel server, or None.
-        uplink: name of the interface that the core goes out by, and no other; empty for the best one. For those who
-            want it to go through another VPN.
+        uplink: name of the only interface that the core may use, for example another VPN's; empty for the best one.
         socks_port: TCP port of the SOCKS proxy on 127.0.0.1.
         establish_timeout: seconds without a connection after which the service says why and tries with a fresh core;
             0 for never.
         log_level: of the service's own log.
         ipv6_probe: IPv6 addresses of name servers on the internet; one of them answering through the tunnel shows
-            that the tunnel server carries IPv6. Default: root servers A and K (https://www.iana.org/domains/root/servers).
-        bootstrap_dns: addresses of resolvers that the core itself may ask outside the tunnel, in clear, before it is
-            connected. None by default: then no query leaves the machine except inside the tunnel.
+            that the tunnel server carries IPv6. Default: root servers A, K (https://www.iana.org/domains/root/servers).
+        bootstrap_dns: addresses of resolvers that the core itself may query outside the tunnel, in clear, before it is
+            connected. Empty by default: then no query leaves the machine except inside the tunnel.
         core_advanced: the tunnel core's own options, checked.
     """
 
@@ -83,7 +82,7 @@ def load_settings(path: Path, *, trusted_uids: Collection[int] = ()) -> Settings
     """Read the configuration file.
 
     Args:
-        path: of the file; if there is none, the defaults hold.
+        path: the file; if it does not exist, the defaults apply.
         trusted_uids: owners that the file may have besides root and the uid of this process.
 
     Raises:
@@ -97,11 +96,11 @@ def parse_settings(content: bytes, *, path: Path = DEFAULT_PATH) -> Settings:
     """Check the content of a configuration file.
 
     Args:
-        content: of the file, UTF-8.
-        path: named in errors.
+        content: content of the file, UTF-8.
+        path: the path that errors name.
 
     Raises:
-        ConfigError: with the line.
+        ConfigError: something in it is wrong, with the line.
     """
     if (odd := find_wrong_encoding(content)) is not None:
         raise ConfigError(path, odd.why, odd.next_step, line=odd.line)
@@ -124,7 +123,7 @@ def _edit() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Turns a parsed document into Settings; knows the text so that errors have a line."""
+    """Turns a parsed document into Settings; has the text so that errors can name a line."""
 
     path: Path
     text: str
@@ -240,7 +239,7 @@ def _unreadable(path: Path, cause: OSError) -> ConfigError:
     if owner == os.geteuid():
         step = _("See what else keeps this file from being read: its mode, SELinux, AppArmor.")
         return ConfigError(path, why, step)
-    # Root's, most often: an editor wrote it anew.
+    # Usually root: an editor replaced the file.
     name = "root" if owner == 0 else str(owner)
     why = _("it belongs to {owner}, and the service, which runs as {user}, may not read it").format(
         owner=name, user=USER

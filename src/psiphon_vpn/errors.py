@@ -1,6 +1,6 @@
 """Failures that a user can do something about: one line that says what, why, and what to do next.
 
-Codes for the process's exit follow sysexits.h where one fits.
+Exit codes follow sysexits.h where one fits.
 """
 
 from pathlib import Path
@@ -22,10 +22,10 @@ def join_line(text: str) -> str:
 
 
 def describe_failure(error: Exception) -> str:
-    """Any failure in one line, for people: what went wrong, never nothing.
+    """Any failure in one line, for users; never empty.
 
     Args:
-        error: a failure that was told, one of the system (its file and its reason), or a defect (its kind as well).
+        error: a `UserError`, an error of the system (shown with file and reason), or a defect (shown with its type).
     """
     if isinstance(error, UserError):
         return f"{error.what}: {error.why}"
@@ -35,13 +35,13 @@ def describe_failure(error: Exception) -> str:
 
 
 class UserError(Exception):
-    """A failure told to the user. Its `str()` is one line, "what: why. next_step".
+    """A failure to show to the user. Its `str()` is one line, "what: why. next_step".
 
     Args:
         what: what could not be done, translated, without a full stop.
         why: the reason, translated.
         next_step: what the user can do, a whole sentence, translated.
-        exit_code: of the command that fails with this.
+        exit_code: exit code of the command.
     """
 
     default_exit_code = EXIT_FAILURE
@@ -65,7 +65,7 @@ class ConfigError(UserError):
         path: the file.
         why: the reason, translated.
         next_step: what the user can do, translated.
-        line: number of the line at fault, counted from 1; None when it is the whole file.
+        line: number of the line at fault, counted from 1; None for the whole file.
     """
 
     default_exit_code = EXIT_BAD_CONFIG

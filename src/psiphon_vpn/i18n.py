@@ -1,7 +1,7 @@
-"""Translation of every string that a user meets; log messages stay English.
+"""Translation of every string that users see; log messages stay English.
 
-`_` looks the string up at call time, so a module constant must hold the result of a function, never of `_` at
-import, if the language is to follow the environment (`LANGUAGE`, `LC_ALL`, `LC_MESSAGES`, `LANG`; gettext(3)).
+`_` looks the string up when it is called. So a module constant must never hold the result of `_`, or the language would
+not follow the environment (`LANGUAGE`, `LC_ALL`, `LC_MESSAGES`, `LANG`; gettext(3)).
 """
 
 import functools

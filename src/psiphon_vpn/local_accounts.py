@@ -1,9 +1,9 @@
-"""Keeps what a command starts from asking a name service: nft looks every user's number up as a name.
+"""Makes a command and its children look accounts up in files only: nft looks every uid up as a name.
 
-(`uid_type_parse` of nftables' meta.c asks getpwnam(3) for "990" before it takes it for a number, and listing as JSON
-asks getpwuid(3).) Where the directory is in the locked network each look-up waits for minutes. So a command of root's
-gets a mount namespace of its own, in which accounts come from files (nsswitch.conf(5)), and where no nscd answers. The
-units get the same by InaccessiblePaths= (`resources/`).
+(`uid_type_parse` of nftables' meta.c calls getpwnam(3) for "990" before it reads it as a number, and listing as JSON
+calls getpwuid(3).) With a directory on the locked network each look-up waits for minutes. So a command run by root gets
+its own mount namespace, in which accounts come from files (nsswitch.conf(5)) and no nscd answers. The units get the
+same by InaccessiblePaths= (`resources/`).
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 CONFIGURATIONS: Final = ("/etc/nsswitch.conf", "/usr/etc/nsswitch.conf")
-"""Of the name service switch. The second is openSUSE's."""
+"""Configuration of the name service switch. The second is openSUSE's."""
 CACHES: Final = ("/run/nscd/socket", "/run/.nscd_socket")
-"""Where nscd(8) listens; it would ask in the place of whoever asks it."""
+"""Sockets of nscd(8), which would query the name service for its clients."""
 ACCOUNTS: Final = ("passwd", "group", "shadow", "gshadow", "initgroups")
 """Databases of nsswitch.conf(5)."""
 PLACE: Final = "/run"
-"""For the file that covers another, until it does."""
+"""Directory for a file until it is mounted over another."""
 _NEW_MOUNTS: Final = 0x00020000
 """CLONE_NEWNS of unshare(2)."""
 _SLAVE: Final = (1 << 14) | (1 << 19)
-"""MS_REC and MS_SLAVE of mount(2): what is unmounted elsewhere is unmounted here, what is mounted here stays here."""
+"""MS_REC and MS_SLAVE of mount(2): unmounts elsewhere take effect here, mounts here stay here."""
 _BIND: Final = 1 << 12
 """MS_BIND."""
 
 
 def use_local_accounts() -> bool:
-    """Cover the configuration of name services for this process and all that it starts. Called before any thread.
+    """Hide name services from this process and all its children. To be called before any thread starts.
 
     Returns:
-        Whether that could be done: only root can, and in some containers not even root. Never raises.
+        Whether that was possible: only root can, and in some containers not even root. Never raises.
     """
     if os.geteuid() != 0:
         return False
@@ -53,13 +53,13 @@ def use_local_accounts() -> bool:
             if os.path.exists(path):
                 _cover(libc, path, b"")
     except (OSError, AttributeError) as error:
-        log.debug("name services stay as they are: %s", error)
+        log.debug("name services stay enabled: %s", error)
         return False
     return True
 
 
 def use_files_only(configuration: bytes) -> bytes:
-    """A nsswitch.conf(5) in which accounts come from files alone; names of hosts are looked up as before."""
+    """A nsswitch.conf(5) with which accounts come from files alone; host names are looked up as before."""
     kept = [
         line for line in configuration.split(b"\n") if line.split(b":")[0].strip().decode("latin-1") not in ACCOUNTS
     ]

@@ -1,4 +1,4 @@
-"""What editors do to a text that a parser cannot name: encodings, line ends, quotation marks, invisible characters."""
+"""Finds faults that editors cause and parsers do not name: encodings, line ends, quotation marks, odd characters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INVISIBLE: Final = re.compile("[\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u2
 
 @dataclass(frozen=True, kw_only=True)
 class OddText:
-    """What is odd: why it cannot be read, what helps, and the line, counted from 1, or None for the whole file."""
+    """A fault: why the text cannot be read, what to do, and the line, counted from 1, or None for the whole file."""
 
     why: str
     next_step: str
@@ -23,7 +23,7 @@ class OddText:
 
 
 def find_wrong_encoding(content: bytes) -> OddText | None:
-    """Why bytes are not UTF-8, None if they are."""
+    """Why the bytes are not UTF-8; None if they are."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return OddText(why=_("this is UTF-16 text, not UTF-8"), next_step=_save_as())
     try:
@@ -39,11 +39,11 @@ def _save_as() -> str:
 
 
 def find_odd_text(text: str, line: int) -> OddText | None:
-    """What no parser names, of a text that is no TOML because of a certain line; None if that line looks ordinary.
+    """The fault in the line at which a TOML parser failed; None if that line looks ordinary.
 
     Args:
-        text: of the file.
-        line: at which the parser failed, counted from 1.
+        text: content of the file.
+        line: the line at which the parser failed, counted from 1.
     """
     step = _("Type this line anew; the lock stays closed until then.")
     lines = text.split("\n")

@@ -1,4 +1,4 @@
-"""The one way in which this program calls another: argv list, clean environment, no stdin, accepted exit codes."""
+"""Runs other programs, for the whole of this one: argv list, clean environment, no stdin, accepted exit codes."""
 
 import asyncio
 import contextlib
@@ -34,9 +34,9 @@ class CommandError(UserError):
 
     Attributes:
         argv: the command.
-        returncode: its exit code, negative for a signal; None when it did not start or was ended for time.
-        stdout: what it said before.
-        stderr: what it said on standard error.
+        returncode: its exit code, negative for a signal; None if it did not start or timed out.
+        stdout: its standard output.
+        stderr: its standard error.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ def _check(
 
 
 def _failed(error: CommandError) -> CommandError:
-    # Logged here and nowhere else, so that a failure appears once, with a command that can be pasted.
+    # Logged only here, so that a failure appears once, with a command that can be pasted.
     log.debug("command failed: %s: %s", shlex.join(error.argv), error.why)
     return error
 
@@ -96,11 +96,11 @@ def run(
     Args:
         argv: the command and its arguments; never a shell line.
         input: text for its standard input; without it, standard input is empty.
-        ok: exit codes that are no failure.
+        ok: exit codes of success.
         timeout: seconds, after which it and its children are killed.
 
     Returns:
-        The finished process with its output as text (bytes that are no UTF-8 become escapes).
+        The finished process with its output as text (bytes that are not UTF-8 become escapes).
 
     Raises:
         CommandError: it could not be started, took too long, or ended with a code outside `ok`.
@@ -151,10 +151,10 @@ def require_result(result: T | BaseException) -> T:
 
 
 def was_started_here(port: int) -> bool:
-    """Whether a netlink socket is one of the last commands' that `run_async` started, by its port id.
+    """Whether a netlink port id belongs to one of the last commands that `run_async` started.
 
-    The kernel gives the first socket of a process the process id, as the process itself counts; where another socket
-    has that, any negative number (netlink_autobind). Such a number is taken for a command's that runs at the moment.
+    The port id of a process's first socket is its process id in its own pid namespace, or if that is taken, some
+    negative number (netlink_autobind). A negative number is attributed to a command while one is running.
     """
     return port in _started or (port >= _CHOSEN_BY_KERNEL and bool(_running))
 

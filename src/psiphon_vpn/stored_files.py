@@ -1,7 +1,7 @@
-"""Reading back what this program itself stored: JSON, checked field by field.
+"""Reads files that this program has stored: JSON, checked field by field.
 
-Such a file may have been cut short by a full disk, restored from another version's backup, mended by hand, or put there
-by somebody else. Whatever it holds, one exception says why it cannot be used: nothing that is stored can end a process.
+Such a file may have been truncated by a full disk, restored from another version's backup, edited by hand, or put there
+by somebody else. Whatever its content, one exception says why it cannot be used, so that no file can end a process.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Final, NoReturn, TypeVar
 T = TypeVar("T")
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""Opening a pipe would wait for its writer, and a device may do something."""
+"""Without O_NONBLOCK, opening a pipe would wait for its writer, and opening a device may have effects."""
 
 
 class StoredError(ValueError):
-    """It is not what this program stores: why, in English."""
+    """This program did not store this. The text is the reason, in English."""
 
 
 def read_stored(path: Path, *, high: int) -> bytes:
     """The content of a small regular file; a link is not followed.
 
     Args:
-        path: of the file.
-        high: bytes; a larger file is refused.
+        path: the file.
+        high: greatest size in bytes; a larger file is refused.
 
     Raises:
-        OSError: it cannot be read, or is not there.
+        OSError: it does not exist or cannot be read.
         StoredError: it is no regular file, or too large.
     """
     with os.fdopen(os.open(path, _FLAGS), "rb") as file:
@@ -45,10 +45,10 @@ def read_stored(path: Path, *, high: int) -> bytes:
 
 
 def parse_object(content: bytes) -> dict[str, object]:
-    """One JSON object (RFC 8259) in UTF-8, each of its names once.
+    """One JSON object (RFC 8259) in UTF-8, without duplicate names.
 
     Raises:
-        StoredError: it is none; the only exception, whatever the bytes.
+        StoredError: it is anything else. The only exception, whatever the bytes.
     """
     try:
         found = json.loads(
@@ -71,7 +71,7 @@ def _take_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _refuse(word: str) -> NoReturn:
-    # Python reads NaN and Infinity, JSON has neither.
+    # Python reads NaN and Infinity; JSON has neither.
     raise StoredError(f"{word} is no number")
 
 
@@ -82,7 +82,7 @@ def _parse_float(text: str) -> float:
 
 
 def take(fields: Mapping[str, object], name: str, kind: type[T]) -> T:
-    """The value of a field, of exactly this type (a truth value is no number); raises StoredError."""
+    """The value of a field, of exactly this type (a bool is no int); raises StoredError."""
     value = fields.get(name)
     if type(value) is not kind or not is_text(value):
         raise StoredError(f"{name} is missing or of the wrong kind")
@@ -95,5 +95,5 @@ def take_or_none(fields: Mapping[str, object], name: str, kind: type[T]) -> T | 
 
 
 def is_text(value: object) -> bool:
-    """Whether a string can be written and shown: JSON can also name halves of characters (RFC 8259, 8.2)."""
+    """Whether a string can be written and shown: JSON can also contain lone surrogates (RFC 8259, 8.2)."""
     return not isinstance(value, str) or not any("\ud800" <= character <= "\udfff" for character in value)

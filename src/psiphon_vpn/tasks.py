@@ -1,9 +1,9 @@
-"""The one place where tasks and callbacks of the event loop are started: none of them can end or fail unseen.
+"""Starts all tasks and callbacks of the event loop, so that none of them can end or fail unnoticed.
 
-A task of asyncio that fails says so only to whoever awaits it, and a callback that fails only to the loop's exception
-handler, which goes on. So everything that runs beside something else is started here, and whatever ends it but we
-ourselves is told: an exception, a return where it should run for ever, a cancellation that nobody asked for. A test
-reads the sources: nothing that the daemon is made of starts a task or a callback by another way.
+A failed asyncio task reports only to the code that awaits it, and a failed callback only to the loop's exception
+handler, which continues. So all concurrent work is started here, and every unexpected end is reported: an exception,
+the return of a part that should run for ever, a cancellation that did not come from here. A test checks the sources:
+the daemon starts no task or callback in any other way.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS: Final = 0.5
 LAST_PAUSE_SECONDS: Final = 30.0
-"""How long a part that should run for ever is left alone after it failed, doubled each time."""
+"""The pause before a failed part is started again, doubled each time."""
 CALM_SECONDS: Final = 60.0
-"""A part that ran for so long begins with the first pause again."""
+"""After a part has run this long, its next pause is the first one again."""
 _HERE: Final = Path(__file__).parent
 
 
 class PartReturned(Exception):
-    """A part ended that should run for ever."""
+    """A part that should run for ever has returned."""
 
 
 def describe_kind(error: BaseException) -> str:
-    """What failed, without the error's own text: it may hold an address, or a name of the user's."""
+    """The error's type, without its text, which may contain an address or a name of the user."""
     kind = type(error).__name__
     return f"{kind} ({error.strerror})" if isinstance(error, OSError) and error.strerror else kind
 
 
 def describe(error: BaseException) -> str:
-    """The same, and where in this program."""
+    """The error's type, and where in this program it was raised."""
     kind = describe_kind(error)
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent.parent == _HERE
@@ -43,10 +43,10 @@ def describe(error: BaseException) -> str:
 
 
 class Supervisor:
-    """Starts parts, and tells when one fails.
+    """Starts parts, and reports when one fails.
 
     Args:
-        on_failure: called in the very moment with the part's name and what ended it. Must not raise.
+        on_failure: called at once with the part's name and the error. Must not raise.
     """
 
     def __init__(self, on_failure: Callable[[str, BaseException], None]) -> None:
@@ -56,32 +56,32 @@ class Supervisor:
         self._down: set[str] = set()
         self._has_broken = asyncio.Event()
         self.broken: BaseException | None = None
-        """What came of telling of a failure."""
+        """The error raised by `on_failure`, if it failed itself."""
 
     @property
     def down(self) -> frozenset[str]:
-        """Parts that should run for ever, failed, and do not run yet again."""
+        """Parts that should run for ever, have failed, and are not running again yet."""
         return frozenset(self._down)
 
     def start(self, part: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start what comes to an end by itself."""
+        """Start work that ends by itself."""
         task = self._start(self._watch(part, work))
-        # Where it is cancelled before it began, nothing else ends the inner one.
+        # If the task is cancelled before it begins, nothing else closes the inner coroutine.
         task.add_done_callback(lambda _: work.close())
         return task
 
     def keep(self, part: str, make: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-        """Start what runs for ever, and start it again, after a pause, however it ended."""
+        """Start work that runs for ever, and start it again after a pause, however it ended."""
         return self._start(self._keep(part, make))
 
     def cancel(self, task: asyncio.Task[None] | None) -> None:
-        """End a task: that is no failure. The one that calls is not ended, it is about to return."""
+        """Cancel a task, which is then no failure. The calling task is not cancelled: it is about to return."""
         if task is not None and task is not asyncio.current_task() and not task.done():
             self._ending.add(task)
             task.cancel()
 
     async def close(self) -> None:
-        """End all that was started, and wait for it."""
+        """Cancel all tasks, and wait for their end."""
         for task in tuple(self._running):
             self.cancel(task)
         others = self._running - {asyncio.current_task()}
@@ -89,13 +89,13 @@ class Supervisor:
             await asyncio.wait(others)
 
     def guard(self, part: str, function: Callable[..., object]) -> Callable[..., None]:
-        """A callback for the event loop: the same function, and its failure is told."""
+        """The function as a callback for the event loop, whose failure is reported."""
 
         def guarded(*arguments: object) -> None:
             try:
                 function(*arguments)
-            except Exception as error:  # noqa: BLE001  it is told
-                self._tell(part, error)
+            except Exception as error:  # noqa: BLE001  it is reported
+                self._report(part, error)
 
         return guarded
 
@@ -112,7 +112,7 @@ class Supervisor:
     def _was_asked(self) -> bool:
         return asyncio.current_task() in self._ending
 
-    def _tell(self, part: str, error: BaseException) -> None:
+    def _report(self, part: str, error: BaseException) -> None:
         try:
             self._on_failure(part, error)
         except Exception as worse:  # noqa: BLE001  it ends the daemon
@@ -120,7 +120,7 @@ class Supervisor:
             self._has_broken.set()
 
     async def wait_broken(self) -> None:
-        """Wait until a failure could not even be told: nothing here can be relied on any more."""
+        """Wait until a failure could not be reported: nothing here can be relied on any more."""
         await self._has_broken.wait()
 
     async def _watch(self, part: str, work: Coroutine[Any, Any, None]) -> None:
@@ -128,10 +128,10 @@ class Supervisor:
             await work
         except asyncio.CancelledError as error:
             if not self._was_asked():
-                self._tell(part, error)
+                self._report(part, error)
             raise
-        except Exception as error:  # noqa: BLE001  it is told
-            self._tell(part, error)
+        except Exception as error:  # noqa: BLE001  it is reported
+            self._report(part, error)
 
     async def _keep(self, part: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         loop = asyncio.get_running_loop()
@@ -147,12 +147,12 @@ class Supervisor:
                 if self._was_asked():
                     raise
                 self._down.add(part)
-                self._tell(part, error)
+                self._report(part, error)
                 if was_cancelled():
-                    raise  # by the end of the event loop, say: it would wait for us
-            except Exception as error:  # noqa: BLE001  it is told
+                    raise  # for example by the end of the event loop, which would wait for us
+            except Exception as error:  # noqa: BLE001  it is reported
                 self._down.add(part)
-                self._tell(part, error)
+                self._report(part, error)
             ran = loop.time() - began - pause
             pause = (
                 FIRST_PAUSE_SECONDS
@@ -162,17 +162,17 @@ class Supervisor:
 
 
 def was_cancelled() -> bool:
-    """Whether the running task itself was cancelled, and not only something that it awaited."""
+    """Whether the running task itself was cancelled, and not just something that it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 @contextlib.asynccontextmanager
 async def run_alongside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Run something beside the block, which looks at the outcome; at the block's end it is ended, and waited for.
+    """Run a task during the block, which may read its result. At the block's end it is cancelled and awaited.
 
     Raises:
-        Exception: what ended it, where the block did not look and did not fail itself.
+        Exception: the task's failure, if the block itself did not fail.
     """
     task = asyncio.create_task(work)
     looked = False
@@ -189,25 +189,25 @@ async def run_alongside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.T
 
 
 def start_thread(function: Callable[..., T], *arguments: object) -> asyncio.Task[T]:
-    """Run a function in a thread. Whoever starts it awaits it, or has its outcome seen to by `add_done_callback`."""
+    """Run a function in a thread. The caller must await the task, or handle its result by `add_done_callback`."""
     return asyncio.create_task(asyncio.to_thread(function, *arguments))
 
 
 def call_later(seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
-    """Call a guarded function (`Supervisor.guard`), or one that cannot fail, after some seconds."""
+    """Call a function after some seconds. It is guarded (`Supervisor.guard`) or cannot fail."""
     return asyncio.get_running_loop().call_later(seconds, function)
 
 
 def call_when_readable(descriptor: int, function: Callable[[], None]) -> None:
-    """Call such a function whenever a descriptor is readable."""
+    """Call such a function whenever the descriptor is readable."""
     asyncio.get_running_loop().add_reader(descriptor, function)
 
 
 def forget_readable(descriptor: int) -> None:
-    """Call for it no more; before the descriptor is closed."""
+    """Undo `call_when_readable`; to be called before the descriptor is closed."""
     asyncio.get_running_loop().remove_reader(descriptor)
 
 
 def call_at_signal(number: int, function: Callable[[], None]) -> None:
-    """Call such a function when a signal comes."""
+    """Call such a function when the signal arrives."""
     asyncio.get_running_loop().add_signal_handler(number, function)

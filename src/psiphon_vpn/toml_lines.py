@@ -1,7 +1,7 @@
-"""Finds the line of a TOML file at which something stands: tomllib gives values, but not where they were.
+"""Finds the line of a key or an error in a TOML file: tomllib gives values without their lines.
 
-A file is cut into its statements by growing each one until tomllib accepts it, so there is no second TOML parser
-here that could disagree with the first (TOML 1.0.0, https://toml.io/en/v1.0.0).
+It splits the file into statements by extending each one until tomllib accepts it. So there is no second TOML parser
+that could disagree with the first (TOML 1.0.0, https://toml.io/en/v1.0.0).
 """
 
 import re
@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-# Growing a statement is quadratic in its lines. Beyond this the answer is its first line.
+# Extending a statement is quadratic in its lines. For longer ones the result is the first line.
 MAX_STATEMENT_LINES: Final = 300
 
 _AT_LINE = re.compile(r"at line (\d+)")
@@ -19,8 +19,8 @@ def parse_toml(text: str) -> dict[str, object]:
     """Parse a TOML document.
 
     Raises:
-        ValueError: it is no TOML. The only exception, whatever the text: tomllib itself also lets RecursionError
-            (deep nesting) and OverflowError out.
+        ValueError: it is not TOML. The only exception, whatever the text: tomllib itself also raises RecursionError
+            (deep nesting) and OverflowError.
     """
     try:
         return tomllib.loads(text)
@@ -46,7 +46,7 @@ def find_key_line(text: str, path: Sequence[str]) -> int:
         path: names from the outermost table to the key.
 
     Returns:
-        A line counted from 1; the first line if the key is nowhere.
+        A line counted from 1; the first line if the key is not found.
     """
     for line, table, statement in _split_statements(text):
         if statement is not None and _has_path(_nest(table, statement), path):
@@ -59,7 +59,7 @@ def _count_lines(text: str) -> int:
 
 
 def _split_statements(text: str) -> Iterator[tuple[int, tuple[str, ...], dict[str, object] | None]]:
-    """Yield (first line, table that it stands in, what it defines or None if it does not parse)."""
+    """Yield (first line, table that it is in, what it defines or None if it does not parse)."""
     lines = text.replace("\r\n", "\n").split("\n")
     table: tuple[str, ...] = ()
     start = 0

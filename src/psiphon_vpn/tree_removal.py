@@ -1,8 +1,8 @@
-"""Removing a directory tree that somebody else may have made: of any depth and width, in constant memory.
+"""Removes a directory tree that somebody else may have made: of any depth and width, in constant memory.
 
-A core that was taken over can leave any tree in its directories, and root removes it. Nothing here recurses, no path is
-longer than a name, no link is followed, and no more than a few descriptors are open: what lies deep is moved up to the
-top (renameat(2) within one file system moves a whole tree at once) and is removed from there.
+A compromised core can leave any tree in its directories, and root removes it. So this code does not recurse, uses no
+path longer than a name, follows no link, and opens only a few descriptors: it moves deep directories up to the top
+(renameat(2) within one file system moves a whole tree at once) and removes them from there.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from pathlib import Path
 from typing import Final
 
 MAX_REMOVED: Final = 10_000_000
-"""Entries, after which somebody must be making new ones as fast as they are removed."""
+"""Entries; beyond this, somebody must be creating new ones as fast as they are removed."""
 MAX_NESTED: Final = 50
-"""Directories inside each other that cannot be moved up: those of the lower layer of an overlay, of a few levels."""
+"""Nested directories that cannot be moved up: those of an overlay's lower layer, of a few levels."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOVED: Final = ".removing-{}"
 _TAKEN: Final = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR})
 
 
 def remove_tree(path: Path, *, limit: int = MAX_REMOVED) -> None:
-    """Remove a directory with everything in it. As much as possible is removed, also when something cannot be.
+    """Remove a directory with everything in it; if something cannot be removed, all the rest.
 
     Args:
-        path: the directory; neither it nor anything in it is followed where it is a link.
+        path: the directory; no link is followed, neither as the directory nor in it.
         limit: entries, after which it gives up.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError: the first thing that could not be removed, with its name. What is mounted in it is not touched.
+        FileNotFoundError: there is no such directory.
+        OSError: the first entry that could not be removed, with its name. Mounts in it are not touched.
     """
     parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -54,7 +54,7 @@ class _Removal:
         self._names = map(_MOVED.format, itertools.count())
 
     def empty(self, top: int, nested: int = 0) -> None:
-        """Remove everything in a directory; raises the first failure once nothing more can be removed."""
+        """Remove everything in a directory; raises the first failure when nothing more can be removed."""
         while True:
             progress, failure = False, None
             with os.scandir(top) as entries:
@@ -97,7 +97,7 @@ class _Removal:
             return
         if failure.errno != errno.EXDEV or nested >= MAX_NESTED:
             raise failure
-        # A directory of an overlay's lower layer cannot be moved (kernel documentation, overlayfs, redirect_dir).
+        # Directories of an overlay's lower layer cannot be moved (kernel documentation, overlayfs, redirect_dir).
         self.empty(directory, nested + 1)
 
     def _move(self, name: str, directory: int, top: int) -> None:
@@ -121,14 +121,14 @@ def _rename(name: str, source: int, new: str, target: int) -> None:
     try:
         os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
     except PermissionError:
-        # A directory that changes its parent is written to, since ".." changes: its owner has to be allowed to.
+        # Moving a directory changes its "..", so its owner needs write permission.
         _allow(name, source)
         os.rename(name, new, src_dir_fd=source, dst_dir_fd=target)
 
 
 @contextlib.contextmanager
 def _opened(name: str, parent: int) -> Iterator[int]:
-    """A directory, whatever its mode; a link is refused."""
+    """Open a directory, whatever its mode; a link is refused."""
     try:
         descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
     except PermissionError:
@@ -143,7 +143,7 @@ def _opened(name: str, parent: int) -> Iterator[int]:
 
 
 def _allow(name: str, parent: int) -> None:
-    """Let the owner into a directory. By /proc, since fchmodat(2) would follow a link that takes its place."""
+    """Give the owner access to a directory. By /proc, since fchmodat(2) would follow a link that replaces it."""
     descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         os.chmod(f"/proc/self/fd/{descriptor}", 0o700)

@@ -497,7 +497,7 @@ def test_the_client_yields_changes_and_says_when_the_daemon_has_gone(tmp_path: P
         changes = client.watch_status(tmp_path)
         assert next(changes) == {"state": "LOCKED"}
         assert next(changes) == {"state": "OPEN"}
-        with pytest.raises(DaemonDownError, match="ended the conversation"):
+        with pytest.raises(DaemonDownError, match="closed the connection"):
             next(changes)
 
 
@@ -511,7 +511,7 @@ def test_the_client_yields_changes_and_says_when_the_daemon_has_gone(tmp_path: P
         (b"[" * 50000 + b"\n", DaemonDownError, "not the service"),
         (b'{"result":5}\n', DaemonDownError, "not the service"),
         (b"x" * (client.MAX_ANSWER + 2), DaemonDownError, "not the service"),
-        (b"", DaemonDownError, "ended the conversation"),
+        (b"", DaemonDownError, "closed the connection"),
     ],
 )
 def test_the_client_turns_every_bad_answer_into_one_line(

@@ -80,14 +80,14 @@ FAILURES = {
     "says 503 again and again": (["503"], FetchProblem.SERVER, "503"),
     "says 429 again and again": (["429"], FetchProblem.SERVER, "429"),
     "breaks off at once, again and again": (["cut:0"], FetchProblem.TRUNCATED, "broke off"),
-    "says nothing": (["hang"], FetchProblem.STALLED, "nothing came"),
-    "stops in the middle, again and again": (["stall:100", "stall:0"], FetchProblem.STALLED, "nothing came"),
+    "says nothing": (["hang"], FetchProblem.STALLED, "no more data"),
+    "stops in the middle, again and again": (["stall:100", "stall:0"], FetchProblem.STALLED, "no more data"),
     "never ends": (["endless"], FetchProblem.TOO_LARGE, "larger than"),
     "claims a huge size": ([f"claim:{1 << 40}"], FetchProblem.TOO_LARGE, "larger than"),
     "sends it packed": (["gzip"], FetchProblem.REFUSED, "another form"),
     "leads to http": (["redirect:http://127.0.0.1/core"], FetchProblem.REDIRECT, "not https"),
     "leads to a file": (["redirect:file:///etc/passwd"], FetchProblem.REDIRECT, "not https"),
-    "leads in circles": (["redirect:/core"], FetchProblem.REDIRECT, "circles"),
+    "leads in circles": (["redirect:/core"], FetchProblem.REDIRECT, "too often"),
 }
 
 

@@ -137,7 +137,7 @@ def test_the_service_does_not_know_how_to_change_the_machines_resolvers() -> Non
 def test_the_service_has_nothing_to_download_or_to_call_home_with() -> None:
     """`status` asks the daemon and the kernel, nobody else; only the command `update` fetches, and what it verifies."""
     clients = {"urllib", "http", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "ssl", "xmlrpc", "socketserver"}
-    fetching = {"fetch.py", "fetch_errors.py", "partial.py", "obtain.py", "update.py"}
+    fetching = {"fetch.py", "fetch_errors.py", "partial_download.py", "obtain.py", "update.py"}
     loaded = [
         (path.name, name)
         for path, name in _imported()

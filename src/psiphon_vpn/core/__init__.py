@@ -1,1 +1,1 @@
-"""psiphon-tunnel-core as a part: its configuration, its process and its notices."""
+"""psiphon-tunnel-core: its installation, configuration, process and notices."""

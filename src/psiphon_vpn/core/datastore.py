@@ -1,4 +1,4 @@
-"""What the core stores between its runs, set aside where it cannot be used."""
+"""Sets the core's data store aside when the core cannot use it."""
 
 import logging
 import stat
@@ -14,20 +14,20 @@ STORE_PARENT: Final = "ca.psiphon.PsiphonTunnel.tunnel-core"
 STORE: Final = "datastore"
 ASIDE: Final = "datastore.broken"
 MAX_REMOVED: Final = 100_000
-"""Entries of what was set aside before: a second or two. What is more is removed in several attempts."""
+"""Entries removed of an earlier store: a second or two. A larger one is removed in several attempts."""
 
 
 def set_data_aside(data_dir: Path) -> bool:
-    """Rename the data store, in the place of one that was set aside before. No core may be running.
+    """Rename the data store; it replaces one that was set aside before. No core may be running.
 
-    It holds what the core fetches or learns again: servers, tactics, which of them worked. The core itself throws away
-    a file that it finds corrupt; this is for a file that makes it crash, and for what it may not even remove.
+    It contains what the core can fetch or learn again: servers, tactics, which of them worked. The core itself discards
+    a file that it finds corrupt; this is for a file that makes it crash, or that it is not allowed to remove.
 
     Args:
         data_dir: the core's data root.
 
     Returns:
-        Whether it is out of the way. Never raises: what cannot be moved is told, and the core says what it makes of it.
+        Whether it was moved. Never raises: a failure is logged, and the core reports what it cannot use.
     """
     parent = data_dir / STORE_PARENT
     try:

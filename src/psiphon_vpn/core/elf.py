@@ -1,4 +1,4 @@
-"""Whether a file is a Linux program for this machine's processor: the first bytes of it (elf(5))."""
+"""Decides by its first bytes (elf(5)) whether a file is a Linux program for this machine's processor."""
 
 import struct
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
 from psiphon_vpn.i18n import _
 
 HEADER_SIZE: Final = 20
-"""Bytes of the header that are looked at: e_ident, e_type, e_machine."""
+"""Bytes of the header that are checked: e_ident, e_type, e_machine."""
 
 # uname(2)'s name: EI_CLASS (1: 32 bit, 2: 64 bit), EI_DATA (1: little endian), e_machine.
 _MACHINES: Final[Mapping[str, tuple[int, int, int]]] = {
@@ -31,7 +31,7 @@ def check_elf(header: bytes, *, machine: str) -> None:
         machine: the processor, as uname(2) names it.
 
     Raises:
-        CoreFlawError: it is no program, or one for another processor.
+        CoreFlawError: it is not a program, or is for another processor.
     """
     what = _("The tunnel core is not installed")
     if len(header) < HEADER_SIZE or header[:4] != b"\x7fELF":
@@ -59,7 +59,7 @@ def check_elf(header: bytes, *, machine: str) -> None:
 
 
 def explain_other_architecture() -> str:
-    """What to do where the official distribution has no core for the processor, ARM64 above all."""
+    """What to do if the official distribution has no core for the processor, for example ARM64."""
     return _(
         "The official programs are for x86_64 only. Build psiphon-tunnel-core for this machine, or get it from somebody"
         " you trust, and install it with: sudo psiphon-vpn update --core-file PATH --sha256 HEX"

@@ -1,4 +1,4 @@
-"""What the tunnel core reports, as typed events. None holds an address, a secret or free text."""
+"""The tunnel core's reports as typed events. None contains an address, a secret or free text."""
 
 import dataclasses
 from datetime import datetime
@@ -7,14 +7,14 @@ from typing import Literal, TypeAlias
 
 @dataclasses.dataclass(frozen=True)
 class Tunnels:
-    """How many tunnels stand; connected means at least one, but not yet that packets flow."""
+    """Number of tunnels. At least one means connected, but not yet that packets flow."""
 
     count: int
 
 
 @dataclasses.dataclass(frozen=True)
 class ActiveTunnel:
-    """The protocol in use; empty if it is one that this program does not know."""
+    """The protocol in use; empty if this program does not know it."""
 
     protocol: str
 
@@ -28,7 +28,7 @@ class ConnectedServerRegion:
 
 @dataclasses.dataclass(frozen=True)
 class AvailableEgressRegions:
-    """Countries that have usable servers now, sorted; none on a fresh data store."""
+    """Countries that have usable servers now, sorted; empty with a new data store."""
 
     regions: tuple[str, ...]
 
@@ -50,7 +50,7 @@ class PortInUse:
 
 @dataclasses.dataclass(frozen=True)
 class UpstreamProxyError:
-    """The upstream proxy does not do its work."""
+    """The upstream proxy does not work."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +60,12 @@ class EstablishTunnelTimeout:
 
 @dataclasses.dataclass(frozen=True)
 class Exiting:
-    """Last notice of an orderly end."""
+    """The last notice of an orderly end."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CandidateServers:
-    """Servers to choose from; none means that the region or the protocols leave nothing, or there is no list yet."""
+    """Number of candidate servers. 0: region or protocols exclude all, or there is no server list yet."""
 
     count: int
 
@@ -92,10 +92,10 @@ class TunDeviceFailed:
 
 @dataclasses.dataclass(frozen=True)
 class DatastoreError:
-    """The core cannot open its data store, and ends: with exit code 1, or 2 where the store made it crash.
+    """The core cannot open its data store and ends: with exit code 1, or 2 if the store made it crash.
 
     Attributes:
-        why: another process holds it, the file system takes nothing, or it cannot be read.
+        why: another process holds it, the file system cannot be written, or the store cannot be read.
     """
 
     why: Literal["held", "disk", "broken"]
@@ -103,19 +103,19 @@ class DatastoreError:
 
 @dataclasses.dataclass(frozen=True)
 class DatastoreReset:
-    """The core threw its data store away, because it could not open it, and tries to begin with an empty one."""
+    """The core discarded its data store because it could not open it, and tries to start with an empty one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DatastoreFailed:
-    """The data store became unusable while it was open; the core goes on without, until it is started again."""
+    """The data store became unusable while it was open; the core continues without it until its next start."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetUnfit:
-    """The one server that the core may use is not what else was asked for.
+    """The only server that the core may use (TargetServerEntry) conflicts with another setting.
 
-    For its region or protocols the core ends with exit code 0; beside an upstream proxy it never calls the server.
+    With region or protocols the core ends with exit code 0; with an upstream proxy it never contacts the server.
     """
 
     what: Literal["region", "protocols", "proxy"]
@@ -139,14 +139,14 @@ class TrafficRateLimits:
 
 @dataclasses.dataclass(frozen=True)
 class ServerTimestamp:
-    """The server's clock, UTC."""
+    """The time of the server's clock, UTC."""
 
     timestamp: datetime
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerAlert:
-    """The server objects to traffic; its subject is free text and stays out."""
+    """The server objects to traffic; the subject is free text and is left out."""
 
     reason: Literal["disallowed-traffic", "unsafe-traffic", "other"]
 
@@ -160,7 +160,7 @@ class BuildInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Other:
-    """A notice that nothing follows from; `kind` is a known notice type, or "unknown"."""
+    """A notice without effect; `kind` is a known notice type, or "unknown"."""
 
     kind: str
 

@@ -1,7 +1,7 @@
-"""Fetches a core over HTTPS into a file: resumed where that is safe, bounded in time and size, never trusted.
+"""Fetches a core over HTTPS into a file: resumed where that is safe, limited in time and size, never trusted.
 
-What arrives is only bytes until the store has verified them. This module takes the network as it is: on a locked
-machine nothing gets out but through the tunnel, and then it says so. It has no way to change that.
+The store verifies the bytes later. This module uses the network as it is: on a locked machine everything but the tunnel
+is blocked, and the error says so. It cannot change that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from psiphon_vpn.core.partial_download import PartialDownload
 from psiphon_vpn.i18n import _
 
 Progress = Callable[[int, int | None], None]
-"""Told the bytes that are there, and how many there will be if that is known."""
+"""Called with the bytes so far, and the total if it is known."""
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _UNSATISFIED: Final = re.compile(r"bytes \*/(\d+)")
@@ -39,15 +39,15 @@ _UNSATISFIED: Final = re.compile(r"bytes \*/(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of a download.
+    """Limits of a download.
 
     Attributes:
         connect: seconds for a connection.
         stall: seconds without a byte.
         total: seconds for everything.
-        idle_attempts: attempts in a row that brought nothing.
-        pause: seconds before another attempt.
-        redirects: how often the server may send us elsewhere.
+        idle_attempts: attempts in a row without new data.
+        pause: seconds between attempts.
+        redirects: number of redirects.
         size: bytes.
     """
 
@@ -61,7 +61,7 @@ class Limits:
 
 
 def check_url(text: str) -> httpx.URL:
-    """Accept an address to fetch from: https and nothing else, without a name and password in it.
+    """Accept an https address without a user name and password in it.
 
     Raises:
         FetchError: ADDRESS.
@@ -82,7 +82,7 @@ def _bad_address(why: str) -> FetchError:
 
 
 def describe_source(url: str) -> str:
-    """An address as it may be recorded: what follows ? or # can be secret."""
+    """An address in a form that may be recorded: what follows ? or # can be secret."""
     return str(httpx.URL(url).copy_with(query=None, fragment=None))
 
 
@@ -98,18 +98,18 @@ def fetch_core(
     """Fetch a file.
 
     Args:
-        url: https.
-        directory: where only root can write; what an earlier run began for the same address is gone on with.
-        proxy: http, https or socks5 address of a proxy; names are then resolved there. The environment is not asked.
-        tls: whom to trust; None: the certificates of this system.
-        limits: bounds.
-        progress: told now and then.
+        url: an https address.
+        directory: where only root can write; an earlier download from the same address is resumed.
+        proxy: http, https or socks5 address of a proxy, which then resolves names. The environment is ignored.
+        tls: trusted certificates; None: those of this system.
+        limits: limits of the download.
+        progress: called from time to time.
 
     Returns:
-        The complete file; whoever is done with it removes it.
+        The complete file; the caller removes it.
 
     Raises:
-        FetchError: why not. What is there so far stays for the next attempt.
+        FetchError: the download failed. The bytes so far stay for the next attempt.
     """
     limits = limits or Limits()
     address = check_url(url)
@@ -139,7 +139,7 @@ def fetch_core(
 
 @dataclass(frozen=True, kw_only=True)
 class _Download:
-    """One download, over as many attempts as it takes."""
+    """One download, with as many attempts as it needs."""
 
     client: httpx.Client
     url: httpx.URL
@@ -195,7 +195,7 @@ class _Download:
 
 @contextlib.contextmanager
 def _follow(client: httpx.Client, url: httpx.URL, headers: dict[str, str], redirects: int) -> Iterator[httpx.Response]:
-    """Ask, and go where the server sends us; never to anything but https."""
+    """Send the request and follow redirects, but only to https."""
     for _turn in range(redirects + 1):
         with client.stream("GET", url, headers=headers) as response:
             if not response.has_redirect_location:
@@ -204,24 +204,24 @@ def _follow(client: httpx.Client, url: httpx.URL, headers: dict[str, str], redir
             try:
                 url = check_url(str(url.join(response.headers["location"])))
             except (httpx.InvalidURL, FetchError) as error:
-                why = _("the server leads to an address that is not https")
+                why = _("the server redirects to an address that is not https")
                 raise FetchError(FetchProblem.REDIRECT, why, advise_another_way()) from error
-    raise FetchError(FetchProblem.REDIRECT, _("the server leads in circles"), advise_another_way())
+    raise FetchError(FetchProblem.REDIRECT, _("the server redirects too often"), advise_another_way())
 
 
 def _is_complete(response: httpx.Response, partial: PartialDownload) -> bool:
-    """Whether the server says that nothing comes behind what is there already (416, RFC 9110, 15.5.17)."""
+    """Whether the server says that the partial file is already complete (416, RFC 9110, 15.5.17)."""
     if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
         return False
     said = _UNSATISFIED.fullmatch(response.headers.get("content-range", ""))
     if said and int(said[1]) == partial.size:
         return True
     partial.discard()
-    raise TryAgainError(FetchError(FetchProblem.SERVER, _("the server refuses to go on"), advise_another_way()))
+    raise TryAgainError(FetchError(FetchProblem.SERVER, _("the server refuses to resume"), advise_another_way()))
 
 
 def _prepare(response: httpx.Response, partial: PartialDownload, limits: Limits) -> int | None:
-    """Look at the answer's head, and make the file ready for what follows; returns the size of the whole."""
+    """Check the headers of the answer, prepare the file for its body, and return the total size."""
     code = response.status_code
     if code in {httpx.codes.NOT_FOUND, httpx.codes.GONE}:
         why = _("the server has no such file (it answered {code})").format(code=code)
@@ -238,7 +238,7 @@ def _prepare(response: httpx.Response, partial: PartialDownload, limits: Limits)
         said = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if not said or int(said[1]) != partial.size or int(said[2]) + 1 != int(said[3]):
             partial.discard()
-            why = _("the server sends another part than was asked for")
+            why = _("the server sends another part than requested")
             raise TryAgainError(FetchError(FetchProblem.SERVER, why, advise_another_way()))
         total: int | None = int(said[3])
     else:

@@ -1,4 +1,4 @@
-"""Why a download failed, by name and in words, and whether another attempt may help."""
+"""Why a download failed: a code, a text, and whether another attempt may help."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psiphon_vpn.i18n import _
 
 
 class FetchProblem(enum.StrEnum):
-    """Why nothing was fetched."""
+    """Why a download failed."""
 
     NO_NETWORK = "no_network"
     DNS = "dns"
@@ -33,7 +33,7 @@ class FetchProblem(enum.StrEnum):
 
 
 class FetchError(UserError):
-    """Nothing was fetched, and why by name."""
+    """A download failed."""
 
     def __init__(self, problem: FetchProblem, why: str, next_step: str) -> None:
         super().__init__(_("The tunnel core was not downloaded"), why, next_step)
@@ -41,7 +41,7 @@ class FetchError(UserError):
 
 
 class TryAgainError(Exception):
-    """This attempt failed in a way that another one may not."""
+    """This attempt failed, but another one may succeed."""
 
     def __init__(self, error: FetchError) -> None:
         super().__init__(error)
@@ -49,17 +49,17 @@ class TryAgainError(Exception):
 
 
 def advise_again() -> str:
-    """What to do when it may work the next time."""
-    return _("Run this again: it goes on where it stopped.")
+    """What to do if another attempt may succeed."""
+    return _("Run this again: it continues where it stopped.")
 
 
 def advise_another_way() -> str:
-    """What to do when this address is of no use."""
+    """What to do if this address is useless."""
     return _("Get the file elsewhere, and install it with: sudo psiphon-vpn update --core-file PATH --sha256 HEX")
 
 
 def advise_no_way() -> str:
-    """What to do on a machine from which nothing gets out, the locked one without a core above all."""
+    """What to do on a machine without network access, usually a locked one without a core."""
     return _(
         "While this machine is locked, only the tunnel leads out. If it is open: sudo psiphon-vpn update --via-tunnel;"
         " if not, bring the file from another computer: sudo psiphon-vpn update --core-file PATH --sha256 HEX"
@@ -74,7 +74,7 @@ def _list_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def explain_http_error(error: httpx.HTTPError, *, proxied: bool, host: str) -> FetchError | TryAgainError:
-    """Turn what httpx says into one of our problems, wrapped if another attempt may help."""
+    """Turn an error of httpx into one of ours, wrapped if another attempt may help."""
     causes = list(_list_causes(error))
     system = next((cause for cause in causes if isinstance(cause, OSError)), None)
     if any(isinstance(cause, ssl.SSLError) for cause in causes) and isinstance(error, httpx.ConnectError):
@@ -96,7 +96,7 @@ def explain_http_error(error: httpx.HTTPError, *, proxied: bool, host: str) -> F
         )
         return FetchError(FetchProblem.NO_NETWORK, why, advise_no_way())
     if isinstance(error, httpx.TimeoutException):
-        again = FetchError(FetchProblem.STALLED, _("nothing came any more"), advise_again())
+        again = FetchError(FetchProblem.STALLED, _("no more data arrived"), advise_again())
     else:
         again = FetchError(FetchProblem.TRUNCATED, _("the connection broke off"), advise_again())
     return TryAgainError(again)

@@ -1,4 +1,4 @@
-"""Files on the way into the store: copied, written and given away so that no crash and no other user gets between."""
+"""File operations of the store: copy, write and change owner, safe against crashes and other users."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _unreadable(path: Path, why: str) -> CoreFlawError:
 
 
 def _open_source(path: Path) -> int:
-    """Open a regular file. Looked at first, since opening a device can do something to it."""
+    """Open a regular file. Its type is checked first, since opening a device can have effects."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise _unreadable(path, _("it is no regular file"))
@@ -36,7 +36,7 @@ def _open_source(path: Path) -> int:
 
 
 def copy_in(path: Path, target: Path) -> None:
-    """Copy into a new file of root's alone. Only the copy is ever looked at.
+    """Copy into a new file that only root can access. Only the copy is examined.
 
     Raises:
         CoreFlawError: UNREADABLE or TOO_LARGE.
@@ -76,7 +76,7 @@ def write_synced(path: Path, content: bytes, *, mode: int) -> None:
 
 
 def give_away(path: Path, *, uid: int, gid: int) -> None:
-    """Make a verified program its user's; from here on that user could change it, and every start checks it anew."""
+    """Give a verified program to its user. From here on that user could change it; every start checks it again."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchown(descriptor, uid, gid)

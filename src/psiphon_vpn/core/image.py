@@ -1,9 +1,9 @@
-"""The core as it is started: a sealed copy in memory whose SHA-256 is the recorded one.
+"""The image that is started: a sealed copy of the core in memory, with the recorded SHA-256.
 
-The binary belongs to psiphon-user (R12), which can therefore write to it at any moment, between a check and a start
-too. So it is not the file that is started: it is copied into memory, the copy is sealed (memfd_create(2), F_SEAL_WRITE
-in fcntl(2): nobody can change it any more, not even root), the sealed copy is hashed, and exactly that is executed.
-Nothing is remembered from one start to the next: times and inode numbers are no evidence against the file's owner.
+The binary belongs to psiphon-user (R12), which can therefore write to it at any time, even between a check and a start.
+So the file itself is never started. It is copied into memory, the copy is sealed (memfd_create(2), F_SEAL_WRITE in
+fcntl(2): nobody can change it any more, not even root), the sealed copy is hashed, and that copy is executed. No result
+is kept from one start to the next: times and inode numbers prove nothing against the file's owner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from psiphon_vpn.core.manifest import MAX_CORE_SIZE
 from psiphon_vpn.core.record import BINARY_NAME, CoreRecord, RecordError, check_owner, read_record
 from psiphon_vpn.i18n import _
 
-# Linux 6.3: without it vm.memfd_noexec=1 makes memory files that cannot be executed. Not yet in Python's os.
+# Since Linux 6.3, with vm.memfd_noexec=1, memory files cannot be executed without it. Not yet in Python's os.
 _MFD_EXEC: Final = 0x10
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -31,7 +31,7 @@ _CHUNK: Final = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class GivenCore:
-    """A core that the caller vouches for, as the laboratory does: a path and the SHA-256 that it must have."""
+    """A core that the caller vouches for, like the laboratory: a path, and the required SHA-256."""
 
     binary: Path
     sha256: str
@@ -42,8 +42,8 @@ class RecordedCore:
     """The installed core: its record, and the binary beside it.
 
     Attributes:
-        record: path of record.json; its directory, and the one above, are root's.
-        owner: uid that record and directories must belong to: root's but in tests without root.
+        record: path of record.json; its directory and the one above belong to root.
+        owner: uid that must own record and directories: root, except in tests without root.
     """
 
     record: Path
@@ -51,7 +51,7 @@ class RecordedCore:
 
     @property
     def name_link(self) -> Path:
-        """Where the link by which it gets its name is (`naming.py`), beside the link to its directory."""
+        """Path of the link that gives it its name (`naming.py`), beside the link to its directory."""
         return self.record.parent.with_name(BINARY_NAME)
 
 
@@ -70,13 +70,13 @@ def _fail(flaw: CoreFlaw, why: str) -> CoreFlawError:
 def open_recorded(source: RecordedCore) -> tuple[CoreRecord, int]:
     """Open an installed core.
 
-    Record and binary are opened in one and the same directory, so that an update in between cannot mix two of them.
+    Record and binary are opened in the same directory, so that an update in between cannot mix two cores.
 
     Returns:
         The record, and a descriptor of the binary, not yet checked against it.
 
     Raises:
-        CoreFlawError: there is none, its record cannot be trusted, or the binary cannot be opened.
+        CoreFlawError: no core is installed, its record cannot be trusted, or the binary cannot be opened.
     """
     directory = source.record.parent
     try:
@@ -110,7 +110,7 @@ def _open_binary(path: str | Path, *, directory: int | None = None) -> int:
 
 
 def hash_descriptor(descriptor: int) -> str:
-    """The SHA-256 of an open file, from its beginning, in hexadecimal."""
+    """The SHA-256 of a whole open file, in hexadecimal."""
     digest = hashlib.sha256()
     offset = 0
     while chunk := os.pread(descriptor, _CHUNK, offset):
@@ -123,7 +123,7 @@ def check_recorded(source: RecordedCore) -> CoreRecord:
     """Check an installed core against its record, without starting anything.
 
     Raises:
-        CoreFlawError: as `seal_core`.
+        CoreFlawError: like `seal_core`.
     """
     record, descriptor = open_recorded(source)
     try:
@@ -140,13 +140,13 @@ def _compare(found: str, expected: str) -> None:
 
 
 def seal_core(source: CoreSource) -> int:
-    """Make the copy that may be started. Takes about 50 ms for the real core: call it in a thread.
+    """Make the sealed copy that may be started. Takes about 50 ms for the real core: call it in a thread.
 
     Returns:
-        A descriptor, open for reading and closed on exec: /proc/self/fd/N can be executed where it is inherited.
+        A descriptor, open for reading and closed on exec. A process that inherits it can execute /proc/self/fd/N.
 
     Raises:
-        CoreFlawError: the core is not what was recorded, or cannot be read or copied.
+        CoreFlawError: the core differs from its record, or cannot be read or copied.
     """
     if isinstance(source, RecordedCore):
         record, binary = open_recorded(source)
@@ -178,7 +178,7 @@ def _copy_into_memory(binary: int) -> int:
         while offset < size and (sent := os.sendfile(writable, binary, offset, size - offset)):
             offset += sent
         fcntl.fcntl(writable, fcntl.F_ADD_SEALS, _SEALS)
-        # Opened anew, for reading: a file that is open for writing cannot be executed (ETXTBSY, execve(2)).
+        # Opened again, for reading: a file that is open for writing cannot be executed (ETXTBSY, execve(2)).
         return os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(writable)

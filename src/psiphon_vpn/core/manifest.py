@@ -1,7 +1,7 @@
-"""The cores that this version of the program knows, by content: manifest.toml beside this module.
+"""The cores that this version knows, by content: manifest.toml beside this module.
 
-A pinned core is fetched by commit, never by branch, and checked by what is known of its content: always the git blob id
-(SHA-1 over "blob", the length and the bytes; git-hash-object(1)), and size and SHA-256 as soon as they are pinned.
+A pinned core is fetched by commit, never by branch, and its content is checked: always against the git blob id (SHA-1
+over "blob", the length and the bytes; git-hash-object(1)), and against size and SHA-256 once they are pinned.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from psiphon_vpn.toml_lines import parse_toml
 
 MANIFEST_PATH: Final = Path(__file__).with_name("manifest.toml")
 MAX_CORE_SIZE: Final = 256 * 1024 * 1024
-"""Bytes. The real core has about 30 MiB; what is larger is none."""
+"""Bytes. The real core has about 30 MiB; a file larger than this cannot be one."""
 
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _GIT_ID: Final = re.compile(r"[0-9a-f]{40}")
@@ -27,7 +27,7 @@ _URL_FIELDS: Final = ("{repository}", "{commit}", "{path}")
 
 
 class ManifestError(ValueError):
-    """The manifest is not what it should be: a defect of the package, not of the user's machine."""
+    """The manifest is invalid: a defect of the package, not of the user's machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +35,14 @@ class PinnedCore:
     """One core, by content.
 
     Attributes:
-        order: larger is newer; the only thing that "older" is decided by.
-        architecture: as uname(2) says it.
-        revision: of the core's source, as its maintainers name it.
-        commit: of the distribution's repository, 40 hexadecimal digits.
-        path: of the file in that commit.
-        blob: git's id of the content.
-        size: bytes, None while nobody has pinned it.
-        sha256: of the content, None while nobody has pinned it.
+        order: larger is newer; the only criterion for "older".
+        architecture: as uname(2) names it.
+        revision: revision of the core's source, as its maintainers name it.
+        commit: commit of the distribution's repository, 40 hexadecimal digits.
+        path: path of the file in that commit.
+        blob: git blob id of the content.
+        size: bytes; None until it is pinned.
+        sha256: SHA-256 of the content; None until it is pinned.
     """
 
     order: int
@@ -55,20 +55,20 @@ class PinnedCore:
     sha256: str | None = None
 
     def matches(self, *, size: int, sha256: str, blob: str) -> bool:
-        """Whether content with these properties is this core: everything that is known of it must be so."""
+        """Whether content with these properties is this core: all that is pinned must match."""
         return self.blob == blob and self.size in {None, size} and self.sha256 in {None, sha256}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All pinned cores, and where they come from."""
+    """All pinned cores, and their repository."""
 
     repository: str
     url: str
     cores: tuple[PinnedCore, ...]
 
     def newest(self, architecture: str) -> PinnedCore | None:
-        """The core to install on this architecture, None if there is none."""
+        """The core to install on this architecture; None if there is none."""
         mine = [core for core in self.cores if core.architecture == architecture]
         return max(mine, key=lambda core: core.order, default=None)
 
@@ -77,15 +77,15 @@ class Manifest:
         return next((core for core in self.cores if core.matches(size=size, sha256=sha256, blob=blob)), None)
 
     def url_of(self, core: PinnedCore) -> str:
-        """Where a core is fetched: an address with the commit in it, so that it always has the same content."""
+        """The address of a core: it contains the commit, so that its content never changes."""
         return self.url.format(repository=self.repository, commit=core.commit, path=core.path)
 
 
 def compute_blob_id(content: Iterable[bytes], size: int) -> str:
     """The git blob id of content of a known size.
 
-    SHA-1 is what git names content by. It is no defence against who can prepare two contents with one id beforehand,
-    which is why the SHA-256 is recorded beside it and is what counts from the installation on.
+    Git identifies content by SHA-1. It is no defence against somebody who prepares two contents with the same id. So
+    the SHA-256 is recorded too, and decides from the installation on.
     """
     digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     for chunk in content:
@@ -156,7 +156,7 @@ def _parse_core(entry: object) -> PinnedCore:
 
 
 def load_manifest(path: Path = MANIFEST_PATH) -> Manifest:
-    """Read the manifest of this package; raises ManifestError, or OSError when it cannot be read."""
+    """Read the manifest of this package; raises ManifestError, or OSError if it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -165,14 +165,14 @@ def load_manifest(path: Path = MANIFEST_PATH) -> Manifest:
 
 
 def render_pinned(text: str, core: PinnedCore) -> str:
-    """The text of a manifest with size and SHA-256 added to the entry of `core`; everything else stays as it is.
+    """The text of a manifest with size and SHA-256 added to the entry of `core`; everything else is unchanged.
 
     Args:
-        text: of the manifest.
-        core: with size and sha256; its entry is found by architecture and order.
+        text: the manifest.
+        core: a core with size and sha256; its entry is found by architecture and order.
 
     Raises:
-        ManifestError: the result would not say exactly that.
+        ManifestError: there is no such entry, or the result would be invalid.
     """
     parts = re.split(r"(?m)^(?=\[\[core\]\])", text)
     for index, part in enumerate(parts[1:], start=1):

@@ -1,9 +1,9 @@
 """The tunnel core's notice stream, parsed into typed events.
 
 The core writes one JSON object a line to its standard error: {"noticeType": .., "data": {..}, "timestamp": ..}. Panics
-of its runtime and prints of its libraries land there too, and one notice type is not always valid JSON, so any
-line may be junk. Notices carry secrets (home page URLs), addresses and places. An event keeps only numbers, two-letter
-regions and words of the lists here, so nothing of that kind can reach a log through one.
+of its runtime and output of its libraries appear there too, and one notice type is not always valid JSON, so any line
+may be junk. Notices contain secrets (home page URLs), addresses and places. An event keeps only numbers, two-letter
+regions and words from the lists here, so that none of that can reach a log.
 """
 
 import json
@@ -42,7 +42,7 @@ from psiphon_vpn.core.events import (
 from psiphon_vpn.core.options import TUNNEL_PROTOCOLS
 
 MAX_LINE: Final = 64 * 1024
-"""Bytes. Longer lines are junk: the longest notices of use are a few KiB."""
+"""Bytes. Longer lines are junk: the longest useful notices have a few KiB."""
 
 _MAX_COUNT: Final = 2**63 - 1
 _REGION: Final = re.compile(r"[A-Z]{2}")
@@ -50,8 +50,8 @@ _REVISION: Final = re.compile(r"[0-9a-f]{7,40}")
 _SHOWN_REVISION: Final = 10
 _ALERT_REASONS: Final = ("disallowed-traffic", "unsafe-traffic")
 _STORE_CRASH: Final = re.compile(rb"(?:\S+/)?psiphon\.tryDatastoreOpenDB\(")
-"""A line of the trace of a Go program that crashed while it opened the data store. A store whose list of free pages is
-corrupt makes the core ask for more memory than there is, which a Go program does not survive (bolt's freelist.read)."""
+"""A stack trace line of a core that crashed while it opened the data store. With a corrupt list of free pages it
+requests more memory than there is, which a Go program does not survive (bolt's freelist.read)."""
 _DISK_ERRORS: Final = ("no space left on device", "read-only file system", "disk quota exceeded")
 _OTHER_KINDS: Final = frozenset(
     """
@@ -80,8 +80,8 @@ def parse_notice(line: bytes) -> CoreEvent | None:
         line: with or without its line feed.
 
     Returns:
-        The event, or None for a line that is no notice. A notice of a known type whose fields are wrong is Other:
-        nothing is concluded from it. Never raises.
+        The event; None for a line that is not a notice. A notice of a known type with wrong fields becomes `Other`,
+        which has no effect. Never raises.
     """
     if len(line) > MAX_LINE:
         return None
@@ -203,14 +203,14 @@ def _parse_skip(data: _Data) -> CoreEvent:
 
 
 def _find_store_trouble(message: str) -> Literal["held", "disk", "broken"]:
-    # The lock of the file is waited for, and nothing else takes time.
+    # Only waiting for the file's lock can time out.
     if message.endswith(": timeout"):
         return "held"
     return "disk" if message.endswith(_DISK_ERRORS) else "broken"
 
 
 _PARSERS: Final[Mapping[str, Callable[[_Data], CoreEvent]]] = {
-    # More than 32 tunnels the core cannot have.
+    # The core cannot have more than 32 tunnels.
     "Tunnels": lambda data: Tunnels(_take_int(data, "count", high=32)),
     "ActiveTunnel": _parse_active_tunnel,
     "ConnectedServerRegion": lambda data: ConnectedServerRegion(_take_region(data.get("serverRegion"))),

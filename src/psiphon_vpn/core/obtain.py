@@ -1,4 +1,4 @@
-"""From where a core is wanted to a verified one in the store: a file, an address, or what this version pins."""
+"""Obtains the requested core and verifies it: from a file, from an address, or the one that this version pins."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CoreRequest:
-    """Which core is wanted. Neither file nor url: the newest that the manifest pins for this machine.
+    """The core to install. Without file and url: the newest that the manifest pins for this machine.
 
     Attributes:
-        file: a file of this machine.
+        file: a local file.
         url: an https address.
-        sha256: what the SHA-256 has to be, beside what the manifest says.
-        allow_older: also an older one than the one in use.
-        proxy: to fetch through.
+        sha256: the SHA-256 that it must have, besides what the manifest requires.
+        allow_older: accept a core that is older than the one in use.
+        proxy: proxy for the download.
     """
 
     file: Path | None = None
@@ -42,7 +42,7 @@ class CoreRequest:
 
     @property
     def needs_network(self) -> bool:
-        """Whether something has to be fetched."""
+        """Whether it must be downloaded."""
         return self.file is None
 
 
@@ -50,7 +50,7 @@ def find_pinned(store: CoreStore) -> PinnedCore:
     """The core that this version pins for this machine.
 
     Raises:
-        CoreFlawError: UNSUPPORTED, there is none.
+        CoreFlawError: UNSUPPORTED: there is none.
     """
     pinned = store.manifest.newest(store.machine)
     if pinned is None:
@@ -64,7 +64,7 @@ def find_pinned(store: CoreStore) -> PinnedCore:
 
 
 def find_up_to_date(store: CoreStore, request: CoreRequest) -> CoreRecord | None:
-    """The core in use, if it is the wanted one already and valid: then nothing has to be fetched."""
+    """The core in use, if it is already the requested one and valid: then no download is needed."""
     if request.file is not None or request.url is not None:
         return None
     pinned = find_pinned(store)
@@ -86,19 +86,19 @@ def obtain(
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Iterator[StagedCore]:
-    """Get the wanted core and verify it; inside the block it can be activated.
+    """Get the requested core and verify it; inside the block it can be activated.
 
     Args:
-        store: where to.
-        request: which.
-        tls: whom to trust when fetching; None: the certificates of this system.
-        limits: bounds of a download.
-        progress: told during a download.
+        store: the store of cores.
+        request: the core.
+        tls: trusted certificates for the download; None: those of this system.
+        limits: limits of the download.
+        progress: called during the download.
 
     Raises:
         UserError: FetchError or CoreFlawError. Nothing has changed.
     """
-    # Before minutes are spent on a download that could not be put into use.
+    # Check first: a download takes minutes, and could not be activated.
     store.find_owner()
     with contextlib.ExitStack() as stack:
         stack.enter_context(store.exclusive())
@@ -106,7 +106,7 @@ def obtain(
         if request.file is not None:
             path, source = request.file, str(request.file)
         else:
-            # Only here: a file from a stick needs nothing that speaks to a network.
+            # Imported only here: a local file needs no network code.
             from psiphon_vpn.core.fetch import describe_source, fetch_core
 
             pinned = find_pinned(store) if request.url is None else None
@@ -121,7 +121,7 @@ def obtain(
             )
         except CoreFlawError as error:
             if request.needs_network and error.flaw is not CoreFlaw.DISK:
-                # It is complete and wrong: to go on with it would be of no use.
+                # It is complete and wrong: resuming it would be useless.
                 remove_tree(store.downloads())
             raise
         yield staged

@@ -1,4 +1,4 @@
-"""The tunnel core's own options that `[core.advanced]` hands through, and those that it refuses, with the reason.
+"""The tunnel core's own options that `[core.advanced]` passes on, and those that it refuses, with the reason.
 
 The core ignores unknown keys silently and compares names without regard to case, so only the exact names here pass.
 """
@@ -56,7 +56,7 @@ _check_version = check_pattern("[0-9]{1,9}", lambda: _("it must be a whole numbe
 
 
 def _check_list_urls(value: object) -> object:
-    """Accept where a list is fetched from. The core demands one address for the first attempt."""
+    """Accept the addresses of a server list. The core requires one for the first attempt."""
     urls = check_list(
         check_table(
             {
@@ -110,7 +110,7 @@ ALLOWED: Final[Mapping[str, Check]] = {
 
 
 def _use(key: str) -> Callable[[], str]:
-    return lambda: _("{key} at the top of the file sets it").format(key=key)
+    return lambda: _("set it with {key} at the top of the file").format(key=key)
 
 
 def _instead(key: str) -> Callable[[], str]:
@@ -130,7 +130,7 @@ def _split() -> str:
 
 
 def _http() -> str:
-    return _("the core's HTTP proxy fetches pages outside the tunnel for whoever asks, so it stays off")
+    return _("the core's HTTP proxy fetches pages outside the tunnel for any program, so it stays off")
 
 
 def _upgrade() -> str:
@@ -198,7 +198,7 @@ REFUSED: Final[Mapping[str, Callable[[], str]]] = {
 
 
 def find_conflict(options: Mapping[str, object]) -> tuple[str, str] | None:
-    """Return (option at fault, reason) where options contradict each other as the core would find, else None."""
+    """Return (option at fault, reason) if options contradict each other for the core, else None."""
     initial, count = "InitialLimitTunnelProtocols", "InitialLimitTunnelProtocolsCandidateCount"
     for one, other in ((initial, count), (count, initial)):
         if one in options and other not in options:

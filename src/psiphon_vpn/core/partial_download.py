@@ -1,4 +1,4 @@
-"""A download that may be gone on with, also by another run."""
+"""A partial download that can be resumed, also by a later run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_NOTE: Final = 64 * 1024
 
 @dataclass(kw_only=True)
 class PartialDownload:
-    """The bytes so far, and by what the server knows that they are the same."""
+    """The bytes so far, and the validator with which the server can tell that the file is unchanged."""
 
     path: Path
     url: str
@@ -27,12 +27,12 @@ class PartialDownload:
 
     @property
     def note(self) -> Path:
-        """Where the validator is kept."""
+        """Path of the file with the validator."""
         return self.path.with_suffix(".json")
 
     @classmethod
     def find(cls, directory: Path, url: str) -> PartialDownload:
-        """The partial download of this address; those of others are removed."""
+        """The partial download of this address; those of other addresses are removed."""
         path = directory / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.part"
         found = cls(path=path, url=url)
         for other in directory.iterdir():
@@ -46,11 +46,11 @@ class PartialDownload:
 
     @property
     def size(self) -> int:
-        """Bytes that are there."""
+        """Bytes so far."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def begin(self, response: httpx.Response) -> None:
-        """From the first byte. Only a strong validator says that bytes are the same (RFC 9110, 13.1.5)."""
+        """Start from the first byte. Only a strong validator proves that bytes are the same (RFC 9110, 13.1.5)."""
         tag = response.headers.get("etag", "")
         strong = tag if tag.startswith('"') else response.headers.get("last-modified")
         self.validator = strong
@@ -59,7 +59,7 @@ class PartialDownload:
         self.note.write_text(json.dumps({"validator": strong}))
 
     def discard(self) -> None:
-        """From the first byte the next time."""
+        """Start from the first byte the next time."""
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
         self.validator = None

@@ -1,4 +1,4 @@
-"""The core's process: started without any privilege, its standard error drained for ever, its end always seen."""
+"""The core's process: started without privileges, its standard error always read, its end always noticed."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from psiphon_vpn.tasks import Supervisor, call_when_readable, describe, forget_r
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 3.0
-"""How long an orderly stop may take: the real core waits about a second for its server's last word."""
+"""How long an orderly stop may take: the real core waits about a second for its server's last answer."""
 _CHUNK = 65536
 
 
@@ -29,7 +29,7 @@ class CoreError(Exception):
     """The core cannot be started.
 
     Attributes:
-        flaw: what is wrong with its program, None if it is something else.
+        flaw: the flaw of its program; None if the reason is something else.
     """
 
     def __init__(self, detail: str, *, flaw: CoreFlaw | None = None) -> None:
@@ -39,14 +39,14 @@ class CoreError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class CorePlan:
-    """Everything that a start of the core is made of.
+    """Everything that a start of the core needs.
 
     Attributes:
-        data_dir: its data, also its working directory: it moves files that it finds there (psiphon-tunnel-core's
-            migration of old installations).
-        config: its configuration, as render_core_config made it.
+        data_dir: its data directory, also its working directory: it moves files that it finds there
+            (psiphon-tunnel-core's migration of old installations).
+        config: its configuration, made by `render_core_config`.
         uplink: interface that all its sockets are bound to.
-        dns_servers: resolvers for its own look-ups outside the tunnel; the firewall says whether they can be reached.
+        dns_servers: resolvers for its own look-ups outside the tunnel; the firewall decides whether it can reach them.
     """
 
     data_dir: Path
@@ -55,19 +55,19 @@ class CorePlan:
     dns_servers: tuple[str, ...] = ()
 
 
-# A parent that ended before setpriv asked for the signal sends none: then nothing is started.
+# If the parent ended before setpriv requested the signal, none comes: then nothing must be started.
 _ONLY_UNDER_PARENT = '[ "$PPID" = "$0" ] && unset PWD && exec "$@"'
 
 
 def build_argv(plan: CorePlan, config_path: Path, *, program: str, parent: int) -> list[str]:
-    """The command. setpriv(1) takes every capability away, for good, and ties the core's life to ours.
+    """The command. setpriv(1) removes every capability permanently, and ties the core's life to the daemon's.
 
-    The kernel kills the core when the daemon ends for whatever reason (PR_SET_PDEATHSIG), so that no core is left
-    that nobody listens to.
+    The kernel kills the core when the daemon ends for any reason (PR_SET_PDEATHSIG), so that no core is left running
+    without a daemon.
 
     Args:
         plan: what to start.
-        config_path: its configuration.
+        config_path: path of its configuration.
         program: path of the sealed copy, as the new process sees it.
         parent: process id of the daemon.
     """
@@ -92,13 +92,13 @@ def build_argv(plan: CorePlan, config_path: Path, *, program: str, parent: int) 
         "-tunBindInterface",
         plan.uplink,
         "-tunDNSServers",
-        # Without the flag the core would ask a public resolver by its own choice.
+        # Without the flag the core would query a public resolver of its own choice.
         ",".join(plan.dns_servers or (names.RESOLVER_IPV4,)),
     ]
 
 
 def write_config(path: Path, config: dict[str, object]) -> None:
-    """Write the core's configuration, whole or not at all, readable by its owner alone."""
+    """Write the core's configuration atomically, readable by its owner alone."""
     temporary = path.with_suffix(".new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -111,8 +111,8 @@ class CoreProcess:
     """One run of the core.
 
     Args:
-        on_event: called for each notice that says something.
-        on_exit: called once when the process has ended and its output was read, unless `stop` ended it.
+        on_event: called for each event.
+        on_exit: called once, when the process has ended and its output was read, unless `stop` ended it.
     """
 
     def __init__(self, *, on_event: Callable[[CoreEvent], None], on_exit: Callable[[int], None]) -> None:
@@ -130,14 +130,14 @@ class CoreProcess:
         return self._process.pid if running and self._process is not None else None
 
     async def start(self, plan: CorePlan, sealing: Sealing) -> None:
-        """Start the core: the sealed copy of its program, and only if that is what it has to be.
+        """Start the core from the sealed copy of its program, if that passed the check.
 
         Args:
-            plan: how.
-            sealing: the check under way.
+            plan: what to start.
+            sealing: the copy that is being made and checked.
 
         Raises:
-            CoreError: it cannot be started; why.
+            CoreError: the core cannot be started.
         """
         config_path = plan.data_dir / "config.json"
         try:
@@ -166,7 +166,7 @@ class CoreProcess:
         self._reader = self._tasks.start("reading of notices", self._read(self._process))
 
     def _lose(self, part: str, error: BaseException) -> None:
-        """A core that nobody listens to is of no use, and would stall on a full pipe: it ends, and that is told."""
+        """End a core whose notices are no longer read, since it would stall on a full pipe, and report its end."""
         log.error("%s failed: %s; the core is ended", part, describe(error))
         if self._process is not None and self._process.returncode is None:
             self._signal(self._process, signal.SIGKILL)
@@ -175,7 +175,7 @@ class CoreProcess:
             self._on_exit(-signal.SIGKILL)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
-        """Read to the end, whatever comes: a full pipe would stall the core, a closed one would kill it."""
+        """Read to the end, whatever arrives: a full pipe would stall the core, a closed one would kill it."""
         assert process.stderr is not None
         pending, skipping = b"", False
         while chunk := await process.stderr.read(_CHUNK):
@@ -185,7 +185,7 @@ class CoreProcess:
                     self._handle(line)
                 skipping = False
             if len(pending) > MAX_LINE:
-                # A line without end: its rest is thrown away as it comes.
+                # An endless line: its rest is discarded as it arrives.
                 pending, skipping = b"", True
         code = await process.wait()
         if not self._stopping:
@@ -197,7 +197,7 @@ class CoreProcess:
             self._on_event(event)
 
     async def stop(self, *, graceful: bool) -> None:
-        """End the core, in order or at once, and wait until it is gone."""
+        """End the core, gracefully or at once, and wait until it has ended."""
         self._stopping = True
         process = self._process
         if process is None:
@@ -213,14 +213,14 @@ class CoreProcess:
             await process.wait()
         if self._reader is not None:
             with contextlib.suppress(TimeoutError):
-                # A descendant that keeps the pipe open must not keep us.
+                # A descendant that keeps the pipe open must not delay us.
                 async with asyncio.timeout(1.0):
                     await asyncio.shield(self._reader)
             self._tasks.cancel(self._reader)
 
     @staticmethod
     def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-        # The core leads its own session: whatever it started goes with it.
+        # The core leads its own session: its children are killed with it.
         with contextlib.suppress(ProcessLookupError):
             if number == signal.SIGKILL:
                 os.killpg(process.pid, number)
@@ -229,10 +229,10 @@ class CoreProcess:
 
 
 def _end_group_with(leader: int) -> None:
-    """When the leader of a process group ends, end what is left of the group.
+    """When the leader of a process group ends, kill the rest of the group.
 
-    A descendant that keeps the pipe open would keep the core's end from being seen: only its end of file tells that
-    everything was read. A pidfd is readable once its process has ended (pidfd_open(2), Linux 5.3).
+    A descendant that keeps the pipe open would hide the core's end: only the pipe's end of file shows that everything
+    was read. A pidfd is readable once its process has ended (pidfd_open(2), Linux 5.3).
     """
 
     def kill_group() -> None:

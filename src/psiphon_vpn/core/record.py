@@ -1,4 +1,4 @@
-"""What was verified about an installed core: record.json beside it, root's, so that psiphon-user cannot change it."""
+"""The record of an installed core: record.json beside it, owned by root, so that psiphon-user cannot change it."""
 
 import json
 import os
@@ -17,21 +17,21 @@ _WRITABLE_BY_OTHERS: Final = 0o022
 
 
 class RecordError(ValueError):
-    """The record cannot be used: why, in English."""
+    """The record cannot be used. The text is the reason, in English."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoreRecord:
-    """What is known of one installed core.
+    """What is known about one installed core.
 
     Attributes:
-        sha256: of the binary, computed from the copy that was verified; checked before every start.
+        sha256: SHA-256 of the binary, computed from the verified copy; checked before every start.
         size: bytes.
-        blob: git's id of the content.
-        architecture: as uname(2) says it.
-        revision: of the core's source, None for a core that the manifest does not know.
-        commit: of the distribution's repository, None likewise.
-        order: its place in the manifest, larger is newer; None likewise.
+        blob: git blob id of the content.
+        architecture: as uname(2) names it.
+        revision: revision of the core's source; None for a core that is not in the manifest.
+        commit: commit of the distribution's repository; None likewise.
+        order: its order in the manifest, larger is newer; None likewise.
         source: where it came from: an address without credentials, or a path.
         installed_at: UTC, ISO 8601.
     """
@@ -48,15 +48,15 @@ class CoreRecord:
 
 
 def render_record(record: CoreRecord) -> bytes:
-    """The record as JSON, for people too."""
+    """The record as indented JSON."""
     fields = asdict(record)
-    # A path may hold bytes that are no text (os.fsdecode); they are shown as escapes.
+    # A path may contain bytes that are not valid text (os.fsdecode); they are shown as escapes.
     fields["source"] = record.source.encode(errors="backslashreplace").decode()
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 
 def parse_record(content: bytes) -> CoreRecord:
-    """Read a record; raises RecordError if it is not exactly one. Fields of a later version are passed over."""
+    """Read a record; raises RecordError if it is not a valid one. Fields of later versions are ignored."""
     try:
         fields = parse_object(content)
         record = CoreRecord(
@@ -81,7 +81,7 @@ def parse_record(content: bytes) -> CoreRecord:
 
 
 def check_owner(status: os.stat_result, *, owner: int, name: str) -> None:
-    """Accept what belongs to `owner` and nobody else can write to; raises RecordError."""
+    """Accept a file or directory that belongs to `owner` and that nobody else can write to; raises RecordError."""
     if status.st_uid != owner:
         raise RecordError(f"{name} does not belong to root")
     if stat.S_IMODE(status.st_mode) & _WRITABLE_BY_OTHERS:
@@ -93,10 +93,10 @@ def read_record(directory: int, *, owner: int = 0) -> CoreRecord:
 
     Args:
         directory: descriptor of the core's own directory.
-        owner: uid that both must belong to; root's but in tests without root.
+        owner: uid that must own both: root, except in tests without root.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no record.
         RecordError: it cannot be trusted or read.
     """
     check_owner(os.fstat(directory), owner=owner, name="its directory")

@@ -1,7 +1,7 @@
-"""The check of the core beside the event loop: begun as soon as a start is decided on, taken when it is due.
+"""Makes the sealed copy in a thread: begun as soon as a start is decided, taken when the start is due.
 
-Loading the rules comes in between and takes longer than copying and hashing, so the check costs a start almost nothing.
-What is taken was copied for this very start, and cannot have changed since.
+Loading the rules in between takes longer than copying and hashing, so the check costs almost no time. The copy was made
+for this one start, and cannot have changed since.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from psiphon_vpn.tasks import start_thread
 
 
 class Sealing:
-    """A sealed copy in the making. A context manager: what was not taken is given back at its end."""
+    """A sealed copy that is being made. A context manager: at its end, a copy that was not taken is closed."""
 
     def __init__(self, source: CoreSource) -> None:
-        # In a thread: the lease must be renewed and the kernel heard meanwhile.
+        # In a thread: meanwhile the lease must be renewed and events of the kernel handled.
         self._task = start_thread(seal_core, source)
         self._source = source
         self._taken = False
@@ -31,13 +31,13 @@ class Sealing:
             self._task.add_done_callback(_give_back)
 
     async def take(self) -> tuple[int, str]:
-        """The copy.
+        """Wait for the copy.
 
         Returns:
-            Its descriptor, which is the caller's to close, and the path that executes it where that is inherited.
+            Its descriptor, which the caller closes, and the path that executes it in a process that inherits it.
 
         Raises:
-            CoreFlawError: the core is not what it has to be.
+            CoreFlawError: the core differs from its record, or cannot be read or copied.
         """
         image = await asyncio.shield(self._task)
         self._taken = True

@@ -1,6 +1,6 @@
-"""Renders the tunnel core's JSON configuration: what the user may choose, and around it what is safe.
+"""Renders the tunnel core's JSON configuration: what the user may choose, and the fixed settings that keep it safe.
 
-The core ignores keys that it does not know, so a name wrong here would be silent; the tests hold the names.
+The core ignores unknown keys, so a misspelt name would go unnoticed; tests check the names.
 """
 
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ def render_core_config(settings: Settings, *, data_dir: Path, network_id: str, p
 
     Args:
         settings: checked settings.
-        data_dir: where the core keeps its data, an absolute path.
-        proxy: with the SOCKS proxy. The core ends where its port is taken.
-        network_id: of the uplink, as the core wants it: WIFI-, WIRED- or MOBILE- and an opaque hash.
+        data_dir: the core's data directory, an absolute path.
+        proxy: whether to enable the SOCKS proxy. The core ends if its port is taken.
+        network_id: id of the uplink in the core's form: WIFI-, WIRED- or MOBILE- and an opaque hash.
     """
     config: dict[str, object] = {
         **_DEFAULTS,
@@ -44,9 +44,9 @@ def render_core_config(settings: Settings, *, data_dir: Path, network_id: str, p
         "DisableLocalHTTPProxy": True,
         # A packet tunnel refuses any other size.
         "TunnelPoolSize": 1,
-        # Never: the core would end with code 0. The service has a timer of its own.
+        # Never: the core would end with code 0. The service has its own timer.
         "EstablishTunnelTimeoutSeconds": 0,
-        # Without these, failures are silent; with network parameters, addresses would be in them.
+        # Without diagnostic notices failures are silent; with network parameters they would contain addresses.
         "EmitDiagnosticNotices": True,
         "EmitDiagnosticNetworkParameters": False,
         "EmitBytesTransferred": True,

@@ -1,8 +1,8 @@
-"""The installed cores: a directory for each, named by its SHA-256, and two links: to the one in use and the one before.
+"""The installed cores: a directory for each, named by its SHA-256, and links to the current and the previous one.
 
-Nothing is ever changed in place. A core is copied into a directory that only root can enter, the copy is verified, and
-only then is it given to psiphon-user, moved into place and linked to, by rename(2): whenever this is interrupted, the
-core that was in use still is, whole and valid. This module imports nothing that could touch the lock.
+Nothing is changed in place. A core is copied into a directory that only root can enter, and the copy is verified. Only
+then is it given to psiphon-user, moved into place and linked to, by rename(2). Whenever this is interrupted, the core
+in use stays in use, complete and valid. This module imports nothing that could touch the lock.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _DOWNLOADS: Final = ".downloads"
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """To whom the binary is given."""
+    """The owner that binaries get."""
 
     uid: int
     gid: int
@@ -55,9 +55,9 @@ class StagedCore:
     """A verified core that is not in use yet.
 
     Attributes:
-        record: what was verified.
-        old: the core in use, None if there is none that can be read.
-        warnings: what could not be told about it, for the user to decide on; translated.
+        record: its record.
+        old: the core in use; None if there is none with a readable record.
+        warnings: what could not be verified, for the user to decide; translated.
     """
 
     record: CoreRecord
@@ -67,7 +67,7 @@ class StagedCore:
 
 @dataclass(frozen=True, kw_only=True)
 class CoreChange:
-    """What an installation or a rollback led to; `changed` is False when that core was in use already."""
+    """The result of an installation or a rollback; `changed` is False if that core was in use already."""
 
     old: CoreRecord | None
     new: CoreRecord
@@ -78,10 +78,10 @@ class CoreStore:
     """The cores below `layout.core_dir`.
 
     Args:
-        layout: where.
-        owner: to whom binaries are given; None: psiphon-user and psiphon-group of this machine, when it is needed.
-        root_uid: to whom everything else has to belong; root but in tests without root.
-        machine: this machine's processor as uname(2) names it; None: what it says.
+        layout: the paths.
+        owner: the owner that binaries get; None: psiphon-user and psiphon-group, looked up when needed.
+        root_uid: uid that must own everything else: root, except in tests without root.
+        machine: the processor as uname(2) names it; None: that of this machine.
         manifest: the pinned cores; None: those of this package.
     """
 
@@ -105,15 +105,15 @@ class CoreStore:
     # -- reading --------------------------------------------------------------------------------------------------
 
     def read_current(self) -> CoreRecord | None:
-        """The record of the core in use, None if none is installed.
+        """The record of the core in use; None if none is installed.
 
         Raises:
-            CoreFlawError: BAD_RECORD, it is there and cannot be trusted.
+            CoreFlawError: BAD_RECORD: it exists and cannot be trusted.
         """
         return self._read(self._layout.core_current)
 
     def read_previous(self) -> CoreRecord | None:
-        """The record of the core before, None if there is none; raises as `read_current`."""
+        """The record of the previous core; None if there is none. Raises like `read_current`."""
         return self._read(self._layout.core_previous)
 
     def check_current(self) -> CoreRecord:
@@ -150,16 +150,17 @@ class CoreStore:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep other installations out; what an interrupted one left behind is removed.
+        """Keep other installations out, and remove what an interrupted one left behind.
 
         Raises:
-            CoreFlawError: BUSY, another one is under way; BAD_RECORD, the directory is not root's alone; DISK.
+            CoreFlawError: BUSY: another installation is running; BAD_RECORD: others than root own the directory or can
+                write to it; DISK.
         """
         with self._disk_errors():
             for directory in (self._layout.data_dir, self._directory):
                 if not directory.is_dir():
                     directory.mkdir(parents=True)
-                    directory.chmod(0o755)  # whatever the umask: psiphon-user has to get there
+                    directory.chmod(0o755)  # whatever the umask: psiphon-user needs access
             try:
                 check_owner(self._directory.stat(), owner=self._root_uid, name=str(self._directory))
             except RecordError as error:
@@ -184,7 +185,7 @@ class CoreStore:
             os.close(descriptor)
 
     def downloads(self) -> Path:
-        """A directory of root's alone for what is being downloaded; what is in it is kept for the next attempt."""
+        """The directory for downloads, which only root can enter; its content is kept for the next attempt."""
         assert self._locked, "only while other installations are kept out"
         with self._disk_errors():
             path = self._directory / _DOWNLOADS
@@ -201,20 +202,20 @@ class CoreStore:
         sha256: str | None = None,
         allow_older: bool = False,
     ) -> Iterator[StagedCore]:
-        """Copy a file to where nobody else can write, and verify the copy. `exclusive` must be held.
+        """Copy a file to where nobody else can write, and verify the copy. Only inside `exclusive`.
 
         Args:
-            path: the file. A link is followed, as root typed it; a device or a pipe is not opened.
+            path: the file. A link is followed, since root typed it; a device or a pipe is not opened.
             source: where it came from, for the record.
-            expected: the pinned core that it has to be; None: any that the manifest or `sha256` knows.
-            sha256: what its SHA-256 has to be, beside that.
-            allow_older: also one that the manifest says is older than the one in use.
+            expected: the pinned core that it must be; None: any core of the manifest, or the one with `sha256`.
+            sha256: the SHA-256 that it must have as well.
+            allow_older: accept a core that is older than the one in use.
 
         Yields:
-            What can be activated inside the block.
+            The core, which can be activated inside the block.
 
         Raises:
-            CoreFlawError: it is refused. Nothing has changed.
+            CoreFlawError: the file is refused. Nothing has changed.
         """
         assert self._locked, "only while other installations are kept out"
         staging = self._directory / _STAGING
@@ -243,10 +244,10 @@ class CoreStore:
                 remove_tree(staging)
 
     def activate(self, staged: StagedCore) -> CoreChange:
-        """Put a staged core into use. Every step leaves a valid core in use, the old one or the new one.
+        """Put a staged core into use. After every step a valid core is in use, the old one or the new one.
 
         Raises:
-            CoreFlawError: DISK. The old one is in use still.
+            CoreFlawError: DISK. The old one is still in use.
         """
         assert self._locked, "only while other installations are kept out"
         staging, name = self._directory / _STAGING, staged.record.sha256
@@ -259,7 +260,7 @@ class CoreStore:
                 sync_directory(staging)
                 staging.rename(target)
             elif not self._is_valid(target):
-                # Not what it was when it was installed: file by file, as it may be the one in use.
+                # It was changed since its installation. Replace file by file, since it may be in use.
                 for part in (BINARY_NAME, RECORD_NAME):
                     (staging / part).replace(target / part)
                     sync_directory(target)
@@ -275,7 +276,7 @@ class CoreStore:
     def install_file(
         self, path: Path, *, sha256: str | None = None, source: str | None = None, allow_older: bool = False
     ) -> CoreChange:
-        """Install a file: lock, stage and activate in one; raises as these do."""
+        """Install a file: `exclusive`, `stage` and `activate` in one; raises like these."""
         with (
             self.exclusive(),
             self.stage(path, source=source or str(path), sha256=sha256, allow_older=allow_older) as staged,
@@ -283,10 +284,10 @@ class CoreStore:
             return self.activate(staged)
 
     def rollback(self) -> CoreChange:
-        """Change places between the core in use and the one before.
+        """Swap the current and the previous core.
 
         Raises:
-            CoreFlawError: NO_PREVIOUS, or what is wrong with that one. Nothing has changed then.
+            CoreFlawError: NO_PREVIOUS, or a flaw of the previous core. Nothing has changed.
         """
         with self.exclusive():
             current = self._find_target(self._layout.core_current)
@@ -309,7 +310,7 @@ class CoreStore:
     # -- steps ----------------------------------------------------------------------------------------------------
 
     def _read_old(self) -> CoreRecord | None:
-        # A record that cannot be read must not keep a good core from being installed.
+        # An unreadable record must not prevent the installation of a good core.
         with contextlib.suppress(CoreFlawError):
             return self.read_current()
         return None
@@ -320,10 +321,10 @@ class CoreStore:
         return False
 
     def find_owner(self) -> Owner:
-        """To whom binaries are given.
+        """The owner that binaries get.
 
         Raises:
-            UserError: psiphon-user or psiphon-group is not there.
+            UserError: psiphon-user or psiphon-group does not exist.
         """
         if self._owner is not None:
             return self._owner
@@ -351,7 +352,7 @@ class CoreStore:
         sync_directory(self._directory)
 
     def _clean(self) -> None:
-        """Remove what nothing leads to: what an interrupted run left, and cores before the previous one."""
+        """Remove what no link leads to: leftovers of an interrupted run, and cores older than the previous one."""
         kept = {self._find_target(self._layout.core_current), self._find_target(self._layout.core_previous)}
         for entry in self._directory.iterdir():
             if entry.name == _NEW_LINK:

@@ -1,4 +1,4 @@
-"""Whether a file is a core that may be installed: an ELF program for this processor, with the content that is known."""
+"""Decides whether a file is a core that may be installed: an ELF program for this processor, with known content."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _CHUNK: Final = 1 << 20
 def verify_core(
     path: Path, *, manifest: Manifest, machine: str, source: str, expected: PinnedCore | None, sha256: str | None
 ) -> CoreRecord:
-    """Say what a file is, if it is what it has to be.
+    """Verify a file and return its record.
 
     Args:
         path: a file that nobody else can change.
-        manifest: the cores that are known.
-        machine: the processor it is for.
+        manifest: the known cores.
+        machine: the processor, as uname(2) names it.
         source: where it came from, for the record.
-        expected: the pinned core that it has to be; None: any that the manifest or `sha256` knows.
-        sha256: what its SHA-256 has to be, beside that.
+        expected: the pinned core that it must be; None: any core of the manifest, or the one with `sha256`.
+        sha256: the SHA-256 that it must have as well.
 
     Raises:
         CoreFlawError: NOT_ELF, WRONG_ARCHITECTURE, MISMATCH or UNPINNED.
@@ -56,8 +56,8 @@ def verify_core(
         raise CoreFlawError(
             CoreFlaw.UNPINNED,
             _what(),
-            _("nothing says that this is a genuine core: this version of psiphon-vpn does not know it"),
-            _("If you know from elsewhere what its SHA-256 must be, give it with --sha256."),
+            _("nothing shows that this is a genuine core: this version of psiphon-vpn does not know it"),
+            _("If you know its SHA-256 from another source, give it with --sha256."),
         )
     return CoreRecord(
         sha256=found,
@@ -73,10 +73,10 @@ def verify_core(
 
 
 def compare_order(new: CoreRecord, old: CoreRecord | None, *, allow_older: bool) -> tuple[str, ...]:
-    """Refuse what is known to be older; say so where it cannot be known. The manifest's order decides.
+    """Refuse a core that is older by the manifest's order; warn if the order is unknown.
 
     Returns:
-        What the user should know, translated.
+        Warnings for the user, translated.
 
     Raises:
         CoreFlawError: OLDER.
@@ -84,7 +84,7 @@ def compare_order(new: CoreRecord, old: CoreRecord | None, *, allow_older: bool)
     if old is None or new.sha256 == old.sha256:
         return ()
     if new.order is None or old.order is None:
-        return (_("Whether this core is older than the one in use cannot be told."),)
+        return (_("It is not known whether this core is older than the one in use."),)
     if new.order >= old.order:
         return ()
     if not allow_older:

@@ -296,7 +296,7 @@ class Tables:
         return left
 
     @property
-    def run_alongside(self) -> tuple[Table, ...]:
+    def beside(self) -> tuple[Table, ...]:
         """The tables in force beside the base table."""
         return self._beside
 

@@ -1,1 +1,1 @@
-"""What the network of this machine is, and which way out is taken: pure decisions on what netlink tells."""
+"""The machine's network, and the choice of an uplink: pure decisions on what netlink lists."""

@@ -1,8 +1,8 @@
-"""Which bridges may be talked to now: root's list, and what is on each bridge at this moment. Pure but for the file.
+"""Which bridges this machine may talk to now: root's list, and what is on each bridge. Pure, except for the file.
 
-The list is root's and no part of the configuration, which the service's own user could write. Whatever it names, a
-bridge counts only while all that hangs on it are guests, and the bridge guard stands. To withdraw one here is the
-second layer: by a port that leads out nothing of it leaves, from the first frame on (`guards.build_bridge_guard`).
+The list belongs to root and is no part of the configuration, which the service's own user can write. A listed bridge
+is in force only while nothing but guests is on it and the bridge guard is loaded. This check is the second layer: the
+guard stops everything at a port that leads out, from the first frame on (`guards.build_bridge_guard`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BRIDGE: Final = "bridge"
 
 
 class BridgeStatus(enum.StrEnum):
-    """What became of a bridge that root allowed. Its value is the word in the status."""
+    """Whether a bridge that root allowed is in force, and if not, why. The value appears in the status."""
 
     IN_FORCE = "in_force"
     ABSENT = "absent"
@@ -49,8 +49,8 @@ class AllowedBridge:
     """A bridge of the list.
 
     Attributes:
-        detail: the interface that is the reason, where there is one.
-        bridge: what the rules get; only of one that is in force.
+        detail: the interface that is the reason, if there is one.
+        bridge: the value for the rules; only if the bridge is in force.
     """
 
     name: InterfaceName
@@ -60,7 +60,7 @@ class AllowedBridge:
 
 
 def parse_bridges(content: bytes) -> tuple[InterfaceName, ...]:
-    """The names of a list: one a line, what follows a # is a comment. What is no plain name is left out and logged."""
+    """The names in the list, one a line; # begins a comment. Names of another form are left out and logged."""
     found: list[InterfaceName] = []
     for line in content.decode("utf-8", "replace").splitlines():
         word = line.partition("#")[0].strip()
@@ -80,9 +80,9 @@ def render_bridges(names: tuple[InterfaceName, ...]) -> str:
 
 
 def load_bridges(path: Path) -> tuple[InterfaceName, ...]:
-    """The names of the list. None where there is no list, or where others than root could have written it.
+    """The names in the list; none if there is no list, or if anybody but root could have written it.
 
-    Never raises: what is wrong is logged, and fewer are allowed.
+    Never raises: errors are logged, and fewer bridges are allowed.
     """
     try:
         found = path.lstat()
@@ -105,14 +105,14 @@ def judge_bridges(
     guarded: bool,
     supported: bool = True,
 ) -> tuple[AllowedBridge, ...]:
-    """What becomes of each bridge of the list.
+    """Judge each bridge of the list.
 
     Args:
         snapshot: the links.
         names: root's list.
-        outbound: indexes of what leads out, or did (`uplink.find_outbound`).
-        guarded: whether the bridge guard stands, and belongs to its holder.
-        supported: whether this kernel and its nft can have one.
+        outbound: indexes of the interfaces that lead out, or did (`uplink.find_outbound`).
+        guarded: whether the bridge guard is loaded, and belongs to its holder.
+        supported: whether this kernel and its nft can load one.
     """
     if not supported:
         return tuple(AllowedBridge(name=name, status=BridgeStatus.UNSUPPORTED) for name in names)
@@ -120,7 +120,7 @@ def judge_bridges(
 
 
 def list_in_force(allowed: tuple[AllowedBridge, ...]) -> tuple[GuestBridge, ...]:
-    """Those that the rules get, by index."""
+    """The bridges in force, by index."""
     return tuple(sorted((item.bridge for item in allowed if item.bridge is not None), key=lambda item: item.index))
 
 
@@ -149,7 +149,7 @@ def _judge(snapshot: Snapshot, name: InterfaceName, outbound: frozenset[int], *,
 
 
 def _find_way_out(snapshot: Snapshot, bridge: Interface, routed: set[int]) -> Interface | None:
-    """The first thing that hangs on a bridge and is no guest's, also behind pairs whose both ends are here."""
+    """The first interface on a bridge that is no guest's, also behind veth pairs with both ends on this machine."""
     by_index = {link.index: link for link in snapshot.interfaces}
     ports: dict[int, list[Interface]] = {}
     for link in snapshot.interfaces:
@@ -172,7 +172,7 @@ def _find_way_out(snapshot: Snapshot, bridge: Interface, routed: set[int]) -> In
 
 
 def _find_overlap(snapshot: Snapshot, bridge: Interface) -> Interface | None:
-    """Another interface with a network, or a gateway, in one of the bridge's networks: whose would an address be?"""
+    """Another interface with a network or a gateway in one of the bridge's networks: addresses would be ambiguous."""
     own = [address.network for address in bridge.on_link if not address.network.is_link_local]
     for link in snapshot.interfaces:
         if link.index == bridge.index:
@@ -184,7 +184,7 @@ def _find_overlap(snapshot: Snapshot, bridge: Interface) -> Interface | None:
             if route.gateway and route.index == link.index
         ]
         for network in own:
-            # Of two versions nothing overlaps.
+            # Networks of different versions never overlap.
             if any(other.version == network.version and _overlap(network, other) for other in theirs):
                 return link
             if any(gateway in network for gateway in gateways):
@@ -200,7 +200,7 @@ def _overlap(
 
 
 def explain_bridge_status(allowed: AllowedBridge) -> tuple[str, str]:
-    """What it means and what to do next, for people."""
+    """What the status means and what to do next, for users."""
     other = show_name(allowed.detail)
     nothing = _("Nothing to do.")
     return {
@@ -211,16 +211,16 @@ def explain_bridge_status(allowed: AllowedBridge) -> tuple[str, str]:
             _("Take it back: sudo psiphon-vpn bridge deny {name}").format(name=allowed.name),
         ),
         BridgeStatus.UNGUARDED: (
-            _("withdrawn: the bridge guard does not stand"),
+            _("withdrawn: the bridge guard is not loaded"),
             _("Load it again: sudo systemctl reload-or-restart psiphon-guard"),
         ),
         BridgeStatus.UNSUPPORTED: (
             _("withdrawn: this kernel or its nftables cannot guard the ports of a bridge"),
-            _("It takes a kernel with nf_tables for bridges and for owned tables (Linux 5.12) and nftables 1.0."),
+            _("This needs a kernel with nf_tables for bridges and for owned tables (Linux 5.12), and nftables 1.0."),
         ),
         BridgeStatus.ROUTED: (
             _("withdrawn: {other} leads out over it").format(other=other),
-            _("A bridge that carries a way out cannot be allowed. Give guests a bridge of their own."),
+            _("A bridge that carries an uplink cannot be allowed. Give guests a bridge of their own."),
         ),
         BridgeStatus.LEADS_OUT: (
             _("withdrawn: {other} is on it and leads out").format(other=other),

@@ -1,4 +1,4 @@
-"""Which uplink is taken, when another takes its place, and what of it is in use: what R6 calls a transition. Pure."""
+"""The choice of the uplink: which one, when to try another, and what counts as a network transition (R6). Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ FIRST_PATIENCE_SECONDS, LAST_PATIENCE_SECONDS = 30.0, 480.0
 
 @dataclass(frozen=True)
 class SocketUse:
-    """What one socket of the core's uses of its uplink.
+    """What one socket of the core uses of its uplink.
 
     Attributes:
         version: of IP.
-        place: where its source puts it (see `Interface.addresses`), None where the kernel chooses for each packet anew.
+        place: place of its source address (see `Interface.addresses`); None if the kernel chooses it for each packet.
     """
 
     version: int
@@ -23,12 +23,12 @@ class SocketUse:
 
 
 def still_serves(before: Uplink, now: Uplink, uses: Iterable[SocketUse] | None = None) -> bool:
-    """Whether all that is in use of an uplink is still there. What was gained beside it counts for nothing.
+    """Whether everything in use of an uplink is still there. Additions do not matter.
 
     Args:
-        before: the uplink as it was when the core was started.
-        now: as it is.
-        uses: what the core's sockets use; without any, or where it cannot be told, everything that was there is in use.
+        before: the uplink when the core was started.
+        now: the uplink now.
+        uses: what the core's sockets use; if there are none, or it is unknown, everything in `before` counts as in use.
     """
     if (before.index, before.name) != (now.index, now.name):
         return False
@@ -39,37 +39,37 @@ def still_serves(before: Uplink, now: Uplink, uses: Iterable[SocketUse] | None =
         if path.version not in used:
             continue
         way = ways.get(path.version)
-        # By which of several gateways the kernel sends is its own business: each of them was in use.
+        # The kernel chooses among several gateways, so each of them was in use.
         if way is None or not set(path.gateways) <= set(way.gateways) or bool(path.gateways) != bool(way.gateways):
             return False
         if (not known or SocketUse(path.version, None) in known) and not set(path.places) <= set(way.places):
             return False
-    # Also of a version or an address that was gained, and taken by a socket since.
+    # Check also versions and addresses that were added, and that a socket uses since.
     return all(use.version in ways and (use.place is None or use.place in ways[use.version].places) for use in known)
 
 
 def pick_uplink(choices: Iterable[Uplink], *, named: str, unsuccessful: frozenset[int]) -> Uplink | None:
-    """The uplink to take.
+    """The uplink to use.
 
     Args:
         choices: the best first.
-        named: the one that the configuration names; then no other is taken.
-        unsuccessful: indexes of those that brought no tunnel. Where all are, the best is tried again.
+        named: the one that the configuration names; then no other is used.
+        unsuccessful: indexes of those that brought no tunnel. If all are, the best is tried again.
     """
     fit = [uplink for uplink in choices if uplink.name == (named or uplink.name)]
     return next((uplink for uplink in fit if uplink.index not in unsuccessful), fit[0] if fit else None)
 
 
 def find_patience(rounds: int) -> float:
-    """Seconds that an uplink is given to bring a tunnel while there are others, in so many rounds among all of them."""
+    """Seconds that an uplink gets to bring a tunnel while there are others, after so many rounds through all."""
     return min(LAST_PATIENCE_SECONDS, FIRST_PATIENCE_SECONDS * 2.0 ** min(rounds, 10))
 
 
 def explain_choice(uplink: Uplink, choices: Iterable[Uplink], *, named: str, unsuccessful: frozenset[int]) -> str:
-    """Why it is this one: a code for programs.
+    """Why this uplink was chosen: a code for programs.
 
     Returns:
-        "named" by the configuration, "only" one there is, "gave_way": better ones brought no tunnel; "best".
+        "named": the configuration names it; "only": there is no other; "gave_way": others brought no tunnel; "best".
     """
     if named:
         return "named"
@@ -85,8 +85,7 @@ def find_next(
     """The uplink to try after one that brought no tunnel.
 
     Returns:
-        That uplink, and the indexes of those that are passed over from now on: none of them once all were tried. None
-        where there is no other.
+        That uplink, and the indexes to skip from now on (empty once all were tried). None if there is no other.
     """
     fit = [uplink for uplink in choices if uplink.name == (named or uplink.name)]
     if all(uplink.index == current.index for uplink in fit):
@@ -94,6 +93,6 @@ def find_next(
     tried = unsuccessful | {current.index}
     if all(uplink.index in tried for uplink in fit):
         tried = frozenset()
-    # After a whole round the best comes first again; it is another one unless the order changed meanwhile.
+    # After a whole round the best comes first again; it differs from `current` unless the order changed meanwhile.
     following = pick_uplink(fit, named=named, unsuccessful=tried or frozenset({current.index}))
     return (following, tried) if following is not None else None

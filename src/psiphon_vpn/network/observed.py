@@ -1,4 +1,4 @@
-"""What the network is, as one value: the daemon hands it to the state machine, and `diagnose` judges by it. Pure."""
+"""The network as one value: the daemon hands it to the state machine, and `diagnose` judges by it. Pure."""
 
 from dataclasses import dataclass, field
 
@@ -22,16 +22,16 @@ from psiphon_vpn.policy.derive import Network
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedNetwork:
-    """The network of a moment.
+    """The network at one moment.
 
     Attributes:
         network: what the policy is derived from.
-        uplinks: every way out that could be chosen, the best first.
-        bridges: the bridges that root allowed, and what became of each.
-        cards: names of the machine's cards: for people alone.
-        odd_wires: names of wires that stand in no rule: for people, and for the filters of traffic control.
-        odd_uplink: whether a way out is left out for the name of its interface.
-        ownerless_uplink: one that is left out because the kernel hides the owners of its packets: for people alone.
+        uplinks: every possible uplink, the best first.
+        bridges: the bridges that root allowed, each with its status.
+        cards: names of the machine's cards; only to be shown.
+        odd_wires: names of wires that no rule can contain; to be shown, and for the filters of traffic control.
+        odd_uplink: whether an uplink is left out because of its name.
+        ownerless_uplink: an uplink that is left out because its packets have no owner; only to be shown.
         conflicts: interfaces whose network has the tunnel's own addresses.
     """
 
@@ -48,12 +48,12 @@ class ObservedNetwork:
 def observe(
     snapshot: Snapshot, *, outbound: frozenset[int], bridges: tuple[AllowedBridge, ...] = ()
 ) -> ObservedNetwork:
-    """Sort out what a snapshot says.
+    """Derive it from a snapshot.
 
     Args:
         snapshot: the links.
-        outbound: indexes of what leads out, or did (`uplink.find_outbound`).
-        bridges: what became of the bridges that root allowed (`bridges.judge_bridges`).
+        outbound: indexes of the interfaces that lead out, or did (`uplink.find_outbound`).
+        bridges: the bridges that root allowed, each with its status (`bridges.judge_bridges`).
     """
     return ObservedNetwork(
         network=Network(

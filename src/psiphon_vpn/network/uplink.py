@@ -1,4 +1,4 @@
-"""Which ways the core may go out: the uplinks. Pure decisions on a snapshot of the links."""
+"""The uplinks that the core may use, and the wires: pure decisions on a snapshot of the links."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from psiphon_vpn.policy.onlink import AddressOnLink, OnLink, find_on_link
 from psiphon_vpn.policy.routing import IPV4, IPV6
 from psiphon_vpn.policy.values import InterfaceName, parse_addresses, show_name
 
-# Kinds of interface that lead to something on this machine itself, unless a default route says otherwise.
+# Kinds of interface that stay on this machine, unless a default route uses them.
 LOCAL_KINDS = frozenset({"veth", "bridge", "dummy", "ifb", "tun", "vcan", "nlmon", "netkit"})
 
 TUNNEL_KINDS = frozenset({"tun", "wireguard", "ppp", "gretap", "ip6gretap", "vxlan", "geneve", "ovpn"})
-"""Kinds of interface that mostly are another VPN, beside all without an Ethernet header (ipip, gre, vti, xfrm)."""
+"""Kinds of interface that usually belong to another VPN, besides all without an Ethernet header (ipip, gre, vti)."""
 OWNERLESS_KINDS = {"macsec": "MACsec"}
-"""Kinds of interface below which the kernel no longer tells whose packets they are, as people know them. MACsec copies
-most of what TCP sends when it encrypts it, without its owner, and encrypts what keeps the link alive as well."""
+"""Kinds of interface below which packets have lost their owner, with the name to show. MACsec copies most TCP packets
+when it encrypts them, without their owner, and encrypts the link's plumbing as well."""
 MOBILE_KINDS = frozenset({"wwan", "rmnet", "mhi_net"})
 
 
@@ -26,11 +26,11 @@ class Interface:
 
     Attributes:
         up: administratively up, and with a carrier.
-        kind: IFLA_INFO_KIND, None for hardware.
-        lower: index of the interface that it stands on (IFLA_LINK), as a VLAN does; None where there is none here.
-        master: index of the one that it is a port of (IFLA_MASTER).
-        headerless: its frames have no Ethernet header.
-        card: hardware of this machine, which the frame guard is to be on.
+        kind: IFLA_INFO_KIND; None for hardware.
+        lower: index of its lower device (IFLA_LINK), as a VLAN has; None if there is none in this namespace.
+        master: index of the device that it is a port of (IFLA_MASTER).
+        headerless: whether its frames have no Ethernet header.
+        card: whether it is hardware of this machine, so that the frame guard should be on it.
     """
 
     index: int
@@ -42,9 +42,9 @@ class Interface:
     headerless: bool = False
     card: bool = False
     addresses: tuple[tuple[int, str], ...] = ()
-    """(IP version, what identifies our place on this link: an IPv4 address, or the /64 of an IPv6 one)."""
+    """(IP version, our *place* on this link: an IPv4 address, or the /64 of an IPv6 address)."""
     on_link: tuple[AddressOnLink, ...] = ()
-    """Every address of this interface with the length of its prefix, of any scope, tentative ones too."""
+    """Every address of this interface with its prefix length, of any scope, tentative ones too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class DefaultRoute:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The links, addresses and default routes of a moment."""
+    """The links, addresses and default routes at one moment."""
 
     interfaces: tuple[Interface, ...] = ()
     defaults: tuple[DefaultRoute, ...] = ()
@@ -68,12 +68,12 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Path:
-    """The way of one IP version over an interface.
+    """How one IP version leaves by an interface.
 
     Attributes:
-        gateways: of the default routes with the best metric, sorted; what has a worse metric is not gone by. Empty on a
-            link without neighbours.
-        places: where our addresses put us there (see `Interface.addresses`), sorted.
+        gateways: those of the default routes with the best metric, which alone are used; sorted. Empty on a link
+            without neighbours.
+        places: the places of our addresses there (see `Interface.addresses`), sorted.
     """
 
     version: int
@@ -83,9 +83,9 @@ class Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Uplink:
-    """An interface that the core can be bound to, with the way of each version that it has.
+    """An interface that the core can be bound to, with a path for each IP version that it has.
 
-    Whether another one is a transition, `choice.still_serves` says.
+    `choice.still_serves` decides whether a change is a network transition.
     """
 
     index: int
@@ -94,11 +94,11 @@ class Uplink:
     tunnel: bool = False
     """Most likely another VPN's: it has no card of its own."""
     stack: tuple[InterfaceName, ...] = ()
-    """The wires by which its packets leave: itself, and what it stands on."""
+    """The wires by which its packets leave: itself and its lower devices."""
 
     @property
     def hops(self) -> tuple[str, ...]:
-        """Every gateway that packets may go by, both families."""
+        """Every gateway that packets may use, both families."""
         return tuple(sorted({gateway for path in self.paths for gateway in path.gateways}))
 
     @property
@@ -123,7 +123,7 @@ class Uplink:
 
     @property
     def facts(self) -> UplinkFacts:
-        """What rules name of it."""
+        """What rules contain of it."""
         return UplinkFacts(
             name=self.name,
             stack=self.stack,
@@ -134,15 +134,15 @@ class Uplink:
 
 
 def _is_loopback_or_tun(interface: Interface) -> bool:
-    """Whether it is loopback, known by its index as in the rules, or the TUN: a card can be given its name."""
+    """Whether it is loopback (by index, as in the rules) or the TUN (by name and kind: a card can have the name)."""
     return interface.index == names.LOOPBACK_INDEX or (interface.name == names.TUN_NAME and interface.kind == "tun")
 
 
 def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tuple[str, ...]:
-    """Where our addresses put us on this link.
+    """The places of our addresses on this link (see `Interface.addresses`).
 
-    A point-to-point link may have no address of its own: the kernel then takes one of another interface
-    (inet_select_addr(), ipv6_dev_get_saddr()). On a link with neighbours that would lead nowhere.
+    A point-to-point link may have no address of its own: the kernel then uses one of another interface
+    (inet_select_addr(), ipv6_dev_get_saddr()). On a link with neighbours that would not work.
     """
     own = tuple(sorted({place for kind, place in interface.addresses if kind == version}))
     if own or not interface.headerless:
@@ -152,7 +152,7 @@ def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tupl
 
 
 def find_stack(snapshot: Snapshot, interface: Interface) -> list[Interface]:
-    """An interface and all that it stands on: the card of a VLAN, the ports of a bridge or a bond, and so on."""
+    """An interface and all its lower devices: the card of a VLAN, the ports of a bridge or a bond, and so on."""
     found = {interface.index: interface}
     fresh = [interface]
     while fresh:
@@ -166,9 +166,9 @@ def find_stack(snapshot: Snapshot, interface: Interface) -> list[Interface]:
 
 
 def _is_tunnel(interface: Interface) -> bool:
-    """Whether it stands for no card: another VPN's, as far as can be told.
+    """Whether it is most likely another VPN's, and not above a card.
 
-    A card without Ethernet (mobile) has no kind, or one of its driver's.
+    A mobile card without Ethernet has no kind, or one of its driver.
     """
     if interface.kind in TUNNEL_KINDS:
         return True
@@ -178,10 +178,10 @@ def _is_tunnel(interface: Interface) -> bool:
 def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
     """Every interface with a default route, a carrier and an address, the best first.
 
-    Cards, and what stands for them, come before tunnels, IPv4 before IPv6, and then the lowest metric wins.
+    Cards, and devices above them, come before tunnels, IPv4 before IPv6, and then the lowest metric wins.
 
-    Never one whose name is not of the usual form (`find_odd_wires`): the core is told a name, and whoever could choose
-    such a one means no good. And never one that stands on a device which hides the owners (`find_ownerless_uplink`).
+    Interfaces with an odd name (`find_odd_wires`) are left out: the core is bound by name, and nobody chooses such a
+    name with good intent. So are those above a device that hides the owners of packets (`find_ownerless_uplink`).
     """
     by_index = {interface.index: interface for interface in snapshot.interfaces}
     usable = [
@@ -190,7 +190,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
         if (interface := by_index.get(route.index)) is not None
         and interface.up
         and not _is_loopback_or_tun(interface)
-        and interface.name != names.TUN_NAME  # a card that was given it: the rules refuse what would leave by it
+        and interface.name != names.TUN_NAME  # a card with the TUN's name: the rules refuse what would leave by it
         and all(InterfaceName.of(link.name) for link in find_stack(snapshot, interface))
         and not any(link.kind in OWNERLESS_KINDS for link in find_stack(snapshot, interface))
         and _find_places(snapshot, interface, route.version)
@@ -217,7 +217,7 @@ def _find_wire_stack(snapshot: Snapshot, interface: Interface) -> tuple[Interfac
 
 
 def has_odd_uplink(snapshot: Snapshot) -> bool:
-    """Whether a default route leads over an interface that `list_uplinks` leaves out for its name."""
+    """Whether a default route uses an interface that `list_uplinks` leaves out because of a name."""
     routed = {route.index for route in snapshot.defaults}
     return any(
         link.up
@@ -229,10 +229,10 @@ def has_odd_uplink(snapshot: Snapshot) -> bool:
 
 
 def find_ownerless_uplink(snapshot: Snapshot) -> str | None:
-    """The interface with a default route that `list_uplinks` leaves out because the kernel hides the owners below it.
+    """The interface with a default route that `list_uplinks` leaves out because packets below it have no owner.
 
     Returns:
-        Its name and the form in which it sends, for people; None where there is none.
+        Its name and its technology, to be shown; None if there is none.
     """
     routed = {route.index for route in snapshot.defaults}
     for link in snapshot.interfaces:
@@ -243,10 +243,10 @@ def find_ownerless_uplink(snapshot: Snapshot) -> str | None:
 
 
 def find_conflicts(snapshot: Snapshot) -> tuple[str, ...]:
-    """Names of the interfaces whose network has the tunnel's own addresses, or a gateway that has one of them.
+    """Names of the interfaces with a network or a gateway among the tunnel's own addresses.
 
-    A gateway that has the TUN's address cannot be gone by: to the kernel it is this machine itself. What is sent to the
-    others goes into the tunnel.
+    A gateway with the TUN's address cannot be used: to the kernel it is this machine itself. Packets to the other
+    addresses enter the tunnel.
     """
     gateways = {route.index: route.gateway for route in snapshot.defaults if route.gateway and is_ours(route.gateway)}
     return tuple(
@@ -261,7 +261,7 @@ def find_conflicts(snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def is_ours(place: str) -> bool:
-    """Whether an address, or a network, lies in one of the tunnel's."""
+    """Whether an address or a network overlaps one of the tunnel's subnets."""
     found = ipaddress.ip_network(place, strict=False)
     return any(
         found.overlaps(ipaddress.ip_network(own))
@@ -283,14 +283,14 @@ def _find_paths(snapshot: Snapshot, interface: Interface, routes: list[DefaultRo
 
 
 def choose_uplink(snapshot: Snapshot, named: str = "") -> Uplink | None:
-    """The uplink that is tried first: the named one and no other, or the best."""
+    """The uplink to try first: the named one and no other, or the best."""
     return next((uplink for uplink in list_uplinks(snapshot) if uplink.name == (named or uplink.name)), None)
 
 
 def find_outbound(snapshot: Snapshot, before: frozenset[int] = frozenset()) -> frozenset[int]:
-    """Indexes of the interfaces that have a default route, or had one (`before`) and are still there.
+    """Indexes of the interfaces that have a default route, or had one (`before`) and still exist.
 
-    One that led out once leads out: its guard must not go because its route does, and come back a moment too late.
+    They stay in: if a guard went with its route, it would come back a moment too late.
     """
     there = {interface.index for interface in snapshot.interfaces}
     return frozenset({route.index for route in snapshot.defaults} | (before & there))
@@ -299,7 +299,7 @@ def find_outbound(snapshot: Snapshot, before: frozenset[int] = frozenset()) -> f
 def _list_outward(snapshot: Snapshot, outbound: frozenset[int] | None) -> list[Interface]:
     """The interfaces that lead out of the machine: these carry the egress guard.
 
-    Hardware, and what stands for it (VLAN, bond, PPP, WWAN, macvlan...); an inner kind only where it leads out.
+    Hardware and devices above it (VLAN, bond, PPP, WWAN, macvlan...); one of `LOCAL_KINDS` only if it leads out.
     """
     leads = find_outbound(snapshot) if outbound is None else outbound
     return [
@@ -310,11 +310,11 @@ def _list_outward(snapshot: Snapshot, outbound: frozenset[int] | None) -> list[I
 
 
 def find_wires(snapshot: Snapshot, outbound: frozenset[int] | None = None) -> tuple[InterfaceName, ...]:
-    """Names of the interfaces that lead out of the machine, but for odd ones.
+    """Names of the interfaces that lead out of the machine, without those with an odd name.
 
     Args:
         snapshot: the links.
-        outbound: what leads out (`find_outbound`); None for what does now.
+        outbound: indexes of those that lead out (`find_outbound`); None: those that do now.
     """
     found = (InterfaceName.of(interface.name) for interface in _list_outward(snapshot, outbound))
     return tuple(sorted(name for name in found if name is not None))
@@ -326,7 +326,7 @@ def find_cards(snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def find_odd_wires(snapshot: Snapshot, outbound: frozenset[int] | None = None) -> tuple[str, ...]:
-    """Names of those that are of another form, and stand in no rule. Arguments as for `find_wires`."""
+    """Names of the wires that no rule can contain because of their form. Arguments as for `find_wires`."""
     found = _list_outward(snapshot, outbound)
     return tuple(sorted(interface.name for interface in found if InterfaceName.of(interface.name) is None))
 
@@ -334,7 +334,7 @@ def find_odd_wires(snapshot: Snapshot, outbound: frozenset[int] | None = None) -
 def find_container_interfaces(
     snapshot: Snapshot, outbound: frozenset[int] | None = None
 ) -> tuple[InterfaceName, ...] | None:
-    """Names of the interfaces that lead out nowhere; None where every wire is known by its name (`find_odd_wires`)."""
+    """Names of the interfaces that do not lead out; None if rules can name every wire (see `find_odd_wires`)."""
     out = _list_outward(snapshot, outbound)
     if all(InterfaceName.of(interface.name) for interface in out):
         return None
@@ -351,7 +351,7 @@ def find_headerless(snapshot: Snapshot, outbound: frozenset[int] | None = None) 
 
 
 def find_neighbourhood(snapshot: Snapshot, outbound: frozenset[int] | None = None) -> OnLink:
-    """Whom the kernel may speak to without a router, on the wires and to guests. Arguments as for `find_wires`."""
+    """The neighbours that the kernel may talk to, on the wires and to guests. Arguments as for `find_wires`."""
     out = _list_outward(snapshot, outbound)
     within = (link for link in snapshot.interfaces if link not in out and not _is_loopback_or_tun(link))
     return find_on_link(

@@ -1,4 +1,4 @@
-"""The network managers: one module for each, and the list of them, from which everybody else takes what they need.
+"""The network managers: one module for each, and the list from which all other code takes them.
 
 A new one is a module here and its line in this list (CONTRIBUTING.md, "A new network manager").
 """
@@ -32,9 +32,9 @@ MANAGERS: Final[tuple[NetworkManager, ...]] = (
     connman.MANAGER,
 )
 UNITS: Final = tuple(unit for manager in MANAGERS for unit in manager.units)
-"""What brings interfaces up: each gets a drop-in that requires the boot lock, so that without it they stay down."""
+"""Units that bring interfaces up. Each gets a drop-in that requires the boot lock: without it interfaces stay down."""
 USERS: Final = ("root", *(user for manager in MANAGERS for user in manager.users))
-"""Users that speak DHCP; most do it as root."""
+"""Users that send DHCP; most network managers do it as root."""
 
 
 def find_portal(index: int) -> bool:

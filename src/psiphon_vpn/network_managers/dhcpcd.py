@@ -1,4 +1,4 @@
-"""dhcpcd, which drops its rights to a user of its own on some distributions."""
+"""dhcpcd, which on some distributions runs as its own user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""iwd, which logs in to wireless networks; its ead does so on cables."""
+"""iwd, which logs in to wireless networks; its ead does so on wired ones."""
 
 from __future__ import annotations
 

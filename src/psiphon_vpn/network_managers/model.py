@@ -1,4 +1,4 @@
-"""What the service has to know of a network manager, as one value. Pure but for `find_portal`."""
+"""What the service has to know about a network manager, as one value. Pure, except for `find_portal`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ class NetworkManager:
     """A program that brings interfaces up, gives them addresses, or logs in to networks.
 
     Attributes:
-        name: as people know it.
-        units: what systemd starts of it. Each gets a drop-in that requires the boot lock, so that without it interfaces
-            stay down.
-        users: who speaks DHCP for it, besides root.
+        name: its usual name.
+        units: its systemd units. Each gets a drop-in that requires the boot lock, so that without it interfaces stay
+            down.
+        users: users that send its DHCP messages, besides root.
         logins: names of its processes (proc(5), comm) that log in to networks.
-        cable_logins: those of them that are for cables alone.
-        files: what it reads of ours, so that it ignores the TUN, routes and rules: the path on the machine, and the
-            file of `resources/`.
-        reread: how its first unit reads them again, a verb of systemctl(1); None where it reads nothing of ours.
-        released_files: what counts instead of a file in /usr/lib on a machine that was released: the path in /run, and
-            the file of `resources/`.
+        cable_logins: those of them that are for wired networks alone.
+        files: configuration files installed for it, so that it ignores the TUN, its routes and rules: path on the
+            machine, and file in `resources/`.
+        reread: how its first unit reads them again, a verb of systemctl(1); None if there are none.
+        released_files: files that replace those in /usr/lib while a machine is released: path in /run, and file in
+            `resources/`.
         leases: its directories that hold addresses and names of networks, which no report may show.
-        networks: its directories with a file for each network, by whose name, and by what in it, networks are called.
-        encoded_networks: those with files that are called as networks are, in digits where no file may be called so
+        networks: its directories with a file for each network; file names and contents reveal networks' names.
+        encoded_networks: directories of files named after networks, in hexadecimal where the name is unsuitable
             (iwd.network(5)).
-        find_portal: whether the network told it of a sign-in page (RFC 8910), by the interface's index; None where it
-            does not tell. Nothing may be sent to find out: it would be in clear, outside the tunnel.
+        find_portal: tells by the interface's index whether the network announced a sign-in page (RFC 8910); None if
+            the manager does not record it. Nothing may be sent to find out: it would go in clear, outside the tunnel.
     """
 
     name: str

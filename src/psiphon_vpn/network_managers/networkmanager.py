@@ -9,12 +9,11 @@ from psiphon_vpn.network_managers.model import NetworkManager
 MANAGER: Final = NetworkManager(
     name="NetworkManager",
     units=("NetworkManager.service",),
-    # It leaves the TUN alone, asks nobody whether the internet is there, and has names asked of the resolver in the
-    # tunnel (NetworkManager.conf(5)).
+    # Ignore the TUN, send no connectivity checks, use the resolver in the tunnel (NetworkManager.conf(5)).
     files={"/usr/lib/NetworkManager/conf.d/psiphon-vpn.conf": "NetworkManager.conf"},
     # Not restarted: it would take Wi-Fi down with it.
     reread="reload",
-    # The network's own resolvers, and still no question in between.
+    # The network's own resolvers, and still no connectivity checks.
     released_files={"/run/NetworkManager/conf.d/psiphon-vpn.conf": "NetworkManager-released.conf"},
     leases=("/var/lib/NetworkManager",),
     networks=("/etc/NetworkManager/system-connections", "/run/NetworkManager/system-connections"),

@@ -12,13 +12,13 @@ _MAX_STATE_FILE: Final = 65536
 
 
 def find_portal(index: int, links: Path | None = None) -> bool:
-    """Whether the network told, by DHCP or router advertisement, that it has a sign-in page (RFC 8910).
+    """Whether the network announced a sign-in page by DHCP or router advertisement (RFC 8910).
 
-    systemd-networkd (254 and later) notes it in its state file of the link.
+    systemd-networkd (254 and later) records it in its state file of the link.
 
     Args:
-        index: of the uplink.
-        links: where those files are; None for where they are everywhere.
+        index: interface index of the uplink.
+        links: directory of those files; None for the usual one.
     """
     try:
         with ((links or LINKS) / str(index)).open("rb") as file:
@@ -33,10 +33,10 @@ MANAGER: Final = NetworkManager(
     units=("systemd-networkd.service",),
     users=("systemd-network",),
     files={
-        # It removes rules and routes that it did not make, unless told so (systemd 246 and 249, networkd.conf.d(5)).
+        # It removes rules and routes of others unless configured not to (systemd 246 and 249, networkd.conf.d(5)).
         "/usr/lib/systemd/networkd.conf.d/zz-psiphon-vpn.conf": "networkd.conf",
-        # A .network of the user's that matches every name must not configure the TUN: no address, no query, no route.
-        # The first that matches counts (systemd.network(5)).
+        # A user's .network file that matches every name must not configure the TUN: no address, no query, no route.
+        # The first match wins (systemd.network(5)).
         "/usr/lib/systemd/network/00-psiphon-vpn.network": "tun.network",
     },
     reread="restart",

@@ -1,4 +1,4 @@
-"""wpa_supplicant, which logs in for others: to wireless networks, and on cables (802.1X)."""
+"""wpa_supplicant, which logs in for other network managers: to wireless and wired networks (802.1X)."""
 
 from __future__ import annotations
 
