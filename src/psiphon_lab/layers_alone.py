@@ -133,6 +133,8 @@ class Scene:
         container, pid = self.world.container, str(self.world.container.pid)
         self.client.run(["ip", "link", "add", "mv0", "link", LAN_A.interface, "address", CHILD_MAC, "type", "macvlan"])
         self.client.run(["ip", "link", "set", "mv0", "netns", pid])
+        # Its frames are made by hand. By itself the container's kernel would report groups whenever it likes.
+        container.set_sysctls({"ipv6/conf/mv0/disable_ipv6": "1"})
         container.run(["ip", "link", "set", "mv0", "up"])
 
     # -- layers -------------------------------------------------------------------------------------------------------
