@@ -26,6 +26,22 @@ from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.status import explain_no_lease
 
 
+async def make_keeper(lock: FakeLock, *, post: Callable[[Event], None], on_renewal: Callable[[], None]) -> LeaseKeeper:
+    """A keeper of a lease that was just taken."""
+    lock.policy = make_policy(State.OPEN)
+    return LeaseKeeper(
+        enforcer=lock,
+        proof=await lock.renew(await lock.read_back(), Cover()),
+        cover=Cover(),
+        has_ipv6=True,
+        post=post,
+        on_change=lambda: None,
+        has_slept=lambda: False,
+        on_renewal=on_renewal,
+        ipv6_probe=(),
+    )
+
+
 def keep(lock: FakeLock, befall: Callable[[FakeLock], None]) -> list[Event]:
     """Keep a lease until something befalls it; what is posted."""
     told: list[Event] = []
@@ -35,8 +51,6 @@ def keep(lock: FakeLock, befall: Callable[[FakeLock], None]) -> list[Event]:
         return True
 
     async def scenario() -> None:
-        lock.policy = make_policy(State.OPEN)
-        proof = await lock.renew(await lock.read_back(), Cover())
         renewals = 0
 
         def renewed() -> None:
@@ -45,17 +59,7 @@ def keep(lock: FakeLock, befall: Callable[[FakeLock], None]) -> list[Event]:
             if renewals == 3:
                 befall(lock)
 
-        service = LeaseKeeper(
-            enforcer=lock,
-            proof=proof,
-            cover=Cover(),
-            has_ipv6=True,
-            post=told.append,
-            on_change=lambda: None,
-            has_slept=lambda: False,
-            on_renewal=renewed,
-            ipv6_probe=(),
-        )
+        service = await make_keeper(lock, post=told.append, on_renewal=renewed)
         async with asyncio.timeout(600):
             await service.run()
         assert renewals == 3
@@ -201,19 +205,7 @@ def test_a_tunnel_that_is_silent_closes_and_names_what_was_put_before_it(lock: F
         def renewed() -> None:
             service.doubt()
 
-        lock.policy = make_policy(State.OPEN)
-        proof = await lock.renew(await lock.read_back(), Cover())
-        service = LeaseKeeper(
-            enforcer=lock,
-            proof=proof,
-            cover=Cover(),
-            has_ipv6=True,
-            post=posted.append,
-            on_change=lambda: None,
-            has_slept=lambda: False,
-            on_renewal=renewed,
-            ipv6_probe=(),
-        )
+        service = await make_keeper(lock, post=posted.append, on_renewal=renewed)
         async with asyncio.timeout(600):
             await service.run()
 
@@ -234,19 +226,7 @@ def test_what_happens_while_the_tunnel_is_asked_is_asked_for_again() -> None:
 
     async def scenario() -> None:
         lock = FakeLock()
-        lock.policy = make_policy(State.OPEN)
-        proof = await lock.renew(await lock.read_back(), Cover())
-        service = LeaseKeeper(
-            enforcer=lock,
-            proof=proof,
-            cover=Cover(),
-            has_ipv6=True,
-            post=lambda _: None,
-            on_change=lambda: None,
-            has_slept=lambda: False,
-            on_renewal=lambda: None,
-            ipv6_probe=(),
-        )
+        service = await make_keeper(lock, post=lambda _: None, on_renewal=lambda: None)
 
         async def answer(*_arguments: object, **_more: object) -> bool:
             nonlocal asked
