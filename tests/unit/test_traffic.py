@@ -8,16 +8,23 @@ import ipaddress
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psiphon_vpn.linux import card_filters
+from psiphon_vpn.linux import card_filters, loading
 from psiphon_vpn.linux.card_filters import CardFilters
+from psiphon_vpn.linux.loading import PolicyLoader
+from psiphon_vpn.linux.lock import EnforcementError
 from psiphon_vpn.linux.lockstate import list_marking
 from psiphon_vpn.linux.monitor import parse_changes
 from psiphon_vpn.linux.netlink import HEADER, read_attributes
+from psiphon_vpn.linux.nft import RulesetError
+from psiphon_vpn.linux.refused_wires import RefusedWires
+from psiphon_vpn.linux.routes import RoutingError
 from psiphon_vpn.linux.tcvalues import (
     BPF,
     CLSACT,
@@ -405,6 +412,43 @@ def test_no_filter_goes_while_the_guards_do_not_load_or_the_policy_names_a_card_
     assert follow("eth0", "usb0", loaded=False) == {2: MARKED, 4: MARKED}, "a new one gets it though no guard loads"
     assert follow("eth0", "usb0", guarded=("eth0",)) == {2: MARKED, 4: SOURCES}
     assert follow("usb0") == {4: MARKED}, "the control: one that is no wire any more"
+
+
+@pytest.mark.requirement("R2", "B4")
+@pytest.mark.parametrize("error", [RulesetError("no table"), RoutingError("no route")], ids=["tables", "routes"])
+def test_each_wire_gets_its_filter_though_the_load_fails(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The filter is all that stops what traffic control moves, so it may not wait for a load that succeeds."""
+    called = {2: "eth0", 3: "usb0"}
+    monkeypatch.setattr(card_filters, "if_indextoname", called.__getitem__)
+    monkeypatch.setattr(card_filters, "if_nametoindex", lambda name: find_index(called, name))
+    kernel = FakeKernel()
+    wires = parse_names("eth0", "usb0")
+    policy = Policy(state=State.LOCKED, identity=Identity(uid=1, gid=1), links=Links(wires=wires))
+
+    async def put(*_tables: object) -> None:
+        raise error
+
+    held: Any = SimpleNamespace(
+        lease=SimpleNamespace(close=lambda: None),
+        turn=asyncio.Lock(),
+        filters=CardFilters(kernel),
+        socket=None,
+        identity=policy.identity,
+        refused=RefusedWires(),
+        features=SimpleNamespace(egress_hook=True, lacking=()),
+        tables=SimpleNamespace(put=put, guarded=frozenset()),
+    )
+
+    async def load() -> None:
+        with pytest.raises(EnforcementError):
+            await PolicyLoader(held).load(lambda _tun: policy, odd_wires=(), replace_tun=False)
+
+    async def make_tun(*_arguments: object, **_more: object) -> None:
+        return None
+
+    monkeypatch.setattr(loading, "ensure_tun", make_tun)
+    asyncio.run(load())
+    assert {item.index: judge([item]).filter for item in kernel.filters} == {2: MARKED, 3: MARKED}
 
 
 @pytest.mark.requirement("R2", "B4")
