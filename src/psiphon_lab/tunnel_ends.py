@@ -16,7 +16,7 @@ from psiphon_lab.trial import TunnelServer
 from psiphon_lab.world import World
 
 _REAL_WRAPPER = """#!/bin/sh
-# A real psiphon-tunnel-core knows no faults; that every core ends at once can be had without it.
+# A real psiphon-tunnel-core cannot be told to misbehave. This script can only make it end at once.
 if grep -q '"exit"' '{faults}'; then exit 1; fi
 exec '{core}' "$@"
 """
@@ -36,7 +36,7 @@ class Tunnel:
 
     Attributes:
         core: what the service starts.
-        faults: the file that tells the stand-in core how to misbehave; a real core ends at once by it, and no more.
+        faults: the file that tells the stand-in core how to misbehave. All it can do to a real core is end it at its start.
     """
 
     world: World

@@ -29,7 +29,7 @@ class Attack:
         disturbs: whether the machine leaves its state by it (a deleted device): then the state is reached anew.
         beyond: why the lock cannot stop it, "" if it can: it is tried all the same, shown apart, and no failure.
         tools: programs that it needs; without one of them it is not made, and proves nothing.
-        standin_only: whether it is the stand-in core that does it.
+        standin_only: whether only the stand-in core can do it.
     """
 
     id: str

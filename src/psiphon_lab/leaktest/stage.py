@@ -61,7 +61,7 @@ def open_stage(directory: Path | None = None, real: RealPrograms | None = None) 
             # No program of the client gets a port of the core's by chance; no attempt asks for one.
             world.client.set_sysctls({"ipv4/ip_local_reserved_ports": f"{CORE_PORTS.start}-{CORE_PORTS.stop - 1}"})
         else:
-            # A real core takes the ports that the kernel gives it. An attempt that calls the server has one of its own.
+            # A real core gets its ports from the kernel. Attempts that call the server bind ports outside this range.
             world.client.set_sysctls({"ipv4/ip_local_port_range": f"{CORE_PORTS.start} {CORE_PORTS.stop - 1}"})
         with Machine(world, core=tunnel.core, entry=lambda: tunnel.server.entry) as machine:
             yield Stage(world, tunnel.server, machine, tunnel.faults)

@@ -76,7 +76,7 @@ def leaktest(
 
     real = RealPrograms(core=core, server=server) if core is not None and server is not None else None
     if chaos and real is not None:
-        raise click.UsageError(_("--chaos has the stand-in core alone: it makes the core misbehave."))
+        raise click.UsageError(_("--chaos works only with the stand-in core, since it makes the core misbehave."))
     if chaos:
         return run_chaos_command(seed=seed, minutes=minutes, json_output=as_json, report=report)
     return run_leaktest(attacks=attacks, states=states, jobs=jobs, json_output=as_json, report=report, real=real)
