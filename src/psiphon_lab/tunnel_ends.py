@@ -36,7 +36,7 @@ class Tunnel:
 
     Attributes:
         core: what the service starts.
-        faults: the file that tells the stand-in core how to misbehave. All it can do to a real core is end it at its start.
+        faults: the file that tells the stand-in core how to misbehave. It can only end a real core at its start.
     """
 
     world: World
