@@ -1,4 +1,6 @@
 #!/bin/bash -p
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Prepares the machine for psiphon-vpn and passes the arguments on: demo, test, status, help and so on.
 # It installs missing OS packages, finds Python 3.11 or later or downloads one, and makes a virtual environment from
 # hash-locked requirements. It does this once; later runs only check a stamp.
@@ -6,7 +8,7 @@
 set -euo pipefail
 umask 022 # the service's own user has to read what root makes here
 
-say() { printf 'psiphon-vpn setup: %s\n' "$*" >&2; }
+say() { printf 'Psiphon-Linux-VPN-Service-Setup.sh: %s\n' "$*" | if [ -t 2 ]; then fold -s -w 80; else cat; fi >&2; } # words stay whole
 fail() { say "$1"; exit "${2:-1}"; }
 [ "$EUID" -eq 0 ] || fail "This needs root: run it again with sudo in front." 77
 # No other directory, not even last: root runs these programs. -p above ignores functions in the environment.
@@ -16,7 +18,7 @@ venv="${PSIPHON_VPN_VENV:-$here/.venv}"
 . "$here/packaging/commands.sh"; forget_variables # which package brings a command; what root does not obey
 needed=(nft ip setpriv nsenter openssl flock) lock="requirements.lock"
 case " $* " in
-    *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" demo "* | *" leaktest "*) lock="requirements-lab.lock" ;;&
+    *" test "* | *" package "*) lock="requirements-dev.lock" ;; *" demo "* | *" leaktest "* | *" bench "*) lock="requirements-lab.lock" ;;&
     *" --server"*) needed+=(iptables ip6tables) ;;
 esac
 # A line that changes with the lock file, the Python or the checkout.
@@ -32,8 +34,8 @@ install_for() { # commands
     for word in "$@"; do packages+=" $(package_for "$word" "$manager")"; done
     say "installing$packages with $manager"
     case "$manager" in
-        apt-get) [ -n "${updated:-}" ] || apt-get update -qq >&2 </dev/null || true # old lists may still do
-            set -- env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends ;;
+        apt-get) await_locks; [ -n "${updated:-}" ] || apt-get update -qq >&2 </dev/null || true # old lists may still do
+            set -- env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y -o DPkg::Lock::Timeout=600 --no-install-recommends ;;
         dnf) set -- dnf install -q -y ;; pacman) set -- pacman -S --noconfirm --needed ;;
         zypper) set -- zypper --non-interactive --quiet install ;;
     esac
@@ -66,10 +68,10 @@ bring_python() { # downloads one with uv, and prints its path
 make_venv() {
     [ ! -e "$venv" ] || [ -f "$venv/pyvenv.cfg" ] || fail "$venv exists and is not a virtual environment. Move it away."
     local python; python="$(find_python || bring_python)" || fail "No Python 3.11 or later was found or downloaded. Install one."
-    say "making $venv from $lock"
-    rm -rf -- "$venv"
-    { "$python" -I -m venv "$venv" && "$venv/bin/python" -I -m pip install --quiet --no-input \
-        --disable-pip-version-check --require-hashes --no-deps -r "$here/$lock"; } >&2 </dev/null ||
+    say "bringing the Python packages from $lock, once"; rm -rf -- "$venv"
+    local bare=(); [ "$lock" != requirements.lock ] || bare=(--without-pip) # an installation needs pip only here
+    { "$python" -I -m venv "${bare[@]}" "$venv" && "$venv/bin/python" -I "$here/packaging/run_pip.py" install --quiet \
+        --no-compile --no-input --disable-pip-version-check --require-hashes --no-deps -r "$here/$lock"; } >&2 </dev/null ||
         fail "The Python packages could not be installed. Check the network and run this again."
     echo "$here/src" >"$(echo "$venv"/lib/python3.*/site-packages)/psiphon-vpn.pth"
     local word # last, so that an incomplete one is made again; each lock file includes the previous ones
@@ -80,15 +82,15 @@ make_venv() {
 
 missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
-wanted=() # only for tests and the demonstration with a whole system: without these they skip something, and say so
+wanted=() # for tests and the demonstration with a whole system: without these they skip something, and say so
 case " $* " in
-    *" test "*) wanted=(rpm shellcheck dbus-daemon dnsmasq dhclient dhcpd radvd hostapd wpa_supplicant) ;;
+    *" test "*) wanted=(rpm lintian shellcheck dbus-daemon dnsmasq dhclient dhcpd radvd hostapd wpa_supplicant) ;;
     *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
     *" leaktest "*) # the programs that attacks use; a test compares this list
         wanted=(arping dbus-daemon dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft nsenter
             radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
 esac
-case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 pppoe-server iw) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; esac
+case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 qemu-img pppoe-server iw) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; *" --machine "* | *" --kernel "*) wanted+=(qemu-system-x86_64) ;; esac
 missing=(); for word in "${wanted[@]}"; do command -v "$word" >/dev/null || ! may_come "$word" || missing+=("$word"); done
 # A program without a package must not prevent the installation of the others.
 [ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || for word in "${missing[@]}"; do

@@ -1,4 +1,6 @@
 # shellcheck shell=bash
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Which package brings a command, what has to be done before it comes, and whose it is. Read by the setup script.
 
 package_for() { # command, package manager
@@ -16,7 +18,7 @@ package_for() { # command, package manager
         */systemd-networkd:dnf) echo systemd-networkd ;; */systemd-networkd:*) echo systemd ;;
         # A guest's first program is a busybox without libraries; its kernels are Debian's, known by their keyring.
         qemu-system-x86_64:apt-get) echo qemu-system-x86 busybox-static debian-archive-keyring ;;
-        qemu-system-x86_64:dnf) echo qemu-system-x86-core ;; qemu-system-x86_64:*) echo qemu-x86 ;;
+        qemu-img:apt-get) echo qemu-utils ;; qemu-system-x86_64:dnf) echo qemu-system-x86-core ;; qemu-system-x86_64:*) echo qemu-x86 ;;
         pppoe-server:apt-get) echo ppp pppoe ;; pppoe-server:*) echo ppp rp-pppoe ;;
         systemd-nspawn:pacman) ;; systemd-nspawn:*) echo systemd-container ;;
         python:apt-get) echo python3 python3-venv python3-pip ;; python:pacman) echo python python-pip ;;
@@ -47,6 +49,35 @@ may_come() { # command; fails if its package must not be installed here
     fi
     systemctl --root=/ --quiet mask "$@" >&2 || return 1
     say "masked, so that it never runs here: $*. To have it: systemctl unmask $*"
+}
+
+has_open() { # process, file
+    local descriptor
+    for descriptor in "/proc/$1/fd"/*; do [ ! "$descriptor" -ef "$2" ] || return 0; done
+    return 1
+}
+
+find_locker() { # files; prints who holds a lock on one of them (fcntl(2), proc_locks(5)); fails if nobody does
+    local file inode kind pid where
+    for file in "$@"; do
+        inode="$(stat -c %i -- "$file" 2>/dev/null)" || continue
+        while read -r _ kind _ _ pid where _; do
+            # "->": it only waits for it. The number alone may be that of a file on another disk.
+            if [ "$kind" = "->" ] || [ "${where##*:}" != "$inode" ] || ! has_open "$pid" "$file"; then continue; fi
+            printf '%s' "process $pid"; { read -r kind <"/proc/$pid/comm" && printf ' (%s)' "$kind"; } 2>/dev/null || true
+            return 0
+        done </proc/locks
+    done
+    return 1
+}
+
+await_locks() { # files, otherwise apt's; ten minutes at most, then apt says itself what is wrong
+    local locker said="" tries=0
+    [ "$#" -gt 0 ] || set -- /var/lib/dpkg/lock{-frontend,} /var/lib/apt/lists/lock /var/cache/apt/archives/lock
+    while [ "$tries" -lt 600 ] && locker="$(find_locker "$@")"; do
+        [ "$said" = "$locker" ] || say "waiting for $locker, which is installing packages; Ctrl-C ends this"
+        said="$locker" tries=$((tries + 1)); sleep 1
+    done
 }
 
 forget_variables() { # all but known ones: pip, uv, apt, OpenSSL and bash run what theirs name (PIP_PYTHON, BASH_ENV)

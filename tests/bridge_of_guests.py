@@ -1,4 +1,6 @@
-"""A bridge as libvirt makes one, with a guest behind it, on a machine under test: who answers, and who reaches whom."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A bridge like libvirt's with a guest behind it, on a machine under test: who answers, and who reaches whom."""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def ask(words):
     kind = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as sock:
-            sock.settimeout(2)
+            sock.settimeout(5)
             sock.connect((address, int(port)))
             sock.send(b"?")
             return kind == socket.SOCK_STREAM or bool(sock.recv(512))
@@ -52,7 +54,7 @@ PROGRAMS = {"answer.py": ANSWER, "ask.py": ASK}
 
 
 def render_inside(directory: str) -> str:
-    """A script that makes it, and has somebody answer on both sides; `directory` has the two programs below."""
+    """A script that makes the bridge and starts servers on both sides; `directory` has the two programs below."""
     return f"""
     set -e
     ip netns add inside
@@ -77,8 +79,8 @@ def render_inside(directory: str) -> str:
 
 
 def look(run: Callable[[str], str], directory: str) -> dict[str, bool]:
-    """What passes between this machine and its guest. run: a script of the machine's shell, and what it says."""
+    """What passes between this machine and its guest. run: runs a shell script on the machine."""
     ask = f"python3 -S {directory}/ask.py"
-    told = run(f"{ask} {shlex.join(FROM_HOST)}; ip netns exec inside {ask} {shlex.join((*FROM_GUEST, REFUSED))}")
-    here, there = told.splitlines()
+    reported = run(f"{ask} {shlex.join(FROM_HOST)}; ip netns exec inside {ask} {shlex.join((*FROM_GUEST, REFUSED))}")
+    here, there = reported.splitlines()
     return {**json.loads(here), **json.loads(there)}

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Private message buses for tests, with a notification service on them. Nothing touches the machine's own bus."""
 
 from __future__ import annotations
@@ -6,8 +8,7 @@ import contextlib
 import shutil
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,40 +30,34 @@ CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configurat
 """
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 60) -> float:
-    """Wait; returns how long it took, in seconds."""
-    begin = time.monotonic()
-    while not condition():
-        if time.monotonic() - begin > seconds:
-            pytest.fail(f"{what} did not come within {seconds:g} s")
-        time.sleep(0.005)
-    return time.monotonic() - begin
-
-
 @contextlib.contextmanager
 def run_bus(path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A message bus of our own at this path; its address and its process."""
+    """A private message bus at this path; yields its address and its process."""
     if shutil.which("dbus-daemon") is None:
         pytest.skip("dbus-daemon is missing: install the package 'dbus' (Fedora: 'dbus-daemon')")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     config = path.with_suffix(".conf")
     config.write_text(CONFIG.format(path=path))
-    argv = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--nosyslog"]
-    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    argv = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--nosyslog", "--print-address"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        wait_until(path.exists, "the bus")
+        # The bus prints its address once it listens. The socket's file exists earlier.
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"unix:"), "the bus did not start"
         path.chmod(0o666)
         yield f"unix:path={path}", process
     finally:
         process.kill()
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @contextlib.contextmanager
 def run_notifications(address: str) -> Iterator[list[tuple[Any, ...]]]:
-    """A stand-in for a desktop's notification service; what it was asked to show, in order."""
-    told: list[tuple[Any, ...]] = []
+    """A stand-in for a desktop's notification service; yields what it was asked to show, in order."""
+    reported: list[tuple[Any, ...]] = []
     ended = threading.Event()
     with open_dbus_connection(address) as bus:
         bus.send_and_get_reply(message_bus.RequestName("org.freedesktop.Notifications"), timeout=60)
@@ -75,13 +70,13 @@ def run_notifications(address: str) -> Iterator[list[tuple[Any, ...]]]:
                     continue
                 if message.header.message_type is MessageType.method_call:
                     assert message.header.fields[HeaderFields.member] == "Notify"
-                    told.append(message.body)
-                    bus.send(new_method_return(message, "u", (len(told),)))
+                    reported.append(message.body)
+                    bus.send(new_method_return(message, "u", (len(reported),)))
 
         server = threading.Thread(target=serve)
         server.start()
         try:
-            yield told
+            yield reported
         finally:
             ended.set()
             server.join()

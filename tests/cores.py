@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Files that look like cores, and a store of the test's own to put them into."""
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ import struct
 from pathlib import Path
 
 from psiphon_vpn.core import naming
-from psiphon_vpn.core.elf import _MACHINES
+from psiphon_vpn.core.elf import MACHINES
 from psiphon_vpn.core.manifest import Manifest, PinnedCore, compute_blob_id
 from psiphon_vpn.core.record import CoreRecord, render_record
 from psiphon_vpn.core.store import CoreStore, Owner
@@ -19,8 +21,8 @@ URL = "https://127.0.0.1:1/{repository}/{commit}/{path}"
 
 
 def make_elf(body: bytes = b"", *, machine: str = MACHINE, kind: int = 2) -> bytes:
-    """The header of a program for a processor, and something behind it."""
-    bits, order, number = _MACHINES[machine]
+    """A file with the ELF header of a program for a processor, and a body."""
+    bits, order, number = MACHINES[machine]
     ident = b"\x7fELF" + bytes([bits, order, 1]) + bytes(9)
     return ident + struct.pack(f"{'<' if order == 1 else '>'}HH", kind, number) + bytes(44) + body
 
@@ -30,7 +32,7 @@ def sha256(content: bytes) -> str:
 
 
 def pin(content: bytes, *, order: int = 1, known: bool = False) -> PinnedCore:
-    """A manifest's entry for this content; known: with size and SHA-256."""
+    """A manifest's entry for this content. known: with size and SHA-256."""
     return PinnedCore(
         order=order,
         architecture=MACHINE,
@@ -48,7 +50,7 @@ def make_manifest(*cores: PinnedCore, url: str = URL) -> Manifest:
 
 
 def make_store(root: Path, *cores: PinnedCore, machine: str = MACHINE) -> CoreStore:
-    """A store below `root`, in which whoever runs the test plays root and psiphon-user."""
+    """A store below `root`, in which the user who runs the test stands for root and psiphon-user."""
     return CoreStore(
         Layout(root=root),
         owner=Owner(uid=os.geteuid(), gid=os.getegid()),
@@ -59,7 +61,7 @@ def make_store(root: Path, *cores: PinnedCore, machine: str = MACHINE) -> CoreSt
 
 
 def install_script(root: Path, script: bytes, *, owner: int) -> Path:
-    """Put a script where the store would put a core, which takes only programs; returns its record's path."""
+    """Put a script in a core's place (the store itself accepts only ELF programs); returns its record's path."""
     layout, name = Layout(root=root), sha256(script)
     directory = layout.core_dir / name
     directory.mkdir(parents=True)
@@ -82,7 +84,7 @@ def install_script(root: Path, script: bytes, *, owner: int) -> Path:
 
 
 def list_tree(root: Path) -> dict[str, bytes | str]:
-    """Every file with its content and every link with its target, locks left out."""
+    """Every file with its content and every link with its target, except lock files."""
     found: dict[str, bytes | str] = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))

@@ -1,6 +1,8 @@
-"""A fake of the kernel's side, for tests of what stands above it: a lease that runs out, and nothing else.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A fake of the kernel's side, for tests of the code above it: a lease that runs out, and nothing else.
 
-`load` and reading back themselves are tested on a real kernel alone (tests/integration).
+`load` and `read_back` themselves are tested only on a real kernel (tests/integration).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ GUARDED_CARD = 3
 
 
 class FakeLock:
-    """All is always well, and what is asked for is done."""
+    """Everything is always right, and every request succeeds."""
 
     def __init__(self) -> None:
         self.policy: Policy | None = None
@@ -36,29 +38,29 @@ class FakeLock:
 
     @property
     def leased(self) -> bool:
-        """Whether the lease was taken and not given up since."""
+        """Whether the lease was taken and not given up since then."""
         return self.cover is not None
 
     @property
     def view(self) -> LockView:
-        """What is held."""
+        """The view of what is held."""
         ran_out = self.cover is not None and not self.holds_lease()
         return LockView(tun=self.tun, cover=self.cover, ran_out=ran_out, standings={GUARDED_CARD: Standing()})
 
     def holds_lease(self) -> bool:
-        """Whether it stands: what the kernel would say."""
+        """Whether the lease still runs, as the kernel would report it."""
         return asyncio.get_running_loop().time() < self._ends
 
     async def load(
         self, policy_for: Callable[[Tun | None], Policy], *, odd_wires: tuple[str, ...] = (), replace_tun: bool = False
     ) -> None:
-        """It is in force."""
+        """Put the policy in force."""
         self.close()
         self.tun = self.tun or Tun(7)
         self.policy = policy_for(self.tun)
 
     async def amend(self, policy: Policy, *, odd_wires: tuple[str, ...] = ()) -> bool:
-        """It is in force."""
+        """Put the policy in force."""
         self.policy = policy
         return True
 
@@ -66,15 +68,15 @@ class FakeLock:
         """Nothing to do."""
 
     async def read_back(self) -> Proof:
-        """All is well."""
+        """Find everything right."""
         made_at = asyncio.get_running_loop().time()
         return Proof(generation=1, closings=self._closings, made_at=made_at, fresh=True)
 
     async def renew(self, proof: Proof, cover: Cover) -> Proof:
-        """For longer."""
+        """Take the lease again, for its whole time."""
         now = asyncio.get_running_loop().time()
         assert self.policy is not None
-        assert self.policy.state is State.OPEN, "opened under another policy"
+        assert self.policy.state is State.OPEN, "opened under a policy that does not open"
         if proof.closings != self._closings:
             raise NoLease("it was closed since it was read back")
         if now - proof.made_at > names.LEASE_SECONDS:
@@ -84,7 +86,7 @@ class FakeLock:
         return Proof(generation=1, closings=self._closings, made_at=now, fresh=False)
 
     def close(self) -> None:
-        """The lease goes."""
+        """Give the lease up."""
         self.cover, self._ends = None, 0.0
         self._closings += 1
 
@@ -93,7 +95,7 @@ class FakeLock:
         return Restored()
 
     async def restore(self, area: Area, *, changed: bool = False) -> Restored:
-        """All is well."""
+        """Find everything right."""
         return Restored()
 
 

@@ -1,6 +1,8 @@
-"""Names of interfaces as an attacker makes them: what the kernel takes for one, above all what nft reads more into.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Interface names that an attacker would choose: the kernel accepts them, and nft may read more into them.
 
-Any user of a desktop can make such an interface by NetworkManager. Every test of the policy has them.
+Any desktop user can make such an interface with NetworkManager. Every test of the policy uses them.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ MISLEADING: tuple[bytes, ...] = (
 
 
 def is_name(name: bytes) -> bool:
-    """Whether the kernel takes this for the name of an interface (dev_valid_name; of % it makes a number)."""
+    """Whether the kernel accepts this as an interface name (dev_valid_name; it replaces %d with a number)."""
     return (
         0 < len(name) <= _LONGEST
         and name not in {b".", b".."}

@@ -1,4 +1,6 @@
-"""A web server with a certificate of the test's own, on loopback, that can be told to misbehave."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A web server on loopback, with the test's own certificate, that can misbehave on request."""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from typing import Any
 
 
 def make_certificate(directory: Path, *, name: str = "IP:127.0.0.1,DNS:localhost") -> tuple[Path, Path]:
-    """A self-signed certificate and its key; it is its own authority."""
+    """A self-signed certificate, which is its own authority, and its key."""
     certificate, key = directory / "cert.pem", directory / "key.pem"
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     argv += ["-days", "2", "-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
@@ -25,7 +27,7 @@ def make_certificate(directory: Path, *, name: str = "IP:127.0.0.1,DNS:localhost
 
 @dataclass
 class Site:
-    """What it serves and how; `script` has one behaviour for each request, the last one for all that follow."""
+    """What the server serves, and how. `script` has one behaviour for each request; the last one repeats."""
 
     content: bytes
     port: int = 0
@@ -116,11 +118,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # Else closing waits for every connection that was ever made.
+    # Otherwise closing waits for every connection that was ever made.
     block_on_close = False
 
     def handle_error(self, *_args: Any) -> None:
-        """A client that went away is part of the test."""
+        """Ignore it: clients that disconnect are part of the test."""
 
 
 @contextlib.contextmanager

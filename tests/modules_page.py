@@ -1,6 +1,8 @@
-"""Writes docs/modules.md: every module and what it says of itself.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Writes docs/modules.md: every module and the first sentence of its docstring.
 
-Run `python -m tests.modules_page` in the root of the checkout after a module was added, removed or described anew.
+Run `python -m tests.modules_page` in the root of the checkout after you add or remove a module or change its docstring.
 """
 
 import ast
@@ -15,14 +17,14 @@ PATH = ROOT / "docs" / "modules.md"
 
 
 def describe(path: Path) -> str:
-    """The first sentence of a module's documentation.
+    """The first sentence of a module's docstring.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has no docstring.
     """
     text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
     if not text:
-        raise ValueError(f"{path}: a module says what it is for")
+        raise ValueError(f"{path}: a module needs a docstring that says what it is for")
     return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", text, maxsplit=1)[0].replace("|", "\\|")
 
 

@@ -1,6 +1,8 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Writes the tables of what may pass into docs/architecture.md and SECURITY.md: `python -m tests.permits_page`.
 
-Each table stands between two comments of the document. A test holds them to the rows.
+Each table is between two comments of the document. A test compares the tables with the rows.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def render_exceptions() -> str:
 
 
 def fill(text: str) -> str:
-    """A document with its tables written anew."""
+    """A document with its tables replaced by current ones."""
 
     def write(found: re.Match[str]) -> str:
         name = found[2]

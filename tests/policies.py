@@ -1,4 +1,6 @@
-"""Policies that the tests share: the ones of the golden files, and any."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Policies that the tests share: those of the golden files, and random ones."""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS, TUN_SYSCTLS
 from psiphon_vpn.policy.values import Address, InterfaceName, decode_name, parse_address, parse_addresses, parse_names
 
 IDENTITY = Identity(uid=64190, gid=64190, network_manager_uids=(0, 998))
-# Index 1 is lo in every namespace, so the golden files load anywhere: nft refuses the index of no interface.
+# Index 1 is lo in every namespace, so the golden files load anywhere: nft refuses an index without an interface.
 LINKS = Links(
     tun_index=1,
     uplink=InterfaceName("eth0"),
@@ -61,7 +63,7 @@ def make_situations() -> dict[str, Policy]:
         return find_on_link(map(ipaddress.ip_interface, own), gateways)
 
     links = {
-        # One that is in use, and another that leads out too.
+        # One uplink that is in use, and another one.
         "two_uplinks": replace(
             LINKS,
             wires=parse_names("eth0", "wlan0"),
@@ -80,7 +82,7 @@ def make_situations() -> dict[str, Policy]:
             dhcp_servers=(),
             on_link=on_link(*wired[1:], gateways=gateways["ipv6"]),
         ),
-        # A line by PPP: no gateway to go by, and no Ethernet header before its packets.
+        # A PPP line: no gateway, and no Ethernet header before its packets.
         "no_ethernet_header": Links(
             tun_index=1,
             uplink=InterfaceName("ppp0"),
@@ -88,7 +90,7 @@ def make_situations() -> dict[str, Policy]:
             headerless=parse_names("ppp0"),
             on_link=on_link("203.0.113.5/32", "fe80::5/64", gateways=()),
         ),
-        # A name that stands in no rule: only what leads to containers is told by name.
+        # A name that no rule can contain: only interfaces that lead to containers are matched by name.
         "odd_name": replace(LINKS, container_interfaces=parse_names("docker0", "veth1")),
     }
     situations = {name: make_policy(State.OPEN, links=value) for name, value in links.items()}
@@ -136,7 +138,7 @@ def golden_rulesets() -> dict[str, str]:
 
 
 def golden_tables() -> dict[str, Table]:
-    """The same as values."""
+    """The tables of the golden files, as values."""
     boot = Policy(state=State.LOCKED, identity=Identity(uid=64190, gid=64190))
     tables = {"boot": build_base_table(boot), "drop_only": build_drop_only(build_base_table(boot))}
     tables |= {state.lower(): build_base_table(make_policy(state)) for state in State}
@@ -194,7 +196,7 @@ _names = st.sampled_from(parse_names("eth0", "wlan0", "enp0s31f6", "wwan0", "br-
 
 @st.composite
 def _links_out(draw: st.DrawFn) -> tuple[tuple[InterfaceName, ...], tuple[InterfaceName, ...] | None]:
-    """Wires with usual and hostile names, as the daemon tells them apart."""
+    """Wires with usual and hostile names, sorted as the daemon sorts them."""
     found = draw(st.lists(_names | hostile.names.map(decode_name), unique=True, max_size=4))
     wires = tuple(name for text in found if (name := InterfaceName.of(text)) is not None)
     if len(wires) == len(found):

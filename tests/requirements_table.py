@@ -1,7 +1,10 @@
-"""Writes docs/requirements.md: each claim of the security policy, and the tests that hold it.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Writes docs/requirements.md: each claim of the security policy, and the tests that check it.
 
-The tests say it themselves, by `@pytest.mark.requirement("R4", "B2")`; here they are only collected, by reading their
-source. Run `python -m tests.requirements_table` in the root of the checkout after a marker was added or a test renamed.
+Tests name their requirements themselves with `@pytest.mark.requirement("R4", "B2")`. This module only collects the
+marks from their source. Run `python -m tests.requirements_table` in the root of the checkout after you add a mark or
+rename a test.
 """
 
 import ast
@@ -75,12 +78,12 @@ class Holder:
 
     @property
     def sentence(self) -> str:
-        """The test's name as what it is: a sentence."""
+        """The test's name as a sentence."""
         return self.name.removeprefix("test_").replace("_", " ")
 
 
 def _read_marks(node: ast.AST, known: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    """The numbers in a decorator or a `pytestmark`, also by the name of a mark made earlier in the module."""
+    """The numbers in a decorator or a `pytestmark`, even if the mark has a name from earlier in the module."""
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
             yield from known.get(part.id, ())
@@ -107,7 +110,7 @@ def read_module(source: str) -> dict[str, frozenset[str]]:
     """The tests of a module and the requirements that each names.
 
     Raises:
-        ValueError: a marker names what is no requirement.
+        ValueError: a marker names something that is not a requirement.
     """
     tree = ast.parse(source)
     known: dict[str, tuple[str, ...]] = {}

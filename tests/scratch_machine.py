@@ -1,7 +1,9 @@
-"""A machine to install on: a real tree of files below a scratch directory; its systemd and its kernel are stand-ins.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A machine to install on: a real tree of files below a scratch directory, with stand-ins for systemd and the kernel.
 
-Their state is a file, so that it outlives a process that is killed in the middle of an installation, as theirs does.
-They keep the rules that matter: what a unit's start loads, what a stop leaves, what cannot be removed while it is held.
+Their state is in a file, so it outlives a process that is killed during an installation, as real state does. They
+follow the rules that matter: what a unit's start loads, what a stop leaves, what cannot be removed while it is held.
 """
 
 from __future__ import annotations
@@ -34,17 +36,24 @@ class ScratchFile:
     mode: int = 0o644
 
 
-PAYLOAD = (
+_PROGRAM = (
     ScratchFile(path="/usr/bin/psiphon-vpn", content=b"#!launcher\n", mode=0o755),
     ScratchFile(path="/usr/lib/psiphon-vpn/lib/psiphon_vpn/__init__.py", content=b"# program\n"),
     ScratchFile(path="/usr/lib/psiphon-vpn/config.toml", content=b"# settings\n"),
-    ScratchFile(path="/usr/lib/sysusers.d/psiphon-vpn.conf", content=b"u psiphon-user\n"),
-    ScratchFile(path="/usr/lib/tmpfiles.d/psiphon-vpn.conf", content=b"d /run/psiphon-vpn\n"),
     ScratchFile(path="/usr/lib/systemd/system/psiphon-killswitch.service", content=b"[Unit]\n"),
     ScratchFile(path="/usr/lib/systemd/system/psiphon-vpn.service", content=b"[Unit]\n"),
-    ScratchFile(path="/usr/lib/systemd/system/sysinit.target.d/psiphon-vpn.conf", content=b"[Unit]\nWants=\n"),
-    ScratchFile(path=f"/usr/lib/systemd/system/{NETWORK_MANAGER}.d/psiphon-vpn.conf", content=b"[Unit]\nRequires=\n"),
 )
+_OWNED = [file.path for file in _PROGRAM]
+_LISTED = json.dumps({"version": "1", "files": [{"path": path} for path in _OWNED]}).encode()
+PAYLOAD = (*_PROGRAM, ScratchFile(path="/usr/lib/psiphon-vpn/manifest.json", content=_LISTED))
+"""What a package contains."""
+ACTING = (
+    ScratchFile(path=str(Layout().sysusers), content=b"u psiphon-user\n"),
+    ScratchFile(path=str(Layout().tmpfiles), content=b"d /run/psiphon-vpn\n"),
+    ScratchFile(path=str(Layout().dropin(NETWORK_MANAGER)), content=b"[Unit]\nRequires=\n"),
+    ScratchFile(path=str(Layout().dropin("sysinit.target")), content=b"[Unit]\nWants=\n"),
+)
+"""What only a machine that was set up has."""
 
 
 class Store:
@@ -66,7 +75,7 @@ class Store:
 
 
 def step() -> None:
-    """Called before each effect; a test that kills in between puts something else here."""
+    """Called before each effect; a test that kills the process replaces this."""
     hook()
 
 
@@ -110,7 +119,7 @@ class ScratchManager:
 
     def stop(self, unit: str) -> None:
         with self._store.change() as state:
-            requiring = layout_dropin(self._layout, NETWORK_MANAGER).exists()
+            requiring = self._layout.dropin(NETWORK_MANAGER).exists()
             assert unit != KILLSWITCH_UNIT or not requiring, "the network managers would be stopped too"
             if unit in state["stuck"]:
                 raise CommandError(["systemctl", "stop", unit], "it hangs", returncode=1)
@@ -125,6 +134,8 @@ class ScratchManager:
 
     def reload(self, unit: str) -> None:
         with self._store.change() as state:
+            if unit in state["broken"]:
+                raise CommandError(["systemctl", "reload", unit], "it fails", returncode=1)
             state["restarted"].append(unit)
 
 
@@ -214,7 +225,7 @@ class ScratchDirectories:
 
 @dataclass(frozen=True, kw_only=True)
 class ScratchMachine:
-    """All of it."""
+    """The whole machine."""
 
     platform: Platform
     store: Store
@@ -225,13 +236,13 @@ class ScratchMachine:
         return self.platform.layout.root
 
     def read_all(self) -> dict[str, Any]:
-        """Everything there is: the tree and what the stand-ins hold."""
+        """The whole state: the tree and what the stand-ins hold."""
         state = self.store.read()
         kept = ("tables", "guard", "ways", "settings", "active")
         return {"tree": list_tree(self.root), **{name: state[name] for name in kept}}
 
     def break_unit(self, unit: str) -> None:
-        """Let a unit's start fail."""
+        """Make a unit's start fail."""
         state = self.store.read()
         state["broken"].append(unit)
         self.store.path.write_text(json.dumps(state))
@@ -242,36 +253,32 @@ class ScratchMachine:
 
     @property
     def boots_locked(self) -> bool:
-        """Whether the units, as files and conditions are now, close the lock at the next boot (or leave links down)."""
+        """Whether the units, with the present files, close the lock at the next boot (or leave links down)."""
         layout = self.platform.layout
-        is_wanted = layout_dropin(layout, "sysinit.target").exists() and (layout.unit_dir / KILLSWITCH_UNIT).exists()
+        is_wanted = layout.dropin("sysinit.target").exists() and (layout.unit_dir / KILLSWITCH_UNIT).exists()
         return is_wanted and (layout.rules_dir.exists() or layout.install_journal.exists())
 
     def power_cycle(self) -> None:
-        """Start anew: the kernel knows nothing, and systemd starts what the files say (system/units.py).
+        """Boot: the kernel knows nothing, and systemd starts what the files say (system/units.py).
 
-        The boot lock is skipped while there are neither rules nor a journal; where it fails, interfaces stay down. What
-        requires a unit does not start without it (systemd.unit(5), Requires=).
+        The boot lock is skipped while there are neither rules nor a journal; if it fails, interfaces stay down. A unit
+        does not start without the units that it requires (systemd.unit(5), Requires=).
         """
         layout = self.platform.layout
         locked, starts = False, True
         unit = (layout.unit_dir / KILLSWITCH_UNIT).exists()
-        if layout_dropin(layout, "sysinit.target").exists() and unit:
+        if layout.dropin("sysinit.target").exists() and unit:
             skipped = not (layout.rules_dir.exists() or layout.install_journal.exists())
             locked = not skipped and layout.boot_rules.is_file()
             starts = skipped or locked
-        if layout_dropin(layout, NETWORK_MANAGER).exists():
+        if layout.dropin(NETWORK_MANAGER).exists():
             starts = starts and unit
         active = [KILLSWITCH_UNIT] * locked + [NETWORK_MANAGER] * starts + ["systemd-resolved.service"]
         self.set_state(tables=locked, guard=False, ways=False, active=active)
 
 
-def layout_dropin(layout: Layout, unit: str) -> Path:
-    return layout.unit_dir / f"{unit}.d" / "psiphon-vpn.conf"
-
-
 def make_machine(directory: Path) -> ScratchMachine:
-    """A machine with something of its own in the places that we write to."""
+    """A machine with other content in the places that an installation writes to."""
     root = directory / "root"
     for path in (
         "etc",
@@ -284,7 +291,7 @@ def make_machine(directory: Path) -> ScratchMachine:
         (root / path).mkdir(parents=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\n")
-    # Two things in our way: a link, and a file of another owner and mode. Both must come back.
+    # Two obstacles: a link, and a file with another owner and mode. Both must come back.
     (root / "usr/bin/psiphon-vpn").symlink_to("/opt/other/psiphon")
     other = root / "usr/lib/systemd/system/psiphon-vpn.service"
     other.write_text("[Unit]\nDescription=somebody else's\n")

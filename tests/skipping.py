@@ -1,6 +1,8 @@
-"""An event loop with a clock of its own: where nothing else is to be done, it says that time has passed.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An event loop with its own clock: when it has nothing else to do, it lets the time pass at once.
 
-For what has to do with timers alone. What comes from a file, a process or another thread is not waited for.
+Only for code that waits for timers. It does not wait for files, processes or other threads.
 """
 
 from __future__ import annotations
@@ -14,20 +16,20 @@ T = TypeVar("T")
 
 
 class _Skipping(selectors.DefaultSelector):
-    """Does not wait for time: it says that it has passed."""
+    """A selector that does not wait: it moves the clock."""
 
     now = 1000.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready now; else time goes on."""
+        """Return what is ready now; otherwise move the clock."""
         ready = super().select(0)
-        assert ready or timeout is not None, "nothing would ever happen again"
+        assert ready or timeout is not None, "nothing is left that could happen"
         self.now += 0.0 if ready else timeout or 0.0
         return ready
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
-    """An event loop with a clock of its own."""
+    """An event loop with its own clock."""
 
     def __init__(self) -> None:
         self._skipping = _Skipping()
@@ -38,11 +40,11 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         return self._skipping.now
 
     def pass_time(self, seconds: float) -> None:
-        """So much passes while nothing of this process runs."""
+        """Let time pass in which this process does not run."""
         self._skipping.now += seconds
 
 
 def run_skipping(work: Coroutine[Any, Any, T]) -> T:
-    """Like asyncio.run, by that clock."""
+    """Like asyncio.run, with that clock."""
     with asyncio.Runner(loop_factory=SkippingLoop) as runner:
         return runner.run(work)

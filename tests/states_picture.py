@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Writes docs/states.md from the state machine's own table: `python -m tests.states_picture`."""
 
 from __future__ import annotations
@@ -9,14 +11,20 @@ from psiphon_vpn.policy.model import State
 from psiphon_vpn.service.events import Timer
 from psiphon_vpn.service.model import (
     CALM_SECONDS,
+    CHANGES_AT_ONCE,
     FIRST_FIGHT_SECONDS,
     FIRST_RETRY_SECONDS,
-    LAST_CALM_SECONDS,
+    HELD_SECONDS,
     LAST_FIGHT_SECONDS,
     LAST_RETRY_SECONDS,
+    LAST_UNREST_SECONDS,
     LEGAL_MOVES,
     QUIET_SECONDS,
     RENEWAL_SECONDS,
+    RESCUE_EVERY,
+    RESCUE_SECONDS,
+    RESCUES_AT_FIRST,
+    SETTLE_SECONDS,
     SLOW_SECONDS,
     TROUBLES_AT_ONCE,
     VERIFICATION_SECONDS,
@@ -35,20 +43,33 @@ PASSES = {
 }
 TIMERS = {
     Timer.RETRY: (
-        f"{FIRST_RETRY_SECONDS:g} s, doubled each time up to {LAST_RETRY_SECONDS:g} s; for troubles without a calm "
-        f"between them {TROUBLES_AT_ONCE} times at once, then after {FIRST_RETRY_SECONDS:g} to "
-        f"{LAST_CALM_SECONDS:g} s; in a fight over the lock after {FIRST_FIGHT_SECONDS:g} to "
+        f"{FIRST_RETRY_SECONDS:g} s, doubled each time up to {LAST_RETRY_SECONDS:g} s; for openings that did not hold "
+        f"{TROUBLES_AT_ONCE} times at once, then after {FIRST_RETRY_SECONDS:g} to {LAST_UNREST_SECONDS:g} s; for "
+        f"changes of network without a calm between them {CHANGES_AT_ONCE} times at once, then when the new one has "
+        f"held for {SETTLE_SECONDS:g} s; in a fight over the lock after {FIRST_FIGHT_SECONDS:g} to "
         f"{LAST_FIGHT_SECONDS:g} s of peace",
         "`LOCKED`: connects again",
     ),
     Timer.ESTABLISH: ("`establish_timeout`", "`CONNECTING` without a tunnel: gives this core up"),
-    Timer.SLOW: (f"{SLOW_SECONDS:g} s", "`CONNECTING`: looks for the cause, without sending anything, and tells it"),
+    Timer.SLOW: (
+        f"{SLOW_SECONDS:g} s",
+        "`CONNECTING`: looks for the cause, without sending anything, and tells it; again after as long",
+    ),
     Timer.QUIET: (f"{QUIET_SECONDS:g} s without a word of the core", "`CONNECTING`: the core hangs; another one"),
     Timer.GIVE_WAY: (
         f"{FIRST_PATIENCE_SECONDS:g} s, doubled with each round up to {LAST_PATIENCE_SECONDS:g} s",
         "`CONNECTING` without a tunnel: takes another uplink, where there is one",
     ),
-    Timer.CALM: (f"{CALM_SECONDS:g} s", "`OPEN`, or no uplink: troubles are counted from zero again"),
+    Timer.RESCUE: (
+        f"{RESCUE_SECONDS:g} s, again and again",
+        f"`CONNECTING`: at look {', '.join(map(str, RESCUES_AT_FIRST))} and each {RESCUE_EVERY}th without a tunnel "
+        "between them, asks for a newer list of servers",
+    ),
+    Timer.HELD: (f"{HELD_SECONDS:g} s", "`OPEN`: the opening has held; troubles are counted from zero again"),
+    Timer.CALM: (
+        f"{CALM_SECONDS:g} s",
+        "`OPEN`, or no uplink: changes and fights are counted from zero again, too",
+    ),
     Timer.VERIFICATION: (f"{VERIFICATION_SECONDS:g} s", "`VERIFYING`: a verification without an outcome is given up"),
     Timer.RENEWAL: (f"{RENEWAL_SECONDS:g} s without a renewal of the lease", "`OPEN`: everything is verified again"),
     Timer.WAKE: (
@@ -87,8 +108,8 @@ def render() -> str:
     lines += ["", "## Reasons", "", "What `status` says, by the code that programs read (`reason_code`).", ""]
     lines += ["| Code | Why | What to do |", "| --- | --- | --- |"]
     for reason in Reason:
-        told = explain(reason)
-        lines.append(f"| `{reason}` | {told.sentence} | {told.next_step or ''} |")
+        reported = explain(reason)
+        lines.append(f"| `{reason}` | {reported.sentence} | {reported.next_step or ''} |")
     return "\n".join(lines) + "\n"
 
 

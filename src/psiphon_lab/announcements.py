@@ -1,4 +1,6 @@
-"""What the kernel announces on a host of the laboratory, heard by a thread while a block runs."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Receives the kernel's announcements on a host of the laboratory, in a thread, while a block runs."""
 
 from __future__ import annotations
 
@@ -16,26 +18,26 @@ _POLL_SECONDS = 0.2
 
 
 class Announcements:
-    """A block: `hear` is called for each message, in a thread of its own.
+    """A context manager that calls `receive` for each message, in its own thread.
 
     Args:
-        host: where.
+        host: the host whose kernel state is watched.
         openers: each makes a netlink socket that receives announcements.
     """
 
     def __init__(self, host: Host, *openers: Callable[[], socket.socket]) -> None:
-        # A socket stays in the namespace that it was made in.
+        # A socket stays in the namespace in which it was made.
         self._sockets = [host.call(opener) for opener in openers]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._read, name="announcements")
 
-    def hear(self, number: int, now: float, data: bytes) -> None:
-        """Take a message.
+    def receive(self, number: int, now: float, data: bytes) -> None:
+        """Handle a message.
 
         Args:
-            number: which of the sockets received it, in the order in which they were given.
-            now: time.monotonic(), seconds; the same for all that came together.
-            data: what it received.
+            number: which of the sockets received it, in the order of `openers`.
+            now: time.monotonic(), seconds; the same for all messages that arrived together.
+            data: the message.
         """
         raise NotImplementedError
 
@@ -59,4 +61,4 @@ class Announcements:
                 ready = selector.select(_POLL_SECONDS)
                 now = time.monotonic()
                 for key, _ in ready:
-                    self.hear(key.data, now, self._sockets[key.data].recv(65536))
+                    self.receive(key.data, now, self._sockets[key.data].recv(65536))

@@ -1,8 +1,10 @@
-"""Captures on the wires, from outside the machine under test.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Captures on the wires, outside the machine under test.
 
-A packet socket in the provider's namespace, on the far end of the client's cable, sees every frame that comes out
-of it before any rule of the provider can touch it. Lost frames are counted by the kernel and reported: a capture that
-lost any cannot show that nothing leaked.
+A packet socket in the provider's namespace, on the far end of the client's cable, sees every frame from the client
+before a rule of the provider can change it. The kernel counts lost frames, and they are reported: a capture that lost a
+frame cannot show that nothing leaked.
 """
 
 from __future__ import annotations
@@ -35,20 +37,22 @@ SETTLE = 0.02
 
 
 class Capture:
-    """A running capture of one wire. A context manager; `frames` may be read at any time.
+    """A running capture of one wire. A context manager; `frames_since` may be called at any time.
 
-    host, interface: where the far end of the cable is (never the client). wire: the name that frames carry.
-    pcap: a file to write in step, or None.
+    host, interface: the far end of the cable (never the client's). wire: the wire's name in frames. pcap: a file that
+    gets each frame at once, or None. buffer_bytes: size of the kernel's queue for frames.
     """
 
-    def __init__(self, host: Host, interface: str, *, wire: str, pcap: Path | None = None) -> None:
+    def __init__(
+        self, host: Host, interface: str, *, wire: str, pcap: Path | None = None, buffer_bytes: int = BUFFER_BYTES
+    ) -> None:
         self.wire = wire
         self._frames: list[Frame] = []
         self._dropped = 0
         self._taken = 0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._socket = host.call(lambda: _open_socket(interface))
+        self._socket = host.call(lambda: _open_socket(interface, buffer_bytes))
         self._file = pcap.open("wb") if pcap is not None else None
         self._writer = None if self._file is None else dpkt.pcap.Writer(self._file, nano=True)
         self._thread = threading.Thread(target=self._read, name=f"capture-{wire}", daemon=True)
@@ -65,10 +69,10 @@ class Capture:
         return len(self._frames)
 
     def frames_since(self, mark: int = 0, *, settle: float = SETTLE) -> list[Frame]:
-        """The frames captured after `mark`: all that the kernel has taken up `settle` seconds from now.
+        """The frames captured after `mark`: all that the kernel has queued `settle` seconds from now.
 
-        The settling time is for frames still on their way through the cable; the reader is waited for exactly, by
-        the kernel's own count. Raises LabError if it does not keep up.
+        The settling time is for frames that are still in the cable. The kernel's own count says for how many frames to
+        wait. Raises LabError if the reader does not keep up.
         """
         time.sleep(settle)
         deadline = time.monotonic() + PATIENCE
@@ -90,17 +94,17 @@ class Capture:
 
     @property
     def dropped(self) -> int:
-        """Frames that the kernel could not hand over since the start. Anything but 0 spoils the evidence."""
+        """Frames that the kernel had to drop since the start. If this is not 0, the capture proves nothing."""
         self._count_taken()
         return self._dropped
 
     @property
     def alive(self) -> bool:
-        """False once the reader has ended: nothing can be concluded from what came after."""
+        """False once the reader has ended: from then on the capture proves nothing."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """End the capture and close its file. The frames stay readable."""
+        """End the capture and close its file. The frames remain available."""
         if self._stopping.is_set():
             return
         _ = self.dropped
@@ -113,7 +117,8 @@ class Capture:
     def _read(self) -> None:
         while not self._stopping.is_set():
             try:
-                # Bounded, so that `stop` is seen; a packet socket's recv ends with ENETDOWN when the link goes down.
+                # With a time-out, to notice `stop`. recv on a packet socket fails with ENETDOWN when the link goes
+                # down.
                 data, ancillary, _, address = self._socket.recvmsg(LARGEST_FRAME, 256)
             except (TimeoutError, BlockingIOError):
                 continue
@@ -127,10 +132,10 @@ class Capture:
                 self._writer.writepkt(data, stamp)
 
 
-def _open_socket(interface: str) -> socket.socket:
-    # Protocol 0 first: bound to nothing it takes no frame of another interface before bind() has named ours.
+def _open_socket(interface: str, buffer_bytes: int) -> socket.socket:
+    # Protocol 0 first: an unbound socket would otherwise receive frames of other interfaces until bind().
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     sock.bind((interface, ETH_P_ALL))
@@ -139,7 +144,7 @@ def _open_socket(interface: str) -> socket.socket:
 
 
 def _read_ancillary(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> tuple[float, bytes]:
-    """The kernel's time stamp, and the frame with its VLAN tag put back (the kernel takes it out)."""
+    """The kernel's time stamp, and the frame with its VLAN tag (the kernel passes the tag separately)."""
     stamp = time.time()
     for level, kind, value in ancillary:
         if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(value) >= 16:

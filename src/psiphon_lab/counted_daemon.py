@@ -1,7 +1,9 @@
-"""The daemon, counting how often it wakes: `python -m psiphon_lab.counted_daemon FILE ARGS`.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs the daemon and counts its wake-ups: `python -m psiphon_lab.counted_daemon FILE ARGS`.
 
-The number is in the file, as text. A wake-up is a return of the event loop from having waited; where an event was there
-already, nobody had slept.
+FILE contains the number as text. A wake-up is a return of the event loop after a wait; it does not count if an event
+was pending already.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from psiphon_vpn.service import __main__ as daemon
+from psiphon_lab.service_adapter.daemon import run_daemon
 
 LEAST_SLEEP_SECONDS = 0.001
 
@@ -33,7 +35,7 @@ def main() -> int:
         return found
 
     selectors.EpollSelector.select = select  # type: ignore[method-assign,assignment]
-    return daemon.main()
+    return run_daemon()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The demonstration: builds the laboratory, tells the story while it happens, and shows a table at the end."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The demonstration: builds the laboratory, shows each step as it happens, and a table at the end."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import shutil
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +15,16 @@ from pathlib import Path
 
 import click
 
+from psiphon_lab.censored import Censored, open_censored
+from psiphon_lab.demo_steps import NETWORK, DemoSteps
+from psiphon_lab.list_host import LIST_URL
 from psiphon_lab.machine import Machine
-from psiphon_lab.story import Story
-from psiphon_lab.trial import StepResult, TunnelServer
-from psiphon_lab.tunnel_ends import RealPrograms, open_tunnel
+from psiphon_lab.service_adapter import names
+from psiphon_lab.service_adapter.daemon import render_client_command
+from psiphon_lab.step import StepResult
+from psiphon_lab.tunnel_ends import RealPrograms
 from psiphon_lab.world import World
 from psiphon_vpn.i18n import _, ngettext
-from psiphon_vpn.policy import names
 
 Say = Callable[[str], None]
 
@@ -43,63 +47,67 @@ def run_demo(*, json_output: bool, keep: bool, core: Path | None, server: Path |
 
     begin = time.monotonic()
     results: list[StepResult] = []
-    with _open_stage(core, server) as (world, machine, tunnel_server):
+    with _open_stage(core, server) as (censored, machine):
+        world = censored.world
         say(click.wrap_text(_introduce(core), find_width()))
-        story = Story(
-            world,
+        steps = DemoSteps(
+            censored,
             machine,
-            tunnel_server,
             announce=lambda text: say("\n" + click.wrap_text(text, find_width(), "  ", "  ")),
         )
-        for number, result in enumerate(story.tell(), start=1):
+        for number, result in enumerate(steps.play(), start=1):
             results.append(result)
-            tell_step(number, result, say)
+            show_step(number, result, say)
         took = time.monotonic() - begin
         if keep:
             world.keep()
             machine.keep()
-            tunnel_server.keep()
-    # A story that broke off has fewer steps, and its last one did not hold.
+            censored.internet.keep()
+    # A demonstration that broke off has fewer steps, and its last one did not hold.
     held = bool(results) and all(result.held for result in results)
     if json_output:
         click.echo(json.dumps(summarize(results, held=held, took=took, real=core is not None)))
     else:
         show_table(results, held=held, took=took)
     if keep:
-        _tell_how_to_look(world, machine, say)
+        _explain_inspection(world, machine, say)
     return 0 if held else 1
 
 
 @contextlib.contextmanager
-def _open_stage(core: Path | None, server: Path | None) -> Iterator[tuple[World, Machine, TunnelServer]]:
+def _open_stage(core: Path | None, server: Path | None) -> Iterator[tuple[Censored, Machine]]:
     with contextlib.ExitStack() as stack:
         real = RealPrograms(core=core, server=server) if core is not None and server is not None else None
-        tunnel = stack.enter_context(open_tunnel(real))
-        machine = stack.enter_context(Machine(tunnel.world, core=tunnel.core, entry=lambda: tunnel.server.entry))
-        yield tunnel.world, machine, tunnel.server
+        censored = stack.enter_context(open_censored(real))
+        machine = stack.enter_context(
+            Machine(censored.world, core=censored.plain_core, entry=lambda: censored.internet.entry)
+        )
+        machine.trust_authority(censored.internet.list_host.authority.certificate)
+        machine.trust_network(NETWORK, censored.internet.list_host.signer.render_profile(LIST_URL))
+        yield censored, machine
 
 
 def _introduce(core: Path | None) -> str:
     if core is not None:
         return _("The real service, with a real psiphon-tunnel-core and psiphond, in a laboratory on this machine.")
     return _(
-        "The real service in a laboratory on this machine. The tunnel core and its server are the laboratory's "
-        "stand-ins (test instruments); kernel, rules, routes, packets and frames are real."
+        "The real service in a laboratory on this machine. The tunnel program and its server are stand-ins (test "
+        "instruments of the laboratory); kernel, rules, routes, packets and frames are real."
     )
 
 
 def find_width() -> int:
-    """How wide texts may be: as the terminal, within reason."""
+    """The width of texts in columns: the terminal's, but at least 40 and at most 100."""
     return max(40, min(shutil.get_terminal_size().columns, 100))
 
 
 def announce(text: str, say: Say) -> None:
-    """Show what is about to be done."""
+    """Announce what happens next."""
     say("\n" + click.wrap_text(text, find_width(), "  ", "  "))
 
 
-def tell_step(number: int, result: StepResult, say: Say) -> None:
-    """Show a step that has been judged."""
+def show_step(number: int, result: StepResult, say: Say) -> None:
+    """Show a step and its verdict."""
     width = find_width()
 
     def wrapped(text: str, *, indent: int, sign: str = "", color: str | None = None, bold: bool = False) -> None:
@@ -138,22 +146,22 @@ def tell_step(number: int, result: StepResult, say: Say) -> None:
     say(f"     {verdict}")
 
 
-def _tell_how_to_look(world: World, machine: Machine, say: Say) -> None:
+def _explain_inspection(world: World, machine: Machine, say: Say) -> None:
     shells = world.look_around()
-    say(_("\nThe laboratory is left standing. To open a shell on one of its hosts:"))
+    say(_("\nThe laboratory keeps running. To open a shell on one of its hosts:"))
     for name, command in shells.items():
         if name != "end":
             say(f"  {name:<11} {command}")
-    say(_("On the client, for example (the connection was stopped; everything is locked):"))
-    program = f"{sys.executable} -m psiphon_vpn --runtime-dir {machine.runtime_dir}"
+    say(_("For example, on the client (disconnected and locked):"))
+    program = render_client_command(machine.runtime_dir)
     for command in (f"{program} status", f"{program} start", f"nft list chain inet {names.BASE_TABLE} output"):
         say(f"  {shells['client']} {command}")
-    say(_("To end it and everything in it:"))
+    say(_("To end the laboratory and everything in it:"))
     say(f"  {shells['end']}")
 
 
 def show_table(results: list[StepResult], *, held: bool, took: float) -> None:
-    """Show all steps as a table, and what they come to."""
+    """Show all steps as a table, and the sum."""
     from rich.console import Console
     from rich.table import Table
 
@@ -185,7 +193,7 @@ def show_table(results: list[StepResult], *, held: bool, took: float) -> None:
 
 
 def summarize(results: list[StepResult], *, held: bool, took: float, real: bool) -> dict[str, object]:
-    """The same for programs. real: whether the tunnel core was no stand-in."""
+    """The results as an object for JSON. real: whether the core was a real one."""
     return {
         "held": held,
         "seconds": round(took, 1),

@@ -1,4 +1,6 @@
-"""Just enough DNS (RFC 1035) for a laboratory: read one question, write one answer. Pure, standard library only."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The part of DNS (RFC 1035) that the laboratory needs: one question, one answer. Pure, standard library only."""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def _read_name(message: bytes, offset: int) -> tuple[str, int]:
 
 
 def read_question(message: bytes) -> Question | None:
-    """The first question of a query, or None if the message is no well-formed query."""
+    """The first question of a query, or None if the message is not a well-formed query."""
     try:
         identifier, flags, count, *_ = struct.unpack_from("!HHHHHH", message)
         if flags & 0x8000 or count < 1:
@@ -78,7 +80,7 @@ def _encode_value(kind: int, value: str) -> bytes:
 
 
 def encode_answer(question: Question, values: list[str], *, rcode: int = NO_ERROR) -> bytes:
-    """A response with `values` as records of the asked type."""
+    """A response with `values` as records of the question's type."""
     message = struct.pack("!HHHHHH", question.identifier, 0x8580 | rcode, 1, len(values), 0, 0) + question.wire
     for value in values:
         data = _encode_value(question.kind, value)

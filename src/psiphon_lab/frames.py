@@ -1,4 +1,6 @@
-"""A captured frame and its reading in words. Pure; malformed frames are read too, as malformed."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A captured frame, and its description in words. Pure. A malformed frame is described as malformed."""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ PROTOCOL_NAMES = {
 class Frame:
     """One Ethernet frame on one wire.
 
-    time: seconds since the epoch, the kernel's receive stamp. wire: the name of the cable. data: from the
-    destination address on, VLAN tags included. from_client: True if it came out of the machine under test.
+    time: the kernel's receive stamp, seconds since the epoch. wire: the name of the cable. data: from the
+    destination address on, with VLAN tags. from_client: whether the machine under test sent it.
     """
 
     time: float
@@ -30,7 +32,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """The parts of an IP packet that probes and the judge look at. Ports are 0 where the protocol has none."""
+    """The parts of an IP packet that the laboratory reads. Ports are 0 if the protocol has none."""
 
     version: int
     source: str
@@ -45,14 +47,14 @@ class Decoded:
 
 
 def decode_ip(data: bytes) -> Decoded | None:
-    """The IP packet in an Ethernet frame, or None if there is none or it is malformed. VLAN frames are none."""
+    """The IP packet in an Ethernet frame; None if there is none, if it is malformed, or behind a VLAN tag."""
     if len(data) < 34 or data[12:14] not in (b"\x08\x00", b"\x86\xdd"):
         return None
     return decode_packet(data[14:])
 
 
 def decode_packet(packet: bytes) -> Decoded | None:
-    """Read an IP packet. Only a fixed IPv6 header: an extension header is reported as the protocol."""
+    """Read an IP packet; None if it is malformed. An IPv6 extension header is reported as the protocol."""
     version = packet[0] >> 4
     if version == 4 and len(packet) >= 20:
         header = (packet[0] & 15) * 4
@@ -120,7 +122,7 @@ def _describe_packet(packet: Decoded) -> str:
 
 
 def describe_frame(frame: Frame) -> str:
-    """One line for a person: what the frame is, from whom, to whom."""
+    """One line: what the frame is, its source, its destination."""
     data = frame.data
     if len(data) < 14:
         return f"malformed frame of {len(data)} bytes"

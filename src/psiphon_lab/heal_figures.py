@@ -1,6 +1,9 @@
-"""How soon the service puts back what somebody took away: `python -m psiphon_lab.heal_figures`, as root.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measures how soon the service restores what another program removed: `python -m psiphon_lab.heal_figures`, as root.
 
-From the kernel's announcement that it went to the one that it is back, both heard by the laboratory itself.
+A time runs from the kernel's announcement of the removal to its announcement of the restoration. The laboratory
+receives both itself.
 """
 
 from __future__ import annotations
@@ -14,22 +17,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from psiphon_lab.figures import Figures, open_machine
+from psiphon_lab.bench.sides import open_product
 from psiphon_lab.heal_watch import ADDRESSES, LINK, HealWatch, Piece, routes, rules, table
 from psiphon_lab.machine import Machine
+from psiphon_lab.service_adapter import names
 from psiphon_lab.waiting import wait_until
-from psiphon_vpn.policy import names
 
 ROUNDS = 20
 PACE_SECONDS = 1.0
-"""From one to the next: many within a short time are a fight, and are answered more slowly on purpose."""
+"""Seconds between two removals. The service deliberately slows down when many follow each other: that is a fight."""
 BASE, EGRESS = table(names.BASE_TABLE), table(names.EGRESS_TABLE)
 PRIVATE = str(names.ROUTE_TABLE)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way in which something is taken away: a command on the client, and the pieces that must be back."""
+    """One kind of removal: a command on the client, and the pieces that must return."""
 
     name: str
     argv: tuple[str, ...]
@@ -67,7 +70,7 @@ KINDS = (
 
 @dataclass
 class Heals:
-    """Milliseconds by kind of harm: until it was back, and until the tunnel was open again."""
+    """Milliseconds by kind of removal: until everything was restored, and until the tunnel was open again."""
 
     back: dict[str, list[float]] = field(default_factory=dict)
     reopened: dict[str, list[float]] = field(default_factory=dict)
@@ -78,8 +81,8 @@ class Heals:
             ordered = sorted(values)
             late = ordered[int(len(ordered) * 0.95)]
             yield (
-                f"{name:<22} {len(ordered)} rounds, back: median {statistics.median(ordered):6.1f} ms, least "
-                f"{ordered[0]:5.1f}, 95 of 100 {late:6.1f}; open again: median "
+                f"{name:<22} {len(ordered)} rounds, restored: median {statistics.median(ordered):6.1f} ms, minimum "
+                f"{ordered[0]:5.1f}, 95th percentile {late:6.1f}; reopened: median "
                 f"{statistics.median(self.reopened[name]):6.1f} ms"
             )
 
@@ -89,9 +92,9 @@ def _is_open(machine: Machine) -> bool:
 
 
 def measure_heal(machine: Machine, kind: Kind) -> tuple[float, float]:
-    """Take something away from a machine that is open. Milliseconds until it was back, and until open again."""
+    """Remove something from a machine that is open. Milliseconds until it was restored, and until open again."""
     machine.wait_for(lambda: _is_open(machine), "an open tunnel")
-    time.sleep(0.3)  # what an opening has for an aftermath
+    time.sleep(0.3)  # for what follows an opening
     index = int(machine.client.run(["cat", f"/sys/class/net/{names.TUN_NAME}/ifindex"]).stdout)
     wanted = kind.pieces(machine)
     with HealWatch(machine.client, tun=index) as watch:
@@ -101,9 +104,9 @@ def measure_heal(machine: Machine, kind: Kind) -> tuple[float, float]:
         def times() -> tuple[float, float] | None:
             return watch.measure(wanted)
 
-        wait_until(lambda: times() is not None, f"what was taken: {kind.name}")
-        time.sleep(0.05)  # a flush that went on has taken it once more
-        wait_until(lambda: times() is not None, f"what was taken: {kind.name}")
+        wait_until(lambda: times() is not None, f"restored: {kind.name}")
+        time.sleep(0.05)  # a flush that was still running may have removed it again
+        wait_until(lambda: times() is not None, f"restored: {kind.name}")
         found = times()
         machine.wait_for(lambda: _is_open(machine), "an open tunnel")
         opened = time.monotonic()
@@ -112,14 +115,14 @@ def measure_heal(machine: Machine, kind: Kind) -> tuple[float, float]:
 
 
 def restore_kernel_rules(machine: Machine) -> None:
-    """The kernel's own rules, which a flush takes too."""
+    """Restore the kernel's own rules, which a flush removes too."""
     for family in ("-4", "-6"):
         machine.client.run(["ip", family, "rule", "add", "lookup", "main", "priority", "32766"], check=False)
     machine.client.run(["ip", "rule", "add", "lookup", "default", "priority", "32767"], check=False)
 
 
 def measure(machine: Machine, *, rounds: int, kinds: tuple[Kind, ...] = KINDS, say: bool = False) -> Heals:
-    """Every kind so many times, in turns."""
+    """Measure each kind `rounds` times, in turns."""
     heals = Heals()
     for number in range(rounds):
         for kind in kinds:
@@ -140,11 +143,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="heal_figures", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--kind", action="append")  # part of a kind's name; may be given more than once
-    parser.add_argument("--log", type=Path)  # where the daemon's log is kept
+    parser.add_argument("--log", type=Path)  # a file for the daemon's log
     options = parser.parse_args()
     kinds = tuple(kind for kind in KINDS if not options.kind or any(part in kind.name for part in options.kind))
-    with open_machine(Figures(), rounds=1) as machine:
-        machine.wait_state("OPEN")
+    with open_product(None, load=False) as product:
+        machine = product.machine
         try:
             heals = measure(machine, rounds=options.rounds, kinds=kinds, say=True)
         finally:

@@ -1,6 +1,8 @@
-"""What is taken from the client's lock, and when it is back: by the kernel's announcements, on sockets of the lab's.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Records, from the kernel's announcements, what disappears from the client's lock and when it returns.
 
-Rules, routes, addresses and the TUN by name; a piece is back when everything that was taken is there again.
+It follows tables, routing rules, routes, addresses and the TUN.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ from dataclasses import dataclass
 
 from psiphon_lab.announcements import Announcements
 from psiphon_lab.namespace import Host
-from psiphon_vpn.linux.monitor import open_network_monitor
-from psiphon_vpn.linux.netlink import iterate_messages, read_attributes
-from psiphon_vpn.linux.nfnetlink import open_generation_monitor
-from psiphon_vpn.policy import names
-from psiphon_vpn.policy.model import Identity
-from psiphon_vpn.policy.routing import Route, build_routes, build_rules
+from psiphon_lab.service_adapter import names
+from psiphon_lab.service_adapter.boot_lock import Identity
+from psiphon_lab.service_adapter.kernel_events import (
+    iterate_messages,
+    open_generation_monitor,
+    open_network_monitor,
+    read_attributes,
+)
+from psiphon_lab.service_adapter.routing import list_routes, list_rules
 
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE = 16, 17, 20, 21, 24, 25, 32, 33
 _NEWTABLE, _DELTABLE, _NEWGEN = 0xA00, 0xA02, 0xA0F
@@ -31,7 +36,7 @@ LINK: Piece = ("TUN",)
 
 @dataclass(frozen=True)
 class Change:
-    """A piece came (or came again), or went."""
+    """A piece appeared, or disappeared."""
 
     when: float
     piece: Piece
@@ -39,23 +44,18 @@ class Change:
 
 
 def table(name: str) -> Piece:
-    """The piece that a table is."""
+    """The piece for a table."""
     return ("table", name)
 
 
 def rules(identity: Identity) -> frozenset[Piece]:
-    """The pieces that the routing rules are."""
-    return frozenset(("rule", rule.version, rule.priority) for rule in build_rules(identity))
-
-
-def _route_piece(route: Route) -> Piece:
-    return ("route", route.version, int(route.destination.split("/")[1]), route.metric)
+    """The pieces for the routing rules."""
+    return frozenset(("rule", *rule) for rule in list_rules(identity))
 
 
 def routes(*, tun: bool) -> frozenset[Piece]:
-    """The routes that stand in every state, or of these only those that go with the TUN."""
-    built = build_routes(tun=True, open_ipv4=False, open_ipv6=False)
-    return frozenset(_route_piece(route) for route in built if not (tun and route.unreachable))
+    """The pieces for the routes of every state. tun: only for those that disappear with the TUN."""
+    return frozenset(("route", *route) for route in list_routes(through_tun=tun))
 
 
 ADDRESSES: frozenset[Piece] = frozenset({("address", 4), ("address", 6)})
@@ -70,15 +70,15 @@ class HealWatch(Announcements):
         self._changes: list[Change] = []
         self._committed: dict[str, bool] = {}
 
-    def hear(self, number: int, now: float, data: bytes) -> None:
-        """Take a message: the first socket tells of rules, the other of links, addresses, routes and routing rules."""
+    def receive(self, number: int, now: float, data: bytes) -> None:
+        """Handle a message: tables on the first socket; links, addresses, routes and routing rules on the other."""
         self._changes += self._read_commits(now, data) if number == 0 else self._parse(now, data)
 
     def _read_commits(self, now: float, data: bytes) -> Iterable[Change]:
         for kind, body in iterate_messages(data):
             if kind in {_NEWTABLE, _DELTABLE}:
                 name = read_attributes(body[4:]).get(1, b"").split(b"\0")[0].decode()
-                # A table that is replaced is announced as both, and is there in the end.
+                # A replaced table is announced as deleted and as new, and exists afterwards.
                 self._committed[name] = kind == _NEWTABLE or self._committed.get(name, False)
             elif kind == _NEWGEN:
                 yield from (Change(now, table(name), came) for name, came in self._committed.items())
@@ -107,7 +107,7 @@ class HealWatch(Announcements):
                     yield Change(now, ("route", _VERSION[body[0]], body[1], metric), kind == _NEWROUTE)
 
     def measure(self, wanted: frozenset[Piece]) -> tuple[float, float] | None:
-        """When the first of the wanted pieces went, and when all of them were back; None as long as they are not."""
+        """When the first of the wanted pieces disappeared, and when all of them were back; None before that."""
         missing: set[Piece] = set()
         lost = back = None
         for change in list(self._changes):
@@ -120,7 +120,7 @@ class HealWatch(Announcements):
                 missing.add(piece)
                 lost = lost if lost is not None else change.when
                 if piece == LINK:
-                    # What goes with a device is not announced piece by piece.
+                    # The kernel does not announce each piece that disappears with a device.
                     missing |= wanted
                 back = None
             if lost is not None and not missing and back is None:

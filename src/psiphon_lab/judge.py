@@ -1,8 +1,10 @@
-"""Which captured frames are innocent. Pure: a frame and the evidence in, a verdict out.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Decides which captured frames are innocent. Pure: takes a frame and the evidence, returns a verdict.
 
-Innocent are, each in exactly one form and length: ARP for an on-link neighbour, EAPOL, neighbour discovery, MLD reports
-of solicited-node groups, DHCP, and the flows that the tunnel server itself has recorded. Everything else is a leak;
-what cannot be read is a leak.
+These frames are innocent, each in exactly one form and length: ARP for an on-link neighbour, EAPOL, neighbour
+discovery, MLD reports of solicited-node groups, DHCP, and the flows that the tunnel server itself has recorded.
+Everything else is a leak, including what cannot be parsed.
 """
 
 from __future__ import annotations
@@ -32,12 +34,15 @@ ROUTER_ALERT = b"\x3a\0\x05\x02\0\0\x01\0"
 # RFC 4861 4.6: type and length in units of eight bytes. Nonce: RFC 3971 5.3.2, in RFC 7527's detection.
 SOURCE_OPTION, TARGET_OPTION, NONCE_OPTION = b"\x01\x01", b"\x02\x01", b"\x0e\x01"
 MINIMUM_FRAME = 60
-"""bytes, without the checksum (IEEE 802.3): what is shorter is padded."""
+"""bytes, without the checksum (IEEE 802.3). Shorter frames are padded."""
+
+
+_SERVERS = frozenset({(plan.SERVER4, plan.SERVER_PORT), (plan.SERVER6, plan.SERVER_PORT)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """A flow by its ends, as the server saw it. protocol: the IP protocol number."""
+    """A flow, identified by its ends as the server saw them. protocol: the IP protocol number."""
 
     protocol: int
     client: str
@@ -48,12 +53,16 @@ class Flow:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the judge goes by.
+    """What the judge relies on.
 
-    on_link: for each wire the client's subnets on it. flows: the server's own record. tunnel: the tunnel's networks;
-    no frame on a wire may ask for or answer for an address in them. core_ports: source ports that on this machine only
-    the stand-in core can have; what it sends from them to the server's own port is a call that the server had no time
-    to record, because one of the two was ended in it. Empty: no such call is innocent.
+    Attributes:
+        on_link: the client's subnets on each wire.
+        flows: the server's own record.
+        tunnel: the tunnel's networks. No frame on a wire may contain an address in them.
+        core_ports: source ports that only the core can have on this machine. A connection from them to a server is
+            innocent even if the server could not record it, because core or server was ended meanwhile, or because a
+            censor was between them. Empty: no such connection is innocent.
+        servers: address and port of the servers that the core knows.
     """
 
     on_link: Mapping[str, tuple[Network, ...]]
@@ -62,11 +71,12 @@ class Evidence:
         default=tuple(ipaddress.ip_network(text) for text in plan.TUNNEL_NETWORKS),
     )
     core_ports: range = range(0)
+    servers: frozenset[tuple[str, int]] = _SERVERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """innocent: the kind of innocence, or None for a leak. text: the frame in words."""
+    """The verdict on one frame. innocent: why it is innocent, or None for a leak. text: the frame in words."""
 
     frame: Frame
     innocent: str | None
@@ -79,32 +89,36 @@ class Verdict:
 
 
 def world_evidence(
-    flows: Iterable[Flow] = (), *, core_ports: range = range(0), claimed: Iterable[str] = ()
+    flows: Iterable[Flow] = (),
+    *,
+    core_ports: range = range(0),
+    claimed: Iterable[str] = (),
+    servers: Iterable[tuple[str, int]] = _SERVERS,
 ) -> Evidence:
-    """The evidence for the address plan of `world.World`, with the server's record.
+    """The evidence for the addresses of `world.World`, with the server's record.
 
-    claimed: further networks that the providers say are on their links.
+    claimed: further networks that the providers claim are on their links. servers: see `Evidence`.
     """
     more = tuple(ipaddress.ip_network(text) for text in claimed)
     on_link = {
         lan.name: (ipaddress.ip_network(lan.network4), ipaddress.ip_network(lan.network6), *more)
         for lan in (plan.LAN_A, plan.LAN_B)
     }
-    return Evidence(on_link=on_link, flows=frozenset(flows), core_ports=core_ports)
+    return Evidence(on_link=on_link, flows=frozenset(flows), core_ports=core_ports, servers=frozenset(servers))
 
 
 def judge_frame(frame: Frame, evidence: Evidence) -> Verdict:
-    """Judge one frame that came out of the client."""
+    """Judge one frame from the client."""
     return Verdict(frame=frame, innocent=_find_innocence(frame, evidence), text=describe_frame(frame))
 
 
 def judge_frames(frames: Iterable[Frame], evidence: Evidence) -> list[Verdict]:
-    """Judge frames; those that did not come out of the client are left out."""
+    """Judge the frames that are from the client."""
     return [judge_frame(frame, evidence) for frame in frames if frame.from_client]
 
 
 def find_leaks(frames: Iterable[Frame], evidence: Evidence) -> list[Verdict]:
-    """Only the leaks."""
+    """The verdicts of the frames that are leaks."""
     return [verdict for verdict in judge_frames(frames, evidence) if verdict.is_leak]
 
 
@@ -149,14 +163,14 @@ def _is_on_link(address: str, wire: str, evidence: Evidence) -> bool:
 
 
 def _has_room(data: bytes) -> bool:
-    """Whether there is more in the frame than its packet, and it is not the padding of a short one."""
+    """Whether the frame contains more than its packet and the padding of a short frame."""
     head = data[14:]
     size = 14 + (int.from_bytes(head[2:4], "big") if head[0] >> 4 == 4 else 40 + int.from_bytes(head[4:6], "big"))
     return len(data) > size and (len(data) != MINIMUM_FRAME or any(data[size:]))
 
 
 def _is_eapol(body: bytes) -> bool:
-    """IEEE 802.1X-2010 11.3: version, type, the length of what follows, and that."""
+    """IEEE 802.1X-2010 11.3: version, type, length of the body, body."""
     if len(body) < 4 or body[0] not in (1, 2, 3) or body[1] not in (0, 1, 2, 3, 5):
         return False
     size = 4 + int.from_bytes(body[2:4], "big")
@@ -170,11 +184,11 @@ def _is_innocent_arp(body: bytes, wire: str, evidence: Evidence) -> bool:
     if len(body) not in (28, MINIMUM_FRAME - 14) or any(body[28:]):
         return False
     if body[6:8] == b"\0\x01" and any(body[18:24]):
-        return False  # who is asked for is not known yet
+        return False  # a request does not know the target's hardware address
     sender, target = str(ipaddress.ip_address(body[14:18])), str(ipaddress.ip_address(body[24:28]))
     if _names_tunnel(evidence, sender, target):
         return False
-    # A probe for a duplicate address (RFC 5227) has no sender.
+    # A probe for a duplicate address (RFC 5227) has no sender address.
     return _is_on_link(target, wire, evidence) and (sender == UNSPECIFIED or _is_on_link(sender, wire, evidence))
 
 
@@ -192,13 +206,15 @@ def _is_recorded(packet: Decoded, evidence: Evidence) -> bool:
 
 
 def _is_call(packet: Decoded, evidence: Evidence) -> bool:
-    """A call of the stand-in core to its server that the server did not come to record."""
+    """Whether this is from a connection of the core to one of its servers that the server could not record.
+
+    It may be UDP, for QUIC.
+    """
     return (
-        packet.protocol == 6
+        packet.protocol in (6, 17)
         and not packet.options
         and packet.source_port in evidence.core_ports
-        and packet.destination in (plan.SERVER4, plan.SERVER6)
-        and packet.destination_port == plan.SERVER_PORT
+        and (packet.destination, packet.destination_port) in evidence.servers
     )
 
 
@@ -249,7 +265,7 @@ def _judge_discovery(packet: Decoded, wire: str, evidence: Evidence) -> str | No
 
 
 def _has_options(rest: bytes, *allowed: bytes) -> bool:
-    """None at all, or one of these, of eight bytes."""
+    """Whether there are no options, or only one of these, eight bytes long."""
     return not rest or (len(rest) == 8 and rest[:2] in allowed)
 
 
@@ -263,10 +279,10 @@ def _is_local_source(address: str, wire: str, evidence: Evidence) -> bool:
 
 
 def _is_mld_report(packet: Decoded) -> bool:
-    """An MLDv1 report (RFC 2710): hop limit 1, router alert before it, to the group that it names.
+    """An MLDv1 report (RFC 2710) of a solicited-node group: hop limit 1, router alert, sent to the group it reports.
 
-    Only of a solicited-node group, and from a link-local address or none. One of version 2 (RFC 3810) names whatever
-    groups and sources a user joined: it says nothing that a link needs.
+    The source is a link-local address or unspecified. A version 2 report (RFC 3810) can contain any groups and sources
+    that a user joined, and no link needs that.
     """
     payload = packet.payload
     if packet.hop_limit != 1 or len(payload) != 32 or payload[:8] != ROUTER_ALERT:

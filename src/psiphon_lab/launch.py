@@ -1,25 +1,31 @@
-"""How programs are started on lab hosts: their environment, their identity, and what they must be able to read."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What programs on lab hosts need: an environment, an identity, and the paths that they must be able to read."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import psiphon_vpn
+from psiphon_lab import pace
 
-_SOURCE_ROOT = Path(psiphon_vpn.__path__[0]).resolve().parent
+SOURCE_ROOT = Path(__file__).resolve().parents[1]
+"""The directory with the packages of this project."""
 _CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment of every lab process: a fixed PATH and locale, and the project on Python's path."""
-    return {"PATH": _CLEAN_PATH, "LC_ALL": "C.UTF-8", "HOME": "/", "PYTHONPATH": str(_SOURCE_ROOT), **extra}
+    """The environment of lab processes: a fixed PATH and locale, and the project on Python's path."""
+    slow = {name: os.environ[name] for name in (pace.VARIABLE,) if name in os.environ}
+    base = {"PATH": _CLEAN_PATH, "LC_ALL": "C.UTF-8", "HOME": "/", "PYTHONPATH": str(SOURCE_ROOT)}
+    return {**base, **slow, **extra}
 
 
 def python_paths() -> list[Path]:
-    """What an ordinary user must be able to read for this very Python and this package to run."""
-    return [Path(sys.base_prefix), Path(sys.prefix), _SOURCE_ROOT]
+    """The paths that an ordinary user must be able to read to run this Python and this project."""
+    return [Path(sys.base_prefix), Path(sys.prefix), SOURCE_ROOT]
 
 
 def setpriv_argv(
@@ -31,7 +37,7 @@ def setpriv_argv(
     bounding: Sequence[str] | None,
     no_new_privs: bool,
 ) -> list[str]:
-    """The setpriv(1) command that gives the next program its identity; empty if it stays root as it is."""
+    """The setpriv(1) command that gives the next program its identity; empty if nothing changes."""
     argv: list[str] = []
     if uid is not None:
         argv.append(f"--reuid={uid}")

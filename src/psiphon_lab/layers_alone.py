@@ -1,37 +1,32 @@
-"""Each layer of the lock alone, with all the others taken away, and every kind of traffic against it.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sends every kind of traffic against each layer of the lock alone, without the others.
 
-What ought to come of it is in `layers_table`; frames outside decide, where a layer is said to hold and where it is said
-not to.
+`layers_table` has the expected results. Frames outside decide, for cells that say "stops" and for empty ones.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from psiphon_lab import addresses as plan
-from psiphon_lab import craft
+from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A, LAN_B
-from psiphon_lab.battery import NOBODY, RunningProbes, start_probes
 from psiphon_lab.frames import Frame
 from psiphon_lab.layers_table import (
     ANSWERS,
     ARP,
     ARP_SETTINGS,
-    ARP_TABLE,
     BOUND,
     CONTAINER,
-    EGRESS,
     FILTERS,
     FRAME,
-    FRAMES,
-    GUARD,
     MACVLAN,
     MOVED,
     PLAIN,
@@ -42,31 +37,26 @@ from psiphon_lab.layers_table import (
     STRAYS,
     TRAFFIC,
 )
-from psiphon_lab.leaktest.terms import Trace
+from psiphon_lab.leaktest.model import Trace
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.namespace import Host
 from psiphon_lab.probe import ICMP, ProbeSpec, probe_specs
+from psiphon_lab.probe_runner import NOBODY, RunningProbes, start_probes
+from psiphon_lab.service_adapter import names
+from psiphon_lab.service_adapter.single_layers import (
+    ARP_SYSCTLS,
+    SingleLayers,
+    add_tun_addresses,
+    make_tun,
+    remove_filters,
+)
 from psiphon_lab.tun_device import attach_tun
 from psiphon_lab.world import World
-from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
-from psiphon_vpn.linux.rtnetlink import RouteSocket
-from psiphon_vpn.linux.traffic import NetlinkTraffic, Traffic, remove_filters
-from psiphon_vpn.linux.tun import make_tun
-from psiphon_vpn.policy import names
-from psiphon_vpn.policy.base import build_base_table
-from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
-from psiphon_vpn.policy.model import Identity, Links, Policy, State
-from psiphon_vpn.policy.routing import build_routes, build_rules
-from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
-from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
-from psiphon_vpn.policy.traffic_control import Filter
-from psiphon_vpn.policy.values import parse_names
 
-IDENTITY = Identity(uid=LAB_UID, gid=LAB_UID)
-WIRES = parse_names(LAN_A.interface, LAN_B.interface)
+WIRES = (LAN_A.interface, LAN_B.interface)
 SO_BINDTODEVICE = 25
 LIMIT = 0.6
-"""A probe waits so long for an answer, seconds: what matters is what it sends."""
+"""How long a probe waits for an answer, seconds. Only what it sends matters."""
 SETTLE = 0.25
 OPEN_PORT, CLOSED_PORT, REDIRECTED_PORT, DISCARD, ECHO = 8099, 8098, 8097, 9, 7
 CHILD = {4: "192.0.2.78", 6: "2001:db8:a::78"}
@@ -80,7 +70,7 @@ FAMILIES = (4, 6)
 
 @dataclass(frozen=True)
 class Shot:
-    """One attempt, and how its frames are known. into_tunnel: looked for in the TUN, not on a wire."""
+    """One attempt, and how to recognise its frames. into_tunnel: they are expected in the TUN, not on a wire."""
 
     name: str
     trace: Trace
@@ -88,7 +78,7 @@ class Shot:
 
 
 class Scene:
-    """A world whose client has no lock, one layer at a time, and what is tried against it."""
+    """A world whose client has one layer at a time, or none, and the traffic that is sent against it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -97,14 +87,15 @@ class Scene:
         self.client.call(lambda: make_tun(LAB_UID))
         self.tun = int(self.client.run(["cat", f"/sys/class/net/{names.TUN_NAME}/ifindex"]).stdout)
         self._tun_reader = self.client.call(lambda: attach_tun(names.TUN_NAME))
-        self._add(encode_tun(self.tun))
-        # Bound to the TUN, a packet finds a way into it whatever else there is.
+        self.client.call(lambda: add_tun_addresses(self.tun))
+        self._layers = SingleLayers(uid=LAB_UID, wires=WIRES, tun_index=self.tun)
+        # So that a packet that is bound to the TUN is routed into it in any case.
         for option in ("-4", "-6"):
             self.client.run(["ip", option, "route", "add", "default", "dev", names.TUN_NAME, "metric", "9000"])
         self._listeners = [self.client.call(partial(_listen, family)) for family in FAMILIES]
         self._link = self.world.neighbour.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
         for family in FAMILIES:
-            # The answers' own way needs no question first.
+            # So that answers need no neighbour discovery first.
             self.world.neighbour.run(
                 ["ip", "neigh", "replace", HOST_ADDRESS[family], "lladdr", LAN_A.mac, "dev", "eth0"]
             )
@@ -112,28 +103,17 @@ class Scene:
         self._add_child()
 
     def close(self) -> None:
-        """Close what is held open; the rest ends with the world."""
+        """Close sockets and the TUN; the rest ends with the world."""
         for listener in self._listeners:
             listener.close()
         with contextlib.suppress(OSError):
             os.close(self._tun_reader)
 
-    def _add(self, messages: Sequence[tuple[int, bytes]]) -> None:
-        def inside() -> list[str]:
-            additions = RouteSocket()
-            try:
-                return additions.add(messages)
-            finally:
-                additions.close()
-
-        refused = self.client.call(inside)
-        assert not refused, refused
-
     def _add_child(self) -> None:
         container, pid = self.world.container, str(self.world.container.pid)
         self.client.run(["ip", "link", "add", "mv0", "link", LAN_A.interface, "address", CHILD_MAC, "type", "macvlan"])
         self.client.run(["ip", "link", "set", "mv0", "netns", pid])
-        # Its frames are made by hand. By itself the container's kernel would report groups whenever it likes.
+        # The laboratory makes its frames. Otherwise the container's kernel would send reports of groups at any time.
         container.set_sysctls({"ipv6/conf/mv0/disable_ipv6": "1"})
         container.run(["ip", "link", "set", "mv0", "up"])
 
@@ -141,54 +121,42 @@ class Scene:
 
     @contextlib.contextmanager
     def layer(self, name: str | None) -> Iterator[None]:
-        """One layer alone; with None none at all: the positive control."""
+        """Have one layer alone; None: no layer, for the positive control."""
         self.client.run(["nft", "flush", "ruleset"])
         try:
             if name == ROUTING:
-                routes = build_routes(tun=True, open_ipv4=False, open_ipv6=False)
-                self._add([encode_route(route, self.tun) for route in routes])
-                self._add([encode_rule(rule) for rule in build_rules(IDENTITY)])
+                self.client.call(self._layers.add_routing)
             elif name == ARP_SETTINGS:
-                self._set_arp(1)
+                self.client.set_sysctls(ARP_SYSCTLS)
             elif name == TRAFFIC:
-                self._load(_build_marking())
-                self.client.call(_put_filters)
+                self._load(self._layers.render_marking_guard())
+                self.client.call(self._layers.add_filters)
             elif name is not None:
-                self._load(_build(name, self._policy(State.LOCKED)))
+                self._load(self._layers.render(name))
             yield
         finally:
             self.client.run(["nft", "flush", "ruleset"])
-            self._set_arp(0)
+            self.client.set_sysctls(dict.fromkeys(ARP_SYSCTLS, "0"))
             self.client.call(remove_filters)
-            # Nobody goes on asking for neighbours on behalf of what was tried.
+            # So that the kernel stops looking for neighbours for packets that were sent here.
             self.client.run(["ip", "neigh", "flush", "nud", "incomplete", "dev", LAN_A.interface], check=False)
             if name == ROUTING:
-                for rule in build_rules(IDENTITY):
-                    self.client.run(["ip", f"-{rule.version}", "rule", "del", "priority", str(rule.priority)])
+                for version, priority in self._layers.list_rules():
+                    self.client.run(["ip", f"-{version}", "rule", "del", "priority", str(priority)])
 
-    def _policy(self, state: State) -> Policy:
-        links = Links(tun_index=self.tun, uplink=WIRES[0], wires=WIRES, versions=FAMILIES)
-        return Policy(state=state, identity=IDENTITY, links=links)
-
-    def _load(self, table: Table) -> None:
-        # Owned or not makes no difference to what it stops; here nobody holds it.
-        self.client.run(["nft", "-f", "-"], input=table.render(flags=""))
-
-    def _set_arp(self, value: int) -> None:
-        wanted = {key for key in GLOBAL_SYSCTLS if "arp_" in key}
-        own = {key.removeprefix("net/"): GLOBAL_SYSCTLS[key] if value else "0" for key in wanted}
-        self.client.set_sysctls(own)
+    def _load(self, rules: str) -> None:
+        self.client.run(["nft", "-f", "-"], input=rules)
 
     # -- traffic ------------------------------------------------------------------------------------------------------
 
     def find_seen(
         self, kinds: Collection[str], layer: str | None
     ) -> tuple[dict[str, list[str]], set[str], list[Frame]]:
-        """Try everything of some kinds under a layer, all at once.
+        """Fire all shots of some kinds against a layer at once.
 
         Returns:
-            The names of the shots by kind, the names of those that came through, and all frames that came out of the
-            client.
+            The names of the shots by kind, the names of those that were seen outside, and all frames from the client
+            while the layer was there.
         """
         mark = self.world.mark()
         self._drain_tunnel()
@@ -204,15 +172,17 @@ class Scene:
             STRAYS: partial(self._send_strays, layer),
         }
         running, shots = self._start_probes(kinds)
-        # The last of them loads other rules: the probes have ended then.
         for kind in (kind for kind in ways if kind in kinds and kind != STRAYS):
             shots[kind] = ways[kind]()
         for probes in running:
             probes.collect()
-        if STRAYS in kinds:
-            shots[STRAYS] = ways[STRAYS]()
         time.sleep(SETTLE)
         frames = self.world.frames_since(mark)
+        # The last one loads other rules. Frames from then on say nothing about the layer: between two loads the kernel
+        # may repeat its answer to a connection from outside.
+        if STRAYS in kinds:
+            shots[STRAYS] = ways[STRAYS]()
+            time.sleep(SETTLE)
         inside = self._drain_tunnel()
 
         def came_through(shot: Shot) -> bool:
@@ -228,14 +198,14 @@ class Scene:
         return self._salt
 
     def _shot(self, what: str, family: int, *, tunnel: bool = False, answers: bool = False) -> tuple[Shot, bytes, int]:
-        """A shot with a token and a source port of its own."""
+        """A shot with a unique token and source port."""
         number = self._number()
         token, port = f"alone{number:07d}".encode(), 31_000 + number % 1000
         trace = Trace(token=token, target_port=port) if answers else Trace(token=token, source_port=port)
         return Shot(f"{what} ipv{family}", trace, tunnel), token, port
 
     def _start_probes(self, kinds: Collection[str]) -> tuple[list[RunningProbes], dict[str, list[Shot]]]:
-        """What programs of root and of a user send, plain and bound to the card."""
+        """Start probes as root and as a user, unbound and bound to the card."""
         wanted = {kind: bound for kind, bound in ((PLAIN, False), (BOUND, True)) if kind in kinds}
         shots: dict[str, list[Shot]] = {kind: [] for kind in wanted}
         running = []
@@ -248,19 +218,19 @@ class Scene:
         return running, shots
 
     def _send_raw(self) -> list[Shot]:
-        """Whole packets by root, with the machine's own and with another source."""
+        """Send whole packets as root, with the machine's own and with another source."""
         shots = []
         for family in FAMILIES:
             for what, source in (("own source", HOST_ADDRESS[family]), ("other source", CHILD[family])):
                 shot, token, port = self._shot(what, family)
-                packet = craft.udp_packet(source, INTERNET[family], (port, DISCARD), token)
+                packet = packet_builder.udp_packet(source, INTERNET[family], (port, DISCARD), token)
                 _quietly(self.client, partial(_send_packet, family, packet))
                 shots.append(shot)
         return shots
 
     def _frame(self, family: int, mac: str, source: str, token: bytes, port: int) -> bytes:
-        packet = craft.udp_packet(source, INTERNET[family], (port, DISCARD), token)
-        return craft.ip_frame(craft.BROADCAST_MAC, mac, packet)
+        packet = packet_builder.udp_packet(source, INTERNET[family], (port, DISCARD), token)
+        return packet_builder.ip_frame(packet_builder.BROADCAST_MAC, mac, packet)
 
     def _send_frames(self) -> list[Shot]:
         shots = []
@@ -289,7 +259,7 @@ class Scene:
         return shots
 
     def _ask_from_outside(self) -> list[Shot]:
-        """A neighbour asks: an open port, closed ones, a ping. What comes back is known by whom it is for."""
+        """Send packets from a neighbour to an open port and closed ones, and a ping. Answers go to the shot's port."""
         shots = []
         for family in FAMILIES:
             source, target = NEIGHBOUR[family], HOST_ADDRESS[family]
@@ -297,18 +267,18 @@ class Scene:
                 shot, token, port = self._shot(what, family, answers=True)
                 if "TCP" in what:
                     there = OPEN_PORT if what.startswith("open") else CLOSED_PORT
-                    question = craft.tcp_packet(source, target, (port, there), craft.SYN)
+                    question = packet_builder.tcp_packet(source, target, (port, there), packet_builder.SYN)
                 elif what == "ping":
-                    question = craft.icmp_packet(source, target, 128 if family == 6 else 8, bytes(4) + token)
+                    question = packet_builder.icmp_packet(source, target, 128 if family == 6 else 8, bytes(4) + token)
                 else:
-                    question = craft.udp_packet(source, target, (port, CLOSED_PORT), token)
-                packet = craft.ip_frame(LAN_A.mac, self._link, question)
+                    question = packet_builder.udp_packet(source, target, (port, CLOSED_PORT), token)
+                packet = packet_builder.ip_frame(LAN_A.mac, self._link, question)
                 _quietly(self.world.neighbour, partial(_send_frame, "eth0", packet))
                 shots.append(shot)
         return shots
 
     def _send_moved(self) -> list[Shot]:
-        """What goes to this machine itself when `output` sees it, and to the internet when another DNAT is done."""
+        """Send packets that are local in `output`, and that another program's DNAT then sends to the internet."""
         rules = f"ip daddr {HOST_ADDRESS[4]} udp dport 4444 dnat ip to {INTERNET[4]}:{ECHO}\n"
         rules += f"ip6 daddr {HOST_ADDRESS[6]} udp dport 4444 dnat ip6 to [{INTERNET[6]}]:{ECHO}\n"
         hook = "type nat hook output priority 50; policy accept;"
@@ -322,9 +292,9 @@ class Scene:
         return shots
 
     def _send_redirected(self) -> list[Shot]:
-        """What programs here say to each other, and what a container sends, put onto the card by traffic control.
+        """Have traffic control redirect packets between local programs, and of a container, to the card.
 
-        One port only, since everything else is tried at the same time.
+        One port only, because the other kinds are sent at the same time.
         """
         for device, where in (("lo", "egress"), ("ctr0", "ingress")):
             self.client.run(["tc", "qdisc", "add", "dev", device, "clsact"])
@@ -340,8 +310,8 @@ class Scene:
             shots.append(shot)
             shot, token, port = self._shot("redirected from a container", family)
             source = plan.CONTAINER4 if family == 4 else plan.CONTAINER6
-            packet = craft.udp_packet(source, INTERNET[family], (port, REDIRECTED_PORT), token)
-            frame = craft.ip_frame(craft.BROADCAST_MAC, CHILD_MAC, packet)
+            packet = packet_builder.udp_packet(source, INTERNET[family], (port, REDIRECTED_PORT), token)
+            frame = packet_builder.ip_frame(packet_builder.BROADCAST_MAC, CHILD_MAC, packet)
             _quietly(self.world.container, partial(_send_frame, "eth0", frame))
             shots.append(shot)
         for device in ("lo", "ctr0"):
@@ -349,22 +319,22 @@ class Scene:
         return shots
 
     def _ask_for_tunnel(self) -> list[Shot]:
-        request = craft.arp_request(self._link, plan.NEIGHBOUR4, names.TUN_IPV4)
+        request = packet_builder.arp_request(self._link, plan.NEIGHBOUR4, names.TUN_IPV4)
         _quietly(self.world.neighbour, partial(_send_frame, "eth0", request))
-        return [Shot("who has the tunnel's address", Trace(arp_sender=craft.pack_address(names.TUN_IPV4)))]
+        return [Shot("who has the tunnel's address", Trace(arp_sender=packet_builder.pack_address(names.TUN_IPV4)))]
 
     def _send_strays(self, layer: str | None) -> list[Shot]:
-        """Into the TUN, with another source than its own, while open: the server would answer to nobody else then."""
+        """Send into the open TUN with another source: the server would then send all its answers there."""
         if layer in {FILTERS, POSTROUTING}:
             self.client.run(["nft", "flush", "ruleset"])
-            self._load(_build(layer, self._policy(State.OPEN)))
+            self._load(self._layers.render(layer, is_open=True))
             for name in (names.LEASE_SET, names.LEASE_SET_IPV6):
                 element = f"add element inet {names.BASE_TABLE} {name} {{ {names.TUN_NAME} timeout 60s }}"
                 self.client.run(["nft", element])
         shots = []
         for family in FAMILIES:
             shot, token, port = self._shot("stray", family, tunnel=True)
-            packet = craft.udp_packet(STRAY[family], INTERNET[family], (port, DISCARD), token)
+            packet = packet_builder.udp_packet(STRAY[family], INTERNET[family], (port, DISCARD), token)
             _quietly(self.client, partial(_send_packet, family, packet, names.TUN_NAME))
             shots.append(shot)
         return shots
@@ -375,47 +345,6 @@ class Scene:
             while True:
                 packets.append(os.read(self._tun_reader, 65536))
         return packets
-
-
-def _build(name: str, policy: Policy) -> Table:
-    """The table of a layer, or the part of the base table that is one."""
-    base = build_base_table(policy)
-    egress, frames = build_egress_guard(IDENTITY, WIRES), build_frame_guard(IDENTITY, WIRES)
-    assert egress is not None
-    shared = {"refused", "to_wire", "to_tunnel"}
-    parts = {
-        FILTERS: {*shared, "output", "input", "forward"},
-        POSTROUTING: {*shared, "postrouting"},
-    }
-    if name in parts:
-        return replace(base, chains=tuple(chain for chain in base.chains if chain.name in parts[name]))
-    return {GUARD: build_wire_guard(IDENTITY), EGRESS: egress, FRAMES: frames, ARP_TABLE: build_arp_table()}[name]
-
-
-def _build_marking() -> Table:
-    """An egress guard that lets everything go and marks it: so what the filter stops is stopped by nothing else."""
-    rule = Rule(text="accept", comment="everything", permit="everything")
-    chains = tuple(
-        Chain(
-            name=f"{names.DEVICE_CHAIN_PREFIX}{wire}",
-            hook=Hook(kind="filter", hook="egress", priority=0, policy="drop", devices=(wire,)),
-            rules=(rule,),
-        )
-        for wire in WIRES
-    )
-    return Table(family="netdev", name=names.EGRESS_TABLE, chains=chains).mark_accepted(names.ACCEPTED_BIT)
-
-
-def _put_filters() -> None:
-    """On the wires, inside the client."""
-
-    async def put() -> None:
-        with contextlib.closing(RouteSocket()) as changes:
-            traffic = Traffic(NetlinkTraffic(changes))
-            await traffic.fit({socket.if_nametoindex(wire): Filter.MARKED for wire in WIRES})
-            assert all(standing.filter is Filter.MARKED for standing in traffic.standings.values())
-
-    asyncio.run(put())
 
 
 def _trace(spec: ProbeSpec) -> Trace:
@@ -435,7 +364,7 @@ def _listen(version: int) -> socket.socket:
 
 
 def _quietly(host: Host, send: Callable[[], None]) -> None:
-    """Try to send something on a host; that it is refused is an outcome like another."""
+    """Try to send something on a host. A refusal is a valid outcome."""
 
     def inside() -> None:
         with contextlib.suppress(OSError):
@@ -445,7 +374,7 @@ def _quietly(host: Host, send: Callable[[], None]) -> None:
 
 
 def _send_packet(version: int, packet: bytes, device: str = "") -> None:
-    """A whole IP packet by a raw socket (raw(7)); IPv6 takes the header too with IPPROTO_RAW."""
+    """Send a whole IP packet by a raw socket (raw(7)); with IPPROTO_RAW the header of IPv6 is included too."""
     with socket.socket(_family(version), socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         if device:
             sock.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, device.encode() + b"\0")

@@ -1,6 +1,8 @@
-"""What each layer of the lock stops alone, with all the others taken away. Pure.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table of what each layer of the lock stops alone, without the others. Pure.
 
-`docs/architecture.md` shows this table and `tests/lab/test_layers_alone.py` plays it, by `layers_alone`.
+`docs/architecture.md` shows this table, and `tests/lab/test_layers_alone.py` tests each cell with `layers_alone`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, REDIRECTED, ARP, S
     "raw frames",
     "a child of a card (macvlan)",
     "containers",
-    "answers to whoever asks from outside",
+    "answers to packets from outside",
     "packets that another program moves after output",
     "frames that traffic control moves",
     "ARP for the tunnel's address",
@@ -40,7 +42,7 @@ HOLDS: dict[str, frozenset[str]] = {
     ARP_TABLE: frozenset({ARP}),
     ARP_SETTINGS: frozenset({ARP}),
 }
-"""The kinds of traffic that each layer stops alone; every other kind it lets by, and another layer has to stop it."""
+"""The kinds of traffic that each layer stops alone. It lets the other kinds pass, and another layer stops them."""
 KINDS = (PLAIN, BOUND, RAW, FRAME, MACVLAN, CONTAINER, ANSWERS, MOVED, REDIRECTED, ARP, STRAYS)
 
 

@@ -1,7 +1,9 @@
-"""Captured frames as a file that Wireshark and tcpdump read, with wires by name, directions, and what was lost.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Captured frames as a file for Wireshark and tcpdump, with names of wires, directions, and the number of lost frames.
 
-pcapng (draft-ietf-opsawg-pcapng): a section, an interface for each wire, a packet with its direction for each frame,
-and at the end the capture's own count of lost frames. So the file alone says whether anything can be concluded from it.
+The format is pcapng (draft-ietf-opsawg-pcapng): a section, an interface for each wire, a packet with its direction for
+each frame, and at the end the capture's own count of lost frames. So the file alone shows whether it proves anything.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ IF_NAME, IF_TSRESOL, EPB_FLAGS, ISB_IFDROP = 2, 9, 2, 5
 INBOUND, OUTBOUND = 1, 2
 NANOSECONDS = 9
 UNKNOWN = (1 << 64) - 1
-"""Frames lost, where the capture broke off and nobody knows how many (-1 when it is written)."""
+"""The number of lost frames if the capture broke off: unknown (written as -1)."""
 
 
 class BadCapture(ValueError):
-    """This is no capture file of ours, or it breaks off."""
+    """This is not a capture file of the laboratory, or it is truncated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What a file holds. dropped: frames that the capture lost, by wire; a wire without a count broke off."""
+    """The content of a file. dropped: lost frames by wire; the capture of a wire without a count broke off."""
 
     frames: tuple[Frame, ...]
     wires: tuple[str, ...]
@@ -37,7 +39,7 @@ class Recording:
 
     @property
     def complete(self) -> bool:
-        """Whether every wire was captured to the end and no frame was lost: only then silence means silence."""
+        """Whether every wire was captured to the end without a lost frame. Otherwise a missing frame proves nothing."""
         return bool(self.wires) and all(self.dropped.get(wire) == 0 for wire in self.wires)
 
 
@@ -63,7 +65,7 @@ def render(frames: Iterable[Frame], dropped: Mapping[str, int]) -> bytes:
         head = struct.pack(
             "<IIIII", wires.index(frame.wire), stamp >> 32, stamp & 0xFFFFFFFF, len(frame.data), len(frame.data)
         )
-        # As seen from the wire's far end, where the capture stands.
+        # As seen from the wire's far end, where the capture runs.
         direction = struct.pack("<I", INBOUND if frame.from_client else OUTBOUND)
         padding = bytes(-len(frame.data) % 4)
         parts.append(_block(PACKET, head + frame.data + padding + _option(EPB_FLAGS, direction) + _option(0, b"")))
@@ -74,15 +76,15 @@ def render(frames: Iterable[Frame], dropped: Mapping[str, int]) -> bytes:
 
 
 def _read_options(data: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
+    options: dict[int, bytes] = {}
     at = 0
     while at + 4 <= len(data):
         code, length = struct.unpack_from("<HH", data, at)
         if code == 0:
             break
-        found[code] = data[at + 4 : at + 4 + length]
+        options[code] = data[at + 4 : at + 4 + length]
         at += 4 + length + (-length % 4)
-    return found
+    return options
 
 
 def _blocks(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,8 +1,10 @@
-"""Probes: attempts to get something out of the machine. Run on the client as `python -m psiphon_lab.probe`.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Probes: attempts to get something out of the machine. Runs on the client as `python -m psiphon_lab.probe`.
 
-Reads {"limit": seconds, "specs": [...]} on standard input, runs all of them at once and writes one JSON object per
-probe. Every probe can be told apart on a wire: TCP and UDP by a source port of its own, ICMP and DNS by a token.
-Standard library only, and little of it: the program is started many times in every demonstration.
+It reads {"limit": seconds, "specs": [...]} from standard input, runs all probes at once and writes one JSON object for
+each. Every probe can be recognised on a wire: TCP and UDP by a unique source port, ICMP and DNS by a token. It imports
+little, and only from the standard library, because each demonstration starts it many times.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ DENIED = (errno.EPERM, errno.EACCES)
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSpec:
-    """One attempt. interface: bound to it by SO_BINDTODEVICE, or "" for plain. token: in the payload or the name."""
+    """One attempt. interface: for SO_BINDTODEVICE; "" for an unbound socket. token: part of the payload or the name."""
 
     id: str
     kind: str
@@ -48,10 +50,10 @@ class ProbeSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What came of a probe.
+    """The result of a probe.
 
-    outcome: "answered", "refused" (somebody said no to the connection), "unreachable", "denied" (the kernel refused to
-    send), "timeout" or "error". error: the errno's name or "". answer: what the far end said (an address, a mark).
+    outcome: "answered", "refused" (the connection was rejected), "unreachable", "denied" (the kernel refused to send),
+    "timeout" or "error". error: the errno's name or "". answer: the far end's answer (an address, a mark).
     """
 
     id: str
@@ -77,9 +79,9 @@ BATTERY = (
 
 
 def probe_specs(*, salt: int, interface: str = "eth0", label: str = "") -> tuple[ProbeSpec, ...]:
-    """The battery: every kind and target, both families, plain and bound to `interface`.
+    """All probes: every kind and destination, both families, unbound and bound to `interface`.
 
-    salt: another number for each run (and each uid) of a world, so that no two probes look alike on the wire.
+    salt: a different number for each run and uid in a world, so that each probe can be recognised on a wire.
     label: the beginning of each id, for example "root".
     """
     specs: list[ProbeSpec] = []
@@ -125,7 +127,7 @@ def _left(deadline: float) -> float:
 
 def _connect(spec: ProbeSpec, deadline: float) -> socket.socket:
     sock = _open(spec, socket.SOCK_STREAM)
-    # Closed by a reset, so that nothing of this probe is on the wire later.
+    # Closing sends a reset, so that nothing of this probe is on the wire later.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.settimeout(_left(deadline))
     try:
@@ -147,7 +149,7 @@ def _read_all(sock: socket.socket, deadline: float) -> bytes:
 
 
 def probe_tcp(spec: ProbeSpec, deadline: float) -> str:
-    """Connect; from a web page, the address that it saw."""
+    """Connect. From a web server, read the client address that it saw."""
     with _connect(spec, deadline) as sock:
         if spec.port != 80:
             return "connected"
@@ -157,7 +159,7 @@ def probe_tcp(spec: ProbeSpec, deadline: float) -> str:
 
 
 def probe_udp(spec: ProbeSpec, deadline: float) -> str:
-    """Send the token, wait for its echo."""
+    """Send the token and wait for the echo."""
     with _open(spec, socket.SOCK_DGRAM) as sock:
         sock.connect((spec.target, spec.port))
         sock.send(spec.token.encode())
@@ -172,7 +174,7 @@ def _checksum(data: bytes) -> int:
 
 
 def probe_icmp(spec: ProbeSpec, deadline: float) -> str:
-    """An echo request: by a raw socket as root, by a ping socket as anyone else."""
+    """Send an echo request: as root by a raw socket, otherwise by a ping socket."""
     protocol = socket.IPPROTO_ICMP if spec.family == 4 else socket.IPPROTO_ICMPV6
     request, reply = (8, 0) if spec.family == 4 else (128, 129)
     payload = spec.token.encode()
@@ -196,7 +198,7 @@ def _dns_name(spec: ProbeSpec) -> str:
 
 
 def probe_dns_udp(spec: ProbeSpec, deadline: float) -> str:
-    """Ask who the resolver is; its mark tells which one really answered."""
+    """Query for the resolver's mark, which shows which one answered."""
     with _open(spec, socket.SOCK_DGRAM) as sock:
         sock.connect((spec.target, spec.port))
         sock.send(encode_query(spec.source_port, _dns_name(spec), TXT))
@@ -240,19 +242,19 @@ def classify_error(error: BaseException) -> tuple[str, str]:
 
 
 def run_probe(spec: ProbeSpec, limit: float) -> ProbeResult:
-    """Run one probe to its end, at most `limit` seconds."""
+    """Run one probe, for at most `limit` seconds."""
     start = time.monotonic()
     outcome, error, answer = "answered", "", ""
     try:
         answer = PROBES[spec.kind](spec, start + limit)
-    except Exception as raised:  # noqa: BLE001 - whatever it was, it is this probe's outcome
+    except Exception as raised:  # noqa: BLE001 - any error is an outcome of the probe
         outcome, error = classify_error(raised)
     elapsed = (time.monotonic() - start) * 1000
     return ProbeResult(id=spec.id, outcome=outcome, error=error, elapsed_ms=round(elapsed, 1), answer=answer)
 
 
 def run_all(specs: list[ProbeSpec], limit: float) -> list[ProbeResult]:
-    """Run probes side by side."""
+    """Run probes in parallel."""
     results: list[ProbeResult | None] = [None] * len(specs)
 
     def run_one(at: int) -> None:
@@ -268,10 +270,10 @@ def run_all(specs: list[ProbeSpec], limit: float) -> list[ProbeResult]:
 
 def main() -> int:
     """Command line entry."""
-    asked: dict[str, Any] = json.load(sys.stdin)
+    order: dict[str, Any] = json.load(sys.stdin)
     threading.stack_size(256 << 10)
-    specs = [ProbeSpec(**fields) for fields in asked["specs"]]
-    for result in run_all(specs, float(asked.get("limit", LIMIT))):
+    specs = [ProbeSpec(**fields) for fields in order["specs"]]
+    for result in run_all(specs, float(order.get("limit", LIMIT))):
         sys.stdout.write(json.dumps(asdict(result)) + "\n")
     return 0
 

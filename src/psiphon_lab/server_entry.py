@@ -1,21 +1,28 @@
-"""The server entry: how a client is told where its server is. The text form is the real one, with fields of our own.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The server entry, by which a client finds its server. The text has the real format, with additional fields.
 
-It is the hexadecimal form of "ip webport websecret webcert {json}". The stand-in's JSON has its port, the SHA-256
-fingerprint of its certificate (pinned, no authority involved) and the exit region.
+It is the hexadecimal form of "ip webport websecret webcert {json}". The stand-in's JSON has a port for each of its
+protocols, the SHA-256 fingerprint of its certificate (pinned, without a certificate authority) and the egress region.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerEntry:
-    """A stand-in server. address: IPv4 literal. fingerprint: SHA-256 of the certificate's DER form, hexadecimal."""
+    """A stand-in server.
+
+    address: IP literal. ports: by protocol (OSSH, TLS-OSSH). fingerprint: SHA-256 of the certificate's DER form,
+    hexadecimal.
+    """
 
     address: str
-    port: int
+    ports: Mapping[str, int]
     secret: str
     fingerprint: str
     region: str
@@ -26,9 +33,9 @@ def encode_server_entry(entry: ServerEntry) -> str:
     fields = {
         "ipAddress": entry.address,
         "region": entry.region,
-        "capabilities": ["STANDIN"],
+        "capabilities": [protocol.removesuffix("-OSSH") for protocol in entry.ports],
         "configurationVersion": 0,
-        "standinPort": entry.port,
+        "standinPorts": dict(entry.ports),
         "standinFingerprint": entry.fingerprint,
     }
     return f"{entry.address} 0 {entry.secret} 0 {json.dumps(fields)}".encode().hex()
@@ -41,10 +48,16 @@ def decode_server_entry(text: str) -> ServerEntry:
         fields = json.loads(blob)
         return ServerEntry(
             address=address,
-            port=int(fields["standinPort"]),
+            ports={str(name): int(port) for name, port in fields["standinPorts"].items()},
             secret=secret,
             fingerprint=str(fields["standinFingerprint"]),
             region=str(fields["region"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a server entry of a stand-in server") from error
+
+
+def set_region(text: str, region: str) -> str:
+    """Any server entry, a real one too, with a region put in. Raises ValueError if it is malformed."""
+    *legacy, blob = bytes.fromhex(text.strip()).decode().split(" ", 4)
+    return " ".join([*legacy, json.dumps({**json.loads(blob), "region": region})]).encode().hex()

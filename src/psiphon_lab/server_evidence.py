@@ -1,9 +1,11 @@
-"""Flows by what the server's own wire shows: for a server that keeps no record of its own, such as psiphond.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Finds a server's flows on its own wire, for a server that keeps no record, such as psiphond.
 
 Capture the server's cable on the far end (`Capture(world.backbone, "server", wire="server")`); there "from_client"
-means that the frame came out of the server host. A flow counts once the server has answered it with data: psiphond says
-nothing to a caller who does not know its obfuscation key, so a bare connection to its port never counts. (The
-stand-in's TLS does answer anyone: for it use `ServerProcess.read_flows`, which is stricter.)
+means that the server host sent the frame. A flow counts once the server has answered with data. psiphond does not
+answer a client that does not know its obfuscation key, so a mere connection to its port never counts. (The stand-in's
+TLS answers everybody; `ServerProcess.read_flows` is stricter, so use that.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The stand-in core's command line and configuration, with the real core's rules for what it refuses."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The stand-in core's command line and configuration. It refuses what the real core refuses."""
 
 from __future__ import annotations
 
@@ -9,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from psiphon_lab.server_entry import ServerEntry, decode_server_entry
+from psiphon_lab.standin_candidates import read_server_list
 
 STRING_FLAGS = {
     "config": "", "dataRootDirectory": "", "serverList": "", "listenInterface": "", "notices": "",
     "tunDevice": "", "tunBindInterface": "eth0", "tunDNSServers": "8.8.8.8,8.8.4.4",
 }  # fmt: skip
+# The names that the real core takes. The stand-in server speaks two of them.
+REAL_PROTOCOLS = frozenset(
+    "SSH OSSH TLS-OSSH SHADOWSOCKS-OSSH UNFRONTED-MEEK-OSSH UNFRONTED-MEEK-HTTPS-OSSH"
+    " UNFRONTED-MEEK-SESSION-TICKET-OSSH FRONTED-MEEK-OSSH FRONTED-MEEK-HTTP-OSSH FRONTED-MEEK-QUIC-OSSH QUIC-OSSH"
+    " CONJURE-OSSH".split()
+)
 BOOLEAN_FLAGS = ("version", "v", "formatNotices", "useNoticeFiles")
 
 
@@ -26,7 +35,7 @@ class ConfigError(Exception):
 
 
 def parse_flags(argv: list[str]) -> dict[str, str]:
-    """Flags as Go reads them: -x and --x are the same, -x=v and -x v too, the first other word ends them."""
+    """Parse flags as Go does: -x and --x are the same, -x=v and -x v too, and the first other word ends them."""
     flags = dict(STRING_FLAGS)
     rest = list(argv)
     while rest:
@@ -51,12 +60,19 @@ def parse_flags(argv: list[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class CoreConfig:
-    """What the stand-in heeds of the configuration. resolver4/6: packed transparent DNS addresses."""
+    """The options that the stand-in uses.
+
+    entry: the only server that it may use, or None. known: otherwise the servers of -serverList. resolver4, resolver6:
+    addresses of transparent DNS, in binary form.
+    """
 
     data_directory: Path
     entry: ServerEntry | None
+    known: tuple[ServerEntry, ...]
+    protocols: tuple[str, ...]
     egress_region: str
     diagnostic: bool
+    count_bytes: bool
     socks_port: int | None
     establish_timeout: float
     resolver4: bytes | None
@@ -83,6 +99,22 @@ def _read_resolver(values: dict[str, Any], name: str, version: int) -> bytes | N
     if address.version != version:
         raise ConfigError(f"invalid {name}")
     return address.packed
+
+
+def _read_known(path: str) -> tuple[ServerEntry, ...]:
+    """The servers of -serverList. A list that cannot be read is not fatal: the real core warns and goes on."""
+    try:
+        return tuple(read_server_list(Path(path).read_text(encoding="ascii"))) if path else ()
+    except (OSError, ValueError):
+        return ()
+
+
+def _read_protocols(values: dict[str, Any]) -> tuple[str, ...]:
+    names = _typed(values, "LimitTunnelProtocols", list, [])
+    unknown = [name for name in names if name not in REAL_PROTOCOLS]
+    if unknown:
+        raise ConfigError(f"invalid tunnel protocol: {unknown[0]}")
+    return tuple(names)
 
 
 def load_config(flags: dict[str, str]) -> CoreConfig:
@@ -119,8 +151,11 @@ def load_config(flags: dict[str, str]) -> CoreConfig:
     return CoreConfig(
         data_directory=directory / "ca.psiphon.PsiphonTunnel.tunnel-core",
         entry=entry,
+        known=_read_known(flags["serverList"]),
+        protocols=_read_protocols(values),
         egress_region=_typed(values, "EgressRegion", str, ""),
         diagnostic=_typed(values, "EmitDiagnosticNotices", bool, False),
+        count_bytes=_typed(values, "EmitBytesTransferred", bool, False),
         socks_port=None
         if _typed(values, "DisableLocalSocksProxy", bool, False)
         else _typed(values, "LocalSocksProxyPort", int, 0),
@@ -131,7 +166,7 @@ def load_config(flags: dict[str, str]) -> CoreConfig:
 
 
 def find_unfit(config: CoreConfig) -> str | None:
-    """What the real core says, and ends for, when the one server that it may use is not what else is asked for."""
+    """The real core's error, with which it ends, if its only server does not fit the other options; None if it fits."""
     if config.entry is not None and config.egress_region not in ("", config.entry.region):
         return "TargetServerEntry does not support EgressRegion"
     return None

@@ -1,9 +1,11 @@
-"""THE STAND-IN CORE: a test instrument of the laboratory that plays psiphon-tunnel-core. Not a VPN, never installed.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""THE STAND-IN CORE: a test instrument in the place of psiphon-tunnel-core. Not a VPN, never installed.
 
-It takes the real core's flags, writes the real notice stream and carries real packets between the TUN interface and the
-stand-in server, in TLS, over a socket bound to the given interface. It needs no capability, as the real one does
-not. It can be told to misbehave (standin_faults.py) by `--standin-faults FILE`, which must come first and is put there
-by the wrapper script that `write_core_wrapper` makes; everything after it is the real command line.
+It accepts the real core's flags, writes the real notice stream and carries real packets between the TUN interface and
+the stand-in server, in TLS, over a socket bound to the given interface. Like the real core it needs no capability. It
+can simulate faults (`standin_faults.py`): then `--standin-faults FILE` comes first, from the wrapper script that
+`write_core_wrapper` makes, and the real command line follows.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-import psiphon_vpn
+from psiphon_lab.launch import SOURCE_ROOT
 from psiphon_lab.standin_config import ConfigError, FlagError, find_unfit, load_config, parse_flags
 from psiphon_lab.standin_faults import FaultPlan, act_on_process_faults
 from psiphon_lab.standin_notices import Notices
@@ -23,6 +25,7 @@ from psiphon_lab.standin_store import StoreEndError, open_store
 from psiphon_lab.standin_tunnel import Core
 from psiphon_lab.tun_device import attach_tun
 
+PROGRAM = "psiphon_lab.standin_core"
 VERSION_TEXT = """STAND-IN CORE, a test instrument: not psiphon-tunnel-core
   Build Date: 2026-01-01T00:00:00Z
   Built With: Python (standard library)
@@ -31,8 +34,8 @@ VERSION_TEXT = """STAND-IN CORE, a test instrument: not psiphon-tunnel-core
 """
 
 
-def run(flags: dict[str, str], plan: FaultPlan) -> int:
-    """Everything after the flags; the exit code."""
+def run(flags: dict[str, str], plan: FaultPlan, *, make: type[Core] = Core) -> int:
+    """Run with parsed flags; the exit code. make: what runs."""
     notices = Notices()
     act_on_process_faults(plan, notices)
     try:
@@ -60,13 +63,13 @@ def run(flags: dict[str, str], plan: FaultPlan) -> int:
     bind_interface = flags["tunBindInterface"] if flags["tunDevice"] else None
 
     async def live() -> int:
-        core = Core(config=config, tun=tun, bind_interface=bind_interface, plan=plan, notices=notices)
+        core = make(config=config, tun=tun, bind_interface=bind_interface, plan=plan, notices=notices)
         return await core.run()
 
     return asyncio.run(live())
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, *, make: type[Core] = Core) -> int:
     """Command line entry."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     faults = os.environ.get("PSIPHON_STANDIN_FAULTS")
@@ -82,19 +85,21 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    return run(flags, FaultPlan(Path(faults) if faults else None))
+    return run(flags, FaultPlan(Path(faults) if faults else None), make=make)
 
 
-def write_core_wrapper(directory: Path, faults: Path | None = None) -> Path:
-    """An executable that any uid can run as if it were the real core. faults: see standin_faults.py."""
-    source = Path(psiphon_vpn.__path__[0]).resolve().parent
-    told = "" if faults is None else f" --standin-faults {shlex.quote(str(faults))}"
+def write_core_wrapper(directory: Path, faults: Path | None = None, *, program: str = PROGRAM) -> Path:
+    """Write an executable that any uid can run like the real core.
+
+    faults: see standin_faults.py. program: another module, with its first argument.
+    """
+    options = "" if faults is None else f" --standin-faults {shlex.quote(str(faults))}"
     python = shlex.quote(os.path.realpath(sys.executable))
     path = directory / "psiphon-tunnel-core"
-    # -S -s: nothing but the standard library is needed, and looking for more costs start-up time.
+    # -S -s: it needs only the standard library, and looking for more packages costs start-up time.
     path.write_text(
         "#!/bin/sh\n# The laboratory's stand-in for psiphon-tunnel-core: a test instrument.\n"
-        f'PYTHONPATH={shlex.quote(str(source))} exec {python} -S -s -m psiphon_lab.standin_core{told} "$@"\n',
+        f'PYTHONPATH={shlex.quote(str(SOURCE_ROOT))} exec {python} -S -s -m {program}{options} "$@"\n',
         encoding="ascii",
     )
     path.chmod(0o755)

@@ -1,28 +1,30 @@
-"""How the stand-in core is told to misbehave: a JSON file, read again whenever it changes.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Faults of the stand-in core, which a JSON file selects. The core reads the file again whenever it changes.
 
-The file holds {"faults": [{"kind": KIND, "after": SECONDS, ...}, ...]}; `after` (default 0) counts from the moment the
-file was read. An empty or missing file means no fault. Kinds, with their own fields:
+The file contains {"faults": [{"kind": KIND, "after": SECONDS, ...}, ...]}; `after` (default 0) counts from the moment
+when the file is read. An empty or missing file means no fault. Kinds, with their own fields:
 
-exit (code)             end with that code, no farewell
+exit (code)             end with that code, without a notice
 signal (number)         die by that signal
 hang                    do nothing more: no packets, no notices, no reaction to SIGTERM
-silent                  work, but write no notice at all
+silent                  work, but write no notices
 close_stderr            close standard error and go on
 flood (bytes)           write that much junk to standard error, in lines (default 8 MiB)
-junk                    write lines that are no notices: bad JSON, wrong types, control characters, deep nesting
+junk                    write lines that are not notices: bad JSON, wrong types, control characters, deep nesting
 oversize (bytes)        write one notice of that length (default 8 MiB) as one line
-liar                    claim a tunnel without making one
+liar                    report a tunnel without making one
 blackhole               make the tunnel, carry nothing
 no_packet_channel       make the tunnel, fail to open its packet channel (a warning, no retry), carry nothing
-flap (period)           report Tunnels 0, 1, 0, ... every period/2 seconds (default 0.2) whatever is true
+flap (period)           report Tunnels 0, 1, 0, ... every period/2 seconds (default 0.2), true or not
 disconnect              drop the tunnel's connection and make no new one
 datastore               another process holds the data store: "error in init", code 1
-datastore_broken        the data store cannot be opened, whatever is there: "error in init", code 1
-datastore_crash         the data store makes it crash, whatever is there: a trace, code 2
-port_in_use             SocksProxyPortInUse, code 0, no farewell
-no_region               no candidate server, for ever, though servers are known
-empty_list              no server is known at all, for ever
-wrong_clock (seconds)   the server's clock is so far from ours (default an hour ahead)
+datastore_broken        the data store cannot be opened, whatever its content: "error in init", code 1
+datastore_crash         the data store makes it crash, whatever its content: a trace, code 2
+port_in_use             SocksProxyPortInUse, code 0, no Exiting notice
+no_region               never a candidate server, although servers are known
+empty_list              never a known server
+wrong_clock (seconds)   the server's clock differs from the machine's by so much (default an hour ahead)
 upstream_error          UpstreamProxyError, never connects
 establish_timeout       EstablishTunnelTimeout, code 0
 """
@@ -48,7 +50,7 @@ KINDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One misbehaviour. due: the monotonic time from which it acts. options: the fields of its own."""
+    """One fault. due: the monotonic time from which it acts. options: its own fields."""
 
     kind: str
     due: float
@@ -60,7 +62,7 @@ class Fault:
 
 
 def parse_faults(text: str, *, now: float) -> list[Fault]:
-    """The faults of a file's text. Raises ValueError on anything that is not understood: a test must not pass by it."""
+    """The faults in a file's text. Raises ValueError for an unknown kind, so that no test passes without its fault."""
     faults: list[Fault] = []
     for item in (json.loads(text) if text.strip() else {}).get("faults", []):
         kind = item["kind"]
@@ -72,7 +74,7 @@ def parse_faults(text: str, *, now: float) -> list[Fault]:
 
 
 class FaultPlan:
-    """The faults of one file, current after each `reload`. path None: never any."""
+    """The faults of one file, updated by `reload`. path: None for no faults."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -82,7 +84,7 @@ class FaultPlan:
         self.reload()
 
     def reload(self) -> None:
-        """Read the file again if it is another than before."""
+        """Read the file again if it has changed."""
         if self._path is None:
             return
         try:
@@ -97,12 +99,12 @@ class FaultPlan:
             self._stamp = None
 
     def find(self, kind: str) -> Fault | None:
-        """The fault of that kind which acts now."""
+        """A fault of that kind that acts now, or None."""
         now = time.monotonic()
         return next((fault for fault in self._faults if fault.kind == kind and fault.due <= now), None)
 
     def take(self, kind: str) -> Fault | None:
-        """Like `find`, once for each fault in the file."""
+        """Like `find`, but returns each fault in the file only once."""
         fault = self.find(kind)
         if fault is None or id(fault) in self._done:
             return None
@@ -111,7 +113,7 @@ class FaultPlan:
 
 
 def act_on_process_faults(plan: FaultPlan, notices: Notices) -> None:
-    """The misbehaviour that does not depend on what the core is doing."""
+    """Carry out the faults that do not depend on what the core is doing."""
     notices.silent = plan.find("silent") is not None
     if fault := plan.find("exit"):
         os._exit(int(fault.number("code", 1)))
@@ -140,7 +142,7 @@ def act_on_process_faults(plan: FaultPlan, notices: Notices) -> None:
 
 
 def write_faults(path: Path, *faults: dict[str, Any]) -> None:
-    """Write the file that a running stand-in core reads, in one step. No faults: it behaves again."""
+    """Write the file that a running stand-in core reads, atomically. Without faults it behaves normally again."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(json.dumps({"faults": list(faults)}), encoding="utf-8")
     temporary.chmod(0o644)

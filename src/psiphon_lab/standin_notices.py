@@ -1,4 +1,6 @@
-"""The stand-in core's notice stream, in the real core's form: one JSON object a line, one write a notice."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The stand-in core's notices, in the real core's format: one JSON object per line, one write per notice."""
 
 from __future__ import annotations
 
@@ -32,14 +34,14 @@ JUNK = (
 
 
 class Notices:
-    """Writes notices to standard error. A full pipe blocks the whole process, as it does the real one."""
+    """Writes notices to standard error. A full pipe blocks the whole process, as with the real core."""
 
     def __init__(self) -> None:
         self.diagnostic = False
         self.silent = False
 
     def emit(self, kind: str, *, forced: bool = False, **data: object) -> None:
-        """Write one notice; diagnostic kinds only if the configuration asks for them, or if forced."""
+        """Write one notice; a diagnostic one only if the configuration enables them, or if forced."""
         if self.silent or (kind in DIAGNOSTIC and not self.diagnostic and not forced):
             return
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
@@ -54,6 +56,6 @@ class Notices:
             while line:
                 line = line[os.write(2, line) :]
         except BrokenPipeError:
-            os.kill(os.getpid(), 13)  # Go dies of SIGPIPE when fd 2 is a closed pipe
+            os.kill(os.getpid(), 13)  # a Go program dies of SIGPIPE if standard error is a closed pipe
         except OSError:
             pass  # closed by a fault

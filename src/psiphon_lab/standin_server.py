@@ -1,12 +1,14 @@
-"""THE STAND-IN SERVER: a test instrument of the laboratory that plays a Psiphon server for the stand-in core.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""THE STAND-IN SERVER: a test instrument in the place of a Psiphon server, for the stand-in core.
 
-It takes sessions over TLS (a certificate of its own, pinned by the server entry that it writes), carries their packets
-into a TUN interface, and the kernel of its host masquerades them. It keeps to the real server's habits: an
-address of its own for each session, replies only to the first source address of a family, its own resolvers behind
-10.0.0.2, no traffic between clients, no bogons unless allowed.
+It accepts sessions over TLS, bare or obfuscated (`standin_protocols.py`; the server entry that it writes pins its
+certificate), and carries their packets into a TUN interface; the kernel of its host masquerades them. It behaves like
+the real server: each session has its own address, replies go only to the first source address of a family, its own
+resolvers are behind 10.0.0.2, and there is no traffic between clients, and none to bogons unless allowed.
 
-Its record of authenticated connections (--flows, JSON lines) tells the judge which frames on the client's wire are
-innocent: the server's word, not the client's.
+It records authenticated connections (flows.jsonl, JSON lines). From that record the judge knows which frames on the
+client's wire are innocent: it relies on the server and not on the client.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 import ssl
@@ -27,8 +30,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from psiphon_lab import packet as ip
+from psiphon_lab import tunnel_packet as ip
 from psiphon_lab.server_entry import ServerEntry, encode_server_entry
+from psiphon_lab.standin_protocols import OSSH, TLS_OSSH, listen
 from psiphon_lab.standin_session import SessionTable
 from psiphon_lab.standin_socks import pump
 from psiphon_lab.tun_device import attach_tun
@@ -52,7 +56,7 @@ table inet standin_nat {
 
 
 class StandinServer:
-    """The server. tun: a descriptor from attach_tun. record: called with each authenticated connection and its mode."""
+    """The server. tun: descriptor from attach_tun. record: called for each authenticated connection, with its mode."""
 
     def __init__(
         self,
@@ -70,21 +74,21 @@ class StandinServer:
         self._record = record
 
     def read_tun(self) -> None:
-        """Carry what waits in the TUN to its clients; what they cannot take is dropped, as on any link."""
+        """Carry the packets that wait in the TUN to their clients; drop those that a client cannot receive now."""
         for _ in range(READ_BATCH):
             try:
                 data = os.read(self._tun, 65536)
             except OSError:
                 return
-            found = self._sessions.send_down(data)
-            if found is None or found[0].writer is None:
+            delivery = self._sessions.send_down(data)
+            if delivery is None or delivery[0].writer is None:
                 continue
-            writer = found[0].writer
+            writer = delivery[0].writer
             if not writer.is_closing() and writer.transport.get_write_buffer_size() < QUEUE_LIMIT:
-                writer.write(ip.frame_packet(found[1]))
+                writer.write(ip.frame_packet(delivery[1]))
 
     async def serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, already through its TLS handshake: hello, then packets or one forwarded stream."""
+        """Serve one connection after its TLS handshake: hello, then packets or one forwarded stream."""
         try:
             hello = json.loads(await asyncio.wait_for(reader.readline(), HELLO_TIMEOUT))
             if not hmac.compare_digest(str(hello["secret"]), self._secret):
@@ -96,7 +100,7 @@ class StandinServer:
             else:
                 await self._forward(hello["target"], reader, writer)
         except (OSError, EOFError, TimeoutError, ValueError, KeyError, TypeError):
-            pass  # a client that breaks off or talks nonsense: its connection ends
+            pass  # the client broke off or sent nonsense: its connection ends
         finally:
             writer.close()
 
@@ -111,7 +115,7 @@ class StandinServer:
                 for data in ip.split_frames(buffer):
                     up = self._sessions.send_up(session, data)
                     if up is not None:
-                        with contextlib.suppress(OSError):  # full, or something the kernel refuses: dropped
+                        with contextlib.suppress(OSError):  # queue full, or the kernel refuses it: dropped
                             os.write(self._tun, up)
         finally:
             session.last_used = time.monotonic()
@@ -134,7 +138,7 @@ class StandinServer:
 
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:
-    """A self-signed certificate and its key in `directory`, made once by the openssl program."""
+    """A self-signed certificate and its key in `directory`; openssl(1) makes them once."""
     certificate, key = directory / "server.crt", directory / "server.key"
     if not certificate.exists():
         argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -150,7 +154,7 @@ def read_resolvers(path: Path) -> list[str]:
 
 
 def configure_network(tun_name: str, egress: str) -> None:
-    """Addresses of the TUN and masquerading, in the namespace that this process is in."""
+    """Set the TUN's addresses and masquerading, in this process's network namespace."""
     from pyroute2 import IPRoute
 
     with IPRoute() as ipr:
@@ -162,15 +166,20 @@ def configure_network(tun_name: str, egress: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=RULESET % {"egress": egress}, text=True, check=True, timeout=60)
 
 
+def read_ports(options: argparse.Namespace) -> dict[str, int]:
+    """The protocols that are served, and where."""
+    return {OSSH: options.port, **({} if options.tls_port is None else {TLS_OSSH: options.tls_port})}
+
+
 def write_server_entries(options: argparse.Namespace, secret: str, certificate: Path) -> None:
-    """Tell clients: the file server-entry.dat, and server-entry-ipv6.dat for those that have IPv6 alone."""
+    """Write the server entries for clients: server-entry.dat, and server-entry-ipv6.dat for those with only IPv6."""
     der = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii"))
     for address, name in ((options.address, "server-entry.dat"), (options.address6, "server-entry-ipv6.dat")):
         if address is None:
             continue
         entry = ServerEntry(
             address=address,
-            port=options.port,
+            ports=read_ports(options),
             secret=secret,
             fingerprint=hashlib.sha256(der).hexdigest(),
             region=options.region,
@@ -179,23 +188,24 @@ def write_server_entries(options: argparse.Namespace, secret: str, certificate: 
 
 
 def read_secret(path: Path) -> str:
-    """The secret that clients show, made at the first start."""
+    """The secret by which clients authenticate; made at the first start."""
     if not path.exists():
         path.write_text(secrets.token_hex(16), encoding="ascii")
     return path.read_text(encoding="ascii")
 
 
 async def serve(server: StandinServer, options: argparse.Namespace, context: ssl.SSLContext, tun: int) -> None:
-    """Say "ready" once the server listens; serve for ever."""
+    """Listen, print "ready", and serve for ever."""
     asyncio.get_running_loop().add_reader(tun, server.read_tun)
     addresses = [address for address in (options.address, options.address6) if address is not None]
-    await asyncio.start_server(server.serve_client, addresses, options.port, ssl=context, backlog=128)
+    for protocol, port in read_ports(options).items():
+        await listen(server.serve_client, addresses, port, protocol, context)
     os.write(1, b"ready\n")
     await asyncio.Event().wait()
 
 
-def run(options: argparse.Namespace) -> None:
-    """Set everything up and serve for ever."""
+def run(options: argparse.Namespace, *, make: type[StandinServer], configure: Callable[[str, str], None]) -> None:
+    """Set everything up and serve for ever. For make and configure see `main`."""
     directory = Path(options.directory)
     certificate, key = make_certificate(directory)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -203,7 +213,7 @@ def run(options: argparse.Namespace) -> None:
     context.load_cert_chain(certificate, key)
     secret = read_secret(directory / "secret")
     tun = attach_tun(options.tun)
-    configure_network(options.tun, options.egress)
+    configure(options.tun, options.egress)
     write_server_entries(options, secret, certificate)
     with (directory / "flows.jsonl").open("a", encoding="utf-8") as flows:
 
@@ -218,25 +228,36 @@ def run(options: argparse.Namespace) -> None:
             allow_bogons=options.allow_bogons,
             ipv6=not options.no_ipv6,
         )
-        server = StandinServer(tun=tun, secret=secret, region=options.region, sessions=sessions, record=record)
+        server = make(tun=tun, secret=secret, region=options.region, sessions=sessions, record=record)
         asyncio.run(serve(server, options, context, tun))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line entry. Ends only by a signal."""
+def main(
+    argv: list[str] | None = None,
+    *,
+    make: type[StandinServer] = StandinServer,
+    configure: Callable[[str, str], None] = configure_network,
+) -> int:
+    """Command line entry. Ends only by a signal.
+
+    make: what serves. configure: prepares the network, given the TUN and the interface by which traffic leaves.
+    """
     parser = argparse.ArgumentParser(prog="psiphon_lab.standin_server", description=__doc__)
     parser.add_argument("--address", required=True, help="IPv4 address to listen on")
     parser.add_argument("--address6", help="IPv6 address to listen on too")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, required=True, help="for OSSH")
+    parser.add_argument("--tls-port", type=int, help="for TLS-OSSH, if it is to be served")
     parser.add_argument("--directory", required=True, help="for certificate, secret, server-entry.dat, flows.jsonl")
-    parser.add_argument("--egress", default="eth0", help="interface that clients' traffic leaves by")
+    parser.add_argument("--egress", default="eth0", help="interface by which clients' traffic leaves")
     parser.add_argument("--tun", default="tun0")
     parser.add_argument("--region", default="XX")
     parser.add_argument("--resolver", action="append", default=[], help="default: those of /etc/resolv.conf")
     parser.add_argument("--allow-bogons", action="store_true", help="carry documentation and private addresses")
     parser.add_argument("--no-ipv6", action="store_true", help="a server without IPv6 egress")
     options = parser.parse_args(argv)
-    run(options)
+    # asyncio warns of each write between the loss of a connection and its notification. Nothing is wrong then.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    run(options, make=make, configure=configure)
     return 0
 
 

@@ -1,4 +1,6 @@
-"""The stand-in server's sessions: whose packet it is, what is refused, which addresses are put in."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The stand-in server's sessions: to which one a packet belongs, what is refused, how addresses are rewritten."""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import ipaddress
 import time
 from dataclasses import dataclass, field
 
-from psiphon_lab import packet as ip
+from psiphon_lab import tunnel_packet as ip
 
 SESSION_IDLE = 300.0
 FIRST_CLIENT4 = int(ipaddress.IPv4Address("10.0.1.1"))
@@ -16,7 +18,7 @@ FIRST_CLIENT6 = int(ipaddress.IPv6Address("fd19:ca83:e6d5:1c44:8c57:4434:ee00:10
 
 @dataclass
 class Session:
-    """One client. Its addresses on the server's TUN, and per family the source that its replies go to."""
+    """One client: its addresses on the server's TUN, and for each family the source address that gets the replies."""
 
     assigned: dict[int, bytes]
     first_source: dict[int, bytes] = field(default_factory=dict)
@@ -25,7 +27,7 @@ class Session:
 
 
 class SessionTable:
-    """All sessions, and what happens to their packets on the way up and down. Touches nothing but its own tables."""
+    """All sessions, and what happens to their packets in both directions. Changes nothing but its own tables."""
 
     def __init__(self, *, resolvers: list[str], allow_bogons: bool, ipv6: bool) -> None:
         self._resolvers = [ipaddress.ip_address(text).packed for text in resolvers]
@@ -36,7 +38,7 @@ class SessionTable:
         self._count = 0
 
     def open_session(self, identifier: str) -> Session:
-        """The session of that name, made if need be. Idle ones are forgotten."""
+        """The session with that identifier; a new one if there is none. Forgets idle sessions."""
         now = time.monotonic()
         for key, old in list(self._sessions.items()):
             if old.writer is None and now - old.last_used > SESSION_IDLE:
@@ -55,7 +57,7 @@ class SessionTable:
         return session
 
     def send_up(self, session: Session, data: bytes) -> bytes | None:
-        """A client's packet as it goes into the TUN, or None if it is refused."""
+        """A client's packet, rewritten for the TUN; None if it is refused."""
         header = ip.read_header(data)
         if isinstance(header, str) or (header.version == 6 and not self._ipv6):
             return None
@@ -72,7 +74,7 @@ class SessionTable:
         return bytes(changed)
 
     def send_down(self, data: bytes) -> tuple[Session, bytes] | None:
-        """A packet from the TUN as its client gets it, or None if nobody does."""
+        """A packet from the TUN, rewritten, with its client's session; None if it is for no client."""
         header = ip.read_header(data)
         if isinstance(header, str):
             return None

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The stand-in core's local proxy: SOCKS5 (RFC 1928) and SOCKS4/4a, CONNECT only, no authentication."""
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ async def _read_target4(reader: asyncio.StreamReader) -> tuple[str, int]:
 
 
 async def serve_socks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connect: Connect) -> None:
-    """One client of the proxy. `connect` opens the far end or raises OSError."""
+    """Serve one client of the proxy. connect: opens the connection to the target, or raises OSError."""
     try:
         version = (await asyncio.wait_for(reader.readexactly(1), NEGOTIATION_LIMIT))[0]
         if version not in (4, 5):

@@ -1,8 +1,10 @@
-"""The stand-in core's data store: opened, found corrupt and thrown away as the real core does it, with its words.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The stand-in core's data store. It opens, rejects and replaces it like the real core, with the same messages.
 
-Measured with a real core: random bytes, a truncated file, an empty directory, a file that it may not read are thrown
-away and made anew. What cannot be removed ends it with code 1. A store whose list of free pages has an absurd length
-makes it crash with code 2, and is still there the next time. One that is locked is waited for, not thrown away.
+Measured with a real core: it deletes random bytes, a truncated file, an empty directory or a file that it may not read,
+and makes a new store. If it cannot delete that, it ends with code 1. A store with an absurd length of the list of free
+pages makes it crash with code 2, and is still there the next time. It waits for a locked store and does not delete it.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ _TRIES: Final = 3
 
 
 class _CorruptError(Exception):
-    """The file is no data store."""
+    """The file is not a data store."""
 
 
 class StoreEndError(Exception):
-    """The data store ends the core, with this code. Everything was said."""
+    """The data store makes the core end with this code. The notices have been written."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -45,7 +47,7 @@ class StoreEndError(Exception):
 
 
 def _open(path: Path) -> None:
-    """Open, check and lock; the descriptor stays open for as long as the process lives."""
+    """Open, check and lock the store. The descriptor stays open as long as the process lives."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -70,10 +72,10 @@ def _crash(notices: Notices) -> StoreEndError:
 
 
 def open_store(directory: Path, plan: FaultPlan, notices: Notices) -> None:
-    """Open the data store below the core's own directory, or tell why not.
+    """Open the data store below the core's own directory.
 
     Raises:
-        StoreEndError: the core ends for it.
+        StoreEndError: the core must end; the notices say why.
     """
     path = directory / STORE_FILE
     if plan.find("datastore_crash") is not None:
@@ -100,13 +102,13 @@ def open_store(directory: Path, plan: FaultPlan, notices: Notices) -> None:
         if number + 1 < _TRIES:
             notices.emit("Warning", message=f"tryDatastoreOpenDB failed: psiphon.tryDatastoreOpenDB#167: {why}")
             notices.emit("Warning", message="tryDatastoreOpenDB: reset")
-            _throw_away(path)
+            _delete(path)
     notices.emit("Error", message=f"error in init: {_OPENING}: {why}")
     raise StoreEndError(1)
 
 
-def _throw_away(path: Path) -> None:
-    """As os.Remove of the real core's language: a file, or an empty directory."""
+def _delete(path: Path) -> None:
+    """Delete a file or an empty directory, like Go's os.Remove."""
     for remove in (os.unlink, os.rmdir):
         try:
             remove(path)

@@ -1,4 +1,6 @@
-"""How the hosts of a world are wired up: cables, switches, addresses, routes, sysctls."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Connects the hosts of a world: cables, switches, addresses, routes, sysctls."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.addresses import LAN_A, LAN_B
+from psiphon_lab.addresses import LAN_A, LAN_B, Place
 from psiphon_lab.namespace import Host, LabError
 from psiphon_lab.waiting import wait_until
 
@@ -14,42 +16,53 @@ RT_PROTO_STATIC = 4
 FIRST_CABLE_INDEX = 100
 IFA_F_NODAD = 0x02  # <linux/if_addr.h>
 
-# Duplicate address detection would delay every address by a second; no world has duplicates.
+# Duplicate address detection would delay each address by a second, and no world has duplicates.
+QUIET_CARDS = ("accept_dad", "dad_transmits", "accept_ra", "router_solicitations")
+"""Settings of each card that are 0."""
 _COMMON_SYSCTLS: dict[str, str | int] = {
     "ipv6/conf/all/accept_dad": 0,
-    "ipv6/conf/default/accept_dad": 0,
-    "ipv6/conf/default/dad_transmits": 0,
     "ipv6/conf/all/accept_ra": 0,
-    "ipv6/conf/default/accept_ra": 0,
-    "ipv6/conf/default/router_solicitations": 0,
+    **{f"ipv6/conf/default/{name}": 0 for name in QUIET_CARDS},
 }
 _FORWARDING: dict[str, str | int] = {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1}
-# Ping sockets for every user, as distributions have it (the kernel's own default is nobody).
+# Every user may use ping sockets, as on distributions (by default the kernel allows nobody).
 _PING: dict[str, str | int] = {"ipv4/ping_group_range": "0 2147483647"}
+
+
+_CABLES = (
+    *((("client", lan.interface), (lan.name, lan.port), lan.mac) for lan in (LAN_A, LAN_B)),
+    (("neighbour", "eth0"), ("provider_a", "neighbour"), None),
+    (("provider_a", "wan"), ("backbone", "a"), None),
+    (("provider_b", "wan"), ("backbone", "b"), None),
+    (("internet", "eth0"), ("backbone", "web"), None),
+    (("server", "eth0"), ("backbone", "server"), None),
+    (("container", "eth0"), ("client", "ctr0"), None),
+)
+"""Both ends of each cable, as host and interface, and the first end's address if it matters."""
 
 
 def find_link(ipr: Any, name: str) -> int:
     """The interface index of `name`. Raises LabError if there is none."""
-    found = ipr.link_lookup(ifname=name)
-    if not found:
+    indexes = ipr.link_lookup(ifname=name)
+    if not indexes:
         raise LabError(f"no interface {name}")
-    return int(found[0])
+    return int(indexes[0])
 
 
 def add_address(ipr: Any, name: str, *cidrs: str) -> None:
-    """Bring a link up and give it addresses, written as address/prefix."""
+    """Set a link up and add addresses, written as address/prefix."""
     index = find_link(ipr, name)
     ipr.link("set", index=index, state="up")
     for cidr in cidrs:
         address, prefix = cidr.split("/")
-        # Without this flag an IPv6 address is tentative for a moment even where no duplicate is looked for, and
-        # the kernel takes another interface's address as the source meanwhile.
+        # Without this flag an IPv6 address is tentative for a moment even without duplicate address detection, and
+        # meanwhile the kernel uses another interface's address as the source.
         flags = {"flags": IFA_F_NODAD} if ":" in address else {}
         ipr.addr("add", index=index, address=address, prefixlen=int(prefix), **flags)
 
 
 def wait_operational(ipr: Any, name: str) -> None:
-    """Wait until the kernel has seen a link's carrier: before that it drops what is sent. Raises LabError."""
+    """Wait until the kernel has noticed a link's carrier; until then it drops packets. Raises LabError."""
     index = find_link(ipr, name)
     wait_until(lambda: ipr.link("get", index=index)[0].get_attr("IFLA_OPERSTATE") == "UP", f"{name} operational")
 
@@ -66,8 +79,8 @@ def add_cable(left: Host, left_name: str, right: Host, right_name: str, *, mac: 
     def inside(ipr: Any) -> None:
         extra = {} if mac is None else {"address": mac}
         peer = {"ifname": right_name, "net_ns_pid": right.pid}
-        # Ends with the same index would be taken for no pair, and their carrier noticed up to a second late
-        # (linkwatch_urgent_event in the kernel's net/core/link_watch.c).
+        # If both ends have the same index, the kernel does not treat them as a pair, and notices their carrier up to a
+        # second late (linkwatch_urgent_event in net/core/link_watch.c).
         index = FIRST_CABLE_INDEX + len(list(ipr.link("dump")))
         ipr.link("add", index=index, ifname=left_name, kind="veth", peer=peer, **extra)
 
@@ -75,25 +88,22 @@ def add_cable(left: Host, left_name: str, right: Host, right_name: str, *, mac: 
 
 
 def wire_up(hosts: Mapping[str, Host], *, forwarding: bool) -> None:
-    """Connect and configure every host; only the client's own uplinks stay down and without addresses.
+    """Connect and configure the hosts that there are, but leave the client's uplinks down and without addresses.
 
+    A cable needs both its hosts. Where the client is not among them, the other ends of its cables must exist already.
     forwarding: whether the client forwards for its container.
     """
     routers = {"provider_a", "provider_b", "backbone", "server", *(["client"] if forwarding else [])}
     for name, host in hosts.items():
         host.set_sysctls({**_COMMON_SYSCTLS, **_PING, **(_FORWARDING if name in routers else {})})
-    client, backbone = hosts["client"], hosts["backbone"]
-    for lan in (LAN_A, LAN_B):
-        add_cable(client, lan.interface, hosts[lan.name], lan.port, mac=lan.mac)
-    add_cable(hosts["neighbour"], "eth0", hosts["provider_a"], "neighbour")
-    add_cable(hosts["provider_a"], "wan", backbone, "a")
-    add_cable(hosts["provider_b"], "wan", backbone, "b")
-    add_cable(hosts["internet"], "eth0", backbone, "web")
-    add_cable(hosts["server"], "eth0", backbone, "server")
-    add_cable(hosts["container"], "eth0", client, "ctr0")
+    for (left, left_name), (right, right_name), mac in _CABLES:
+        if left in hosts and right in hosts:
+            add_cable(hosts[left], left_name, hosts[right], right_name, mac=mac)
     for name, set_up in _SET_UP.items():
-        hosts[name].netlink(set_up)
-    client.netlink(lambda ipr: wait_operational(ipr, "ctr0"))
+        if name in hosts:
+            hosts[name].netlink(set_up)
+    if {"client", "container"} <= hosts.keys():
+        hosts["client"].netlink(lambda ipr: wait_operational(ipr, "ctr0"))
 
 
 def _set_up_client(ipr: Any) -> None:
@@ -111,7 +121,9 @@ def _set_up_backbone(ipr: Any) -> None:
     for port in ("a", "b", "web"):
         ipr.link("set", index=find_link(ipr, port), master=bridge, state="up")
     add_address(ipr, "br0", f"{plan.BACKBONE4}/24", f"{plan.BACKBONE6}/64")
-    add_address(ipr, "server", f"{plan.SERVER_GATEWAY4}/24", f"{plan.SERVER_GATEWAY6}/64")
+    _set_up_gateway(ipr, plan.FIRST_PLACE)
+    add_route(ipr, f"{plan.LIST_HOST4}/32", plan.INTERNET4)
+    add_route(ipr, f"{plan.LIST_HOST6}/128", plan.INTERNET6)
     _add_provider_routes(ipr)
 
 
@@ -123,7 +135,7 @@ def _add_provider_routes(ipr: Any) -> None:
 
 
 def _set_up_provider_a(ipr: Any) -> None:
-    # The ports stay cables of one switch; the client's stays down until its capture runs.
+    # Both ports belong to one switch. The client's stays down until its capture runs.
     ipr.link("add", ifname="lan", kind="bridge")
     bridge = find_link(ipr, "lan")
     ipr.link("set", index=find_link(ipr, LAN_A.port), master=bridge)
@@ -143,15 +155,28 @@ def _set_up_provider_b(ipr: Any) -> None:
 
 def _set_up_internet(ipr: Any) -> None:
     add_address(ipr, "eth0", f"{plan.INTERNET4}/24", f"{plan.INTERNET6}/64")
+    add_address(ipr, "lo", f"{plan.LIST_HOST4}/32", f"{plan.LIST_HOST6}/128")
     _add_default_routes(ipr, plan.BACKBONE4, plan.BACKBONE6)
     _add_provider_routes(ipr)
 
 
-def _set_up_server(ipr: Any) -> None:
-    add_address(ipr, "eth0", f"{plan.SERVER4}/24", f"{plan.SERVER6}/64")
-    _add_default_routes(ipr, plan.SERVER_GATEWAY4, plan.SERVER_GATEWAY6)
-    # On lo, so that masquerading never picks the resolver's address for what the server sends out.
+def _set_up_server(ipr: Any, place: Place = plan.FIRST_PLACE) -> None:
+    add_address(ipr, "eth0", f"{place.address4}/{place.prefix4}", f"{place.address6}/{place.prefix6}")
+    _add_default_routes(ipr, place.gateway4, place.gateway6)
+    # On lo, so that masquerading never uses the resolver's address.
     add_address(ipr, "lo", f"{plan.SERVER_RESOLVER4}/32", f"{plan.SERVER_RESOLVER6}/128")
+
+
+def _set_up_gateway(ipr: Any, place: Place) -> None:
+    add_address(ipr, place.port, f"{place.gateway4}/{place.prefix4}", f"{place.gateway6}/{place.prefix6}")
+
+
+def add_server_host(host: Host, backbone: Host, place: Place) -> None:
+    """Connect another tunnel server's host to the backbone, and configure both ends."""
+    host.set_sysctls({**_COMMON_SYSCTLS, **_PING, **_FORWARDING})
+    add_cable(host, "eth0", backbone, place.port)
+    host.netlink(lambda ipr: _set_up_server(ipr, place))
+    backbone.netlink(lambda ipr: _set_up_gateway(ipr, place))
 
 
 def _set_up_neighbour(ipr: Any) -> None:

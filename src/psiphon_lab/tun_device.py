@@ -1,4 +1,6 @@
-"""Attaching to a TUN interface. Standard library only. See the kernel's Documentation/networking/tuntap.rst."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Attaches to a TUN interface (the kernel's Documentation/networking/tuntap.rst). Standard library only."""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ IFF_NO_PI = 0x1000
 def attach_tun(name: str) -> int:
     """A non-blocking descriptor of TUN interface `name`: single queue, no packet information header.
 
-    Attaches to the interface if it exists and belongs to this uid; makes it otherwise (needs CAP_NET_ADMIN).
+    Attaches to the interface if it exists and this uid owns it; otherwise creates it (needs CAP_NET_ADMIN).
     Raises OSError.
     """
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -29,7 +31,7 @@ def attach_tun(name: str) -> int:
 
 
 def make_persistent_tun(name: str, *, owner: int) -> None:
-    """Make a TUN interface that stays when nobody holds it and that uid `owner` may attach to."""
+    """Create a TUN interface that stays while no process has it open, and to which uid `owner` may attach."""
     fd = attach_tun(name)
     try:
         fcntl.ioctl(fd, TUNSETOWNER, owner)

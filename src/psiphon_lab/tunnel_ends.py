@@ -1,4 +1,6 @@
-"""Both ends of a laboratory's tunnel: the stand-ins (test instruments), or real programs that a user brings."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Both ends of a tunnel in the laboratory: the stand-ins (test instruments), or real programs that a user provides."""
 
 from __future__ import annotations
 
@@ -8,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psiphon_lab import server_process, standin_core
 from psiphon_lab.real_server import run_real_server
-from psiphon_lab.server_process import run_server
-from psiphon_lab.standin_core import write_core_wrapper
 from psiphon_lab.standin_faults import write_faults
-from psiphon_lab.trial import TunnelServer
+from psiphon_lab.step import TunnelServer
 from psiphon_lab.world import World
 
+FAST_SERVER = ("psiphon_lab.bench.carrier", "server")
+FAST_CORE = "psiphon_lab.bench.carrier core"
 _REAL_WRAPPER = """#!/bin/sh
-# A real psiphon-tunnel-core cannot be told to misbehave. This script can only make it end at once.
+# A real psiphon-tunnel-core cannot simulate faults. This script can only make it end at once.
 if grep -q '"exit"' '{faults}'; then exit 1; fi
 exec '{core}' "$@"
 """
@@ -32,11 +35,11 @@ class RealPrograms:
 
 @dataclass(frozen=True, kw_only=True)
 class Tunnel:
-    """A world with a server that listens, and the program that is the core.
+    """A world with a server that listens, and a core.
 
     Attributes:
-        core: what the service starts.
-        faults: the file that tells the stand-in core how to misbehave. It can only end a real core at its start.
+        core: the program that the service starts as its core.
+        faults: the file with the stand-in core's faults. With a real core it can only prevent the start.
     """
 
     world: World
@@ -46,15 +49,16 @@ class Tunnel:
 
 
 @contextlib.contextmanager
-def open_tunnel(real: RealPrograms | None = None, **world_options: Any) -> Iterator[Tunnel]:
-    """A world with both ends of a tunnel at hand.
+def open_tunnel(real: RealPrograms | None = None, *, fast: bool = False, **world_options: Any) -> Iterator[Tunnel]:
+    """A world with both ends of a tunnel.
 
     Args:
         real: real programs instead of the stand-ins.
+        fast: stand-ins that only carry (`bench/carrier.py`), if there are no real ones.
         world_options: for `World`.
 
     Raises:
-        UserError: what psiphond itself needs is not there.
+        UserError: a program that psiphond needs is missing.
     """
     with contextlib.ExitStack() as stack:
         expose = () if real is None else (real.core, real.server)
@@ -65,8 +69,9 @@ def open_tunnel(real: RealPrograms | None = None, **world_options: Any) -> Itera
         faults = place / "faults.json"
         write_faults(faults)
         if real is None:
-            server: TunnelServer = stack.enter_context(run_server(world))
-            core = write_core_wrapper(place, faults)
+            far, near = (FAST_SERVER, FAST_CORE) if fast else (server_process.PROGRAM, standin_core.PROGRAM)
+            server: TunnelServer = stack.enter_context(server_process.run_server(world, program=far))
+            core = standin_core.write_core_wrapper(place, faults, program=near)
         else:
             server = stack.enter_context(run_real_server(world, real.server))
             core = place / "psiphon-tunnel-core"

@@ -1,7 +1,9 @@
-"""Waiting for what a lab process says or does, always with a limit.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Waits for what a lab process says or does, always with a limit.
 
-A limit is for what never comes. It costs nothing where things come, however slow the machine is: so it is generous, and
-says nothing about how long something may take.
+A limit matters only for an event that never comes. It costs nothing otherwise, however slow the machine is. So it is
+generous, and says nothing about how long something may take.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ def wait_ready(child: subprocess.Popen[bytes], what: str, *, timeout: float = PA
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = PATIENCE, pause: float = 0.01) -> float:
-    """Poll a condition; the seconds it took. Raises LabError after `timeout` seconds."""
+    """Poll a condition; returns how long it took, in seconds. Raises LabError after `timeout` seconds."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > timeout:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The accounts in this machine's files (passwd(5), group(5)). No name service is ever queried.
 
 A directory such as LDAP is on the network, which is locked: a query would wait for minutes. The users that matter here,
@@ -34,6 +36,11 @@ def find_user(name: str, *, root: Path = Path("/")) -> User | None:
             if gid is not None:
                 return User(name=name, uid=uid, gid=gid, login=fields[6])
     return None
+
+
+def find_user_name(uid: int, *, root: Path = Path("/")) -> str | None:
+    """The name of a user; like `find_user`."""
+    return next((fields[0] for fields in _list_entries("passwd", root) if _read_id(fields[2]) == uid), None)
 
 
 def find_group(name: str, *, root: Path = Path("/")) -> int | None:

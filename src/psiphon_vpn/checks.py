@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Small checks of configuration values. Each returns the value in its final form or raises Refused with the reason.
 
 A reason never repeats the value: it may be a password or a server entry, and reasons are logged.
@@ -14,6 +16,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from psiphon_vpn.i18n import _
+from psiphon_vpn.nearest import find_nearest
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.values import InterfaceName
 
@@ -37,8 +40,18 @@ class Refused(ValueError):
     """A value cannot be used; the text is the reason, translated."""
 
 
+class WrongType(Refused):
+    """A value is of another type than it must be."""
+
+
 def _wrong_type(wanted: type) -> Refused:
-    return Refused(_("it must be {type}").format(type=_TYPE_NAMES[wanted]()))
+    return WrongType(_("it must be {type}").format(type=_TYPE_NAMES[wanted]()))
+
+
+def suggest(reason: str, value: str, known: Collection[str]) -> str:
+    """A reason with the known word that is most similar to a wrong one, if there is one."""
+    nearest = find_nearest(value, known)
+    return reason if nearest is None else _("{reason}; did you mean {nearest}?").format(reason=reason, nearest=nearest)
 
 
 def check_bool(value: object) -> bool:
@@ -73,7 +86,7 @@ def check_number(low: float, high: float) -> Check:
 
     def check(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Refused(_("it must be a number"))
+            raise WrongType(_("it must be a number"))
         if (isinstance(value, float) and not math.isfinite(value)) or not low <= value <= high:
             raise Refused(_("it must be a number from {low:g} to {high:g}").format(low=low, high=high))
         return float(value)
@@ -86,7 +99,8 @@ def check_choice(*choices: str) -> Check:
 
     def check(value: object) -> str:
         if check_text(value) not in choices:
-            raise Refused(_("it must be one of {choices}").format(choices=", ".join(choices)))
+            reason = _("it must be one of {choices}").format(choices=", ".join(choices))
+            raise Refused(suggest(reason, check_text(value), choices))
         return check_text(value)
 
     return check

@@ -1,15 +1,23 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Failures that a user can do something about: one line that says what, why, and what to do next.
 
 Exit codes follow sysexits.h where one fits.
 """
 
-from pathlib import Path
+from __future__ import annotations
 
 from psiphon_vpn.i18n import _
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXIT_FAILURE = 1
 EXIT_DAEMON_DOWN = 3
 """As in the LSB: `status` of a service that is not running."""
+EXIT_TRY_LATER = 75
+"""sysexits.h EX_TEMPFAIL."""
 EXIT_NOT_ROOT = 77
 """sysexits.h EX_NOPERM."""
 EXIT_BAD_CONFIG = 78
@@ -66,6 +74,9 @@ class ConfigError(UserError):
         why: the reason, translated.
         next_step: what the user can do, translated.
         line: number of the line at fault, counted from 1; None for the whole file.
+
+    Attributes:
+        reason: `why` as it was given, without the place.
     """
 
     default_exit_code = EXIT_BAD_CONFIG
@@ -73,6 +84,7 @@ class ConfigError(UserError):
     def __init__(self, path: Path, why: str, next_step: str, *, line: int | None = None) -> None:
         place = _("{path}, line {line}").format(path=path, line=line) if line is not None else str(path)
         super().__init__(_("The configuration is not usable"), f"{place}: {why}", next_step)
+        self.reason = why
         self.path = path
         self.line = line
 
@@ -99,13 +111,12 @@ class DaemonDownError(UserError):
 
     Args:
         why: the reason, translated.
+        next_step: what the user can do, translated (`system/next_step.py`); None: what helps where all else is well.
     """
 
     default_exit_code = EXIT_DAEMON_DOWN
 
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            _("Cannot reach the service"),
-            why,
-            _("Start it with: sudo systemctl start psiphon-vpn"),
-        )
+    def __init__(self, why: str, next_step: str | None = None) -> None:
+        if next_step is None:
+            next_step = _("Start it: sudo psiphon-vpn start. Why it ended: sudo psiphon-vpn log")
+        super().__init__(_("Cannot reach the service"), why, next_step)

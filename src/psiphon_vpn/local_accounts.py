@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Makes a command and its children look accounts up in files only: nft looks every uid up as a name.
 
 (`uid_type_parse` of nftables' meta.c calls getpwnam(3) for "990" before it reads it as a number, and listing as JSON
@@ -8,15 +10,12 @@ same by InaccessiblePaths= (`resources/`).
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import logging
 import os
-import tempfile
-from pathlib import Path
-from typing import Final
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ctypes
+    from typing import Final
 
 CONFIGURATIONS: Final = ("/etc/nsswitch.conf", "/usr/etc/nsswitch.conf")
 """Configuration of the name service switch. The second is openSUSE's."""
@@ -42,18 +41,22 @@ def use_local_accounts() -> bool:
     """
     if os.geteuid() != 0:
         return False
+    import ctypes
+
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         _check(libc.unshare(_NEW_MOUNTS))
         _check(libc.mount(None, b"/", None, ctypes.c_ulong(_SLAVE), None))
         for path in CONFIGURATIONS:
             if os.path.isfile(path):
-                _cover(libc, path, use_files_only(Path(path).read_bytes()))
+                _cover(libc, path, use_files_only(_read(path)))
         for path in CACHES:
             if os.path.exists(path):
                 _cover(libc, path, b"")
     except (OSError, AttributeError) as error:
-        log.debug("name services stay enabled: %s", error)
+        import logging
+
+        logging.getLogger(__name__).debug("name services stay enabled: %s", error)
         return False
     return True
 
@@ -66,18 +69,28 @@ def use_files_only(configuration: bytes) -> bytes:
     return b"\n".join([*(b"%s: files" % name.encode() for name in ACCOUNTS), *kept, b""])
 
 
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def _cover(libc: ctypes.CDLL, path: str, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=".psiphon-vpn-", dir=PLACE)
+    import ctypes
+
+    # In a directory of root's, under a name that is new.
+    name = os.path.join(PLACE, f".psiphon-vpn-{os.getpid()}-{os.urandom(8).hex()}")
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(descriptor, "wb") as file:
             file.write(content)
             os.fchmod(file.fileno(), 0o644)
         _check(libc.mount(name.encode(), path.encode(), None, ctypes.c_ulong(_BIND), None))
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
+        os.unlink(name)
 
 
 def _check(result: int) -> None:
     if result != 0:
+        import ctypes
+
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

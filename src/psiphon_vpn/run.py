@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Runs other programs, for the whole of this one: argv list, clean environment, no stdin, accepted exit codes."""
 
 import asyncio
@@ -8,7 +10,7 @@ import shlex
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from psiphon_vpn.errors import UserError, join_line
@@ -23,6 +25,9 @@ CLEAN_ENV: Final[Mapping[str, str]] = {
     "LC_ALL": "C.UTF-8",
 }
 MAX_STDERR_IN_MESSAGE = 2000
+PATIENCE: Final = 40.0
+"""The time limit of a command without one of its own, seconds. It matters only for what hangs: 10 s were too few for
+nft on a slow computer that is busy starting."""
 _REMEMBERED = 64
 _started: deque[int] = deque(maxlen=_REMEMBERED)
 _running: set[int] = set()
@@ -89,7 +94,7 @@ def run(
     *,
     input: str | None = None,
     ok: Container[int] = (0,),
-    timeout: float = 10,
+    timeout: float = PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end.
 
@@ -131,12 +136,40 @@ def run(
     return _check(argv, process.returncode, stdout, stderr, ok)
 
 
+@contextlib.contextmanager
+def follow_lines(argv: Sequence[str]) -> Iterator[Iterator[str]]:
+    """Run a command that goes on, and yield the lines of its standard output as they come. It ends with the context.
+
+    Raises:
+        CommandError: it could not be started.
+    """
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(CLEAN_ENV),
+            encoding="utf-8",
+            errors="backslashreplace",
+            start_new_session=True,
+        )
+    except OSError as cause:
+        raise _not_started(argv, cause) from cause
+    with process:
+        assert process.stdout is not None
+        try:
+            yield iter(process.stdout)
+        finally:
+            _kill_group(process.pid)
+
+
 async def run_async(
     argv: Sequence[str],
     *,
     input: str | None = None,
     ok: Container[int] = (0,),
-    timeout: float = 10,  # noqa: ASYNC109  the same contract as run()
+    timeout: float = PATIENCE,  # noqa: ASYNC109  the same contract as run()
 ) -> subprocess.CompletedProcess[str]:
     """Do what `run` does without blocking the event loop; cancelling it kills the command."""
     process = await _start_async(argv, with_input=input is not None)
@@ -185,10 +218,20 @@ async def _finish(
         _running.discard(process.pid)
 
 
+async def _exchange(process: asyncio.subprocess.Process, input: bytes | None) -> tuple[bytes, bytes]:
+    output = await process.communicate(input)
+    if process.stdin is not None:
+        # communicate() ignores that the command closed its input early, but leaves the pipe's own error unread, and
+        # asyncio writes a traceback about that into the log.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await process.stdin.wait_closed()
+    return output
+
+
 async def _communicate(
     argv: Sequence[str], process: asyncio.subprocess.Process, input: str | None, ok: Container[int], seconds: float
 ) -> subprocess.CompletedProcess[str]:
-    communication = asyncio.ensure_future(process.communicate(None if input is None else input.encode()))
+    communication = asyncio.ensure_future(_exchange(process, None if input is None else input.encode()))
     try:
         out, err = await asyncio.wait_for(asyncio.shield(communication), seconds)
     except TimeoutError as expired:

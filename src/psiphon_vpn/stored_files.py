@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Reads files that this program has stored: JSON, checked field by field.
 
 Such a file may have been truncated by a full disk, restored from another version's backup, edited by hand, or put there

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Starts all tasks and callbacks of the event loop, so that none of them can end or fail unnoticed.
 
 A failed asyncio task reports only to the code that awaits it, and a failed callback only to the loop's exception

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Removes a directory tree that somebody else may have made: of any depth and width, in constant memory.
 
 A compromised core can leave any tree in its directories, and root removes it. So this code does not recurse, uses no

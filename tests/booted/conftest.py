@@ -1,4 +1,6 @@
-"""Real Debian systems for tests. Where they cannot be had, the tests are skipped and say why."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real Debian systems for tests. If none can be booted here, the tests are skipped and say why."""
 
 from __future__ import annotations
 
@@ -12,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_lab.booted.ability import find_obstacle
 from psiphon_lab.booted.clone import fetch_wheels
 from psiphon_lab.booted.computer import Computer
+from psiphon_lab.booted.obstacles import find_obstacle
 from psiphon_lab.booted.prober import Watched
 from psiphon_lab.booted.session import Session, open_session
 from psiphon_lab.booted.trees import DEBIAN_11, DEBIAN_12, DEBIAN_13, Suite, build_tree
 from psiphon_lab.namespace import LabError
+from psiphon_lab.tunnel_ends import RealPrograms
 from psiphon_lab.world import World
 
 SUITES = {"debian11": DEBIAN_11, "debian12": DEBIAN_12, "debian13": DEBIAN_13}
@@ -55,7 +58,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @functools.cache
 def _build_all() -> dict[str, Path | LabError]:
-    """All trees, side by side: the time of the slowest instead of the sum."""
+    """Build all trees in parallel: that takes as long as the slowest one."""
     found: dict[str, Path | LabError] = {}
 
     def build(suite: Suite) -> None:
@@ -92,9 +95,22 @@ def wheels() -> Path:
         pytest.skip(str(error))
 
 
+@pytest.fixture(params=["stand-ins", "real programs"])
+def real(request: pytest.FixtureRequest) -> RealPrograms | None:
+    """Both ends of the tunnel: the laboratory's stand-ins (None), and real programs, which a user provides."""
+    if request.param == "stand-ins":
+        return None
+    core, server = (request.config.getoption(option) for option in ("--core", "--server"))
+    if (core is None) != (server is None):
+        raise pytest.UsageError("give --core and --server together")
+    if core is None:
+        pytest.skip("no real programs: --core PATH --server PATH")
+    return RealPrograms(core=core.resolve(strict=True), server=server.resolve(strict=True))
+
+
 @pytest.fixture(params=["debian12", "debian13"])
 def tree(request: pytest.FixtureRequest) -> Path:
-    """A Debian with all that a desktop's network consists of."""
+    """A Debian with all parts of a desktop's network."""
     return find_tree_or_skip(request.param)
 
 
@@ -107,7 +123,7 @@ def computer(tree: Path) -> Iterator[Computer]:
 
 @contextlib.contextmanager
 def start_session(variant: tuple[str, str], wheels: Path, *, short_leases: bool = False) -> Iterator[Session]:
-    """A computer that is on, has addresses, has no lock yet, and had its positive control."""
+    """A computer that is on and has addresses, but no lock yet, after its positive control."""
     suite, manager = variant
     tree = find_tree_or_skip(suite)
     with open_session(tree, wheels, manager=manager, short_leases=short_leases) as session:
@@ -119,7 +135,7 @@ def start_session(variant: tuple[str, str], wheels: Path, *, short_leases: bool 
 
 @contextlib.contextmanager
 def scenario(session: Session, name: str) -> Iterator[Watched]:
-    """Probe all the time and let nothing out; what was judged goes into the report."""
+    """Probe during the block, require that nothing leaks, and add the result to the report."""
     with session.watch() as watched:
         yield watched
     note(

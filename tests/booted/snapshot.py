@@ -1,4 +1,6 @@
-"""What is on a computer's disk, to compare before and after."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The content of a computer's disk, to compare before and after."""
 
 from __future__ import annotations
 
@@ -7,13 +9,13 @@ import os
 import stat
 from pathlib import Path
 
-# What a running system writes by itself. Nothing of ours is ever put there, but for what is named below.
+# What a running system writes by itself. The service puts nothing there, except what is named below.
 RESTLESS = (
     "proc", "sys", "dev", "run", "tmp", "var/tmp", "var/log", "var/cache", "var/lib/systemd", "var/lib/private",
     "var/lib/NetworkManager", "var/lib/dpkg", "var/lib/apt", "usr/src", "root", "opt",
     "etc/machine-id", "etc/.updated", "var/.updated", "etc/resolv.conf", "var/lib/polkit-1", "var/lib/dbus",
 )  # fmt: skip
-# Copies that the system's tools for accounts leave of the files that they change: with the account in them or not.
+# Backups that the system's account tools make of the files that they change, with or without the account.
 BACKUPS = ("etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/.pwd.lock")
 
 
@@ -41,7 +43,7 @@ def _describe(root: Path, relative: Path) -> str:
     if stat.S_ISLNK(status.st_mode):
         content = os.readlink(path)
     elif stat.S_ISREG(status.st_mode) and relative.parts[0] == "usr":
-        # Nothing there is ever changed and put back, so this is enough, and spares reading all of it.
+        # Nothing there is ever changed and restored, so size and time are enough; the content need not be read.
         content = f"{status.st_size} {status.st_mtime_ns}"
     elif stat.S_ISREG(status.st_mode):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -49,6 +51,6 @@ def _describe(root: Path, relative: Path) -> str:
 
 
 def list_changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """The differences, a line each."""
+    """The differences, one per line."""
     lines = [f"- {path} {text}" for path, text in before.items() if after.get(path) != text]
     return lines + [f"+ {path} {text}" for path, text in after.items() if before.get(path) != text]

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The booted computers themselves: what the other tests rely on."""
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ import pytest
 from tests.booted.conftest import find_tree_or_skip, start_session
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.battery import NOBODY, run_probes, unseen_probes
 from psiphon_lab.booted.computer import Computer
 from psiphon_lab.booted.kernel_state import read_kernel_state
 from psiphon_lab.judge import judge_frames, world_evidence
 from psiphon_lab.probe import probe_specs
+from psiphon_lab.probe_runner import NOBODY, run_probes, unseen_probes
 from psiphon_lab.tun_device import make_persistent_tun
 
 

@@ -1,4 +1,6 @@
-"""Names on a real desktop's network: every way in which NetworkManager may have them asked, and what is not its own.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""DNS on a real desktop: every DNS mode of NetworkManager, and resolvers that it does not manage.
 
 One computer for all tests, in this order; each finds it installed and open. The last one uninstalls.
 """
@@ -19,10 +21,10 @@ import pytest
 from tests.booted.conftest import note, scenario, start_session
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.battery import NOBODY
-from psiphon_lab.booted.inside import PYTHON
+from psiphon_lab.booted.booted_host import PYTHON
 from psiphon_lab.booted.session import Session
 from psiphon_lab.frames import describe_frame
+from psiphon_lab.probe_runner import NOBODY
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.diagnose.name_path import WAYS_OUT, Asked
 
@@ -59,7 +61,7 @@ MODES = {
 
 
 class Desktop:
-    """What a user does on such a computer, and what is seen of it."""
+    """What a user does on such a computer, and what the laboratory sees of it."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -80,7 +82,7 @@ class Desktop:
         self.sh(f"systemctl {verb} {unit}")
 
     def choose(self, mode: Mode, more: str = "") -> None:
-        """Have names asked in a mode of NetworkManager, with nothing left of another mode."""
+        """Select a DNS mode of NetworkManager, without remains of another mode."""
         resolv_conf = self.computer.files / "etc/resolv.conf"
         if mode.resolved:
             self.sh("systemctl unmask --runtime systemd-resolved; systemctl start systemd-resolved")
@@ -96,7 +98,7 @@ class Desktop:
         self.reload()
 
     def ask(self, uid: int = NOBODY) -> str:
-        """What a program learns of a name that nobody has asked for before: an address, or what the C library says."""
+        """Have a program look up a new name; returns an address, or the C library's error."""
         self._names += 1
         name = f"name{self._names}.{plan.ZONE}"
         return self.computer.run([PYTHON, "-I", "-c", ASK, name], uid=uid, gid=uid, timeout=40).stdout.strip()
@@ -107,17 +109,17 @@ class Desktop:
             wait_until(lambda uid=uid: self.ask(uid) == plan.INTERNET4, "a name", pause=0.2)  # type: ignore[misc]
 
     def read_check(self, name: str) -> dict[str, Any]:
-        """What `diagnose` says of one check."""
-        told = json.loads(self.session.service.command("diagnose", "--json", check=False).stdout)
-        return next(dict(check) for check in told["checks"] if check["id"] == name)
+        """The result of one check of `diagnose`."""
+        report = json.loads(self.session.service.command("diagnose", "--json", check=False).stdout)
+        return next(dict(check) for check in report["checks"] if check["id"] == name)
 
-    def assert_told_well(self) -> None:
-        """`diagnose` says that programs resolve names."""
+    def assert_reported_well(self) -> None:
+        """Require that `diagnose` finds that programs resolve names."""
         check = self.read_check("dns.programs")
         assert check["verdict"] == "ok", check
 
     def find_question(self, since: float) -> list[str]:
-        """Who was seen asking for NetworkManager's page."""
+        """The addresses from which NetworkManager's page was requested."""
         return [
             record["caller"]
             for record in self.session.world.read_record("internet")
@@ -125,22 +127,22 @@ class Desktop:
         ]
 
     def ask_networkmanager(self) -> str:
-        """What a desktop shows, after NetworkManager was told to look: state and connectivity."""
+        """Have NetworkManager check the connectivity; returns the state and connectivity that a desktop shows."""
         self.sh("nmcli networking connectivity check", timeout=30)
         return self.sh("nmcli -t -f STATE,CONNECTIVITY general")
 
     def turn_question_on(self) -> None:
-        """The switch in a desktop's settings."""
+        """Turn the check on, as the switch in a desktop's settings does."""
         name = "org.freedesktop.NetworkManager"
         self.sh(f"busctl set-property {name} /org/freedesktop/NetworkManager {name} ConnectivityCheckEnabled b true")
 
     def read_choice(self) -> str:
-        """What NetworkManager has kept of it."""
+        """The setting that NetworkManager has stored for that switch."""
         text = (self.computer.files / "var/lib/NetworkManager/NetworkManager-intern.conf").read_text()
         return " ".join(re.findall(r"(?m)^\.set\.enabled=\w+$", text))
 
-    def read_told(self, mode: Mode) -> str:
-        """Whom the mode's resolver was told to ask."""
+    def read_reported(self, mode: Mode) -> str:
+        """The servers that the mode's resolver has been given."""
         if mode.dns == "dnsmasq":
             return self.sh(
                 "journalctl -o cat -u NetworkManager | grep 'using nameserver' | grep -v 'for domain' | tail -n 1"
@@ -151,7 +153,7 @@ class Desktop:
 
     @contextlib.contextmanager
     def running(self, *argv: str) -> Iterator[None]:
-        """A resolver that is not NetworkManager's, whose own may still be about to end."""
+        """Run a resolver that NetworkManager does not manage, once NetworkManager's own has ended."""
         wait_until(lambda: "127.0.0.1:53" not in self.sh("ss -Hlun"), "a free port", pause=0.05)
         child = self.computer.inside.spawn(
             ["timeout", "60", *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -166,7 +168,7 @@ class Desktop:
 
 
 def assert_as_without_the_service(desktop: Desktop, when: str) -> None:
-    """Names come from the network's own resolver, and NetworkManager's question goes out in clear."""
+    """Names are resolved by the network's own resolver, and NetworkManager's check is in clear on the wire."""
     since, mark = time.time(), desktop.session.world.mark()
     desktop.reload()
     desktop.wait_names()
@@ -175,7 +177,7 @@ def assert_as_without_the_service(desktop: Desktop, when: str) -> None:
     assert plan.LAN_A.client4 in desktop.find_question(since)
     frames = [describe_frame(frame) for frame in desktop.session.world.frames_since(mark)]
     assert any(plan.INTERNET4 in text for text in frames), "the captures see the question too"
-    note(f"names {when}", system=desktop.session.name, told=desktop.read_told(MODES["dnsmasq"]))
+    note(f"names {when}", system=desktop.session.name, reported=desktop.read_reported(MODES["dnsmasq"]))
 
 
 @pytest.fixture(scope="module")
@@ -200,27 +202,27 @@ def installed(wheels: Path) -> Iterator[Desktop]:
 
 @pytest.fixture
 def desktop(installed: Desktop) -> Desktop:
-    """The same, found open."""
+    """The installed computer, open again before each test."""
     installed.session.service.wait_open()
     return installed
 
 
 @pytest.mark.requirement("R11")
-def test_names_resolve_and_nothing_is_asked_in_clear_whatever_networkmanager_does(desktop: Desktop) -> None:
+def test_names_resolve_and_no_query_is_in_clear_in_any_mode_of_networkmanager(desktop: Desktop) -> None:
     session = desktop.session
     with scenario(session, "names, each mode of NetworkManager"):
         since = time.time()
-        desktop.wait_names()  # as it was when it was installed; nobody has restarted NetworkManager
+        desktop.wait_names()  # as after the installation; NetworkManager has not been restarted
         for dns, mode in MODES.items():
             desktop.choose(mode)
             desktop.wait_names()
-            desktop.assert_told_well()
+            desktop.assert_reported_well()
             desktop.turn_question_on()
-            shown, told = desktop.ask_networkmanager(), desktop.read_told(mode)
+            shown, reported = desktop.ask_networkmanager(), desktop.read_reported(mode)
             assert shown == "connected:full"
             wanted = {"dnsmasq": "using nameserver 10.200.3.2#53", "default": "nameserver 10.200.3.2"}
-            assert told == wanted.get(dns, told)
-            note(f"dns={dns}, open", system=session.name, told=told, shown=shown)
+            assert reported == wanted.get(dns, reported)
+            note(f"dns={dns}, open", system=session.name, reported=reported, shown=shown)
         desktop.choose(MODES["dnsmasq"])
         desktop.reload(verb="restart")
         desktop.wait_names()
@@ -239,7 +241,7 @@ def test_a_resolver_of_ones_own_resolves_by_any_ipv4_server(desktop: Desktop) ->
     since = time.time()
     with scenario(desktop.session, "names by unbound"), desktop.running("unbound", "-d", "-c", "/root/unbound.conf"):
         desktop.wait_names()
-        desktop.assert_told_well()
+        desktop.assert_reported_well()
     assert not desktop.session.list_outside_queries(since)
 
 
@@ -247,43 +249,45 @@ Running = contextlib.AbstractContextManager[None]
 Case = Callable[[Desktop, bool], Running]
 
 
-def only_ipv6_in_resolv_conf(desktop: Desktop, mended: bool) -> Running:
-    desktop.choose(Mode("none", False, f"nameserver {plan.LAN_A.router6}\n{ROUTER if mended else ''}"))
+def only_ipv6_in_resolv_conf(desktop: Desktop, repaired: bool) -> Running:
+    desktop.choose(Mode("none", False, f"nameserver {plan.LAN_A.router6}\n{ROUTER if repaired else ''}"))
     return contextlib.nullcontext()
 
 
-def no_resolv_conf(desktop: Desktop, mended: bool) -> Running:
-    desktop.choose(Mode("none", False, ROUTER if mended else ""))
+def no_resolv_conf(desktop: Desktop, repaired: bool) -> Running:
+    desktop.choose(Mode("none", False, ROUTER if repaired else ""))
     return contextlib.nullcontext()
 
 
-def dnsmasq_bound_to_a_card(desktop: Desktop, mended: bool) -> Running:
+def dnsmasq_bound_to_a_card(desktop: Desktop, repaired: bool) -> Running:
     desktop.choose(Mode("none", False, "nameserver 127.0.0.1\n"))
-    server = plan.LAN_A.router4 if mended else f"{plan.LAN_A.router4}@{plan.LAN_A.interface}"
+    server = plan.LAN_A.router4 if repaired else f"{plan.LAN_A.router4}@{plan.LAN_A.interface}"
     argv = ["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces"]
     return desktop.running("dnsmasq", *argv, "--listen-address=127.0.0.1", "--pid-file=", f"--server={server}")
 
 
-def networkmanager_told_of_ipv6_alone(desktop: Desktop, mended: bool) -> Running:
+def networkmanager_that_knows_ipv6_alone(desktop: Desktop, repaired: bool) -> Running:
     own = f"[global-dns]\n[global-dns-domain-*]\nservers={plan.LAN_A.router6}\n"
-    desktop.choose(MODES["default"], "" if mended else own)
+    desktop.choose(MODES["default"], "" if repaired else own)
     return contextlib.nullcontext()
 
 
-def resolved_told_of_ipv6_alone(desktop: Desktop, mended: bool) -> Running:
+def resolved_that_knows_ipv6_alone(desktop: Desktop, repaired: bool) -> Running:
     desktop.choose(MODES["systemd-resolved"])
     own = f"[Resolve]\nDNS=\nDNS={plan.LAN_A.router6}\nDomains=~.\n"
-    desktop.write("etc/systemd/resolved.conf.d/zzz-own.conf", "" if mended else own)
+    desktop.write("etc/systemd/resolved.conf.d/zzzz-own.conf", "" if repaired else own)
     desktop.reload("systemd-resolved", "restart")
     return contextlib.nullcontext()
 
 
-def no_dns_in_nsswitch(desktop: Desktop, mended: bool) -> Running:
-    """The C library says then that there is no such name (EAI_NONAME)."""
+def no_dns_in_nsswitch(desktop: Desktop, repaired: bool) -> Running:
+    """The C library then reports that the name does not exist (EAI_NONAME)."""
     desktop.choose(MODES["none"])
     path = desktop.computer.files / "etc/nsswitch.conf"
     path.write_text(
-        re.sub(r"(?m)^hosts:.*$", f"hosts: files{' resolve [!UNAVAIL=return] dns' if mended else ''}", path.read_text())
+        re.sub(
+            r"(?m)^hosts:.*$", f"hosts: files{' resolve [!UNAVAIL=return] dns' if repaired else ''}", path.read_text()
+        )
     )
     return contextlib.nullcontext()
 
@@ -293,8 +297,8 @@ CASES: dict[Case, Asked] = {
     only_ipv6_in_resolv_conf: Asked.NONE,
     no_resolv_conf: Asked.NONE,
     dnsmasq_bound_to_a_card: Asked.LOCAL,
-    networkmanager_told_of_ipv6_alone: Asked.NETWORKMANAGER,
-    resolved_told_of_ipv6_alone: Asked.RESOLVED,
+    networkmanager_that_knows_ipv6_alone: Asked.NETWORKMANAGER,
+    resolved_that_knows_ipv6_alone: Asked.RESOLVED,
 }
 
 
@@ -311,7 +315,7 @@ def test_what_does_not_resolve_fails_its_check_with_a_way_out_that_works(desktop
                 assert (check["verdict"], check["next_step"]) == ("failed", WAYS_OUT[asked]), case.__name__
             with case(desktop, True):
                 desktop.wait_names()
-                desktop.assert_told_well()
+                desktop.assert_reported_well()
             note(f"names, {case.__name__.replace('_', ' ')}", system=session.name, said=said, way_out=asked.name)
         desktop.choose(MODES["dnsmasq"])
         desktop.wait_names()
@@ -319,7 +323,7 @@ def test_what_does_not_resolve_fails_its_check_with_a_way_out_that_works(desktop
 
 
 @pytest.mark.requirement("R3", "R11")
-def test_stopped_nothing_is_asked_released_and_uninstalled_networkmanager_is_as_before(desktop: Desktop) -> None:
+def test_there_are_no_queries_while_stopped_and_networkmanager_is_as_before_once_uninstalled(desktop: Desktop) -> None:
     session, service = desktop.session, desktop.session.service
     desktop.choose(MODES["dnsmasq"])
     since = time.time()
@@ -335,8 +339,8 @@ def test_stopped_nothing_is_asked_released_and_uninstalled_networkmanager_is_as_
     desktop.wait_names()
     assert session.list_outside_queries(since), "by the network's own resolver"
     shown = desktop.ask_networkmanager()
-    note("released", system=session.name, told=desktop.read_told(MODES["dnsmasq"]), shown=shown)
-    assert not desktop.find_question(since), "released for a while is no reason to tell anybody"
+    note("released", system=session.name, reported=desktop.read_reported(MODES["dnsmasq"]), shown=shown)
+    assert not desktop.find_question(since), "a release for a while changes nothing about the check"
 
     service.command("start")
     service.wait_open()

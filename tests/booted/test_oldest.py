@@ -1,4 +1,6 @@
-"""Debian 11 stands in for the oldest tools that the service has to load with: nft 0.9.8, systemd 247 (R22)."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian 11 has the oldest tools that the service supports: nft 0.9.8, systemd 247 (R22)."""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from psiphon_lab.judge import judge_frames, world_evidence
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.world import World
 from psiphon_vpn.cli.main import cli
+from psiphon_vpn.system.acting import collect_acting_files
 from psiphon_vpn.system.configure import render_rules
 from psiphon_vpn.system.layout import GROUP, KILLSWITCH_UNIT, UNITS, USER, Layout
 from psiphon_vpn.system.payload import collect_payload
@@ -24,10 +27,10 @@ NETWORK_MANAGERS = (0, 101)
 
 @pytest.fixture(scope="module")
 def dark() -> Iterator[Computer]:
-    """All files of an installation on a Debian 11. Its Python is too old for the program, but nothing else is."""
+    """All files of an installation on Debian 11. Only its Python is too old for the program."""
     with World() as world, Computer(world, find_tree_or_skip("debian11")) as made:
         layout = Layout(root=made.files)
-        for file in collect_payload(cli, python="/usr/bin/python3"):
+        for file in (*collect_payload(cli, python="/usr/bin/python3"), *collect_acting_files()):
             path = made.files / file.path.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.content)
@@ -43,7 +46,7 @@ def dark() -> Iterator[Computer]:
 
 @pytest.fixture(scope="module")
 def first_frame(dark: Computer) -> dict[str, int]:
-    """Before the computer is on; the laboratory itself has used the cable until then."""
+    """A mark from before the computer is on; until then the laboratory itself has used the cable."""
     return dark.world.mark()
 
 
@@ -60,7 +63,7 @@ def send_a_datagram() -> None:
 
 
 @pytest.mark.requirement("R22")
-def test_the_boot_lock_stands_before_the_network_with_the_oldest_tools(
+def test_the_boot_lock_is_there_before_the_network_with_the_oldest_tools(
     computer: Computer, first_frame: dict[str, int]
 ) -> None:
     assert computer.run(["nft", "--version"]).stdout.startswith("nftables v0.9.8")

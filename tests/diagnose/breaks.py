@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """For each check, the one thing to break. `also` names what else must then be wrong, because it is the same thing."""
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from tests.diagnose.scene import (
     IDENTITY,
     HealthyKernel,
     Scene,
-    _process,
+    render_process,
     write,
 )
 
@@ -137,7 +139,7 @@ def _unown(it: HealthyKernel) -> None:
     it.nft(build_wire_guard(IDENTITY).render(flags=""))
 
 
-def _guard_lo_only(it: HealthyKernel) -> None:
+def guard_lo_only(it: HealthyKernel) -> None:
     table = build_egress_guard(IDENTITY, parse_names("lo"))
     assert table is not None
     it.nft(table.render_replacement())
@@ -166,7 +168,7 @@ def _drop_in(scene: Scene) -> None:
     scene.system.units[places.SERVICE_UNIT]["DropInPaths"] = path
 
 
-def _drop_in_sandbox(scene: Scene) -> None:
+def drop_in_sandbox(scene: Scene) -> None:
     path = scene.layout.unit_dir / "psiphon-guard.service.d/extra.conf"
     write(path, "# harmless?\n[Service]\nTimeoutStartSec=5\nReadWritePaths=/\n")
     scene.system.units[places.GUARD_UNIT]["DropInPaths"] = "/" + str(path.relative_to(scene.layout.root))
@@ -213,7 +215,7 @@ def _set_back(scene: Scene) -> None:
     scene.system.files["/sys/class/rtc/rtc0/since_epoch"] = b"1000000000\n"
 
 
-def _delete_frames(it: HealthyKernel) -> None:
+def delete_frames(it: HealthyKernel) -> None:
     it.tell_holder(f"delete table {FRAMES}\n")
     wait_until(lambda: not it.has_table(*FRAMES.address), "the end of the frame guard")
 
@@ -236,9 +238,9 @@ BREAKS: dict[str, Break] = {
     "lock.base-text": kernel(lambda it: it.nft("add rule inet psiphon_filter input counter\n")),
     "lock.wire-guard": kernel(lambda it: it.release_guard(), "lock.frame-guard"),
     "lock.wire-guard-owner": kernel(_unown, "lock.frame-guard"),
-    "lock.frame-guard": kernel(_delete_frames),
+    "lock.frame-guard": kernel(delete_frames),
     "lock.egress-guard": kernel(lambda it: it.nft("insert rule netdev psiphon_egress frames accept\n")),
-    "lock.egress-wires": kernel(_guard_lo_only),
+    "lock.egress-wires": kernel(guard_lo_only),
     "lock.traffic-control": kernel(lambda it: it.host.run(["tc", "qdisc", "del", "dev", "eth0", "clsact"])),
     "lock.arp-table": kernel(lambda it: it.nft("delete table arp psiphon_arp\n")),
     "lock.lease": kernel(lambda it: it.nft('add element inet psiphon_filter tunnel_open_ipv6 { "PsiphonTUN" }\n')),
@@ -270,15 +272,16 @@ BREAKS: dict[str, Break] = {
     ),
     "tunnel.daemon": system(lambda it: setattr(it, "down", DaemonDownError("it is not running"))),
     "tunnel.state": status("lock.base-text", "lock.lease", "routes.default", state="CONNECTING"),
+    "tunnel.servers": status(servers={"known": 0, "tried": 0, "protocols": []}),
     "tunnel.locked": status(locked=False, opens=True),
     "tunnel.moved": status(moved_away=["eth0"]),
     "tunnel.layers": status(layers={"routing": {"state": "broken", "detail": ""}}),
     "tunnel.daemon-privileges": system(
-        lambda it: it.files.update({f"/proc/{DAEMON_PID}/status": _process(ALL_CAPS, ALL_CAPS)})
+        lambda it: it.files.update({f"/proc/{DAEMON_PID}/status": render_process(ALL_CAPS, ALL_CAPS)})
     ),
     "tunnel.core-privileges": system(
         lambda it: it.files.update(
-            {f"/proc/{CORE_PID}/status": _process("0000000000001000", ALL_CAPS, parent=DAEMON_PID)}
+            {f"/proc/{CORE_PID}/status": render_process("0000000000001000", ALL_CAPS, parent=DAEMON_PID)}
         )
     ),
     "tunnel.device": system(_share_tun),
@@ -312,7 +315,7 @@ BREAKS: dict[str, Break] = {
     "core.owner": files(lambda it: _chmod(it.core_binary, 0o777)),
     "core.running": Break(act=_move_core),
     "core.known": files(_forget_revision),
-    "core.strangers": system(lambda it: it.files.update({"/proc/4100003/status": _process(EMPTY, CAPS)})),
+    "core.strangers": system(lambda it: it.files.update({"/proc/4100003/status": render_process(EMPTY, CAPS)})),
     "core.numbers": files(_share_number),
     "files.installed": Break(act=_uninstall),
     "files.owners": files(lambda it: _chmod(it.state_dir, 0o755)),
@@ -353,6 +356,7 @@ BREAKS: dict[str, Break] = {
         lambda it: it.nft("table inet fw { chain i { type filter hook input priority 0; policy drop; }\n}\n")
     ),
     "firewalls.legacy": system(lambda it: it.files.update({"/proc/thread-self/net/ip_tables_names": b"nat\nfilter\n"})),
+    "firewalls.drivers": system(lambda it: it.files.update({"/proc/modules": b"netconsole 20480 0 - Live 0x0\n"})),
     "firewalls.vpns": change_links(lambda links: (*links, Interface(index=99, name="tun0", up=True, kind="tun"))),
     "firewalls.containers": system(_forward_without_chain),
     "firewalls.guests": change_links(

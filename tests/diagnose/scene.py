@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A healthy machine to break: real rules and routes in a network namespace, real files in a scratch root, and a system
 that can be told what else to say. What is slow to read of a healthy kernel is read once and given again.
 """
@@ -13,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,9 +24,10 @@ from typing import Any
 
 from tests.integration.kernel import Kernel, open_kernel
 
+from psiphon_lab.namespace import PATIENCE
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.accounts import User
-from psiphon_vpn.config import Settings
+from psiphon_vpn.config import Settings, parse_settings
 from psiphon_vpn.diagnose.checks.dns import ASK_AS_PROGRAMS_DO
 from psiphon_vpn.diagnose.engine import run_once
 from psiphon_vpn.diagnose.facts import Facts
@@ -65,7 +69,7 @@ EMPTY = "0000000000000000"
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00" + b"a tunnel core"
 
 
-def _process(caps: str, bounding: str, *, parent: int = 1) -> bytes:
+def render_process(caps: str, bounding: str, *, parent: int = 1) -> bytes:
     lines = {
         "Uid": "\t".join([str(UID)] * 4),
         "Gid": "\t".join([str(UID)] * 4),
@@ -82,7 +86,9 @@ def healthy_units() -> dict[str, dict[str, str]]:
     killswitch = places.KILLSWITCH_UNIT
     common = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "Result": "success"}
     common |= {"DropInPaths": "", "NeedDaemonReload": "no"}
-    units = {name: {**common, "Id": name, "FragmentPath": f"/usr/lib/systemd/system/{name}"} for name in places.UNITS}
+    units = {
+        name: {**common, "Id": name, "FragmentPath": f"/usr/lib/systemd/system/{name}"} for name in places.UNIT_FILES
+    }
     units[killswitch] |= {"SubState": "exited", "Before": "sysinit.target network-pre.target"}
     units[killswitch] |= {"Wants": "network-pre.target", "WantedBy": "sysinit.target"}
     units[killswitch]["ActiveEnterTimestampMonotonic"] = "1500000"
@@ -90,6 +96,8 @@ def healthy_units() -> dict[str, dict[str, str]]:
     units[places.GUARD_UNIT]["WantedBy"] = "sysinit.target"
     units[places.SERVICE_UNIT] |= {"WantedBy": "multi-user.target", "Restart": "always", "WatchdogUSec": "20s"}
     units[places.SLEEP_UNIT] |= {"ActiveState": "inactive", "SubState": "dead", "WantedBy": "sleep.target"}
+    units[places.SERVERS_UNIT] |= {"ActiveState": "inactive", "SubState": "dead"}
+    units[places.SERVERS_TIMER] |= {"SubState": "waiting", "WantedBy": "timers.target"}
     units["NetworkManager.service"] = {
         **common, "Requires": f"{killswitch} dbus.service", "After": f"{killswitch} network-pre.target",
         "ExecMainStartTimestampMonotonic": "2500000",
@@ -124,11 +132,12 @@ class SceneSystem(RealSystem):
             "timedatectl show --property=NTPSynchronized --value": Answer(code=0, out="yes\n"),
         }
         self.files: dict[str, bytes] = {
-            f"/proc/{DAEMON_PID}/status": _process(CAPS, CAPS),
-            f"/proc/{CORE_PID}/status": _process(EMPTY, CAPS, parent=DAEMON_PID),
+            f"/proc/{DAEMON_PID}/status": render_process(CAPS, CAPS),
+            f"/proc/{CORE_PID}/status": render_process(EMPTY, CAPS, parent=DAEMON_PID),
             **{f"/proc/{pid}/cgroup": b"0::/system.slice/psiphon-vpn.service\n" for pid in (DAEMON_PID, CORE_PID)},
             "/sys/class/rtc/rtc0/since_epoch": b"%d\n" % NOW,
             "/proc/uptime": b"3600.00 7200.00\n",
+            "/proc/modules": b"nf_tables 311296 0 - Live 0x0\n",
             "/proc/thread-self/net/ip_tables_names": b"",
             "/proc/thread-self/net/ip6_tables_names": b"",
         }
@@ -139,6 +148,8 @@ class SceneSystem(RealSystem):
             "state": "OPEN", "reason": "open", "next_step": None, "since": "2026-01-02T03:04:05+00:00",
             "locked": True, "intent": "connected", "ipv6": False, "core_pid": CORE_PID,
             "moved_away": [],
+            "servers": {"known": 3, "tried": 1, "protocols": ["OSSH"]}, "region_wanted": "CA",
+            "regions_available": ["CA", "DE"],
             "layers": {"base": {"state": "ok", "detail": ""}},
         }  # fmt: skip
         self.down: UserError | None = None
@@ -173,7 +184,7 @@ class SceneSystem(RealSystem):
                 blocks.append("".join(f"{key}={value}\n" for key, value in unit.items()))
             return Answer(code=0, out="\n".join(blocks))
         assert argv[0] == "nft", argv
-        answer: Answer = self._recorded(line, lambda: RealSystem.run(self, argv, timeout=timeout))
+        answer: Answer = self._recorded(line, lambda: RealSystem.run(self, argv, timeout=PATIENCE))
         return answer
 
     def read(self, path: Path) -> bytes:
@@ -185,6 +196,9 @@ class SceneSystem(RealSystem):
                 raise data
             return data
         return super().read(path)
+
+    def parse_settings(self, content: bytes, path: Path) -> Settings:
+        return parse_settings(content, path=path)  # here: a process for each of hundreds of scenes takes minutes
 
     def list_directory(self, path: Path) -> tuple[str, ...]:
         if path == Path("/proc"):
@@ -279,7 +293,7 @@ def make_installation(root: Path) -> Layout:
         write(layout.python_dir / "psiphon_vpn" / "__init__.py", "version = 1\n"),
         write(layout.command, "#!/bin/sh\n", mode=0o755),
         write(layout.daemon, "#!/bin/sh\n", mode=0o755),
-        *(write(layout.unit_dir / name, f"# {name}\n") for name in places.UNITS),
+        *(write(layout.unit_dir / name, f"# {name}\n") for name in places.UNIT_FILES),
     ]
     write_manifest(layout, payload)
     write(layout.config, "socks_port = 1081\n", mode=0o600, uid=UID)
@@ -340,6 +354,8 @@ class HealthyKernel(Kernel):
     directory: Path
     """Where its holder is given what to load."""
     holder: subprocess.Popen[bytes] | None = None
+    renewals: int = 0
+    """How often the lease was taken."""
     listener: socket.socket | None = None
 
     def build(self, *, loopback: str = "lo") -> None:
@@ -425,6 +441,25 @@ class HealthyKernel(Kernel):
         place = f"inet {names.BASE_TABLE} {names.LEASE_SET}"
         elements = ", ".join(f'"{name}" timeout 5s' for name in (names.TUN_NAME, "lo"))
         self.nft(f"flush set {place}\nadd element {place} {{ {elements} }}\n")
+        self.renewals += 1
+
+    @contextlib.contextmanager
+    def renewed_lease(self) -> Iterator[None]:
+        """Renew the lease until the end of the block, as the service does: a look may take longer than one."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(names.LEASE_RENEW_SECONDS):
+                self.take_lease()
+
+        self.take_lease()
+        thread = threading.Thread(target=renew, name="lease")
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 @contextlib.contextmanager
@@ -452,12 +487,11 @@ class Scene:
         """One look; results by id."""
 
         def look() -> tuple[Result, ...]:
-            return run_once(CHECKS, Facts(self.system, self.layout))
+            return run_once(CHECKS, Facts(self.system, self.layout), seconds=PATIENCE)
 
         if self.kernel is not None:
-            if self.lease:
-                self.kernel.take_lease()
-            return {result.check.id: result for result in self.kernel.host.call(look)}
+            with self.kernel.renewed_lease() if self.lease else contextlib.nullcontext():
+                return {result.check.id: result for result in self.kernel.host.call(look)}
         return {result.check.id: result for result in look()}
 
     lease: bool = True

@@ -1,16 +1,20 @@
-"""Every check sees the one thing broken that it looks for, and no other check does."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every check notices what it looks for when that is broken, and no other check does."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from tests.diagnose.breaks import BREAKS, HELD, Break, _delete_frames, _drop_in_sandbox, _guard_lo_only
+from tests.diagnose.breaks import BREAKS, HELD, Break, delete_frames, drop_in_sandbox, guard_lo_only
 from tests.diagnose.breaks import kernel as break_kernel
 from tests.diagnose.scene import (
     ASK,
@@ -29,9 +33,10 @@ from tests.diagnose.scene import (
 from tests.policies import make_policy
 
 from psiphon_lab.waiting import wait_until
-from psiphon_vpn.diagnose.model import EXIT_OPEN, Verdict, find_exit_code
+from psiphon_vpn.diagnose.engine import run_check
+from psiphon_vpn.diagnose.model import EXIT_OPEN, Result, Verdict, find_exit_code
 from psiphon_vpn.diagnose.name_path import WAYS_OUT, Asked
-from psiphon_vpn.diagnose.network import read_features
+from psiphon_vpn.diagnose.network import Network, read_features
 from psiphon_vpn.diagnose.registry import CHECKS
 from psiphon_vpn.diagnose.system import Answer, RealSystem
 from psiphon_vpn.policy.base import build_base_table
@@ -48,7 +53,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.requirement("R15")]
 
 @pytest.fixture(scope="module")
 def recording() -> Recording:
-    """What a healthy kernel says; the machine on which it is recorded must be found healthy."""
+    """A healthy kernel's recorded answers; the machine on which they are recorded must be found healthy."""
     return Recording()
 
 
@@ -84,8 +89,8 @@ def test_every_check_has_a_test_that_breaks_what_it_looks_at() -> None:
 def judge(name: str, broken: Break, scene: Scene) -> None:
     broken.act(scene)
     results = scene.diagnose()
-    told = {trouble: results[trouble].reason for trouble in find_troubles(results)}
-    assert set(told) == {name, *broken.also}, told
+    reported = {trouble: results[trouble].reason for trouble in find_troubles(results)}
+    assert set(reported) == {name, *broken.also}, reported
     assert results[name].reason
     assert results[name].next_step
     assert results[name].verdict in {Verdict.FAILED, Verdict.WARNING}
@@ -115,6 +120,20 @@ def test_a_table_that_is_dormant_stops_nothing_and_is_not_called_a_lock(tmp_path
     broken = break_kernel(put_to_sleep, "lock.base-text", *HELD, "lock.forwarded", "dns.wire", opens=True)
     with open_healthy_kernel() as scene.kernel:
         judge("lock.samples", broken, scene)
+
+
+def test_a_machine_is_found_healthy_by_a_look_that_takes_longer_than_a_lease(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, None)
+
+    def take_long(network: Network) -> Network:
+        assert scene.kernel is not None
+        before = scene.kernel.renewals
+        wait_until(lambda: scene.kernel is not None and scene.kernel.renewals >= before + 3, "longer than a lease")
+        return network
+
+    scene.system.network = take_long
+    with open_healthy_kernel() as scene.kernel:
+        assert find_troubles(scene.diagnose()) == set()
 
 
 def test_a_machine_is_found_healthy_whatever_loopback_is_called(tmp_path: Path) -> None:
@@ -147,7 +166,7 @@ def test_the_dormant_copies_of_a_reading_are_nobody_elses_rules(tmp_path: Path) 
 
 
 def test_a_drop_in_beside_our_own_units_is_read_too(scene: Scene) -> None:
-    judge("units.dropins", Break(act=_drop_in_sandbox), scene)
+    judge("units.dropins", Break(act=drop_in_sandbox), scene)
 
 
 def test_what_a_distribution_sets_for_every_service_is_no_trouble(scene: Scene) -> None:
@@ -181,7 +200,7 @@ def test_the_order_of_a_boot_before_the_installation_says_nothing(scene: Scene) 
 
 
 def test_a_program_that_runs_from_sealed_memory_can_be_compared() -> None:
-    """As the tunnel core runs: /proc/PID/exe leads to no path, and is still its content."""
+    """Like the tunnel core: /proc/PID/exe leads to no path, but still has the content."""
     content = Path("/bin/sleep").read_bytes()
     descriptor = os.memfd_create("core", os.MFD_ALLOW_SEALING)
     try:
@@ -201,8 +220,8 @@ def test_where_no_name_resolves_the_next_step_fits_what_this_machine_asks(scene:
     scene.system.units["systemd-resolved.service"]["ActiveState"] = "inactive"
     for text, asked in (("nameserver 127.0.0.1\n", Asked.LOCAL), ("nameserver 192.0.2.1\n", Asked.OUTSIDE)):
         write(scene.layout.root / "etc/resolv.conf", text)
-        told = scene.diagnose()["dns.programs"]
-        assert (told.verdict, told.next_step) == (Verdict.FAILED, WAYS_OUT[asked])
+        reported = scene.diagnose()["dns.programs"]
+        assert (reported.verdict, reported.next_step) == (Verdict.FAILED, WAYS_OUT[asked])
 
 
 def test_a_resolver_on_this_machine_may_be_asked_by_ipv6(scene: Scene) -> None:
@@ -216,9 +235,20 @@ def test_a_file_that_takes_the_place_of_our_drop_in_is_named(scene: Scene) -> No
     write(dropin, "[Resolve]\nDNS=10.200.3.2\n")
     assert scene.diagnose()["dns.resolved-file"].verdict is Verdict.OK
     write(root / "etc/systemd/resolved.conf.d" / dropin.name, "")
-    told = scene.diagnose()["dns.resolved-file"]
-    assert told.verdict is Verdict.FAILED
-    assert f"/etc/systemd/resolved.conf.d/{dropin.name}" in (told.next_step or "")
+    reported = scene.diagnose()["dns.resolved-file"]
+    assert reported.verdict is Verdict.FAILED
+    assert f"/etc/systemd/resolved.conf.d/{dropin.name}" in (reported.next_step or "")
+
+
+@pytest.mark.requirement("R1")
+def test_a_package_that_is_not_set_up_locks_nothing_and_is_said_to(scene: Scene) -> None:
+    shutil.rmtree(scene.layout.rules_dir)
+    scene.layout.install_journal.unlink(missing_ok=True)
+    reported = scene.diagnose()
+    assert reported["files.installed"].verdict is Verdict.FAILED
+    assert reported["files.installed"].next_step == "Set it up: sudo psiphon-vpn setup"
+    for name in ("files.owners", "units.killswitch", "units.wanted", "files.boot-rules"):
+        assert reported[name].verdict is Verdict.SKIPPED
 
 
 # -- the frame guard --------------------------------------------------------------------------------------------------
@@ -227,8 +257,8 @@ def test_a_file_that_takes_the_place_of_our_drop_in_is_named(scene: Scene) -> No
 @pytest.mark.requirement("R1", "B4")
 def test_a_card_that_neither_guard_marks_for_is_cut_off_by_its_filter_and_named(tmp_path: Path) -> None:
     def take_both(it: HealthyKernel) -> None:
-        _guard_lo_only(it)
-        _delete_frames(it)
+        guard_lo_only(it)
+        delete_frames(it)
 
     scene = make_scene(tmp_path, None)
     with open_healthy_kernel() as scene.kernel:
@@ -251,11 +281,11 @@ def test_a_card_that_was_plugged_in_since_is_named_and_the_step_helps_with_its_n
     scene.system.cards = ("eth0", name)
     with open_healthy_kernel() as scene.kernel:
         plug_in(scene.kernel, name)
-        told = scene.diagnose()["lock.frame-guard"]
-        assert told.verdict is Verdict.FAILED
-        assert f"it is not on {name}:" in told.reason
-        assert "systemctl reload-or-restart psiphon-guard" in (told.next_step or "")
-        assert ("Give c*b a name" in (told.next_step or "")) is (name == "c*b")
+        reported = scene.diagnose()["lock.frame-guard"]
+        assert reported.verdict is Verdict.FAILED
+        assert f"it is not on {name}:" in reported.reason
+        assert "systemctl reload-or-restart psiphon-guard" in (reported.next_step or "")
+        assert ("Give c*b a name" in (reported.next_step or "")) is (name == "c*b")
 
 
 @pytest.mark.requirement("B4")
@@ -268,8 +298,8 @@ def test_a_frame_guard_that_was_loaded_again_for_every_card_is_well(tmp_path: Pa
             f"delete table {FRAMES}\n{build_frame_guard(IDENTITY, parse_names(*scene.system.cards)).render()}"
         )
         wait_until(lambda: PLUGGED_IN in scene.kernel.listing("ruleset"), "the guard")  # type: ignore[union-attr]
-        told = scene.diagnose()["lock.frame-guard"]
-        assert (told.verdict, told.reason) == (Verdict.OK, f"on eth0, {PLUGGED_IN}")
+        reported = scene.diagnose()["lock.frame-guard"]
+        assert (reported.verdict, reported.reason) == (Verdict.OK, f"on eth0, {PLUGGED_IN}")
 
 
 @pytest.mark.requirement("B4")
@@ -285,11 +315,11 @@ def test_a_frame_guard_of_another_text_or_that_anybody_can_flush_is_not_called_w
             scene.kernel.tell_holder(f"delete table {FRAMES}\n{other.render()}")
             wait_until(lambda: "skuid 64191" in _list_frames(scene.kernel), "the other text")
         else:
-            _delete_frames(scene.kernel)
+            delete_frames(scene.kernel)
             scene.kernel.nft(frames.render(flags=""))
-        told = scene.diagnose()["lock.frame-guard"]
-        assert told.verdict is Verdict.FAILED
-        assert ("is not what" if owned else "no owner") in told.reason
+        reported = scene.diagnose()["lock.frame-guard"]
+        assert reported.verdict is Verdict.FAILED
+        assert ("is not what" if owned else "no owner") in reported.reason
 
 
 def _list_frames(kernel: HealthyKernel | None) -> str:
@@ -312,9 +342,46 @@ def test_where_there_is_nothing_that_it_could_guard_or_the_kernel_cannot_the_fra
     scene = make_scene(tmp_path, None)
     scene.system.cards = cards
     with open_healthy_kernel() as scene.kernel:
-        _delete_frames(scene.kernel)
+        delete_frames(scene.kernel)
         if lacking is not None:
             scene.system.features = replace(scene.kernel.host.call(read_features), **{lacking: False})
-        told = scene.diagnose()["lock.frame-guard"]
-        assert told.verdict is Verdict.SKIPPED
-        assert reason in told.reason
+        reported = scene.diagnose()["lock.frame-guard"]
+        assert reported.verdict is Verdict.SKIPPED
+        assert reason in reported.reason
+
+
+@pytest.mark.parametrize("state", ["LOCKED", "CONNECTING", "VERIFYING", "FAILED"])
+def test_a_machine_that_is_to_be_connected_and_is_not_is_never_called_well(state: str) -> None:
+    reported = judge_state(
+        {"state": state, "intent": "connected", "reason": "no server answered", "next_step": "Wait."}
+    )
+    assert (reported.verdict, reported.next_step) == (Verdict.FAILED, "Wait.")
+    assert "no server answered" in reported.reason
+    assert judge_state({"state": "LOCKED", "intent": "stopped"}).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        ({}, Verdict.SKIPPED),
+        ({"servers": {"known": None}}, Verdict.SKIPPED),
+        ({"servers": {"known": 0}}, Verdict.FAILED),
+        ({"servers": {"known": 5}}, Verdict.OK),
+        ({"servers": {"known": 5}, "region_wanted": "CA", "regions_available": []}, Verdict.OK),
+        ({"servers": {"known": 5}, "region_wanted": "CA", "regions_available": ["DE"]}, Verdict.FAILED),
+        ({"servers": {"known": 5}, "region_wanted": "CA", "regions_available": ["CA"]}, Verdict.OK),
+    ],
+)
+def test_servers_that_cannot_be_used_are_reported(status: dict[str, object], verdict: Verdict) -> None:
+    assert judge_status("tunnel.servers", status).verdict is verdict
+
+
+def judge_state(status: dict[str, object]) -> Result:
+    return judge_status("tunnel.state", status)
+
+
+def judge_status(name: str, status: dict[str, object]) -> Result:
+    """One check's outcome for a service with this status and nothing else."""
+    service = SimpleNamespace(status=status)
+    facts = SimpleNamespace(service=service)
+    return run_check(next(check for check in CHECKS if check.id == name), facts)  # type: ignore[arg-type]

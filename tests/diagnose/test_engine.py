@@ -1,4 +1,6 @@
-"""What the engine, the exit code and the text do, whatever a check does."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The engine, the exit code and the text hold, whatever a check does."""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.model import Check, Group, Outcome, Result, Verdict, check, fail, find_exit_code, ok, warn
 from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.diagnose.render import render_json, render_text, to_json
-from psiphon_vpn.errors import DaemonDownError
+from psiphon_vpn.errors import DaemonDownError, UserError
 from psiphon_vpn.system.layout import Layout
 
 pytestmark = pytest.mark.requirement("R15")
@@ -63,7 +65,7 @@ def test_a_check_that_hangs_does_not_keep_the_others_nor_the_program(tmp_path: P
     def well(_facts: Facts) -> Outcome:
         return ok("")
 
-    # It hangs until the others have been told of.
+    # It hangs until the others have been reported.
     first, second = run_once([hangs, well], make_facts(tmp_path), seconds=0.5)
     forever.set()
     assert (first.verdict, second.verdict) == (Verdict.UNKNOWN, Verdict.OK)
@@ -136,7 +138,7 @@ def test_the_exit_code_never_calls_locked_what_is_open_or_could_not_be_read(foun
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> tuple[Result, ...]:
+def reported(tmp_path: Path) -> tuple[Result, ...]:
     outcomes = {
         "lock.a": ok("fine"),
         "lock.b": fail("a reason " + "that is long " * 20, "Do this.", is_open=True),
@@ -147,10 +149,10 @@ def told(tmp_path: Path) -> tuple[Result, ...]:
     return run_once([*checks, raises(Skip("not here"))], make_facts(tmp_path))
 
 
-def test_each_failure_is_told_with_reason_and_next_step_within_the_width(told: tuple[Result, ...]) -> None:
+def test_each_failure_is_reported_with_reason_and_next_step_within_the_width(reported: tuple[Result, ...]) -> None:
     import click
 
-    text = click.unstyle(render_text(told, width=80))
+    text = click.unstyle(render_text(reported, width=80))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert "  ok  Title of lock.a: fine" in lines
@@ -163,18 +165,42 @@ def test_each_failure_is_told_with_reason_and_next_step_within_the_width(told: t
     assert lines[-1].startswith("OPEN")
 
 
-def test_quiet_leaves_out_what_is_well(told: tuple[Result, ...]) -> None:
-    text = render_text(told, quiet=True)
+def test_quiet_leaves_out_what_is_well(reported: tuple[Result, ...]) -> None:
+    text = render_text(reported, quiet=True)
     assert "lock.a" not in text
     assert "not here" not in text
     assert "lock.b" in text
 
 
-def test_the_json_is_one_object_with_every_check(told: tuple[Result, ...]) -> None:
-    document = json.loads(render_json(to_json(told)))
+def test_the_json_is_one_object_with_every_check(reported: tuple[Result, ...]) -> None:
+    document = json.loads(render_json(to_json(reported)))
     assert document["exit_code"] == 2
     assert document["open"] is True
     assert [one["id"] for one in document["checks"]] == ["lock.a", "lock.b", "lock.c", "dns.d", "disk.x"]
     assert document["counts"]["failed"] == 2
     assert document["checks"][1]["next_step"] == "Do this."
     assert document["checks"][0]["next_step"] is None
+
+
+def test_on_a_machine_that_nobody_set_up_only_the_set_up_is_advised(tmp_path: Path) -> None:
+    @check("lock.x", "It is locked", "Lock it.")
+    def broken(_facts: Facts) -> Outcome:
+        return fail("it is open")
+
+    def look() -> Facts:
+        facts = make_facts(tmp_path)
+        facts.system.down = down  # type: ignore[attr-defined]
+        return facts
+
+    down: UserError | None = DaemonDownError("it is not running")
+    (result,) = run_checks([broken], look, pause=0)
+    assert result.next_step == "Install the service: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install"
+    # In the laboratory the service answers without an installation.
+    down = None
+    (result,) = run_checks([broken], look, pause=0)
+    assert result.next_step == "Lock it."
+    Layout(root=tmp_path).install_journal.parent.mkdir(parents=True)
+    Layout(root=tmp_path).install_journal.touch()
+    down = DaemonDownError("it is not running")
+    (result,) = run_checks([broken], look, pause=0)
+    assert result.next_step == "Lock it."

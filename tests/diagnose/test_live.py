@@ -1,4 +1,6 @@
-"""`--live` sees what leaves, and what it cannot see is what it says."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`--live` sees what leaves, and says what it cannot see."""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def test_a_locked_machine_shows_no_probe_and_the_watch_was_awake(kernel: Healthy
 
 
 def test_without_a_lock_every_kind_of_probe_is_seen() -> None:
-    # The positive control of the one above: a world with routers that answer, and no service at all.
+    # The positive control of the test above: a world with routers that answer, and no service at all.
     with World() as world:
         report = world.client.call(lambda: live.run_live(("eth0",)))
     (wire,) = report.wires
@@ -55,7 +57,7 @@ def test_a_hole_for_one_user_is_seen(kernel: HealthyKernel) -> None:
         kernel.nft(f"insert rule {table} meta skuid {live_probes.NOBODY} udp dport 443 accept\n")
     hole = f"meta skuid {live_probes.NOBODY} udp dport 443 {MARKED}"
     kernel.nft(f"insert rule netdev psiphon_egress frames {hole}\n")
-    # Nobody answers here, so what shows is the question who has the target; it may name no address of elsewhere.
+    # Nobody answers here, so only the ARP request for the target is seen; it may name no address from elsewhere.
     kernel.nft(f"insert rule netdev psiphon_egress frames meta protocol arp {MARKED}\n")
     report = kernel.host.call(lambda: live.run_live(("eth0",)))
     assert report.wires[0].seen
@@ -71,7 +73,7 @@ def test_the_watch_says_so_when_it_sees_nothing_at_all(kernel: HealthyKernel) ->
 
 
 def count_frames(kernel: HealthyKernel, wire: str, marker: bytes, *, bypass: bool) -> int:
-    """Send one raw frame from eth0; how many a packet socket on `wire` is shown."""
+    """Send one raw frame from eth0; returns how many of it a packet socket on `wire` receives."""
 
     def inside() -> int:
         with (
@@ -122,13 +124,13 @@ def test_an_open_tunnel_carries_the_plain_probes_and_no_wire_shows_one() -> None
         frames = stage.world.frames_since(mark)
     assert report.wires[0].seen == ()
     assert report.wires[0].control
-    # The evidence is taken outside: the watch inside did not only fail to look.
+    # The frames are captured outside: the watch inside did not just miss them.
     assert not [frame for frame in frames if any(one.probe.token in frame.data for one in report.sent)]
 
 
 @pytest.mark.parametrize("wires", [1, 3, 17])
 def test_no_two_probes_have_the_same_target_while_there_are_enough(wires: int) -> None:
-    """A question for the link address of a target has no token: which probe it was, only the target tells."""
+    """A request for a target's link-layer address has no token: only the target shows which probe it belongs to."""
     probes = live_probes.list_probes(tuple(f"eth{number}" for number in range(wires)), ())
     targets = [probe.target for probe in probes]
     assert len(set(targets)) == len(targets)

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The checks on a machine with the real service, as it goes through its states."""
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class LabSystem(RealSystem):
 
 @dataclass(frozen=True)
 class LabLayout(Layout):
-    """Where the laboratory has what an installation has."""
+    """The laboratory's paths in place of an installation's."""
 
     machine: Path = Path("/")
 
@@ -68,7 +70,7 @@ def diagnose(stage: Stage) -> dict[str, Result]:
 
 
 def tell(results: dict[str, Result]) -> dict[str, str]:
-    """What is wrong about the living part of the machine."""
+    """What is wrong, apart from the files of an installation."""
     wrong = find_troubles(results)
     return {name: result.reason for name, result in results.items() if name in wrong and result.check.group in LIVING}
 
@@ -107,7 +109,7 @@ def test_a_stopped_tunnel_is_well(stage: Stage) -> None:
     stage.machine.wait_state("OPEN")
 
 
-def test_a_killed_daemon_is_told_and_the_machine_is_locked(stage: Stage) -> None:
+def test_a_killed_daemon_is_reported_and_the_machine_is_locked(stage: Stage) -> None:
     stage.machine.kill_daemon()
     stage.machine.wait_for(lambda: not stage.machine.lease_remains(), "the end of the lease")
     results = diagnose(stage)

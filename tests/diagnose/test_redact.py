@@ -1,4 +1,6 @@
-"""What identifies somebody does not come out of the redactor, whatever it is and wherever it stands."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Nothing that identifies somebody comes out of the redactor, whatever it is and wherever it stands."""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ networks = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max
 
 
 def bare(text: str) -> str:
-    """What came out, without placeholders."""
+    """The redacted text without placeholders."""
     return PLACEHOLDER.sub("\0", text)
 
 

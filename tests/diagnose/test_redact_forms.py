@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """No identity comes out of the redactor in any form that we know, and ordinary text stays readable."""
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ TEXTS: dict[str, Callable[[str], str]] = {
 
 
 def is_left(form: str, shown: str) -> bool:
-    """Whether the form, or more than half of it in one piece, came out."""
+    """Whether the form, or more than half of it in one piece, is still shown."""
     text = PLACEHOLDER.sub("\0", shown).casefold()
     wanted = form.casefold()
     size = max(4, len(wanted) // 2 + 1)
@@ -111,7 +113,7 @@ def test_no_known_name_comes_out_written_with_escapes(way: str, kind: str, name:
 
 
 def compose_half(text: str) -> str:
-    """As a Vietnamese keyboard writes (Windows-1258): the letter with its hat or horn, and the tone behind it."""
+    """As a Vietnamese keyboard writes (Windows-1258): the letter with its circumflex or horn, then the tone mark."""
     pieces = []
     for char in unicodedata.normalize("NFC", text):
         letters = [*unicodedata.normalize("NFD", char)]
@@ -159,26 +161,26 @@ accented = st.text(
     st.tuples(st.sampled_from(KINDS), accented),
 )
 def test_no_known_name_comes_out_in_another_form_of_unicode_or_case(
-    known: str, told: str, case: str, place: tuple[str, str, str], identity: tuple[str, str]
+    known: str, reported: str, case: str, place: tuple[str, str, str], identity: tuple[str, str]
 ) -> None:
     (way, start, end), (kind, name) = place, identity
-    spell, change_case = SPELLINGS[told], CASES[case]
+    spell, change_case = SPELLINGS[reported], CASES[case]
     form = TEXTS[way](spell(change_case(spell(name))))
     hide(Redactor({kind: [SPELLINGS[known](name)]}), form, start, end)
 
 
 @given(
-    st.sampled_from(["NFC", "NFD", "half"]),  # what the other two leave out, nobody can guess
+    st.sampled_from(["NFC", "NFD", "half"]),  # nobody can guess what the other two leave out
     st.sampled_from(sorted(NORMAL_FORMS)),
     st.sampled_from(["as it is", "lower", "upper", "title", "folded"]),
     st.tuples(st.sampled_from(sorted(BYTES)), prose, rest),
     st.tuples(st.sampled_from(KINDS), accented),
 )
 def test_no_known_name_comes_out_as_bytes_in_another_form_of_unicode_or_case(
-    known: str, told: str, case: str, place: tuple[str, str, str], identity: tuple[str, str]
+    known: str, reported: str, case: str, place: tuple[str, str, str], identity: tuple[str, str]
 ) -> None:
     (way, start, end), (kind, name) = place, identity
-    spell, change_case = NORMAL_FORMS[told], CASES[case]
+    spell, change_case = NORMAL_FORMS[reported], CASES[case]
     form = BYTES[way](spell(change_case(spell(name))).encode())
     hide(Redactor({kind: [SPELLINGS[known](name)]}), form, start, end)
 
@@ -215,7 +217,7 @@ def test_a_machines_name_goes_with_and_without_its_domain_and_cut_off(
         hide(redactor, form, start, end)
 
 
-# Addresses of others too, so nothing is known of them, but where a form has no length of its own.
+# Addresses of others too: nothing is known of them in advance, except for forms without a fixed length.
 ipv4 = st.integers(1 << 24, (224 << 24) - 1).map(ipaddress.IPv4Address)
 ipv6 = st.integers(0x2000 << 112, (1 << 128) - 1).map(ipaddress.IPv6Address)
 IPV4: dict[str, Callable[[ipaddress.IPv4Address], str]] = {
@@ -272,7 +274,7 @@ def test_no_address_of_this_machine_comes_out_in_any_form(
     way: str, address: ipaddress.IPv4Address, start: str, end: str
 ) -> None:
     form = KNOWN_IPV4[way](address)
-    assume("parts" not in way or address.packed[2])  # else it could as well be a version
+    assume("parts" not in way or address.packed[2])  # otherwise it could be a version number
     assume(len(form.lstrip("-")) > 4)
     hide(Redactor({"address": [str(address)]}), form, start, end)
 

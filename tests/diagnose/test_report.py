@@ -1,4 +1,6 @@
-"""The report holds nothing that says who somebody is, and is written to a new file that only its owner can read."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report contains nothing that identifies somebody, and goes to a new file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ SECRETS = {
 
 
 class TellingSystem(RealSystem):
-    """A system whose every command tells everything about its user."""
+    """A system on which every command prints everything about its user."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
@@ -104,7 +106,7 @@ def test_nothing_of_the_user_is_in_the_report(tmp_path: Path) -> None:
     text = render_report(facts, run_once([make_check()], facts))
     assert {kind for kind, value in SECRETS.items() if value.casefold() in text.casefold()} == set()
     assert set(COMMANDS) <= set(system.asked)
-    # It still says something.
+    # The report still says something.
     for words in ("table inet psiphon_filter", "The lock holds", "Ask somebody.", "23:45:01", "== ip rule"):
         assert words in text
 

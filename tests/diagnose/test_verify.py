@@ -1,4 +1,6 @@
-"""`verify` names each file that is not as it was installed, and no other."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`verify` names each file that differs from what was installed, and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from tests.diagnose.scene import make_installation, write
 from psiphon_vpn.cli.main import cli, run_cli
 from psiphon_vpn.diagnose.system import RealSystem
 from psiphon_vpn.diagnose.verify import ManifestError, verify
-from psiphon_vpn.system.layout import UNITS, Layout
+from psiphon_vpn.system.layout import UNIT_FILES, Layout
 
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R12", "R13", "R15")]
 
@@ -27,7 +29,7 @@ def layout(tmp_path: Path) -> Layout:
 
 def test_an_installation_is_as_it_was_installed(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["verify", "--root", str(layout.root)]) == 0
-    assert f"{len(UNITS) + 3} files" in capsys.readouterr().out
+    assert f"{len(UNIT_FILES) + 3} files" in capsys.readouterr().out
 
 
 def _replace_by_link(path: Path) -> None:
@@ -96,9 +98,9 @@ def test_without_root_the_commands_say_so_in_one_line(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert run_cli([command]) == 77
-    told = capsys.readouterr().err
-    assert len(told.splitlines()) == 1
-    assert "sudo" in told
+    reported = capsys.readouterr().err
+    assert len(reported.splitlines()) == 1
+    assert "sudo" in reported
 
 
 def test_the_real_payload_of_an_installation_verifies(tmp_path: Path) -> None:

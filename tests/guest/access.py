@@ -1,4 +1,6 @@
-"""The provider's line of a guest with the service: a VLAN on its card, or PPPoE over it, and who is outside.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The provider's line for a guest with the service: a VLAN on its card, or PPPoE over it, and the hosts outside.
 
 The far end is in a network namespace of the guest, since this machine's kernel may have neither VLANs nor PPP. What is
 captured, is captured outside of the guest, where the cables of its cards end.
@@ -16,7 +18,6 @@ from tests.guest.service import GuestService
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.battery import NOBODY
 from psiphon_lab.capture import Capture
 from psiphon_lab.frames import Frame
 from psiphon_lab.guest.guest import Card, Guest
@@ -24,6 +25,7 @@ from psiphon_lab.guest.image import NFT_MODULES
 from psiphon_lab.guest.kernels import Kernel
 from psiphon_lab.judge import Evidence, judge_frames, world_evidence
 from psiphon_lab.probe import ProbeSpec, probe_specs
+from psiphon_lab.probe_runner import NOBODY
 from psiphon_lab.server_process import ServerProcess, run_server
 from psiphon_lab.world import World
 

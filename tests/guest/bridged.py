@@ -1,4 +1,6 @@
-"""A bridge of a guest's own with somebody behind it, and the second card, which may join it."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A bridge in a guest with a host behind it, and the second card, which may become its port."""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ print(number)
 
 
 def make_bridge(bench: Bench) -> None:
-    """The bridge, and who answers on both sides of it."""
+    """The bridge, and hosts that answer on both sides of it."""
     for name, text in {**PROGRAMS, "shout.py": SHOUT}.items():
         (bench.guest.exchange / name).write_text(text)
     bench.guest.run(render_inside("/exchange"))

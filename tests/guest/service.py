@@ -1,23 +1,22 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The whole service in a guest: boot lock, the guards by their holder's own script, the daemon, a stand-in core."""
 
 from __future__ import annotations
 
-import compileall
 import hashlib
 import json
-import py_compile
-import shutil
-import sys
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from psiphon_lab.guest.guest import Guest, quote
-from psiphon_lab.launch import python_paths, setpriv_argv
-from psiphon_lab.machine import CAPABILITIES, LAB_UID
-from psiphon_lab.probe import LIMIT, ProbeSpec
+from psiphon_lab.guest.source import UNPACK, pack_source, python
+from psiphon_lab.launch import setpriv_argv
+from psiphon_lab.machine import LAB_UID
+from psiphon_lab.probe import ProbeSpec
+from psiphon_lab.service_adapter.daemon import CAPABILITIES
 from psiphon_vpn.network.bridges import render_bridges
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
@@ -26,12 +25,13 @@ from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.system.units import render_guard_script
 
 IDENTITY: Final = Identity(uid=LAB_UID, gid=LAB_UID)
+PROBE_SECONDS: Final = 10.0
+"""How long a probe waits for its answer: an emulated processor on a busy machine takes seconds to send one."""
 STATE_SECONDS: Final = 420.0
 """An emulated processor on a busy machine needs minutes."""
-_SOURCE: Final = "/run/source"
 _GUARD: Final = "RUNTIME_DIRECTORY=/run/psiphon-guard sh /exchange/rules/guard"
 
-# The service tells of each change, so nothing is asked again and again of a slow processor.
+# The service reports each change, so that a slow processor need not be polled.
 _WAIT = """
 import json, signal, sys, time
 from pathlib import Path
@@ -76,8 +76,8 @@ class GuestService:
         self._settings = dict(settings or {})
         self._rules = guest.exchange / "rules"
         self._rules.mkdir()
-        pack_source(guest.exchange / "source.tar")
-        guest.run(f"mkdir {_SOURCE} && tar -xf /exchange/source.tar -C {_SOURCE}")
+        (guest.exchange / "source.tar").write_bytes(pack_source())
+        guest.run(UNPACK)
         (guest.exchange / "wait.py").write_text(_WAIT)
 
     def lock(self) -> None:
@@ -125,7 +125,7 @@ class GuestService:
         )
 
     def wait_status(self, wanted: str) -> dict[str, Any]:
-        """Wait until the service says what is wanted, an expression of Python about `status`."""
+        """Wait until the service's status fulfils a condition, a Python expression with `status`."""
         argv = ("/exchange/wait.py", wanted, str(int(STATE_SECONDS)))
         done = self.guest.run(f"nice -n 19 {python(*argv)}", seconds=STATE_SECONDS + 60)
         status: dict[str, Any] = json.loads(done.output)
@@ -155,22 +155,17 @@ class GuestService:
         (self._rules / "bridges.nft").write_text(render_bridge_rules(IDENTITY, bridges))
 
     def read_log(self) -> str:
-        """The end of what the daemon and the guards' holder have said."""
+        """The end of the output of daemon and holder."""
         paths = [self.guest.exchange / name for name in ("holder.log", "daemon.log")]
         return "\n".join(path.read_text(errors="replace")[-4000:] for path in paths if path.exists())
 
     def run_probes(self, specs: Sequence[ProbeSpec], *, uid: int) -> dict[str, str]:
         """What each probe was answered, "" for those that were not."""
-        asked = json.dumps({"limit": LIMIT, "specs": [asdict(spec) for spec in specs]})
+        asked = json.dumps({"limit": PROBE_SECONDS, "specs": [asdict(spec) for spec in specs]})
         (self.guest.exchange / "probes.json").write_text(asked)
         who = quote(*setpriv_argv(uid=uid, gid=uid, groups=(), ambient=(), bounding=None, no_new_privs=False))
-        told = self.guest.run(f"{who} {python('-m', 'psiphon_lab.probe')} </exchange/probes.json").output
-        return {result["id"]: result["answer"] for result in map(json.loads, told.splitlines())}
-
-
-def python(*words: str) -> str:
-    """A command of a guest's shell that runs this Python with the project."""
-    return quote("env", f"PYTHONPATH={_SOURCE}", sys.executable, *words)
+        reported = self.guest.run(f"{who} {python('-m', 'psiphon_lab.probe')} </exchange/probes.json").output
+        return {result["id"]: result["answer"] for result in map(json.loads, reported.splitlines())}
 
 
 def write_core(directory: Path) -> Path:
@@ -179,16 +174,3 @@ def write_core(directory: Path) -> Path:
     path.write_text(f'#!/bin/sh\nexec {python("-S", "-s", "-m", "psiphon_lab.standin_core")} "$@"\n')
     path.chmod(0o755)
     return path
-
-
-def pack_source(path: Path) -> None:
-    """An archive of the project with its modules compiled, which takes an emulated processor minutes."""
-    source = python_paths()[-1]
-    copy = path.with_suffix("")
-    for name in ("psiphon_vpn", "psiphon_lab"):
-        shutil.copytree(source / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    assert compileall.compile_dir(copy, stripdir=str(copy), prependdir=_SOURCE, quiet=1, invalidation_mode=mode)
-    with tarfile.open(path, "w") as archive:
-        archive.add(copy, ".")
-    shutil.rmtree(copy)

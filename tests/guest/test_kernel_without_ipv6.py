@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Machines booted with `ipv6.disable=1`: the rules load, the service opens IPv4, and nothing else leaves.
 
 The kernel has the module and refuses everything about the family (Documentation/networking/ipv6.rst). What the tests on
@@ -17,12 +19,12 @@ from tests.guest.service import GuestService
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.battery import NOBODY, unseen_probes
 from psiphon_lab.guest.guest import Card, Guest
 from psiphon_lab.guest.image import NFT_MODULES
 from psiphon_lab.guest.kernels import Kernel
 from psiphon_lab.judge import find_leaks, world_evidence
 from psiphon_lab.probe import probe_specs
+from psiphon_lab.probe_runner import NOBODY, unseen_probes
 from psiphon_lab.server_process import ServerProcess, run_server
 from psiphon_lab.world import World
 

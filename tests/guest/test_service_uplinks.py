@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The whole service on Debian's kernels: uplinks that are no plain card, and a bridge that root allowed.
 
 One guest for all of it: an emulated processor takes half a minute to start a service.
@@ -44,8 +46,8 @@ from tests.guest.service import IDENTITY
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.battery import unseen_probes
 from psiphon_lab.guest.kernels import Kernel
+from psiphon_lab.probe_runner import unseen_probes
 from psiphon_vpn.policy.guards import build_bridge_guard, build_wire_guard
 from psiphon_vpn.policy.values import parse_names
 
@@ -64,7 +66,7 @@ def bench(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def check_control(bench: Bench) -> None:
-    """Without the lock everything goes out, by each uplink."""
+    """Without the lock every probe is seen outside, by each uplink."""
     with uplink(bench, VLAN, NO_VLAN):
         mark = bench.wire.mark()
         specs, answers = bench.probe(salt=1, interface="u0")
@@ -125,7 +127,7 @@ def test_by_a_vlan_it_opens_and_only_the_cores_flow_comes_out_with_the_tag(start
 @pytest.mark.requirement("R5", "R6", "R9", "R19")
 @pytest.mark.skipif(not PPPOE_HERE, reason="pppoe-server is not installed")
 def test_by_a_pppoe_line_it_opens_and_only_the_cores_flow_comes_out_in_the_session(started: Bench) -> None:
-    """The line itself comes up under the lock, which stands."""
+    """The line comes up although the machine is locked."""
     bench = started
     mark = bench.wire.mark()
     with uplink(bench, PPPOE, NO_PPPOE):

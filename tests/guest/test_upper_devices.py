@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The egress guard of a card below other devices, with real ones in a kernel that has them.
 
 What is captured, is captured outside of the guest, where its card's cable ends.
@@ -15,13 +17,13 @@ from dataclasses import dataclass
 import pytest
 
 from psiphon_lab.capture import Capture
-from psiphon_lab.craft import udp_packet
 from psiphon_lab.frames import Frame
 from psiphon_lab.guest.guest import Card, Guest
 from psiphon_lab.guest.image import NFT_MODULES
 from psiphon_lab.guest.kernels import Kernel
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.namespace import Host, open_host
+from psiphon_lab.packet_builder import udp_packet
 from psiphon_vpn.policy.guards import build_egress_guard
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.onlink import OnLink
@@ -67,7 +69,7 @@ PUT_FILTER = (
     "{ tc qdisc add dev eth0 clsact 2>/dev/null || true; } && tc filter replace dev eth0 egress protocol all pref 1 "
     f"handle 1 bpf direct-action bytecode '{len(_PROGRAM)},{','.join(' '.join(map(str, step)) for step in _PROGRAM)}'"
 )
-"""The filter behind the guard, which asks for its mark: what the guard lets by has to bear it down to the card."""
+"""The filter behind the guard requires the guard's mark: accepted packets must keep it down to the card."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +227,7 @@ def read_labels(frames: list[Frame], tags: bytes) -> set[str]:
 
 @pytest.mark.requirement("R5", "R7", "B4")
 @pytest.mark.parametrize("name", UPPERS)
-def test_a_card_lets_by_what_it_sends_for_an_upper_device_of_psiphon_users_and_nobody_elses(
-    bench: Bench, name: str
-) -> None:
+def test_a_card_passes_packets_of_an_upper_device_only_from_psiphon_user(bench: Bench, name: str) -> None:
     upper = UPPERS[name]
     make = f"""
         {upper.make}
@@ -247,9 +247,10 @@ def test_a_card_lets_by_what_it_sends_for_an_upper_device_of_psiphon_users_and_n
 @pytest.mark.requirement("R5", "B4")
 @pytest.mark.skipif(shutil.which("pppoe-server") is None, reason="pppoe-server is not installed")
 @pytest.mark.parametrize("tags", ["", "81000007"], ids=["line", "line-in-a-vlan"])
-def test_a_pppoe_line_comes_up_under_the_guard_and_carries_what_is_psiphon_users_alone(bench: Bench, tags: str) -> None:
+def test_a_pppoe_line_comes_up_under_the_guard_and_carries_only_psiphon_users_packets(bench: Bench, tags: str) -> None:
     if tags and bench.kernel.version.startswith("6.1."):
-        # Tried: without the guard the line comes up; under it pppd's first frame is dropped (send(2) says ENOBUFS).
+        # Tried: without the guard the line comes up; with it pppd's first frame is dropped (send(2) fails with
+        # ENOBUFS).
         pytest.skip("a known limit: Linux 6.1 shows rules no link-layer header of what pppd sends by this VLAN device")
     name, far = ("o0", "v7") if tags else ("eth0", "eth1")
     vlan = (

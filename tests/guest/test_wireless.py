@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Logging in to a wireless network under the guards, with the programs that distributions ship and radios in software.
 
 What is known of a card with a real radio and a driver of its own protocol stack is in docs/architecture.md.
@@ -19,6 +21,7 @@ import pytest
 from psiphon_lab.guest.guest import Guest
 from psiphon_lab.guest.image import NFT_MODULES
 from psiphon_lab.guest.kernels import Kernel
+from psiphon_lab.guest.source import UNPACK, pack_source, python
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.namespace import open_host
 from psiphon_vpn.policy.guards import build_egress_guard, build_frame_guard
@@ -68,7 +71,7 @@ NOT_HEARD = "4-Way Handshake failed"
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """Who logs in. start: how, in shell, its process's id in $!; by_socket: whether by a packet socket (packet(7))."""
+    """A program that logs in. start: shell command, with its process id in $!. by_socket: by a packet socket or not."""
 
     start: str
     by_socket: bool
@@ -116,19 +119,21 @@ def guest(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         guest = stack.enter_context(Guest(outside, kernel, cards=(), modules=modules, directory=directory))
         guard = build_egress_guard(IDENTITY, (DEVICE,))
         assert guard is not None
-        # Without an owner: nobody holds it here.
+        # Without the owner flag: there is no holder here.
         frames = dataclasses.replace(build_frame_guard(IDENTITY, (DEVICE,)), flags="")
         (guest.exchange / "guards.nft").write_text(guard.render_replacement() + frames.render_replacement())
         rules = (line for line in guard.render_replacement().splitlines(keepends=True) if "0x888e" not in line)
         (guest.exchange / "without.nft").write_text("".join(rules))
         for name, text in {"point.conf": POINT, "bus.conf": BUS, "seen.nft": COUNTERS}.items():
             (guest.exchange / name).write_text(text)
+        (guest.exchange / "source.tar").write_bytes(pack_source())
         guest.run(
-            """
+            f"""
             set -e
             mkdir -p /run/netns /run/dbus /etc/iwd /var/lib/iwd; ln -s /run /var/run
             printf '[Security]\\nPassphrase=twelve letters\\n' >/var/lib/iwd/laboratory.psk
             dbus-daemon --config-file=/exchange/bus.conf --fork
+            {UNPACK}
             ip netns add point
             iw phy phy1 set netns name point
             ip netns exec point ip link set wlan1 up
@@ -159,7 +164,7 @@ def logged_in(guest: Guest, client: Client, rules: str) -> Iterator[None]:
         guest.run(
             """
             client=$(cat /run/client.pid); kill $client
-            # Who has ended stays as a zombie, which has no program.
+            # A process that has ended remains as a zombie, which has no executable.
             for turn in $(seq 100); do [ -e /proc/$client/exe ] || break; sleep 0.1; done
             nft flush ruleset
             ip link set wlan0 down || iw phy phy0 interface add wlan0 type managed
@@ -169,7 +174,7 @@ def logged_in(guest: Guest, client: Client, rules: str) -> Iterator[None]:
 
 
 def read_since(guest: Guest) -> str:
-    """What the access point has said since the client was started."""
+    """The access point's output since the client was started."""
     said = (guest.exchange / "point.log").read_text(errors="replace").splitlines()
     return "\n".join(said[int((guest.exchange / "begin").read_text()) :])
 
@@ -185,19 +190,19 @@ def wait_until(is_so: Callable[[], bool], *, seconds: float = 30.0) -> bool:
 
 
 def wait_for(guest: Guest, words: str) -> bool:
-    """Wait until the access point has said something since the client was started."""
+    """Wait for a text in the access point's output since the client was started."""
     return wait_until(lambda: words in read_since(guest))
 
 
 def count_seen(guest: Guest) -> Seen:
     """How many EAPOL frames met the egress hook since the client was started."""
-    told = guest.run("nft list table netdev seen").output
-    counts = {name: int(number) for number, name in re.findall(r'packets (\d+) bytes \d+ comment "(\w+)"', told)}
+    reported = guest.run("nft list table netdev seen").output
+    counts = {name: int(number) for number, name in re.findall(r'packets (\d+) bytes \d+ comment "(\w+)"', reported)}
     return Seen(all=counts["all"], root=counts["root"])
 
 
 def read_logs(guest: Guest) -> str:
-    """The last of what both ends have said."""
+    """The end of the output of both ends."""
     return "\n".join(
         (guest.exchange / f"{name}.log").read_text(errors="replace")[-1500:] for name in ("client", "point")
     )
@@ -230,9 +235,24 @@ def test_without_the_rule_for_eapol_no_login_passes_that_meets_the_hook(guest: G
     client = CLIENTS[name]
     with logged_in(guest, client, "nft -f /exchange/without.nft"):
         if client.by_socket:
-            # The kernel says ENOBUFS to who sends what is dropped, and wpa_supplicant gives up at once.
+            # Sending a dropped packet fails with ENOBUFS, and wpa_supplicant gives up at once.
             assert wait_until(lambda: NOT_HEARD in (guest.exchange / "client.log").read_text()), read_logs(guest)
             assert count_seen(guest).root == 1
             assert LOGGED_IN not in read_since(guest)
         else:
             assert wait_for(guest, LOGGED_IN), read_logs(guest)
+
+
+def test_the_kernel_names_a_radio_to_the_core_and_neither_a_cable_nor_loopback(guest: Guest) -> None:
+    """What carries the uplink is in the core's NetworkID, by the device type that the kernel gives a card."""
+    names = "wlan0", "cable0", "lo"
+    read = "import sys; from psiphon_vpn.linux.device_types import read_device_types as read"
+    shown = guest.run(
+        f"""
+        set -e
+        ip link add cable0 type veth peer name cable1
+        {python("-c", f"{read}; print([sorted(read([name])) for name in sys.argv[1:]])", *names)}
+        ip link del cable0
+        """
+    ).output
+    assert shown.strip() == "[['wlan'], [], []]"

@@ -1,4 +1,6 @@
-"""The daemon, with one thing broken: it cannot look at the links. Run as `python blind_daemon.py ARGS`."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon with one fault: it cannot read the links. Run as `python blind_daemon.py ARGS`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The daemon, on a machine whose interfaces called eth... and usb... are cards: `python carded_daemon.py ARGS`.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon on a machine whose interfaces eth* and usb* count as cards: `python carded_daemon.py ARGS`.
 
-In a laboratory they are virtual pairs, which to the kernel are no cards.
+In the laboratory they are veth pairs, which the kernel does not call cards.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from psiphon_vpn.service import __main__ as daemon
 
 
 async def list_cards() -> tuple[Link, ...]:
-    """The links, with these as cards."""
+    """The links, with these interfaces as cards."""
     return tuple(replace(link, card=link.name.startswith(("eth", "usb"))) for link in await list_links())
 
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the tests against the kernel share."""
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ def kernel() -> Iterator[Kernel]:
 
 @pytest.fixture(scope="module")
 def module_stage() -> Iterator[Stage]:
-    """A world with the service open, one for all tests of a module; each module says what a test finds it like."""
+    """A world with the service open, shared by all tests of a module; each module decides how a test finds it."""
     with open_stage() as made:
         yield made
 
 
 @pytest.fixture
 def reopened_stage(module_stage: Stage) -> Iterator[Stage]:
-    """Open, whatever the test before did."""
+    """The module's stage, open again whatever the previous test did."""
     module_stage.set_faults()
     module_stage.machine.write_config()
     module_stage.machine.command("reload")

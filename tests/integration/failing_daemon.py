@@ -1,7 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The daemon, with a failure: `python failing_daemon.py NUMBER ARGS`.
 
-That socket of the questions through the tunnel cannot be made (ENOBUFS), once. From SIGUSR1 to SIGUSR2 no descriptor is
-left for anything (EMFILE).
+The NUMBERth socket for a question through the tunnel cannot be made (ENOBUFS), once. From SIGUSR1 to SIGUSR2 no
+descriptor is left for anything (EMFILE).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from psiphon_vpn.service import __main__ as daemon
 
 
 class FailingSocket:
-    """Stands for the module `socket` there."""
+    """Replaces the module `socket` there."""
 
     def __init__(self, number: int) -> None:
         self._left = number
@@ -28,7 +30,7 @@ class FailingSocket:
         return getattr(socket, name)
 
     def socket(self, family: int, kind: int) -> socket.socket:
-        """Make one, or fail."""
+        """Make a socket, or fail."""
         if family == socket.AF_INET:
             self._left -= 1
             if self._left == 0:
@@ -38,7 +40,7 @@ class FailingSocket:
 
 def _limit_descriptors(number: int, _frame: object) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # To list them takes one, so it is not done where none is left.
+    # Listing the descriptors takes one itself, so this does not list them when none is left.
     soft = max(int(name) for name in os.listdir("/proc/self/fd")) if number == signal.SIGUSR1 else hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

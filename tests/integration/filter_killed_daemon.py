@@ -1,6 +1,8 @@
-"""The daemon, killed around a change of traffic control. Run as `filter_killed_daemon.py DIRECTORY`.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon, killed before or after a change of traffic control. Run as `filter_killed_daemon.py DIRECTORY`.
 
-The directory holds `kill`: which change since the start it is, and "before" or "after"; 0 for none.
+The file `kill` in the directory has the number of the change since the start, and "before" or "after"; 0 for none.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from psiphon_vpn.service import __main__ as daemon
 
 
 def main() -> int:
-    """Count changes; die by SIGKILL around one of them, telling on standard error which it was."""
+    """Count changes; die by SIGKILL before or after one of them, and say on standard error which."""
     number, when = (Path(sys.argv.pop(1)) / "kill").read_text().split()
     change = NetlinkTraffic.change
     came = 0

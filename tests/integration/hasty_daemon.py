@@ -1,4 +1,6 @@
-"""The daemon, with times of the state machine shortened: `python hasty_daemon.py NAME=SECONDS,... ARGS`."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon with shorter times in the state machine: `python hasty_daemon.py NAME=SECONDS,... ARGS`."""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ PURE = ("psiphon_vpn.service.", "psiphon_vpn.network.")
 
 def main() -> int:
     """Run the daemon with these constants; LINKS=DIRECTORY puts networkd's state files elsewhere."""
-    for name in ("runner", "observer"):  # and with them all that decides
+    for name in ("runner", "observer"):  # so that every module that decides sees them
         importlib.import_module(f"psiphon_vpn.service.{name}")
     for one in sys.argv.pop(1).split(","):
         name, value = one.split("=")

@@ -1,7 +1,9 @@
-"""The daemon, with a wall clock that a file sets: `python jumpy_daemon.py FILE ARGS`. SIGUSR1 tells that it jumped.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon with a wall clock that a file sets: `python jumpy_daemon.py FILE ARGS`. SIGUSR1 says that it jumped.
 
-The file holds seconds that are added to the machine's own clock, which is never touched. The signal stands for what the
-kernel does when a clock is set: it makes the timer's descriptor readable.
+The file has the seconds to add to the machine's own clock, which is never touched. When a clock is set, the kernel
+makes the timer's descriptor readable; here the signal does.
 """
 
 from __future__ import annotations
@@ -26,18 +28,18 @@ def main() -> int:
 
     for module in (clocks, core_supervision, timers):
         module.read_wall = read_wall  # type: ignore[attr-defined]
-    told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    reported = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     class SignalledTimer(clocks.JumpTimer):
         def __init__(self) -> None:
             super().__init__()
-            os.dup2(told, self._fd, inheritable=False)
+            os.dup2(reported, self.fileno(), inheritable=False)
 
         def acknowledge(self) -> None:
-            os.eventfd_read(told)
+            os.eventfd_read(reported)
 
     vars(sleep)["JumpTimer"] = SignalledTimer
-    signal.signal(signal.SIGUSR1, lambda _number, _frame: os.eventfd_write(told, 1))
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: os.eventfd_write(reported, 1))
     return daemon.main()
 
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A bare network namespace, and the product's parts inside it, for tests against the kernel itself."""
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ T = TypeVar("T")
 
 
 class Kernel:
-    """A host with nothing on it but `lo`, and ways to do things there."""
+    """A host with only `lo`, and ways to do things there."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
 
     def nft(self, text: str) -> None:
-        """Load a text with nft, as anybody would."""
+        """Load a text with nft, as any program would."""
         self.host.run(["nft", "-f", "-"], input=text)
 
     def accepts(self, text: str) -> bool:
-        """Whether nft and the kernel take a text; nothing is changed."""
+        """Whether nft and the kernel accept a text; nothing is changed."""
         return self.host.run(["nft", "-c", "-f", "-"], input=text, check=False).returncode == 0
 
     def tables(self) -> list[str]:
@@ -36,7 +38,7 @@ class Kernel:
         return self.host.run(["nft", "list", "tables"]).stdout.split("\n")[:-1]
 
     def listing(self, *what: str) -> str:
-        """What `nft list` says."""
+        """The output of `nft list`."""
         return self.host.run(["nft", "-s", "list", *what]).stdout
 
     def ip(self, *arguments: str) -> str:

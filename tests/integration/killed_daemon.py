@@ -1,8 +1,10 @@
-"""The daemon, with one thing added: it is killed before an effect. Run as `killed_daemon.py DIRECTORY`.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon, killed before an effect. Run as `killed_daemon.py DIRECTORY`.
 
-The directory holds `kill`: a token, and on the lines after it the effects that it lives through, each by its name,
-state and how many times it came since the token changed. It is killed before the first that is not among them, unless
-there is a line "all". And `slept`: how many seconds the machine has slept.
+The directory has two files. `kill`: a token, and on the lines after it the effects that the daemon survives, each by
+its name, its state and how many times it came since the token changed. The daemon is killed before the first other
+effect, unless there is a line "all". `slept`: how many seconds the machine has slept.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from psiphon_vpn.service.runner import Runner
 
 
 def main() -> int:
-    """Look at each effect; die by SIGKILL before one that is new, telling on standard error which it was."""
+    """Look at each effect; die by SIGKILL before a new one, and say on standard error which."""
     directory = Path(sys.argv.pop(1))
     order: list[str] = []
     came: collections.Counter[str] = collections.Counter()
     clocks.read_slept = lambda: float((directory / "slept").read_text())
-    # The clock is looked at with each renewal.
+    # Each renewal reads the clock.
     names.LEASE_RENEW_SECONDS = 0.4  # type: ignore[assignment,misc]
     carry_out = Runner.carry_out
 

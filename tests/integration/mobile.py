@@ -1,7 +1,9 @@
-"""A mobile link between the client and provider B: no Ethernet, no neighbours, no header; what pppd makes too.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A mobile link between the client and provider B, like one of pppd: no Ethernet, no neighbours, no header.
 
 Two TUN devices and a thread that carries packets between them, since not every kernel has PPP. What the client sends is
-kept: it is the capture outside of the machine.
+kept: it is the capture outside the machine.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from collections.abc import Iterator
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_B
-from psiphon_lab.craft import BROADCAST_MAC, ip_frame
 from psiphon_lab.frames import Frame
+from psiphon_lab.packet_builder import BROADCAST_MAC, ip_frame
 from psiphon_lab.tun_device import attach_tun
 from psiphon_lab.world import World
 
@@ -26,7 +28,7 @@ CLIENT, PEER = "100.64.0.2", "100.64.0.1"
 
 @contextlib.contextmanager
 def open_mobile_link(world: World, *, metric: int) -> Iterator[list[Frame]]:
-    """The link as a modem manager sets it up; yields what has come out of the client by it, framed for the judge."""
+    """The link as a modem manager sets it up; yields what the client has sent over it, framed for the judge."""
     sent: list[Frame] = []
     provider = world.hosts[LAN_B.name]
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,6 @@
-"""An nft as it is on a smaller kernel: text that needs what is not there is refused, as a whole."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An nft as on a smaller kernel: text that needs a missing part is refused as a whole."""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ exec /usr/sbin/nft "$@" <&3
 
 
 def put_limited_nft(world: World, pattern: str) -> None:
-    """Let every nft on the client refuse text that matches an extended regular expression."""
+    """Make every nft on the client refuse text that matches an extended regular expression."""
     directory = world.directory / "limited"
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)

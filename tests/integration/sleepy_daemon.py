@@ -1,7 +1,9 @@
-"""The daemon, on a machine that sleeps when a file says so. Run as `python sleepy_daemon.py FILE ARGS`.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon on a machine that sleeps when a file says so. Run as `python sleepy_daemon.py FILE ARGS`.
 
-The file holds the seconds that the machine has slept since it was started, as CLOCK_BOOTTIME less CLOCK_MONOTONIC
-would tell them. The real clocks cannot be moved: they are the whole machine's.
+The file has the seconds that the machine has slept since its start, which is CLOCK_BOOTTIME minus CLOCK_MONOTONIC. The
+real clocks cannot be moved: they belong to the whole machine.
 """
 
 from __future__ import annotations

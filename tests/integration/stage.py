@@ -1,21 +1,24 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A world with the real service on its client, for tests."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.cores import install_script
+from tests.integration.transitions import list_ends
 
 from psiphon_lab.addresses import CORE_PORTS, LAN_A, Lan
-from psiphon_lab.battery import NOBODY, run_probes, unseen_probes
-from psiphon_lab.commits import CommitWatch
+from psiphon_lab.commit_watch import CommitWatch
 from psiphon_lab.judge import find_leaks, world_evidence
 from psiphon_lab.machine import LAB_UID, Machine
 from psiphon_lab.probe import ProbeResult, probe_specs
+from psiphon_lab.probe_runner import NOBODY, run_probes, unseen_probes
 from psiphon_lab.server_process import ServerProcess, run_server
 from psiphon_lab.standin_core import write_core_wrapper
 from psiphon_lab.standin_faults import write_faults
@@ -24,7 +27,7 @@ from psiphon_lab.world import World
 
 @dataclass
 class Stage:
-    """World, server and machine; `faults` is what the stand-in core reads."""
+    """World, server and machine; `faults` is the file that the stand-in core reads."""
 
     world: World
     server: ServerProcess
@@ -37,31 +40,42 @@ class Stage:
     """Source ports that only the core can have here: so calls that no server saw are known for the core's."""
 
     def set_faults(self, *faults: dict[str, Any]) -> None:
-        """Tell the stand-in core how to misbehave; nothing means well."""
+        """Set the stand-in core's faults; without any it behaves."""
         write_faults(self.faults, *faults)
 
     def know_core_ports(self) -> None:
-        """Keep the core's source ports for it alone: one that is ended while it calls has a call that no server saw."""
+        """Reserve the core's source ports: a core that ends while it connects leaves a flow that no server recorded."""
         self.world.client.set_sysctls({"ipv4/ip_local_reserved_ports": f"{CORE_PORTS.start}-{CORE_PORTS.stop - 1}"})
         self.core_ports = CORE_PORTS
 
+    def read_status(self) -> dict[str, Any]:
+        """The service's status; fails if the service does not answer."""
+        status = self.machine.read_status()
+        assert status is not None
+        return status
+
+    def watch_ends(self) -> Callable[[], list[str]]:
+        """Begin to watch; returns a function that lists why open tunnels have ended since (`transitions.list_ends`)."""
+        begin = len(self.machine.read_log())
+        return lambda: list_ends(self.machine.read_log()[begin:])
+
     def let_it_renew(self, times: int = 1) -> None:
-        """Until the daemon has renewed the lease so often: what came before has been looked at by then."""
+        """Wait until the daemon has renewed the lease so many times: by then it has looked at everything before."""
         pid = self.machine.daemon_pid
         with CommitWatch(self.world.client) as commits:
-            # One that was on its way already does not count.
+            # A renewal that was already under way does not count.
             self.machine.wait_for(lambda: commits.count_by(pid) > times, "the lease, renewed")
 
     def remove_card_filter(self, lan: Lan = LAN_A) -> None:
-        """Take the filter at the card's traffic control away, which outlives the daemon and `nft flush ruleset`.
+        """Remove the filter at the card's traffic control, which outlives the daemon and `nft flush ruleset`.
 
-        It drops what lacks the guards' mark, so that no positive control would see anything. A kernel without such
-        filters has nothing there.
+        It drops what lacks the guards' mark, so no positive control would see anything. A kernel without such filters
+        has none.
         """
         self.world.client.run(["tc", "qdisc", "del", "dev", lan.interface, "clsact"], check=False)
 
     def probe(self, lan: Lan = LAN_A) -> dict[str, ProbeResult]:
-        """Run the battery as root and as a user; fail unless none of it is seen and nothing leaked."""
+        """Run all probes as root and as a user; fail if any is seen, or if anything leaked."""
         mark = self.world.mark()
         results: dict[str, ProbeResult] = {}
         specs = []
@@ -77,14 +91,14 @@ class Stage:
 
     def assert_no_leak(self, mark: dict[str, int]) -> None:
         """Judge everything that came out of the client since `mark`."""
-        # The frames first: a flow is recorded after its first frames.
+        # Frames are read first: the server records a flow after its first frames.
         frames = self.world.frames_since(mark)
         evidence = world_evidence(self.server.read_flows(), core_ports=self.core_ports, claimed=self.claimed)
         leaks = find_leaks(frames, evidence)
         assert not leaks, [leak.text for leak in leaks[:10]]
 
     def page(self, family: int = 4, *, limit: float = 10.0) -> str:
-        """What a page on the internet sees of the client, or the outcome when there is no answer in `limit` seconds."""
+        """The address that a page on the internet sees of the client, or the outcome without an answer in `limit` s."""
         self.salt += 1
         wanted = f"root-tcp-ipv{family}-internet-plain"
         specs = tuple(spec for spec in probe_specs(salt=self.salt, label="root") if spec.id == wanted)
@@ -98,7 +112,7 @@ def open_stage(
 ) -> Iterator[Stage]:
     """A stage, locked as at boot; with `start` the daemon runs and the tunnel is open.
 
-    With `installed` the core lies where an installation puts it, below "root" in the world's directory, with a record.
+    With `installed` the core is where an installation puts it, below "root" in the world's directory, with a record.
     """
     with World() as world, run_server(world) as server:
         directory = world.directory / "core"

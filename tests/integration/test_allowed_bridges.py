@@ -1,4 +1,6 @@
-"""A bridge that root allowed: this machine and its guests reach each other, and nobody else gets a frame of either."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A bridge that root allowed: this machine and its guests reach each other, and nobody else gets a frame of theirs."""
 
 from __future__ import annotations
 
@@ -97,7 +99,7 @@ def raise_card(guests: Guests) -> None:
 
 
 def join_macvlan(guests: Guests) -> None:
-    """What stands for hardware here, by its kind: it leads to the second provider's LAN."""
+    """A macvlan counts as hardware by its kind: it leads to the second provider's LAN."""
     guests.client.run(["ip", "link", "add", "mv0", "link", LAN_B.interface, "type", "macvlan", "mode", "bridge"])
     guests.client.run(["ip", "link", "set", "mv0", "master", BRIDGE, "up"])
 
@@ -107,12 +109,12 @@ def leave_macvlan(guests: Guests) -> None:
 
 
 def shout_beside(guests: Guests, join: Callable[[], None], leave: Callable[[], None]) -> set[bytes]:
-    """Have a port join and leave while both sides send without a pause; what of it came out anywhere."""
+    """Have a port join and leave while both sides send all the time; returns what came out anywhere."""
     client, nobody = guests.client, "192.168.122.200"
     mark = guests.stage.world.mark()
     loop = SHOUT.format(address=nobody, token=FROM_HOST)
     loop = loop.replace("range(20)", "range(100_000_000)").replace("4000 + number", "4000 + number % 20")
-    # No faster than a capture can hear.
+    # No faster than a capture can follow.
     loop = loop.replace("import socket", "import socket, time").replace("    try:", "    time.sleep(0.002)\n    try:")
     loops = [
         client.spawn([sys.executable, "-I", "-c", loop]),
@@ -157,7 +159,7 @@ def test_a_guest_still_reaches_the_internet_by_the_tunnel_and_nothing_else_of_th
 
 
 def test_a_card_that_joins_gets_no_frame_at_any_moment_and_the_bridge_is_withdrawn(guests: Guests) -> None:
-    """It led out before, so it is known for a card: to the kernel the laboratory's cards are pairs like a guest's."""
+    """The card led out before, so the service knows it as one: the kernel calls the laboratory's cards veth pairs."""
     client, card = guests.client, LAN_B.interface
     raise_card(guests)
     client.run(["ip", "route", "add", "default", "via", LAN_B.router4, "dev", card, "onlink", "metric", "900"])
@@ -182,7 +184,7 @@ def test_a_card_that_joins_gets_no_frame_at_any_moment_and_the_bridge_is_withdra
 
 @pytest.mark.parametrize("egress", [True, False])
 def test_a_port_that_stands_on_a_card_gets_no_frame_either(guests: Guests, egress: bool) -> None:
-    """A macvlan on a card, made and made a port in one go; without the egress guard too, as in its first moments."""
+    """A macvlan on a card, created as a port in one step; also without the egress guard, as in its first moments."""
     raise_card(guests)
 
     def join() -> None:
@@ -220,7 +222,7 @@ def test_a_pair_whose_other_end_is_on_a_bridge_with_a_card_lets_nothing_out(gues
 
 
 def test_after_a_flush_and_without_the_daemon_no_frame_leaves_by_a_card_that_joins(guests: Guests) -> None:
-    """Base table and egress guard gone, nobody to put them back: wire guard and bridge guard are the holder's."""
+    """Base table and egress guard are gone for good; wire guard and bridge guard belong to the holder."""
     guests.stage.machine.kill_daemon()
     try:
         assert guests.look() == ALL, "what was loaded stands"
@@ -282,7 +284,7 @@ def test_a_bridge_that_is_taken_back_is_as_if_it_had_never_been_allowed(guests: 
 
 
 def test_a_list_that_is_read_at_a_signal_counts_too(guests: Guests) -> None:
-    """As `systemctl reload` has it read; and one that is not root's allows nothing."""
+    """As at `systemctl reload`. A list that does not belong to root allows nothing."""
     machine = guests.stage.machine
     path = machine.config_path.with_name("bridges")
     os.chown(path, LAB_UID, LAB_UID)
@@ -297,7 +299,7 @@ def test_a_list_that_is_read_at_a_signal_counts_too(guests: Guests) -> None:
 
 
 def test_the_bridge_guard_alone_stops_what_the_wire_guard_lets_by_to_an_allowed_bridge() -> None:
-    """No base table, no guard of frames on any card, no daemon: what else could stop it is not there."""
+    """Without base table, frame guards and daemon: nothing else could stop it."""
     with open_stage(start=False) as stage:
         stage.machine.release_guard()
         stage.world.client.run(["nft", "flush", "ruleset"])

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Random sequences of attacks, faults and commands: a short run of what `leaktest --chaos` does for hours."""
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from psiphon_lab.attacks import list_modules
-from psiphon_lab.hands import Hands
+from psiphon_lab.fork_server import ForkServer
 from psiphon_lab.leaktest import chaos
 from psiphon_lab.leaktest.chaos import STEPS, Failure, draw_steps, play_episode, shrink
 
@@ -30,8 +32,8 @@ def test_a_failure_is_made_as_small_as_it_can_be(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(chaos, "play_episode", play)
     steps = ("start", "stop", "reload", "TUN down", "link flaps", "restart", "core killed")
-    hands: Hands = Hands.__new__(Hands)
-    assert shrink(Failure(what="leak", steps=steps), hands, tmp_path / "r").steps == ("stop", "TUN down")
+    fork_server: ForkServer = ForkServer.__new__(ForkServer)
+    assert shrink(Failure(what="leak", steps=steps), fork_server, tmp_path / "r").steps == ("stop", "TUN down")
 
 
 @settings(
@@ -46,7 +48,7 @@ def test_a_failure_is_made_as_small_as_it_can_be(monkeypatch: pytest.MonkeyPatch
 def test_no_frame_leaks_whatever_happens_in_whatever_order_and_the_service_comes_back(
     steps: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with Hands(list_modules()) as hands:
-        failure, frames = play_episode(steps, hands, tmp_path_factory.mktemp("chaos") / "frames.pcapng")
+    with ForkServer(list_modules()) as fork_server:
+        failure, frames = play_episode(steps, fork_server, tmp_path_factory.mktemp("chaos") / "frames.pcapng")
     assert failure is None, failure
     assert frames

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The core is checked before every start, on the real service; and updated without the lock ever being touched."""
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from tests.https_site import make_certificate
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.machine import LAB_UID, Machine
+from psiphon_lab.machine import LAB_UID
 from psiphon_vpn.core import naming
 from psiphon_vpn.system.layout import Layout
 
@@ -49,7 +51,7 @@ def kill_core(stage: Stage) -> None:
 
 
 def wait_refused(stage: Stage, reason: str) -> dict[str, object]:
-    """Until the service says so; then it is asked again and again: it neither opens nor runs anything."""
+    """Wait until the service gives the reason; from then on it must neither open nor run anything."""
     found: dict[str, object] = {}
 
     def says_so() -> bool:
@@ -69,7 +71,7 @@ def wait_refused(stage: Stage, reason: str) -> dict[str, object]:
 
 @contextlib.contextmanager
 def core_of_one_program(stage: Stage) -> Iterator[None]:
-    """A stand-in that does not become another program after its start, as the usual one does: so it keeps its name."""
+    """A stand-in that, unlike the usual one, does not execute another program after its start: so it keeps its name."""
     layout = layout_of(stage)
     before = (layout.core_binary.read_bytes(), layout.core_record.read_bytes())
     script = f"""#!{Path(sys.executable).resolve()} -Ss
@@ -89,7 +91,7 @@ sys.exit(main(["--standin-faults", {str(stage.faults)!r}, *sys.argv[1:]]))
 
 
 def list_cores(stage: Stage) -> dict[int, tuple[int, str, str]]:
-    """Every process of this world that is called so: its user, its name and its arguments, as ps(1) reads them."""
+    """Every process of this world with the core's name: its user, its name and its arguments, as ps(1) shows them."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -101,7 +103,7 @@ def list_cores(stage: Stage) -> dict[int, tuple[int, str, str]]:
 
 
 def replace_core(stage: Stage) -> int:
-    """End the core; the next one's process when it is open again."""
+    """End the core; returns the next one's process id once the service is open again."""
     before = stage.machine.wait_state("OPEN")["core_pid"]
     kill_core(stage)
     stage.machine.wait_for(
@@ -113,7 +115,7 @@ def replace_core(stage: Stage) -> int:
 def test_the_core_and_nothing_else_has_its_name_in_a_list_of_processes(stage: Stage) -> None:
     link = layout_of(stage).core_name
     with core_of_one_program(stage):
-        for _turn in range(2):  # the second time by a daemon that has had one
+        for _turn in range(2):  # the second time with a daemon that has already had a core
             core = replace_core(stage)
             found = list_cores(stage)
             assert set(found) == {core}
@@ -132,17 +134,17 @@ def test_a_core_that_psiphon_user_changed_is_not_started_and_the_machine_stays_l
     good = binary.read_bytes()
     mark = stage.world.mark()
     stage.machine.wait_state("OPEN")
-    # What an attacker in the core could do: the file is its own.
+    # What an attacker in the core could do: psiphon-user owns the file.
     stage.machine.client.run(["sh", "-c", f"echo 'touch {binary}.ran' >> {binary}"], uid=LAB_UID)
     assert binary.read_bytes() != good
     kill_core(stage)
     status = wait_refused(stage, "core_mismatch")
     assert "not the one that was installed" in str(status["reason"])
     assert sha256(good) in str(status["reason"])
-    assert "sudo psiphon-vpn update" in str(status["next_step"])
+    assert "sudo psiphon-vpn setup --bundle FILE" in str(status["next_step"])
     stage.probe()
     binary.write_bytes(good)
-    # By itself: the pauses between attempts are short at first.
+    # It recovers by itself: the pauses between attempts are short at first.
     stage.machine.wait_state("OPEN")
     assert stage.page() == plan.SERVER4
     stage.assert_no_leak(mark)
@@ -191,13 +193,17 @@ def test_without_something_to_check_against_nothing_is_started(
 ) -> None:
     mark = stage.world.mark()
     stage.machine.wait_state("OPEN")
-    mend = spoil(layout_of(stage))
+    repair = spoil(layout_of(stage))
     try:
         stage.machine.command("restart")
         assert wait_refused(stage, reason)["next_step"]
+        if reason != "core_missing":
+            # The service keeps trying, but nobody should wait for an attempt that cannot help.
+            seen = [stage.machine.read_status() or {} for _ in range(20)]
+            assert {status["next_try"] for status in seen if status["reason_code"] == reason} <= {None}
     finally:
-        mend()
-    # What a user does next, and what an update does.
+        repair()
+    # The user's next step, and what an update does.
     stage.machine.command("restart")
     stage.machine.wait_state("OPEN")
     stage.assert_no_leak(mark)
@@ -234,12 +240,7 @@ def test_a_daemon_that_is_given_a_core_without_its_sha256_does_not_start(stage: 
 @pytest.mark.requirement("R13")
 def test_a_given_core_is_checked_as_well(tmp_path: Path) -> None:
     with open_stage(start=False) as stage:
-
-        class Lying(Machine):
-            def _core_options(self) -> list[str | Path]:
-                return ["--core", self._core, "--core-sha256", "0" * 64]
-
-        stage.machine.__class__ = Lying
+        stage.machine.core_sha256 = "0" * 64
         stage.machine.start_daemon()
         wait_refused(stage, "core_mismatch")
 
@@ -276,7 +277,7 @@ except UserError as error:
 
 
 class Mirror:
-    """A core on a server of the internet, and `update` on the client as root."""
+    """A web server with a core on the internet, and `update` on the client as root."""
 
     def __init__(self, stage: Stage, directory: Path) -> None:
         self.stage = stage
@@ -292,7 +293,7 @@ class Mirror:
         self.port = int(self.server.stdout.readline())
 
     def update(self, *, proxy: str | None) -> str:
-        told = {
+        reported = {
             "root": str(self.root),
             "runtime": str(self.stage.machine.runtime_dir),
             "url": f"https://{plan.INTERNET4}:{self.port}/core",
@@ -300,7 +301,7 @@ class Mirror:
             "authority": str(self.certificate[0]),
             "proxy": proxy,
         }
-        done = self.stage.world.client.run([sys.executable, "-c", UPDATE, ROOT, json.dumps(told)], check=False)
+        done = self.stage.world.client.run([sys.executable, "-c", UPDATE, ROOT, json.dumps(reported)], check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -350,7 +351,7 @@ def test_an_update_on_a_locked_machine_fails_with_the_way_and_the_lock_stands(
         begin = time.monotonic()
         shown = mirror.update(proxy=proxy)
         figure("an update on a locked machine to its failure, s", time.monotonic() - begin)
-        assert shown.startswith("FAILED: The tunnel core was not downloaded:")
+        assert shown.startswith("FAILED: The tunnel program was not downloaded:")
         assert "--core-file PATH --sha256 HEX" in shown
         assert stage.world.client.run(rules).stdout.split() == locked.split()
         assert not Layout(root=mirror.root).core_current.exists()

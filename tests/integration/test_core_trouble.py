@@ -1,4 +1,6 @@
-"""Trouble of the core and on its way: a typed reason with a next step, retried ever more slowly, always locked."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Trouble in the core and on the network: a typed reason with a next step, ever slower retries, always locked."""
 
 from __future__ import annotations
 
@@ -16,13 +18,14 @@ from typing import Any
 import pytest
 from tests.conftest import Figure
 from tests.integration.stage import Stage, open_stage
-from tests.integration.troubles import count_tries, status_of, wait_reason, watch_states
+from tests.integration.troubles import count_tries, wait_reason, watch_states
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.judge import find_leaks, world_evidence
 from psiphon_lab.standin_store import CRASHES, STORE_FILE
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.core.datastore import ASIDE, STORE_PARENT
+from psiphon_vpn.service.model import SETTLE_SECONDS
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
@@ -37,7 +40,7 @@ def stage(reopened_stage: Stage) -> Stage:
 @pytest.mark.requirement("R1")
 @pytest.mark.parametrize("target", [True, False], ids=["the one server", "any of the list"])
 def test_a_region_that_no_server_is_in_is_named_as_the_reason(stage: Stage, target: bool) -> None:
-    """With a server of its own the core ends, without one it waits for a list."""
+    """With a target server the core ends; without one it waits for a list."""
     stage.machine.write_config(target=target)
     text = stage.machine.config_path.read_text()
     stage.machine.write_config('egress_region = "ZZ"\n' + text)
@@ -45,11 +48,11 @@ def test_a_region_that_no_server_is_in_is_named_as_the_reason(stage: Stage, targ
         stage.set_faults({"kind": "no_region"})
     stage.machine.command("reload")
     status = wait_reason(stage, "region")
-    assert "egress_region" in status["next_step"]
+    assert "psiphon-vpn region" in status["next_step"]
     assert (status["state"] in {"LOCKED", "CONNECTING"}, status["locked"]) == (True, True)
-    stage.machine.wait_for(lambda: status_of(stage)["next_try"] is not None, "the next try")
-    assert {status_of(stage)["state"] for _ in range(20)} <= {"LOCKED", "CONNECTING"}
-    assert status_of(stage)["reason_code"] == "region"
+    stage.machine.wait_for(lambda: stage.read_status()["next_try"] is not None, "the next try")
+    assert {stage.read_status()["state"] for _ in range(20)} <= {"LOCKED", "CONNECTING"}
+    assert stage.read_status()["reason_code"] == "region"
 
 
 def spoil_with_noise(store: Path) -> None:
@@ -86,13 +89,13 @@ def make_unreadable(store: Path) -> None:
         (make_unreadable, False),
     ],
 )
-def test_a_corrupt_data_store_is_told_of_set_aside_once_and_the_tunnel_opens_again(
+def test_a_corrupt_data_store_is_reported_set_aside_once_and_the_tunnel_opens_again(
     stage: Stage, spoil: Callable[[Path], None], by_the_core: bool
 ) -> None:
     mark = stage.world.mark()
     root = stage.machine.state_dir / "core" / STORE_PARENT
     stage.machine.command("stop")
-    stage.machine.wait_for(lambda: status_of(stage)["core_pid"] is None, "the core's end")
+    stage.machine.wait_for(lambda: stage.read_status()["core_pid"] is None, "the core's end")
     spoil(root / STORE_FILE)
     before = len(stage.machine.read_log())
     stage.machine.command("start")
@@ -121,11 +124,11 @@ def test_a_data_store_that_setting_aside_does_not_help_is_set_aside_once_and_nev
     assert "OPEN" not in seen
     assert stage.machine.read_log()[before:].count("was set aside") == 1
     wait_reason(stage, "datastore_broken")
-    stage.machine.wait_for(lambda: status_of(stage)["next_try_what"] is not None, "the next try")
+    stage.machine.wait_for(lambda: stage.read_status()["next_try_what"] is not None, "the next try")
 
 
 @pytest.mark.requirement("R1")
-def test_a_core_that_hangs_while_it_connects_is_replaced_and_the_reason_is_told() -> None:
+def test_a_core_that_hangs_while_it_connects_is_replaced_and_the_reason_is_reported() -> None:
     with open_stage(start=False) as stage:
         stage.machine.program = [str(HASTY), "QUIET_SECONDS=1.0"]
         stage.set_faults({"kind": "hang"})
@@ -137,7 +140,7 @@ def test_a_core_that_hangs_while_it_connects_is_replaced_and_the_reason_is_told(
 
 
 @pytest.mark.requirement("R1")
-def test_a_sign_in_page_that_the_network_told_of_is_the_reason_and_nothing_is_opened_for_it() -> None:
+def test_a_sign_in_page_that_the_network_announced_is_the_reason_and_nothing_is_opened_for_it() -> None:
     with open_stage(start=False) as stage:
         links = stage.world.directory / "links"
         links.mkdir()
@@ -166,13 +169,13 @@ def test_a_network_without_any_sign_of_its_own_is_explained_after_a_while() -> N
 
 
 @pytest.mark.requirement("R1")
-def test_a_wrong_clock_is_told_from_what_the_server_said_and_named_when_no_server_answers() -> None:
+def test_a_wrong_clock_is_distinguished_from_what_the_server_said_and_named_when_no_server_answers() -> None:
     with open_stage(start=False) as stage:
         stage.machine.program = [str(HASTY), "SLOW_SECONDS=0.5"]
         stage.set_faults({"kind": "wrong_clock", "seconds": 7200})
         stage.machine.start_daemon()
         stage.machine.wait_state("OPEN")
-        assert -7210 < status_of(stage)["clock_skew_seconds"] < -7190
+        assert -7210 < stage.read_status()["clock_skew_seconds"] < -7190
         stage.set_faults({"kind": "disconnect"})
         status = wait_reason(stage, "clock")
         assert "timedatectl" in status["next_step"]
@@ -186,8 +189,8 @@ def test_status_and_journal_say_in_a_sentence_what_it_waits_for_since_when_and_w
     before = len(stage.machine.read_log())
     asked = datetime.now(UTC)
     stage.machine.command("restart")
-    stage.machine.wait_for(lambda: status_of(stage)["next_try_what"] == "connecting again", "the next try")
-    status = status_of(stage)
+    stage.machine.wait_for(lambda: stage.read_status()["next_try_what"] == "connecting again", "the next try")
+    status = stage.read_status()
     assert "another program uses the stored data" in status["reason"]
     assert "any other copy" in status["next_step"]
     since, next_try = (datetime.fromisoformat(status[name]) for name in ("since", "next_try"))
@@ -213,20 +216,20 @@ def test_a_core_that_ends_at_once_every_time_is_not_retried_in_a_tight_loop(
     stage: Stage, fault: dict[str, Any], reason: str
 ) -> None:
     stage.set_faults(fault)
-    # Stopped first: what was to be tried again before this began must not count among its tries.
+    # Stop first: a retry that was due before the test must not count.
     stage.machine.command("stop")
     before, begin = len(stage.machine.read_log()), time.monotonic()
     stage.machine.command("start")
     seen = watch_states(stage, lambda: count_tries(stage, before) >= 4, "the fourth try")
-    # After 0.5, 1, 2 s with up to a fifth more.
+    # Retries after 0.5, 1 and 2 s, each up to a fifth longer.
     assert time.monotonic() - begin >= 3.5, "the pauses between"
     log = stage.machine.read_log()[before:]
     assert "OPEN" not in seen
     assert len(log.splitlines()) < 30
     wait_reason(stage, reason)
-    # While a try is being begun there is none that follows.
-    stage.machine.wait_for(lambda: status_of(stage)["next_try"] is not None, "the next try")
-    assert status_of(stage)["locked"] is True
+    # While an attempt begins, no next one is announced.
+    stage.machine.wait_for(lambda: stage.read_status()["next_try"] is not None, "the next try")
+    assert stage.read_status()["locked"] is True
 
 
 @pytest.mark.requirement("R1", "R6")
@@ -235,7 +238,7 @@ def test_a_core_that_dies_right_after_each_opening_is_replaced_ever_more_slowly(
     killed: dict[int, float] = {}
 
     def kill_what_opened() -> bool:
-        status = status_of(stage)
+        status = stage.read_status()
         pid = status["core_pid"]
         if status["state"] == "OPEN" and pid is not None and pid not in killed:
             killed[pid] = time.monotonic()
@@ -244,7 +247,7 @@ def test_a_core_that_dies_right_after_each_opening_is_replaced_ever_more_slowly(
 
     stage.machine.wait_for(kill_what_opened, "eight openings")
     log = stage.machine.read_log()[before:]
-    # Five at once, then after 0.5, 1, 2 s.
+    # Five retries at once, then after 0.5, 1 and 2 s.
     times = list(killed.values())
     assert times[-1] - times[4] >= 1.5, killed
     assert len(log.splitlines()) < 120
@@ -252,38 +255,44 @@ def test_a_core_that_dies_right_after_each_opening_is_replaced_ever_more_slowly(
 
 
 @pytest.mark.requirement("R6")
-def test_an_uplink_that_flaps_is_waited_for_without_ever_opening_between(stage: Stage) -> None:
+def test_an_uplink_that_flaps_is_opened_on_only_when_it_has_held(stage: Stage) -> None:
     world = stage.world
     mark = world.mark()
     seen: list[dict[str, Any]] = []
+    ups: list[datetime] = []
 
     def flap() -> bool:
         world.set_carrier(plan.LAN_A, up=False)
+        ups.append(datetime.now(UTC))
         world.set_carrier(plan.LAN_A, up=True)
-        seen.append(status_of(stage))  # not the log: it leaves lines out where so much happens
-        return bool(status_of(stage)["reason_code"] == "unstable")
+        seen.append(stage.read_status())  # not the log: it leaves out lines when so much happens
+        return bool(stage.read_status()["reason_code"] == "unstable")
 
     wait_until(flap, "a network that is called unstable", pause=0.25)
     first = len(seen)
     wait_until(lambda: flap() and len(seen) >= first + 6, "that for a while", pause=0.25)
-    later = {status["since"] for status in seen[first:] if status["state"] == "OPEN"}
-    assert len(later) <= 1, "at once at first, and then not while it goes on"
+    since = {datetime.fromisoformat(status["since"]) for status in seen if status["state"] == "OPEN"}
+    for opened in (moment for moment in since if moment > ups[first]):
+        held = opened - max(up for up in ups if up <= opened)
+        assert held.total_seconds() >= SETTLE_SECONDS - 0.001, "opened before the network had held"
     world.disconnect_uplink(plan.LAN_A)
     world.connect_uplink(plan.LAN_A)
     stage.machine.wait_state("OPEN")
-    # A core that is ended while it shakes hands leaves frames of a connection that its server has no record of.
+    # A core that ends during its handshake leaves frames of a connection that its server did not record.
     leaks = find_leaks(world.frames_since(mark), world_evidence(stage.server.read_flows()))
     assert [leak.text for leak in leaks if f" > {plan.SERVER4}:" not in leak.text] == []
 
 
 def talk_until_refused() -> float:
-    """Datagrams that nobody answers any more; how long it took until they were refused, seconds."""
+    """Send datagrams that nobody answers; returns the seconds until they were refused."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
         out.settimeout(0)
 
         def is_refused() -> bool:
             try:
                 out.sendto(b"anybody", (plan.INTERNET4, 7))
+            except BlockingIOError:
+                return False  # the socket is full because the tunnel reads nothing: it is not closed yet
             except OSError:
                 return True
             return False
@@ -295,19 +304,19 @@ def talk_until_refused() -> float:
 def test_a_tunnel_that_swallows_traffic_is_noticed(stage: Stage, figure: Figure) -> None:
     stage.machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page")
     stage.set_faults({"kind": "blackhole"})
-    # Two looks, 2 s apart, and 4 s for the question; the regular one alone would need up to 19 s.
+    # Two looks half a second apart, and 3 s of silence; the regular question alone would take up to 19 s.
     figure("a tunnel that swallows everything to its closing, s", stage.world.client.call(talk_until_refused))
-    assert status_of(stage)["state"] != "OPEN"
+    assert stage.read_status()["state"] != "OPEN"
 
 
 @pytest.mark.requirement("R1")
 def test_a_core_that_hangs_while_it_is_open_is_noticed_closed_for_and_replaced(stage: Stage, figure: Figure) -> None:
     stage.machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page")
-    hung = status_of(stage)["core_pid"]
+    hung = stage.read_status()["core_pid"]
     os.kill(hung, signal.SIGSTOP)
-    # By what waits before a device that nobody reads: the regular question alone would need up to 19 s.
+    # Noticed by the queue of a device that nobody reads; the regular question alone would take up to 19 s.
     figure("a core that hangs to its closing, s", stage.world.client.call(talk_until_refused))
-    assert status_of(stage)["state"] != "OPEN"
+    assert stage.read_status()["state"] != "OPEN"
     reopened = stage.machine.wait_state("OPEN")
     assert reopened["core_pid"] not in {None, hung}
     assert not Path(f"/proc/{hung}").exists()

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The core in every kind of trouble (A23), and a machine that lacks something: locked, with a reason, and back."""
 
 from __future__ import annotations
@@ -10,17 +12,17 @@ from typing import Any
 import pytest
 from tests.conftest import Figure
 from tests.integration.stage import Stage, open_stage
+from tests.lock_reading import read_lock
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A, LAN_B
-from psiphon_lab.battery import run_probes, unseen_probes
-from psiphon_lab.commits import CommitWatch
+from psiphon_lab.commit_watch import CommitWatch
 from psiphon_lab.machine import Machine
 from psiphon_lab.namespace import LabError
 from psiphon_lab.probe import LIMIT, probe_specs
+from psiphon_lab.probe_runner import run_probes, unseen_probes
 from psiphon_lab.waiting import wait_until
 from psiphon_lab.world import World
-from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
@@ -38,7 +40,7 @@ NEVER_OPENS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "its data store cannot be opened": ({"kind": "datastore_broken"}, {"datastore_broken"}),
     "its data store makes it crash": ({"kind": "datastore_crash"}, {"datastore_broken"}),
     "its servers do not fit its options": ({"kind": "no_region"}, {"protocols"}),
-    "it knows no server": ({"kind": "empty_list"}, {"no_server_list"}),
+    "it knows no server": ({"kind": "empty_list"}, {"no_list"}),
     "its upstream proxy is dead": ({"kind": "upstream_error"}, {"upstream_proxy"}),
     "it gives up": ({"kind": "establish_timeout"}, {"core_exited"}),
 }
@@ -57,7 +59,7 @@ OPENS_ALL_THE_SAME: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def stage(module_stage: Stage) -> Stage:
-    # The core is ended at any moment, also between its connection and the hello by which the server knows it.
+    # The core may end at any moment, even between its connection and the hello that identifies it to the server.
     module_stage.know_core_ports()
     return module_stage
 
@@ -87,7 +89,7 @@ def test_a_core_in_trouble_never_opens_and_the_service_comes_back_by_itself(stag
 
     stage.machine.wait_for(look, f"one of {sorted(reasons)}")
     stage.set_faults()
-    # What waits for a retry comes by itself; a core that hangs or waits needs its turn: the user's restart.
+    # A pending retry comes by itself; a core that hangs or waits needs the user's restart.
     if fault["kind"] in WITHOUT_TARGET:
         stage.machine.write_config()
         stage.machine.command("reload")
@@ -180,7 +182,7 @@ def test_without_nftables_there_is_a_clear_error_and_the_routes_are_blocked_at_l
 @pytest.mark.defect(1)
 @pytest.mark.requirement("R1", "R2")
 def test_without_a_usable_runtime_directory_the_machine_is_locked_all_the_same() -> None:
-    """Neither lock file nor control socket can be made: the firewall comes before both."""
+    """Neither lock file nor control socket can be made; the firewall is loaded before both."""
     with open_stage(start=False) as stage:
         stage.machine.release_guard()
         stage.world.client.run(["nft", "flush", "ruleset"])
@@ -189,8 +191,8 @@ def test_without_a_usable_runtime_directory_the_machine_is_locked_all_the_same()
         with pytest.raises(LabError):
             stage.machine.start_daemon()
         assert "The control socket" in stage.machine.read_log()
-        assert "failed: CancelledError" not in stage.machine.read_log(), "it ends in order, and so at all"
-        assert stage.world.client.call(read_lock_state).locked is True
+        assert "failed: CancelledError" not in stage.machine.read_log(), "it ends in order"
+        assert read_lock(stage.world.client).locked is True
         stage.probe()
 
 
@@ -202,13 +204,13 @@ def test_a_daemon_that_cannot_even_look_at_the_links_has_locked_and_says_so() ->
         assert stage.page() == LAN_A.client4, "the positive control"
         stage.machine.program = [str(Path(__file__).with_name("blind_daemon.py"))]
         stage.machine.start_daemon()
-        assert stage.world.client.call(read_lock_state).locked is True
+        assert read_lock(stage.world.client).locked is True
         stage.machine.wait_for(
             lambda: (stage.machine.read_status() or {}).get("reason_code") == "part_failed",
-            "its own word for it",
+            "its own message",
         )
         assert "blind" in stage.machine.read_log()
-        assert stage.world.client.call(read_lock_state).locked is True
+        assert read_lock(stage.world.client).locked is True
         stage.probe()
 
 
@@ -232,7 +234,7 @@ def test_a_link_that_is_lost_right_after_another_change_is_closed_by_the_daemon(
             stage.world.client.run(["ip", "route", "del", "unreachable", "198.18.0.0/15", "metric", "77"])
             with CommitWatch(stage.world.client) as commits:
                 stage.world.disconnect_uplink(here)
-                wait_until(lambda: commits.first_loss() is not None, "the kernel's word")
+                wait_until(lambda: commits.first_loss() is not None, "the kernel's report")
                 lost = commits.first_loss()
                 assert lost is not None
                 pid = stage.machine.daemon_pid
@@ -265,7 +267,7 @@ def test_each_layer_alone_stops_every_plain_probe(layer: str) -> None:
             found = stage.probe()
             assert not [item.id for item in found.values() if item.outcome == "answered"]
         else:
-            # An interface that a socket is bound to goes around routing (design fact): plain ones only.
+            # A socket bound to an interface bypasses routing by design, so this tries only unbound ones.
             mark = stage.world.mark()
             assert {stage.page(4, limit=LIMIT), stage.page(6, limit=LIMIT)} <= {"unreachable", "timeout"}
             stage.assert_no_leak(mark)
@@ -320,5 +322,5 @@ def test_a_flow_that_was_open_before_the_lock_is_cut() -> None:
                     flow.send(b"after the opening")
                 except OSError:
                     continue
-            assert stage.page() == plan.SERVER4, "it comes after them"
+            assert stage.page() == plan.SERVER4, "this frame comes after them"
             stage.assert_no_leak(mark)

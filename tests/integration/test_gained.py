@@ -1,4 +1,6 @@
-"""What is gained beside the network in use is no transition; of several networks one that leads nowhere gives way."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A network that gains something makes no transition; of several networks, one that leads nowhere gives way."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.integration.mobile import NAME, open_mobile_link
 from tests.integration.stage import Stage, open_stage
-from tests.integration.test_uplinks import HASTY, ip, ipv6_alone, status_of, wait_uplink
+from tests.integration.test_uplinks import HASTY, ip, ipv6_alone, wait_uplink
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
@@ -25,14 +27,14 @@ PREFIXES_ALL = "2001:db8:a0::/44"
 
 
 class Router:
-    """A real radvd at provider A that advertises another prefix each time that it is told to."""
+    """A real radvd at provider A that advertises another prefix on each request."""
 
     def __init__(self, stage: Stage) -> None:
         self._config: Path = stage.world.directory / "radvd.conf"
         self._stage = stage
         self._number = 0
         stage.claimed = (PREFIXES_ALL,)
-        # The way back to all of them.
+        # The route back to all prefixes.
         stage.world.provider_a.run(["ip", "-6", "route", "replace", PREFIXES_ALL, "dev", "lan"])
         for host in (stage.world.backbone, stage.world.internet):
             host.run(["ip", "-6", "route", "replace", PREFIXES_ALL, "via", plan.BACKBONE_A6])
@@ -52,12 +54,12 @@ class Router:
         self._config.chmod(0o644)
 
     def advertise_another(self) -> None:
-        """Told of another prefix, it advertises at once."""
+        """Configure another prefix, which radvd advertises at once."""
         self._write()
         self._radvd.send_signal(signal.SIGHUP)
 
     def end(self) -> None:
-        """No advertisement any more."""
+        """Stop advertising."""
         self._radvd.terminate()
         self._radvd.wait(timeout=60)
 
@@ -77,7 +79,7 @@ def _addresses(stage: Stage) -> str:
 
 
 def _advertise_for_long(stage: Stage, router: Router) -> None:
-    """A prefix more every two seconds, until the first ones are gone again."""
+    """Advertise one more prefix every two seconds, until the first ones are gone again."""
     first = router.prefix
     for _ in range(PREFIXES):
         router.advertise_another()
@@ -94,7 +96,6 @@ def test_prefixes_that_come_and_go_do_not_disturb_and_the_loss_of_what_is_in_use
 ) -> None:
     machine, client = stage.machine, stage.world.client
     mark = stage.world.mark()
-    names = ("state", "since", "core_pid", "reason_code")
     own = f"{LAN_A.client4}/{LAN_A.prefix4}" if family == 4 else f"{LAN_A.client6}/{LAN_A.prefix6}"
     client.set_sysctls({"ipv6/conf/eth0/accept_ra": 2, "ipv6/conf/eth0/autoconf": 1})
     machine.command("restart")
@@ -106,17 +107,16 @@ def test_prefixes_that_come_and_go_do_not_disturb_and_the_loss_of_what_is_in_use
             alone.enter_context(ipv6_alone(stage))
             machine.write_config(entry=stage.server.entry6)
             machine.command("reload")
-            machine.wait_for(lambda: not (status_of(stage)["uplink"] or {"ipv4": True})["ipv4"], "IPv6 alone")
+            machine.wait_for(lambda: not (stage.read_status()["uplink"] or {"ipv4": True})["ipv4"], "IPv6 alone")
         machine.wait_state("OPEN")
         machine.wait_for(machine.lease_remains, "the lease")
-        before = status_of(stage)
+        before, ends = stage.read_status(), stage.watch_ends()
         _advertise_for_long(stage, router)
-        after = status_of(stage)
-        assert [after[name] for name in names] == [before[name] for name in names]
-        assert machine.lease_remains()
-        # The source in use goes: closed, another core.
+        assert (ends(), stage.read_status()["core_pid"]) == ([], before["core_pid"])
+        machine.wait_for(machine.lease_remains, "the lease")
+        # The source address in use goes: the service closes and starts another core.
         ip(stage, "addr", "del", own, "dev", "eth0")
-        machine.wait_for(lambda: status_of(stage)["core_pid"] != before["core_pid"], "a transition")
+        machine.wait_for(lambda: stage.read_status()["core_pid"] != before["core_pid"], "a transition")
         stage.probe()
     finally:
         router.end()
@@ -136,17 +136,17 @@ def test_prefixes_that_come_and_go_do_not_disturb_and_the_loss_of_what_is_in_use
 
 @pytest.mark.requirement("R6")
 def test_another_vpn_with_the_better_route_is_not_taken_for_the_uplink(stage: Stage) -> None:
-    before = status_of(stage)
+    before = stage.read_status()
     other_vpn = stage.world.client.call(lambda: attach_tun("tun0"))
     try:
         ip(stage, "addr", "add", "10.8.0.2/24", "dev", "tun0")
         ip(stage, "link", "set", "tun0", "up")
         ip(stage, "route", "add", "default", "via", "10.8.0.1", "dev", "tun0", "metric", "5")
-        stage.machine.wait_for(lambda: (status_of(stage)["uplink"] or {}).get("others") == ["tun0"], "both uplinks")
-        after = status_of(stage)
+        stage.machine.wait_for(lambda: (stage.read_status()["uplink"] or {}).get("others") == ["tun0"], "both uplinks")
+        after = stage.read_status()
         assert (after["uplink"]["interface"], after["uplink"]["chosen"]) == ("eth0", "best")
         stage.machine.wait_state("OPEN")
-        assert status_of(stage)["core_pid"] == before["core_pid"], "no transition"
+        assert stage.read_status()["core_pid"] == before["core_pid"], "no transition"
         assert stage.page() == plan.SERVER4
     finally:
         os.close(other_vpn)
@@ -167,10 +167,10 @@ def test_a_network_that_brings_no_tunnel_gives_way_to_one_that_does_and_does_not
             status = wait_uplink(stage, NAME)
             assert (status["uplink"]["chosen"], status["uplink"]["others"]) == ("gave_way", ["eth0"])
             assert stage.page() == plan.SERVER4
-            # What else comes to the first one is no reason to go back.
+            # Whatever the first network gains is no reason to go back.
             ip(stage, "addr", "add", "2001:db8:a:1::7/64", "dev", "eth0", "nodad")
             stage.probe()
-            after = status_of(stage)
+            after = stage.read_status()
             assert (after["uplink"]["interface"], after["core_pid"]) == (NAME, status["core_pid"])
             ip(stage, "addr", "del", "2001:db8:a:1::7/64", "dev", "eth0")
             world.provider_a.run(["nft", "delete", "table", "ip", "deaf"])

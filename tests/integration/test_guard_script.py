@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The holder of the wire guard as psiphon-guard.service runs it, against the kernel."""
 
 from __future__ import annotations
@@ -44,13 +46,19 @@ class Holder:
         self.process: subprocess.Popen[bytes] | None = None
 
     def be_impatient(self) -> None:
-        """For what is to fail: half a second instead of half a minute."""
+        """Wait half a second instead of half a minute, for what must fail."""
         text, patience = self._script.read_text(), "-lt 600"
         assert patience in text
         self._script.write_text(text.replace(patience, "-lt 10"))
 
+    def be_patient(self) -> None:
+        """Wait for ever for what is waited for at all."""
+        text, patience = self._script.read_text(), "-lt 600"
+        assert patience in text
+        self._script.write_text(text.replace(patience, "-ge 0"))
+
     def use_slow_nft(self) -> None:
-        """An nft that begins to hold when it has been asked for long enough, as on a machine that boots under load."""
+        """An nft that begins to hold only after several requests, as on a machine that boots under load."""
         directory = self._directory / "bin"
         directory.mkdir()
         (directory / "nft").write_text(
@@ -62,13 +70,20 @@ class Holder:
         self._script.write_text(self._script.read_text().replace("PATH=/usr/sbin", f"PATH={directory}:/usr/sbin"))
 
     def use_nft_that_refuses(self, pattern: str) -> None:
-        """An nft before the real one, which refuses text that matches."""
+        """A wrapper of nft that refuses text that matches."""
+        self._check_by(
+            f'text=$(cat); echo "$text" | grep -q \'{pattern}\' && exit 1; echo "$text" | /usr/sbin/nft "$@"'
+        )
+
+    def use_nft_that_takes_all(self) -> None:
+        """A wrapper of nft that accepts everything when it only checks."""
+        self._check_by("cat >/dev/null")
+
+    def _check_by(self, command: str) -> None:
         directory = self._directory / "bin"
         directory.mkdir()
-        (directory / "nft").write_text(
-            '#!/bin/sh\n[ "$1 $2 $3" = "-c -f -" ] || exec /usr/sbin/nft "$@"\n'
-            f'text=$(cat); echo "$text" | grep -q \'{pattern}\' && exit 1; echo "$text" | /usr/sbin/nft "$@"\n'
-        )
+        only_checks = '[ "$1 $2 $3" = "-c -f -" ]'
+        (directory / "nft").write_text(f'#!/bin/sh\n{only_checks} || exec /usr/sbin/nft "$@"\n{command}\n')
         (directory / "nft").chmod(0o755)
         self._script.write_text(self._script.read_text().replace("PATH=/usr/sbin", f"PATH={directory}:/usr/sbin"))
 
@@ -132,7 +147,7 @@ def test_a_reload_replaces_the_table_in_one_transaction(kernel: Kernel, holder: 
     generation = kernel.with_netlink(lambda netlink: netlink.read_generation())
     done = holder.call("reload", str(holder.rules))
     assert done.returncode == 0, done.stderr
-    # One commit, so there was no moment between the old table and the new one.
+    # One commit, so there was no moment without a table.
     assert kernel.with_netlink(lambda netlink: netlink.read_generation()) == generation + 1
     assert handle(kernel) != before
     listing = kernel.listing("table", "inet", "psiphon_guard")
@@ -143,7 +158,7 @@ def test_a_reload_replaces_the_table_in_one_transaction(kernel: Kernel, holder: 
 
 @pytest.mark.requirement("R1", "R2", "B3")
 def test_a_holder_that_is_slow_to_begin_is_waited_for_and_not_ended(kernel: Kernel, holder: Holder) -> None:
-    """What is not ready is ended and started again, so that the guard would be gone for once more as long."""
+    """systemd ends and restarts a unit that is not ready in time, so the guard would be gone just as long again."""
     holder.use_slow_nft()
     holder.hold()
     assert holder.call("ready").returncode == 0
@@ -179,7 +194,7 @@ def test_rules_that_do_not_load_are_not_called_ready(kernel: Kernel, holder: Hol
     done = holder.call("ready")
     assert done.returncode == 1
     assert "not loaded" in done.stderr
-    # A table without an owner is none that holds.
+    # A table without an owner does not hold.
     kernel.nft("table inet psiphon_guard {\n}\n")
     assert holder.call("ready").returncode == 1
 
@@ -191,7 +206,7 @@ def test_the_probe_says_whether_tables_can_be_owned_and_leaves_nothing(kernel: K
 
 
 def test_without_owned_tables_the_probe_says_so(kernel: Kernel, holder: Holder, tmp_path: Path) -> None:
-    # An nft that knows no such flag, as Debian 11's.
+    # An nft that does not know the flag, like Debian 11's.
     old = tmp_path / "old"
     old.mkdir()
     (old / "nft").write_text("#!/bin/sh\nexit 1\n")
@@ -226,8 +241,14 @@ def test_the_holder_guards_the_frames_of_every_card_that_the_machine_has_now(ker
 def test_a_frame_guard_that_the_kernel_refuses_costs_the_wire_guard_nothing(kernel: Kernel, holder: Holder) -> None:
     (holder.cards / "card0" / "device").mkdir(parents=True)
     (holder.rules.parent / "frames.nft").write_text("nonsense\n")
+    holder.be_patient()
     holder.hold()
-    assert holder.call("ready").returncode == 0
+    done = holder.call("ready")
+    assert done.returncode == 0
+    assert "the frame guard was not loaded (" in done.stderr, (
+        "nobody waits for what is refused, and the reason is given"
+    )
+    assert "syntax error" in done.stderr
     assert "psiphon_frames" not in "".join(kernel.tables())
 
 
@@ -269,7 +290,7 @@ def test_a_card_that_is_refused_costs_only_itself(kernel: Kernel, holder: Holder
 
 @pytest.mark.requirement("B4")
 def test_more_cards_than_a_chain_takes_are_guarded_all_of_them(kernel: Kernel, holder: Holder) -> None:
-    """A netdev chain takes 256 devices (NFT_NETDEVICE_MAX): virtual functions of server cards are more."""
+    """A netdev chain takes 256 devices (NFT_NETDEVICE_MAX): server cards have more virtual functions."""
     names = [f"card{number}" for number in range(300)]
     kernel.ip("link", "add", "below", "type", "veth", "peer", "name", "far")
     kernel.ip_batch(f"link add link below name {name} type macvlan mode bridge" for name in names)
@@ -281,7 +302,7 @@ def test_more_cards_than_a_chain_takes_are_guarded_all_of_them(kernel: Kernel, h
 
 
 def test_a_card_without_ethernet_frames_is_not_asked_for_their_header(kernel: Kernel, holder: Holder) -> None:
-    """Of a modem's frames (ARPHRD_RAWIP) nothing would pass, not the core's either."""
+    """Otherwise no frame of a modem (ARPHRD_RAWIP) would pass, not even the core's."""
     kernel.ip("link", "add", "wwan0", "type", "veth", "peer", "name", "far")
     put_cards(holder, "wwan0", type="519")
     holder.hold()
@@ -289,6 +310,54 @@ def test_a_card_without_ethernet_frames_is_not_asked_for_their_header(kernel: Ke
     wait_until(lambda: "on_wwan0" in read_frames(kernel), "the frame guard")
     hook = kernel.listing("chain", "netdev", "psiphon_frames", "on_wwan0")
     assert "goto frames_without_header" in hook
+
+
+@pytest.mark.requirement("B4")
+def test_a_frame_guard_that_is_refused_fails_the_reload_with_the_reason_and_the_rest_is_loaded(
+    kernel: Kernel, holder: Holder
+) -> None:
+    kernel.ip("link", "add", "card0", "type", "veth", "peer", "name", "card1")
+    put_cards(holder, "card0")
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    wait_until(lambda: "on_card0" in read_frames(kernel), "the frame guard")
+    frames, before = read_frames(kernel), handle(kernel)
+    (holder.rules.parent / "frames.nft").write_text("nonsense\n")
+    write_bridges(holder, "virbr0")
+    done = holder.call("reload", str(holder.rules))
+    assert done.returncode == 1
+    assert "the frame guard was not: " in done.stderr
+    assert "nonsense" in done.stderr or "syntax error" in done.stderr, "the reason"
+    assert read_frames(kernel) == frames, "the previous one stands"
+    assert handle(kernel) != before, "the wire guard was loaded again all the same"
+    assert kernel.host.run(["nft", *BRIDGE_TABLE], check=False).returncode == 0, "and the bridges with it"
+
+
+@pytest.mark.requirement("B4")
+def test_a_frame_guard_that_is_taken_but_not_loaded_fails_the_reload(kernel: Kernel, holder: Holder) -> None:
+    """For lack of memory, for example: what the check accepted a moment ago does not load."""
+    kernel.ip("link", "add", "card0", "type", "veth", "peer", "name", "card1")
+    put_cards(holder, "card0")
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    wait_until(lambda: "on_card0" in read_frames(kernel), "the frame guard")
+    holder.be_impatient()
+    (holder.rules.parent / "frames.nft").write_text("nonsense\n")
+    holder.use_nft_that_takes_all()
+    done = holder.call("reload", str(holder.rules))
+    assert done.returncode == 1
+    assert "the frame guard was not; read the log" in done.stderr
+
+
+@pytest.mark.requirement("B4")
+def test_a_kernel_without_the_hook_reloads_without_complaint(kernel: Kernel, holder: Holder) -> None:
+    kernel.ip("link", "add", "card0", "type", "veth", "peer", "name", "card1")
+    put_cards(holder, "card0")
+    holder.use_nft_that_refuses("hook egress")
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    done = holder.call("reload", str(holder.rules))
+    assert done.returncode == 0, done.stderr
 
 
 BRIDGE_TABLE = ("list", "table", "bridge", "psiphon_bridges")
@@ -313,7 +382,7 @@ def test_allowed_bridges_come_with_their_guard_and_go_with_it(kernel: Kernel, ho
     assert "flags owner" in kernel.listing(*BRIDGE_TABLE[1:])
     kernel.host.run(["nft", "flush", "ruleset"])
     assert "oifkind" in kernel.listing(*BRIDGE_TABLE[1:])
-    # Again with both there, and with a holder that is new.
+    # Again with both tables, and with a new holder.
     assert holder.call("reload", str(holder.rules)).returncode == 0
     holder.end()
     holder.hold()
@@ -344,7 +413,7 @@ def test_where_the_kernel_takes_no_bridge_guard_the_wire_guard_stands_that_knows
 
 
 def test_whether_the_kernel_takes_bridges_is_asked_beside_the_guard_that_stands(kernel: Kernel, holder: Holder) -> None:
-    """As `psiphon-vpn bridge allow` asks, before anything is written."""
+    """As `psiphon-vpn bridge allow` asks before it writes anything."""
     write_bridges(holder, "virbr0")
     holder.hold()
     assert holder.call("ready").returncode == 0

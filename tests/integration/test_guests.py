@@ -1,4 +1,6 @@
-"""Guests on a bridge of this machine, as libvirt makes one: what they get, what is refused, no card lets them out."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests on a bridge like libvirt's: what they get, what is refused, and that no card lets them out."""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ FROM_HOST, FROM_GUEST = TOKEN + b"host", TOKEN + b"guest"
 QUESTION = """
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(2)
+s.settimeout(5)
 s.sendto(bytes.fromhex('123401000001000000000000') + b'\\x03www\\x03lab\\x07example\\0\\0\\1\\0\\1', ('{address}', 53))
 try:
     print('answered' if s.recvfrom(512) else '')
@@ -35,7 +37,7 @@ except OSError as error:
 CALL = """
 import socket
 try:
-    with socket.create_connection(('{address}', {port}), 2) as s:
+    with socket.create_connection(("{address}", {port}), 5) as s:
         s.sendall(b'x')
         print('connected')
 except OSError as error:
@@ -70,7 +72,7 @@ class Guests:
         ):  # fmt: skip
             self.client.run(["ip", *line.split()])
         self.client.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
-        # Where br_netfilter is loaded, the IP hooks would see bridged frames as well.
+        # If br_netfilter is loaded, the IP hooks would see bridged frames as well.
         for name in ("iptables", "ip6tables", "arptables"):
             self.client.run(["sysctl", "-qw", f"net.bridge.bridge-nf-call-{name}=0"], check=False)
         for line in (
@@ -103,7 +105,7 @@ class Guests:
             child.wait()
 
     def ask_for_address(self) -> int:
-        """How many requests of a guest for an address the server on this machine has heard."""
+        """The number of a guest's requests for an address that the server on this machine has received."""
         before = self._log.read_bytes().count(b"DHCPDISCOVER(")
         self.guest.run(["timeout", "5", "busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-t", "1", "-T", "1",
                         "-s", "/bin/true"], check=False)  # fmt: skip
@@ -125,7 +127,7 @@ def guests() -> Iterator[Guests]:
         stage.world.client.run(["nft", "flush", "ruleset"])
         made = Guests(stage)
         try:
-            # The positive control: without the lock all of it works, and what is sent is seen on the card.
+            # The positive control: without the lock all of this works, and what is sent is seen on the card.
             assert made.look() == {"host to guest": True, "names of the host": True, "address of the host": True}
             assert count_tokens(made) == {FROM_HOST, FROM_GUEST}
             stage.machine.boot_lock()
@@ -139,7 +141,7 @@ def guests() -> Iterator[Guests]:
 
 
 def count_tokens(guests: Guests) -> set[bytes]:
-    """Make the second card a port of the bridge, send from both sides to nobody, and see what the card let out."""
+    """Make the second card a port of the bridge, send from both sides to nobody, and count what the card let out."""
     client, card = guests.client, LAN_B.interface
     client.run(["ip", "link", "set", card, "up"])
     guests.stage.world.set_carrier(LAN_B, up=True)
@@ -147,7 +149,7 @@ def count_tokens(guests: Guests) -> set[bytes]:
     nobody = "192.168.122.200"
     client.run(["ip", "link", "set", card, "master", BRIDGE])
     try:
-        # Known neighbours: nothing waits for an answer to ARP. Not before: a bridge forgets them with a new port.
+        # Add the neighbours, so that nothing waits for ARP. Not earlier: a bridge forgets them when it gets a port.
         for host, device in ((client, BRIDGE), (guests.guest, "eth0")):
             host.run(["ip", "neigh", "replace", nobody, "lladdr", "02:50:53:00:0c:99", "dev", device])
         for _ in range(5):
@@ -170,7 +172,7 @@ def test_this_machine_and_its_guests_do_not_reach_each_other(guests: Guests) -> 
 
 
 def test_a_guest_with_a_fixed_address_reaches_pages_and_names_through_the_tunnel(guests: Guests) -> None:
-    """What `diagnose` advises does work."""
+    """What `diagnose` advises works."""
     guests.stage.machine.wait_state("OPEN")
     assert ask(guests.guest, CALL, address=plan.INTERNET4, port=7) == "connected"
     assert ask(guests.guest, QUESTION, address="203.0.113.53") == "answered"

@@ -1,4 +1,6 @@
-"""What others take away is back within milliseconds, nothing leaks meanwhile, and who goes on is not raced with."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What others remove is back within milliseconds, nothing leaks meanwhile, and the service races with nobody."""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from tests.conftest import Figure
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.battery import run_probes, unseen_probes
 from psiphon_lab.heal_figures import KINDS, PACE_SECONDS, measure_heal, restore_kernel_rules
 from psiphon_lab.namespace import Host
 from psiphon_lab.probe import probe_specs
+from psiphon_lab.probe_runner import run_probes, unseen_probes
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.policy import names
 
@@ -48,7 +50,7 @@ while time.monotonic() < end:
 
 
 def start_sender(host: Host, seconds: float) -> subprocess.Popen[bytes]:
-    """Datagrams to the internet, plain and bound to the wire, in both families, every few milliseconds."""
+    """Send datagrams to the internet, plain and bound to the wire, in both families, every few milliseconds."""
     return host.spawn([sys.executable, "-I", "-c", SENDER, str(seconds), plan.INTERNET4, plan.INTERNET6])
 
 
@@ -68,7 +70,7 @@ def test_whatever_is_taken_away_is_put_back_and_nothing_leaks_meanwhile(stage: S
     finally:
         sender.kill()
         sender.wait()
-    # The aim is 20 ms on a machine that has nothing else to do (psiphon_lab/heal_figures.py); this one also sends.
+    # The aim is 20 ms on an idle machine (psiphon_lab/heal_figures.py); this one also sends.
     for name, milliseconds in took.items():
         figure(f"taken away to put back, ms: {name}", milliseconds)
     stage.assert_no_leak(mark)
@@ -94,7 +96,7 @@ def test_the_sender_of_this_module_is_seen_without_the_lock() -> None:
 
 @pytest.mark.requirement("B3")
 def test_the_log_says_who_changed_routes_and_rules(stage: Stage) -> None:
-    """ip(8) with commands on its input goes on living, so that it can still be named."""
+    """ip(8) with commands on its input keeps running, so it can still be named."""
     for line in (
         "rule del priority 5075",
         f"route del unreachable default table {names.ROUTE_TABLE} metric 4278198272",
@@ -146,10 +148,10 @@ FIGHTS = {
 
 @pytest.mark.requirement("R1", "R3", "B3")
 @pytest.mark.parametrize("how", FIGHTS)
-def test_a_fight_is_noticed_told_and_sat_out_locked(stage: Stage, how: str) -> None:
+def test_a_fight_is_noticed_reported_and_sat_out_locked(stage: Stage, how: str) -> None:
     who, script = FIGHTS[how]
     machine = stage.machine
-    machine.command("restart")  # fights of other tests are forgotten
+    machine.command("restart")  # forget fights of other tests
     machine.wait_state("OPEN")
     lines = len(machine.read_log().splitlines())
     mark = stage.world.mark()
@@ -157,12 +159,12 @@ def test_a_fight_is_noticed_told_and_sat_out_locked(stage: Stage, how: str) -> N
     try:
         status: dict[str, Any] = {}
 
-        def is_told() -> bool:
-            # One answer of the daemon's, not two: it may look a moment later whether the fight goes on.
+        def is_reported() -> bool:
+            # From one answer of the daemon: a moment later it may look whether the fight goes on.
             status.update(machine.read_status() or {})
             return status.get("reason_code") == "fight"
 
-        machine.wait_for(is_told, "the reason")
+        machine.wait_for(is_reported, "the reason")
         assert (status["state"], status["locked"]) == ("LOCKED", True)
         machine.wait_for(lambda: (machine.read_status() or {}).get("core_pid") is None, "the core's end")
         assert f"{who} (pid " in status["reason"] or (who != "nft" and "program" in status["reason"])
@@ -173,12 +175,12 @@ def test_a_fight_is_noticed_told_and_sat_out_locked(stage: Stage, how: str) -> N
         assert not machine.lease_remains()
         assert fighter.poll() is None, "it fights on"
     finally:
-        fighter.terminate()  # timeout(1) ends the shell, and what it runs, with it
+        fighter.terminate()  # timeout(1) ends the shell and what it runs
         fighter.wait(timeout=60)
     ended = time.monotonic()
     machine.wait_state("OPEN")
     machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page through the tunnel")
-    assert time.monotonic() - ended > 1, "it was waited whether it goes on"
+    assert time.monotonic() - ended > 1, "the service waited to see whether it goes on"
     stage.assert_no_leak(mark)
     said = machine.read_log().splitlines()[lines:]
     assert sum("keeps changing the lock" in line for line in said) >= 1

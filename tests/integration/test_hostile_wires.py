@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Interfaces with hostile names, and more of them than a chain takes, on a real kernel with the real service."""
 
 from __future__ import annotations
@@ -5,7 +7,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from tests import hostile
@@ -33,19 +34,13 @@ for family, target in ((socket.AF_INET, {plan.INTERNET4!r}), (socket.AF_INET6, {
 """
 
 
-def status_of(stage: Stage) -> dict[str, Any]:
-    status = stage.machine.read_status()
-    assert status is not None
-    return status
-
-
 def add_wire(stage: Stage, name: bytes) -> None:
-    """As NetworkManager makes one for any user of a desktop."""
+    """Add one as NetworkManager does for any desktop user."""
     stage.world.client.run(["ip", "link", "add", "link", "eth0", "name", os.fsdecode(name), "type", "macvlan"])
 
 
 def send_from_container(stage: Stage) -> int:
-    """How many frames of the container came out. Another program's rule sends them straight to the card."""
+    """The number of the container's frames that came out. Another program's rule sends them straight to the card."""
     mark = stage.world.mark()
     stage.world.container.run([sys.executable, "-I", "-c", SEND])
     return sum(TOKEN in frame.data for frame in stage.world.frames_since(mark))
@@ -85,12 +80,12 @@ def test_names_that_are_pieces_of_rules_change_no_rule_and_let_nothing_out(close
     named = rules.replace('"lo"', "").replace(f'"{names.TUN_NAME}"', "")
     for name in hostile.KNOWN:
         assert f'"{name.decode(errors="backslashreplace")}"' not in named
-    status = status_of(closed)
+    status = closed.read_status()
     assert (status["locked"], status["reason_code"]) == (True, "verified")
-    told = status["layers"]["egress_guard"]
-    assert told["state"] == "incomplete"
-    assert "more" in told["detail"]
-    assert told["detail"].isprintable()
+    reported = status["layers"]["egress_guard"]
+    assert reported["state"] == "incomplete"
+    assert "more" in reported["detail"]
+    assert reported["detail"].isprintable()
     # The control: without the lock the very same packets are seen.
     closed.machine.kill_daemon()
     closed.machine.release_guard()
@@ -107,15 +102,15 @@ def test_a_card_that_comes_beside_a_hostile_one_gets_its_guard_and_the_daemon_li
     for name in (b"a\xffb", b'c*"}accept#'):
         add_wire(closed, name)
         shown = show_name(decode_name(name))
-        closed.machine.wait_for(lambda: shown in status_of(closed)["layers"]["egress_guard"]["detail"], shown)  # noqa: B023
+        closed.machine.wait_for(lambda: shown in closed.read_status()["layers"]["egress_guard"]["detail"], shown)  # noqa: B023
     add_wire(closed, b"card7")
     closed.machine.wait_for(lambda: 'egress device "card7"' in read_rules(closed), "its guard")
     closed.machine.wait_state("OPEN")
     assert closed.machine.daemon_pid == pid
-    assert "card7" not in status_of(closed)["layers"]["egress_guard"]["detail"]
+    assert "card7" not in closed.read_status()["layers"]["egress_guard"]["detail"]
     closed.world.client.run(["ip", "link", "del", os.fsdecode(b"a\xffb")])
     closed.world.client.run(["ip", "link", "del", 'c*"}accept#'])
-    closed.machine.wait_for(lambda: status_of(closed)["layers"]["egress_guard"]["state"] == "ok", "all guarded")
+    closed.machine.wait_for(lambda: closed.read_status()["layers"]["egress_guard"]["state"] == "ok", "all guarded")
 
 
 @pytest.mark.requirement("R9")
@@ -141,8 +136,8 @@ def test_an_uplink_with_a_hostile_name_is_none(closed: Stage) -> None:
     client.run(["ip", "link", "set", "*", "up"])
     client.run(["ip", "route", "replace", "default", "via", LAN_A.router4, "dev", "*"])
     closed.machine.start_daemon()
-    closed.machine.wait_for(lambda: status_of(closed)["reason_code"] == "odd_uplink", "the reason")
-    assert status_of(closed)["locked"]
+    closed.machine.wait_for(lambda: closed.read_status()["reason_code"] == "odd_uplink", "the reason")
+    assert closed.read_status()["locked"]
     client.run(["ip", "link", "set", "*", "down"])
     client.run(["ip", "link", "set", "*", "name", "eth0"])
     client.run(["ip", "link", "set", "eth0", "up"])
@@ -160,10 +155,10 @@ def test_a_thousand_wires_are_guarded_all_of_them(closed: Stage) -> None:
     closed.machine.start_daemon()
     closed.machine.wait_state("OPEN", seconds=60)
     assert read_rules(closed).count("hook egress") > 1000
-    assert status_of(closed)["layers"]["egress_guard"]["state"] == "ok"
+    assert closed.read_status()["layers"]["egress_guard"]["state"] == "ok"
     client.run(["ip", "link", "add", "mv0", "link", "eth0", "type", "macvlan", "mode", "bridge"])
     client.run(["ip", "link", "set", "mv0", "netns", str(container.pid)])
-    # The router is known: the lock stops the container's ARP too, and no packet would leave it, with a lock or without.
+    # Add the router as a neighbour: the lock stops the container's ARP too, so nothing would leave in any case.
     router = closed.world.provider_a.run(["cat", "/sys/class/net/lan/address"]).stdout.strip()
     for words in (["link", "set", "mv0", "up"], ["addr", "add", "192.0.2.77/25", "dev", "mv0"],
                   ["route", "replace", "default", "via", LAN_A.router4, "dev", "mv0"],
@@ -188,16 +183,16 @@ def test_a_wire_that_cannot_be_guarded_costs_only_itself_and_the_uplink_the_open
     rules = read_rules(closed)
     assert 'egress device "good0"' in rules
     assert 'egress device "eth0"' in rules
-    told = status_of(closed)["layers"]["egress_guard"]
-    assert told["state"] == "incomplete"
-    assert "bad0" in told["detail"]
-    # What stands would not be loaded again by this daemon.
+    reported = closed.read_status()["layers"]["egress_guard"]
+    assert reported["state"] == "incomplete"
+    assert "bad0" in reported["detail"]
+    # This daemon would not load again what is already there.
     closed.machine.kill_daemon()
     put_limited_nft(closed.world, 'devices = . "eth0"')
     closed.machine.start_daemon()
     closed.machine.wait_for(lambda: "no egress guard on eth0" in closed.machine.read_log(), "the reason")
     for _ in range(20):
-        assert status_of(closed)["state"] != "OPEN"
+        assert closed.read_status()["state"] != "OPEN"
 
 
 CROWD = 1024
@@ -205,7 +200,7 @@ CROWD = 1024
 
 
 def crowd(stage: Stage, name: str) -> None:
-    """Another program takes every place at a device's egress hook."""
+    """Have another program take every place at a device's egress hook."""
     chains = "".join(
         f'chain c{number} {{ type filter hook egress device "{name}" priority {number}; policy accept; }}\n'
         for number in range(CROWD)
@@ -219,26 +214,26 @@ def is_guarded(stage: Stage, name: str) -> bool:
 
 @pytest.mark.requirement("B4", "R6")
 def test_a_wire_that_was_refused_closes_nothing_when_links_change_and_gets_its_guard_when_it_can(closed: Stage) -> None:
-    """Each prefix that was gained had all rules loaded anew, with the tunnel closed."""
+    """Each gained prefix made the service load all rules again, with the tunnel closed."""
     client, machine = closed.world.client, closed.machine
     add_wire(closed, b"full0")
     crowd(closed, "full0")
     machine.start_daemon()
     machine.wait_state("OPEN")
-    since = status_of(closed)["since"]
+    ends = closed.watch_ends()
     for number in range(3):
         client.run(["ip", "addr", "add", f"172.29.{number}.1/24", "dev", LAN_A.interface])
-        told = f"172.29.{number}.1"
-        machine.wait_for(lambda told=told: told in read_rules(closed), "the address in the rules")  # type: ignore[misc]
+        reported = f"172.29.{number}.1"
+        machine.wait_for(lambda reported=reported: reported in read_rules(closed), "the address in the rules")  # type: ignore[misc]
     closed.let_it_renew()
-    assert status_of(closed)["since"] == since, "nothing was closed"
-    assert "full0" in status_of(closed)["layers"]["egress_guard"]["detail"]
+    assert ends() == [], "nothing was closed"
+    assert "full0" in closed.read_status()["layers"]["egress_guard"]["detail"]
     assert not is_guarded(closed, "full0")
     client.run(["nft", "delete", "table", "netdev", "crowd"])
     machine.wait_for(lambda: is_guarded(closed, "full0"), "its guard", seconds=90)
-    machine.wait_for(lambda: status_of(closed)["layers"]["egress_guard"]["state"] == "ok", "its word")
+    machine.wait_for(lambda: closed.read_status()["layers"]["egress_guard"]["state"] == "ok", "its word")
     closed.let_it_renew()
-    assert status_of(closed)["since"] == since, "nothing was closed for it"
+    assert ends() == [], "nothing was closed for it"
     assert is_guarded(closed, LAN_A.interface)
 
 
@@ -258,7 +253,7 @@ def test_another_device_under_the_name_of_one_that_was_refused_is_guarded_at_onc
 
 @pytest.mark.requirement("B4", "R1")
 def test_a_guard_that_loads_for_no_device_for_a_while_costs_none_of_them_its_guard(closed: Stage) -> None:
-    """That is no wire's fault: were all left out of the next load, it would take their guards away."""
+    """That is no wire's fault: if the next load left them all out, it would remove their guards."""
     machine = closed.machine
     add_wire(closed, b"good0")
     machine.start_daemon()

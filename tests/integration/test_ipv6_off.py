@@ -1,11 +1,13 @@
-"""IPv6 that is turned off, or that the kernel does not have: a normal machine. IPv4 opens, IPv6 stays closed."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""IPv6 turned off, or missing in the kernel, is normal: IPv4 opens, IPv6 stays closed."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -31,11 +33,11 @@ def turn_ipv6(stage: Stage, *interfaces: str, on: bool) -> None:
 
 
 def wait_for_ipv6(stage: Stage, *, off: str | None) -> None:
-    def told() -> bool:
+    def reported() -> bool:
         status = stage.machine.read_status() or {}
         return status.get("state") == "OPEN" and status.get("ipv6_off", "?") == off
 
-    stage.machine.wait_for(told, f"IPv6: {off}")
+    stage.machine.wait_for(reported, f"IPv6: {off}")
 
 
 def show_status(stage: Stage) -> str:
@@ -44,7 +46,7 @@ def show_status(stage: Stage) -> str:
 
 
 def assert_ipv4_alone(stage: Stage) -> None:
-    """Through the tunnel by IPv4; by IPv6 not at all, tried by root and a user in every way, and nothing is leaked."""
+    """IPv4 goes through the tunnel. IPv6 goes nowhere, tried by root and a user in every way, and nothing leaks."""
     assert stage.page(4) == plan.SERVER4
     assert stage.page(6) != plan.SERVER6
     stage.probe()
@@ -70,9 +72,9 @@ def test_it_is_off_before_the_start() -> None:
         stage.machine.start_daemon()
         wait_for_ipv6(stage, off="off")
         assert_ipv4_alone(stage)
-        # Not closed and opened again and again, either.
+        # It does not close and open again and again either.
         since = stage.machine.wait_state("OPEN")["since"]
-        stage.let_it_renew(3)  # what it looked at with each renewal was "changed" every time
+        stage.let_it_renew(3)  # each renewal found a "change" in what it looked at
         assert stage.machine.wait_state("OPEN")["since"] == since
 
 
@@ -90,8 +92,8 @@ def test_a_kernel_that_has_no_settings_for_it() -> None:
 def test_a_kernel_whose_netlink_does_not_know_it(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int
 ) -> None:
-    """As after `ipv6.disable=1`: the answer to everything about the family."""
-    real_list, real_send = rtnetlink._list_once, RouteSocket._send
+    """As after `ipv6.disable=1`: the kernel's answer to every request about the family."""
+    real_list, real_send = rtnetlink.list_once, RouteSocket.change_all
     refused: list[int] = []
 
     async def listing(kind: int, body: bytes, decode: Callable[[int, bytes], object | None]) -> tuple[object, ...]:
@@ -99,13 +101,14 @@ def test_a_kernel_whose_netlink_does_not_know_it(
             raise OSError(code, os.strerror(code))
         return await real_list(kind, body, decode)
 
-    def send(self: RouteSocket, requests: list[tuple[int, int, bytes]]) -> list[int]:
+    def send(self: RouteSocket, asked: Iterable[tuple[int, int, bytes]]) -> list[int]:
+        requests = list(asked)
         answers = real_send(self, [item for item in requests if item[2][0] != 10])
         refused.extend(item[0] for item in requests if item[2][0] == 10)
         return [code if item[2][0] == 10 else answers.pop(0) for item in requests]
 
-    monkeypatch.setattr(rtnetlink, "_list_once", listing)
-    monkeypatch.setattr(RouteSocket, "_send", send)
+    monkeypatch.setattr(rtnetlink, "list_once", listing)
+    monkeypatch.setattr(RouteSocket, "change_all", send)
     monkeypatch.setattr(sysctl, "ROOT", tmp_path)
 
     async def work(socket: RouteSocket) -> None:
@@ -120,7 +123,7 @@ def test_a_kernel_whose_netlink_does_not_know_it(
             assert await check_routing(rules, routes, tun.index) is None
         assert len((await read_snapshot()).interfaces) == 2
         kernel.ip("rule", "del", "priority", "5075")
-        assert await check_routing(rules, routes, tun.index) is not None, "those of IPv4 are asked for"
+        assert await check_routing(rules, routes, tun.index) is not None, "the IPv4 listings are requested"
 
     kernel.with_routes(work)
     assert not refused, "nothing is asked for that cannot be"

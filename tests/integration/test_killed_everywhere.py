@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The daemon is killed before each effect of each path in turn: locked each time, and a fresh daemon opens again."""
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from tests.integration.stage import Stage, open_stage
+from tests.lock_reading import read_lock
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A, LAN_B
 from psiphon_lab.judge import find_leaks, world_evidence
 from psiphon_lab.namespace import LabError
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.linux.lockstate import read_lock_state
 
 pytestmark = [
     pytest.mark.lab,
@@ -30,7 +32,7 @@ SECONDS = 60.0
 
 
 class Killer:
-    """A stage whose daemon is killed where it is told, and started again by the next who needs it."""
+    """A stage whose daemon is killed at a given effect, and started again when it is needed."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -52,13 +54,13 @@ class Killer:
         beside.replace(self._directory / name)
 
     def spare(self, effects: Iterable[str] = ("all",)) -> None:
-        """These effects are lived through from now on, and no other."""
+        """Let the daemon survive these effects from now on, and no others."""
         self._orders += 1
         self._read_from = self._measure_log()
         self._write("kill", "\n".join([str(self._orders), *effects]))
 
     def oversleep(self) -> None:
-        """What the clocks tell after a sleep."""
+        """Make the clocks show a sleep."""
         self._slept += 100
         self._write("slept", str(self._slept))
 
@@ -70,7 +72,7 @@ class Killer:
             return False
 
     def start(self) -> None:
-        """From whatever was left over, with the user's wish to connect."""
+        """Start the daemon from whatever state is left, with the intent to connect."""
         self.machine.kill_daemon()
         (self.machine.state_dir / "intent").unlink(missing_ok=True)
         self.world.set_carrier(self.home, up=True)
@@ -81,26 +83,27 @@ class Killer:
         return self.machine.log_path.stat().st_size if self.machine.log_path.exists() else 0
 
     def read_new(self, *, since_start: bool = False) -> str:
-        """What was logged since the effects that are spared were told last, or since the daemon's start."""
+        """What was logged since the last call of `spare`, or since the daemon's start."""
         with self.machine.log_path.open("rb") as log:
             log.seek(self._started_at if since_start else self._read_from)
             return log.read().decode(errors="replace")
 
     def wait_logged(self, text: str, *, since_start: bool = False) -> None:
-        """Wait until it was logged. The status is not asked for: it reads the kernel's rules anew each time."""
+        """Wait until the text is logged. This does not ask for the status, which reads the kernel's rules each time."""
         self.machine.wait_for(lambda: text in self.read_new(since_start=since_start), text, seconds=SECONDS)
 
     def wait_open(self) -> None:
-        """Wait until it has opened since then, and the kernel holds the lease."""
+        """Wait until the service has opened since then, and the kernel holds the lease."""
         self.wait_logged(" -> OPEN: ")
         self.machine.wait_for(self.machine.lease_remains, "the lease", seconds=SECONDS)
 
     def try_each(self, go: Callable[[], None], *, from_start: bool = False) -> list[str]:
-        """Walk a path again and again, killed before the first effect that it was not killed before yet, until there is
-        none; returns all of them. Events of the network come together in more than one way, so they are not counted.
+        """Walk a path again and again. Each time the daemon is killed before the first effect at which it was not yet,
+        until none is left. Returns all of them. Events of the network may come together in several ways, so they are
+        not counted.
 
         Args:
-            go: walks it to its end; a LabError if the daemon ends on the way.
+            go: walks the path to its end; raises LabError if the daemon ends on the way.
             from_start: the path begins with the daemon's start.
         """
         killed: list[str] = []
@@ -116,9 +119,9 @@ class Killer:
                 arrived = True
             log = self.read_new()
             found = re.findall(r"KILLED BEFORE (.+)", log)
-            assert self.world.client.call(read_lock_state).locked is True, found
+            assert read_lock(self.world.client).locked is True, found
             if not found:
-                assert arrived, f"not killed, and not there either: {log[-3000:]}"
+                assert arrived, f"not killed, but not at the end either: {log[-3000:]}"
                 return killed
             assert not self.alive()
             killed += found
@@ -133,7 +136,7 @@ def _killer() -> Iterator[Killer]:
 
 @pytest.fixture
 def killer(_killer: Killer) -> Iterator[Killer]:
-    """Nothing leaked meanwhile, and at the end everything works."""
+    """The killer; at the end nothing has leaked, and everything works."""
     mark = _killer.world.mark()
     yield _killer
     _killer.spare()
@@ -141,7 +144,7 @@ def killer(_killer: Killer) -> Iterator[Killer]:
     _killer.wait_open()
     assert _killer.stage.page() == plan.SERVER4
     leaks = find_leaks(_killer.world.frames_since(mark), world_evidence(_killer.stage.server.read_flows()))
-    # A core that is ended while it shakes hands leaves frames of a connection that its server has no record of.
+    # A core that ends during its handshake leaves frames of a connection that its server did not record.
     assert [leak.text for leak in leaks if f" > {plan.SERVER4}:" not in leak.text] == []
 
 
@@ -183,7 +186,7 @@ def test_killed_before_any_effect_of_a_wake_that_the_clock_tells_of_the_machine_
 
 @pytest.mark.requirement("R2", "R3", "R6", "R17", "B2")
 def test_killed_before_any_effect_of_a_sleep_that_is_announced_the_machine_is_locked(killer: Killer) -> None:
-    """Told of sleep, locked, and the waking; a daemon that is started again after it was killed asleep is awake."""
+    """Announce a sleep, wait for the lock, then wake up. A daemon that starts after a kill in the sleep is awake."""
 
     def go() -> None:
         killer.machine.command("sleep-begins")

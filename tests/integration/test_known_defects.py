@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Defects of a comparable service that only the wire and the running service can show (tests/unit has the list)."""
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ from tests.integration.stage import Stage, open_stage
 import psiphon_vpn
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A, LAN_B
-from psiphon_lab.battery import NOBODY, run_probes, seen_on_wire
-from psiphon_lab.commits import CommitWatch
+from psiphon_lab.commit_watch import CommitWatch
 from psiphon_lab.frames import Frame, decode_ip
-from psiphon_lab.machine import CAPABILITIES, LAB_UID
+from psiphon_lab.machine import LAB_UID
 from psiphon_lab.namespace import Host
 from psiphon_lab.probe import DNS_TCP, DNS_UDP, ICMP, TCP, UDP, probe_specs
+from psiphon_lab.probe_runner import NOBODY, run_probes, seen_on_wire
+from psiphon_lab.service_adapter.daemon import CAPABILITIES
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.linux.traffic import remove_filters
 from psiphon_vpn.policy import names
@@ -64,7 +67,7 @@ while time.monotonic() < end:
 
 
 class Rounds:
-    """Hears a program that writes a line after each of its rounds. A thread reads, or the pipe would stop it."""
+    """Counts the rounds of a program that writes a line after each. A thread reads, so that the pipe never fills."""
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
         self._child = child
@@ -78,14 +81,14 @@ class Rounds:
                 self._done += 1
 
     def wait(self, rounds: int = 20) -> None:
-        """Until it has made so many from now on."""
+        """Wait until the program has made so many rounds from now on."""
         wanted = self._done + rounds
         wait_until(lambda: self._done >= wanted or self._child.poll() is not None, "rounds of the sender")
         assert self._child.poll() is None, "the sender ended"
 
 
 class Sender:
-    """A program of root that sends all the time, from before the block until its end."""
+    """A program of root that sends all the time during the block."""
 
     def __init__(self, client: Host) -> None:
         self.token = f"sender{time.monotonic_ns()}"
@@ -99,7 +102,7 @@ class Sender:
         return self
 
     def wait_rounds(self) -> None:
-        """Until it has sent some times more."""
+        """Wait until it has sent a few more rounds."""
         self._rounds.wait()
 
     def __exit__(
@@ -111,7 +114,7 @@ class Sender:
         self._child.wait()
 
     def flows_in(self, frames: list[Frame]) -> set[int]:
-        """The numbers of the flows that came out of the client."""
+        """The numbers of the flows that left the client."""
         found = (re.search(rf"{self.token}-(\d)".encode(), frame.data) for frame in frames)
         return {int(match[1]) for match in found if match}
 
@@ -119,7 +122,7 @@ class Sender:
 @pytest.fixture(scope="module")
 def _stage() -> Iterator[Stage]:
     with open_stage(start=False, settings={"log_level": "debug"}) as made:
-        # Each run of the core leaves a note of who it is, and says what the real one says: a secret.
+        # Each run of the core records its identity, and prints a secret as the real core does.
         note = _core_path(made).with_name("executions")
         note.touch()
         note.chmod(0o666)
@@ -159,7 +162,7 @@ def _without_core(stage: Stage) -> Iterator[None]:
 
 @pytest.mark.defect(1)
 def test_no_command_no_failed_start_and_no_end_of_the_daemon_lets_anything_out(stage: Stage) -> None:
-    """Without the wire guard, which would hide it. The sender's positive control is the next test."""
+    """Without the wire guard, which would hide a leak. The next test is the sender's positive control."""
     machine = stage.machine
     machine.release_guard()
     mark = stage.world.mark()
@@ -209,7 +212,7 @@ def test_on_an_open_machine_the_lock_comes_before_anything_else_that_the_service
 
 
 def _was_seen_from_the_server(stage: Stage) -> bool:
-    """Whether a datagram of anybody came out of the tunnel server to the internet's echo service."""
+    """Whether any datagram went from the tunnel server to the internet's echo service."""
     return any(
         (entry["service"], entry.get("transport"), entry["caller"]) == ("echo", "udp", plan.SERVER4)
         for entry in stage.world.read_record("internet")
@@ -226,7 +229,7 @@ def test_another_program_of_psiphon_user_has_no_resolver_no_ping_and_no_wire_but
     world, machine = stage.world, stage.machine
 
     def seen(interface: str) -> set[tuple[str, str]]:
-        """Kinds of the probes of psiphon-user that came out, and how they were sent."""
+        """The kinds of psiphon-user's probes that came out, and how they were sent."""
         stage.salt += 1
         specs = probe_specs(salt=stage.salt, interface=interface)
         mark = world.mark()
@@ -253,11 +256,11 @@ def test_another_program_of_psiphon_user_has_no_resolver_no_ping_and_no_wire_but
         world.disconnect_uplink(LAN_B)
     machine.wait_state("OPEN")
     machine.command("stop")
-    assert seen(LAN_A.interface) == set(), "while locked it may do no more than anybody"
+    assert seen(LAN_A.interface) == set(), "while locked it may do no more than other users"
 
 
 @pytest.mark.defect(5)
-def test_the_core_is_told_to_serve_no_proxy_that_goes_around_the_tunnel(stage: Stage) -> None:
+def test_the_core_is_configured_to_serve_no_proxy_that_goes_around_the_tunnel(stage: Stage) -> None:
     config = json.loads((stage.machine.state_dir / "core" / "config.json").read_text())
     assert (config["DisableLocalHTTPProxy"], config["ListenInterface"]) == (True, "")
     assert (config["SplitTunnelOwnRegion"], config["SplitTunnelRegions"]) == (False, [])
@@ -308,7 +311,7 @@ def test_a_host_of_the_lan_reaches_no_program_of_this_machine() -> None:
         targets = (LAN_A.client4, LAN_A.client6)
 
         def knock(when: str) -> tuple[list[str], list[str]]:
-            """What the neighbour connected to, and which of its datagrams arrived."""
+            """The ports to which the neighbour connected, and its datagrams that arrived."""
             argv = [sys.executable, "-c", KNOCK, when, *targets]
             connected = stage.world.neighbour.run(argv).stdout.splitlines()
             return connected, [line for line in heard.read_text().splitlines() if line.startswith(when)]
@@ -330,7 +333,7 @@ def test_a_host_of_the_lan_reaches_no_program_of_this_machine() -> None:
 
 @pytest.mark.defect(7, 8)
 def test_a_container_does_not_come_out_on_a_wire_when_the_tun_is_taken_away(stage: Stage) -> None:
-    """While open its packets are seen at the server's address: that they are sent at all."""
+    """While open, its packets are seen with the server's address: this shows that they are sent at all."""
     container, client = stage.world.container, stage.world.client
     mark = stage.world.mark()
     argv = [sys.executable, "-c", SENDER, "container", plan.INTERNET4, plan.INTERNET6, "eth0"]
@@ -361,7 +364,7 @@ def test_a_container_does_not_come_out_on_a_wire_when_the_tun_is_taken_away(stag
     ids=["a default route without a metric", "two halves of everything", "a route to the target itself"],
 )
 def test_no_route_of_dhcp_or_of_another_program_leads_around_the_tunnel(stage: Stage, routes: tuple[str, ...]) -> None:
-    """A route of option 121 is all that TunnelVision (CVE-2024-3661) takes."""
+    """TunnelVision (CVE-2024-3661) needs nothing but a route from option 121."""
     mark = stage.world.mark()
     for route in routes:
         stage.world.client.run(["ip", "route", "add", route, "via", LAN_A.router4, "metric", "0"])
@@ -378,12 +381,12 @@ def test_no_route_of_dhcp_or_of_another_program_leads_around_the_tunnel(stage: S
 
 @pytest.mark.defect(8)
 def test_a_stray_source_never_reaches_the_server_that_answers_to_the_first_one_only(stage: Stage) -> None:
-    """That the stand-in server does answer to the first source only has a test of its own (tests/lab)."""
+    """Another test shows that the stand-in server answers only the first source (tests/lab)."""
     stray = (
         "import socket, time\n"
         "end = time.monotonic() + 60\n"
         "while time.monotonic() < end:\n"
-        "    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"  # a new one: a restart makes the TUN anew
+        "    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"  # a new socket: a restart makes a new TUN
         "    s.setsockopt(socket.SOL_IP, 15, 1)\n"  # IP_FREEBIND of ip(7)
         "    try:\n"
         "        s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'PsiphonTUN')\n"
@@ -413,13 +416,15 @@ def test_a_stray_source_never_reaches_the_server_that_answers_to_the_first_one_o
                 packet, (device, *_) = listener.recvfrom(65536)
                 packets += [packet] if device == names.TUN_NAME else []
     sources = {socket.inet_ntoa(packet[12:16]) for packet in packets if packet[0] >> 4 == 4}
-    assert sources == {names.TUN_IPV4, names.RESOLVER_IPV4, plan.INTERNET4}, "ours out, and the answers in"
+    assert sources == {names.TUN_IPV4, names.RESOLVER_IPV4, plan.INTERNET4}, (
+        "our packets went out, and the answers came in"
+    )
     assert not [packet for packet in packets if b"stray" in packet]
 
 
 def _listen_everywhere() -> socket.socket:
-    """On every device, also one that is made later."""
-    # ETH_P_ALL: what goes out as well.
+    """A socket that receives from every device, even one that is made later."""
+    # ETH_P_ALL: outgoing packets as well.
     listener = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.htons(3))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     return listener
@@ -459,7 +464,7 @@ def test_the_core_is_run_by_psiphon_user_alone_and_every_time_without_a_capabili
 
 @pytest.mark.defect(12)
 def test_psiphon_user_itself_can_take_nothing_of_the_lock_away(stage: Stage) -> None:
-    """What a core that was taken over can try. That root can do each of these, other tests show."""
+    """What a compromised core can try. Other tests show that root can do each of these."""
     attacks = (
         "nft flush ruleset", "nft delete table inet psiphon_filter",
         "nft add element inet psiphon_filter tunnel_open { eth0 }", "ip rule flush", "ip route flush table 20595",
@@ -473,7 +478,7 @@ def test_psiphon_user_itself_can_take_nothing_of_the_lock_away(stage: Stage) -> 
         assert "not permitted" in done.stderr, attack
     stage.let_it_renew()
     stage.machine.wait_state("OPEN")
-    # Nobody had to put anything back. A busy machine may close for a moment by itself.
+    # Nothing had to be restored. A busy machine may close for a moment by itself.
     assert "service.healer" not in stage.machine.read_log()[before:]
     assert stage.page() == plan.SERVER4
 
@@ -505,7 +510,7 @@ def test_other_users_can_read_nothing_of_the_cores_and_no_log_is_written_beside_
     assert [path for path in listed if "log" in path.name or "notices" in path.name] == []
     argv: list[str | Path] = ["find", *directories, "-mindepth", "1", "-readable", "-type", "f"]
     done = stage.world.client.run(argv, check=False, uid=NOBODY, gid=NOBODY)
-    assert "core" in done.stderr, "it may not even look into the core's directory"
+    assert "core" in done.stderr, "it cannot even look into the core's directory"
     assert {Path(line).name for line in done.stdout.splitlines()} <= {"intent"}
     for path in listed:
         if path.is_file() and path.name != "config.json":
@@ -556,8 +561,8 @@ def test_words_that_look_like_readiness_open_nothing(stage: Stage, figure: Figur
         assert (status["state"] == "OPEN", stage.machine.lease_remains()) == (False, False)
         return str(status["reason_code"])
 
-    stage.machine.wait_for(lambda: look() == "tunnel_up", "the claim, heard")
-    stage.machine.wait_for(lambda: look() == "tunnel_silent", "what became of it")
+    stage.machine.wait_for(lambda: look() == "tunnel_up", "the claim in the status")
+    stage.machine.wait_for(lambda: look() == "tunnel_silent", "the end of the claim")
     stage.set_faults()
     stage.machine.command("restart")
     stage.machine.wait_state("OPEN")
@@ -569,7 +574,7 @@ def test_not_even_the_most_talkative_log_has_a_home_page_an_address_or_a_secret(
     stage.machine.wait_state("OPEN")
     log = stage.machine.read_log()
     assert "DEBUG" in log
-    assert "core: Other" in log, "the home page's notice came"
+    assert "core: Other" in log, "the notice with the home page came"
     secrets = [
         SECRET, "home.lab.example", plan.SERVER4, plan.SERVER6, plan.INTERNET4, LAN_A.client4, LAN_A.client6,
         LAN_A.router4, stage.server.entry[:40],
@@ -584,9 +589,9 @@ def test_asking_for_the_status_sends_nothing_open_or_locked(stage: Stage) -> Non
         stage.machine.command(command)
         stage.machine.wait_state(state)
         mark = stage.world.mark()
-        told = [stage.world.client.run([*argv, *more], check=False).returncode for more in ((), ("--json",))]
+        reported = [stage.world.client.run([*argv, *more], check=False).returncode for more in ((), ("--json",))]
         frames = stage.world.frames_since(mark)
-        assert told[0] == told[1] != 77
+        assert reported[0] == reported[1] != 77
         core_only = [frame for frame in frames if not _leads_to(frame, plan.SERVER4, plan.SERVER6)]
         assert not [frame for frame in core_only if (packet := decode_ip(frame.data)) and packet.protocol in (6, 17)]
         stage.assert_no_leak(mark)

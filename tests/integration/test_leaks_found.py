@@ -1,4 +1,6 @@
-"""Leaks that the leak test found, each with a test that was red."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Leaks that the leak test found; each test was red then."""
 
 from __future__ import annotations
 
@@ -11,18 +13,18 @@ import pytest
 from tests.integration.stage import Stage, open_stage
 
 from psiphon_lab import addresses as plan
-from psiphon_lab import craft
+from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import send_bytes
+from psiphon_lab.sending import send_bytes
 from psiphon_lab.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
 
 def _send_frames(stage: Stage, token: bytes, *, count: int = 20) -> int:
-    """Raw frames of root on the uplink; how many of them came out."""
-    packet = craft.udp_packet(LAN_A.client4, plan.INTERNET4, (9999, 9), token)
-    data = craft.ip_frame(craft.BROADCAST_MAC, LAN_A.mac, packet)
+    """Send raw frames of root on the uplink; returns how many came out."""
+    packet = packet_builder.udp_packet(LAN_A.client4, plan.INTERNET4, (9999, 9), token)
+    data = packet_builder.ip_frame(packet_builder.BROADCAST_MAC, LAN_A.mac, packet)
 
     def send() -> None:
         for _ in range(count):
@@ -43,7 +45,7 @@ def test_raw_frames_are_stopped_at_boot_before_there_is_a_daemon_and_after_a_flu
         assert _send_frames(stage, b"flushed") == 0
         stage.machine.reload_guard()
         assert _send_frames(stage, b"upgraded") == 0
-        # The positive control: without its holder, and with no daemon, nothing stops them.
+        # The positive control: without the holder and the daemon nothing stops them.
         stage.machine.release_guard()
         assert _send_frames(stage, b"unguarded") == 20
 
@@ -68,11 +70,11 @@ def test_a_daemon_that_starts_leaves_the_egress_guard_of_the_one_before_standing
         stage.machine.start_daemon()
         stage.machine.wait_state("OPEN")
         monitor.terminate()
-        told = monitor.communicate()[0].decode()
-        assert "psiphon_filter" in told, "the positive control"
-        # Only ever replaced in the transaction that puts up the next one: announced as gone and there again at once.
+        reported = monitor.communicate()[0].decode()
+        assert "psiphon_filter" in reported, "the positive control"
+        # The guard is only replaced in one transaction: announced as deleted, and at once as new.
         deleted, added = "delete table netdev psiphon_egress", "add table netdev psiphon_egress"
-        gone = [block for block in told.split("# new generation") if deleted in block and added not in block]
+        gone = [block for block in reported.split("# new generation") if deleted in block and added not in block]
         assert not gone
 
 

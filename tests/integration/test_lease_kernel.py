@@ -1,4 +1,6 @@
-"""The lease in the kernel: taken only for the generation that was verified, gone by itself on time."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lease in the kernel: taken only for the verified generation, and gone by itself in time."""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ def base(kernel: Kernel) -> Kernel:
 
 
 def leased(kernel: Kernel) -> dict[str, float]:
-    """Interfaces in the lease, and the seconds that each has left."""
+    """The interfaces in the lease, and the seconds that remain of each."""
     text = kernel.host.run(["nft", "list", "set", "inet", names.BASE_TABLE, names.LEASE_SET]).stdout
     found = {}
     for name, left in re.findall(r'"(\w+)" timeout \S+ expires (\S+?)[ ,}]', text):
@@ -80,7 +82,7 @@ def test_a_renewal_for_an_older_ruleset_is_refused_and_changes_nothing(base: Ker
             netlink.renew(LEASE, 60_000, generation=old)
         assert netlink.read_generation() == now
         assert leased(base) == {}
-        # And the socket goes on working.
+        # The socket still works.
         netlink.renew(LEASE, 60_000, generation=now)
 
     base.with_netlink(work)
@@ -95,7 +97,7 @@ def test_a_commit_of_anybody_between_two_renewals_stops_the_second(base: Kernel)
             netlink.renew(LEASE, 60_000, generation=generation)
 
     base.with_netlink(work)
-    assert max(leased(base).values(), default=0.0) <= 1.5, "what was leased before runs out as it was"
+    assert max(leased(base).values(), default=0.0) <= 1.5, "the earlier lease runs out as before"
 
 
 def test_a_lease_ends_by_itself_on_time_with_nobody_there(base: Kernel, figure: Figure) -> None:
@@ -182,7 +184,8 @@ def test_every_commit_is_announced_with_its_number_and_its_maker(base: Kernel) -
                     data += monitor.recv(65536)
         seen = {generation.number: generation for generation in parse_generations(data)}
         assert set(seen) == {ours, theirs}
-        assert seen[ours].pid == threading.get_native_id()  # the thread's: a process's own only in its first
+        # The id of the thread: only a process's first thread has the process's id.
+        assert seen[ours].pid == threading.get_native_id()
         assert seen[theirs].pid not in {0, seen[ours].pid}
         assert seen[theirs].process == "nft"
 

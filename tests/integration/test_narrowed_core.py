@@ -1,4 +1,6 @@
-"""A row that was narrowed, in the kernel: what it no longer names leaves by no layer, in no form of frame."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A narrowed row in the kernel: what the row no longer names passes no layer, in no form of frame."""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 from tests.integration.kernel import Kernel
-from tests.lab.test_packet import make_packet
+from tests.lab.test_tunnel_packet import make_packet
 from tests.policies import IDENTITY
 
 from psiphon_vpn.policy import permits
@@ -26,7 +28,7 @@ ALL_FRAMES = 0x0003
 """ETH_P_ALL of if_ether.h."""
 BY_SOCKET, TWO_TAGS, SESSION = "by a socket", "behind two tags", "in a session"
 ENVELOPES = {
-    # What stands between the addresses of the frame and the packet, for each version of IP.
+    # What is between the frame's addresses and the packet, for each IP version.
     TWO_TAGS: (0x8100, {4: "81000005810000060800", 6: "810000058100000686dd"}),
     SESSION: (0x8864, {4: "88641100000100000021", 6: "88641100000100000057"}),
 }
@@ -55,7 +57,7 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender:
 
 @pytest.fixture(name="card")
 def make_card(kernel: Kernel) -> Kernel:
-    """A card with somebody at its other end."""
+    """A card with a peer at its other end."""
     kernel.ip("link", "add", CARD, "type", "veth", "peer", "name", FAR)
     kernel.ip("link", "set", FAR, "up")
     kernel.ip("link", "set", CARD, "arp", "off", "up")
@@ -65,7 +67,7 @@ def make_card(kernel: Kernel) -> Kernel:
 
 
 def make_frame(way: str, target: str) -> str:
-    """A packet of UDP in its envelope, in hexadecimal."""
+    """A UDP packet in its encapsulation, in hexadecimal."""
     address, port = target.split("/")
     source, destination = (
         ipaddress.ip_address(text).packed
@@ -74,13 +76,13 @@ def make_frame(way: str, target: str) -> str:
     packet = make_packet(source, destination, 17, (40000, int(port)), target.encode())
     between = ENVELOPES[way][1][6 if ":" in address else 4]
     if way == SESSION:
-        # The last two bytes before the protocol's number are the length of what follows them (RFC 2516 4).
+        # The two bytes before the protocol number are the length of what follows them (RFC 2516 4).
         between = f"{between[:12]}{len(packet) + 2:04x}{between[16:]}"
     return "02000000000b" + "02000000000a" + between + packet.hex()
 
 
 def find_sent(kernel: Kernel, way: str) -> list[str]:
-    """Send as psiphon-user, to each port by both families; which of it comes out at the other end, up to the last."""
+    """Send as psiphon-user to each port over both families; returns what comes out at the other end, up to the last."""
     targets = [f"{address}/{port}" for port in (OTHER, ALLOWED) for address in ("192.0.2.9", "2001:db8::9")]
 
     def listen() -> socket.socket:
@@ -99,7 +101,7 @@ def find_sent(kernel: Kernel, way: str) -> list[str]:
         command = [*user, *raw, *python, SEND_FRAMES, CARD, str(ENVELOPES[way][0]), *frames]
     with kernel.host.call(listen) as listener:
         kernel.host.run(command)
-        # In their order: what has not come before the last one was not sent.
+        # Frames keep their order: what has not come before the last one was not sent.
         listener.settimeout(60)
         seen = b""
         while targets[-1].encode() not in seen:
@@ -108,7 +110,7 @@ def find_sent(kernel: Kernel, way: str) -> list[str]:
 
 
 def build_layers() -> dict[str, Table]:
-    """The layers by name, each as it would guard this card, but that nobody has to hold it."""
+    """The layers by name, each as it would guard this card, but without an owner."""
     devices = parse_names(CARD)
     links = Links(tun_index=1, uplink=InterfaceName(CARD), wires=devices)
     egress = build_egress_guard(IDENTITY, devices)
@@ -136,7 +138,7 @@ def test_of_the_core_two_ports_alone_leave_once_its_row_says_so(
     both = find_sent(card, way)
     assert len(both) == 4, "without a layer all of it must be seen"
     card.nft(build_layers()[layer].render_replacement())
-    assert find_sent(card, way) == both, "of the row as it is all of it must be seen"
+    assert find_sent(card, way) == both, "under the unchanged row all of it must be seen"
     narrowed = replace(permits.CORE, match=replace(permits.CORE.match, destination_ports=(ALLOWED, 80)))
     monkeypatch.setattr(permits, "CORE", narrowed)
     card.nft(build_layers()[layer].render_replacement())

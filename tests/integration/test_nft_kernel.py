@@ -1,9 +1,10 @@
-"""The rulesets in the kernel: they load, they are read back, and what anybody changes is noticed."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rulesets in the kernel: they load, they are read back, and every change is noticed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from tests.integration.kernel import Kernel
 from tests.policies import IDENTITY, LINKS, golden_rulesets, golden_tables, make_policy
 
 from psiphon_vpn.linux.features import probe_features
+from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.lockstate import LockState, read_lock_state
 from psiphon_vpn.linux.nfnetlink import NftSocket
-from psiphon_vpn.linux.nft import Nft, RulesetError
+from psiphon_vpn.linux.nft import Nft, RulesetError, load_text
 from psiphon_vpn.linux.tables import Tables
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
@@ -119,37 +121,39 @@ def test_it_is_noticed_when(kernel: Kernel, what: str) -> None:
 def test_a_table_that_somebody_changes_as_it_is_loaded_is_not_taken_for_what_was_loaded(
     kernel: Kernel, when: str, neighbours: bool
 ) -> None:
-    """Nothing is known of it yet: what it is compared with has to be the text's, whoever commits meanwhile."""
+    """Nothing is known of the table yet: it must be compared with what the text says, whoever commits meanwhile."""
 
-    async def work(nft: Nft) -> None:
-        load = nft._load
+    async def work(netlink: NftSocket) -> None:
+        disturbed = True
 
-        async def load_and_be_changed(text: str, tables: Iterable[Table] = ()) -> int:
-            if when == "before it is loaded":
+        async def load_and_be_changed(text: str) -> None:
+            if disturbed and when == "before it is loaded":
                 kernel.nft(FOREIGN)
-            made = await load(text, tables)
+            await load_text(text)
+            if not disturbed:
+                return
             if neighbours:
                 kernel.nft("add table inet docker")
-            # Everybody may use the wire. Held against the policy it has as many rules, with the same interfaces,
-            # addresses and verdicts.
+            # Everybody may use the wire. Compared with the policy, the table has as many rules, and the same
+            # interfaces, addresses and verdicts.
             lines = kernel.host.run(["nft", "-a", "list", "chain", *TABLE.split(), "to_wire"]).stdout.splitlines()
             handle = next(line for line in lines if "ct mark set" in line).rsplit(" ", 1)[1]
             kernel.nft(f'replace rule {TABLE} to_wire handle {handle} oifname "eth0" accept')
-            return made
 
-        nft._load = load_and_be_changed  # type: ignore[method-assign]
+        images = Images(netlink)
+        nft = Nft(netlink, images=images, load=load_and_be_changed)
         await nft.replace(BASE)
-        nft._load = load  # type: ignore[method-assign]
+        disturbed = False
         with pytest.raises(RulesetError):
             await nft.verify([BASE])
-        assert nft._images.find(BASE) is None
+        assert images.find(BASE) is None
         kernel.nft(FOREIGN)
         await nft.replace(BASE)
         kernel.nft("delete table inet docker")
         await nft.verify([BASE])
         assert not any(name in table for table in kernel.tables() for name in names.SCRATCH_TABLES)
 
-    kernel.with_nft(work)
+    kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
 
 
 def test_counters_and_elements_that_come_and_go_are_no_change(kernel: Kernel) -> None:

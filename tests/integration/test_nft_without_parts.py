@@ -1,4 +1,6 @@
-"""Kernels that lack a part of nf_tables: what is missing is named, the rest holds, and it opens."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernels that lack a part of nf_tables: what is missing is named, the rest holds, and the service opens."""
 
 from __future__ import annotations
 
@@ -15,7 +17,6 @@ PARTS = {
     "nat": "type nat ",
     "rt": "rt ip6? nexthop",
     "reject": "reject with",
-    "maxseg": "option maxseg",
 }
 
 

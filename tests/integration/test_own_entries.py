@@ -1,4 +1,6 @@
-"""What the kernel made for the TUN's addresses is taken away from the real service: it opens again, each time."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's own entries for the TUN's addresses are removed under the real service: it opens again each time."""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ LOG_LINES = 60
 
 
 def wait_for_page(stage: Stage) -> None:
-    """Open, and really so: a page comes through the tunnel."""
+    """Wait until a page comes through the tunnel."""
     stage.machine.wait_for(
         lambda: stage.machine.lease_remains() and stage.page(4) == plan.SERVER4, "a page", seconds=60
     )
@@ -70,7 +72,7 @@ def test_all_tables_are_flushed_again_and_again() -> None:
         flush = "ip route flush table all; ip -6 route flush table all"
         client.run(["sh", "-c", f"for i in $(seq 40); do {flush}; sleep 0.05; done"], timeout=60)
         stage.probe()
-        # The network manager's part: its card's addresses, with the kernel's own entries, and its routes.
+        # What the network manager would restore: its card's addresses, with the kernel's own entries, and its routes.
         client.run(["ip", "link", "set", LAN_A.interface, "down"])
         client.run(["ip", "link", "set", LAN_A.interface, "up"])
         for route in sorted(before, key=lambda line: line.startswith("default")):
@@ -92,7 +94,7 @@ DETOURS = {
 
 
 @pytest.mark.parametrize("what", DETOURS)
-def test_a_rule_of_others_that_leads_around_the_tunnel_is_told_and_it_opens_again_without_it(what: str) -> None:
+def test_a_rule_of_others_that_leads_around_the_tunnel_is_reported_and_it_opens_again_without_it(what: str) -> None:
     add, remove = DETOURS[what]
     with open_stage() as stage:
         machine, client = stage.machine, stage.world.client

@@ -1,4 +1,6 @@
-"""The network that this machine is on has the tunnel's own addresses: said, and what is advised works."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""This machine's network has the tunnel's own addresses: the status says so, and its advice works."""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def test_it_is_said_and_it_opens_once_the_router_has_other_addresses(*, has_rout
         assert "router" in status["next_step"]
         assert not machine.lease_remains()
         stage.assert_no_leak(mark)
-        # As told: the router gets other addresses, and this machine's with it.
+        # Follow the advice: the router gets other addresses, and so does this machine.
         client.run(["ip", "-4", "addr", "flush", "dev", CARD])
         client.run(["ip", "addr", "add", f"{LAN_A.client4}/25", "dev", CARD])
         client.run(["ip", "route", "replace", *before, "dev", CARD])

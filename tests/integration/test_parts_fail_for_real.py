@@ -1,4 +1,6 @@
-"""The real daemon with a part that fails: it opens again by itself, and is never taken for open without a lease.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The real daemon with a part that fails: it opens again by itself, and never says open without a lease.
 
 Each kind of failure in each part is tried with fakes: tests/unit/test_parts_fail.py.
 """
@@ -30,7 +32,7 @@ def assert_honest(stage: Stage) -> None:
 
 @pytest.mark.requirement("R3", "R24")
 @pytest.mark.parametrize("number", [1, 2], ids=["in the verification", "while open"])
-def test_one_question_that_cannot_be_asked_is_told_and_it_opens_again(number: int) -> None:
+def test_one_question_that_cannot_be_asked_is_reported_and_it_opens_again(number: int) -> None:
     with open_stage(start=False) as stage:
         machine = stage.machine
         machine.program = [str(FAILING), str(number)]
@@ -45,7 +47,7 @@ def test_one_question_that_cannot_be_asked_is_told_and_it_opens_again(number: in
 
 @pytest.mark.requirement("R3", "R24")
 def test_without_a_descriptor_left_it_stays_honest_and_opens_again_once_there_are_some() -> None:
-    """Every part fails in its own way then: sockets, programs, pidfds."""
+    """Then every part fails in its own way: sockets, programs, pidfds."""
     with open_stage(start=False) as stage:
         machine = stage.machine
         machine.program = [str(FAILING), "0"]
@@ -53,10 +55,10 @@ def test_without_a_descriptor_left_it_stays_honest_and_opens_again_once_there_ar
         machine.wait_state("OPEN")
         pid = machine.daemon_pid
         machine.signal_daemon(signal.SIGUSR1)
-        # A reading back is needed then, which takes programs.
+        # Opening then needs a reading back, which starts programs.
         stage.world.client.run(["nft", "add rule inet psiphon_filter output accept"])
         wait_until(lambda: not machine.lease_remains(), "the lease to go")
-        # Without a descriptor it may answer nobody: each question then takes as long as the command waits.
+        # Without a descriptor the daemon may answer nobody: each request then takes as long as the command waits.
         for _ in range(3):
             assert_honest(stage)
         machine.signal_daemon(signal.SIGUSR2)

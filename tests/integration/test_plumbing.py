@@ -1,6 +1,8 @@
-"""What the link's plumbing may do, and what only looks like it: DHCP, neighbour discovery and MLD through the lock.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the link's plumbing may do, and what only looks like it: DHCP, neighbour discovery and MLD under the lock.
 
-Every packet is seen outside without the lock first. Then each guard is asked alone, and all together.
+Every packet is first seen outside without the lock. Then each guard is tried alone, and all together.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import pytest
 from tests.integration.stage import open_stage
 
 from psiphon_lab import addresses as plan
-from psiphon_lab import craft
+from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import send_bytes
+from psiphon_lab.sending import send_bytes
 from psiphon_lab.world import World
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
@@ -27,18 +29,18 @@ RS, RA, NS, NA, REDIRECT, MLD2 = 133, 134, 135, 136, 137, 143
 LINK_LOCAL = "fe80::50:53ff:fe00:a10"
 ALL_NODES, ALL_ROUTERS, ALL_MLD2, ALL_DHCP6 = "ff02::1", "ff02::2", "ff02::16", "ff02::1:2"
 SITE_DHCP6 = "ff05::1:3"
-TOKEN = b"p"  # with two numbers six bytes: as much as an address of the link, and so as little as one
+TOKEN = b"p"  # with two numbers six bytes, exactly as long as a link-layer address
 Send = Callable[[bytes], None]
 
 
 def solicited(address: str) -> str:
     """The solicited-node group of an address (RFC 4291, 2.7.1)."""
-    return f"ff02::1:ff{craft.pack_address(address)[-3]:02x}:{craft.pack_address(address)[-2:].hex()}"
+    return f"ff02::1:ff{packet_builder.pack_address(address)[-3]:02x}:{packet_builder.pack_address(address)[-2:].hex()}"
 
 
 def frame(packet: bytes) -> None:
-    # Broadcast, so that any router on the link may take it.
-    send_bytes(WIRE, craft.ip_frame(craft.BROADCAST_MAC, LAN_A.mac, packet))
+    # Broadcast, so that any router on the link accepts it.
+    send_bytes(WIRE, packet_builder.ip_frame(packet_builder.BROADCAST_MAC, LAN_A.mac, packet))
 
 
 def option(token: bytes, *, exact: bool) -> bytes:
@@ -48,11 +50,11 @@ def option(token: bytes, *, exact: bool) -> bytes:
 
 def discovery(kind: int, target: str, about: str = "", *, source: str = LAN_A.client6, hop_limit: int = 255,
               code: int = 0, exact: bool = False) -> Send:  # fmt: skip
-    """A message of neighbour discovery in a raw frame. about: the address that it asks for or answers for."""
+    """A message of neighbour discovery in a raw frame. about: the address that it is about."""
 
     def send(token: bytes) -> None:
-        rest = bytes(4) + (craft.pack_address(about) if about else b"") + option(token, exact=exact)
-        frame(craft.icmp_packet(source, target, kind, rest, code=code, hop_limit=hop_limit))
+        rest = bytes(4) + (packet_builder.pack_address(about) if about else b"") + option(token, exact=exact)
+        frame(packet_builder.icmp_packet(source, target, kind, rest, code=code, hop_limit=hop_limit))
 
     return send
 
@@ -61,11 +63,11 @@ def raw_discovery(kind: int, target: str, *, hop_limit: int = 255, exact: bool =
     """The same from a raw socket of root that is bound to the link."""
 
     def send(token: bytes) -> None:
-        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, craft.ICMPV6) as sock:
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, packet_builder.ICMPV6) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, WIRE.encode())
             for limit in (socket.IPV6_UNICAST_HOPS, socket.IPV6_MULTICAST_HOPS):
                 sock.setsockopt(socket.IPPROTO_IPV6, limit, hop_limit)
-            about = b"" if kind == RS else craft.pack_address(LAN_A.router6)
+            about = b"" if kind == RS else packet_builder.pack_address(LAN_A.router6)
             index = socket.if_nametoindex(WIRE) if target.startswith("ff02:") else 0
             body = struct.pack("!BBHI", kind, 0, 0, 0) + about + option(token, exact=exact)
             sock.sendto(body, (target, 0, 0, index))
@@ -75,7 +77,7 @@ def raw_discovery(kind: int, target: str, *, hop_limit: int = 255, exact: bool =
 
 def mld(target: str, hop_limit: int) -> Send:
     def send(token: bytes) -> None:
-        frame(craft.icmp_packet(LINK_LOCAL, target, MLD2, bytes(4) + token, hop_limit=hop_limit))
+        frame(packet_builder.icmp_packet(LINK_LOCAL, target, MLD2, bytes(4) + token, hop_limit=hop_limit))
 
     return send
 
@@ -91,7 +93,7 @@ def dhcp(source: str, target: str, ports: tuple[int, int]) -> Send:
                 b"\x01\x01\x06\0" + bytes(224) + bytes(8) + b"\x63\x82\x53\x63\x35\x01\x03\x3d" + bytes([len(token)])
             )
             message += token + b"\xff"
-        frame(craft.udp_packet(source, target, ports, message))
+        frame(packet_builder.udp_packet(source, target, ports, message))
 
     return send
 
@@ -137,7 +139,7 @@ _rounds = iter(range(1000))
 
 
 def find_seen(world: World, sends: dict[str, Send]) -> set[str]:
-    """Send all of them as root and return the names of those that came out of the client."""
+    """Send all of them as root; returns the names of those that left the client."""
     mark, tag = world.mark(), TOKEN + b"%03d" % next(_rounds)
     tokens = {name: tag + b"%02d" % number for number, name in enumerate(sends)}
 
@@ -146,7 +148,7 @@ def find_seen(world: World, sends: dict[str, Send]) -> set[str]:
             try:
                 send(tokens[name])
             except OSError:
-                continue  # refused: it says so, and the wire shows whether it was
+                continue  # refused; the wire shows whether it really was
 
     world.client.call(send_all)
     time.sleep(0.15)
@@ -155,7 +157,7 @@ def find_seen(world: World, sends: dict[str, Send]) -> set[str]:
 
 
 def kernel_answers(world: World, address: str = LAN_A.client6) -> bool:
-    """Whether the client's kernel advertises an address of its own to a neighbour that solicits it by one like it."""
+    """Whether the client's kernel advertises its own address to a neighbour that solicits it from a similar one."""
     mark = world.mark()
     world.neighbour.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
 
@@ -167,7 +169,7 @@ def kernel_answers(world: World, address: str = LAN_A.client6) -> bool:
     world.neighbour.call(call)
     time.sleep(0.15)
     # ICMPv6 in the IPv6 packet in the frame.
-    return any(frame.data[12:14] == b"\x86\xdd" and frame.data[20] == craft.ICMPV6 and frame.data[54] == NA
+    return any(frame.data[12:14] == b"\x86\xdd" and frame.data[20] == packet_builder.ICMPV6 and frame.data[54] == NA
                for frame in world.frames_since(mark) if len(frame.data) > 54)  # fmt: skip
 
 
@@ -191,8 +193,8 @@ def test_only_the_links_own_plumbing_passes_and_nothing_that_looks_like_it_which
         machine.release_guard()
         machine.boot_lock()
         sockets = {name: send for name, send in NO_PLUMBING.items() if name.startswith("a raw socket")}
-        assert not find_seen(world, sockets), "the base table alone; no frame of a packet socket comes by it"
-        assert kernel_answers(world, LINK_LOCAL), "at boot no prefix of the link is known, so those of link scope alone"
+        assert not find_seen(world, sockets), "the base table alone, which no frame of a packet socket passes through"
+        assert kernel_answers(world, LINK_LOCAL), "at boot no prefix of the link is known: only link scope"
         machine.start_daemon()
         machine.wait_state("OPEN")
         assert_no_wider("base table and egress guard alone, open")

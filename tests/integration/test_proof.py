@@ -1,4 +1,6 @@
-"""Rules are held against the policy value by value, in the kernel's own words."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rules are compared with the policy value by value, as the kernel lists them."""
 
 from __future__ import annotations
 
@@ -111,7 +113,7 @@ def test_a_rule_that_is_missing_in_one_chain_and_too_many_in_another_is_noticed(
 
 
 def test_an_interface_called_like_an_index_is_noticed_where_nft_takes_its_name(kernel: Kernel) -> None:
-    """The control: written as a bare number, an index is a name first."""
+    """The control: nft reads an index that is written as a bare number as a name first."""
     kernel.ip("link", "add", "1", "type", "veth", "peer", "name", "far")
     kernel.nft(OPEN.render_replacement().replace('oif "0000000000000001"', "oif 1"))
     assert "other interfaces" in (differ(kernel, OPEN) or "")

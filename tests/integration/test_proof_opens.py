@@ -1,4 +1,6 @@
-"""Nothing opens without a proof, and no proof outlives what it says: the whole lock on a real kernel."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Nothing opens without a proof, and no proof outlives what it proves: the whole lock on a real kernel."""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ COVER = Cover(proxy=True)
 
 
 def derive(state: State) -> Callable[[Tun | None], Policy]:
-    """The policy of a state, with whichever TUN."""
+    """A function that makes the policy of a state with a given TUN."""
     policy = make_policy(state)
 
     def derive_for(tun: Tun | None) -> Policy:
@@ -46,7 +48,7 @@ def derive(state: State) -> Callable[[Tun | None], Policy]:
 
 
 def with_lock(kernel: Kernel, work: Callable[[Enforcer], Awaitable[None]]) -> None:
-    """Do something with the whole of the kernel's side, with the policy of OPEN in force."""
+    """Do something with the whole kernel side, with the policy of OPEN in force."""
 
     async def scenario(lock: Enforcer) -> None:
         await lock.load(derive(State.OPEN))
@@ -98,9 +100,9 @@ def test_a_proof_from_before_it_was_closed_opens_nothing(kernel: Kernel, closed:
             await lock.renew(proof, COVER)
             return
         lock.close()
-        with pytest.raises(NoLease) as told:
+        with pytest.raises(NoLease) as reported:
             await lock.renew(proof, COVER)
-        assert not told.value.expired
+        assert not reported.value.expired
         assert leased(kernel) == {}
 
     with_lock(kernel, work)
@@ -109,7 +111,7 @@ def test_a_proof_from_before_it_was_closed_opens_nothing(kernel: Kernel, closed:
 def test_what_is_closed_while_a_renewal_waits_for_its_turn_to_read_back_stays_closed(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reading that began after it was closed was taken for a proof, until the event that said why was handled."""
+    """Once, a reading that began after the close counted as a proof until the event with the reason was handled."""
     looking, go_on = asyncio.Event(), asyncio.Event()
 
     async def look_long(tun: Tun, *, uid: int) -> TunTrouble | None:
@@ -163,9 +165,9 @@ def test_a_proof_is_good_for_no_longer_than_a_lease(kernel: Kernel, monkeypatch:
         proof = await lock.renew(proof, COVER)
         now += names.LEASE_SECONDS + 1
         assert lock.view.ran_out
-        with pytest.raises(NoLease) as told:
+        with pytest.raises(NoLease) as reported:
             await lock.renew(proof, COVER)
-        assert told.value.expired
+        assert reported.value.expired
         assert leased(kernel) == {}
         assert not lock.view.leased
 

@@ -1,4 +1,6 @@
-"""Any user may take the port of the SOCKS proxy: that costs the proxy, not the tunnel; the stranger gets nothing."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Any user may take the port of the SOCKS proxy. That costs the proxy, not the tunnel; the stranger gets nothing."""
 
 from __future__ import annotations
 
@@ -11,10 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 from tests.integration.stage import Stage, open_stage
-from tests.integration.test_uplinks import status_of
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.battery import NOBODY
+from psiphon_lab.probe_runner import NOBODY
 from psiphon_lab.socks_client import fetch_by_socks
 from psiphon_vpn.cli.view import render_text
 
@@ -30,7 +31,7 @@ LISTEN = (
     "        s = socket.create_server((sys.argv[1], 1081), **kind)\n"
     "        break\n"
     "    except OSError:\n"
-    "        time.sleep(0.0005)\n"  # in wait for the moment in which it is free
+    "        time.sleep(0.0005)\n"  # waiting for the moment when the port is free
     "print('listening', flush=True)\n"
     "while True:\n"
     "    s.accept()\n"
@@ -45,7 +46,7 @@ def stranger(stage: Stage, address: str, take: Callable[[], object] | None = Non
     Args:
         stage: the world.
         address: where it listens.
-        take: makes it free.
+        take: frees the port.
     """
     argv = [sys.executable, "-I", "-c", LISTEN, address]
     child = stage.world.client.spawn(argv, stdout=subprocess.PIPE, uid=NOBODY, gid=NOBODY)
@@ -73,13 +74,13 @@ def test_a_user_who_listens_on_the_port_keeps_nobody_offline_and_gets_nothing(ad
             stage.machine.start_daemon()
             stage.machine.wait_state("OPEN")
             assert stage.page() == plan.SERVER4
-            assert status_of(stage)["socks"] == {"port": PORT, "available": False}
+            assert stage.read_status()["socks"] == {"port": PORT, "available": False}
             assert not _connects(stage), "what is meant for the proxy is not handed to a stranger"
-            assert "SOCKS:" in render_text(status_of(stage), width=100)
+            assert "SOCKS:" in render_text(stage.read_status(), width=100)
             stage.probe()
         stage.machine.command("restart")
         stage.machine.wait_state("OPEN")
-        assert status_of(stage)["socks"] == {"port": PORT, "available": True}
+        assert stage.read_status()["socks"] == {"port": PORT, "available": True}
         assert fetch_by_socks(stage.world.client, "127.0.0.1", plan.INTERNET4) == plan.SERVER4
         assert child.stdout is not None
         assert child.stdout.read() == b"", "nobody came"
@@ -89,25 +90,25 @@ def test_a_user_who_listens_on_the_port_keeps_nobody_offline_and_gets_nothing(ad
 @pytest.mark.parametrize("how", ["restart", "the core is killed"])
 def test_a_user_who_takes_the_port_between_two_cores_keeps_nobody_offline_and_gets_nothing(how: str) -> None:
     with open_stage() as stage:
-        assert status_of(stage)["socks"] == {"port": PORT, "available": True}
+        assert stage.read_status()["socks"] == {"port": PORT, "available": True}
 
         def end_core() -> None:
             if how == "restart":
                 stage.machine.command("restart")
             else:
-                os.kill(status_of(stage)["core_pid"], signal.SIGKILL)
+                os.kill(stage.read_status()["core_pid"], signal.SIGKILL)
 
         with stranger(stage, "127.0.0.1", end_core) as child:
 
             def opened_without() -> bool:
-                status = status_of(stage)
+                status = stage.read_status()
                 return (status["state"], status["socks"]) == ("OPEN", {"port": PORT, "available": False})
 
             stage.machine.wait_for(opened_without, "the tunnel without the proxy")
             assert stage.page() == plan.SERVER4
             assert not _connects(stage), "what is meant for the proxy is not handed to a stranger"
             stage.probe()
-            # The next core tries again, and does without again.
+            # The next core tries again, and again does without the proxy.
             stage.machine.command("restart")
             stage.machine.wait_for(opened_without, "the tunnel without the proxy, once more")
         assert child.stdout is not None

@@ -1,4 +1,6 @@
-"""Tables, rules, routes and the TUN are put back whole or not at all, and never pass for verified by that."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tables, rules, routes and the TUN are restored whole or not at all, and never count as verified because of that."""
 
 from __future__ import annotations
 
@@ -16,22 +18,20 @@ from tests.integration.test_nft_kernel import CHANGES, first_handle
 from tests.policies import make_policy
 
 from psiphon_lab.waiting import wait_until
-from psiphon_vpn.linux import tun as tun_module
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.features import Features
 from psiphon_vpn.linux.images import Images
-from psiphon_vpn.linux.lock import EnforcementError
 from psiphon_vpn.linux.netlink import write_attribute
 from psiphon_vpn.linux.nfnetlink import Message, NftSocket
-from psiphon_vpn.linux.nft import Nft, RulesetError
+from psiphon_vpn.linux.nft import Nft, RulesetError, load_text
 from psiphon_vpn.linux.nftimage import FAMILIES, NFT_MSG_DELTABLE, read_image
 from psiphon_vpn.linux.routes import apply_routes, apply_rules, check_routing
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule, encode_tun
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.tables import Tables
-from psiphon_vpn.linux.tun import Tun, check_tun, ensure_tun, make_tun
+from psiphon_vpn.linux.tun import Tun, TunSetDown, check_tun, ensure_tun, make_tun
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.base import build_base_table
+from psiphon_vpn.policy.base import build_base_table, build_drop_only
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.routing import build_routes, build_rules
@@ -49,6 +49,17 @@ def tables_of(state: State) -> tuple[Table, ...]:
     egress = build_egress_guard(IDENTITY, parse_names("lo"))
     assert egress is not None
     return build_base_table(make_policy(state)), build_arp_table(), egress
+
+
+class NotedLoading:
+    """Loads with nft, and records what."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    async def __call__(self, text: str) -> None:
+        self.texts.append(text)
+        await load_text(text)
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
@@ -86,16 +97,19 @@ def test_an_image_makes_every_policys_tables_again_whatever_stands_there(kernel:
 
 @pytest.mark.requirement("B3")
 def test_what_cannot_be_put_back_is_put_back_not_in_part_and_then_by_nft(kernel: Kernel) -> None:
-    """A device that is gone, say, on kernels before 6.16: the transaction is all or nothing."""
+    """For example if a device is gone, on kernels before 6.16: the transaction is all or nothing."""
 
     async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
-        await tables.put(build_base_table(make_policy(State.LOCKED)))
+        images = Images(netlink)
+        tables = Tables(netlink, images=images)
+        base = build_base_table(make_policy(State.LOCKED))
+        await tables.put(base)
         assert tables.put_back_now()
         await tables.check()
-        ((which, image),) = tables._images._kept.items()
+        image = images.find(base)
+        assert image is not None
         refused = Message(NFT_MSG_DELTABLE, FAMILIES["inet"], 0, write_attribute(1, b"nowhere\0"))
-        tables._images._kept[which] = (*image, refused)
+        images.keep(base, (*image, refused))
         kernel.nft("flush ruleset")
         assert not tables.put_back_now()
         assert names.BASE_TABLE not in kernel.host.run(["nft", "list", "tables"]).stdout
@@ -110,17 +124,16 @@ def test_a_policy_that_was_found_right_before_is_loaded_from_its_image_and_read_
     first, second = (build_base_table(make_policy(state)) for state in (State.LOCKED, State.CONNECTING))
 
     async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
+        loading = NotedLoading()
+        tables = Tables(netlink, load=loading)
         await tables.put(first)
         await tables.put(second)
-        loaded: list[object] = []
-        tables._nft.replace_all = loaded.append  # type: ignore[assignment,method-assign]
+        assert loading.texts
+        loading.texts.clear()
         await tables.put(first)
         await tables.put(second)
-        assert not loaded, "nft was not asked to load anything"
-        fresh = Tables(netlink)
-        fresh._base = second
-        await fresh.check()
+        assert not loading.texts, "nft was not asked to load anything"
+        await Nft(netlink).verify([second])
 
     kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
 
@@ -130,24 +143,22 @@ def test_an_image_that_reads_back_otherwise_is_loaded_by_nft_and_no_image_is_tru
     first, second = (build_base_table(make_policy(state)) for state in (State.LOCKED, State.CONNECTING))
 
     async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
+        class Mistaken(Images):
+            """A kernel that makes something else of a listing."""
+
+            def load(self, tables: Iterable[Table], *, generation: int | None = None) -> bool:
+                return super().load([second if table == first else table for table in tables], generation=generation)
+
+        images = Mistaken(netlink)
+        tables = Tables(netlink, images=images)
         await tables.put(first)
         await tables.put(second)
-        load = tables._images.load
-
-        def mistake(which: Iterable[Table], *, generation: int | None = None) -> bool:
-            """A listing that this kernel takes for something else."""
-            return load([second if table == first else table for table in which], generation=generation)
-
-        tables._images.load = mistake  # type: ignore[assignment,method-assign]
         for _ in range(3):
             await tables.put(first)
             assert await tables.check()
-            fresh = Tables(netlink)
-            fresh._base = first
-            await fresh.check()
+            await Nft(netlink).verify([first])
             await tables.put(second)
-        assert not load([second])
+        assert not images.load([second])
 
     kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
 
@@ -174,7 +185,7 @@ def test_whatever_is_changed_is_not_what_the_image_was_taken_of(kernel: Kernel, 
         await nft.verify(tables)
         for _ in range(2):
             assert images.load(tables)
-            # Counts and leases are none of it.
+            # Counters and leases do not belong to the image.
             kernel.nft(f'add element inet {names.BASE_TABLE} {names.LEASE_SET} {{ "lo" timeout 60s }}')
             kernel.host.run(["bash", "-c", "echo > /dev/udp/192.0.2.9/9"], check=False)
             assert re.search(r"counter packets [1-9]", kernel.host.run(["nft", "list", "ruleset"]).stdout)
@@ -212,19 +223,19 @@ def test_what_is_coming_is_loaded_without_nft_once_it_was_rehearsed_and_no_copy_
     connecting, opening = (build_base_table(make_policy(state)) for state in (State.CONNECTING, State.OPEN))
 
     async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
+        loading = NotedLoading()
+        tables = Tables(netlink, load=loading)
         await tables.put(connecting, arp, egress)
         generation = await tables.check()
         await tables.rehearse(opening)
-        assert netlink.read_generation() == generation + 2, "nothing was committed but the copy and its end"
+        assert netlink.read_generation() == generation + 2, "nothing was committed but the copy and its removal"
         assert tables.is_current()
         assert not any(name in table for table in kernel.tables() for name in names.SCRATCH_TABLES)
-        tables._nft.replace_all = tables._nft.replace = None  # type: ignore[assignment,method-assign]
+        loading.texts.clear()
         await tables.put(opening, arp, egress)
+        assert not loading.texts, "nft was not asked to load anything"
         assert netlink.read_generation() == generation + 3
-        fresh = Tables(netlink)
-        fresh._base, fresh._beside = opening, (arp, egress)
-        await fresh.check()
+        await Nft(netlink).verify([opening, arp, egress])
 
     kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
 
@@ -237,42 +248,46 @@ def test_what_is_coming_is_loaded_without_nft_once_it_was_rehearsed_and_no_copy_
         f"delete table inet {names.SCRATCH_TABLES[0]}",
         "add table inet docker",
         "flush ruleset",
-        # Another rule for one of ours: as many as before, so that only the commits tell.
+        # One rule replaced by another: as many as before, so that only the commits show it.
         f"replace rule inet {names.SCRATCH_TABLES[0]} output handle HANDLE accept",
     ],
 )
 def test_nothing_is_made_from_a_copy_that_somebody_may_have_touched(kernel: Kernel, harm: str) -> None:
-    """What is made from it would be compared with what was read of it, and a hole would pass for verified."""
+    """The table would be compared with what was read of the copy, and a hole would count as verified."""
     connecting, opening = (build_base_table(make_policy(state)) for state in (State.CONNECTING, State.OPEN))
 
     async def work(netlink: NftSocket) -> None:
-        tables = Tables(netlink)
-        await tables.put(connecting)
-        copy = tables._nft._copy
+        harmful = True
 
-        async def copy_and_harm(which: Iterable[Table]) -> int:
-            made = await copy(which)
+        async def copy_and_harm(text: str) -> None:
+            await load_text(text)
+            if not harmful or f"table inet {names.SCRATCH_TABLES[0]} {{" not in text:
+                return
             handle = ""
             if "HANDLE" in harm:
                 listing = kernel.host.run(["nft", "-a", "list", "chain", "inet", names.SCRATCH_TABLES[0], "output"])
                 lines = listing.stdout.splitlines()
                 handle = next(line for line in lines if " accept" in line).rsplit(" ", 1)[1]
             kernel.nft(harm.replace("HANDLE", handle))
-            return made
+            harmed.append(text)
 
-        tables._nft._copy = copy_and_harm  # type: ignore[assignment,method-assign]
+        harmed: list[str] = []
+        images = Images(netlink)
+        tables = Tables(netlink, images=images, load=copy_and_harm)
+        await tables.put(connecting)
         with contextlib.suppress(RulesetError):
             await tables.rehearse(opening)
-        tables._nft._copy = copy  # type: ignore[method-assign]
-        assert tables._images.find(opening) is None
+        assert harmed
+        harmful = False
+        assert images.find(opening) is None
         with contextlib.suppress(RulesetError):
             await tables.put(opening)
-        fresh = Tables(netlink)
-        fresh._base = tables._base
-        await fresh.look()
-        assert await tables.look(), "what stands is what it is taken for: the policy, or what drops everything"
+        await Nft(netlink).verify([opening if tables.in_force else build_drop_only(opening)])
+        assert await tables.look(), (
+            "what is loaded is what the lock believes: the policy, or the table that drops everything"
+        )
         await tables.put(connecting)
-        await tables.put(opening)  # and no misreading is kept
+        await tables.put(opening)  # no wrong reading is kept
         assert not any(name in table for table in kernel.tables() for name in names.SCRATCH_TABLES)
 
     kernel.with_netlink(lambda netlink: asyncio.run(work(netlink)))
@@ -281,7 +296,7 @@ def test_nothing_is_made_from_a_copy_that_somebody_may_have_touched(kernel: Kern
 @pytest.mark.requirement("B2", "R1")
 @pytest.mark.parametrize("held", [True, False])
 def test_closing_never_takes_somebody_elses_commit_for_its_own(kernel: Kernel, held: bool) -> None:
-    """With nothing to take out of the sets the kernel counts no commit: the number that follows is a stranger's."""
+    """If the sets are empty, the kernel counts no commit: the next generation is a stranger's."""
 
     async def work(netlink: NftSocket) -> None:
         tables = Tables(netlink)
@@ -374,7 +389,7 @@ def test_what_is_added_in_one_breath_is_what_is_added_with_care(kernel: Kernel) 
         kernel.ip(*harm.split())
         assert kernel.host.call(lambda: asyncio.run(check(index))) is not None, "the positive control"
         assert kernel.host.call(breathe) == []
-        # The kernel makes its own entry for an IPv6 address in a work queue (addrconf_dad_work).
+        # The kernel adds its own entry for an IPv6 address in a work queue (addrconf_dad_work).
         wait_until(lambda: kernel.host.call(lambda: asyncio.run(check(index))) is None, "all is there again")
     kernel.ip("link", "del", names.TUN_NAME)
     assert kernel.host.call(breathe) == []
@@ -387,11 +402,13 @@ def test_what_is_added_in_one_breath_is_what_is_added_with_care(kernel: Kernel) 
 FEATURES = Features(nftables=True, set_timeout=True, type_route=True, owner_flag=True, egress_hook=False, tun=True)
 
 
-def with_enforcer(kernel: Kernel, work: Callable[[Enforcer], Awaitable[None]]) -> None:
-    """Do something with the whole of the kernel's side."""
+def with_enforcer(
+    kernel: Kernel, work: Callable[[Enforcer], Awaitable[None]], *, make_routes: Callable[[], RouteSocket] = RouteSocket
+) -> None:
+    """Do something with the whole kernel side."""
 
     def inside(netlink: NftSocket) -> None:
-        with contextlib.closing(RouteSocket()) as routes:
+        with contextlib.closing(make_routes()) as routes:
             asyncio.run(_await(work(Enforcer(identity=IDENTITY, netlink=netlink, routes=routes, features=FEATURES))))
 
     kernel.with_netlink(inside)
@@ -404,28 +421,31 @@ async def _await(work: Awaitable[None]) -> None:
 @pytest.mark.requirement("R1", "B3")
 @pytest.mark.parametrize("anew", [False, True])
 def test_the_tun_that_could_not_be_made_since_it_was_set_down_is_known_so_that_it_is_heard_of(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, anew: bool
+    kernel: Kernel, anew: bool
 ) -> None:
-    """Who did not know it heard of no change of it any more, and never saw that somebody fights."""
-    put_right = tun_module._put_right
+    """Without knowing the TUN, the daemon heard of no change of it any more, and never saw the fight."""
+    overtaking = False
 
-    async def be_overtaken(routes: RouteSocket, index: int) -> list[str]:
-        refused = await put_right(routes, index)
-        kernel.ip("link", "set", names.TUN_NAME, "down")
-        return refused
+    class Overtaken(RouteSocket):
+        def add(self, messages: Iterable[tuple[int, bytes]]) -> list[str]:
+            refused = super().add(messages)
+            if overtaking:
+                kernel.ip("link", "set", names.TUN_NAME, "down")
+            return refused
 
     async def work(enforcer: Enforcer) -> None:
+        nonlocal overtaking
         await enforcer.load(lock_with)
-        with monkeypatch.context() as patch:
-            patch.setattr(tun_module, "_put_right", be_overtaken)
-            with pytest.raises(EnforcementError, match="Network is down"):
-                await enforcer.load(lock_with, replace_tun=anew)
+        overtaking = True
+        with pytest.raises(TunSetDown, match="the TUN is down"):
+            await enforcer.load(lock_with, replace_tun=anew)
+        overtaking = False
         known = enforcer.view.tun
         assert known == Tun(socket.if_nametoindex(names.TUN_NAME))
         await enforcer.load(lock_with)
         assert enforcer.view.tun == known
 
-    with_enforcer(kernel, work)
+    with_enforcer(kernel, work, make_routes=Overtaken)
 
 
 @pytest.mark.requirement("R1", "B3")
@@ -437,7 +457,7 @@ def test_a_tun_whose_routes_were_refused_since_it_was_set_down_is_set_up_and_not
 
         await enforcer.load(lock_with)
         tun = enforcer.view.tun
-        with pytest.raises(EnforcementError, match="Network is down"):
+        with pytest.raises(TunSetDown, match="Network is down"):
             await enforcer.load(lock_overtaken)
         await enforcer.load(lock_with)
         assert enforcer.view.tun == tun
@@ -446,6 +466,6 @@ def test_a_tun_whose_routes_were_refused_since_it_was_set_down_is_set_up_and_not
 
 
 def lock_with(tun: Tun | None) -> Policy:
-    """A policy that locks, with this TUN or none."""
+    """A policy that locks, with this TUN or without one."""
     policy = make_policy(State.LOCKED)
     return replace(policy, links=replace(policy.links, tun_index=tun.index if tun else None))

@@ -1,4 +1,6 @@
-"""What removal and release take out of a real kernel: everything that is ours, and nothing else."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What removal and release take out of a real kernel: everything of the service, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.integration.kernel import Kernel
 from tests.integration.test_routing import OPEN, RULES, make_tun
+from tests.lock_reading import read_lock
 from tests.policies import IDENTITY
 
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.linux.lockstate import read_lock_state
 from psiphon_vpn.linux.routes import apply_routes, apply_rules
 from psiphon_vpn.linux.rtnetlink import RouteSocket
 from psiphon_vpn.linux.traffic import NetlinkTraffic, Traffic
@@ -33,7 +35,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.requirement("R3")]
 
 FOREIGN = "table inet somebody { chain output { type filter hook output priority 5; policy accept; counter; }; }"
 AMONG_OURS = (
-    # In the very place of ours, and not ours. The daemon removes such rules while it runs.
+    # In the same places as ours, but not ours. The daemon removes such rules while it runs.
     ("5072", "table", "main"),
     ("5075", "uidrange", "7-7", "table", "100"),
     ("5076", "table", "100"),
@@ -52,7 +54,7 @@ def read_state(kernel: Kernel) -> tuple[str, ...]:
 
 
 def put_filter(kernel: Kernel, name: str) -> None:
-    """What the daemon puts at a card's traffic control."""
+    """Put the daemon's filter at a card's traffic control."""
     index = int(kernel.host.run(["cat", f"/sys/class/net/{name}/ifindex"]).stdout)
 
     async def work(socket: RouteSocket) -> None:
@@ -64,11 +66,11 @@ def put_filter(kernel: Kernel, name: str) -> None:
 
 
 def furnish(kernel: Kernel) -> None:
-    """What somebody else has on this machine."""
+    """Add tables, rules and links that belong to somebody else."""
     kernel.ip("link", "set", "lo", "up")
     kernel.ip("link", "add", "wire", "type", "veth", "peer", "name", "beyond")
     for name in ("wire", "beyond"):
-        # Addresses of the link's own would come at some later moment.
+        # Link-local addresses would come at some later moment.
         kernel.ip("link", "set", name, "addrgenmode", "none")
     kernel.ip("link", "set", "beyond", "up")
     kernel.ip("link", "set", "wire", "up")
@@ -80,7 +82,7 @@ def furnish(kernel: Kernel) -> None:
 
 
 def put_everything(kernel: Kernel) -> None:
-    """What boot lock and daemon make."""
+    """Put everything there that boot lock and daemon make."""
     index = make_tun(kernel)
 
     async def work(socket: RouteSocket) -> None:
@@ -94,7 +96,7 @@ def put_everything(kernel: Kernel) -> None:
     kernel.nft(egress.render_replacement())
     kernel.nft(build_arp_table().render_replacement())
     put_filter(kernel, "wire")
-    for name in names.SCRATCH_TABLES:  # a daemon that was killed at its reading left them
+    for name in names.SCRATCH_TABLES:  # left by a daemon that was killed while it read back
         kernel.nft(egress.render(name=name, flags="dormant"))
         kernel.nft(build_arp_table().render(name=name, flags="dormant"))
 
@@ -113,11 +115,11 @@ def test_removal_leaves_the_kernel_as_it_was_and_other_programs_alone(kernel: Ke
     assert all(one != other for one, other in zip(before, during, strict=True))
     change_rules(kernel, "add")
     kernel.host.call(LinuxKernel().remove_routing)
-    change_rules(kernel, "del")  # fails where one of them is gone
-    assert kernel.host.call(LinuxKernel().is_locked) is True, "the ways go while the lock stands"
+    change_rules(kernel, "del")  # fails if one of them is gone
+    assert kernel.host.call(LinuxKernel().is_locked) is True, "the routing goes while the tables are still loaded"
     kernel.host.call(LinuxKernel().remove_tables)
     assert read_state(kernel) == before
-    # And once more, where there is nothing.
+    # Once more, when nothing is left.
     kernel.host.call(LinuxKernel().remove_routing)
     kernel.host.call(LinuxKernel().remove_tables)
 
@@ -126,11 +128,11 @@ def test_without_a_guard_that_marks_the_filter_is_named_and_removal_takes_it_fir
     furnish(kernel)
     before = read_state(kernel)
     put_everything(kernel)
-    assert kernel.host.call(read_lock_state).layers["traffic_control"]["state"] == "ok"
+    assert read_lock(kernel.host).layers["traffic_control"]["state"] == "ok"
     kernel.nft("flush ruleset")
-    told = kernel.host.call(read_lock_state).layers["traffic_control"]
-    assert told["state"] == "broken"
-    assert "wire" in told["detail"]
+    reported = read_lock(kernel.host).layers["traffic_control"]
+    assert reported["state"] == "broken"
+    assert "wire" in reported["detail"]
     kernel.host.call(LinuxKernel().remove_routing)
     kernel.host.call(LinuxKernel().remove_tables)
     kernel.nft(FOREIGN)
@@ -138,7 +140,7 @@ def test_without_a_guard_that_marks_the_filter_is_named_and_removal_takes_it_fir
 
 
 def test_tables_stay_where_a_filter_cannot_be_taken_away(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A filter whose guard is gone would let nothing out of this machine any more, released or not."""
+    """A filter without its guard would let nothing out of this machine any more, released or not."""
     furnish(kernel)
     put_everything(kernel)
 

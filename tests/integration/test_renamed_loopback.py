@@ -1,4 +1,6 @@
-"""A card that root calls "lo" or like the TUN is a wire like any other, for each layer alone."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A card that root renames to "lo" or to the TUN's name is a wire like any other, for each layer alone."""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from tests.integration.stage import open_stage
 from tests.policies import IDENTITY
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.battery import NOBODY, run_probes, unseen_probes
 from psiphon_lab.namespace import Host
 from psiphon_lab.probe import probe_specs
+from psiphon_lab.probe_runner import NOBODY, run_probes, unseen_probes
 from psiphon_lab.world import World
 from psiphon_vpn.cli.view import render_text
 from psiphon_vpn.config import Settings
@@ -35,7 +37,7 @@ LO = replace(LAN_A, interface="lo")
 
 
 def rename(client: Host, name: str = "lo") -> None:
-    """Give the card loopback's name or the TUN's, as root may, and set it up again."""
+    """Rename the card to loopback's name or the TUN's, as root may, and set it up again."""
     client.run(
         ["ip", "-batch", "-"],
         input="link set lo down\nlink set lo name lo0\nlink set lo0 up\n"
@@ -55,7 +57,7 @@ def _speaks_to_itself() -> bool:
 
 
 def _only(table: Table, *chains: str) -> Table:
-    """The table with some of its hooks alone, and all chains that these may go to."""
+    """The table with only some of its hooks, and all chains that these may jump to."""
     return replace(table, chains=tuple(chain for chain in table.chains if not chain.hook or chain.name in chains))
 
 
@@ -112,7 +114,7 @@ def test_each_layer_alone_takes_a_card_with_the_name_of_loopback_or_the_tun_for_
 @pytest.mark.requirement("R6", "R19")
 def test_with_the_service_a_card_that_takes_the_name_of_loopback_leaks_nothing() -> None:
     with open_stage() as stage:
-        # What asks for the way back knows loopback by its name, in the rules of routing.
+        # The reverse-path check knows loopback by its name, in the routing rules.
         stage.world.client.set_sysctls({"ipv4/conf/all/rp_filter": 1})
         rename(stage.world.client)
         stage.probe(LO)
@@ -127,7 +129,7 @@ def test_with_the_service_a_card_that_takes_the_name_of_loopback_leaks_nothing()
 @pytest.mark.requirement("B4")
 @pytest.mark.parametrize("called", ["within", 'a"b'])
 def test_the_hook_of_the_egress_guard_is_found_whatever_loopback_is_called(called: str) -> None:
-    """Before Linux 6.16 a chain for an interface that is not there is refused; a later kernel takes it."""
+    """Before Linux 6.16 the kernel refuses a chain for a missing interface; later kernels accept it."""
     with open_kernel() as kernel:
         kernel.ip("link", "add", "eth0", "type", "veth", "peer", "name", "far0")
         usual = kernel.host.call(lambda: asyncio.run(probe_features()))
@@ -137,7 +139,7 @@ def test_the_hook_of_the_egress_guard_is_found_whatever_loopback_is_called(calle
 
 
 @pytest.mark.requirement("R19")
-def test_a_card_that_moves_into_another_network_namespace_is_told_as_long_as_it_is_away() -> None:
+def test_a_card_that_moves_into_another_network_namespace_is_reported_as_long_as_it_is_away() -> None:
     with open_stage() as stage:
         client, machine = stage.world.client, stage.machine
         argv = ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 120"]

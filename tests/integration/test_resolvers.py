@@ -1,4 +1,6 @@
-"""Names through the resolvers that distributions put between programs and the tunnel, and what `diagnose` asks."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Names through the resolvers that distributions put between programs and the tunnel, and `diagnose`'s own query."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 from tests.integration.stage import Stage
 
-from psiphon_lab.battery import NOBODY
+from psiphon_lab.probe_runner import NOBODY
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.diagnose.checks.dns import ASK_AS_PROGRAMS_DO
 from psiphon_vpn.policy import names
@@ -26,7 +28,7 @@ pytestmark = [
 
 @contextmanager
 def dnsmasq(stage: Stage, server: str) -> Iterator[None]:
-    """The local resolver of `dns=dnsmasq`, told of its server as NetworkManager does it."""
+    """The local resolver of `dns=dnsmasq`, given its server as NetworkManager does."""
     client, log = stage.world.client, stage.world.directory / "resolver.log"
     argv = [
         "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces",
@@ -44,7 +46,7 @@ def dnsmasq(stage: Stage, server: str) -> Iterator[None]:
 
 
 def ask(stage: Stage, uid: int) -> int:
-    """What a program gets that asks for a name by 127.0.0.1: 0 an answer, 3 none."""
+    """What a program gets that asks 127.0.0.1 for a name: 0 for an answer, 3 for none."""
     conf = stage.world.directory / "resolv-local.conf"
     conf.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     conf.chmod(0o644)
@@ -56,18 +58,18 @@ def ask(stage: Stage, uid: int) -> int:
 @pytest.mark.requirement("R11")
 @pytest.mark.parametrize("uid", [0, NOBODY], ids=["root", "user"])
 @pytest.mark.parametrize(
-    ("server", "told"),
+    ("server", "reported"),
     [
-        (names.RESOLVER_IPV4, 0),  # as NetworkManager hands on servers of [global-dns-domain-*]
+        (names.RESOLVER_IPV4, 0),  # as NetworkManager passes on servers of [global-dns-domain-*]
         ("192.0.2.1", 0),
-        ("192.0.2.1@eth0", 3),  # as it hands on a connection's: bound to the card
+        ("192.0.2.1@eth0", 3),  # as it passes on a connection's: bound to the card
     ],
 )
 def test_a_local_resolver_resolves_unless_it_is_bound_to_a_card_and_a_program_that_asks_sees_it(
-    reopened_stage: Stage, server: str, told: int, uid: int
+    reopened_stage: Stage, server: str, reported: int, uid: int
 ) -> None:
     stage = reopened_stage
     mark = stage.world.mark()
     with dnsmasq(stage, server):
-        assert ask(stage, uid) == told
+        assert ask(stage, uid) == reported
     stage.assert_no_leak(mark)

@@ -1,4 +1,6 @@
-"""The second wall: rules and the private table are made so, put right, and looked at; and replies find their way."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The second wall: rules and the private table are made, repaired and checked, and replies find their way."""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def make_tun(kernel: Kernel) -> int:
 
 
 def apply(kernel: Kernel, routes: tuple[Route, ...], index: int | None) -> str | None:
-    """Make it so, and what the check says then."""
+    """Apply the routes; returns what the check says then."""
 
     async def work(socket: RouteSocket) -> str | None:
         await apply_rules(socket, RULES)
@@ -131,7 +133,7 @@ DAMAGES: dict[str, Change] = {
         kernel.ip("rule", "del", "priority", "5076"),
         kernel.ip("rule", "add", "priority", "5076", "blackhole"),
     ),
-    "a route of ours goes by a gateway behind the TUN": lambda kernel: kernel.ip(
+    "a route of ours goes through a gateway behind the TUN": lambda kernel: kernel.ip(
         "route", "replace", "default", "via", "10.200.3.9", "dev", names.TUN_NAME, *TABLE, "metric", METRIC
     ),
     "a throw route, past our table": lambda kernel: kernel.ip("route", "add", "throw", "203.0.113.0/24", *TABLE),
@@ -152,7 +154,7 @@ def test_it_is_noticed_and_put_right_when_there_is(kernel: Kernel, what: str) ->
     assert show(kernel) != before
     assert check(kernel, OPEN, index) is not None
     assert apply(kernel, OPEN, index) is None
-    # `ip rule flush` takes main's and default's rules too; those are not ours to put back.
+    # `ip rule flush` also removes the rules for main and default, which the service does not restore.
     assert [line for line in before if line not in show(kernel) and "32766" not in line and "32767" not in line] == []
 
 
@@ -198,7 +200,7 @@ def test_it_connects_and_pages_come_through_whatever_the_reverse_path_check(rp_f
         client.set_sysctls({f"ipv4/conf/{name}/rp_filter": rp_filter for name in ("all", "default", "eth0", "ctr0")})
         stage.machine.start_daemon()
         stage.machine.wait_state("OPEN")
-        assert client.get_sysctl("ipv4/conf/all/rp_filter") == str(rp_filter), "not ours to change"
+        assert client.get_sysctl("ipv4/conf/all/rp_filter") == str(rp_filter), "it is not ours to change"
         mark = stage.world.mark()
         assert stage.page(4) == plan.SERVER4
         for host in (client, stage.world.container):
@@ -212,7 +214,7 @@ def test_it_connects_and_pages_come_through_whatever_the_reverse_path_check(rp_f
 
 
 def is_resolved(host: Host, target: str, device: str) -> bool:
-    """Whether a host that has forgotten its neighbour's address learns it anew by ARP."""
+    """Whether a host that has forgotten its neighbour's address learns it again with ARP."""
     host.run(["ip", "neigh", "flush", "dev", device])
     ask = "import socket, sys; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', (sys.argv[1], 9))"
     host.run([sys.executable, "-c", ask, target])
@@ -227,7 +229,7 @@ def is_resolved(host: Host, target: str, device: str) -> bool:
 @pytest.mark.requirement("R9")
 @pytest.mark.parametrize("rp_filter", [1, 2])
 def test_the_gateway_and_containers_are_answered_by_arp_while_open_and_while_locked(rp_filter: int) -> None:
-    """ARP is answered after a reverse-path check: without an answer the gateway loses this machine after a minute."""
+    """The kernel answers ARP after a reverse-path check. Without an answer the gateway soon loses this machine."""
     with open_stage(start=False) as stage:
         stage.world.client.set_sysctls({f"ipv4/conf/{name}/rp_filter": rp_filter for name in ("all", "eth0", "ctr0")})
         stage.machine.start_daemon()

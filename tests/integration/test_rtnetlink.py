@@ -1,4 +1,6 @@
-"""What the kernel lists is listed completely, whatever its size, whoever disturbs it, and however the reading ends."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's lists are read completely, whatever their size, whoever disturbs the reading, and however it ends."""
 
 from __future__ import annotations
 
@@ -61,9 +63,9 @@ def test_everything_is_listed_as_ip_lists_it(kernel: Kernel, links: int) -> None
             found = find_link(link.name)
             assert found is not None
             assert (found.index, found.kind, found.mtu) == (link.index, link.kind, link.mtu)
-        told = {entry["ifindex"]: entry["ifname"] for entry in json.loads(kernel.ip("-j", "link"))}
-        assert by_index == told
-        assert len(told) == links + 1
+        reported = {entry["ifindex"]: entry["ifname"] for entry in json.loads(kernel.ip("-j", "link"))}
+        assert by_index == reported
+        assert len(reported) == links + 1
         addresses = {(found.index, found.text, found.prefix) for found in await list_addresses()}
         assert addresses == {
             (entry["ifindex"], address["local"], address["prefixlen"])
@@ -104,7 +106,7 @@ def test_the_tun_is_made_found_and_checked_among_any_number_of_interfaces(kernel
     async def work(socket: RouteSocket) -> None:
         tun = await ensure_tun(socket, uid=IDENTITY.uid)
         await asyncio.to_thread(add_many, kernel, links, 100)
-        # A listing that was left half-read refused the second look with EBUSY, and every one after it.
+        # A half-read listing made every later one fail with EBUSY.
         for _ in range(3):
             assert await ensure_tun(socket, uid=IDENTITY.uid) == tun
             await apply_rules(socket, rules)
@@ -154,16 +156,16 @@ def test_what_changes_while_it_is_listed_is_listed_again_until_it_is_whole(
 ) -> None:
     add_many(kernel, 300)
     attempts = []
-    real = rtnetlink._list_once
+    real = rtnetlink.list_once
 
     async def disturbed(*arguments: object) -> object:
         attempts.append(arguments)
         return await real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rtnetlink, "_list_once", disturbed)
+    monkeypatch.setattr(rtnetlink, "list_once", disturbed)
 
     async def work(socket: RouteSocket) -> None:
-        """Another program makes and deletes an interface in between, for a while."""
+        """Another program creates and deletes an interface meanwhile, for a while."""
         left = 40
 
         async def disturb() -> None:
@@ -237,7 +239,7 @@ def test_what_is_not_there_is_none_and_what_is_refused_says_why(kernel: Kernel) 
 
 
 def test_a_listing_blocks_nobody_for_long(kernel: Kernel) -> None:
-    """Others have their turn between the pieces of a long one."""
+    """Other tasks run between the pieces of a long listing."""
     add_many(kernel, 1, MANY_ROUTES)
 
     async def work() -> None:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The real kernel's settings of each interface, after an installation, a reboot and a removal."""
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from tests.integration.kernel import Kernel
 
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.system.change import Change
-from psiphon_vpn.system.configure import _list_settings
+from psiphon_vpn.system.configure import list_settings
 from psiphon_vpn.system.journal import Ledger
 from psiphon_vpn.system.linux_platform import LinuxKernel
 
@@ -40,15 +42,15 @@ def test_undone_to_the_bit_for_each_interface(kernel: Kernel, version: int, *, r
 
     def install() -> list[Change]:
         ledger = Ledger(platform, cast(Any, None), cast(Any, SimpleNamespace(changes=())))
-        changes = [change.observe(platform) for change in _list_settings(ledger)]
+        changes = [change.observe(platform) for change in list_settings(ledger)]
         for change in changes:
             change.apply(platform)
         return list(changes)
 
     changes = kernel.host.call(install)
-    assert set(read("default", *INTERFACES).values()) == {"0"}, "nobody on a wire redirects this machine any more"
+    assert set(read("default", *INTERFACES).values()) == {"0"}, "nobody on a wire can redirect this machine any more"
     if reboot:
-        # The boot sets `default` before the cards are there.
+        # The boot sets `default` before the cards appear.
         kernel.ip("link", "del", "eth0")
         kernel.host.set_sysctls({name.removeprefix("net/"): value for name, value in GLOBAL_SYSCTLS.items()})
         add(kernel, "eth0")

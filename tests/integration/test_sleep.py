@@ -1,6 +1,8 @@
-"""Sleep and waking (A18): closed before it, checked and opened anew after it, as its unit and a clock tell.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sleep and waking (A18): closed before, checked and opened again after, as the sleep unit or a clock reports it.
 
-The laboratory runs what the unit runs, as root on its client; that systemd runs it in time is in tests/booted.
+The laboratory runs what the unit runs, as root on its client; tests/booted shows that systemd runs it in time.
 """
 
 from __future__ import annotations
@@ -11,15 +13,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.integration.stage import Stage, open_stage
+from tests.lock_reading import read_lock
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A, LAN_B
 from psiphon_lab.launch import clean_environment
-from psiphon_vpn.linux.lockstate import read_lock_state
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import BASE
 from psiphon_vpn.system.units import render_sleep_script
@@ -41,7 +42,7 @@ class Sleeper:
 
     Args:
         stage: whose client sleeps.
-        seconds: how long the script waits for the service; the unit's two are too few for a busy laboratory.
+        seconds: how long the script waits for the service.
     """
 
     def __init__(self, stage: Stage, *, seconds: int = 60) -> None:
@@ -54,8 +55,8 @@ class Sleeper:
         )
         self._script = directory / f"sleep{seconds}"
         text = render_sleep_script()
-        assert f"timeout -s KILL 2 {PROGRAM} " in text
-        self._script.write_text(text.replace(f"KILL 2 {PROGRAM}", f"KILL {seconds} {command}"))
+        assert f"timeout -s KILL 15 {PROGRAM} " in text
+        self._script.write_text(text.replace(f"KILL 15 {PROGRAM}", f"KILL {seconds} {command}"))
         for path in (command, self._script):
             path.chmod(0o755)
 
@@ -69,7 +70,7 @@ class Sleeper:
         assert not self._stage.machine.lease_remains()
 
     def end(self) -> None:
-        """The machine has woken, and the service was told."""
+        """The machine has woken up, and the service is notified."""
         done = self.call("end")
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -87,20 +88,14 @@ def stage(_stage: Stage) -> Stage:
     return _stage
 
 
-def status_of(stage: Stage) -> dict[str, Any]:
-    status = stage.machine.read_status()
-    assert status is not None
-    return status
-
-
 @pytest.mark.requirement("R3", "R6", "R17")
 def test_before_sleep_the_lease_is_gone_from_the_kernel_before_the_machine_may_sleep(stage: Stage) -> None:
     machine, sleeper = stage.machine, Sleeper(stage)
     mark = stage.world.mark()
     sleeper.begin()
-    status = status_of(stage)
+    status = stage.read_status()
     assert (status["state"], status["reason_code"], status["locked"]) == ("LOCKED", "sleeping", True)
-    machine.wait_for(lambda: status_of(stage)["core_pid"] is None, "the core's end")
+    machine.wait_for(lambda: stage.read_status()["core_pid"] is None, "the core's end")
     stage.probe()
     sleeper.end()
     machine.wait_state("OPEN")
@@ -116,9 +111,9 @@ def test_a_machine_that_wakes_on_another_network_opens_there_and_nothing_leaks(s
     world.disconnect_uplink(LAN_A)
     world.connect_uplink(LAN_B)
     stage.machine.wait_for(
-        lambda: (status_of(stage).get("uplink") or {}).get("interface") == LAN_B.interface, "the other network"
+        lambda: (stage.read_status().get("uplink") or {}).get("interface") == LAN_B.interface, "the other network"
     )
-    assert status_of(stage)["reason_code"] == "sleeping", "a network that comes does not wake it"
+    assert stage.read_status()["reason_code"] == "sleeping", "a new network does not wake the service"
     sleeper.end()
     status = stage.machine.wait_state("OPEN")
     assert status["uplink"]["interface"] == LAN_B.interface
@@ -134,13 +129,13 @@ def test_a_machine_that_wakes_without_a_network_waits_for_one(stage: Stage) -> N
     sleeper.begin()
     world.disconnect_uplink(LAN_A)
     sleeper.end()
-    stage.machine.wait_for(lambda: status_of(stage)["reason_code"] == "no_uplink", "the reason")
+    stage.machine.wait_for(lambda: stage.read_status()["reason_code"] == "no_uplink", "the reason")
     world.connect_uplink(LAN_A)
     stage.machine.wait_state("OPEN")
 
 
 def lease_for_long(stage: Stage) -> None:
-    """What the daemon left in the kernel, for ten minutes: it does not run out before somebody empties the sets."""
+    """Put a lease that lasts ten minutes into the kernel, so that it cannot run out before the sets are emptied."""
     for name in SETS:
         stage.world.client.run(
             ["nft", "add", "element", *str(BASE).split(), name, f"{{ {names.TUN_NAME} timeout 10m }}"]
@@ -168,8 +163,8 @@ def test_where_the_service_hangs_the_tunnel_is_closed_without_it_and_the_machine
         stage.probe()
     finally:
         machine.signal_daemon(signal.SIGCONT)
-    # It was told, and hears of it when it runs again: nothing opens until the end of sleep is told.
-    machine.wait_for(lambda: status_of(stage)["reason_code"] == "sleeping", "the reason")
+    # The notification waits for it: nothing opens until the end of the sleep is reported too.
+    machine.wait_for(lambda: stage.read_status()["reason_code"] == "sleeping", "the reason")
     Sleeper(stage).end()
     machine.wait_state("OPEN")
     stage.assert_no_leak(mark)
@@ -183,7 +178,7 @@ def test_where_no_service_runs_what_it_left_open_is_closed_before_sleep(stage: S
     done = Sleeper(stage).call("begin")
     assert done.returncode == 0
     assert not any(is_leased(stage, name) for name in SETS)
-    assert stage.world.client.call(read_lock_state).locked is True
+    assert read_lock(stage.world.client).locked is True
     assert "was not notified" in Sleeper(stage).call("end").stderr
     machine.start_daemon()
     machine.wait_state("OPEN")
@@ -192,7 +187,7 @@ def test_where_no_service_runs_what_it_left_open_is_closed_before_sleep(stage: S
 @pytest.mark.requirement("R6")
 def test_a_sleep_that_was_announced_and_does_not_come_is_given_up_for(stage: Stage) -> None:
     Sleeper(stage).begin()
-    assert status_of(stage)["next_try"] is not None
+    assert stage.read_status()["next_try"] is not None
 
 
 @pytest.mark.requirement("R6", "R17")
@@ -210,9 +205,10 @@ def test_where_nobody_tells_a_clock_that_jumped_closes_checks_and_opens_anew() -
         other.chmod(0o644)
         other.replace(slept)
         stage.machine.wait_for(
-            lambda: (now := status_of(stage))["state"] == "OPEN" and now["core_pid"] != first["core_pid"], "a new core"
+            lambda: (now := stage.read_status())["state"] == "OPEN" and now["core_pid"] != first["core_pid"],
+            "a new core",
         )
         assert "woke" in stage.machine.read_log()
-        assert stage.world.client.call(read_lock_state).locked is True
+        assert read_lock(stage.world.client).locked is True
         assert stage.page() == plan.SERVER4
         stage.assert_no_leak(mark)

@@ -1,4 +1,6 @@
-"""psiphon-user is two numbers, and where the kernel can tell, a control group: not whoever has one of them."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""psiphon-user is a uid and a gid together, and where the kernel can match it, a control group."""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from tests.integration.stage import Stage, open_stage
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.battery import NOBODY
 from psiphon_lab.machine import LAB_UID
+from psiphon_lab.probe_runner import NOBODY
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
@@ -34,7 +36,7 @@ _numbers = iter(range(1000))
 
 
 def send(stage: Stage, uid: int, gid: int) -> int:
-    """Datagrams to the internet, both families, plain and bound, of somebody with these numbers; how many came out."""
+    """Send datagrams with this uid and gid to the internet, both families, plain and bound; returns the number seen."""
     token = f"stranger-{next(_numbers):04d}"
     mark = stage.world.mark()
     arguments = [token, LAN_A.interface, plan.INTERNET4, plan.INTERNET6]
@@ -48,16 +50,16 @@ def test_somebody_with_one_of_psiphon_users_numbers_goes_nowhere_whichever_layer
         client, machine = stage.world.client, stage.machine
         strangers = ((LAB_UID, NOBODY), (NOBODY, LAB_UID))
         assert [send(stage, *who) for who in strangers] == [0, 0], "all layers"
-        # Without the routing wall and the base table: the guards alone.
+        # Only the guards, without the routing wall and the base table.
         machine.stop_daemon()
         client.run(["nft", "delete", "table", "inet", "psiphon_filter"])
         for family in ("-4", "-6"):
             client.run(["sh", "-c", f"while ip {family} rule del priority 5076; do :; done"], check=False)
         assert [send(stage, *who) for who in strangers] == [0, 0], "the guards"
-        assert send(stage, LAB_UID, LAB_UID) > 0, "the guards let psiphon-user by"
+        assert send(stage, LAB_UID, LAB_UID) > 0, "the guards let psiphon-user through"
         machine.release_guard()
         assert [send(stage, *who) for who in strangers] == [0, 0], "the egress guard alone"
-        assert send(stage, LAB_UID, LAB_UID) > 0, "the egress guard lets psiphon-user by"
+        assert send(stage, LAB_UID, LAB_UID) > 0, "the egress guard lets psiphon-user through"
         client.run(["nft", "flush", "ruleset"])
         stage.remove_card_filter()
         assert all(send(stage, *who) for who in strangers), "the positive control"
@@ -68,14 +70,14 @@ UNIT_GROUP = f"{GROUP}/psiphon-vpn.service"
 
 
 def mount_groups(stage: Stage) -> None:
-    """Show the unified hierarchy where nft looks for it; only in the mount namespace of that host of the laboratory."""
+    """Mount the unified hierarchy where nft looks for it, only in the mount namespace of this lab host."""
     if stage.world.client.run(["mount", "-t", "cgroup2", "none", "/sys/fs/cgroup"], check=False).returncode:
         pytest.skip("needs the unified hierarchy of control groups")
 
 
 @contextlib.contextmanager
 def unit_group(stage: Stage) -> Iterator[None]:
-    """What is started in this block is in a control group such as the service's unit has one."""
+    """Put what starts in this block into a control group like the one of the service's unit."""
     client = stage.world.client
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     before = next(line for line in lines if line.startswith("0::"))[3:]
@@ -108,10 +110,10 @@ def test_a_process_with_both_numbers_that_is_not_in_the_services_control_group_g
             assert 'socket cgroupv2 level 2 "psiphon-lab-' in base
             assert stage.page(4), "the core itself is in the group"
             assert send(stage, LAB_UID, LAB_UID) == 0
-            # The control: the same process inside.
+            # The control: the same process in the group.
             with unit_group(stage):
                 assert send(stage, LAB_UID, LAB_UID) > 0
-            # Another daemon, in a group of the same name with another number.
+            # Another daemon, in a group with the same name and another id.
             machine.stop_daemon()
             remove_group(stage)
             with unit_group(stage):
@@ -122,7 +124,7 @@ def test_a_process_with_both_numbers_that_is_not_in_the_services_control_group_g
         finally:
             machine.stop_daemon()
             remove_group(stage)
-        # Without a service manager there is no such group: then the two numbers are all that is told apart.
+        # Without a service manager there is no such group: then only the two numbers distinguish.
         machine.start_daemon()
         machine.wait_state("OPEN")
         assert send(stage, LAB_UID, LAB_UID) > 0

@@ -1,4 +1,6 @@
-"""The filter at a card's traffic control, by the real kernel: as tc(8) sees it, and beside what others put there."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The filter at a card's traffic control in the real kernel: as tc(8) shows it, and beside other programs' filters."""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ class Cards:
         return self.kernel.host.run(["tc", *words]).stdout
 
     def read(self, name: str = CARD) -> str:
-        """What tc shows of a card, without what every card has."""
+        """What tc shows of a card, apart from what every card has."""
         shown = self.tc("qdisc", "show", "dev", name) + "".join(
             self.tc("filter", "show", "dev", name, where) for where in ("ingress", "egress") if self.has_place(name)
         )
@@ -50,7 +52,7 @@ class Cards:
         return "clsact" in self.tc("qdisc", "show", "dev", name)
 
     def with_traffic(self, work: Callable[[Traffic], Awaitable[T]]) -> T:
-        """Do something as a fresh daemon would."""
+        """Do something with the filters, as a new daemon would."""
 
         async def inside() -> T:
             socket = RouteSocket()
@@ -62,7 +64,7 @@ class Cards:
         return self.kernel.host.call(lambda: asyncio.run(inside()))
 
     def fit(self, wanted: dict[str, Filter]) -> dict[str, Standing]:
-        """Have these filters."""
+        """Apply these filters."""
         by_index = {self.index[name]: kind for name, kind in wanted.items()}
 
         async def inside(traffic: Traffic) -> dict[str, Standing]:
@@ -72,7 +74,7 @@ class Cards:
         return self.with_traffic(inside)
 
     def remove(self) -> None:
-        """Take all of ours away."""
+        """Remove all of ours."""
         self.with_traffic(lambda traffic: traffic.remove())
 
 
@@ -139,7 +141,7 @@ def test_our_place_stays_where_somebody_has_a_filter_in_it(cards: Cards, where: 
 
 
 @pytest.mark.parametrize("protocol", ["all", "ip"])
-def test_where_another_is_asked_first_that_is_told(cards: Cards, protocol: str) -> None:
+def test_where_another_is_asked_first_that_is_reported(cards: Cards, protocol: str) -> None:
     cards.tc("qdisc", "add", "dev", CARD, "clsact")
     cards.tc("filter", "add", "dev", CARD, "egress", "protocol", protocol, "pref", "1", *PASS_ALL)
     assert cards.fit({CARD: MARKED}) == {CARD: Standing(filter=MARKED, after_others=True)}

@@ -1,4 +1,6 @@
-"""The daemon is killed around each change of traffic control: locked, no card cut off, and a fresh one opens."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon is killed before and after each change of traffic control: locked, no card cut off; a new one opens."""
 
 from __future__ import annotations
 
@@ -10,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from tests.integration.stage import Stage, open_stage
+from tests.lock_reading import read_lock
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.namespace import LabError
-from psiphon_vpn.linux.lockstate import find_cut_off, read_lock_state
+from psiphon_vpn.linux.lockstate import find_cut_off
 from psiphon_vpn.linux.traffic import remove_filters
 
 pytestmark = [
@@ -31,7 +34,7 @@ ONCE = "once0"
 
 
 class Killer:
-    """A stage whose daemon is killed around a change of traffic control."""
+    """A stage whose daemon is killed before or after a change of traffic control."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.machine, self.client = stage, stage.machine, stage.world.client
@@ -42,7 +45,7 @@ class Killer:
         self.machine.program = [str(LAUNCHER), str(self._orders)]
 
     def start(self, number: int = 0, when: str = "before") -> bool:
-        """Start it, to be killed around a change; whether it lived to open."""
+        """Start the daemon, to be killed before or after a change; returns whether it survived until it opened."""
         self.machine.kill_daemon()
         order = self._orders / "kill"
         order.write_text(f"{number} {when}\n")
@@ -58,23 +61,23 @@ class Killer:
         return self.machine.lease_remains() and self.has_filter(LAN_A.interface)
 
     def was_killed(self) -> bool:
-        """Whether it was, since the start."""
+        """Whether the daemon was killed since its start."""
         with self.machine.log_path.open("rb") as log:
             log.seek(self._read_from)
             return b"KILLED" in log.read()
 
     def has_filter(self, name: str) -> bool:
-        """Whether ours is on a card."""
+        """Whether our filter is on a card."""
         shown = self.client.run(["tc", "filter", "show", "dev", name, "egress"], check=False)
         return "handle 0x5053" in shown.stdout
 
     def assert_safe(self) -> None:
-        """Locked, and no filter asks for a mark that nobody sets."""
-        assert self.client.call(read_lock_state).locked is True
+        """Require that the machine is locked, and that no filter drops everything because no guard sets its mark."""
+        assert read_lock(self.client).locked is True
         assert self.client.call(lambda: asyncio.run(find_cut_off())) == ()
 
     def try_each(self, prepare: Callable[[], None]) -> int:
-        """From the same beginning each time, killed around the first change, the second, and so on; how many."""
+        """Start from the same state each time, killed at the first change, the second, and so on; returns how many."""
         for number in range(1, MOST_CHANGES):
             for when in ("before", "after"):
                 prepare()
@@ -85,7 +88,7 @@ class Killer:
                 assert self.start(), "a fresh daemon opens"
                 assert self.stage.page() == plan.SERVER4
                 self.assert_safe()
-        raise AssertionError("it never got through")
+        raise AssertionError("it was killed every time")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,7 @@ def test_killed_around_any_change_of_a_first_start_no_card_is_cut_off(killer: Ki
 
 @pytest.mark.requirement("R2", "R3", "B4")
 def test_killed_around_any_change_when_a_guard_goes_no_card_is_cut_off(killer: Killer) -> None:
-    """A bridge that led out when the daemon before looked at it, and does no more."""
+    """A bridge that led out under the previous daemon, and no longer does."""
 
     def prepare() -> None:
         killer.client.run(["ip", "link", "del", ONCE], check=False)

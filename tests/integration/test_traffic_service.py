@@ -1,4 +1,6 @@
-"""The filter at the cards' traffic control as the service keeps it: put there, put back, told, and never in the way."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The filter at the cards' traffic control as the service keeps it: set, restored, reported, and never in the way."""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from typing import Any
 
 import pytest
 from tests.integration.stage import Stage
+from tests.lock_reading import read_lock
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
-from psiphon_vpn.linux.lockstate import read_lock_state
 from psiphon_vpn.system.linux_platform import LinuxKernel
 
 pytestmark = [
@@ -62,7 +64,7 @@ def assert_open(stage: Stage) -> None:
 
 @pytest.fixture
 def stage(reopened_stage: Stage) -> Stage:
-    """Open, with the filter on the wire."""
+    """The stage, open, with the filter on the wire."""
     wait_filter(reopened_stage)
     wait_layer(reopened_stage, "ok")
     return reopened_stage
@@ -94,7 +96,7 @@ def test_a_flush_of_all_rules_leaves_the_filter_and_the_machine_opens_again(stag
     assert stage.page() == plan.SERVER4
 
 
-def test_filters_of_others_stay_and_one_that_comes_first_is_told(stage: Stage) -> None:
+def test_filters_of_others_stay_and_one_that_comes_first_is_reported(stage: Stage) -> None:
     tc(stage, "filter", "add", "dev", WIRE, "ingress", "protocol", "all", "pref", "9", *PASS_ALL)
     tc(stage, "filter", "add", "dev", WIRE, "egress", "protocol", "all", "pref", "9", *PASS_ALL)
     assert_open(stage)
@@ -111,7 +113,7 @@ def test_filters_of_others_stay_and_one_that_comes_first_is_told(stage: Stage) -
     wait_layer(stage, "ok")
 
 
-def test_an_ingress_discipline_in_its_place_is_told_and_costs_no_opening(stage: Stage) -> None:
+def test_an_ingress_discipline_in_its_place_is_reported_and_costs_no_opening(stage: Stage) -> None:
     stage.machine.kill_daemon()
     tc(stage, "qdisc", "del", "dev", WIRE, "clsact")
     tc(stage, "qdisc", "add", "dev", WIRE, "ingress")
@@ -127,21 +129,21 @@ def test_an_ingress_discipline_in_its_place_is_told_and_costs_no_opening(stage: 
 def test_with_the_daemon_dead_and_all_rules_flushed_it_is_named_and_a_start_gets_out_of_it(stage: Stage) -> None:
     stage.machine.kill_daemon()
     stage.world.client.run(["nft", "flush", "ruleset"])
-    assert stage.world.client.call(read_lock_state).layers["traffic_control"]["state"] == "ok", "the frame guard marks"
+    assert read_lock(stage.world.client).layers["traffic_control"]["state"] == "ok", "the frame guard marks"
     stage.machine.release_guard()
-    told = stage.world.client.call(read_lock_state).layers["traffic_control"]
-    assert told["state"] == "broken"
-    assert WIRE in told["detail"]
+    reported = read_lock(stage.world.client).layers["traffic_control"]
+    assert reported["state"] == "broken"
+    assert WIRE in reported["detail"]
     stage.machine.start_daemon()
     stage.machine.wait_state("OPEN", seconds=SECONDS)
     assert_open(stage)
-    assert stage.world.client.call(read_lock_state).layers["traffic_control"]["state"] == "ok"
+    assert read_lock(stage.world.client).layers["traffic_control"]["state"] == "ok"
     stage.machine.hold_guard()
 
 
 @pytest.mark.requirement("R3")
 def test_a_card_that_is_no_wire_any_more_loses_its_filter_before_its_guard(stage: Stage) -> None:
-    """A bridge led out once, and the daemon that knew it is gone: the fresh one guards it no more."""
+    """A bridge led out once, and the daemon that knew it is gone: the new one does not guard it."""
     client = stage.world.client
     client.run(["ip", "link", "add", "once0", "type", "bridge"])
     client.run(["ip", "link", "set", "once0", "up"])

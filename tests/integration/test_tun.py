@@ -1,4 +1,6 @@
-"""The TUN device: made as the core needs it, put right, and told from whatever else bears its name."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The TUN device: made as the core needs it, repaired, and distinguished from other devices of that name."""
 
 from __future__ import annotations
 
@@ -6,7 +8,6 @@ import contextlib
 import json
 import os
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_it_is_persistent_of_one_queue_owned_by_psiphon_user_and_has_the_tunnels
 @pytest.mark.defect(8)
 @pytest.mark.requirement("R10")
 def test_it_sends_nothing_by_itself_and_has_no_address_that_would_be_seen_first(kernel: Kernel) -> None:
-    """The Psiphon server answers to the first source address that it sees in a session."""
+    """The Psiphon server answers the first source address that it sees in a session."""
     make(kernel)
     for path, value in TUN_SYSCTLS.items():
         assert kernel.host.get_sysctl(path.removeprefix("net/")) == value, path
@@ -135,14 +136,14 @@ def test_whatever_it_needs_is_missed_and_put_back(kernel: Kernel, what: str) -> 
     assert {**show(kernel), "addr_info": []} == {**before, "addr_info": []}
     assert addresses(kernel) == {"10.200.3.1/24", "fd42:42:42::1/64"}
     for family, target in (("-4", names.TUN_IPV4), ("-6", names.TUN_IPV6)):
-        # As the kernel sees it: an address of this machine, and a source that routes may name.
+        # For the kernel: an address of this machine, and a source that routes may name.
         assert "local" in kernel.ip(family, "route", "get", target)
         kernel.ip(family, "route", "replace", "default", "dev", NAME, "src", target, "table", "77")
     assert "local" in kernel.ip("route", "get", "127.0.0.1")
 
 
 def test_what_cannot_be_put_right_is_made_anew(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Something that nobody thought of: its addresses are refused for as long as it lives."""
+    """An unexpected case: the kernel refuses this device's addresses as long as it exists."""
     first = make(kernel)
     real = product.check_tun
 
@@ -194,7 +195,7 @@ IMPOSTORS = {
 
 @pytest.mark.requirement("R9")
 @pytest.mark.parametrize("what", IMPOSTORS)
-def test_an_impostor_is_found_out_told_and_replaced(
+def test_an_impostor_is_found_out_reported_and_replaced(
     kernel: Kernel, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     kernel.ip(*IMPOSTORS[what])
@@ -261,12 +262,17 @@ def test_what_was_sent_into_a_tunnel_that_nobody_reads_is_counted_before_it(kern
     def work() -> tuple[int, int, int, int]:
         reader = attach_tun(NAME)
         try:
-            # Until the kernel has noticed the carrier, what is sent goes nowhere.
+            # Until the kernel has noticed the carrier, it drops what is sent.
             wait_until(lambda: "lower_up" in kernel.ip("link", "show", NAME).lower(), "a carrier")
-            time.sleep(0.2)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 sender.bind((names.TUN_IPV4, 0))
                 sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, NAME.encode())
+
+                def is_queued() -> bool:
+                    sender.sendto(b"a carrier?", peer)
+                    return read_queued(NAME) > 0
+
+                wait_until(is_queued, "a queue")  # the kernel does not announce a new queue
                 before = read_queued(NAME)
                 for _ in range(7):
                     sender.sendto(b"lost?", peer)
@@ -288,7 +294,7 @@ def test_what_was_sent_into_a_tunnel_that_nobody_reads_is_counted_before_it(kern
     assert few == 7
     assert many > 400
     assert unread == 0
-    assert read > 400, "the device itself counts what is taken out of it"
+    assert read > 400, "the device itself counts what is read from it"
 
 
 def test_a_device_without_a_queue_or_without_a_name_counts_nothing(kernel: Kernel) -> None:

@@ -1,4 +1,6 @@
-"""What another program puts before the TUN: the tunnel is asked at once, and what keeps packets back is taken away."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Traffic control that others put before the TUN: the tunnel is tested at once, and what blocks is removed."""
 
 from __future__ import annotations
 
@@ -59,13 +61,13 @@ def test_what_keeps_the_tunnels_packets_back_is_taken_away_and_the_core_stays(
 
 
 def test_what_lets_packets_through_stays_and_closes_nothing(reopened_stage: Stage) -> None:
-    """A user may shape what programs send."""
+    """An administrator may shape what programs send."""
     stage = reopened_stage
     since, lines = status(stage)["since"], len(stage.machine.read_log())
     tc(stage, "qdisc", "replace", "dev", TUN, "root", "pfifo", "limit", "1000")
     stage.machine.wait_for(lambda: ASKED in stage.machine.read_log()[lines:], "its word")
     assert stage.page() == plan.SERVER4
-    # What it reads of the queue itself, at each renewal, is no change.
+    # The service's own reading of the queue, at each renewal, is no change.
     asked = stage.machine.read_log().count(ASKED)
     tc(stage, "qdisc", "change", "dev", TUN, "root", "pfifo", "limit", "900")
     stage.machine.wait_for(lambda: stage.machine.read_log().count(ASKED) > asked, "its word again")

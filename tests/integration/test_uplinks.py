@@ -1,4 +1,6 @@
-"""Every kind of network, and every way in which it changes, on real links: what is a transition, and what is none."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every kind of network and every kind of change, on real links: what is a transition, and what is not."""
 
 from __future__ import annotations
 
@@ -42,12 +44,6 @@ def stage(_stage: Stage) -> Stage:
     return _stage
 
 
-def status_of(stage: Stage) -> dict[str, Any]:
-    status = stage.machine.read_status()
-    assert status is not None
-    return status
-
-
 def ip(stage: Stage, *words: str) -> None:
     stage.world.client.run(["ip", *words])
 
@@ -64,19 +60,19 @@ def read_protocols(descriptor: int) -> set[int]:
 
 def wait_uplink(stage: Stage, name: str) -> dict[str, Any]:
     stage.machine.wait_for(
-        lambda: (now := status_of(stage))["state"] == "OPEN" and now["uplink"]["interface"] == name,
+        lambda: (now := stage.read_status())["state"] == "OPEN" and now["uplink"]["interface"] == name,
         f"open over {name}",
     )
-    return status_of(stage)
+    return stage.read_status()
 
 
 @pytest.mark.requirement("R6", "R7")
 def test_two_networks_at_once_the_better_one_is_taken_and_the_other_when_it_goes(stage: Stage) -> None:
     mark = stage.world.mark()
-    first = status_of(stage)
+    first = stage.read_status()
     stage.world.plug_b()
     second = wait_uplink(stage, LAN_B.interface)
-    assert second["core_pid"] != first["core_pid"], "a core has no way to be told of another interface"
+    assert second["core_pid"] != first["core_pid"], "a running core cannot be given another interface"
     assert stage.page() == plan.SERVER4
     stage.world.unplug_b()
     wait_uplink(stage, LAN_A.interface)
@@ -88,7 +84,7 @@ def test_two_networks_at_once_the_better_one_is_taken_and_the_other_when_it_goes
 def test_from_wifi_to_ethernet_to_a_mobile_link_without_neighbours_it_opens_on_each_and_nothing_else_leaves(
     stage: Stage,
 ) -> None:
-    """By the network managers' metrics: Ethernet 100, Wi-Fi 600, mobile 700."""
+    """With the network managers' metrics: Ethernet 100, Wi-Fi 600, mobile 700."""
     mark, world = stage.world.mark(), stage.world
 
     def set_metric(old: int, new: int) -> None:
@@ -124,13 +120,13 @@ def test_from_wifi_to_ethernet_to_a_mobile_link_without_neighbours_it_opens_on_e
 
 @pytest.mark.requirement("R6")
 def test_a_second_network_that_is_no_better_is_no_transition(stage: Stage) -> None:
-    before = status_of(stage)
+    before = stage.read_status()
     stage.world.connect_uplink(LAN_B, metric=900)
     stage.let_it_renew()
     stage.world.disconnect_uplink(LAN_B)
     stage.world.uplink = LAN_A
     stage.let_it_renew()
-    # A new wire is guarded, and all is verified again; but the core goes on.
+    # A new wire is guarded and everything is verified again, but the core continues.
     assert stage.machine.wait_state("OPEN")["core_pid"] == before["core_pid"]
 
 
@@ -139,18 +135,18 @@ def test_a_network_with_ipv4_alone_is_enough(stage: Stage) -> None:
     mark = stage.world.mark()
     ip(stage, "-6", "route", "del", "default", "dev", "eth0")
     wanted = IPV6_ALONE | {"ipv4": True, "ipv6": False}
-    stage.machine.wait_for(lambda: status_of(stage)["uplink"] == wanted, "an uplink of IPv4 alone")
+    stage.machine.wait_for(lambda: stage.read_status()["uplink"] == wanted, "an uplink of IPv4 alone")
     stage.machine.wait_state("OPEN")
     assert stage.page() == plan.SERVER4
     ip(stage, "-6", "route", "add", "default", "via", LAN_A.router6, "dev", "eth0", "metric", "100", "proto", "ra")
-    stage.machine.wait_for(lambda: bool((status_of(stage)["uplink"] or {}).get("ipv6")), "IPv6 again")
+    stage.machine.wait_for(lambda: bool((stage.read_status()["uplink"] or {}).get("ipv6")), "IPv6 again")
     stage.machine.wait_state("OPEN")
     stage.assert_no_leak(mark)
 
 
 @contextlib.contextmanager
 def ipv6_alone(stage: Stage, *, address: bool = False) -> Iterator[None]:
-    """The network gives IPv6 and nothing else: no IPv4 route and, but for `address`, no IPv4 address."""
+    """The network gives IPv6 only: no IPv4 route and, except for `address`, no IPv4 address."""
     ip(stage, "-4", *("route del default dev eth0" if address else "addr flush dev eth0").split())
     try:
         yield
@@ -171,7 +167,7 @@ def test_a_network_with_ipv6_alone_opens_when_a_server_is_known_by_ipv6(stage: S
         with ipv6_alone(stage):
             machine.write_config(entry=stage.server.entry6)
             machine.command("reload")
-            machine.wait_for(lambda: status_of(stage)["uplink"] == IPV6_ALONE, "an uplink of IPv6 alone")
+            machine.wait_for(lambda: stage.read_status()["uplink"] == IPV6_ALONE, "an uplink of IPv6 alone")
             machine.wait_state("OPEN")
             machine.wait_for(lambda: stage.page(6) == plan.SERVER6, "IPv6 through the tunnel")
             assert stage.page(4) == plan.SERVER4, "the tunnel carries IPv4 where the network has none"
@@ -182,7 +178,7 @@ def test_a_network_with_ipv6_alone_opens_when_a_server_is_known_by_ipv6(stage: S
     finally:
         machine.write_config()
         machine.command("reload")
-    machine.wait_for(lambda: bool((status_of(stage)["uplink"] or {}).get("ipv4")), "IPv4 again")
+    machine.wait_for(lambda: bool((stage.read_status()["uplink"] or {}).get("ipv4")), "IPv4 again")
     machine.wait_state("OPEN")
     stage.assert_no_leak(mark)
 
@@ -190,11 +186,11 @@ def test_a_network_with_ipv6_alone_opens_when_a_server_is_known_by_ipv6(stage: S
 @pytest.mark.requirement("R1", "R7")
 def test_a_network_with_ipv6_alone_and_no_server_known_by_ipv6_stays_locked_and_says_why(stage: Stage) -> None:
     mark = stage.world.mark()
-    # Without a route but with an address, a socket that is bound to the link would look for its server there.
+    # With an address but no route, a socket bound to the link would look for its server there.
     with ipv6_alone(stage, address=True):
-        stage.machine.wait_for(lambda: status_of(stage)["uplink"] == IPV6_ALONE, "an uplink of IPv6 alone")
-        stage.machine.wait_for(lambda: status_of(stage)["reason_code"] == "no_ipv4", "the reason")
-        status = status_of(stage)
+        stage.machine.wait_for(lambda: stage.read_status()["uplink"] == IPV6_ALONE, "an uplink of IPv6 alone")
+        stage.machine.wait_for(lambda: stage.read_status()["reason_code"] == "no_ipv4", "the reason")
+        status = stage.read_status()
         assert (status["state"], status["locked"]) == ("CONNECTING", True)
         assert "only IPv6" in status["reason"]
         assert "IPv4" in status["next_step"]
@@ -206,13 +202,13 @@ def test_a_network_with_ipv6_alone_and_no_server_known_by_ipv6_stays_locked_and_
         }
         stage.probe()
     stage.machine.wait_state("OPEN")
-    # Not even ARP for the server.
+    # There is not even ARP for the server.
     stage.assert_no_leak(mark)
 
 
 @pytest.mark.requirement("R6")
 def test_a_dhcp_renewal_and_new_temporary_ipv6_addresses_are_no_transition(stage: Stage) -> None:
-    before = status_of(stage)
+    before, ends = stage.read_status(), stage.watch_ends()
     prefix = LAN_A.client6.rsplit("::", 1)[0]
     for number in range(1, 4):
         ip(stage, "addr", "change", f"{LAN_A.client4}/{LAN_A.prefix4}", "dev", "eth0", "valid_lft", "600",
@@ -220,36 +216,34 @@ def test_a_dhcp_renewal_and_new_temporary_ipv6_addresses_are_no_transition(stage
         ip(stage, "route", "replace", "default", "via", LAN_A.router4, "dev", "eth0", "metric", "100", "proto", "dhcp")
         ip(stage, "addr", "add", f"{prefix}::{number:x}:abcd/64", "dev", "eth0", "valid_lft", "600",
            "preferred_lft", "300", "nodad")  # fmt: skip
-        status_of(stage)
+        stage.read_status()
     ip(stage, "addr", "del", f"{prefix}::1:abcd/64", "dev", "eth0")
     stage.let_it_renew()
-    after = status_of(stage)
-    assert (after["since"], after["core_pid"]) == (before["since"], before["core_pid"])
-    assert stage.machine.lease_remains()
+    assert (ends(), stage.read_status()["core_pid"]) == ([], before["core_pid"])
+    stage.machine.wait_for(stage.machine.lease_remains, "the lease")
     for number in (2, 3):
         ip(stage, "addr", "del", f"{prefix}::{number:x}:abcd/64", "dev", "eth0")
 
 
 @pytest.mark.requirement("R6", "B4")
 def test_interfaces_of_containers_bridges_and_other_vpns_come_and_go_without_a_transition(stage: Stage) -> None:
-    before = status_of(stage)
+    before, ends = stage.read_status(), stage.watch_ends()
     for name, command in (
         ("veth0", "link add veth0 type veth peer name veth1"),
         ("br0", "link add br0 type bridge"),
         ("ifb7", "link add ifb7 type ifb"),
-        # OpenVPN, and WireGuard where the kernel has none.
+        # Such as OpenVPN, or WireGuard without kernel support.
         ("tun7", "tuntap add dev tun7 mode tun"),
     ):
         ip(stage, *command.split())
         ip(stage, "link", "set", name, "up")
         ip(stage, "addr", "add", "10.77.0.1/24", "dev", name)
         ip(stage, "addr", "add", "fd77::1/64", "dev", name, "nodad")
-        status_of(stage)
+        stage.read_status()
         ip(stage, "link", "del", name)
     stage.let_it_renew()
-    after = status_of(stage)
-    assert (after["since"], after["core_pid"]) == (before["since"], before["core_pid"])
-    # What may lead out of the machine gets its egress guard first, but the core goes on.
+    assert (ends(), stage.read_status()["core_pid"]) == ([], before["core_pid"])
+    # An interface that may lead out gets its egress guard first, but the core continues.
     ip(stage, "link", "add", "vxlan7", "type", "vxlan", "id", "7", "dev", "eth0", "dstport", "4789")
     stage.machine.wait_for(
         lambda: "vxlan7" in stage.world.client.run(["nft", "list", "table", "netdev", "psiphon_egress"]).stdout,
@@ -282,26 +276,30 @@ def test_a_renamed_interface_is_followed_by_its_new_name(stage: Stage) -> None:
 @pytest.mark.requirement("R6", "B4")
 def test_a_point_to_point_link_without_an_address_of_its_own_is_an_uplink_with_a_guard_of_its_own(stage: Stage) -> None:
     mark = stage.world.mark()
-    # What pppd makes too: packets without a header of the link, for a program that takes them to the other end.
+    # Like pppd's: packets without a link-layer header, for a program that carries them to the other end.
     other_end = stage.world.client.call(lambda: attach_tun("p2p0"))
     try:
         ip(stage, "link", "set", "p2p0", "up")
         ip(stage, "route", "add", "default", "dev", "p2p0", "metric", "5")
         stage.machine.write_config('uplink = "p2p0"\n' + stage.machine.config_path.read_text())
         stage.machine.command("reload")
-        stage.machine.wait_for(lambda: (status_of(stage)["uplink"] or {}).get("interface") == "p2p0", "the new uplink")
-        stage.machine.wait_for(lambda: 6 in read_protocols(other_end), "the core's attempt to connect by it")
-        assert status_of(stage)["locked"] is True
+        stage.machine.wait_for(
+            lambda: (stage.read_status()["uplink"] or {}).get("interface") == "p2p0", "the new uplink"
+        )
+        stage.machine.wait_for(lambda: 6 in read_protocols(other_end), "the core's attempt to connect over it")
+        assert stage.read_status()["locked"] is True
         guard = stage.world.client.run(["nft", "list", "table", "netdev", "psiphon_egress"]).stdout
         assert "p2p0" in guard
         stage.probe()
-        assert read_protocols(other_end) <= {6}, "TCP of the core, and of nobody else"
-        shown = status_of(stage)["uplink"]
+        assert read_protocols(other_end) <= {6}, "only the core's TCP"
+        shown = stage.read_status()["uplink"]
         assert (shown["chosen"], shown["others"]) == ("named", ["eth0"])
     finally:
         os.close(other_end)
-    # The named one is gone: no other is taken.
-    stage.machine.wait_for(lambda: status_of(stage)["reason_code"] == "uplink_absent", "locked without the named one")
+    # The named interface is gone: no other is taken.
+    stage.machine.wait_for(
+        lambda: stage.read_status()["reason_code"] == "uplink_absent", "locked without the named one"
+    )
     stage.machine.write_config()
     stage.machine.command("reload")
     wait_uplink(stage, "eth0")
@@ -317,7 +315,7 @@ def test_a_network_that_comes_late_is_waited_for_without_work_and_taken_when_it_
         assert (status["reason_code"], status["core_pid"], status["next_try"]) == ("no_uplink", None, None)
         log = stage.machine.read_log()
         for _ in range(20):
-            assert status_of(stage)["next_try"] is None
+            assert stage.read_status()["next_try"] is None
         assert stage.machine.read_log() == log, "nothing is tried, and nothing logged"
         stage.world.connect_uplink(LAN_A)
         stage.machine.wait_state("OPEN")
@@ -325,19 +323,19 @@ def test_a_network_that_comes_late_is_waited_for_without_work_and_taken_when_it_
 
 @pytest.mark.requirement("R6")
 def test_addresses_that_come_one_after_the_other_end_in_an_open_tunnel_and_no_leak(stage: Stage) -> None:
-    """As with a slow DHCP server and router advertisements that come later."""
+    """As with a slow DHCP server, and router advertisements that come later."""
     mark = stage.world.mark()
     stage.world.disconnect_uplink(LAN_A)
     stage.machine.wait_state("LOCKED")
     stage.world.set_carrier(LAN_A, up=True)
     ip(stage, "link", "set", "eth0", "up")
-    status_of(stage)  # the daemon lives between two of these
+    stage.read_status()  # the daemon gets its turn between these steps
     ip(stage, "addr", "add", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", "eth0", "nodad")
-    status_of(stage)  # the daemon lives between two of these
+    stage.read_status()  # the daemon gets its turn between these steps
     ip(stage, "addr", "add", f"{LAN_A.client4}/{LAN_A.prefix4}", "dev", "eth0")
-    status_of(stage)  # the daemon lives between two of these
+    stage.read_status()  # the daemon gets its turn between these steps
     ip(stage, "route", "add", "default", "via", LAN_A.router4, "dev", "eth0", "metric", "100", "proto", "dhcp")
-    status_of(stage)  # the daemon lives between two of these
+    stage.read_status()  # the daemon gets its turn between these steps
     ip(stage, "-6", "route", "add", "default", "via", LAN_A.router6, "dev", "eth0", "metric", "100", "proto", "ra")
     wait_uplink(stage, "eth0")
     stage.assert_no_leak(mark)

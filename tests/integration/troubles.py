@@ -1,4 +1,6 @@
-"""What the tests of lasting trouble look at."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Helpers for tests of lasting trouble."""
 
 from __future__ import annotations
 
@@ -13,15 +15,11 @@ from tests.integration.stage import Stage
 from psiphon_lab.namespace import PATIENCE
 
 
-def status_of(stage: Stage) -> dict[str, Any]:
-    status = stage.machine.read_status()
-    assert status is not None
-    return status
-
-
 def wait_reason(stage: Stage, reason: str, *, seconds: float = PATIENCE) -> dict[str, Any]:
-    stage.machine.wait_for(lambda: status_of(stage)["reason_code"] == reason, f"the reason {reason}", seconds=seconds)
-    return status_of(stage)
+    stage.machine.wait_for(
+        lambda: stage.read_status()["reason_code"] == reason, f"the reason {reason}", seconds=seconds
+    )
+    return stage.read_status()
 
 
 def watch_states(stage: Stage, until: Callable[[], bool], what: str) -> list[str]:
@@ -29,7 +27,7 @@ def watch_states(stage: Stage, until: Callable[[], bool], what: str) -> list[str
     seen: list[str] = []
 
     def look() -> bool:
-        status = status_of(stage)
+        status = stage.read_status()
         assert status["locked"] is True
         seen.append(status["state"])
         return until()
@@ -39,7 +37,7 @@ def watch_states(stage: Stage, until: Callable[[], bool], what: str) -> list[str
 
 
 def count_tries(stage: Stage, before: int) -> int:
-    """How often the log, from a place in it on, says that it begins to connect, not that it knows more meanwhile."""
+    """How often the log, from a given place on, says that the service begins to connect, without news while it does."""
     return len(re.findall(r"runner: (?!CONNECTING)[A-Z]+ -> CONNECTING", stage.machine.read_log()[before:]))
 
 

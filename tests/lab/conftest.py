@@ -1,4 +1,6 @@
-"""Shared by the laboratory's tests: they need root and namespaces, and make worlds of their own."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures of the laboratory's tests, which need root and namespaces, and make their own worlds."""
 
 from __future__ import annotations
 
@@ -46,6 +48,6 @@ def tunnel(_module_tunnel: Tunnel) -> Tunnel:
 
 @pytest.fixture
 def fresh_tunnel() -> Iterator[Tunnel]:
-    """The same, in a world of this test's own, for those that change it."""
+    """The same in a separate world, for tests that change it."""
     with open_tunnel() as made:
         yield made

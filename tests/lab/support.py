@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the stand-ins' tests need: a TUN with private routing on the client, and a core to start."""
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class CoreProcess:
         self.raw = b""
 
     def read(self, timeout: float) -> bool:
-        """Take in more of standard error; False at its end or after `timeout` seconds without any."""
+        """Read more of standard error; False at its end, or if nothing comes for `timeout` seconds."""
         assert self.child.stderr is not None
         if not select.select([self.child.stderr], [], [], timeout)[0]:
             return False
@@ -93,7 +95,7 @@ class CoreProcess:
         return found
 
     def wait_for(self, kind: str, data: dict[str, Any] | None = None, *, at_least: int = 1) -> float:
-        """Read until notices of that kind (and data) are there; the seconds it took."""
+        """Read until there are notices of that kind (and data); returns the seconds that took."""
         start = time.monotonic()
         while True:
             found = [item for item in self.notices(kind) if data is None or item == data]
@@ -105,20 +107,20 @@ class CoreProcess:
                 assert self.child.poll() is None, (kind, self.child.returncode, self.raw[-2000:])
 
     def read_to_end(self) -> None:
-        """Read until nobody can write any more."""
+        """Read to the end, when no process has the other end open any more."""
         assert self.child.stderr is not None
         while self.read(PATIENCE):
             pass
-        assert select.select([self.child.stderr], [], [], 0)[0], "it did not end"
+        assert select.select([self.child.stderr], [], [], 0)[0], "the core did not end"
 
     def is_pending(self, number: signal.Signals, *, which: str) -> bool:
-        """Whether a signal is blocked ("SigBlk") or waits for that ("ShdPnd"), by status of proc(5)."""
+        """Whether a signal is blocked ("SigBlk") or pending ("ShdPnd"); see /proc/PID/status in proc(5)."""
         status = Path(f"/proc/{self.child.pid}/status").read_text()
         (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith(f"{which}:"))
         return bool(int(mask, 16) & 1 << number - 1)
 
     def finish(self) -> int:
-        """Read to the end of the process; its exit code, negative for a signal."""
+        """Read until the process ends; returns its exit code, negative for a signal."""
         deadline = time.monotonic() + PATIENCE
         while self.read(0.05) or self.child.poll() is None:
             if time.monotonic() > deadline:
@@ -139,7 +141,7 @@ class Tunnel:
     old_flows: int = 0
 
     def config(self, **changes: object) -> Path:
-        """A configuration file of the real core's form; None takes a key out."""
+        """Write a configuration file in the real core's form; None leaves a key out."""
         values: dict[str, object] = {
             "PropagationChannelId": "F" * 16,
             "SponsorId": "F" * 16,
@@ -177,7 +179,7 @@ class Tunnel:
         return core
 
     def fetch(self, host: str) -> str:
-        """The caller's address as the lab's internet page sees it, asked from the client as an ordinary user."""
+        """The client's address as the laboratory's web page sees it, fetched as an ordinary user."""
         return self.python(FETCH, f"http://{host}/", uid=65534)
 
     def ask(self, server: str, name: str, kind: int, *, timeout: float = 30.0) -> str:
@@ -185,7 +187,7 @@ class Tunnel:
         return self.python(ASK, server, name, str(kind), str(timeout), uid=65534)
 
     def is_silent(self, target: str, source: str, port: int, *, then: tuple[str, int]) -> bool:
-        """Whether a datagram is not answered; waited for until another, sent after it to `then`, has been."""
+        """Whether a datagram stays without an answer until a later one, to `then`, is answered."""
         said = self.python(SILENT, target, source, str(port), then[0], str(then[1]), uid=65534)
         assert said == "silent" or said.startswith("answered"), said
         return said == "silent"
@@ -195,11 +197,11 @@ class Tunnel:
         return "timed out" in self.ask(plan.RESOLVER4, plan.RESOLVER_NAME, TXT, timeout=0.4)
 
     def new_flows(self) -> list[Flow]:
-        """The server's record since this test began. Counted: a new connection may have the ports of an old one."""
+        """The server's record since this test began. It counts: a new connection may have the ports of an old one."""
         return self.server.list_flows()[self.old_flows :]
 
     def begin(self) -> None:
-        """As new for the next test: no core, no faults, no data."""
+        """Prepare for the next test: no core, no faults, no data."""
         for core in self.cores:
             if core.child.poll() is None:
                 core.child.kill()
@@ -209,14 +211,14 @@ class Tunnel:
         self.old_flows = len(self.server.list_flows())
 
     def python(self, script: str, *args: str, uid: int = 0) -> str:
-        """Run a script on the client; what it printed, or "failed" and its last line."""
+        """Run a script on the client; returns what it printed, or "failed" and its last line."""
         identity: dict[str, Any] = {"uid": uid} if uid else {}
         done = self.world.client.run([sys.executable, "-c", script, *args], check=False, **identity)
         return done.stdout.strip() if done.returncode == 0 else f"failed: {done.stderr.strip().splitlines()[-1]}"
 
 
 def set_up_tun(world: World) -> None:
-    """A persistent TUN for the core's uid, and routing that sends everybody else through it."""
+    """Make a persistent TUN for the core's uid, and routing that sends everybody else through it."""
     world.client.call(lambda: make_persistent_tun(TUN, owner=CORE_UID))
 
     def inside(ipr: Any) -> None:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The laboratory's DNS messages."""
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psiphon_lab import dns_message as dns
-from psiphon_lab.services import answer_query
+from psiphon_lab.host_services import answer_query
 
 
 @given(st.binary(max_size=100))

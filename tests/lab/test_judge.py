@@ -1,4 +1,6 @@
-"""The judge: each innocent kind only in its one form, every planted leak found."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The judge accepts each innocent kind in exactly one form, and finds every planted leak."""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.lab.test_packet import make_packet, sum16, transport_sum
+from tests.lab.test_tunnel_packet import make_packet, sum16, transport_sum
 
 from psiphon_lab.frames import Frame
 from psiphon_lab.judge import Flow, find_leaks, judge_frame, judge_frames, world_evidence
@@ -262,5 +264,5 @@ def test_a_leak_cut_short_is_still_a_leak(name: str, data: st.DataObject) -> Non
     whole = LEAKS[name].data
     cut = whole[: data.draw(st.integers(0, len(whole)))]
     verdict = judge_frame(Frame(time=0.0, wire="provider_a", data=cut, from_client=True), EVIDENCE)
-    # ARP whose padding was cut off is plain ARP again: the only case in which less is innocent.
+    # ARP without its padding is still valid ARP: the only case in which a shorter frame is innocent.
     assert verdict.is_leak or name == "ARP with something in its padding"

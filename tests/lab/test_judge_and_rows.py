@@ -1,7 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where the judge of captured frames and the table of what may pass differ, one by one.
 
-They are written apart, from the security policy and from the rules: an error in one is then found by the other. Here
-the rows are asked of each frame by their values, as the egress guard knows them, and not by way of nft.
+They are written independently, one from the security policy and one as rules, so that each reveals errors in the other.
+Here each frame is compared with the values of the rows, as the egress guard applies them, without nft.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from psiphon_vpn.policy.match import Match, MessageForm, Permit, RuntimeValue
 ADDRESSES = {4: ipaddress.ip_network(names.TUN_IPV4_SUBNET), 6: ipaddress.ip_network(names.TUN_IPV6_SUBNET)}
 
 ROWS_ALLOW = {
-    # The rows know the owner of a socket, which no frame tells: psiphon-user may speak to any server, and a network
-    # manager is not read in what it says. The judge knows what the server itself recorded, and reads.
+    # The rows know the owner of a socket, and a frame does not show it: psiphon-user may send to any server, and the
+    # content of a network manager's messages is not parsed. The judge knows the server's own record, and parses.
     "core": {
         "TCP to a page",
         "TCP to a page over IPv6",
@@ -42,16 +44,16 @@ ROWS_ALLOW = {
     },
     "dhcp": {"DHCP's ports with something else inside"},
     "dhcpv6": {"DHCPv6 from a global address", "DHCPv6's ports with something else inside"},
-    # A network manager asks about any address before the machine has one.
+    # A network manager may send ARP for any address before the machine has one.
     "arp-search": {
         "ARP for an address that is not on the link",
         "ARP for the tunnel's address",
         "an ARP answer for the tunnel's address",
         "ARP from an address of elsewhere",
     },
-    # A log-in has a form of its own inside, which no word of nft's reaches: root's programs are trusted with it.
+    # nft cannot parse what is inside EAPOL, so root's programs are trusted with it.
     "eapol": {"EAPOL that says less than it carries"},
-    # The form of a solicitation of a network manager is held by type, hop limit, length and destination.
+    # A network manager's solicitation is matched by type, hop limit, length and destination only.
     "router-search": {"a router solicitation with something reserved"},
 }
 """By row: what it lets pass, and the judge calls a leak."""
@@ -61,11 +63,11 @@ JUDGE_ALLOWS = {
 }
 """What the judge calls innocent, and no row lets pass."""
 NEVER_JUDGED = {"core-names", "pppoe", "ppp-control"}
-"""Rows whose frames the laboratory never makes: they would be leaks to the judge."""
+"""Rows for frames that the laboratory never makes. The judge would call them leaks."""
 
 
 def list_rows(frame: Frame) -> set[str]:
-    """The rows whose values a frame has, whoever made it."""
+    """The rows that match a frame, without regard to its owner."""
     return {row.name for row in permits.ON_A_WIRE if has_values(row, frame.data)}
 
 
@@ -105,7 +107,7 @@ def is_inside(address: str, places: tuple[object, ...]) -> bool:
 
 
 def is_message(row: Permit, message: MessageForm, packet: Decoded, size: int) -> bool:
-    """The form of ICMPv6: type, code, size, reserved bits, option; of a report the group too."""
+    """Whether ICMPv6 has the form: type, code, size, reserved bits, option; for a report the group too."""
     payload = packet.payload
     if row is permits.MLD:
         header, payload = payload[:8], payload[8:]
@@ -135,7 +137,7 @@ def has_option(message: MessageForm, rest: bytes) -> bool:
 
 
 def has_form(match: Match, message: MessageForm, body: bytes) -> bool:
-    """The form of ARP and EAPOL; of the kernel's own ARP the addresses too."""
+    """Whether ARP or EAPOL has the form; for the kernel's own ARP the addresses too."""
     if match.ethertype == permits.EAPOL_OWN.match.ethertype:
         return len(body) >= 2 and body[0] in permits.EAPOL_VERSIONS and body[1] in message.types
     if len(body) not in message.sizes or body[:6] != b"\0\x01\x08\0\x06\x04":
@@ -165,7 +167,7 @@ def test_each_row_is_met_by_a_frame_of_these_or_named_as_one_that_is_not() -> No
 
 
 def test_the_judge_takes_nothing_from_the_service() -> None:
-    """So that one wrong row does not open a hole and acquit it."""
+    """So that a wrong row cannot open a hole and acquit it."""
     graph = draw(late=True)
     reached, left = set(), {"psiphon_lab.judge"}
     while left:

@@ -1,8 +1,10 @@
-"""Each layer alone, with all the others taken away: what it is said to stop it stops, and what not comes through.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Each layer alone, without the others: it stops what the table says, and nothing else.
 
-`psiphon_lab.layers_table` holds the table, `layers_alone` the scene. A cell that says "stops" has its positive
-control in the same world without any layer; one that says nothing is held to that too, so that the table neither boasts
-nor hides.
+`psiphon_lab.layers_table` has the table, `layers_alone` the scene. A cell that says "stops" has its positive control in
+the same world without any layer. An empty cell is tested as well, so that the table claims neither too much nor too
+little.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def scene() -> Iterator[Scene]:
 
 @pytest.fixture(scope="module")
 def control(scene: Scene) -> dict[str, list[str]]:
-    """What is seen of each kind without any layer: every shot, or it proves nothing later."""
+    """The shots of each kind, all of which are seen without any layer; otherwise they prove nothing later."""
     with scene.layer(None):
         shots, seen, _ = scene.find_seen(KINDS, None)
     assert {name for group in shots.values() for name in group} == seen
@@ -38,7 +40,7 @@ def control(scene: Scene) -> dict[str, list[str]]:
 
 @pytest.mark.requirement("R1", "R2", "R4", "R5", "R7", "R9", "R19", "B3", "B4")
 @pytest.mark.parametrize("layer", HOLDS)
-def test_a_layer_alone_stops_what_it_is_said_to_stop_and_no_more(
+def test_a_layer_alone_stops_what_the_table_says_and_nothing_else(
     scene: Scene, control: dict[str, list[str]], layer: str
 ) -> None:
     with scene.layer(layer):
@@ -49,10 +51,10 @@ def test_a_layer_alone_stops_what_it_is_said_to_stop_and_no_more(
     with scene.layer(layer):
         others = [kind for kind in KINDS if kind not in HOLDS[layer]]
         shots, seen, _ = scene.find_seen(others, layer)
-        assert [kind for kind in others if not seen.intersection(shots[kind])] == [], "stopped, and the table says no"
+        assert [kind for kind in others if not seen.intersection(shots[kind])] == [], "stopped, but not in the table"
 
 
 def test_every_kind_of_traffic_is_stopped_by_at_least_two_layers_alone() -> None:
-    """Whatever one program takes away, another layer stands. But for what traffic control moves past all others."""
+    """If a program removes one layer, another one remains, except for frames that traffic control moves."""
     few = {kind: n for kind in KINDS if (n := sum(kind in held for held in HOLDS.values())) < 2}
     assert few == {REDIRECTED: 1}

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The leak test's own decisions: what a recording proves, how attempts are recognised, what the reports say."""
 
 from __future__ import annotations
@@ -5,39 +7,55 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.kernels_page import DATA as KERNELS
+from tests.kernels_page import PAGE as KERNELS_PAGE
+from tests.kernels_page import render as render_kernels
 from tests.lab.test_judge import INNOCENT, LEAKS
 from tests.leaks_page import PAGE
 from tests.leaks_page import render as render_leaks
+from tests.ways_page import DATA as WAYS
+from tests.ways_page import PAGE as WAYS_PAGE
+from tests.ways_page import render as render_ways
 
-from psiphon_lab import craft
+from psiphon_lab import packet_builder
 from psiphon_lab.attacks import load_attacks
+from psiphon_lab.fork_server import ForkServer
 from psiphon_lab.frames import Frame
+from psiphon_lab.guest.kernels import Kernel
 from psiphon_lab.judge import judge_frame, world_evidence
-from psiphon_lab.leaktest.cell import Cell
+from psiphon_lab.launch import clean_environment
+from psiphon_lab.leaktest import worker
+from psiphon_lab.leaktest.cell import Broken, Cell
 from psiphon_lab.leaktest.command import choose_attacks, choose_modes
+from psiphon_lab.leaktest.html_report import render_page
 from psiphon_lab.leaktest.junit import render_junit
-from psiphon_lab.leaktest.layers import parse_counters, subtract
+from psiphon_lab.leaktest.layer_counters import parse_counters, subtract
 from psiphon_lab.leaktest.matrix import conclude_all, plan_tasks
-from psiphon_lab.leaktest.page import render_page
-from psiphon_lab.leaktest.terms import MODES, Mode, Trace
+from psiphon_lab.leaktest.model import EGRESS, MODES, OWNER, Mode, Trace
 from psiphon_lab.leaktest.verdict import Conclusion, Judgement, Kind, Tried, conclude, judge_recording
+from psiphon_lab.leaktest.worker import Task, Told
+from psiphon_lab.namespace import PATIENCE, LabError
 from psiphon_lab.pcapng import BadCapture, Recording, parse, render
 
-CORPUS = [f"A{number:02}" for number in range(1, 25)]
+CORPUS = [f"A{number:02}" for number in range(1, 26)]
 WIRES = {"provider_a": 0, "provider_b": 0}
 SHOT = Tried(name="shot", by="root", family=4, trace=Trace(token=b"lk00000001", source_port=12345))
 SHOT6 = Tried(name="shot6", by="root", family=6, trace=Trace(token=b"lk00000002", source_port=12346))
 
 
 def recorded(*frames: Frame, dropped: dict[str, int] | None = None) -> Recording:
-    """Frames as they come back from a file."""
+    """Frames that went through a capture file."""
     return parse(render(frames, WIRES if dropped is None else dropped))
 
 
@@ -51,16 +69,16 @@ def decide(*frames: Frame, tried: tuple[Tried, ...] = (SHOT, SHOT6), **changes: 
     return conclude(judge_recording(recording, tried, evidence), tried, **{**facts, **changes})
 
 
-def test_every_attack_of_the_corpus_is_there_and_says_what_it_is() -> None:
+def test_every_known_attack_exists_and_describes_itself() -> None:
     attacks = load_attacks()
     assert {attack.id[:3] for attack in attacks if attack.id.startswith("A")} == set(CORPUS)
     for attack in attacks:
-        for text in (attack.name, attack.reference, attack.plain, attack.recognised, attack.control):
+        for text in (attack.name, attack.reference, attack.summary, attack.recognised, attack.control):
             assert len(text) > 8, attack.id
         assert attack.actors
-        assert all(len(reason) > 15 for reason in attack.senseless.values()), attack.id
-        assert Mode.CONTROL not in attack.senseless
-        assert set(attack.senseless) < set(MODES), attack.id
+        assert all(len(reason) > 15 for reason in attack.not_applicable.values()), attack.id
+        assert Mode.CONTROL not in attack.not_applicable
+        assert set(attack.not_applicable) < set(MODES), attack.id
 
 
 @pytest.mark.parametrize("name", LEAKS)
@@ -71,16 +89,27 @@ def test_a_planted_leak_of_each_kind_makes_a_cell_red(name: str) -> None:
 
 
 def test_a_frame_of_an_attempt_is_a_leak_even_in_the_form_of_an_innocent_one() -> None:
-    solicitation = craft.solicitation("02:50:53:00:0a:10", "2001:db8:a::10", "2001:db8:a::1")
+    solicitation = packet_builder.solicitation("02:50:53:00:0a:10", "2001:db8:a::10", "2001:db8:a::1")
     frame = Frame(time=0.0, wire="provider_a", data=solicitation, from_client=True)
     assert not judge_frame(frame, world_evidence()).is_leak
-    hidden = Tried(name="shot", by="root", family=6, trace=Trace(token=craft.pack_address("2001:db8:a::1")))
+    hidden = Tried(name="shot", by="root", family=6, trace=Trace(token=packet_builder.pack_address("2001:db8:a::1")))
     assert decide(frame, tried=(hidden,), families=(6,), controlled={"shot"}).kind is Kind.LEAK
 
 
+def test_a_frame_of_two_attempts_is_seen_for_both() -> None:
+    """The kernel reports several groups in one frame: the control had not seen the second one's."""
+    packet = packet_builder.udp_packet("192.0.2.10", "203.0.113.80", (1, 9), b"lk00000001 lk00000003")
+    data = packet_builder.ip_frame("02:00:00:00:00:01", "02:00:00:00:00:02", packet)
+    frame = Frame(time=1.0, wire="provider_a", data=data, from_client=True)
+    other = replace(SHOT, name="other", trace=Trace(token=b"lk00000003"))
+    judgement = judge_recording(recorded(frame), (SHOT, other), world_evidence())
+    assert judgement.seen == {"shot": 1, "other": 1}
+    assert [leak.attempt for leak in judgement.leaks] == ["shot"]
+
+
 def test_a_leak_counts_for_the_family_that_it_belongs_to() -> None:
-    made = craft.udp_packet("2001:db8:a::10", "2001:db8:ffff::80", (12346, 9), b"x")
-    data = craft.ip_frame("02:00:00:00:00:01", "02:50:53:00:0a:10", made)
+    made = packet_builder.udp_packet("2001:db8:a::10", "2001:db8:ffff::80", (12346, 9), b"x")
+    data = packet_builder.ip_frame("02:00:00:00:00:01", "02:50:53:00:0a:10", made)
     conclusion = decide(Frame(time=1.5, wire="provider_a", data=data, from_client=True))
     assert conclusion.families == {4: Kind.HELD, 6: Kind.LEAK}
 
@@ -107,7 +136,39 @@ def test_what_is_not_proven_never_counts_as_held(changes: dict[str, Any]) -> Non
     assert conclusion.reason
 
 
-def test_a_leak_is_a_leak_whatever_else_is_missing() -> None:
+RAW = replace(SHOT, needs=EGRESS)
+OF_SHOT = Frame(
+    time=0.0, wire="provider_a", data=b"\x02" * 12 + b"\x88\xb5" + SHOT.trace.token + bytes(46), from_client=True
+)
+BY_A_CHILD = Frame(
+    time=0.0,
+    wire="provider_a",
+    data=packet_builder.ip_frame(
+        "02:00:00:00:00:01", "02:50:53:00:0c:01", packet_builder.udp_packet("192.0.2.78", "192.0.2.1", (9, 9), b"x")
+    ),
+    from_client=True,
+)
+
+
+def test_what_a_kernel_cannot_stop_is_weaker_and_never_held() -> None:
+    assert decide(OF_SHOT, tried=(RAW, SHOT6), missing=[EGRESS]).kind is Kind.WEAKER
+    assert decide(OF_SHOT, missing=[OWNER], needs=[OWNER]).kind is Kind.WEAKER
+    assert decide(BY_A_CHILD, missing=[EGRESS]).kind is Kind.WEAKER
+    # The same machine without a leak holds: nothing is excused that did not happen.
+    assert decide(tried=(RAW, SHOT6), missing=[EGRESS], needs=[OWNER]).kind is Kind.HELD
+
+
+def test_a_mechanism_excuses_only_what_it_would_have_stopped() -> None:
+    assert decide(OF_SHOT, tried=(RAW, SHOT6)).kind is Kind.LEAK
+    assert decide(OF_SHOT, tried=(RAW, SHOT6), missing=[OWNER]).kind is Kind.LEAK
+    assert decide(OF_SHOT, missing=[EGRESS], needs=[OWNER]).kind is Kind.LEAK
+    assert decide(BY_A_CHILD, missing=[OWNER]).kind is Kind.LEAK
+    own = replace(BY_A_CHILD, data=BY_A_CHILD.data[:6] + bytes.fromhex("025053000a10") + BY_A_CHILD.data[12:])
+    assert decide(own, missing=[EGRESS]).kind is Kind.LEAK
+    assert decide(OF_SHOT, BY_A_CHILD, own, tried=(RAW, SHOT6), missing=[EGRESS]).kind is Kind.LEAK
+
+
+def test_a_leak_is_a_leak_even_if_part_of_the_proof_is_missing() -> None:
     assert decide(LEAKS["DNS to the router"], error="broken", state_lost="lost").kind is Kind.LEAK
 
 
@@ -136,17 +197,19 @@ def test_no_bytes_are_taken_for_a_complete_capture_by_chance(data: bytes) -> Non
         assert not parse(data).complete
 
 
-def test_attempts_are_recognised_by_each_of_their_marks_alone() -> None:
+def test_an_attempt_is_recognised_by_any_one_of_its_marks() -> None:
     mac = "02:00:00:00:00:01"
-    packet = craft.udp_packet("192.0.2.99", "203.0.113.80", (12345, 9), b"other")
-    assert SHOT.trace.matches(Frame(time=0, wire="w", data=craft.ip_frame(mac, mac, packet), from_client=True))
-    tagged = craft.frame(mac, mac, 0x88B5, b"..lk00000001..")
+    packet = packet_builder.udp_packet("192.0.2.99", "203.0.113.80", (12345, 9), b"other")
+    assert SHOT.trace.matches(Frame(time=0, wire="w", data=packet_builder.ip_frame(mac, mac, packet), from_client=True))
+    tagged = packet_builder.frame(mac, mac, 0x88B5, b"..lk00000001..")
     assert SHOT.trace.matches(Frame(time=0, wire="w", data=tagged, from_client=True))
     assert not SHOT6.trace.matches(Frame(time=0, wire="w", data=tagged, from_client=True))
-    asked = craft.arp_request(mac, "10.200.3.1", "192.0.2.1")
-    speaks = Trace(arp_sender=craft.pack_address("10.200.3.1"))
+    asked = packet_builder.arp_request(mac, "10.200.3.1", "192.0.2.1")
+    speaks = Trace(arp_sender=packet_builder.pack_address("10.200.3.1"))
     assert speaks.matches(Frame(time=0, wire="w", data=asked, from_client=True))
-    assert not Trace().matches(Frame(time=0, wire="w", data=craft.ip_frame(mac, mac, packet), from_client=True))
+    assert not Trace().matches(
+        Frame(time=0, wire="w", data=packet_builder.ip_frame(mac, mac, packet), from_client=True)
+    )
 
 
 def test_a_call_of_the_core_is_innocent_only_from_its_ports_to_the_servers_own() -> None:
@@ -154,8 +217,8 @@ def test_a_call_of_the_core_is_innocent_only_from_its_ports_to_the_servers_own()
 
     def leaks(source_port: int, target: str, port: int) -> bool:
         source = "2001:db8:a::10" if ":" in target else "192.0.2.10"
-        packet = craft.tcp_packet(source, target, (source_port, port), craft.SYN)
-        data = craft.ip_frame("02:00:00:00:00:01", "02:50:53:00:0a:10", packet)
+        packet = packet_builder.tcp_packet(source, target, (source_port, port), packet_builder.SYN)
+        data = packet_builder.ip_frame("02:00:00:00:00:01", "02:50:53:00:0a:10", packet)
         return judge_frame(Frame(time=0, wire="provider_a", data=data, from_client=True), evidence).is_leak
 
     assert not leaks(61000, "198.51.100.10", 4443)
@@ -204,7 +267,7 @@ def make_cell(attack: str, mode: Mode, *, seen: bool = False, error: str = "") -
         judgement = Judgement(frames=2, kinds={}, leaks=(), seen={"shot": 1, "shot6": 1})
     return Cell(
         attack=attack, mode=mode, seconds=0.1, tried=tried, judgement=judgement, complete=True, error=error,
-        did=("nft <flush> & \"quote\"",),
+        actions=("nft <flush> & \"quote\"",),
     )  # fmt: skip
 
 
@@ -213,7 +276,7 @@ def make_result(*, leak: bool = False, missing: bool = False) -> Any:
     cells = [make_cell(attack.id, Mode.CONTROL) for attack in attacks]
     for attack in attacks:
         for mode in (Mode.OPEN, Mode.BOOT):
-            if mode in attack.senseless or (missing and attack.id == "A02" and mode is Mode.BOOT):
+            if mode in attack.not_applicable or (missing and attack.id == "A02" and mode is Mode.BOOT):
                 continue
             cells.append(make_cell(attack.id, mode, seen=leak and attack.id == "A02" and mode is Mode.OPEN))
     return conclude_all(attacks, (Mode.BOOT, Mode.OPEN), cells, seconds=1.0)
@@ -230,7 +293,7 @@ def test_a_run_without_a_single_cell_is_not_green() -> None:
     assert not conclude_all((), (), [], seconds=0.0).held
 
 
-def test_the_page_stands_alone_and_shows_every_cell() -> None:
+def test_the_page_is_self_contained_and_shows_every_cell() -> None:
     page = render_page(make_result(leak=True))
     assert page.count("<details") == 4
     assert not re.search(r"(src|href|url|@import)\s*[=(]", page)
@@ -240,7 +303,7 @@ def test_the_page_stands_alone_and_shows_every_cell() -> None:
     assert "there is no core in this state" in page
 
 
-def test_what_is_out_of_reach_is_told_beside_a_green_result() -> None:
+def test_a_result_that_held_shows_what_is_out_of_reach() -> None:
     attacks = choose_attacks(["A02", "B01"])
     cells = [
         make_cell(attack.id, mode, seen=attack.id == "B01") for attack in attacks for mode in (Mode.CONTROL, Mode.OPEN)
@@ -259,16 +322,98 @@ def test_junit_and_json_say_the_same_as_the_page() -> None:
     assert len(root.findall(".//testcase")) == 4
     described = json.loads(json.dumps(result.describe()))
     assert described["held"] is False
-    assert described["counts"] == {"held": 2, "leak": 1, "no-sense": 1}
+    assert described["counts"] == {"held": 2, "leak": 1, "not-applicable": 1}
     red = next(cell for cell in described["cells"] if cell["verdict"] == "leak")
     assert "203.0.113.80" in red["leaks"][0]["text"]
 
 
 def test_every_pair_that_makes_sense_is_planned_once_and_every_control_too(tmp_path: Path) -> None:
     attacks = load_attacks()
-    planned = [(name, task.mode) for task in plan_tasks(attacks, MODES, tmp_path) for name in task.attacks]
-    wanted = [(a.id, mode) for a in attacks for mode in (Mode.CONTROL, *MODES) if mode not in a.senseless]
+    planned = [pair for task in plan_tasks(attacks, MODES, tmp_path) for pair in task.pairs]
+    wanted = [(a.id, mode) for a in attacks for mode in (Mode.CONTROL, *MODES) if mode not in a.not_applicable]
     assert sorted(planned) == sorted(wanted)
+
+
+def test_a_virtual_machine_plays_every_pair_the_control_first(tmp_path: Path) -> None:
+    attacks = load_attacks()
+    kernel = Kernel(version="6.1", image=tmp_path, modules={}, loader=tmp_path)
+    everything = sorted(pair for task in plan_tasks(attacks, MODES, tmp_path) for pair in task.pairs)
+    for machines in (1, 3):
+        tasks = plan_tasks(attacks, MODES, tmp_path, kernel=kernel, machines=machines)
+        assert sorted(pair for task in tasks for pair in task.pairs) == everything
+        assert len(tasks) == machines
+        assert {task.states[0][0] for task in tasks} == {Mode.CONTROL}
+
+
+def test_another_virtual_machine_plays_what_one_left_that_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Kernel(version="6.1", image=tmp_path, modules={}, loader=tmp_path)
+    states = ((Mode.CONTROL, ("A01", "A02")), (Mode.BOOT, ("A01",)))
+    task = Task(states=states, recordings=str(tmp_path), kernel=kernel)
+    opened: list[int] = []
+
+    @contextlib.contextmanager
+    def open_one(*_: Any) -> Iterator[tuple[None, None]]:
+        opened.append(0)
+        if len(opened) == 4:
+            raise LabError("no more machines")
+        yield None, None
+
+    def play(_outside: Any, _player: Any, names: Sequence[str], mode: Mode, *, tell: Any, **_: Any) -> None:
+        tell(Cell(attack=names[0], mode=mode, seconds=1.0))
+        raise LabError("it broke\nconsole")
+
+    monkeypatch.setattr(worker, "open_player", open_one)
+    monkeypatch.setattr(worker, "play_state", play)
+    told: list[Any] = []
+    worker.run_task(task, ForkServer(), told.append)
+    assert [one.text for one in told if isinstance(one, Broken)] == ["it broke\nconsole"] * 3
+    assert [(cell.attack, cell.mode, cell.error) for cell in told if isinstance(cell, Cell)] == [
+        ("A01", Mode.CONTROL, ""),
+        ("A02", Mode.CONTROL, ""),
+        ("A01", Mode.BOOT, ""),
+    ]
+    told.clear()
+    worker.run_task(task, ForkServer(), told.append)
+    assert {cell.error for cell in told if isinstance(cell, Cell)} == {"no more machines"}
+
+
+@pytest.mark.lab
+def test_a_worker_ends_at_once_with_who_gave_it_a_task(tmp_path: Path) -> None:
+    """A virtual machine plays for hours: it went on after its run had been killed."""
+    task = Task(states=((Mode.CONTROL, tuple(attack.id for attack in load_attacks())),), recordings=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", worker.__name__],
+        input=worker.encode(vars(task)),
+        env=clean_environment(),
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (worker.EXIT_LEFT, b"")
+
+
+def test_what_was_played_before_is_not_planned_again(tmp_path: Path) -> None:
+    attacks = load_attacks()
+    done = {("A01", Mode.CONTROL), ("A01", Mode.OPEN), ("A04", Mode.BOOT)}
+    tasks = plan_tasks(attacks, MODES, tmp_path, done=done)
+    planned = {pair for task in tasks for pair in task.pairs}
+    whole = {pair for task in plan_tasks(attacks, MODES, tmp_path) for pair in task.pairs}
+    assert planned == whole - done
+
+
+def test_the_page_about_kernels_is_current() -> None:
+    assert KERNELS_PAGE.read_text(encoding="utf-8") == render_kernels(json.loads(KERNELS.read_text(encoding="utf-8")))
+
+
+def test_the_page_about_ways_out_is_current() -> None:
+    assert WAYS_PAGE.read_text(encoding="utf-8") == render_ways(json.loads(WAYS.read_text(encoding="utf-8")))
+
+
+def test_what_a_worker_tells_is_not_of_its_own_module() -> None:
+    """It runs as a program, so the classes of its module have another name for the reader."""
+    assert {kind.__module__ for kind in get_args(Told)} == {"psiphon_lab.leaktest.cell"}
 
 
 def test_an_attack_or_state_that_does_not_exist_is_named_with_those_that_do() -> None:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Lab hosts: isolated, complete, and gone without a trace."""
 
 from __future__ import annotations
@@ -63,7 +65,12 @@ def test_an_ordinary_user_can_open_the_tun_device(host: Host) -> None:
     host.run([sys.executable, "-c", "open('/dev/net/tun', 'r+b', buffering=0)"], uid=65534)
 
 
-def test_capabilities_are_exactly_those_asked_for(host: Host) -> None:
+def test_the_tun_device_is_the_hosts_own_and_not_the_machines(host: Host) -> None:
+    """A test removes it to see what the service does without: the machine's own must stay for everybody else."""
+    assert int(host.run(["stat", "--format=%d", "/dev/net/tun"]).stdout) != Path("/dev/net/tun").stat().st_dev
+
+
+def test_capabilities_are_exactly_the_requested_ones(host: Host) -> None:
     done = host.run(["cat", "/proc/self/status"], uid=65534, ambient=["net_admin"], bounding=["net_admin", "net_raw"])
     fields = dict(line.split(":\t", 1) for line in done.stdout.splitlines() if ":\t" in line)
     assert int(fields["CapEff"], 16) == int(fields["CapAmb"], 16) == 1 << 12
@@ -128,7 +135,7 @@ def test_a_kept_host_outlives_its_block_and_ends_by_sigterm(directory: Path) -> 
     made = finish_host(begin_host("delta", directory=directory))
     netns = os.readlink(made.netns_path)
     child = made.spawn(["sleep", "1000"])
-    # nsenter is a process of this machine until it has entered: what ends the host would not see it before.
+    # nsenter is a process of this machine until it has entered; before that, the end of the host would not catch it.
     wait_until(lambda: child.pid in members(netns), "the program is on the host")
     made.keep()
     made.close()
@@ -137,12 +144,12 @@ def test_a_kept_host_outlives_its_block_and_ends_by_sigterm(directory: Path) -> 
     os.kill(made.pid, signal.SIGTERM)
     wait_until(lambda: members(netns) == [], "the kept host ends")
     child.wait(timeout=60)
-    made._anchor.wait(timeout=60)
+    made.wait_for_end()
 
 
 REMEMBERED = """
 import os, signal
-from psiphon_lab.anchor import wait_for_end, watch_sigterm
+from psiphon_lab.host_process import wait_for_end, watch_sigterm
 sigterm = watch_sigterm()
 os.kill(os.getpid(), signal.SIGTERM)
 wait_for_end(0, sigterm)
@@ -150,7 +157,7 @@ print("ended")
 """
 
 
-def test_a_sigterm_that_comes_before_the_anchor_waits_is_not_lost() -> None:
+def test_a_sigterm_before_the_host_process_waits_is_not_lost() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     reading, writing = os.pipe()  # its other end stays open: only the signal can end the wait
     try:

@@ -1,4 +1,6 @@
-"""The stand-in core and server: real packets through a real TUN, with the real pair's habits."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The stand-in core and server: real packets through a real TUN, with the behaviour of the real pair."""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ def test_pages_see_the_servers_address_on_both_families(connected: tuple[Tunnel,
     assert connected[0].fetch(f"[{plan.INTERNET6}]") == plan.SERVER6
 
 
-def test_udp_comes_and_goes_on_both_families(connected: tuple[Tunnel, CoreProcess]) -> None:
+def test_udp_passes_in_both_directions_on_both_families(connected: tuple[Tunnel, CoreProcess]) -> None:
     assert connected[0].python(UDP_ECHO, plan.INTERNET4, "", "7", "30") == "hello"
     assert connected[0].python(UDP_ECHO, plan.INTERNET6, "", "7", "30") == "hello"
 
@@ -109,7 +111,7 @@ def test_clients_of_the_server_do_not_reach_each_other_or_the_server(connected: 
         assert connected[0].is_silent(target, "", 53, then=(plan.INTERNET4, 7))
 
 
-def test_socks_goes_out_at_the_server_and_resolves_names_there(connected: tuple[Tunnel, CoreProcess]) -> None:
+def test_socks_connects_from_the_server_and_resolves_names_there(connected: tuple[Tunnel, CoreProcess]) -> None:
     made, _ = connected
     assert made.python(SOCKS, plan.INTERNET4, "127.0.0.1", uid=65534) == plan.SERVER4
     assert made.python(SOCKS, plan.ECHO_NAME, "127.0.0.1") in (plan.SERVER4, plan.SERVER6)
@@ -125,7 +127,7 @@ def test_socks_listens_on_loopback_only(connected: tuple[Tunnel, CoreProcess]) -
 def test_the_servers_record_makes_all_of_the_cores_frames_innocent(connected: tuple[Tunnel, CoreProcess]) -> None:
     made, _ = connected
     made.fetch(plan.INTERNET4)
-    # Nothing holds this client to the MLD version that tells nothing (ff02::16): its reports are not the core's.
+    # This client has no lock, so its kernel sends MLDv2 reports (to ff02::16). They are not the core's.
     frames = [frame for frame in made.world.frames_since() if "ff02::16" not in describe_frame(frame)]
     assert find_leaks(frames, world_evidence(made.server.read_flows())) == []
     assert find_leaks(frames, world_evidence()) != []
@@ -153,14 +155,14 @@ def test_a_connection_to_the_server_without_its_secret_is_no_innocent_flow(
         "import socket, ssl\n"
         "context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)\n"
         "context.check_hostname, context.verify_mode = False, ssl.CERT_NONE\n"
-        f"raw = socket.create_connection(('{plan.SERVER4}', {plan.SERVER_PORT}), timeout=30)\n"
+        f"raw = socket.create_connection(('{plan.SERVER4}', {plan.SERVER_TLS_PORT}), timeout=30)\n"
         "sock = context.wrap_socket(raw)\n"
         'sock.sendall(b\'{"secret": "guess", "mode": "packet", "session": "x"}\\n\')\n'
         "print(sock.recv(100))\n"
     )
     assert made.python(f"import os; os.setuid({CORE_UID})\n{script}") == "b''"
     leaks = find_leaks(made.world.frames_since(mark), world_evidence(made.server.read_flows()))
-    assert any(f"> {plan.SERVER4}:{plan.SERVER_PORT}" in leak.text for leak in leaks)
+    assert any(f"> {plan.SERVER4}:{plan.SERVER_TLS_PORT}" in leak.text for leak in leaks)
 
 
 def test_notices_come_in_the_real_order_and_form(connected: tuple[Tunnel, CoreProcess]) -> None:
@@ -211,7 +213,7 @@ def test_without_diagnostics_only_plain_notices_are_written(tunnel: Tunnel) -> N
 
 
 def test_replies_go_to_the_first_source_only_until_there_is_a_new_session(fresh_tunnel: Tunnel) -> None:
-    # A stray address on the TUN, heard by the server before the TUN's own: it spoils the family.
+    # The server hears a stray address on the TUN before the TUN's own: that spoils the family.
     fresh_tunnel.world.client.netlink(
         lambda ipr: ipr.addr("add", index=ipr.link_lookup(ifname=TUN)[0], address="10.200.3.77", prefixlen=32)
     )
@@ -290,7 +292,7 @@ def test_a_second_core_finds_the_tun_busy(tunnel: Tunnel) -> None:
     assert b"tun device" in second.raw
 
 
-def test_a_tun_of_somebody_else_is_refused(tunnel: Tunnel) -> None:
+def test_a_tun_of_another_user_is_refused(tunnel: Tunnel) -> None:
     argv: list[str | Path] = [
         tunnel.wrapper,
         "-config",

@@ -1,4 +1,6 @@
-"""The stand-in core's misbehaviour: each kind does what it is for, or a test with it would prove nothing."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The stand-in core's faults: each has its effect; otherwise a test with it would prove nothing."""
 
 from __future__ import annotations
 
@@ -126,7 +128,7 @@ class TestRunning:
         assert core.notices("Tunnels") == [{"count": 1}]
         assert tunnel.resolver_is_silent()
         assert tunnel.new_flows() == []
-        # An acknowledgement may still come from the connection of the core before, which has just been killed.
+        # An acknowledgement may still come from the connection of the previous core, which has just been killed.
         assert not [frame for frame in tunnel.world.frames_since(mark) if is_dial(frame.data)]
 
     @pytest.mark.parametrize("fault", [{"kind": "blackhole"}, {"kind": "no_packet_channel"}])
@@ -139,7 +141,7 @@ class TestRunning:
         warned = [data for data in core.notices("Warning") if "dial packet tunnel channel failed" in data["message"]]
         assert bool(warned) == (fault["kind"] == "no_packet_channel")
 
-    def test_a_blackhole_carries_again_when_it_is_told_to_behave(self, tunnel: Tunnel) -> None:
+    def test_a_blackhole_carries_again_when_it_behaves_again(self, tunnel: Tunnel) -> None:
         tunnel.connect()
         write_faults(tunnel.faults, {"kind": "blackhole"})
         wait_until(tunnel.resolver_is_silent, "the blackhole")
@@ -154,11 +156,11 @@ class TestRunning:
         counts = [data["count"] for data in core.notices("Tunnels")]
         assert counts == [1, 0] * (len(counts) // 2) + [1] * (len(counts) % 2)
 
-    def test_the_connection_drops_and_stays_away_until_told(self, tunnel: Tunnel) -> None:
+    def test_the_connection_drops_and_stays_away_until_the_fault_ends(self, tunnel: Tunnel) -> None:
         core = tunnel.connect()
         write_faults(tunnel.faults, {"kind": "disconnect"})
         core.wait_for("Tunnels", {"count": 0})
-        # The next round has come to its end, when the one after it begins.
+        # When a second further round begins, the next round has ended.
         core.wait_for("CandidateServers", at_least=len(core.notices("CandidateServers")) + 2)
         assert core.notices("Tunnels")[-1] == {"count": 0}
         write_faults(tunnel.faults)
@@ -207,8 +209,8 @@ class TestRunning:
     def test_the_servers_clock_is_another(self, tunnel: Tunnel, seconds: int) -> None:
         core = tunnel.start_core(faults=({"kind": "wrong_clock", "seconds": seconds},))
         core.wait_for("ServerTimestamp")
-        (told,) = core.notices("ServerTimestamp")
-        server = datetime.fromisoformat(str(told["timestamp"]))
+        (reported,) = core.notices("ServerTimestamp")
+        server = datetime.fromisoformat(str(reported["timestamp"]))
         assert abs((server - datetime.now(UTC)).total_seconds() - seconds) < 60
 
     def test_the_upstream_proxy_fails(self, tunnel: Tunnel) -> None:

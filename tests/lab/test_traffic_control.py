@@ -1,7 +1,9 @@
-"""What traffic control carries past all tables, and what the filter at the card's own traffic control stops of it.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What traffic control moves past all tables, and how much of it the filter at the card's own traffic control stops.
 
-Here the filter's program is put there by tc(8), to try it beside other filters and without what it rests on; how the
-service keeps it is in `tests/integration/test_traffic_service.py`.
+Here tc(8) installs the filter's program, to try it beside other filters and without its guards;
+`tests/integration/test_traffic_service.py` shows how the service keeps it.
 """
 
 from __future__ import annotations
@@ -21,21 +23,24 @@ from functools import partial
 import pytest
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.addresses import LAN_A
-from psiphon_lab.layers_alone import FAMILIES, HOST_ADDRESS, IDENTITY, INTERNET, SO_BINDTODEVICE, WIRES, Scene
+from psiphon_lab.addresses import LAN_A, LAN_B
+from psiphon_lab.layers_alone import FAMILIES, HOST_ADDRESS, INTERNET, SO_BINDTODEVICE, Scene
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.world import World
 from psiphon_vpn.linux.tcx import count_programs
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build_frame_guard, build_wire_guard
-from psiphon_vpn.policy.model import Links, Policy, State
+from psiphon_vpn.policy.model import Identity, Links, Policy, State
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
 from psiphon_vpn.policy.traffic_control import Filter, Instruction, build_program
+from psiphon_vpn.policy.values import parse_names
 
 pytestmark = [pytest.mark.lab]
 
 WIRE = LAN_A.interface
+IDENTITY = Identity(uid=LAB_UID, gid=LAB_UID)
+WIRES = parse_names(LAN_A.interface, LAN_B.interface)
 TIMES = 20
 ECHO, SO_MARK = 7, 36
 MARK = names.ACCEPTED_BIT
@@ -48,12 +53,12 @@ CORE, TUNNEL, CONTAINER = "core", "mirror of the TUN", "redirect of a container"
 LOOP, SELF, PAIR = "redirect of lo", "redirect of lo, one address to itself", "redirect of lo, between two addresses"
 TUNNEL_PROTOCOLS = (TUNNEL, LOOP, SELF, PAIR, CONTAINER)
 _OK = 0
-"""TC_ACT_OK of linux/pkt_cls.h: let by, and nobody else is asked."""
+"""TC_ACT_OK of linux/pkt_cls.h: accept, without running further filters."""
 ACCEPT_ALL: tuple[Instruction, ...] = ((0x06, 0, 0, _OK),)
 
 
 class Bench:
-    """A machine with every table of the lock, open, whose traffic control is set up and fired through."""
+    """An open machine with every table of the lock, for shots through its traffic control."""
 
     def __init__(self, world: World) -> None:
         self.world, self.client = world, world.client
@@ -62,7 +67,7 @@ class Bench:
         self.know_neighbours()
 
     def know_neighbours(self) -> None:
-        """Nobody has to ask for a neighbour: whom the lock lets ask whom is another matter."""
+        """Add all neighbour entries, so that no test depends on neighbour discovery under the lock."""
         world = self.world
         router = world.provider_a.run(["cat", "/sys/class/net/lan/address"]).stdout.strip()
         inside = self.client.run(["cat", "/sys/class/net/ctr0/address"]).stdout.strip()
@@ -73,7 +78,7 @@ class Bench:
             world.container.run(["ip", "neigh", "replace", gateway, "lladdr", inside, "dev", "eth0"])
 
     def lock(self, *, marking: bool = True, on_link: OnLink = NOTHING) -> None:
-        """Load every table. marking: as the guards are, or with guards that mark nothing. on_link: whom they know."""
+        """Load every table. marking: whether the guards mark what they accept. on_link: addresses that they know."""
         self.client.run(["nft", "flush", "ruleset"])
         links = Links(tun_index=self.scene.tun, uplink=WIRES[0], wires=WIRES, versions=FAMILIES, on_link=on_link)
         policy = Policy(state=State.OPEN, identity=IDENTITY, links=links)
@@ -91,7 +96,7 @@ class Bench:
 
     @contextlib.contextmanager
     def redirect(self, device: str, where: str, what: str) -> Iterator[None]:
-        """Everything that goes through a device's traffic control goes onto the card as well, or instead."""
+        """Mirror or redirect everything that passes a device's traffic control to the card."""
         self.client.run(["tc", "qdisc", "add", "dev", device, "clsact"])
         for protocol, priority in (("ip", "1"), ("ipv6", "2")):
             self.client.run(["tc", "filter", "add", "dev", device, where, "protocol", protocol, "prio", priority, "u32",
@@ -103,7 +108,7 @@ class Bench:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """With a place for filters at the card's traffic control."""
+        """Add a place for filters at the card's traffic control for the block."""
         self.client.run(["tc", "qdisc", "add", "dev", WIRE, "clsact"])
         try:
             yield
@@ -134,7 +139,7 @@ class Bench:
         return sum(any(f"{token}.{n:03d}.".encode() in frame.data for frame in frames) for n in range(TIMES))
 
     def fire_redirected(self) -> dict[str, int]:
-        """What traffic control carries out of the machine of both families, by its kind."""
+        """How many frames traffic control moves out of the machine, by kind and family."""
         ways = {
             TUNNEL: partial(self.redirect, names.TUN_NAME, "egress", "mirror"),
             LOOP: partial(self.redirect, "lo", "egress", "redirect"),
@@ -149,12 +154,12 @@ class Bench:
         return seen
 
     def fire_core(self) -> int:
-        """What the core sends, of both families."""
+        """How many of the core's datagrams leave, by family."""
         return sum(self.fire(CORE, family) for family in FAMILIES)
 
 
 def _attach_tcx(index: int, verdict: int) -> int:
-    """Attach a program that says the same to every frame, by bpf(2); it goes with the descriptor."""
+    """Attach a program with the same verdict for every frame, by bpf(2); it ends with the descriptor."""
     libc = ctypes.CDLL(None, use_errno=True)
     bpf = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 
@@ -219,7 +224,7 @@ def test_a_filter_by_addresses_stops_only_what_bears_ours(bench: Bench) -> None:
 
 
 def test_a_filter_of_what_the_egress_guard_did_not_mark_stops_all_of_them(bench: Bench) -> None:
-    # The mark is no reason to accept: without it a frame is dropped, with it the frame met the egress guard before.
+    # The mark is no reason to accept: without it a frame is dropped; a frame with it has passed the egress guard.
     bench.lock()
     with bench.guarded():
         bench.put(build_program(MARKED), before=1)
@@ -240,7 +245,7 @@ def test_the_link_works_as_long_as_the_egress_guard_marks(bench: Bench, family: 
         bench.put(build_program(MARKED), before=1)
         bench.client.run(["ip", "neigh", "del", GATEWAY[family], "dev", WIRE], check=False)
         try:
-            assert bench.fire(CORE, family) == seen, "the gateway is asked for by ARP or neighbour discovery"
+            assert bench.fire(CORE, family) == seen, "the gateway is found by ARP or neighbour discovery"
         finally:
             bench.know_neighbours()
 
@@ -252,7 +257,7 @@ def test_root_can_forge_the_mark(bench: Bench) -> None:
         assert sum(bench.fire(SELF, family, forged=MARK) for family in FAMILIES) == ALL
 
 
-def test_that_filter_stops_the_core_too_where_nobody_marks(bench: Bench) -> None:
+def test_that_filter_stops_the_core_too_if_no_guard_marks(bench: Bench) -> None:
     bench.lock(marking=False)
     with bench.guarded():
         bench.put(build_program(MARKED), before=1)
@@ -294,7 +299,7 @@ def test_whoever_takes_the_place_away_takes_the_filter_away(bench: Bench) -> Non
         bench.put(build_program(MARKED), before=1)
         bench.client.run(["tc", "qdisc", "replace", "dev", WIRE, "clsact"])
         assert bench.fire_redirected() == dict.fromkeys(TUNNEL_PROTOCOLS, NONE), (
-            "replaced by its like, it keeps its filters"
+            "replaced by the same kind, it keeps its filters"
         )
         bench.client.run(["tc", "qdisc", "del", "dev", WIRE, "clsact"])
         assert bench.fire_redirected() == dict.fromkeys(TUNNEL_PROTOCOLS, ALL)

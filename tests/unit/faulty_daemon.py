@@ -1,7 +1,9 @@
-"""The daemon's own parts with fakes at the edge and a clock that skips what is only waited for.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon's own parts with fakes at the edge and a clock that skips all waiting.
 
-Every task that is started, every effect and every call into the kernel's side can be made to fail, by its name: what is
-added later is met without a word here.
+Every task, every effect and every call into the kernel's side can be made to fail by its name, even one that is added
+later.
 """
 
 from __future__ import annotations
@@ -9,12 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import ipaddress
+import socket
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tests.fake_lists import FakeLists
 from tests.fake_lock import OWN, FakeLock
 from tests.policies import IDENTITY
 from tests.skipping import SkippingLoop
@@ -24,23 +30,28 @@ from psiphon_vpn.core import events as notices
 from psiphon_vpn.linux.enforcer import Enforcer
 from psiphon_vpn.linux.lock import Lock
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.service import core_supervision, keeper, opening, runner
+from psiphon_vpn.policy.values import Address
+from psiphon_vpn.servers.fetch_order import Order
+from psiphon_vpn.servers.hints import FILE_NAME, Hint, write_hints
+from psiphon_vpn.servers.list_hosts import ListHost
+from psiphon_vpn.service import core_supervision, hint_keeper, keeper, opening, rescue, runner
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service.events import TunBroken, UserRestart
 from psiphon_vpn.service.healer import Healer
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.parts import Part
+from psiphon_vpn.service.rescue import CONNECT_SECONDS
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.timers import NextTry
 from psiphon_vpn.tasks import Supervisor, run_alongside
 
 LIVE_SECONDS = 150
 MOST_EVENTS = 20_000
-"""So often, 0.01 s apart, the end of what is being handled is waited for: longer than any effect may take."""
+"""How many times to wait 0.01 s for the end of what is being handled: longer than any effect may take."""
 
 
 class Hung(Exception):
-    """Instead of failing it never comes back."""
+    """Stands for a call that never returns instead of failing."""
 
 
 async def _meet(strike: Callable[[], None]) -> None:
@@ -57,9 +68,9 @@ class Fault:
     Attributes:
         where: "part", "callback", "effect" or "kernel".
         name: of the part, the effect's type, or the enforcer's method.
-        error: made anew each time.
+        error: makes a new error each time.
         number: the first time that it fails, counted from 1.
-        always: and each time from then on.
+        always: whether it also fails each time after that.
         late: seconds for which a part runs before it fails.
     """
 
@@ -72,7 +83,7 @@ class Fault:
     met: int = 0
 
     def strike(self, where: str, name: str) -> None:
-        """Fail, if this is it."""
+        """Fail, if the fault is this one."""
         if (where, name) == (self.where, self.name):
             self.met += 1
             if self.met == self.number or (self.always and self.met > self.number):
@@ -80,7 +91,7 @@ class Fault:
 
 
 class FakeKernel(FakeLock):
-    """The same, with a fault."""
+    """The fake lock, with a fault."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__()
@@ -101,7 +112,8 @@ class FakeKernel(FakeLock):
             return faulty
 
         def faulty_now(*arguments: Any, **more: Any) -> Any:
-            if name not in {"close", "holds_lease"}:  # the first never fails, by its own word; the other is the judge's
+            # `close` never fails, as its interface says; `holds_lease` is the test's own.
+            if name not in {"close", "holds_lease"}:
                 fault.strike("kernel", name)
             return found(*arguments, **more)
 
@@ -109,17 +121,17 @@ class FakeKernel(FakeLock):
 
 
 def list_public(kind: type) -> set[str]:
-    """What others may use of a class."""
+    """The public names of a class."""
     return {name for base in kind.__mro__[:-1] for name in vars(base) if not name.startswith("_")}
 
 
 def unlike() -> set[str]:
-    """What the real one lets others use and its interface does not say: whoever is above has the interface alone."""
+    """Public names of the real class that its interface lacks: the code above may use only the interface."""
     return list_public(Enforcer) - {name for name in dir(Lock) if not name.startswith("_")}
 
 
 class FakeCore:
-    """Stands for the core: has a tunnel after a while. The first takes long, the second cannot use its data."""
+    """Stands in for the core: it has a tunnel after a while. The first takes long, the second cannot use its data."""
 
     made = 0
     pid = 1
@@ -136,13 +148,35 @@ class FakeCore:
             self._handles.append(later(0.2, self._on_event, notices.DatastoreError("broken")))
             self._handles.append(later(0.3, self._on_exit, 1))
         else:
-            seconds = 20.0 if FakeCore.made == 1 else 0.4
+            # Long enough for a rescue to be under way when the tunnel comes.
+            seconds = 27.0 if FakeCore.made == 1 else 0.4
             self._handles.append(later(seconds, self._on_event, notices.Tunnels(1)))
 
     async def stop(self, *, graceful: bool) -> None:
         """It is gone."""
         for handle in self._handles:
             handle.cancel()
+
+
+HINT = Hint(host="lists.example", address=ipaddress.IPv4Address("11.0.0.80"), seen=datetime.now(UTC))
+LISTS = FakeLists((ListHost(HINT.host, "/list"),))
+
+
+class FakeEdge:
+    """No host that a rescue asks ever answers."""
+
+    async def connect(self, address: Address, port: int, device: str) -> socket.socket:
+        """Wait as long as the real one."""
+        await asyncio.sleep(CONNECT_SECONDS)
+        raise TimeoutError
+
+    def speak(self, connection: socket.socket, order: Order) -> bytes:
+        """Never reached."""
+        raise AssertionError
+
+
+async def _no_answer(*_arguments: object, **_more: object) -> None:
+    await asyncio.sleep(1)
 
 
 async def _do_now(function: Callable[..., object], *arguments: object) -> object:
@@ -156,16 +190,16 @@ async def _answer(*_arguments: object, **_more: object) -> bool:
 
 @dataclass
 class Life:
-    """What was seen in the life of a daemon.
+    """What a daemon did during its life.
 
     Attributes:
-        ended: it ended by itself.
-        unleased: the longest that it was taken for open without a lease in the kernel, in seconds.
-        busy: in the end something was still being done, which takes no longer than any effect may.
-        next_try: as it was told in the end.
-        down: parts that should run for ever and did not, in the end.
-        parts: that were started.
-        effects: that were carried out.
+        ended: whether it ended by itself.
+        unleased: the longest time that it called itself open without a lease in the kernel, in seconds.
+        busy: whether an effect was still under way at the end, within its time limit.
+        next_try: as reported at the end.
+        down: parts that should run for ever, and did not run at the end.
+        parts: those that were started.
+        effects: those that were carried out.
     """
 
     runner: Any = None
@@ -214,12 +248,14 @@ def _inject(fault: Fault, life: Life) -> Iterator[contextlib.AbstractContextMana
     yield mock.patch.object(Runner, "carry_out", carried_out)
     yield mock.patch.object(core_supervision, "CoreProcess", FakeCore)
     yield mock.patch.object(runner, "Sealing", return_value=contextlib.nullcontext(object()))
-    # No time passes while a thread works.
+    # The clock stands still while a thread works.
     yield mock.patch.object(asyncio, "to_thread", _do_now)
     yield mock.patch.object(core_supervision, "is_free", return_value=True)
     yield mock.patch.object(opening, "ask_resolver", _answer)
     yield mock.patch.object(keeper, "ask_resolver", _answer)
     yield mock.patch.object(keeper, "ask", _answer)
+    yield mock.patch.object(rescue, "RealEdge", FakeEdge)
+    yield mock.patch.object(hint_keeper, "exchange", _no_answer)
     yield mock.patch.object(keeper, "read_traffic", return_value=None)
 
 
@@ -227,16 +263,17 @@ def live(fault: Fault, directory: Path) -> Life:
     """Live for some minutes with a fault."""
     FakeCore.made = 0
     life = Life()
+    write_hints(directory / FILE_NAME, [HINT])
 
     async def scenario() -> None:
         kernel = FakeKernel(fault)
-        around = Surroundings(identity=IDENTITY, core=None, state_dir=directory)  # type: ignore[arg-type]
-        service = life.runner = Runner(surroundings=around, enforcer=kernel, model=Model(), on_change=lambda: None)
+        around = Surroundings(identity=IDENTITY, core=None, state_dir=directory, lists=LISTS)  # type: ignore[arg-type]
+        service = life.runner = Runner(surroundings=around, lock=kernel, model=Model(), on_change=lambda: None)
 
         async def look_at_links() -> None:
             service.post(see(UPLINK_A))
 
-        healer = Healer(runner=service, enforcer=kernel, own=OWN, look_at_links=look_at_links)
+        healer = Healer(runner=service, lock=kernel, own=OWN, look_at_links=look_at_links)
         handling = service.tasks.start(Part.EVENTS, service.run())
         service.tasks.keep(Part.LINKS, healer.watch_network)
         service.tasks.keep(Part.ROUTES, healer.watch_routes)
@@ -268,7 +305,7 @@ def live(fault: Fault, directory: Path) -> Life:
         for _ in range(MOST_EVENTS):
             if not service.busy:
                 break
-            await asyncio.sleep(0.01)  # what is under way is nothing that a machine is left in
+            await asyncio.sleep(0.01)  # an effect that is under way is not a final state
         life.leased, life.busy = kernel.holds_lease(), service.busy
         life.next_try, life.down = service.next_try, service.tasks.down
         await service.stop()

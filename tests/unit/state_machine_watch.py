@@ -1,4 +1,6 @@
-"""A watcher of the state machine: keeps its own books on the effects, and complains when they break a promise."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A watcher of the state machine: keeps its own account of the effects, and fails when they break a promise."""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from psiphon_vpn.service.effects import (
     ReplaceTun,
     SetDataAside,
     StartCore,
+    StartRescue,
     StopCore,
+    StopRescue,
     StoreIntent,
     Verify,
 )
@@ -49,19 +53,19 @@ CONNECTED = {State.CONNECTING, State.VERIFYING, State.OPEN}
 def see(
     *uplinks: Uplink, uses: frozenset[SocketUse] | None = None, wires: str = "eth0 eth1", **more: Any
 ) -> ev.NetworkSeen:
-    """A look at the network: the ways out, the best first, and the wires."""
+    """A snapshot of the network: the ways out, the best first, and the wires."""
     network = Network(wires=parse_names(*wires.split()), **more)
     return ev.NetworkSeen(ObservedNetwork(network=network, uplinks=uplinks), uses)
 
 
-def configure(establish_timeout: int, uplink: str = "") -> ev.SettingsGood:
-    """A configuration that is good."""
-    return ev.SettingsGood(Settings(establish_timeout=establish_timeout, uplink=uplink))
+def configure(establish_timeout: int, uplink: str = "", *, list_rescue: bool = True) -> ev.SettingsGood:
+    """A valid configuration."""
+    return ev.SettingsGood(Settings(establish_timeout=establish_timeout, uplink=uplink, list_rescue=list_rescue))
 
 
 @dataclass
 class Watch:
-    """The machine, and what would be true of the system if its effects were carried out."""
+    """The state machine, and the state of the system if its effects were carried out."""
 
     model: Model = field(default_factory=Model)
     running: int | None = None
@@ -74,17 +78,21 @@ class Watch:
     timers: dict[Timer, float] = field(default_factory=dict)
     stored: list[Intent] = field(default_factory=list)
     effects: tuple[Effect, ...] = ()
+    rescue: int | None = None
+    """Number of the rescue that runs."""
     opened: int = 0
     set_aside: int = 0
     """Since it was last open."""
 
     def tell(self, event: Event) -> tuple[Effect, ...]:
-        """Hand an event in, look at what comes of it, and return the effects."""
+        """Send an event, check its consequences, and return the effects."""
         before = self.model
         if isinstance(event, ev.TimerFired):
             self.timers.pop(event.timer, None)
         if isinstance(event, ev.CoreExited | ev.CoreStartFailed) and event.core == self.running:
             self.running = None
+        if isinstance(event, ev.RescueEnded) and event.number == self.rescue:
+            self.rescue = None
         self.model, self.effects = step(before, event)
         self._look_at_the_move(before, event)
         for effect in self.effects:
@@ -110,6 +118,8 @@ class Watch:
             case CloseLease():
                 self.lease = False
             case ApplyPolicy(state):
+                # Loading the rules of CONNECTING again changes nothing for the rescue.
+                assert self.rescue is None or state is State.CONNECTING, "a rescue goes on under another state's rules"
                 assert not self.lease, "rules are changed under an open tunnel"
                 self.policy = state
                 self.rules = (self.model.seen.network, self.model.uplink_facts)
@@ -128,6 +138,18 @@ class Watch:
                 assert self.model.intent is Intent.CONNECTED
                 assert self.model.uplink is not None
                 self.running = number
+            case StartRescue(number):
+                assert self.rescue is None, "a second rescue"
+                assert self.model.state is State.CONNECTING
+                assert self.policy in {None, State.CONNECTING}
+                assert self.running is not None
+                assert self.model.settings.list_rescue, "the user does not want it"
+                assert self.model.intent is Intent.CONNECTED
+                assert number == self.model.rescue
+                self.rescue = number
+            case StopRescue():
+                assert self.rescue is not None, "there is no rescue to end"
+                self.rescue = None
             case Verify(number):
                 assert self.fresh is None or number > self.fresh, "a number is used twice"
                 self.fresh = number
@@ -160,11 +182,14 @@ class Watch:
         if model.state not in CHECKED:
             self.fresh = None
         assert self.lease == (model.state is State.OPEN)
+        assert model.rescuing == (self.rescue is not None)
+        assert self.rescue is None or model.state is State.CONNECTING, "a rescue in another state"
+        assert self.rescue is None or model.core_running
         assert model.core_running == (self.running is not None)
         # OPEN and VERIFYING rest on a core; LOCKED and FAILED have none.
         assert (self.running is not None) == (model.state in CONNECTED)
         if isinstance(event, ev.EnforcementFailed):
-            self.policy = State.LOCKED  # what the kernel holds then drops everything: linux/tables.py
+            self.policy = State.LOCKED  # then the kernel has the table that drops everything: linux/tables.py
             self.rules = None
         now = (model.seen.network, model.uplink_facts)
         assert self.rules in {None, now}, "the rules name another network than the one that was seen last"
@@ -181,25 +206,26 @@ class Watch:
         self._look_for_dead_ends()
 
     def _look_for_dead_ends(self) -> None:
-        """Whatever happens, something is under way that gets it connected, or only the user can do that."""
+        """Require that something is under way that can connect, or that only the user can."""
         model = self.model
         if model.state is State.LOCKED and self.could_connect():
             assert Timer.RETRY in self.timers or (model.asleep and Timer.WAKE in self.timers), "locked for ever"
         if model.state is State.CONNECTING:
             assert Timer.QUIET in self.timers, "a core that hangs hangs for ever"
+            assert Timer.RESCUE in self.timers, "nothing checks any more whether a newer list may help"
         if model.state is State.CONNECTING and model.settings.establish_timeout:
             assert Timer.ESTABLISH in self.timers, "connecting for ever"
-        if model.unrest and model.state in {State.OPEN, State.LOCKED} and not model.asleep:
+        if (model.unrest or model.changes) and model.state in {State.OPEN, State.LOCKED} and not model.asleep:
             waits = {Timer.CALM, Timer.RETRY} & set(self.timers)
             assert waits or not self.could_connect(), "never calm again"
         if model.state is State.VERIFYING:
             assert self.fresh == model.verification, "verifying for ever"
             assert Timer.VERIFICATION in self.timers, "a verification that never ends is never given up"
         if model.state is State.OPEN:
-            assert Timer.RENEWAL in self.timers, "nobody sees that the lease is not renewed"
+            assert Timer.RENEWAL in self.timers, "nothing notices that the lease is not renewed"
 
     def could_connect(self) -> bool:
-        """Whether all that a connection needs is there: uplink, settings, and the wish."""
+        """Whether everything that a connection needs is there: uplink, settings and intent."""
         return self.model.uplink is not None and self.model.settings_good and self.model.intent is Intent.CONNECTED
 
     def expect(self, state: State) -> None:
@@ -209,20 +235,20 @@ class Watch:
     # -- the way to each state ------------------------------------------------------------------------------------
 
     def to_connecting(self) -> Watch:
-        """Settings, uplink, start."""
+        """Give it settings, an uplink and the start command."""
         for event in (configure(300), see(UPLINK_A), ev.UserStart()):
             self.tell(event)
         assert self.model.state is State.CONNECTING
         return self
 
     def to_verifying(self) -> Watch:
-        """And the core has a tunnel."""
+        """Continue until the core has a tunnel."""
         self.to_connecting().tell(ev.CoreTunnels(self.model.core, 1))
         assert self.model.state is State.VERIFYING
         return self
 
     def to_open(self) -> Watch:
-        """And all was found well."""
+        """Continue until the verification has succeeded."""
         self.to_verifying().tell(ev.Verified(self.model.verification))
         assert self.model.state is State.OPEN
         return self

@@ -1,4 +1,6 @@
-"""Accounts come from files, and no command of root's asks a name service, which may be behind the lock."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Accounts come from files, and no command of root asks a name service, which may be behind the lock."""
 
 from __future__ import annotations
 
@@ -99,7 +101,7 @@ RULES = build_base_table(
     ids=["nft", "user", "group"],
 )
 def test_what_a_command_of_roots_starts_asks_no_name_service(argv: list[str], text: str, tmp_path: Path) -> None:
-    """The control asks it: the C library looks for the service's library, which LD_DEBUG tells (ld.so(8))."""
+    """The control asks one: the C library looks for the service's library, as LD_DEBUG shows (ld.so(8))."""
     (tmp_path / "nsswitch.conf").write_text("passwd: files unreachable\ngroup: files unreachable\nhosts: files dns\n")
     asked = {}
     for how in ("control", "ours"):
@@ -113,7 +115,7 @@ def test_what_a_command_of_roots_starts_asks_no_name_service(argv: list[str], te
 
 
 def test_units_find_no_configuration_of_name_services() -> None:
-    """The boot says it too: tests/booted/test_names.py."""
+    """tests/booted/test_names.py shows the same at boot."""
     texts = render_units()
     for unit in (KILLSWITCH_UNIT, GUARD_UNIT, SERVICE_UNIT):
         assert "InaccessiblePaths=-/etc/nsswitch.conf " in texts[unit]

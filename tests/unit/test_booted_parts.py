@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The pure parts of the booted laboratory."""
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ Other bookworm main http://other.example/debian/
 Debian bookworm main http://mirror.example/debian/
 """
     assert choose_mirror(listed) == "http://mirror.example/debian/"
-    # Before the first `apt-get update` apt does not know whose archive it is.
+    # Before the first `apt-get update`, apt does not know an archive's origin.
     assert choose_mirror(" bookworm main http://mirror.example/debian/\n") == "http://mirror.example/debian/"
 
 

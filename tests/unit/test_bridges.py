@@ -1,4 +1,6 @@
-"""Which bridges are in force for a snapshot of the links, and what the rules then say."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which allowed bridges are in force for a snapshot of the links, and what the rules then say."""
 
 from __future__ import annotations
 

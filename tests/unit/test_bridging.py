@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`psiphon-vpn bridge`: the list, the holder's rules, and what stands when one of them cannot be written or loaded."""
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner
 from tests import scratch_machine
-from tests.scratch_machine import PAYLOAD, ScratchMachine
+from tests.scratch_machine import ACTING, PAYLOAD, ScratchMachine
 
 from psiphon_vpn.cli.main import cli
 from psiphon_vpn.errors import NotRootError, UserError
@@ -25,12 +27,12 @@ NAME = InterfaceName("virbr0")
 @pytest.fixture
 def machine(tmp_path: Path) -> ScratchMachine:
     made = scratch_machine.make_machine(tmp_path)
-    install_clone(made.platform, PAYLOAD, say=lambda _line: None)
+    install_clone(made.platform, PAYLOAD, ACTING, say=lambda _line: None)
     return made
 
 
 class Told:
-    """The service, and what it found when it was told to read."""
+    """The service, and what it found when it was told to read the list."""
 
     def __init__(self, machine: ScratchMachine) -> None:
         self.layout, self.found = machine.platform.layout, list[tuple[bool, bool]]()
@@ -50,55 +52,55 @@ def test_nothing_is_allowed_until_root_says_so(machine: ScratchMachine) -> None:
 
 
 def test_the_guards_know_a_bridge_before_the_service_does_and_forget_it_after(machine: ScratchMachine) -> None:
-    told = Told(machine)
-    assert bridging.allow(machine.platform, NAME, reread=told)
-    assert not bridging.allow(machine.platform, NAME, reread=told)
-    assert told.found == [(True, True)]
+    reported = Told(machine)
+    assert bridging.allow(machine.platform, NAME, reread=reported)
+    assert not bridging.allow(machine.platform, NAME, reread=reported)
+    assert reported.found == [(True, True)]
     assert GUARD_UNIT in machine.store.read()["restarted"]
-    assert bridging.deny(machine.platform, NAME, reread=told)
-    assert told.found[1:] == [(False, True)]
-    assert not told.guards_know
-    assert not bridging.deny(machine.platform, NAME, reread=told)
+    assert bridging.deny(machine.platform, NAME, reread=reported)
+    assert reported.found[1:] == [(False, True)]
+    assert not reported.guards_know
+    assert not bridging.deny(machine.platform, NAME, reread=reported)
 
 
 def test_a_kernel_that_cannot_guard_bridges_gets_none(machine: ScratchMachine) -> None:
-    told, before = Told(machine), scratch_machine.list_tree(machine.root)
+    reported, before = Told(machine), scratch_machine.list_tree(machine.root)
     with (
         mock.patch.object(machine.platform.kernel, "check_rules", return_value="Operation not supported"),
         pytest.raises(UserError) as caught,
     ):
-        bridging.allow(machine.platform, NAME, reread=told)
+        bridging.allow(machine.platform, NAME, reread=reported)
     assert "Operation not supported" in caught.value.why
     assert scratch_machine.list_tree(machine.root) == before
-    assert not told.found
+    assert not reported.found
 
 
 def test_a_guard_that_does_not_take_it_leaves_all_as_it_was(machine: ScratchMachine) -> None:
-    told, before = Told(machine), scratch_machine.list_tree(machine.root)
+    reported, before = Told(machine), scratch_machine.list_tree(machine.root)
     error = CommandError(["systemctl", "reload", GUARD_UNIT], "it fails", returncode=1)
     with mock.patch.object(machine.platform.manager, "reload", side_effect=error), pytest.raises(UserError):
-        bridging.allow(machine.platform, NAME, reread=told)
+        bridging.allow(machine.platform, NAME, reread=reported)
     assert scratch_machine.list_tree(machine.root) == before
-    assert not told.found
+    assert not reported.found
 
 
 def test_taking_back_tells_the_service_although_the_guard_does_not_take_it(machine: ScratchMachine) -> None:
-    told = Told(machine)
-    bridging.allow(machine.platform, NAME, reread=told)
+    reported = Told(machine)
+    bridging.allow(machine.platform, NAME, reread=reported)
     error = CommandError(["systemctl", "reload", GUARD_UNIT], "it fails", returncode=1)
     with mock.patch.object(machine.platform.manager, "reload", side_effect=error), pytest.raises(UserError) as caught:
-        bridging.deny(machine.platform, NAME, reread=told)
+        bridging.deny(machine.platform, NAME, reread=reported)
     assert "still has it" in caught.value.what
     assert load_bridges(machine.platform.layout.bridges) == ()
-    assert told.found[-1][0] is False
+    assert reported.found[-1][0] is False
 
 
 def test_an_update_keeps_what_root_allowed_and_a_removal_does_not(machine: ScratchMachine) -> None:
-    told = Told(machine)
-    bridging.allow(machine.platform, NAME, reread=told)
-    install_clone(machine.platform, PAYLOAD, say=lambda _line: None)
+    reported = Told(machine)
+    bridging.allow(machine.platform, NAME, reread=reported)
+    install_clone(machine.platform, PAYLOAD, ACTING, say=lambda _line: None)
     assert load_bridges(machine.platform.layout.bridges) == (NAME,)
-    assert told.guards_know
+    assert reported.guards_know
     uninstall(machine.platform, say=lambda _line: None)
     assert not machine.platform.layout.bridges.exists()
     assert not machine.platform.layout.bridge_rules.exists()

@@ -1,4 +1,6 @@
-"""What of an uplink is in use, and which uplink is taken when there are several."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which parts of an uplink are in use, and which of several uplinks is taken."""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ uses = st.sets(
 @pytest.mark.requirement("R6")
 @given(uplinks, uplinks, uses)
 def test_what_is_gained_is_never_a_transition(before: Uplink, more: Uplink, used: set[SocketUse]) -> None:
-    """Whatever is added to gateways, places and versions."""
+    """Whatever is added to gateways, places and IP versions."""
     extra = {path.version: path for path in more.paths}
     grown = []
     for version in (IPV4, IPV6):
@@ -87,7 +89,7 @@ def test_what_is_gained_is_never_a_transition(before: Uplink, more: Uplink, used
 @pytest.mark.requirement("R6")
 @given(uplinks, uplinks, uses)
 def test_what_is_in_use_and_gone_is_always_a_transition(before: Uplink, now: Uplink, used: set[SocketUse]) -> None:
-    """By an account of its own: nothing that a socket has, and no gateway of its version, may be missing."""
+    """Computed independently: no address of a socket, and no gateway of its version, may be missing."""
     had = {path.version: path for path in before.paths}
     has = {path.version: path for path in now.paths}
     versions = {use.version for use in used} or {IPV4, IPV6}
@@ -127,7 +129,7 @@ def test_a_prefix_that_nobody_uses_may_go() -> None:
 
 @pytest.mark.requirement("R6")
 def test_advertisements_without_end_do_not_disturb_an_open_tunnel() -> None:
-    """A prefix more every two seconds, a thousand times: no move, no effect, no unrest."""
+    """One more prefix every two seconds, a thousand times: no move, no effect, no unrest."""
     watch = Watch()
     watch.to_open()
     used = frozenset({SocketUse(IPV4, "192.0.2.10")})
@@ -137,7 +139,7 @@ def test_advertisements_without_end_do_not_disturb_an_open_tunnel() -> None:
         seen = replace(UPLINK_A, paths=(*UPLINK_A.paths, path6))
         effects = watch.tell(see(seen, uses=used))
         if number == 0:
-            # A version that was gained is no transition; but the rules name its gateway from now on.
+            # A gained IP version is no transition, but the rules name its gateway from now on.
             assert watch.model.state is State.VERIFYING
             watch.tell(ev.Verified(watch.model.verification))
         else:
@@ -153,7 +155,7 @@ def _socket(family: int, source: str, *, uid: int = 7, bound: int = 2) -> bytes:
     return struct.pack("=BBBB4x16s16sI8xIIIII", family, 1, 0, 0, packed, bytes(16), bound, 0, 0, 0, uid, 0)
 
 
-def test_sockets_of_the_core_on_the_uplink_are_told_from_others() -> None:
+def test_sockets_of_the_core_on_the_uplink_are_distinguished_from_others() -> None:
     four, six = socket.AF_INET, socket.AF_INET6
     for message, expected in (
         (_socket(four, "192.0.2.10"), {SocketUse(IPV4, "192.0.2.10")}),
@@ -168,7 +170,7 @@ def test_sockets_of_the_core_on_the_uplink_are_told_from_others() -> None:
 
 
 def test_the_kernel_lists_sockets_of_any_user_who_has_none() -> None:
-    """Also without privileges. That it finds those that there are is shown in a laboratory."""
+    """This works without privileges too. A test in the laboratory shows that it finds existing ones."""
     assert read_core_uses(4_000_000_000, 1) == frozenset()
 
 
@@ -186,7 +188,7 @@ def test_uplinks_that_bring_no_tunnel_are_tried_one_after_the_other_and_then_fro
         tried.append(current.name)
     assert tried == ["eth1", "tun0", "eth0", "eth1", "tun0", "eth0"]
     assert find_next(UPLINK_A, UPLINKS[:1], named="", unsuccessful=frozenset()) is None
-    assert find_next(UPLINK_B, UPLINKS, named="eth1", unsuccessful=frozenset()) is None, "no other than the named one"
+    assert find_next(UPLINK_B, UPLINKS, named="eth1", unsuccessful=frozenset()) is None, "only the named one"
     patience = [find_patience(rounds) for rounds in range(20)]
     assert patience == sorted(patience)
     assert patience[-1] <= 480
@@ -223,13 +225,13 @@ def test_an_uplink_that_brings_no_tunnel_gives_way_and_the_one_that_does_stays()
         UPLINK_B,
     )
     assert watch.model.core > first
-    assert watch.tell(see(UPLINK_A, UPLINK_B)) == (), "seen again is no change"
+    assert watch.tell(see(UPLINK_A, UPLINK_B)) == (), "the same snapshot again is no change"
     watch.tell(ev.CoreTunnels(watch.model.core, 1))
     watch.tell(ev.Verified(watch.model.verification))
     assert watch.model.state is State.OPEN
     assert watch.tell(see(UPLINK_A, UPLINK_B)) == ()
     watch.tell(see(UPLINK_A))
-    assert watch.model.uplink == UPLINK_A, "the one that brought the tunnel is lost, so the other counts again"
+    assert watch.model.uplink == UPLINK_A, "the uplink with the tunnel is lost, so the other counts again"
     assert watch.model.unsuccessful == frozenset()
 
 
@@ -243,7 +245,7 @@ def test_an_uplink_on_which_cores_end_again_and_again_gives_way_ever_more_slowly
         watch.tell(ev.CoreExited(watch.model.core, "code 0"))
         assert watch.model.state is State.LOCKED
         watch.tell(see(UPLINK_A, UPLINK_B))
-        assert watch.model.state is State.LOCKED, "no new network, and so no reason not to wait"
+        assert watch.model.state is State.LOCKED, "no new network, so no reason to stop waiting"
         watch.tell(ev.TimerFired(Timer.RETRY))
     assert used[:3] == [UPLINK_A] * 3
     assert UPLINK_B in used[3:]
@@ -266,7 +268,7 @@ def test_a_named_uplink_is_waited_for_and_no_other_is_taken() -> None:
 
 @pytest.mark.parametrize("above", [None, "vlan", "bond", "bridge"])
 def test_no_uplink_stands_on_a_device_that_hides_whose_packets_it_sends(above: str | None) -> None:
-    """MACsec (S7): it would connect and be refused by the card, for ever and without a word."""
+    """MACsec (S7): the core would connect, and the card refuse it, silently and for ever."""
     place = ((IPV4, "192.0.2.10"),)
     card = Interface(index=2, name="eth0", up=True)
     sealed = Interface(index=3, name="ms0", up=True, kind="macsec", lower=2, addresses=place)

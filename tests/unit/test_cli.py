@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The command line."""
 
 import json
@@ -7,16 +9,21 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.conftest import Figure
 
 from psiphon_vpn import client
-from psiphon_vpn.cli import develop, view
-from psiphon_vpn.cli.main import run_cli
+from psiphon_vpn.cli import develop, main, view
+from psiphon_vpn.cli.main import cli, run_cli
 from psiphon_vpn.errors import DaemonDownError, UserError
+from psiphon_vpn.system import last_resort
 
 STATUS: dict[str, object] = {
     "state": "OPEN",
@@ -25,10 +32,16 @@ STATUS: dict[str, object] = {
     "next_step": None,
     "since": "2026-01-02T03:04:05+00:00",
     "next_try": None,
+    "next_try_seconds": None,
     "next_try_what": None,
     "locked": True,
     "intent": "connected",
     "region": "CA",
+    "region_wanted": None,
+    "regions_available": [],
+    "servers": None,
+    "connection": None,
+    "lasting": False,
     "uplink": {"interface": "eth0", "ipv4": True, "ipv6": False},
     "layers": {"base": {"state": "ok", "detail": ""}, "lease": {"state": "ok", "detail": "8 s left"}},
     "missing_features": [],
@@ -45,11 +58,21 @@ def fake_kernel(monkeypatch: pytest.MonkeyPatch, *, locked: bool | None) -> None
     monkeypatch.setitem(sys.modules, "psiphon_vpn.linux.lockstate", module)
 
 
+@pytest.fixture(autouse=True)
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Times are shown in this machine's time zone."""
+    monkeypatch.setenv("TZ", "CET-1CEST")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
 def fake_daemon(monkeypatch: pytest.MonkeyPatch, status: Mapping[str, object]) -> None:
     monkeypatch.setattr(client, "request_status", lambda _runtime_dir: dict(status))
 
 
-def test_status_of_an_open_tunnel_is_told_in_sentences(
+def test_status_of_an_open_tunnel_is_reported_in_sentences(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_daemon(monkeypatch, STATUS)
@@ -58,7 +81,7 @@ def test_status_of_an_open_tunnel_is_told_in_sentences(
     assert "PROTECTED and connected" in shown
     assert "you appear on the internet in CA" in shown
     assert "eth0 (IPv4)" in shown
-    assert "2026-01-02 03:04:05 UTC" in shown
+    assert "2026-01-02 04:04:05 CET" in shown
     assert "2 of 2 layers in place" in shown
 
 
@@ -68,7 +91,58 @@ def test_status_says_what_is_tried_next_and_when(
     change = {"state": "LOCKED", "next_try": "2026-01-02T03:05:06.789+00:00", "next_try_what": "connecting again"}
     fake_daemon(monkeypatch, STATUS | change)
     assert run_cli(["status"]) == 0
-    assert re.search(r"^Next: +connecting again, at 03:05:06 UTC$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^Next: +connecting again, at 04:05:06$", capsys.readouterr().out, re.MULTILINE)
+    fake_daemon(monkeypatch, STATUS | change | {"next_try_seconds": 7.2})
+    assert run_cli(["status"]) == 0
+    assert re.search(r"^Next: +connecting again, in 8 s, at 04:05:06$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_status_of_an_open_tunnel_tells_how_it_is_made_and_what_it_carries(capsys: pytest.CaptureFixture[str]) -> None:
+    connection = {
+        "protocol": "TLS-OSSH",
+        "since": "2026-01-02T03:04:05+00:00",
+        "seconds": 3900,
+        "sent": 999,
+        "received": 31_400_000,
+        "rate_up": 0,
+        "rate_down": 1_250_000,
+        "limit_up": None,
+        "limit_down": 2_000_000,
+    }
+    shown = view.render_text(STATUS | {"connection": connection}, width=80)
+    assert "by TLS-OSSH, for 1 h 5 min" in shown
+    assert "999 B sent, 31.4 MB received; now 0 B/s up, 1.2 MB/s down" in " ".join(shown.split())
+    assert "the server carries at most 2.0 MB/s down" in shown
+
+
+def test_status_while_connecting_tells_how_far_it_is() -> None:
+    servers = {"known": 2000, "tried": 12, "protocols": ["OSSH", "TLS-OSSH"]}
+    status = STATUS | {"state": "CONNECTING", "region": None, "servers": servers, "region_wanted": "DE"}
+    shown = " ".join(view.render_text(status, width=80).split())
+    assert "Servers: 2000 known, 12 tried (by OSSH, TLS-OSSH); only in DE, as you chose" in shown
+    assert "Servers:" not in view.render_text(status | {"state": "OPEN"}, width=80)
+    stored = {"profile": "psiphon", "entries": 2000, "fetched_at": "2026-01-01T03:04:05+00:00", "signed": True}
+    shown = view.render_text(status | {"servers": {**servers, "list": stored}}, width=80)
+    assert "2000 servers, received 2026-01-01 04:04:05 CET" in shown
+    assert "Servers:" not in view.render_text(status | {"servers": {"known": None, "tried": 0}}, width=80)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_no_word_is_broken_at_any_width(width: int) -> None:
+    status = STATUS | {"next_step": "Type: sudo psiphon-vpn restart, or: sudo psiphon-vpn reload " * 3}
+    words = {word for line in view.render_text(status, width=width).splitlines() for word in line.split()}
+    assert "psiphon-vpn" in words
+    assert "psiphon-" not in words
+
+
+@given(st.integers(0, 10**18))
+def test_any_number_of_bytes_is_short_and_right(count: int) -> None:
+    connection = {"protocol": None, "seconds": 0, "sent": count}
+    shown = view.render_text(STATUS | {"connection": connection}, width=100)
+    found = re.search(r"([\d.]+) (B|kB|MB|GB|TB) sent", shown)
+    assert found is not None
+    size = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}[found[2]]
+    assert abs(float(found[1]) * size - count) <= size * 0.051 + count * 1e-9
 
 
 def test_status_as_json_is_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +176,7 @@ def test_the_headline_says_first_whether_the_machine_is_locked(
 
 
 @pytest.mark.parametrize(
-    ("locked", "told"),
+    ("locked", "reported"),
     [
         (True, ("LOCKED, and the service is not running", "LOCKED")),
         (False, ("NOT LOCKED, and the service is not running", "UNLOCKED")),
@@ -114,9 +188,9 @@ def test_without_a_daemon_the_kernel_answers(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     locked: bool | None,
-    told: tuple[str, str],
+    reported: tuple[str, str],
 ) -> None:
-    headline, state = told
+    headline, state = reported
     fake_kernel(monkeypatch, locked=locked)
     assert run_cli(["--runtime-dir", str(tmp_path), "status"]) == 3
     assert headline in capsys.readouterr().out
@@ -167,7 +241,8 @@ def test_watching_shows_changes_and_survives_the_end_of_the_daemon(
 ) -> None:
     rounds = iter([[STATUS, STATUS | {"state": "LOCKED"}], [], []])
 
-    def watch_status(_runtime_dir: Path) -> object:
+    def watch_status(_runtime_dir: Path, *, refresh: float | None) -> object:
+        assert refresh is None, "programs get only changes"
         yield from next(rounds)
         raise DaemonDownError("gone")
 
@@ -224,7 +299,7 @@ def test_help_is_shown_for_the_program_and_for_a_command(capsys: pytest.CaptureF
 def test_a_fault_of_the_program_is_one_line_and_a_traceback_only_with_debug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_runtime_dir: Path) -> None:
+    def fail(_runtime_dir: Path, **_options: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(view, "find_status", fail)
@@ -261,9 +336,21 @@ def test_the_test_command_fails_if_any_check_fails_and_runs_pytest_last(
 def test_the_test_command_says_that_an_installed_copy_has_no_tests(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(develop, "_PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(develop, "PROJECT_ROOT", tmp_path)
     assert run_cli(["test"]) == 1
     assert "installed copy" in capsys.readouterr().err
+
+
+def test_the_help_of_an_installed_copy_lists_only_what_works_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def list_shown() -> set[str]:
+        assert run_cli(["help"]) == 0
+        return {line.split()[0] for line in capsys.readouterr().out.partition("Commands:")[2].splitlines() if line}
+
+    of_a_checkout = list_shown()
+    monkeypatch.setattr(develop, "PROJECT_ROOT", tmp_path)
+    assert of_a_checkout - list_shown() == {"bench", "demo", "install", "leaktest", "package", "pin-core", "test"}
 
 
 def test_a_refusal_of_the_service_is_shown_as_it_is(
@@ -287,3 +374,54 @@ def test_status_starts_without_the_slow_libraries(figure: Figure) -> None:
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     figure("a command that finds no daemon, s (0.06 on an idle core)", time.monotonic() - start)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_table_of_commands_names_each_in_the_module_that_has_it() -> None:
+    for home, commands in main.HOMES.items():
+        assert tuple(command.name for command in import_module(f"psiphon_vpn.cli.{home}").COMMANDS) == commands
+    assert set(cli.commands) == {"help", *(name for commands in main.HOMES.values() for name in commands)}
+
+
+def test_a_command_is_not_kept_waiting_by_the_others() -> None:
+    probe = (
+        "import sys; from psiphon_vpn.cli.main import run_cli; run_cli(['rules']);"
+        "print(*(name for name in sys.modules if name.startswith('psiphon_vpn.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    loaded = {name.rpartition(".")[2] for name in done.stdout.splitlines()[-1].split()}
+    assert loaded & {*main.HOMES} == {"rules"}
+
+
+@pytest.mark.requirement("R1")
+@pytest.mark.parametrize(("words", "module"), [("release", "manage"), ("log -n 5", "log"), ("--help", "bridge")])
+def test_a_command_whose_module_does_not_load_says_that_the_program_is_damaged(words: str, module: str) -> None:
+    """And `uninstall` works without it, by the same way."""
+    broken = (
+        f"import sys; sys.modules['psiphon_vpn.cli.{module}'] = None; sys.argv[1:] = {words.split()};"
+        "from psiphon_vpn.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", broken], capture_output=True, text=True, check=False)
+    assert done.returncode == last_resort.EXIT_FAULT
+    assert "This program is damaged" in done.stderr
+
+
+def list_groups(group: click.Group, names: tuple[str, ...] = ()) -> Iterator[tuple[click.Group, tuple[str, ...]]]:
+    yield group, names
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from list_groups(command, (*names, name))
+
+
+@pytest.mark.parametrize(
+    ("group", "names"), [pytest.param(*it, id=" ".join(it[1]) or "all") for it in list_groups(cli)]
+)
+def test_each_command_has_one_whole_line_in_the_help_of_a_terminal_with_80_columns(
+    group: click.Group, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_cli([*names, "--help"]) == 0
+    lines = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    shown = {name for name, command in group.commands.items() if not command.hidden}
+    assert {line.split()[0] for line in lines} == shown
+    assert len(lines) == len(shown), lines
+    assert not [line for line in lines if "..." in line or not line.endswith(".")]

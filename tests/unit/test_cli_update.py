@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`update` and `pin-core` as a user meets them."""
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from psiphon_vpn.core.flaws import CoreFlawError
 from psiphon_vpn.core.obtain import CoreRequest
 from psiphon_vpn.core.store import CoreStore
 from psiphon_vpn.errors import DaemonDownError, UserError
+from psiphon_vpn.system.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = make_elf(b"old"), make_elf(b"new")
 
 
 class Daemon:
-    """What answers on the control socket."""
+    """Stands in for the daemon on the control socket."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.status: dict[str, object] | None = {"state": "OPEN", "locked": True, "intent": "connected"}
@@ -134,10 +137,17 @@ def test_what_is_up_to_date_is_not_fetched_again(
     daemon.status = {"state": "LOCKED", "locked": True, "intent": "connected"}
     assert bring_core(store, CoreRequest(), talk) == 0
     assert "up to date: revision 0000000002" in capsys.readouterr().out
-    # Not if it was changed since: then it has to be fetched anew, which a locked machine cannot.
+    # Unless it was changed: then it must be fetched again, which a locked machine cannot do.
     (tmp_path / "root/var/lib/psiphon-vpn/core/current/psiphon-tunnel-core").write_bytes(b"changed")
     with pytest.raises(UserError, match="not open"):
         bring_core(store, CoreRequest(), talk)
+
+
+class Terminal(io.StringIO):
+    """A terminal with a user."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.mark.requirement("R14")
@@ -158,8 +168,8 @@ def test_without_a_yes_nothing_is_changed(
         with pytest.raises(UserError, match="cannot ask without a terminal"):
             act()
         assert list_tree(tmp_path / "root") == before
-    monkeypatch.setattr(product, "_confirm", lambda _talk, _question: False)
     for act in actions:
+        monkeypatch.setattr("sys.stdin", Terminal("n\n"))
         assert act() == 1
         assert list_tree(tmp_path / "root") == before
     assert daemon.commands == []
@@ -200,7 +210,7 @@ def test_options_that_exclude_each_other_are_wrong_usage(argv: list[str], capsys
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user")
 @pytest.mark.requirement("R21")
 @pytest.mark.parametrize("argv", [[], ["--rollback"], ["--core-file", "/f", "--sha256", "a" * 64]])
-def test_an_ordinary_user_is_told_that_root_is_needed(argv: list[str]) -> None:
+def test_an_ordinary_user_reads_that_root_is_needed(argv: list[str]) -> None:
     done = subprocess.run(
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
          sys.executable, "-m", "psiphon_vpn", "update", *argv],
@@ -210,14 +220,15 @@ def test_an_ordinary_user_is_told_that_root_is_needed(argv: list[str]) -> None:
     assert done.stderr == "Cannot run 'psiphon-vpn update': only root may do this. Run it again with sudo in front.\n"
 
 
-def test_the_tunnels_proxy_is_the_one_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from psiphon_vpn import config
-
-    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "config.toml")
-    assert product._find_tunnel_proxy() == "socks5://127.0.0.1:1081"
-    (tmp_path / "config.toml").write_text("socks_port = 2000\n")
-    (tmp_path / "config.toml").chmod(0o600)
-    assert product._find_tunnel_proxy() == "socks5://127.0.0.1:2000"
+def test_the_tunnels_proxy_is_the_one_of_the_configuration(tmp_path: Path) -> None:
+    layout = Layout(root=tmp_path)
+    assert product.find_tunnel_proxy(layout) == "socks5://127.0.0.1:1081"
+    layout.config_dir.mkdir(mode=0o755, parents=True)
+    layout.config.write_text("socks_port = 2000\n")
+    layout.config.chmod(0o600)
+    assert product.find_tunnel_proxy(layout) == "socks5://127.0.0.1:2000"
+    layout.config.write_text("socks_port = 1\n")
+    assert product.find_tunnel_proxy(layout) == "socks5://127.0.0.1:1081"
 
 
 # -- pin-core ----------------------------------------------------------------------------------------------------------
@@ -241,7 +252,7 @@ def test_a_maintainer_pins_what_the_manifest_names_and_nothing_else(
     pinned = manifest.load_manifest(path).cores[0]
     assert (pinned.size, pinned.sha256) == (len(NEW), sha256(NEW))
     assert sha256(NEW) in capsys.readouterr().out
-    monkeypatch.setattr(develop, "_PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(develop, "PROJECT_ROOT", tmp_path)
     assert run_cli(["pin-core", str(tmp_path / "core")]) == 1
     assert "installed copy" in capsys.readouterr().err
 

@@ -1,8 +1,12 @@
-"""Commits of other programs: which of them cannot have changed a rule, and that each of them was heard."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commits of other programs: which of them cannot have changed a rule, and whether each announcement was received."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psiphon_vpn import run
 from psiphon_vpn.linux import commits as module
 from psiphon_vpn.linux.commits import CommitLog, Commits
 from psiphon_vpn.linux.netlink import HEADER, write_attribute
 from psiphon_vpn.linux.nfnetlink import OWN_PREFIX, Generation, parse_generations
 from psiphon_vpn.policy.own_tables import OWN_TABLES
+from psiphon_vpn.run import run_async, was_started_here
 from psiphon_vpn.service.culprit import describe_committer, is_contained
 
 NEWTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, DELSETELEM, NEWGEN, NEWFLOWTABLE = 0, 3, 6, 9, 12, 14, 15, 22
@@ -38,7 +42,7 @@ def end(number: int) -> bytes:
 
 
 def is_harmful(*messages: bytes) -> bool:
-    """What becomes of a commit, whether it is announced in one message or in several."""
+    """Whether a commit counts as harmful, announced in one message or in several."""
     found = set()
     for parts in ([b"".join(messages)], list(messages)):
         log = CommitLog()
@@ -142,8 +146,8 @@ def test_after_a_loss_nothing_is_believed_before_the_first_commit_that_was_surel
     log = CommitLog()
     hear(log, 10, 11)
     log.lose()
-    hear(log, 12)  # it waited before the loss
-    log.hear(commit(0))  # and so did the beginning of the next, whose middle was lost
+    hear(log, 12)  # it was queued before the loss
+    log.hear(commit(0))  # so was the beginning of the next, whose middle was lost
     log.drain()
     hear(log, 13)
     assert not log.covers(12, 13)
@@ -196,7 +200,7 @@ def test_whatever_happens_no_harmful_and_no_unheard_commit_is_ever_covered(
 
 
 class FakeSocket:
-    """Stands for the monitor: gives what is in it, and raises what is one."""
+    """Stands in for the monitor: returns its items, and raises those that are exceptions."""
 
     def __init__(self, *content: bytes | OSError) -> None:
         self.content = list(content)
@@ -216,16 +220,18 @@ def make(monkeypatch: pytest.MonkeyPatch, *content: bytes | OSError) -> tuple[Co
     return Commits(), fake
 
 
-def test_what_is_read_to_know_something_is_told_later_and_the_harmless_never(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_to_know_something_is_reported_later_and_the_harmless_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     commits, fake = make(monkeypatch, about(NEWRULE, b"f2b"), end(10), about(NEWSETELEM, b"f2b") + end(11))
-    told: list[bool] = []
-    commits.call_when_untold(lambda: told.append(True))
+    reported: list[bool] = []
+    commits.call_when_untold(lambda: reported.append(True))
     assert commits.find_equal(10) == 11
-    assert told == [True]
+    assert reported == [True]
     assert [item and item.number for item in commits.take()] == [0, 10]
     fake.content.append(about(NEWSETELEM, b"f2b") + end(12))
     assert commits.is_equal(10, 12)
-    assert told == [True]
+    assert reported == [True]
     assert commits.take() == []
     assert commits.find_origin(12) == 10
     fake.content.append(about(NEWSETELEM, b"psiphon_filter") + end(13))
@@ -233,7 +239,7 @@ def test_what_is_read_to_know_something_is_told_later_and_the_harmless_never(mon
     assert commits.find_origin(13) == 13
 
 
-def test_a_loss_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     commits, fake = make(monkeypatch, end(10), about(NEWSETELEM, b"f2b") + end(11), OSError(errno.ENOBUFS, "lost"))
     assert commits.find_equal(10) == 10
     assert commits.take()[-1] is None
@@ -249,12 +255,26 @@ def test_in_a_container_a_process_id_of_the_host_is_called_one(tmp_path: Path) -
     assert is_contained(tmp_path)
 
 
-def test_a_socket_that_got_a_number_of_the_kernels_choice_is_ours_only_while_a_command_runs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    run._started.append(4711)
-    assert run.was_started_here(4711)
-    assert not run.was_started_here(0xFFFFEFFF)
-    monkeypatch.setattr(run, "_running", {4711})
-    assert run.was_started_here(0xFFFFEFFF)
-    assert not run.was_started_here(4712)
+def test_a_socket_that_got_a_number_of_the_kernels_choice_is_ours_only_while_a_command_runs(tmp_path: Path) -> None:
+    chosen_by_kernel = 0xFFFFEFFF
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    end = os.open(pipe, os.O_RDWR)
+
+    async def scenario() -> None:
+        said = await run_async(["sh", "-c", "echo $$"])
+        assert was_started_here(int(said.stdout))
+        assert not was_started_here(chosen_by_kernel)
+        command = asyncio.create_task(run_async(["head", "-c", "1", str(pipe)], timeout=60))
+        while not was_started_here(chosen_by_kernel):
+            await asyncio.sleep(0)
+        assert not was_started_here(os.getpid())
+        os.write(end, b"x")
+        await command
+        assert not was_started_here(chosen_by_kernel)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        os.close(end)

@@ -1,17 +1,22 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The configuration file, and the core's configuration made from it."""
 
+import codecs
 import dataclasses
 import json
 import logging
 import os
+import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from psiphon_vpn.checks import check_base64_url
-from psiphon_vpn.config import MAX_BYTES, Settings, load_settings, parse_settings
+from psiphon_vpn.config import Settings, load_settings, parse_settings
+from psiphon_vpn.config_file import MAX_BYTES
 from psiphon_vpn.core.options import ALLOWED, REFUSED
 from psiphon_vpn.core.settings import render_core_config
 from psiphon_vpn.errors import ConfigError
@@ -122,7 +127,9 @@ def test_settings_show_no_secrets() -> None:
             2,
             "OnlyAfterAttempts 0",
         ),
-        ("[core.advanced]\n\nRemoteServerListURLs = [{ URL = 'aHR0cHM6Ly94' }]", 3, "could not be verified"),
+        ("[core.advanced]\n\nRemoteServerListURLs = [{ URL = 'aHR0cHM6Ly94' }]", 3, "sudo psiphon-vpn servers trust"),
+        ("servers = 'No Name'", 1, "it must be the name of a profile"),
+        ("\nservers = 'unknown-one'", 2, "there is no profile"),
         ("[core.advanced]\nInitialLimitTunnelProtocols = ['OSSH']", 2, "only together with"),
         ("[core.advanced]\nInitialLimitTunnelProtocolsCandidateCount = 1", 2, "only together with"),
     ],
@@ -198,13 +205,16 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_line() -> None:
     assert caught.value.line == 2
 
 
+@example(codecs.BOM_UTF16_LE)
+@example(codecs.BOM_UTF16_BE + b"\n\0")
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode(errors="surrogatepass"))))
 def test_any_bytes_give_settings_or_an_error_with_a_line(content: bytes) -> None:
     try:
         assert isinstance(parse_settings(content), Settings)
     except ConfigError as error:
-        assert error.line is not None
-        assert 1 <= error.line <= content.count(b"\n") + 1
+        # UTF-16 is a fault of the whole file, so there is no line to name.
+        assert (error.line is None) == content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        assert error.line is None or 1 <= error.line <= content.count(b"\n") + 1
 
 
 toml_values = st.recursive(
@@ -236,7 +246,7 @@ def test_any_value_of_any_key_gives_settings_or_an_error_with_a_line(top: dict[s
         assert error.line is not None
         assert 1 <= error.line <= len(lines)
     else:
-        # What is accepted can be rendered.
+        # What is accepted must also render.
         json.dumps(render_core_config(settings, data_dir=Path("/d"), network_id="WIRED-x"))
 
 
@@ -292,8 +302,8 @@ def test_what_is_no_ordinary_file_or_too_large_is_refused(tmp_path: Path) -> Non
 def test_the_core_configuration_is_safe_whatever_the_settings() -> None:
     for settings in (Settings(), parse_settings(FULL.encode())):
         config = render_core_config(settings, data_dir=Path("/var/lib/x"), network_id="WIRED-0")
-        assert config["DisableLocalHTTPProxy"] is True  # its /direct/ path is a hole
-        assert config["EmitDiagnosticNotices"] is True  # failures are silent without
+        assert config["DisableLocalHTTPProxy"] is True  # its /direct/ path bypasses the tunnel
+        assert config["EmitDiagnosticNotices"] is True  # without it failures are silent
         assert config["EmitDiagnosticNetworkParameters"] is False
         assert config["EmitClientAddress"] is False
         assert config["TunnelPoolSize"] == 1
@@ -302,7 +312,7 @@ def test_the_core_configuration_is_safe_whatever_the_settings() -> None:
         assert "PacketTunnelTransparentDNSIPv6Address" not in config
         assert config["SplitTunnelRegions"] == []
         assert " " not in str(config["ClientPlatform"])
-        # The core compares names without regard to case: no two may differ by that alone.
+        # The core ignores case in names, so no two may differ only in case.
         assert len({name.casefold() for name in config}) == len(config)
 
 
@@ -345,6 +355,7 @@ GOOD = 'egress_region = "CA"\nlog_level = "info"\n'
         ((GOOD + "log\u00a0= 1\n").encode(), 3, "cannot be seen", "Type this line anew"),
         ((GOOD + "\0\0\0").encode(), 3, "zero bytes", "write the file anew"),
         ((GOOD + "a = = 1 # \u201cquotes\u201d\n").encode(), 3, "not TOML", "Correct this line"),
+        ((GOOD + "\ufeffa = 1\n").encode(), 3, "byte order mark", "Type this line anew"),
     ],
 )
 def test_what_an_editor_did_is_named(content: bytes, line: int | None, why: str, step: str) -> None:
@@ -353,6 +364,45 @@ def test_what_an_editor_did_is_named(content: bytes, line: int | None, why: str,
     assert caught.value.line == line
     assert why in caught.value.why
     assert step in caught.value.next_step
+
+
+CORE_CONFIG = """{
+  "LocalHttpProxyPort": 8081,
+  "PropagationChannelId": "FFFFFFFFFFFFFFFF",
+  "EgressRegion": "CA",%s
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "why", "step"),
+    [
+        (CORE_CONFIG % "", 1, "a psiphon.config", "servers import FILE"),
+        (CORE_CONFIG % '"comma": 1,', 1, "a psiphon.config", "servers import FILE"),
+        ("\ufeff\n" + CORE_CONFIG % "", 1, "a psiphon.config", "servers import FILE"),
+        ('{"egress_region": "CA"}', 1, "this is JSON", "config set NAME VALUE"),
+        (GOOD + '"socks_port": 1082,\n', 3, "this line is JSON", "config edit"),
+        (GOOD + "socks_port: 1082\n", 3, "a colon", "config edit"),
+        (GOOD + "uplink = eth0\n", 3, "in quotation marks", "config edit"),
+        (GOOD + "[core.advanced]\nDisableTactics = True\n", 4, "in small letters", "config edit"),
+        (GOOD + "[core.advanced]\nDisableTactics = yes # why\n", 4, "true or false", "config edit"),
+        ("<!DOCTYPE html>\n<p>Sign in", 1, "a web page", "an empty file"),
+        (ENTRY + "\n", 1, "a server entry", "servers import FILE"),
+        ("RemoteServerListUrl = 'x'\n", 1, "the old name; use RemoteServerListURLs", "config edit"),
+        ("UseIndistinguishableTLS = true\n", 1, "the tunnel program no longer uses it", "config edit"),
+        ("[core.advanced]\nDataStoreDirectory = 'x'\n", 2, "the tunnel program no longer uses it", "config edit"),
+    ],
+)
+def test_another_kind_of_file_is_named(content: str, line: int, why: str, step: str) -> None:
+    error = refuse(content)
+    assert error.line == line
+    assert why in error.why
+    assert step in error.next_step
+
+
+def test_compressed_data_is_named() -> None:
+    with pytest.raises(ConfigError, match="compressed data"):
+        parse_settings(zlib.compress(b"a list of servers" * 50))
 
 
 @pytest.mark.parametrize(

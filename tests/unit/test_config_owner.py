@@ -1,4 +1,6 @@
-"""The configuration belongs to the service: what is otherwise is said, and mended where nobody else can write."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configuration belongs to the service: anything else is reported, and repaired where nobody else can write."""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ SERVICE = Account(uid=4242, gid=4243)
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    """A configuration as an editor of root's leaves it, in a place that everybody may enter."""
+    """A configuration as root's editor leaves it, in a directory that everybody may enter."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         Path(directory).chmod(0o755)
         path = Path(directory) / "psiphon-vpn" / "config.toml"
@@ -32,7 +34,7 @@ def path() -> Iterator[Path]:
 
 
 def as_service(work: Callable[[], object]) -> str:
-    """What work says when the service does it."""
+    """The result of work that runs as the service."""
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         text = "died"
@@ -88,7 +90,7 @@ def test_a_mode_that_keeps_its_owner_out_is_not_called_a_matter_of_owners(path: 
     assert as_service(lambda: read_port(path)) == "read 1082"
 
 
-def test_the_way_out_that_is_told_for_a_strangers_file_leads_out(path: Path) -> None:
+def test_the_way_out_that_is_named_for_a_strangers_file_leads_out(path: Path) -> None:
     os.chown(path, 5555, 5555)
     path.chmod(0o644)
     said = as_service(lambda: read_port(path))

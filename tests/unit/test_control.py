@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The control socket: server and client, over real Unix sockets."""
 
 import asyncio
@@ -29,7 +31,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acting as other users
 
 
 class Backend:
-    """Remembers what it was told to do."""
+    """Records the commands that it gets."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -73,6 +75,13 @@ class Conversation:
             except ConnectionResetError:
                 return True
 
+    async def is_cut_off(self) -> bool:
+        """Whether the connection ends after what was sent before."""
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionResetError):
+                await self.reader.read()
+            return self.reader.at_eof() or self.reader.exception() is not None
+
 
 def find_error_code(answer: dict[str, object]) -> object:
     error = answer.get("error")
@@ -81,7 +90,7 @@ def find_error_code(answer: dict[str, object]) -> object:
 
 @contextlib.contextmanager
 def become(uid: int, groups: Sequence[int]) -> Iterator[None]:
-    """Connect as somebody else: the kernel notes the effective ids at connect()."""
+    """Connect as somebody else: the kernel records the effective ids at connect()."""
     before = os.getgroups()
     os.setgroups(groups)
     os.setegid(NOBODY)
@@ -174,7 +183,7 @@ def test_a_member_of_the_group_can_read_but_change_nothing() -> None:
         assert "result" in await talk.call("status")
         for name in control.COMMANDS:
             assert find_error_code(await talk.call(name)) == -32001
-        await talk.send(b'{"jsonrpc":"2.0","method":"stop"}\n')  # a notification is no way around
+        await talk.send(b'{"jsonrpc":"2.0","method":"stop"}\n')  # a JSON-RPC notification does not bypass the check
         assert "result" in await talk.call("status")
         assert bench.backend.done == []
 
@@ -220,16 +229,17 @@ def test_watchers_get_the_status_and_every_change() -> None:
 def test_a_watcher_that_does_not_read_is_dropped_and_the_others_go_on() -> None:
     async def check(bench: Bench) -> None:
         deaf, good = await bench.connect(), await bench.connect()
-        deaf.reader._transport.pause_reading()  # type: ignore[attr-defined]  # there is no public way
-        await deaf.send(b'{"jsonrpc":"2.0","id":1,"method":"watch"}\n')
+        await deaf.call("watch")
         await good.call("watch")
-        async with asyncio.timeout(60):
-            while len(bench.server._watchers) < 2:
-                await asyncio.sleep(0.01)
+        hearing = deaf.writer.transport
+        assert isinstance(hearing, asyncio.Transport)
+        hearing.pause_reading()
         for _ in range(40):
             bench.server.publish({"large": "x" * 30000})
             await good.receive()
-        assert len(bench.server._watchers) == 1
+        assert "result" in await good.call("status"), "the answer comes after all that was published"
+        hearing.resume_reading()
+        assert await deaf.is_cut_off()
 
     run_with_bench(check)
 
@@ -282,7 +292,7 @@ def test_one_user_cannot_crowd_the_others_out() -> None:
         assert find_error_code(await refused.receive()) == -32000
         other = await bench.connect(uid=NOBODY - 1, groups=[GROUP])
         assert "result" in await other.call("status")
-        # Who goes makes room.
+        # A client that leaves makes room.
         crowd[0].writer.transport.abort()
         async with asyncio.timeout(60):
             while find_error_code(await (await bench.connect(uid=NOBODY, groups=[GROUP])).call("status")):
@@ -342,7 +352,7 @@ def test_a_flood_of_requests_does_not_keep_others_from_an_answer(figure: Figure)
             before = loop.time()
             await asyncio.sleep(0.01)
             worst = max(worst, loop.time() - before)
-        # The lease is renewed in seconds.
+        # The lease must be renewed within seconds.
         figure("the longest that a flood of requests keeps the daemon busy, ms", worst * 1000)
         assert "result" in await (await bench.connect()).call("status")
 
@@ -430,7 +440,7 @@ def test_a_stale_socket_is_replaced_and_a_newer_one_is_left_alone() -> None:
         successor = ControlServer(bench.path, gid=bench.path.stat().st_gid, backend=Backend())
         await successor.start()
         assert bench.path.stat().st_ino != old_inode
-        await bench.server.close()  # the old one ends after the new one has begun
+        await bench.server.close()  # the old one ends after the new one has started
         assert "result" in await (await bench.connect()).call("status")
         await successor.close()
         assert list(bench.path.parent.iterdir()) == []
@@ -438,7 +448,7 @@ def test_a_stale_socket_is_replaced_and_a_newer_one_is_left_alone() -> None:
     run_with_bench(check)
 
 
-def test_a_socket_that_cannot_be_made_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_socket_that_cannot_be_made_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "taken" / "x").mkdir(parents=True)
 
     async def check() -> None:
@@ -455,7 +465,7 @@ def test_a_socket_that_cannot_be_made_is_told_and_leaves_nothing(tmp_path: Path)
 
 @contextlib.contextmanager
 def answering(directory: Path, *answers: bytes) -> Iterator[None]:
-    """Something that listens on the control socket and says what it is told to, to one client."""
+    """A server on the control socket that sends one client what the test says."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(directory / client.SOCKET_NAME))
     listener.listen()
@@ -499,6 +509,21 @@ def test_the_client_yields_changes_and_says_when_the_daemon_has_gone(tmp_path: P
         assert next(changes) == {"state": "OPEN"}
         with pytest.raises(DaemonDownError, match="closed the connection"):
             next(changes)
+
+
+def test_the_client_asks_again_when_nothing_changes_if_that_is_wanted() -> None:
+    async def scenario() -> None:
+        async with serving() as bench:
+            statuses = client.watch_status(bench.path.parent, refresh=0.01)
+            for _ in range(4):
+                # Nothing changes: what comes are answers to further requests.
+                assert "state" in await asyncio.to_thread(next, statuses)
+            bench.server.publish({"state": "CHANGED"})
+            async with asyncio.timeout(60):
+                while (await asyncio.to_thread(next, statuses))["state"] != "CHANGED":
+                    pass
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(

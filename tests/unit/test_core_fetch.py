@@ -1,4 +1,6 @@
-"""Fetching a core, from a real server by real TLS: every way in which it can fail, and what is left then."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fetching a core from a real server over real TLS: every way in which it can fail, and what is left then."""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ def fails(site: Site, directory: Path, tls: ssl.SSLContext | None, *, limits: Li
     return caught.value
 
 
-def test_what_arrives_is_what_was_sent_and_the_progress_is_told(
+def test_what_arrives_is_what_was_sent_and_the_progress_is_reported(
     site: Site, directory: Path, tls: ssl.SSLContext
 ) -> None:
     seen: list[tuple[int, int | None]] = []
@@ -162,7 +164,7 @@ def test_without_a_network_and_without_names_that_is_said_at_once(directory: Pat
     )  # fmt: skip
     first, second, third = done.stdout.splitlines()
     for line in (first, second):
-        assert line.startswith("no_network The tunnel core was not downloaded:")
+        assert line.startswith("no_network The tunnel program was not downloaded:")
         assert "cannot be reached" in line
     assert third.startswith("dns ")
     assert "core.example cannot be resolved" in third
@@ -210,7 +212,7 @@ def test_another_run_goes_on_too(site: Site, directory: Path, tls: ssl.SSLContex
     site.script = ["ok"]
     assert fetch_core(site.url, directory, tls=tls, limits=QUICK).read_bytes() == NEW
     assert site.requests[-1]["range"] == "bytes=1000-"
-    # Complete and not taken away, as after a crash: the server says that nothing is missing.
+    # Complete but still a partial file, as after a crash: the server says that nothing is missing.
     assert fetch_core(site.url, directory, tls=tls, limits=QUICK).read_bytes() == NEW
     assert site.requests[-1]["range"] == f"bytes={len(NEW)}-"
 
@@ -267,7 +269,7 @@ def test_a_redirect_within_https_is_followed(site: Site, directory: Path, tls: s
 
 @contextlib.contextmanager
 def run_socks(asked: list[tuple[str, int]]) -> Iterator[int]:
-    """The stand-in core's SOCKS proxy, which connects directly here; `asked` gets what it was asked for."""
+    """The stand-in core's SOCKS proxy, which connects directly here; `asked` records its requests."""
     loop, ready, port = asyncio.new_event_loop(), threading.Event(), [0]
 
     async def connect(host: str, number: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -397,7 +399,7 @@ def test_the_core_in_use_is_untouched_and_the_download_thrown_away_when_the_serv
     site.content, flaw = WRONG_CONTENT[what]
     before = list_tree(tmp_path / "root")
     with pytest.raises(CoreFlawError) as caught, obtain(store, CoreRequest(), tls=tls, limits=QUICK):
-        pytest.fail("it was accepted")
+        pytest.fail("the file was accepted")
     assert caught.value.flaw is flaw
     assert list_tree(tmp_path / "root") == before
     assert store.check_current().sha256 == sha256(OLD)
@@ -412,11 +414,11 @@ def test_the_core_in_use_is_untouched_when_the_server(
     before = list_tree(tmp_path / "root")
     limits = Limits(connect=2, stall=0.2, total=10, pause=0.01, size=1 << 20)
     with pytest.raises(FetchError), obtain(store, CoreRequest(), tls=tls, limits=limits):
-        pytest.fail("it was accepted")
+        pytest.fail("the file was accepted")
     after = {name: value for name, value in list_tree(tmp_path / "root").items() if "/.downloads/" not in name}
     assert after == before
     assert store.check_current().sha256 == sha256(OLD)
-    # And the next run, with a server that works, succeeds.
+    # The next run, with a server that works, succeeds.
     site.script = ["ok"]
     with obtain(store, CoreRequest(), tls=tls, limits=QUICK) as staged:
         assert store.activate(staged).new.sha256 == sha256(NEW)
@@ -462,7 +464,7 @@ def test_a_download_on_a_disk_that_is_full_says_so_and_leaves_the_core_in_use(
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )
     first, second = done.stdout.splitlines()
-    assert first.startswith("disk The tunnel core was not downloaded:")
+    assert first.startswith("disk The tunnel program was not downloaded:")
     assert "No space left" in first
     assert second == "True"
 
@@ -476,7 +478,7 @@ def test_a_mirror_is_as_good_as_the_origin_if_the_content_is_pinned_or_its_sha25
         assert staged.record.source == site.url
     site.content = make_elf(b"own build")
     with pytest.raises(CoreFlawError) as caught, obtain(store, CoreRequest(url=site.url), tls=tls, limits=QUICK):
-        pytest.fail("it was accepted")
+        pytest.fail("the file was accepted")
     assert caught.value.flaw is CoreFlaw.UNPINNED
     request = CoreRequest(url=site.url, sha256=sha256(site.content))
     with obtain(store, request, tls=tls, limits=QUICK) as staged:
@@ -488,7 +490,7 @@ def test_where_the_manifest_has_nothing_for_this_processor_nothing_is_fetched_an
 ) -> None:
     store.machine = "aarch64"
     with pytest.raises(CoreFlawError) as caught, obtain(store, CoreRequest(), tls=tls, limits=QUICK):
-        pytest.fail("it was accepted")
+        pytest.fail("the file was accepted")
     assert caught.value.flaw is CoreFlaw.UNSUPPORTED
     assert "--core-file PATH --sha256 HEX" in caught.value.next_step
     assert site.requests == []
@@ -498,5 +500,5 @@ def test_without_the_service_user_nothing_is_fetched(site: Site, tls: ssl.SSLCon
     store = CoreStore(Layout(root=tmp_path), root_uid=os.geteuid())
     request = CoreRequest(url=site.url, sha256=sha256(NEW))
     with pytest.raises(UserError, match="no user psiphon-user"), obtain(store, request, tls=tls, limits=QUICK):
-        pytest.fail("it was accepted")
+        pytest.fail("the file was accepted")
     assert site.requests == []

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The copy of the core that is started: sealed, and exactly what was checked."""
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def test_the_copy_can_be_executed_and_by_nobody_changed(tmp_path: Path) -> None:
         assert seals == fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         with pytest.raises(OSError):
             os.write(descriptor, b"x")
-        # Whoever may open it anew cannot write to it either, root included.
+        # Nobody who opens it again can write to it either, not even root.
         again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
         for change in (
             lambda: os.pwrite(again, b"x", 0),
@@ -97,7 +99,7 @@ def test_while_its_owner_keeps_writing_to_the_file_only_the_right_program_is_eve
         done.set()
         writer.join()
     assert outputs == {"good\n"}
-    assert refused, "the writer came in between at least once"
+    assert refused, "the writer interfered at least once"
 
 
 @pytest.mark.requirement("R13")
@@ -123,7 +125,7 @@ def test_no_copy_is_made_of_a_file_that_is(change: Callable[[Path], object], fla
     with pytest.raises(CoreFlawError) as caught:
         seal_core(source)
     assert caught.value.flaw is flaw
-    assert os.listdir("/proc/self/fd") == before, "nothing stays open"
+    assert os.listdir("/proc/self/fd") == before, "every descriptor is closed"
 
 
 @pytest.mark.requirement("R13")
@@ -141,7 +143,7 @@ def test_the_installed_core_is_started_by_its_record_and_not_by_another(tmp_path
         descriptor = seal_core(source)
         assert os.pread(descriptor, 1 << 20, 0) == content
         os.close(descriptor)
-    # The other core of the store is genuine as well, but not what this record tells of.
+    # The other core of the store is genuine too, but not the one of this record.
     layout.core_binary.write_bytes(old)
     with pytest.raises(CoreFlawError) as caught:
         seal_core(source)

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The core's name in lists of processes; whatever is wrong with the link that gives it, the checked core starts."""
 
 from __future__ import annotations
@@ -34,14 +36,14 @@ open("report.json", "w").write(json.dumps({
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    """An installed core that tells what it is called."""
+    """An installed core that prints its own name."""
     layout = Layout(root=tmp_path / "root")
     install_script(layout.root, f"#!{sys.executable} -IS\n{REPORT}".encode(), owner=os.geteuid())
     return layout
 
 
 def run_core(layout: Layout, directory: Path) -> dict[str, str]:
-    """Start the installed core as the daemon does, to its own end; what it told."""
+    """Start the installed core as the daemon does and wait for its end; returns what it printed."""
     codes: list[int] = []
 
     async def work() -> None:
@@ -60,15 +62,15 @@ def run_core(layout: Layout, directory: Path) -> dict[str, str]:
     before = sorted(os.listdir("/proc/self/fd"))
     asyncio.run(work())
     assert codes == [0]
-    assert sorted(os.listdir("/proc/self/fd")) == before, "nothing stays open"
+    assert sorted(os.listdir("/proc/self/fd")) == before, "every descriptor is closed"
     return dict(json.loads((directory / "report.json").read_text()))
 
 
 def test_a_list_of_processes_shows_its_name(layout: Layout, tmp_path: Path) -> None:
-    told = run_core(layout, tmp_path / "data")
-    assert told["comm"] == COMM
-    assert told["state"] == f"Name:\t{COMM}"
-    assert str(layout.core_name) in told["argv"]
+    reported = run_core(layout, tmp_path / "data")
+    assert reported["comm"] == COMM
+    assert reported["state"] == f"Name:\t{COMM}"
+    assert str(layout.core_name) in reported["argv"]
 
 
 def test_so_it_is_for_a_program_that_is_no_script(tmp_path: Path) -> None:
@@ -123,13 +125,13 @@ ODD: dict[str, Callable[[Layout], object]] = {
 @pytest.mark.parametrize("odd", [name for name in ODD if "others write" not in name])
 def test_with_anything_else_in_its_place_the_checked_core_starts(layout: Layout, tmp_path: Path, odd: str) -> None:
     ODD[odd](layout)
-    told = run_core(layout, tmp_path / "data")
-    assert told["comm"].isdigit()
+    reported = run_core(layout, tmp_path / "data")
+    assert reported["comm"].isdigit()
     assert not (tmp_path / "data/ran").exists()
 
 
 def name_it(layout: Layout, *, owner: int | None = None) -> str:
-    """What is executed of an image; both descriptors are closed again."""
+    """The path that is executed for an image; closes both descriptors again."""
     image = os.open("/bin/sleep", os.O_RDONLY | os.O_CLOEXEC)
     descriptor, program = name_image(image, layout.core_name, owner=os.geteuid() if owner is None else owner)
     os.close(descriptor)
@@ -160,7 +162,7 @@ def test_a_link_or_a_directory_of_anybody_else_is_not_used(layout: Layout) -> No
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """The number is somebody else's already."""
+    """Occupy the descriptor number."""
     os.dup2(1, naming.DESCRIPTOR)
     yield naming.DESCRIPTOR
     os.close(naming.DESCRIPTOR)
@@ -185,5 +187,6 @@ def test_where_so_high_a_number_is_not_allowed_it_starts_without(layout: Layout,
 def test_an_update_leaves_the_link_alone(layout: Layout) -> None:
     from psiphon_vpn.core.store import CoreStore
 
-    CoreStore(layout, root_uid=os.geteuid())._clean()
+    with CoreStore(layout, root_uid=os.geteuid()).exclusive():
+        pass  # it removes cores to which no link leads
     assert stat.S_ISLNK(layout.core_name.lstat().st_mode)

@@ -1,4 +1,6 @@
-"""The core as a process: without any privilege, heard out to the end, and never left behind."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The core as a process: without any privilege, read to the end, and never left behind."""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_lab.machine import CAPABILITIES
 from psiphon_lab.namespace import open_host
+from psiphon_lab.service_adapter.daemon import CAPABILITIES
 from psiphon_lab.waiting import wait_until
 from psiphon_vpn.core import process as product
 from psiphon_vpn.core import sealing as sealing_module
@@ -78,7 +80,7 @@ class Desk:
             await core.start(plan, sealing)
 
     def run(self, script: str) -> Heard:
-        """Run a script as the core to its own end."""
+        """Run a script as the core until it ends by itself."""
         heard = Heard()
 
         async def work() -> None:
@@ -108,7 +110,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_it_is_not_started_under_another_parent_than_the_daemon_that_asked(desk: Desk) -> None:
-    """The daemon may have ended before the core asked to be killed with it: then the core must not begin."""
+    """The daemon may end before the core has asked to be killed with it; then the core must not start."""
     plan = desk.plan(f"open({str(desk.directory / 'began')!r}, 'w')")
     for parent, begins in ((1, False), (os.getpid(), True)):
         subprocess.run(
@@ -186,7 +188,7 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def run_as_daemon(desk: Desk, script: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process like the daemon, of an ordinary uid with the three capabilities, that has started a core."""
+    """A process like the daemon, with an ordinary uid and the three capabilities, that has started a core."""
     desk.plan(script)
     desk.directory.chmod(0o777)
     with open_host("daemon", directory=desk.directory / "host", expose=[desk.directory]) as host:
@@ -224,7 +226,7 @@ def test_it_dies_with_the_daemon_however_that_ends(desk: Desk, number: signal.Si
     with run_as_daemon(desk, script) as daemon:
         assert daemon.stdout is not None
         core = int(daemon.stdout.readline())
-        # Not before setpriv has made way for the core: only then is its life tied to the daemon's.
+        # Not before setpriv has executed the core: only then does the core die with the daemon.
         wait_until((desk.data / "ready").exists, "the start of the core", timeout=PATIENCE)
         assert is_running(core)
         daemon.send_signal(number)
@@ -261,7 +263,7 @@ os.write(2, b'{TUNNEL}\\n')
 """
     )
     assert heard.codes == [0]
-    assert heard.events == [Tunnels(1)], "what ends the long line belongs to it"
+    assert heard.events == [Tunnels(1)], "the end of the long line belongs to it"
 
 
 def test_junk_between_notices_changes_nothing(desk: Desk) -> None:
@@ -284,11 +286,11 @@ def test_a_notice_in_pieces_is_put_together(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("script", "code"), [("", 0), ("raise SystemExit(2)", 2), ("import os\nos.kill(os.getpid(), 9)", -9)]
 )
-def test_its_end_is_told_once_with_its_code(desk: Desk, script: str, code: int) -> None:
+def test_its_end_is_reported_once_with_its_code(desk: Desk, script: str, code: int) -> None:
     assert desk.run(script).codes == [code]
 
 
-def test_its_end_is_told_though_something_that_it_started_goes_on_and_keeps_its_pipe(desk: Desk) -> None:
+def test_its_end_is_reported_though_something_that_it_started_goes_on_and_keeps_its_pipe(desk: Desk) -> None:
     heard = desk.run(WITH_CHILD.replace("time.sleep(1000)", "time.sleep(0 if child else 1000)"))
     assert heard.codes == [0]
     child = int((desk.data / "child").read_text())
@@ -350,11 +352,11 @@ time.sleep(1000)
 """
 
 
-def test_a_graceful_stop_lets_it_end_in_order_and_is_not_told_as_its_own_end(desk: Desk) -> None:
+def test_a_graceful_stop_lets_it_end_in_order_and_is_not_reported_as_its_own_end(desk: Desk) -> None:
     seconds, heard, pid = stopped_after(desk, ORDERLY, graceful=True)
     assert (desk.data / "stopped").exists()
     assert heard.codes == []
-    assert seconds < product.STOP_SECONDS, "it was not killed"
+    assert seconds < product.STOP_SECONDS, "the core was not killed"
     assert not is_running(pid)
 
 
@@ -422,7 +424,7 @@ def test_a_check_whose_start_did_not_come_leaves_nothing_open(desk: Desk) -> Non
 
 @pytest.mark.requirement("R13")
 def test_what_is_changed_after_the_check_is_not_what_runs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file's owner is the very user that must not be trusted: it writes in between, and to the open file."""
+    """The file's owner is the user who must not be trusted: it writes to the open file between check and start."""
     heard = Heard()
 
     async def work() -> None:

@@ -1,4 +1,6 @@
-"""What the core stored, set aside."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The core's data store, set aside."""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def test_a_store_that_is_no_directory_is_set_aside_too(tmp_path: Path) -> None:
         assert not store.exists()
 
 
-def test_nothing_to_set_aside_is_told_without_a_path_and_harms_nothing(
+def test_nothing_to_set_aside_is_reported_without_a_path_and_harms_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The policy as a function of state, identity, settings and network."""
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ CONNECTED = [State.CONNECTING, State.VERIFYING, State.OPEN]
 
 @pytest.mark.parametrize("state", State)
 def test_the_policies_of_the_golden_files_are_derived(state: State) -> None:
-    """What is compared to the letter is what the daemon makes."""
+    """The policies that the golden files compare to the letter are those that the daemon makes."""
     assert derive(build_situation(state, tun=1, uplink=UPLINK), IDENTITY, SETTINGS, NETWORK) == make_policy(state)
 
 
@@ -48,7 +50,7 @@ def test_nobody_is_connected_without_a_way_out(state: State) -> None:
 def test_only_a_connected_service_lets_the_core_out_and_only_an_open_one_the_programs(
     policy: Policy, uplink: UplinkFacts | None, state: State
 ) -> None:
-    """Whatever the network is."""
+    """Whatever the network looks like."""
     links = policy.links
     network = Network(
         wires=links.wires,
@@ -62,7 +64,7 @@ def test_only_a_connected_service_lets_the_core_out_and_only_an_open_one_the_pro
     found = derive(build_situation(state, tun=7, uplink=uplink), policy.identity, SETTINGS, network)
     assert (may_connect(found), may_open(found)) == (state in CONNECTED, state is State.OPEN)
     assert set(links.wires) <= set(found.links.wires)
-    assert uplink is None or uplink.name in found.links.wires, "the core's way out is guarded"
+    assert uplink is None or uplink.name in found.links.wires, "the core's interface is guarded"
     bare = derive(WithoutTun(), policy.identity, SETTINGS, network)
     assert not may_connect(bare)
     assert bare.links.wires == links.wires

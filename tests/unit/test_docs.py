@@ -1,5 +1,8 @@
-"""The documents say nothing that the code or the file tree contradicts, as far as a program can tell."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The documents do not contradict the code or the file tree, as far as a program can check."""
 
+import ast
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -29,7 +32,7 @@ def strip_code(text: str) -> str:
 
 
 def list_anchors(text: str) -> set[str]:
-    """The anchors that a hosting site makes of headings: lower case, no punctuation, hyphens for spaces."""
+    """The anchors that a hosting site makes from headings: lower case, no punctuation, hyphens for spaces."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -79,18 +82,18 @@ def test_the_configuration_in_the_readme_is_accepted() -> None:
 def test_the_moves_in_the_architecture_are_the_legal_ones() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([A-Z]+)` \| ((?:`[A-Z]+`(?:, )?)+) \|", text, re.MULTILINE)
-    told = {state: set(re.findall(r"[A-Z]+", moves)) for state, moves in rows}
-    assert told == {str(state): {str(move) for move in moves} for state, moves in LEGAL_MOVES.items()}
+    reported = {state: set(re.findall(r"[A-Z]+", moves)) for state, moves in rows}
+    assert reported == {str(state): {str(move) for move in moves} for state, moves in LEGAL_MOVES.items()}
 
 
 def test_the_page_of_modules_is_current() -> None:
     wanted = modules_page.render()
-    assert modules_page.PATH.read_text(encoding="utf-8") == wanted, "write it anew: python -m tests.modules_page"
+    assert modules_page.PATH.read_text(encoding="utf-8") == wanted, "regenerate it: python -m tests.modules_page"
 
 
 def test_the_package_map_has_every_package_and_no_other() -> None:
     text = read_sections("docs/architecture.md")["Package map"]
-    told = {
+    reported = {
         name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`([\w/]+)/`", row)
     }
     there = {
@@ -98,7 +101,7 @@ def test_the_package_map_has_every_package_and_no_other() -> None:
         for path in modules_page.list_packages()
     }
     there -= {"psiphon_vpn"}
-    assert told == there
+    assert reported == there
 
 
 PLACES = (ROOT, modules_page.SOURCES, *modules_page.PACKAGES)
@@ -110,7 +113,7 @@ OTHERS = {"config.toml"}
 
 
 def list_named(text: str) -> Iterator[str]:
-    """Paths of this project in a document's code, and modules that it says to run."""
+    """Paths of this project in a document's code, and modules that the document says to run."""
     for line in list_code(text):
         yield from (
             word
@@ -170,7 +173,7 @@ def test_a_path_or_module_that_is_not_there_would_be_found() -> None:
 def test_the_tables_of_what_may_pass_are_current(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     assert {found[2] for found in permits_page.TABLE.finditer(text)} == permits_page.DOCUMENTS[document]
-    assert text == permits_page.fill(text), "write them anew: python -m tests.permits_page"
+    assert text == permits_page.fill(text), "regenerate them: python -m tests.permits_page"
 
 
 def test_every_row_of_what_may_pass_is_in_the_documents() -> None:
@@ -179,7 +182,7 @@ def test_every_row_of_what_may_pass_is_in_the_documents() -> None:
 
 
 def test_the_picture_of_the_states_is_current() -> None:
-    assert PATH.read_text(encoding="utf-8") == render(), "write it anew: python -m tests.states_picture"
+    assert PATH.read_text(encoding="utf-8") == render(), "regenerate it: python -m tests.states_picture"
 
 
 def test_the_picture_has_every_move_that_is_legal_and_no_other() -> None:
@@ -190,9 +193,9 @@ def test_the_picture_has_every_move_that_is_legal_and_no_other() -> None:
 
 def test_the_routing_rules_in_the_architecture_are_the_real_ones() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| (\d{4}) \| [^|]+ \| (main|private) \|", text, re.MULTILINE)
+    reported = re.findall(r"^\| (\d{4}) \| [^|]+ \| (main|private) \|", text, re.MULTILINE)
     rules = [rule for rule in build_rules(Identity(uid=1, gid=1)) if rule.version == 4]
-    assert told == [(str(rule.priority), "main" if rule.table == MAIN_TABLE else "private") for rule in rules]
+    assert reported == [(str(rule.priority), "main" if rule.table == MAIN_TABLE else "private") for rule in rules]
 
 
 def read_sections(name: str, level: str = "##") -> dict[str, str]:
@@ -229,3 +232,28 @@ def test_the_security_document_says_how_to_report_in_private_and_what() -> None:
 def test_the_table_of_layers_is_the_one_that_is_played() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert "\n\n" + "\n".join(render_table()) + "\n\n" in text
+
+
+def list_messages(text: str) -> Iterator[str]:
+    """The messages for users in a module's source."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"_", "ngettext", "mark"}:
+            yield from (it.value for it in node.args if isinstance(it, ast.Constant) and isinstance(it.value, str))
+
+
+CORE_BY_ANOTHER_NAME = re.compile(r"tunnel core|(?<![\w./\[{-])[Cc]ores?(?![\w./}-]*[\w/}])")
+
+
+def test_messages_call_the_core_the_tunnel_program() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {message}"
+        for path in (ROOT / "src/psiphon_vpn").rglob("*.py")
+        for message in list_messages(path.read_text(encoding="utf-8"))
+        if CORE_BY_ANOTHER_NAME.search(message)
+    ]
+    assert not found
+
+
+def test_another_name_of_the_core_in_a_message_would_be_found() -> None:
+    source = """_("The tunnel core."), mark("the core's data"), _("[core.advanced] --core-file psiphon-tunnel-core")"""
+    assert [bool(CORE_BY_ANOTHER_NAME.search(message)) for message in list_messages(source)] == [True, True, False]

@@ -1,7 +1,12 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """errors, run and i18n."""
 
 import ast
 import asyncio
+import errno
+import gc
+import os
 import sys
 from pathlib import Path
 
@@ -63,7 +68,7 @@ def test_a_command_that_does_not_exist_is_named() -> None:
 
 def test_a_slow_command_is_killed_with_its_children() -> None:
     with pytest.raises(CommandError, match="did not finish within"):
-        # The child holds the output open: killing the shell alone would wait for it.
+        # The child keeps the output open: killing only the shell would wait for it.
         run(["sh", "-c", "sleep 1000 & sleep 1000"], timeout=0.2)
 
 
@@ -98,12 +103,12 @@ def test_cancelling_kills_the_command(tmp_path: Path) -> None:
     assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
 
 
-# Calls whose first or named text a user reads.
+# Calls with a text, as first or named argument, that a user reads.
 SPEAKING_CALLS = {"UserError", "ConfigError", "DaemonDownError", "CommandError", "Refused", "echo", "UsageError"}
 
 
 def find_untranslated(tree: ast.AST) -> list[int]:
-    """Lines at which a call that speaks to the user has a bare text among its arguments."""
+    """Lines where a call that shows text to the user has an untranslated text among its arguments."""
     lines = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -124,8 +129,31 @@ def test_every_text_for_the_user_goes_through_gettext() -> None:
     found = {
         f"{path.relative_to(SOURCE.parent)}:{line}"
         for path in (*SOURCE.rglob("*.py"), *LABORATORY.rglob("*.py"))
-        # Test instruments: what they say goes to a log.
-        if not path.match("psiphon_lab/standin*.py") and not path.match("psiphon_lab/service*.py")
+        # Test instruments: their texts go to a log.
+        if not path.match("psiphon_lab/standin*.py") and not path.match("psiphon_lab/host_*.py")
         for line in find_untranslated(ast.parse(path.read_text()))
     }
     assert found == set()
+
+
+async def run_what_has_ended(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+    write = os.write
+
+    def write_too_late(descriptor: int, data: bytes) -> int:
+        # The kernel's answer once the command has ended (write(2), EPIPE); on a busy machine that happens first.
+        if data == b"input":
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write_too_late)
+    await run_async(["cat"], input="input")
+    gc.collect()
+    return reported
+
+
+def test_a_command_that_ends_before_its_input_comes_leaves_no_traceback_in_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert asyncio.run(run_what_has_ended(monkeypatch)) == []

@@ -1,4 +1,6 @@
-"""A fight over the TUN is one fight for as long as it goes on, and what was taken is back soon after its end."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A fight over the TUN is one fight as long as it lasts, and the TUN is back soon after its end."""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from tests.fake_lists import NoLists
 from tests.fake_lock import OWN, FakeLock
 from tests.policies import IDENTITY
 from tests.skipping import SkippingLoop
@@ -32,8 +35,8 @@ class Attacked(FakeLock):
     """Another program sets the TUN down, or deletes it, soon after it is up, each time.
 
     Args:
-        gone: it deletes it.
-        busy: so often in the fight nothing can be put back, since something else is being done.
+        gone: whether it deletes the TUN.
+        busy: how many times during the fight nothing can be restored, because the lock is busy.
     """
 
     def __init__(self, *, gone: bool, busy: int) -> None:
@@ -43,7 +46,7 @@ class Attacked(FakeLock):
         self._gone, self._busy = gone, busy
 
     def set_up(self) -> bool:
-        """Whether it was not."""
+        """Set the TUN up; returns whether it was down."""
         if self.up:
             return False
         self.up, self.tun = True, Tun(7)
@@ -77,7 +80,7 @@ class Attacked(FakeLock):
 
 
 def is_fought(runner: Runner) -> bool:
-    """Whether it waits for the other program to stop."""
+    """Whether the service waits for the other program to stop."""
     return runner.model.reason is Reason.FIGHT
 
 
@@ -87,18 +90,18 @@ def is_fought(runner: Runner) -> bool:
 def test_whoever_takes_the_tun_again_and_again_is_fought_once_and_the_next_try_comes_soon_after(
     gone: bool, busy: int
 ) -> None:
-    """In a pause nobody set it up: it was quiet, the fight seemed over, and each further one doubled the wait."""
+    """Once, nobody set the TUN up in a pause: the fight seemed over, and each new one doubled the wait."""
     lock = Attacked(gone=gone, busy=busy)
 
     async def scenario() -> None:
-        around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"))  # type: ignore[arg-type]
+        around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"), lists=NoLists())  # type: ignore[arg-type]
         model = Model(intent=Intent.STOPPED)
-        runner = Runner(surroundings=around, enforcer=lock, model=model, on_change=lambda: None)
+        runner = Runner(surroundings=around, lock=lock, model=model, on_change=lambda: None)
 
         async def look_at_links() -> None:
             """Nothing new."""
 
-        lock.healer = healer = Healer(runner=runner, enforcer=lock, own=OWN, look_at_links=look_at_links)
+        lock.healer = healer = Healer(runner=runner, lock=lock, own=OWN, look_at_links=look_at_links)
         runner.tasks.start("events", runner.run())
         for watch in (healer.watch_network, healer.watch_routes, healer.watch_rules):
             runner.tasks.start(watch.__name__, watch())

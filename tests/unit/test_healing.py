@@ -1,4 +1,6 @@
-"""Putting back: when it is a fight, who it was, and what the kernel's announcements say."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Restoring: when it is a fight, who did it, and what the kernel's announcements say."""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fake_lists import NoLists
 from tests.fake_lock import OWN, FakeLock
 from tests.policies import IDENTITY
 from tests.skipping import SkippingLoop
@@ -41,12 +44,12 @@ from psiphon_vpn.service.runner import Runner, Surroundings
 
 def test_a_few_changes_are_put_back_at_once_and_more_of_them_are_a_fight() -> None:
     fight = Fight()
-    told = []
+    reported = []
     for number in range(AT_ONCE + 1):
-        told.append(fight.strike(number * 0.1))
+        reported.append(fight.strike(number * 0.1))
         assert fight.wait(number * 0.1) == 0
         fight.heal(number * 0.1)
-    assert told == [False] * AT_ONCE + [True]
+    assert reported == [False] * AT_ONCE + [True]
     assert fight.wait(AT_ONCE * 0.1) > 0
 
 
@@ -68,7 +71,7 @@ def test_one_sweep_that_takes_away_piece_by_piece_is_one_change() -> None:
 def test_a_fight_is_noticed_by_the_blows_also_where_nothing_was_put_back_between_them() -> None:
     fight = Fight()
     assert [fight.strike(number * 0.05) for number in range(AT_ONCE + 1)][-1]
-    assert fight.wait(1.0) == 0, "nothing was put back yet"
+    assert fight.wait(1.0) == 0, "nothing was restored yet"
 
 
 def test_the_pauses_grow_up_to_their_limit_and_a_calm_ends_the_fight() -> None:
@@ -99,15 +102,15 @@ def test_whoever_is_ever_so_quick_is_answered_at_most_about_once_a_second(gaps: 
         if fight.wait(now) == 0:
             fight.heal(now)
             done += fought
-    # Those of the growing pauses, and one a second.
+    # One for each of the growing pauses, and one a second.
     assert done <= 8 + now / MAX_PAUSE_SECONDS
 
 
-def test_a_fight_is_told_with_the_name_of_who_does_it_and_a_next_step() -> None:
-    told = explain(Reason.FIGHT, "ufw (pid 7)")
-    assert "ufw (pid 7)" in told.sentence
-    assert told.next_step is not None
-    assert "ufw (pid 7)" in told.next_step
+def test_a_fight_is_reported_with_the_name_of_who_does_it_and_a_next_step() -> None:
+    reported = explain(Reason.FIGHT, "ufw (pid 7)")
+    assert "ufw (pid 7)" in reported.sentence
+    assert reported.next_step is not None
+    assert "ufw (pid 7)" in reported.next_step
     assert "log of psiphon-vpn" in (explain(Reason.FIGHT).next_step or "")
 
 
@@ -123,7 +126,7 @@ def test_a_program_cannot_write_lines_into_the_journal_or_onto_a_terminal_by_its
 
 def test_a_port_id_is_a_living_process_a_hidden_one_or_only_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
-        # Popen hears of the exec by a pipe that the kernel closes a moment before it changes the name (begin_new_exec).
+        # Popen learns of the exec from a pipe that the kernel closes just before it changes the name (begin_new_exec).
         wait_until(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n", "the program's name")
         assert describe_port(child.pid) == f"sleep (pid {child.pid})"
         child.kill()
@@ -143,7 +146,7 @@ def announce(kind: int, body: bytes, port: int) -> bytes:
     return HEADER.pack(HEADER.size + len(body), kind, 0, 1, port) + body + b"\0" * (-len(body) % 4)
 
 
-def test_a_rule_or_route_that_goes_is_told_from_a_strangers_and_with_its_sender() -> None:
+def test_a_rule_or_route_that_goes_is_distinguished_from_a_strangers_and_with_its_sender() -> None:
     rules = build_rules(Identity(uid=64190, gid=64190))
     for rule in rules:
         kind, body = encode_rule(rule)
@@ -180,7 +183,7 @@ def test_no_bytes_of_any_kind_make_the_reading_of_announcements_fail(data: bytes
 
 
 class _Counting(FakeLock):
-    """Notes at what it is asked to look."""
+    """Records the areas that it is asked to check."""
 
     def __init__(self, looks: set[str]) -> None:
         super().__init__()
@@ -193,7 +196,7 @@ class _Counting(FakeLock):
 
 
 def hear(change: NetworkChange | None) -> set[str]:
-    """What is looked at after a change. A clock that skips waiting lets time enough pass for all that waits."""
+    """The areas that are checked after a change. The skipping clock lets enough time pass for everything that waits."""
     looks: set[str] = set()
 
     async def look_at_links() -> None:
@@ -201,10 +204,10 @@ def hear(change: NetworkChange | None) -> set[str]:
 
     async def scenario() -> None:
         lock = _Counting(looks)
-        around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"))  # type: ignore[arg-type]
+        around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"), lists=NoLists())  # type: ignore[arg-type]
         model = Model(intent=Intent.STOPPED)
-        runner = Runner(surroundings=around, enforcer=lock, model=model, on_change=lambda: None)
-        healer = Healer(runner=runner, enforcer=lock, own=OWN, look_at_links=look_at_links)
+        runner = Runner(surroundings=around, lock=lock, model=model, on_change=lambda: None)
+        healer = Healer(runner=runner, lock=lock, own=OWN, look_at_links=look_at_links)
         runner.tasks.start("events", runner.run())
         for watch in (healer.watch_network, healer.watch_routes, healer.watch_filters):
             runner.tasks.start(watch.__name__, watch())
@@ -223,7 +226,7 @@ def hear(change: NetworkChange | None) -> set[str]:
     [
         (None, True),
         (NetworkChange("link", 9, name=names.TUN_NAME), False),  # a core took the TUN
-        (NetworkChange("link", 9, lost=True, name=names.TUN_NAME), False),  # or left it
+        (NetworkChange("link", 9, lost=True, name=names.TUN_NAME), False),  # or released it
         (NetworkChange("link", 9, name=names.TUN_NAME, misfit=True), True),  # no packet may wait in it any more
         (NetworkChange("link", 9, name="other"), True),  # renamed while it is up
         (NetworkChange("link", 9, lost=True, down=True, name=names.TUN_NAME), True),
@@ -251,7 +254,7 @@ def test_rules_routes_and_tun_are_looked_at_for_all_but_our_own_doing_and_the_co
         (NetworkChange("traffic", 3, port=78), True),
         (NetworkChange("traffic", 3), True),  # the kernel itself
         (NetworkChange("traffic", 3, port=77), False),
-        (NetworkChange("traffic", 4, port=78), False),  # an interface without a filter of ours
+        (NetworkChange("traffic", 4, port=78), False),  # an interface without one of our filters
         (NetworkChange("link", 3, name="eth0"), False),
     ],
 )
@@ -259,7 +262,7 @@ def test_filters_are_looked_at_after_a_change_of_others_at_a_card_that_has_one(
     change: NetworkChange | None, looked_at: bool
 ) -> None:
     found = hear(change)
-    # A look at the links, which may bring another card of the same name, is followed by one at the filters.
+    # A check of the links, which may find another card of the same name, is followed by one of the filters.
     assert ("links" in found) == (change is None or change.kind != "traffic")
     assert any(look.startswith("filters") for look in found) == (looked_at or "links" in found)
     assert ("filters, changed" in found) == looked_at

@@ -1,4 +1,6 @@
-"""What an attacker calls an interface, or writes behind an address, is never a piece of a rule."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What an attacker calls an interface, or writes after an address, never becomes part of a rule."""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ SCOPES = (
 @given(hostile.names)
 def test_a_name_of_another_form_is_no_name_to_the_policy(name: bytes) -> None:
     text = decode_name(name)
-    assert text.encode("utf-8", "surrogateescape") == name, "no byte of it is lost"
+    assert text.encode("utf-8", "surrogateescape") == name, "no byte of the name is lost"
     found = InterfaceName.of(text)
     assert (found is not None) == bool(USUAL.fullmatch(text))
     if found is None:
@@ -111,7 +113,7 @@ def test_where_a_wire_has_an_odd_name_only_what_is_named_is_a_containers_interfa
 
 @given(st.integers(1, 2**31 - 1))
 def test_no_interface_can_be_called_as_an_index_is_written(index: int) -> None:
-    """`oif 7` is the interface that is called 7, where there is one."""
+    """`oif 7` is the interface with the name 7, if there is one."""
     written = name_by_index(index).strip('"')
     assert not hostile.is_name(written.encode())
     assert int(written, 10) == index
@@ -151,13 +153,16 @@ def test_a_text_that_is_no_network_stands_in_no_set(text: str) -> None:
     assert re.fullmatch(r"\{ [0-9a-f.:/]+ \}", rendered)
 
 
+@example('-""-')
+@example('a","b')
+@example('a"{"b')
 @given(hostile.names.map(decode_name))
 def test_a_rule_with_such_a_name_in_it_is_refused_once_more(name: str) -> None:
     if USUAL.fullmatch(name):
         assert Rule(text=f'oifname "{name}" drop').text
         return
     if re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        return  # of another form, but harmless in quotes
+        return  # in another form, but harmless in quotes
     with pytest.raises(ValueError, match="not the text"):
         Rule(text=f'oifname "{name}" drop')
 
@@ -169,7 +174,7 @@ def test_what_no_rule_is_written_with_is_refused(text: str) -> None:
 
 
 def test_no_value_of_the_policy_is_text() -> None:
-    """Whoever adds a field of plain text opens the way that these tests close."""
+    """A new field of plain text would open the path that these tests close."""
     for kind in (Endpoint, Identity, Links, Policy):
         for field in fields(kind):
             assert not re.search(r"\bstr\b", str(field.type)), f"{kind.__name__}.{field.name}: {field.type}"
@@ -214,7 +219,7 @@ def test_every_wire_is_known_by_its_name_or_whatever_is_not_named_is_one(found: 
     assert {*wires, *odd} == set(texts)
     assert inner == (("docker0",) if odd else None)
     chosen = choose_uplink(snapshot)
-    assert (chosen is None) == (texts[uplink % len(texts)] in odd), "none with an odd name: the core is told a name"
+    assert (chosen is None) == (texts[uplink % len(texts)] in odd), "none with an odd name: the core is given a name"
     assert set(find_headerless(snapshot)) <= set(wires)
     links = Links(
         wires=wires, container_interfaces=inner, uplink=chosen.name if chosen else None, gateways=parse_addresses([])

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Installation and removal on a scratch tree: what they leave, in which order, and what a failure ends in."""
 
 from __future__ import annotations
@@ -8,17 +10,19 @@ from pathlib import Path
 
 import pytest
 from tests import scratch_machine
-from tests.scratch_machine import PAYLOAD, ScratchFile, ScratchMachine, make_machine
+from tests.scratch_machine import ACTING, PAYLOAD, ScratchFile, ScratchMachine, make_machine
 
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.system.change_kinds import restore_change
-from psiphon_vpn.system.install import configure_package, find_interruption, install_clone, uninstall
-from psiphon_vpn.system.journal import Journal, JournalError, Method, Stage, UndoError
+from psiphon_vpn.system.install import configure_package, find_interruption, install_clone, set_up, uninstall
+from psiphon_vpn.system.journal import Journal, Method, UndoError
 from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT
+from psiphon_vpn.system.set_up import SetUp, find_set_up
+from psiphon_vpn.system.stage import JournalError, Stage
 from psiphon_vpn.system.system_changes import UnitStarted
 from psiphon_vpn.system.tree_changes import FileWritten, write_file
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: owners are real
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: it checks real owners
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def say_nothing(_line: str) -> None:
 
 
 def install(machine: ScratchMachine, payload: tuple[ScratchFile, ...] = PAYLOAD) -> None:
-    install_clone(machine.platform, payload, say=say_nothing)
+    install_clone(machine.platform, payload, ACTING, say=say_nothing)
 
 
 @pytest.mark.requirement("R3")
@@ -45,18 +49,18 @@ def test_an_uninstalled_machine_is_in_every_file_mode_owner_link_and_setting_as_
 
 @pytest.mark.requirement("R3")
 def test_each_interface_gets_its_own_setting_back_also_after_a_reboot(machine: ScratchMachine) -> None:
-    """What `default` is set to at boot every interface has from then on, and keeps when `default` is set back."""
+    """Every interface gets the value of `default` at boot, and keeps it when `default` is restored."""
     own = "net/ipv4/conf/{}/accept_redirects"
     with machine.store.change() as state:
         state["settings"] |= {own.format("default"): "1", own.format("eth0"): "1", own.format("odd0"): "0"}
     before = machine.read_all()
     install(machine)
     assert machine.platform.kernel.read_setting(own.format("eth0")) == "0"
-    install(machine)  # an update sees nothing but our own values
+    install(machine)  # an update sees only the service's own values
     with machine.store.change() as state:
         state["settings"] |= {own.format("usb0"): "0"}
     assert uninstall(machine.platform, say=say_nothing)
-    assert machine.platform.kernel.read_setting(own.format("usb0")) == "1", "came after `default` was set"
+    assert machine.platform.kernel.read_setting(own.format("usb0")) == "1", "the interface came after `default` was set"
     with machine.store.change() as state:
         del state["settings"][own.format("usb0")]
     assert machine.read_all() == before
@@ -96,7 +100,7 @@ def test_the_rules_at_boot_have_this_machines_numbers(machine: ScratchMachine) -
     assert f"meta skuid {scratch_machine.UID} " in layout.guard_rules.read_text()
     assert "flags owner" in layout.guard_rules.read_text()
     assert "policy drop" in layout.boot_rules.read_text()
-    # Each replaces its table in one transaction.
+    # Each file replaces its table in one transaction.
     for path in (layout.boot_rules, layout.drop_rules, layout.guard_rules):
         assert "delete table inet psiphon_" in path.read_text()
 
@@ -106,16 +110,16 @@ def test_removal_opens_the_network_last_of_all(machine: ScratchMachine) -> None:
     before = scratch_machine.list_tree(machine.root)
     install(machine)
     uninstall(machine.platform, say=say_nothing)
-    # What was there at the moment of opening: nothing but what was there before.
+    # At the moment of opening, only what was there before is left.
     left = [path for path in machine.store.read()["left_at_opening"] if path not in before]
-    assert left == ["var/lib/psiphon-vpn"]  # where the journal is
+    assert left == ["var/lib/psiphon-vpn"]  # the journal is there
 
 
 def test_a_second_installation_changes_nothing(machine: ScratchMachine) -> None:
     install(machine)
     first = machine.read_all()
     machine.set_state(restarted=[])
-    outcome = install_clone(machine.platform, PAYLOAD, say=say_nothing)
+    outcome = install_clone(machine.platform, PAYLOAD, ACTING, say=say_nothing)
     assert (outcome.changes, outcome.repeated) == (0, True)
     assert machine.read_all() == first
     assert machine.store.read()["restarted"] == []
@@ -128,11 +132,23 @@ def test_a_second_installation_repairs_what_was_broken_and_replaces_what_runs(ma
     (machine.root / "usr/bin/psiphon-vpn").write_text("something else")
     machine.platform.layout.boot_rules.unlink()
     machine.set_state(restarted=[])
-    assert install_clone(machine.platform, PAYLOAD, say=say_nothing).changes == 2
+    assert install_clone(machine.platform, PAYLOAD, ACTING, say=say_nothing).changes == 2
     assert machine.read_all() == first
     assert machine.store.read()["restarted"][-2:] == [GUARD_UNIT, SERVICE_UNIT]
     uninstall(machine.platform, say=say_nothing)
     assert machine.read_all() == before
+
+
+def test_a_guard_that_cannot_be_reloaded_fails_an_upgrade_and_does_not_keep_the_old_service(
+    machine: ScratchMachine,
+) -> None:
+    install(machine)
+    (machine.root / "usr/bin/psiphon-vpn").write_text("something else")
+    machine.set_state(restarted=[], broken=[GUARD_UNIT])
+    with pytest.raises(UserError):
+        install_clone(machine.platform, PAYLOAD, ACTING, say=say_nothing)
+    assert machine.store.read()["restarted"][-1] == SERVICE_UNIT
+    assert machine.platform.kernel.is_locked()
 
 
 def test_an_upgrade_keeps_the_configuration_and_removes_what_the_new_version_lacks(machine: ScratchMachine) -> None:
@@ -151,7 +167,7 @@ def test_an_upgrade_keeps_the_configuration_and_removes_what_the_new_version_lac
 def test_a_dry_run_says_every_change_and_makes_none(machine: ScratchMachine) -> None:
     before = machine.read_all()
     said: list[str] = []
-    install_clone(machine.platform, PAYLOAD, say=said.append, dry_run=True)
+    install_clone(machine.platform, PAYLOAD, ACTING, say=said.append, dry_run=True)
     assert machine.read_all() == before
     assert all(line.startswith("[#] ") for line in said)
     for file in PAYLOAD:
@@ -161,24 +177,69 @@ def test_a_dry_run_says_every_change_and_makes_none(machine: ScratchMachine) -> 
     assert said.index(f"[#] systemctl start {KILLSWITCH_UNIT}") < said.index(f"[#] systemctl start {SERVICE_UNIT}")
 
 
-def test_a_package_ends_in_the_same_state_as_a_clone(tmp_path: Path) -> None:
+def test_a_package_that_is_unpacked_and_configured_changes_nothing_by_itself(machine: ScratchMachine) -> None:
+    unpack(machine)
+    assert not machine.boots_locked, "nobody has agreed to anything yet"
+    assert find_set_up(machine.platform.layout) is SetUp.NO
+    acting = {file.path.lstrip("/") for file in ACTING}
+    assert not acting & set(machine.read_all()["tree"])
+
+
+def test_a_package_that_is_set_up_ends_in_the_same_state_as_a_clone(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     clone, package = make_machine(tmp_path / "a"), make_machine(tmp_path / "b")
     install(clone)
     unpack(package)
     unpacked = package.read_all()
-    assert not package.boots_locked, "unpacked, and nobody has agreed to anything yet"
-    configure_package(package.platform, say=say_nothing, close=True)
+    result = set_up(package.platform, ACTING, say=say_nothing)
+    assert result.closed
+    assert find_set_up(package.platform.layout) is SetUp.YES
     one, other = clone.read_all(), package.read_all()
     for state in (one, other):
         state["tree"].pop("var/lib/psiphon-vpn/journal.json")
     assert one == other
+    assert set_up(package.platform, ACTING, say=say_nothing).changes == 0
     uninstall(package.platform, say=say_nothing)
     left = package.read_all()
-    # Its unit is still wanted by the drop-ins, which the package manager removes next; it holds nothing any more.
+    # Its unit file belongs to the package; nothing wants or requires the unit any more, and it holds no table.
     left["active"].remove(KILLSWITCH_UNIT)
+    kept = {path: what for path, what in left["tree"].items() if path.startswith("etc/psiphon-vpn")}
+    left["tree"] = {path: what for path, what in left["tree"].items() if path not in kept}
     assert left == unpacked
+    # The configuration stays, and does not belong to a number that another account may get.
+    assert set(kept) >= {"etc/psiphon-vpn", "etc/psiphon-vpn/config.toml", "etc/psiphon-vpn/readers"}
+    assert {what.split()[1] for what in kept.values()} == {"0:0"}
+
+
+def test_a_configuration_that_a_removal_kept_is_used_by_the_next_set_up(machine: ScratchMachine) -> None:
+    unpack(machine)
+    set_up(machine.platform, ACTING, say=say_nothing)
+    config = machine.platform.layout.config
+    config.write_text("socks_port = 1082\n")
+    uninstall(machine.platform, say=say_nothing)
+    assert not machine.boots_locked
+    set_up(machine.platform, ACTING, say=say_nothing)
+    assert config.read_text() == "socks_port = 1082\n"
+    status = config.stat()
+    assert (status.st_uid, status.st_mode & 0o777) == (scratch_machine.UID, 0o600)
+
+
+@pytest.mark.requirement("R2")
+def test_a_set_up_that_stops_after_its_rules_boots_locked(machine: ScratchMachine) -> None:
+    """Even one that stops while it installs core and list, which takes longest."""
+    unpack(machine)
+
+    def stop() -> bool:
+        assert machine.boots_locked
+        assert machine.platform.layout.boot_rules.is_file()
+        raise KeyboardInterrupt
+
+    before = machine.read_all()
+    with pytest.raises(KeyboardInterrupt):
+        set_up(machine.platform, ACTING, say=say_nothing, bring=stop)
+    # Ctrl-C is not a power cut: then the set-up is undone.
+    assert machine.read_all() == before
 
 
 def unpack(machine: ScratchMachine) -> None:
@@ -191,27 +252,33 @@ def unpack(machine: ScratchMachine) -> None:
         path.chmod(file.mode)
 
 
-def test_a_package_over_a_remote_session_closes_at_the_next_boot_and_not_now(machine: ScratchMachine) -> None:
+def test_an_upgrade_over_a_remote_session_closes_at_the_next_boot_and_not_now(machine: ScratchMachine) -> None:
     unpack(machine)
-    outcome = configure_package(machine.platform, say=say_nothing, close=False)
+    outcome = configure_package(machine.platform, ACTING, say=say_nothing, close=False)
     assert not outcome.closed
     assert machine.platform.kernel.is_locked() is False
     assert machine.boots_locked
-    configure_package(machine.platform, say=say_nothing, close=True)
+    configure_package(machine.platform, ACTING, say=say_nothing, close=True)
     assert machine.platform.kernel.is_locked() is True
 
 
+@pytest.mark.requirement("R3")
 def test_a_package_takes_over_what_a_clone_installed_and_its_removal_leaves_the_packages_files(
     machine: ScratchMachine,
 ) -> None:
-    install(machine)
+    # An installation from an earlier version's clone, with a drop-in under its old name.
+    former = ScratchFile(path="/usr/lib/systemd/system/sysinit.target.d/psiphon-vpn.conf", content=b"[Unit]\n")
+    install(machine, (*PAYLOAD, former))
     unpack(machine)
-    configure_package(machine.platform, say=say_nothing, close=True)
+    configure_package(machine.platform, ACTING, say=say_nothing, close=True)
     record = Journal(machine.platform).read()
     assert record is not None
     assert record.method is Method.PACKAGE
+    assert not (machine.root / former.path.lstrip("/")).exists()
+    assert machine.boots_locked
     uninstall(machine.platform, say=say_nothing)
     assert all((machine.root / file.path.lstrip("/")).is_file() for file in PAYLOAD)
+    assert not any((machine.root / file.path.lstrip("/")).exists() for file in ACTING)
     assert machine.platform.kernel.is_locked() is False
 
 
@@ -255,17 +322,17 @@ def test_a_core_that_is_refused_undoes_the_installation(machine: ScratchMachine)
     before = machine.read_all()
 
     def refuse() -> bool:
-        raise UserError("The tunnel core is not installed", "its SHA-256 is another", "Get it again.")
+        raise UserError("The tunnel program is not installed", "its SHA-256 is another", "Get it again.")
 
     with pytest.raises(UserError, match="its SHA-256 is another"):
-        install_clone(machine.platform, PAYLOAD, say=say_nothing, install_core=refuse)
+        install_clone(machine.platform, PAYLOAD, ACTING, say=say_nothing, bring=refuse)
     assert machine.read_all() == before
 
 
 def test_a_new_core_makes_a_running_service_start_anew(machine: ScratchMachine) -> None:
     install(machine)
     machine.set_state(restarted=[])
-    install_clone(machine.platform, PAYLOAD, say=say_nothing, install_core=lambda: True)
+    install_clone(machine.platform, PAYLOAD, ACTING, say=say_nothing, bring=lambda: True)
     assert SERVICE_UNIT in machine.store.read()["restarted"]
 
 
@@ -318,7 +385,7 @@ def test_a_file_is_never_written_through_a_link(machine: ScratchMachine, tmp_pat
     write_file(link, b"ours", mode=0o755, uid=0, gid=0)
     assert victim.read_text() == "keep"
     assert not link.is_symlink()
-    # Nor through one that waits under the temporary name.
+    # Nor through a link under the temporary name.
     (machine.root / "usr/bin/.link.psiphon-new").symlink_to(victim)
     write_file(link, b"again", mode=0o755, uid=0, gid=0)
     assert victim.read_text() == "keep"

@@ -1,7 +1,9 @@
-"""The power fails, or somebody sends SIGKILL, before each single effect of an installation, an upgrade and a removal.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The power fails, or somebody sends SIGKILL, before each effect of an installation, an upgrade and a removal.
 
-A child process does the work and ends itself without any clean-up at the n-th effect; then the same command, or the
-opposite one, has to bring the machine to an end that is whole. Every n is tried.
+A child process does the work and ends without any clean-up at the n-th effect. Then the same command, or the opposite
+one, must bring the machine to a complete state. Every n is tried.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from typing import Any
 
 import pytest
 from tests import scratch_machine
-from tests.scratch_machine import NETWORK_MANAGER, PAYLOAD, ScratchFile, ScratchMachine, make_machine
+from tests.scratch_machine import ACTING, NETWORK_MANAGER, PAYLOAD, ScratchFile, ScratchMachine, make_machine
 from tests.unit.test_install import say_nothing, unpack
 
 from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 from psiphon_vpn.system import configure
-from psiphon_vpn.system.install import configure_package, find_interruption, install_clone, uninstall
-from psiphon_vpn.system.journal import Journal, Stage
+from psiphon_vpn.system.install import configure_package, find_interruption, install_clone, set_up, uninstall
+from psiphon_vpn.system.journal import Journal
+from psiphon_vpn.system.set_up import SetUp, find_set_up
+from psiphon_vpn.system.stage import Stage
 
 pytestmark = [
     pytest.mark.lab,
@@ -42,7 +46,7 @@ NEW = (
 
 @pytest.fixture(autouse=True)
 def few_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One setting is as good as eight."""
+    """One setting shows as much as eight."""
     monkeypatch.setattr(configure, "GLOBAL_SYSCTLS", dict(list(GLOBAL_SYSCTLS.items())[:1]))
 
 
@@ -54,11 +58,11 @@ def tmp_path() -> Iterator[Path]:
 
 
 def do_install(machine: ScratchMachine) -> None:
-    install_clone(machine.platform, PAYLOAD, say=say_nothing)
+    install_clone(machine.platform, PAYLOAD, ACTING, say=say_nothing)
 
 
 def do_upgrade(machine: ScratchMachine) -> None:
-    install_clone(machine.platform, NEW, say=say_nothing)
+    install_clone(machine.platform, NEW, ACTING, say=say_nothing)
 
 
 def do_uninstall(machine: ScratchMachine) -> None:
@@ -66,11 +70,15 @@ def do_uninstall(machine: ScratchMachine) -> None:
 
 
 def do_configure(machine: ScratchMachine) -> None:
-    configure_package(machine.platform, say=say_nothing, close=True)
+    configure_package(machine.platform, ACTING, say=say_nothing, close=True)
+
+
+def do_set_up(machine: ScratchMachine) -> None:
+    set_up(machine.platform, ACTING, say=say_nothing)
 
 
 def run_until(machine: ScratchMachine, work: Callable[[ScratchMachine], None], effects: int) -> bool:
-    """Do the work in a child that is killed before its n-th effect; whether it was."""
+    """Do the work in a child that is killed before its n-th effect; returns whether it was killed."""
     pid = os.fork()
     if pid == 0:
         left = itertools.count(effects, -1)
@@ -84,7 +92,7 @@ def run_until(machine: ScratchMachine, work: Callable[[ScratchMachine], None], e
                 setattr(os, name, _counted(getattr(os, name), count))
             scratch_machine.hook = count
             work(machine)
-        except BaseException:  # noqa: BLE001  the child must not go on as a second pytest
+        except BaseException:  # noqa: BLE001  the child must not continue as a second pytest
             traceback.print_exc()
             os._exit(FAILED)
         os._exit(0)
@@ -113,7 +121,7 @@ def crash_everywhere(
         for earlier in begin:
             earlier(machine)
         if not run_until(machine, work, effects):
-            assert effects > 20, "the work has hardly any effects: is anything counted?"
+            assert effects > 20, "the work has hardly any effects: are they counted?"
             return
         yield machine
 
@@ -132,7 +140,7 @@ def whole(machine: ScratchMachine) -> dict[str, Any]:
 
 
 def assert_same(machine: ScratchMachine, expected: dict[str, Any]) -> None:
-    """Say what differs, and only that."""
+    """Require that the machine is as expected; the error names only the differences."""
     found = whole(machine)
     assert dict(found["tree"].items() ^ expected["tree"].items()) == {}
     assert found == expected
@@ -140,7 +148,7 @@ def assert_same(machine: ScratchMachine, expected: dict[str, Any]) -> None:
 
 @pytest.fixture
 def ends(tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A machine as it was, installed, and upgraded."""
+    """The states of a machine: before, installed, and upgraded."""
     place = tmp_path / "ends"
     place.mkdir()
     machine = make_machine(place)
@@ -161,7 +169,7 @@ def test_an_installation_killed_anywhere_is_completed_or_undone(
     before, installed, _upgraded = ends
     closed = 0
     for machine in crash_everywhere(tmp_path, do_install):
-        # Done is said only when all is done.
+        # It says done only when everything is done.
         assert read_stage(machine) is not Stage.INSTALLED or whole(machine) == installed
         if (is_locked := machine.platform.kernel.is_locked()) is True:
             closed += 1
@@ -198,16 +206,16 @@ def test_a_removal_killed_anywhere_is_completed_or_taken_back(
 def test_a_removal_cut_off_by_the_power_boots_into_a_whole_lock_or_into_none(
     tmp_path: Path, ends: Ends, recover: Callable[[ScratchMachine], None]
 ) -> None:
-    """Never into a lock without its rules, or with a network manager that waits for a unit which is gone."""
+    """Never into a lock without its rules, or with a network manager that waits for a unit that is gone."""
     before, installed, _upgraded = ends
     ends_of_boot = set()
     for machine in crash_everywhere(tmp_path, do_uninstall, do_install):
         machine.power_cycle()
         state = machine.read_all()
-        assert NETWORK_MANAGER in state["active"], "nothing of the network starts"
+        assert NETWORK_MANAGER in state["active"], "nothing brings the network up"
         assert state["tables"] == machine.boots_locked
         ends_of_boot.add(state["tables"])
-        # What the kernel was told is gone with it: nothing of that is the removal's any more.
+        # The kernel's state went with the power: the removal need not undo any of it.
         machine.set_state(settings=dict.fromkeys(state["settings"], "7"))
         recover(machine)
         assert_same(machine, installed if recover is do_install else before)
@@ -238,4 +246,67 @@ def test_a_packages_configuration_killed_anywhere_is_completed(tmp_path: Path) -
     for machine in crash_everywhere(tmp_path, do_configure, unpack):
         assert machine.platform.kernel.is_locked() is False or machine.boots_locked
         do_configure(machine)
+        assert_same(machine, whole(reference))
+
+
+@pytest.mark.requirement("R2")
+@pytest.mark.parametrize("recover", [do_set_up, do_uninstall])
+def test_a_set_up_killed_anywhere_boots_as_before_or_locked_and_is_completed_or_undone(
+    tmp_path: Path, recover: Callable[[ScratchMachine], None]
+) -> None:
+    place = tmp_path / "end"
+    place.mkdir()
+    reference = make_machine(place)
+    unpack(reference)
+    do_set_up(reference)
+    done = whole(reference)
+    booted = {True: 0, False: 0}
+    for machine in crash_everywhere(tmp_path, do_set_up, unpack):
+        is_locked, found = machine.platform.kernel.is_locked(), find_set_up(machine.platform.layout)
+        assert not (is_locked and found is SetUp.NO), "locked, but no set-up is recorded"
+        assert found is not SetUp.YES or whole(machine) == done
+        rules = machine.platform.layout.boot_rules.is_file()
+        drop_ins = (machine.platform.layout.dropin("sysinit.target")).is_file()
+        machine.power_cycle()
+        state = machine.read_all()
+        # From the drop-in on, which comes right after the rules, it boots locked. The network manager starts in any
+        # case.
+        assert state["tables"] is drop_ins
+        assert rules or not drop_ins
+        assert NETWORK_MANAGER in state["active"]
+        booted[state["tables"]] += 1
+        recover(machine)
+        if recover is do_set_up:
+            assert find_set_up(machine.platform.layout) is SetUp.YES
+            assert machine.boots_locked
+            assert machine.platform.kernel.is_locked() is True
+        else:
+            assert find_set_up(machine.platform.layout) is SetUp.NO
+            assert not machine.boots_locked
+            assert machine.platform.kernel.is_locked() is False
+    assert min(booted.values()) > 3
+
+
+@pytest.mark.requirement("R2", "R3")
+def test_an_upgrade_of_a_package_killed_anywhere_never_opens(tmp_path: Path) -> None:
+    for machine in crash_everywhere(tmp_path, do_configure, unpack, do_set_up):
+        assert machine.platform.kernel.is_locked() is True
+        assert machine.boots_locked
+        assert machine.platform.layout.boot_rules.is_file()
+        do_configure(machine)
+        assert find_set_up(machine.platform.layout) is SetUp.YES
+
+
+@pytest.mark.requirement("R3")
+def test_the_removal_of_a_package_killed_anywhere_is_completed_or_taken_back(tmp_path: Path) -> None:
+    place = tmp_path / "end"
+    place.mkdir()
+    reference = make_machine(place)
+    for step in (unpack, do_set_up, do_uninstall):
+        step(reference)
+    for machine in crash_everywhere(tmp_path, do_uninstall, unpack, do_set_up):
+        if machine.platform.kernel.is_locked() is not True:
+            assert not machine.boots_locked, "open, and closed at the next boot"
+        assert find_set_up(machine.platform.layout) is not SetUp.NO or not machine.boots_locked
+        do_uninstall(machine)
         assert_same(machine, whole(reference))

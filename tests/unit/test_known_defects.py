@@ -1,7 +1,9 @@
-"""Twenty defects that were found in a comparable service, a shell script: none of them is repeated here.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Twenty defects of a comparable service, a shell script: this service has none of them.
 
-A test that holds the absence of one of them says so by `@pytest.mark.defect(4)`, wherever it is. What stands here is
-what can be read off the source and the policy; what must be seen on a wire is in tests/integration.
+A test that shows the absence of a defect has `@pytest.mark.defect(4)`, wherever it is. The tests here read the source
+and the policy; what must be seen on a wire is in tests/integration.
 """
 
 import ast
@@ -76,7 +78,7 @@ def _walk_source() -> Iterator[tuple[Path, ast.AST]]:
 
 
 def test_the_source_of_the_service_is_all_looked_at() -> None:
-    """The positive control of the tests below: they find what is there."""
+    """The positive control of the tests below: they look at all of the source."""
     assert {"daemon.py", "base.py", "process.py", "nft.py"} <= {path.name for path in SERVICE}
     assert {name for _, name in _imported()} >= {"asyncio", "psiphon_vpn.config", "click", "tomllib"}
     assert {"nft", "setpriv"} <= {text for _, text in _texts()}
@@ -91,7 +93,7 @@ def _imported() -> Iterator[tuple[Path, str]]:
 
 
 def _texts() -> Iterator[tuple[Path, str]]:
-    """Every string that is no documentation."""
+    """Every string that is not a docstring."""
     documentation = {
         node.value for _, node in _walk_source() if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
@@ -102,8 +104,8 @@ def _texts() -> Iterator[tuple[Path, str]]:
 
 @pytest.mark.defect(9)
 def test_no_public_resolver_is_named_anywhere_but_those_that_are_asked_inside_the_tunnel() -> None:
-    """The samples of `simulate` are packets that must not leave, and those of `routing` are asked of the kernel's own
-    tables; nothing is sent to them."""
+    """Those in `simulate` are samples of packets that must not leave, and those in `routing` are looked up in the
+    kernel's own tables. Nothing is sent to them."""
     found: set[tuple[str, str]] = set()
     for path, text in _texts():
         for word in re.findall(r"[0-9A-Fa-f:.]{6,}(?:/\d+)?", text):
@@ -123,11 +125,11 @@ def test_no_public_resolver_is_named_anywhere_but_those_that_are_asked_inside_th
 @pytest.mark.defect(9)
 def test_the_service_does_not_know_how_to_change_the_machines_resolvers() -> None:
     words = re.compile(r"/resolv\.conf|resolvectl|resolvconf|resolved\.conf|nsswitch|DNSOverTLS|DNSSEC", re.IGNORECASE)
-    # What diagnoses them only reads: it has no way to write (diagnose/system.py). The drop-in for systemd-resolved is
-    # a static file of the installation, there or not there as a whole, and masked as a whole while released: nothing
-    # of it has to be restored.
+    # Their diagnosis only reads: it has no way to write (diagnose/system.py). The drop-in for systemd-resolved is a
+    # static file of the installation, present or absent as a whole, and masked as a whole while released: nothing in it
+    # must be restored.
     static = {("system", name) for name in ("files.py", "layout.py", "released.py")}
-    # No command of root's and no unit of ours sees nsswitch.conf, in a mount namespace of its own: the file stays.
+    # Commands of root and our units do not see nsswitch.conf, in their own mount namespace; the file itself stays.
     static |= {("psiphon_vpn", "local_accounts.py"), ("system", "units.py")}
     found = [(path, text) for path, text in _texts() if words.search(text) and "diagnose" not in path.parts]
     assert [(path.name, text) for path, text in found if path.parts[-2:] not in static] == []
@@ -135,13 +137,19 @@ def test_the_service_does_not_know_how_to_change_the_machines_resolvers() -> Non
 
 @pytest.mark.defect(10, 17)
 def test_the_service_has_nothing_to_download_or_to_call_home_with() -> None:
-    """`status` asks the daemon and the kernel, nobody else; only the command `update` fetches, and what it verifies."""
+    """`status` asks only the daemon and the kernel.
+
+    `update` and the set-up before the lock download, and verify what they get. The refresh of the server list through
+    the tunnel and the rescue use a process that can open nothing (`direct_fetch.py`); their list is signed.
+    """
     clients = {"urllib", "http", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "ssl", "xmlrpc", "socketserver"}
-    fetching = {"fetch.py", "fetch_errors.py", "partial_download.py", "obtain.py", "update.py"}
+    fetching = {("core", name) for name in ("fetch.py", "fetch_errors.py", "partial_download.py", "obtain.py")}
+    fetching |= {("cli", "update.py"), ("cli", "provisions.py")}
+    fetching |= {("servers", "fetch.py"), ("servers", "direct_fetch.py")}
     loaded = [
         (path.name, name)
         for path, name in _imported()
-        if name.split(".")[0] in clients and not (path.parent.name in {"core", "cli"} and path.name in fetching)
+        if name.split(".")[0] in clients and path.parts[-2:] not in fetching
     ]
     assert [entry for entry in loaded if entry[1] != "urllib.parse"] == []
     assert [(path.name, text) for path, text in _texts() if text in {"curl", "wget", "fetch", "aria2c"}] == []
@@ -149,7 +157,7 @@ def test_the_service_has_nothing_to_download_or_to_call_home_with() -> None:
 
 @pytest.mark.defect(15, 20)
 def test_a_signal_goes_to_our_own_child_and_never_to_a_name_or_a_number_out_of_a_file() -> None:
-    """`kill` and `killpg` take a number that a child's handle or the caller gave, or that is read there and then."""
+    """`kill` and `killpg` take a number from a child's handle or the caller, or one that has just been read."""
     for path, node in _walk_source():
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {
             "os.kill",
@@ -167,15 +175,15 @@ def test_no_terminal_log_in_or_display_is_asked_for_by_the_service_or_its_set_up
     files = [*SERVICE, *ROOT.glob("*.sh"), ROOT / ".ci" / "run"]
     assert len(files) > len(SERVICE) + 1
     found = [path.name for path in files if words.search(path.read_text(encoding="utf-8"))]
-    # One runs in a user's own session, from a user unit, and shows that user what the service says; the other takes the
-    # names of users out of a report.
-    assert sorted(found) == ["identities.py", "notify.py"]
+    # One module runs in a user's own session, from a user unit, and shows that user the service's messages. Another
+    # removes user names from a report. `config edit` runs an editor as the user who called sudo.
+    assert sorted(found) == ["editor.py", "identities.py", "notify.py"]
 
 
 @pytest.mark.defect(7)
 def test_the_service_turns_no_forwarding_on() -> None:
     assert [name for name in {**GLOBAL_SYSCTLS, **TUN_SYSCTLS} if "forward" in name] == []
-    # What diagnoses it only reads: it has no way to write (diagnose/system.py).
+    # Its diagnosis only reads: it has no way to write (diagnose/system.py).
     found = [(path, text) for path, text in _texts() if re.search(r"ip_forward|/forwarding", text)]
     assert [text for path, text in found if "diagnose" not in path.parts] == []
 
@@ -209,7 +217,7 @@ def test_what_comes_from_a_wire_is_forwarded_nowhere_before_anything_else_is_ask
 @pytest.mark.defect(2, 3)
 @pytest.mark.parametrize("name", golden_rulesets())
 def test_every_statement_of_a_ruleset_names_one_of_our_own_tables(name: str) -> None:
-    """What is misspelt, or reaches further than our table, is none of the three statements that we use."""
+    """A misspelt statement, or one that reaches beyond our table, is none of the three that we use."""
     ours = "|".join(table.name for table in LAYERS)
     statement = re.compile(rf"(table|delete table) (inet|netdev|bridge|arp) ({ours})( \{{)?")
     lines = [line for line in golden_rulesets()[name].splitlines() if line and line[0] not in "#\t} "]
@@ -219,7 +227,7 @@ def test_every_statement_of_a_ruleset_names_one_of_our_own_tables(name: str) -> 
 
 @pytest.mark.defect(3)
 def test_no_error_of_nft_is_thrown_away_but_that_of_removing_what_is_not_there() -> None:
-    """Each place where an error is passed over on purpose, for somebody to look at when there is another."""
+    """Lists each place that ignores an error on purpose, so that a person looks at a new one."""
     quiet: dict[str, int] = {}
     for path, node in _walk_source():
         passed = isinstance(node, ast.ExceptHandler) and all(isinstance(part, ast.Pass) for part in node.body)
@@ -228,5 +236,5 @@ def test_no_error_of_nft_is_thrown_away_but_that_of_removing_what_is_not_there()
         if (passed and "Command" in named) or (suppressed and "Command" in ast.unparse(node)):
             quiet[path.name] = quiet.get(path.name, 0) + 1
         assert not (isinstance(node, ast.Constant) and node.value == "2>/dev/null")
-    # Two package managers that are asked whether they know us, where not every system has both.
+    # Asks two package managers whether they know the service; not every system has both.
     assert quiet == {"nft.py": 1, "distribution.py": 2}

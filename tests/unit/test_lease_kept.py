@@ -1,4 +1,6 @@
-"""A lease that ends: whether the machine was too slow to renew it, or somebody took it, and what is said of it."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The end of a lease: whether the machine was too slow to renew it or somebody removed it, and what the status says."""
 
 from __future__ import annotations
 
@@ -22,15 +24,21 @@ from psiphon_vpn.service import events as ev
 from psiphon_vpn.service import keeper
 from psiphon_vpn.service.events import Event, Timer
 from psiphon_vpn.service.keeper import LeaseKeeper
+from psiphon_vpn.service.patience import Patience
 from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.status import explain_no_lease
+
+
+async def hear_nothing() -> float | None:
+    """The kernel knows no connection of the core."""
+    return None
 
 
 async def make_keeper(lock: FakeLock, *, post: Callable[[Event], None], on_renewal: Callable[[], None]) -> LeaseKeeper:
     """A keeper of a lease that was just taken."""
     lock.policy = make_policy(State.OPEN)
     return LeaseKeeper(
-        enforcer=lock,
+        lock=lock,
         proof=await lock.renew(await lock.read_back(), Cover()),
         cover=Cover(),
         has_ipv6=True,
@@ -39,12 +47,14 @@ async def make_keeper(lock: FakeLock, *, post: Callable[[Event], None], on_renew
         has_slept=lambda: False,
         on_renewal=on_renewal,
         ipv6_probe=(),
+        patience=Patience(0.1),
+        hear=hear_nothing,
     )
 
 
 def keep(lock: FakeLock, befall: Callable[[FakeLock], None]) -> list[Event]:
-    """Keep a lease until something befalls it; what is posted."""
-    told: list[Event] = []
+    """Keep a lease until something happens to it; returns the posted events."""
+    reported: list[Event] = []
 
     async def wait(*_arguments: object, **_more: object) -> bool:
         await asyncio.sleep(3600)
@@ -59,7 +69,7 @@ def keep(lock: FakeLock, befall: Callable[[FakeLock], None]) -> list[Event]:
             if renewals == 3:
                 befall(lock)
 
-        service = await make_keeper(lock, post=told.append, on_renewal=renewed)
+        service = await make_keeper(lock, post=reported.append, on_renewal=renewed)
         async with asyncio.timeout(600):
             await service.run()
         assert renewals == 3
@@ -70,17 +80,17 @@ def keep(lock: FakeLock, befall: Callable[[FakeLock], None]) -> list[Event]:
         mock.patch.object(keeper, "read_traffic", return_value=None),
     ):
         run_skipping(scenario())
-    return told
+    return reported
 
 
 def be_starved(_lock: FakeLock) -> None:
-    """The daemon does not get the processor for longer than the lease runs."""
+    """The daemon does not get the processor for longer than a lease lasts."""
     loop: Any = asyncio.get_running_loop()
     loop.pass_time(names.LEASE_SECONDS + 1)
 
 
 @pytest.mark.requirement("B2")
-def test_a_lease_that_was_not_renewed_in_time_is_told_as_that_and_not_as_a_change_of_the_lock() -> None:
+def test_a_lease_that_was_not_renewed_in_time_is_reported_as_that_and_not_as_a_change_of_the_lock() -> None:
     lock = FakeLock()
     assert keep(lock, be_starved) == [ev.LeaseLost(expired=True)]
     assert not lock.leased
@@ -101,8 +111,8 @@ def test_what_a_renewal_finds_changed_is_a_change_of_the_lock() -> None:
             return await super().renew(proof, cover)
 
     lock = Changed()
-    told = keep(lock, lambda _: setattr(lock, "changed", True))
-    assert told == [ev.LockBroken("somebody changed net.ipv4.conf.all.rp_filter")]
+    reported = keep(lock, lambda _: setattr(lock, "changed", True))
+    assert reported == [ev.LockBroken("somebody changed net.ipv4.conf.all.rp_filter")]
 
 
 @pytest.mark.parametrize(
@@ -136,10 +146,10 @@ def test_the_end_of_a_lease_that_is_no_more_changes_nothing(way: str, expired: b
 
 
 def test_a_lease_that_ran_out_blames_nobody_and_has_a_next_step() -> None:
-    told = explain(Reason.LEASE_EXPIRED)
-    assert "ran out" in told.sentence
-    assert "changed" not in told.sentence
-    assert told.next_step is not None
+    reported = explain(Reason.LEASE_EXPIRED)
+    assert "ran out" in reported.sentence
+    assert "changed" not in reported.sentence
+    assert reported.next_step is not None
 
 
 def test_status_tells_the_two_apart_before_anybody_has_renewed() -> None:
@@ -155,7 +165,7 @@ def test_status_tells_the_two_apart_before_anybody_has_renewed() -> None:
 
 
 def test_a_lease_counts_from_before_the_kernel_was_asked() -> None:
-    """The kernel counts from somewhere within the call: a daemon that is starved there must not believe in more."""
+    """The kernel counts from some moment within the call: a daemon that is starved there must not assume more."""
     now = 1000.0
 
     class Slow:
@@ -179,7 +189,7 @@ def test_a_lease_counts_from_before_the_kernel_was_asked() -> None:
 
 
 class Blocked(FakeLock):
-    """Another program's traffic control keeps everything back."""
+    """Another program's traffic control blocks everything."""
 
     async def restore(self, area: Area, *, changed: bool = False) -> Restored:
         assert not self.leased, "closed before anything is looked at"
@@ -187,11 +197,11 @@ class Blocked(FakeLock):
 
 
 @pytest.mark.parametrize(
-    ("lock", "told"),
+    ("lock", "reported"),
     [(FakeLock(), ev.TunnelSilent), (Blocked(), ev.LockBroken)],
     ids=["nothing", "something"],
 )
-def test_a_tunnel_that_is_silent_closes_and_names_what_was_put_before_it(lock: FakeLock, told: type[Event]) -> None:
+def test_a_tunnel_that_is_silent_closes_and_names_what_was_put_before_it(lock: FakeLock, reported: type[Event]) -> None:
     asked = 0
 
     async def answer(*_arguments: object, **_more: object) -> bool:
@@ -214,9 +224,9 @@ def test_a_tunnel_that_is_silent_closes_and_names_what_was_put_before_it(lock: F
         mock.patch.object(keeper, "read_traffic", return_value=None),
     ):
         run_skipping(scenario())
-    assert asked == 3, "asked for every doubt"
+    assert asked == 3, "asked once for each doubt"
     (event,) = posted
-    assert isinstance(event, told)
+    assert isinstance(event, reported)
     assert not isinstance(event, ev.LockBroken) or "tbf" in event.detail
     assert not lock.leased
 

@@ -1,4 +1,6 @@
-"""When the tunnel is asked, why it does not connect, and what is said of the timers."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When the service tests the tunnel, why it does not connect, and what it reports of its timers."""
 
 from __future__ import annotations
 
@@ -12,19 +14,13 @@ from pathlib import Path
 import pytest
 from tests.skipping import run_skipping
 
-from psiphon_vpn.core import events as notices
 from psiphon_vpn.core.process import CoreError
 from psiphon_vpn.linux import clocks
 from psiphon_vpn.linux.clocks import JumpTimer, SleepClock, read_slept
 from psiphon_vpn.network_managers.systemd_networkd import find_portal
-from psiphon_vpn.service.causes import (
-    EARLIEST,
-    CauseFinder,
-    explain_failed_start,
-    find_cause,
-)
+from psiphon_vpn.service.causes import EARLIEST, explain_failed_start
 from psiphon_vpn.service.events import Event, Timer, TimerFired
-from psiphon_vpn.service.liveness import LIVENESS_SECONDS, Liveness, Traffic, read_traffic
+from psiphon_vpn.service.liveness import LIVENESS_SECONDS, Doubt, Liveness, Traffic, read_traffic
 from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.timers import JITTER, Timers
 from psiphon_vpn.tasks import Supervisor
@@ -32,11 +28,14 @@ from psiphon_vpn.tasks import Supervisor
 NOW = EARLIEST + timedelta(days=200)
 
 
-def test_a_tunnel_without_traffic_is_asked_now_and_then() -> None:
+def test_a_tunnel_without_traffic_is_asked_now_and_then_and_not_looked_at_more_often() -> None:
     liveness = Liveness(0.0)
     asked = []
     for second in range(0, 61, 2):
-        if liveness.look(Traffic(5, 5), second):
+        doubt = liveness.look(Traffic(5, 5), second)
+        assert not liveness.busy
+        if doubt is not Doubt.NONE:
+            assert doubt is Doubt.DUE
             asked.append(second)
             liveness.asked(second)
     assert asked == [16, 32, 48]
@@ -45,15 +44,30 @@ def test_a_tunnel_without_traffic_is_asked_now_and_then() -> None:
 
 def test_traffic_that_is_answered_asks_nothing_and_traffic_that_is_not_asks_soon() -> None:
     liveness = Liveness(0.0)
-    for second in range(0, 14, 2):
-        assert not liveness.look(Traffic(second * 10, second * 7), second)
+    for second in range(14):
+        assert liveness.look(Traffic(second * 10, second * 7), second) is Doubt.NONE
+        assert liveness.busy is (second > 0)
     liveness = Liveness(0.0)
-    assert [liveness.look(Traffic(10 * second, 7), second) for second in (0, 2, 4)] == [False, False, True]
+    found = [liveness.look(Traffic(10 * second, 7), second) for second in (0, 2, 3)]
+    assert found == [Doubt.NONE, Doubt.NONE, Doubt.UNANSWERED]
+    liveness.asked(5)
+    assert liveness.look(Traffic(40, 7), 6) is Doubt.NONE, "counted anew"
 
 
-def test_a_single_packet_without_an_answer_is_no_reason_to_ask() -> None:
+def test_what_was_sent_once_is_still_unanswered_at_the_next_look() -> None:
+    """A resolver sends two packets, and then none for some seconds."""
     liveness = Liveness(0.0)
-    assert not any(liveness.look(Traffic(1 + (second > 2), 7), second) for second in range(0, 14, 2))
+    found = [liveness.look(Traffic(2 * (second > 0), 7), second) for second in (0, 2, 3)]
+    assert found == [Doubt.NONE, Doubt.NONE, Doubt.UNANSWERED]
+
+
+def test_a_single_packet_without_an_answer_is_no_reason_to_ask_nor_to_look_for_ever() -> None:
+    liveness = Liveness(0.0)
+    busy = []
+    for second in range(14):
+        assert liveness.look(Traffic(1 + (second > 2), 7), second) is Doubt.NONE
+        busy += [second] if liveness.busy else []
+    assert busy == [3]
 
 
 def test_the_counters_are_those_of_our_tun(tmp_path: Path) -> None:
@@ -63,93 +77,11 @@ def test_the_counters_are_those_of_our_tun(tmp_path: Path) -> None:
         "    lo: 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\nPsiphonTUN: 100 11 0 0 0 0 0 0 200 22 0 0 0 0 0 0\n"
     )
     assert read_traffic(file, lambda _name: 0) == Traffic(sent=22, received=11)
-    # What waits for a core that does not read is in the queue's count alone.
+    # Packets that wait for a core that does not read are only in the queue's count.
     assert read_traffic(file, {"PsiphonTUN": 27}.__getitem__) == Traffic(sent=27, received=11)
     file.write_text("    lo: 1 2 0 0 0 0 0 0 3 4 0 0 0 0 0 0\n")
     assert read_traffic(file) is None
     assert read_traffic(tmp_path / "none") is None
-
-
-@pytest.mark.parametrize(
-    ("region", "regions", "reason"),
-    [
-        ("", (), Reason.NO_SERVER_LIST),
-        ("CA", (), Reason.NO_SERVER_LIST),
-        ("CA", ("DE", "FR"), Reason.REGION),
-        ("CA", ("CA", "DE"), Reason.PROTOCOLS),
-        ("", ("CA",), Reason.PROTOCOLS),
-    ],
-)
-def test_no_candidates_has_the_reason_that_the_known_regions_tell(
-    region: str, regions: tuple[str, ...], reason: Reason
-) -> None:
-    finder = CauseFinder(region)
-    finder.hear(notices.AvailableEgressRegions(regions))
-    assert finder.hear(notices.CandidateServers(0))
-    assert finder.fault is reason
-    assert not finder.hear(notices.CandidateServers(0)), "told once"
-    assert finder.hear(notices.CandidateServers(3))
-    assert finder.fault is None
-
-
-@pytest.mark.parametrize(
-    ("said", "reason"),
-    [
-        (notices.DatastoreError("held"), Reason.DATASTORE),
-        (notices.DatastoreError("disk"), Reason.DISK),
-        (notices.DatastoreError("broken"), Reason.DATASTORE_BROKEN),
-        (notices.TargetUnfit("region"), Reason.REGION),
-        (notices.TargetUnfit("protocols"), Reason.PROTOCOLS),
-        (notices.TargetUnfit("proxy"), Reason.TARGET_AND_PROXY),
-    ],
-)
-def test_a_data_store_or_a_target_that_ends_the_core_has_its_reason(said: notices.CoreEvent, reason: Reason) -> None:
-    finder = CauseFinder("CA", target=True)
-    assert finder.hear(said)
-    # What the core says between that and its end changes nothing.
-    assert not finder.hear(notices.AvailableEgressRegions(()))
-    assert not finder.hear(notices.CandidateServers(0))
-    assert finder.fault is reason
-
-
-def test_a_core_that_has_a_target_does_not_lack_a_list_of_servers() -> None:
-    finder = CauseFinder("", target=True)
-    finder.hear(notices.AvailableEgressRegions(()))
-    assert not finder.hear(notices.CandidateServers(0))
-    assert finder.fault is None
-
-
-def test_a_data_store_that_the_core_throws_away_itself_is_no_fault() -> None:
-    finder = CauseFinder("")
-    assert not finder.hear(notices.DatastoreReset())
-    assert not finder.hear(notices.DatastoreFailed())
-
-
-def test_a_dead_upstream_proxy_is_the_fault_until_there_is_a_tunnel() -> None:
-    finder = CauseFinder("")
-    assert finder.hear(notices.UpstreamProxyError())
-    assert not finder.hear(notices.CandidateServers(5))
-    assert finder.fault is Reason.UPSTREAM_PROXY
-    assert finder.hear(notices.Tunnels(1))
-    assert finder.fault is None
-
-
-@pytest.mark.parametrize(
-    ("now", "skew", "portal", "ipv4", "reason"),
-    [
-        (NOW, None, False, True, Reason.SLOW),
-        (NOW, 30.0, False, True, Reason.SLOW),
-        (NOW, None, False, False, Reason.NO_IPV4),
-        (NOW, -7200.0, False, True, Reason.CLOCK),
-        (datetime(1970, 1, 1, tzinfo=UTC), None, False, False, Reason.CLOCK),
-        (NOW, -7200.0, True, False, Reason.CAPTIVE_PORTAL),
-    ],
-)
-def test_the_cause_is_the_most_certain_of_what_is_known(
-    now: datetime, skew: float | None, portal: bool, ipv4: bool, reason: Reason
-) -> None:
-    assert find_cause(now=now, skew=skew, portal=portal, ipv4=ipv4) is reason
-    assert find_cause(now=now, skew=skew, portal=portal, ipv4=ipv4, taken=True) is Reason.SUBNET_TAKEN
 
 
 class Clocks:
@@ -176,7 +108,7 @@ def test_the_skew_is_how_far_this_clock_is_ahead_also_after_it_was_set(monkeypat
 
 
 @pytest.mark.parametrize("years", [-50, -1, 1, 150])
-def test_a_moment_is_told_by_the_clock_as_it_was_set_last(monkeypatch: pytest.MonkeyPatch, years: int) -> None:
+def test_a_moment_is_shown_by_the_clock_as_it_was_set_last(monkeypatch: pytest.MonkeyPatch, years: int) -> None:
     both = Clocks(monkeypatch)
     moment = clocks.Moment()
     both.pass_time(60)
@@ -186,8 +118,8 @@ def test_a_moment_is_told_by_the_clock_as_it_was_set_last(monkeypatch: pytest.Mo
     assert moment.tell() == both.wall - timedelta(seconds=60)
 
 
-def test_nothing_in_the_daemon_reads_the_wall_clock_but_what_is_told_to_people() -> None:
-    """Whoever reads it elsewhere must say here why a jump by years harms nothing."""
+def test_nothing_in_the_daemon_reads_the_wall_clock_but_what_people_read() -> None:
+    """Whoever reads it elsewhere must say here why a jump of years does no harm."""
     allowed = {"linux/clocks.py": "the one place", "core/verify.py": "when a core was installed; not the daemon"}
     root = Path(clocks.__file__).parents[1]
     reading = re.compile(r"datetime\.now|datetime\.utcnow|time\.time\(|time_ns\(|date\.today|CLOCK_REALTIME\)")
@@ -202,7 +134,7 @@ def test_nothing_in_the_daemon_reads_the_wall_clock_but_what_is_told_to_people()
 
 def test_no_clock_can_be_set_so_late_that_the_timer_that_tells_of_jumps_expires() -> None:
     ktime_max_seconds = (2**63 - 1) // 10**9
-    assert ktime_max_seconds - 30 * 365 * 24 * 3600 < clocks._FAR_FUTURE
+    assert ktime_max_seconds - 30 * 365 * 24 * 3600 < clocks.FAR_FUTURE
 
 
 def test_a_sign_in_page_is_seen_where_networkd_notes_it_and_nowhere_else(tmp_path: Path) -> None:
@@ -228,10 +160,10 @@ def test_a_start_that_failed_for_want_of_room_says_so(number: int, reason: Reaso
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_is_one_sentence_for_the_user(reason: Reason) -> None:
-    told = explain(reason)
-    assert told.sentence
-    assert not told.sentence.endswith(".")
-    assert "\n" not in told.sentence + (told.next_step or "")
+    reported = explain(reason)
+    assert reported.sentence
+    assert not reported.sentence.endswith(".")
+    assert "\n" not in reported.sentence + (reported.next_step or "")
 
 
 # -- timers and clocks ------------------------------------------------------------------------------------------------
@@ -242,7 +174,7 @@ def never(part: str, error: BaseException) -> None:
 
 
 def name_timers(events: Iterable[Event]) -> list[Timer]:
-    """Which timers fired."""
+    """The timers that fired."""
     return [event.timer for event in events if isinstance(event, TimerFired)]
 
 
@@ -253,9 +185,9 @@ def test_timers_fire_with_up_to_a_fifth_more_and_say_what_is_next() -> None:
         timers = Timers(lambda event: fired.append((loop.time(), event)), Supervisor(never).guard)
         begin = loop.time()
         timers.arm(Timer.CALM, 0.05)
-        assert timers.find_next() is None, "nothing is tried when calm comes"
+        assert timers.find_next() is None, "nothing is retried when the network is calm"
         for _ in range(2):
-            timers.arm(Timer.RETRY, 0.05)  # a timer that is armed again starts anew
+            timers.arm(Timer.RETRY, 0.05)  # arming a timer again restarts it
         following = timers.find_next()
         assert following is not None
         assert following.what
@@ -306,20 +238,20 @@ def test_what_comes_regularly_is_not_woken_for() -> None:
             await asyncio.sleep(0.2)
             timers.heard(Timer.RENEWAL)
         assert woken == []
-        timers.heard(Timer.QUIET)  # one that does not run
+        timers.heard(Timer.QUIET)  # a timer that does not run
         await asyncio.sleep(2)
         assert name_timers(fired) == [Timer.RENEWAL]
 
     run_skipping(scenario())
 
 
-def test_a_sleep_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sleep_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     slept = [100.0]
     monkeypatch.setattr("psiphon_vpn.linux.clocks.read_slept", lambda: slept[0])
     clock = SleepClock()
     assert not clock.take()
     slept[0] += 0.01
-    assert not clock.take(), "two clocks are not read in one moment"
+    assert not clock.take(), "two clocks cannot be read at the same moment"
     slept[0] += 2
     assert [clock.take(), clock.take()] == [True, False]
 
@@ -327,13 +259,13 @@ def test_a_sleep_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_timer_that_tells_of_jumps_is_silent_while_there_is_none() -> None:
     async def scenario() -> bool:
         timer = JumpTimer()
-        told = asyncio.Event()
-        asyncio.get_running_loop().add_reader(timer.fileno(), told.set)
+        reported = asyncio.Event()
+        asyncio.get_running_loop().add_reader(timer.fileno(), reported.set)
         timer.acknowledge()
         await asyncio.sleep(0.1)
         asyncio.get_running_loop().remove_reader(timer.fileno())
         timer.close()
-        return told.is_set()
+        return reported.is_set()
 
     assert abs(read_slept() - read_slept()) < 0.1
     assert not asyncio.run(scenario())

@@ -1,4 +1,6 @@
-"""The kernel's side of the lock is small, and what opens rests on a reading: shown from the sources."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's side of the lock is small, and opening needs a reading back: shown from the sources."""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ VALUE = {"view"}
 
 
 def find_calls(name: str, directory: Path = SOURCES) -> dict[str, int]:
-    """How often each module calls something of that name, be it a function, a class or a method."""
+    """How often each module calls a function, class or method of that name."""
     found: dict[str, int] = {}
     for path in sorted(directory.rglob("*.py")):
         count = sum(_name_called(node) == name for node in _list_calls(path))

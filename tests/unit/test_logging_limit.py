@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The log is bounded, whatever happens."""
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def test_a_burst_passes_and_a_flood_is_cut_to_its_rate() -> None:
     assert passed == 300 * LINES_PER_SECOND
 
 
-def test_what_was_left_out_is_counted_and_told() -> None:
+def test_what_was_left_out_is_counted_and_reported() -> None:
     now = [0.0]
     limit = LogLimit(lambda: now[0])
     write(limit, BURST + 7)
@@ -53,4 +55,4 @@ def test_a_line_that_comes_again_and_again_does_not_take_the_place_of_others() -
 def test_what_is_remembered_of_lines_is_bounded() -> None:
     limit = LogLimit(lambda: 0.0)
     write(limit, 10_000)
-    assert len(limit._same) < 100
+    assert limit.remembered < 100

@@ -1,4 +1,6 @@
-"""Programs that log in to a network and are not root's: which are found, and what is said of them."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Programs that log in to a network without being root: which are found, and what is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ class Process:
 
 
 class Processes:
-    """A /proc that holds these; a program that ended meanwhile is listed and cannot be read."""
+    """A fake /proc with these processes; one that ended meanwhile is listed but cannot be read."""
 
     def __init__(self, *processes: Process) -> None:
         self._all = {100 + number: process for number, process in enumerate(processes)}
@@ -64,8 +66,8 @@ def test_a_program_that_logs_in_as_another_user_than_root_is_found(
     processes = Processes(Process(name="init", uid=0), Process(name=name, uid=991, command=(name, *command)))
     (found,) = find_refused_logins(processes)
     assert (found.name, found.pid, found.uid, found.wired) == (name, 101, 991, wired)
-    (told,) = describe_refused_logins(processes)
-    assert told.name == f"{name} (101)"
+    (reported,) = describe_refused_logins(processes)
+    assert reported.name == f"{name} (101)"
 
 
 def test_those_of_root_those_of_other_networks_and_other_programs_are_not() -> None:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Manual pages and completions: made from the program, so that they cannot drift from it."""
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the rules are on a kernel that lacks a part of nf_tables: without its words, and no wider."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rules for a kernel that lacks a part of nf_tables: without the missing expressions, and no wider."""
 
 from __future__ import annotations
 
@@ -17,7 +19,6 @@ WORDS = {
     Part.NAT: "type nat ",
     Part.FIB: "fib daddr",
     Part.RT: " rt ip",
-    Part.MAXSEG: "option maxseg",
 }
 
 
@@ -40,7 +41,7 @@ def test_no_word_of_a_missing_part_is_left_and_nothing_is_accepted_that_was_not(
         before = next(chain for chain in whole.chains if chain.name == name)
         lost = len(before.rules) - len(kept.rules)
         assert lost == (sum(" rt " in rule.text for rule in before.rules) if Part.RT in lacking else 0)
-    # What was refused is dropped, in the same place.
+    # What was rejected is dropped, in the same place.
     if Part.REJECT in lacking:
         assert text.count(" drop") >= whole.render_replacement().count(" reject with ")
 

@@ -1,4 +1,6 @@
-"""A network manager is one value: everything that has to know of it follows, and nothing else names it."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A network manager is one value: everything that needs it follows, and nothing else names it."""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ print(json.dumps({
     "removed with the lock": layout.dropin("newd.service") in removal.list_lock_files(layout),
     "file": Path("/usr/lib/newd/psiphon.conf") in files.render_system_files(layout),
     "reread": any((reader.unit, reader.verb) == ("newd.service", "reload") for reader in configure.READERS),
-    "released": any(path == Path("/run/newd/psiphon.conf") for _reader, path, _text in released._list_masks(layout)),
+    "released": any(path == Path("/run/newd/psiphon.conf") for _reader, path, _text in released.list_masks(layout)),
     "DHCP": find_user("daemon").uid in find_network_managers(),
     "login": "newlogin" in logins.PROGRAMS,
     "diagnose": "newd.service" in unit_facts.MANAGERS,
@@ -56,7 +58,7 @@ print(json.dumps({
 
 
 def look(source: Path) -> dict[str, bool]:
-    """What the rest of the program knows of "newd", in the package below that directory."""
+    """What the rest of the program knows of "newd", in the package below this directory."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(source)!r})\n{LOOK}"],
         capture_output=True,
@@ -86,7 +88,7 @@ def test_every_module_is_in_the_list() -> None:
     assert {id(getattr(network_managers, name).MANAGER) for name in MODULES} == {id(manager) for manager in MANAGERS}
 
 
-def test_every_file_for_a_network_manager_is_there_and_whoever_reads_one_is_told_to() -> None:
+def test_every_file_for_a_network_manager_is_there_and_whoever_reads_one_reads_it_again() -> None:
     for manager in MANAGERS:
         assert all((DIRECTORY / name).is_file() for name in (*manager.files.values(), *manager.released_files.values()))
         assert bool(manager.files) is (manager.reread is not None)
@@ -98,7 +100,7 @@ TOLD = {"diagnose/checks/login.py", "policy/permits.py"}
 
 
 def find_words(path: Path) -> set[str]:
-    """Which of the words a module has in its texts, docstrings left out."""
+    """The given words that occur in a module's strings, except docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     plain = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     texts = [

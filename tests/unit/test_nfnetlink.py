@@ -1,4 +1,6 @@
-"""Reading netlink's bytes: whatever they are, nothing breaks, and what is well-formed is understood."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading netlink messages: no bytes break it, and what is well-formed is understood."""
 
 from __future__ import annotations
 
@@ -9,9 +11,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from psiphon_vpn.linux import nfnetlink
 from psiphon_vpn.linux.netlink import write_attribute
-from psiphon_vpn.linux.nfnetlink import Generation, GenerationChanged, NftSocket, parse_generations
+from psiphon_vpn.linux.nfnetlink import (
+    Generation,
+    GenerationChanged,
+    check_answer,
+    encode_kind,
+    encode_message,
+    parse_generations,
+)
 
 NEWGEN = (10 << 8) | 15
 
@@ -69,7 +77,7 @@ def test_other_messages_are_no_generations() -> None:
     assert [found.number for found in parse_generations(message((10 << 8) | 12, body) + message(2, body))] == [0]
 
 
-def test_a_commit_tells_which_tables_it_touched_also_when_it_is_told_in_several_messages() -> None:
+def test_a_commit_tells_which_tables_it_touched_also_when_it_is_reported_in_several_messages() -> None:
     rule = message((10 << 8) | 6, attribute(1, b"psiphon_filter\0") + attribute(2, b"output\0"))
     other = message((10 << 8) | 0, attribute(1, b"docker\0"))
     generation = message((10 << 8) | 15, attribute(1, struct.pack(">I", 9)) + attribute(2, struct.pack(">I", 77)))
@@ -81,19 +89,19 @@ def test_a_commit_tells_which_tables_it_touched_also_when_it_is_told_in_several_
     assert (first_of_two.tables, second.tables) == (frozenset({"psiphon_filter"}), frozenset({"docker"}))
 
 
-def test_a_transaction_refused_for_its_generation_is_told_apart_from_other_refusals() -> None:
+def test_a_transaction_refused_for_its_generation_is_distinguished_from_other_refusals() -> None:
     def error(number: int) -> bytes:
         return struct.pack("=IHHII", 36, 2, 0, 1, 0) + struct.pack("=i", -number) + bytes(16)
 
-    NftSocket._check(error(0))
+    check_answer(error(0))
     with pytest.raises(GenerationChanged):
-        NftSocket._check(error(errno.ERESTART))
+        check_answer(error(errno.ERESTART))
     with pytest.raises(OSError, match="Operation not permitted"):
-        NftSocket._check(error(errno.EPERM))
+        check_answer(error(errno.EPERM))
 
 
 def test_a_message_is_as_long_as_it_says_and_aligned() -> None:
     body = write_attribute(1, b"abcde")
     assert len(body) % 4 == 0
-    made = nfnetlink._message(nfnetlink._nftables(12), 0, 9, body)
+    made = encode_message(encode_kind(12), 0, 9, body)
     assert struct.unpack_from("=I", made)[0] == len(made) == 16 + 4 + len(body)

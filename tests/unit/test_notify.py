@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Desktop notifications, against a real bus and a stand-in for the desktop's service; and the user's unit."""
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from psiphon_vpn import client
 from psiphon_vpn.cli.main import run_cli
 from psiphon_vpn.cli.notify import Notifier, find_message
 from psiphon_vpn.system.layout import Layout
-from psiphon_vpn.system.units import NOTIFY_UNIT, SESSION_TARGET, render_user_units
+from psiphon_vpn.system.units import NOTIFY_UNIT, render_notify_unit, render_session_dropin
 
 TITLES: dict[str, dict[str, object]] = {
     "connected": {},
@@ -33,8 +35,8 @@ TITLES: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("title", TITLES)
 def test_each_situation_has_its_title_and_what_matters_is_urgent(title: str) -> None:
-    told, _text, urgent = find_message(STATUS | TITLES[title])
-    assert title in told
+    reported, _text, urgent = find_message(STATUS | TITLES[title])
+    assert title in reported
     assert urgent == (title in {"NOT LOCKED", "help is needed", "does not run"})
 
 
@@ -46,17 +48,17 @@ def test_what_the_daemon_says_cannot_put_control_characters_on_the_desktop() -> 
 def test_a_change_is_shown_once_and_in_the_place_of_what_was_shown_before(tmp_path: Path) -> None:
     with run_bus(tmp_path / "socket") as (address, _bus):
         notifier = Notifier(address)
-        with run_notifications(address) as told:
+        with run_notifications(address) as reported:
             assert notifier.show(STATUS)
             assert not notifier.show(STATUS)
             assert notifier.show(STATUS | {"state": "LOCKED"})
-        assert not notifier.show(STATUS), "nobody shows anything any more"
-    assert [(name, replaces, icon) for name, replaces, icon, *_rest in told] == [
+        assert not notifier.show(STATUS), "no desktop shows notifications any more"
+    assert [(name, replaces, icon) for name, replaces, icon, *_rest in reported] == [
         ("psiphon-vpn", 0, "network-vpn"),
         ("psiphon-vpn", 1, "network-vpn"),
     ], "the second takes the place of the first"
     title, text, urgent = find_message(STATUS)
-    assert told[0][3:] == (title, text, [], {"urgency": ("y", 2 if urgent else 1)}, -1)
+    assert reported[0][3:] == (title, text, [], {"urgency": ("y", 2 if urgent else 1)}, -1)
 
 
 @pytest.mark.parametrize("address", ["", "nonsense", "tcp:host=127.0.0.1,port=1", "unix:path=/nowhere", "unix:guid=1"])
@@ -86,7 +88,7 @@ def test_without_a_session_there_is_one_line_that_says_so(
 
 
 @pytest.mark.lab
-def test_who_may_not_read_the_status_is_told_who_may_and_what_to_do(
+def test_who_may_not_read_the_status_learns_who_may_and_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")
@@ -109,21 +111,20 @@ def test_who_may_not_read_the_status_is_told_who_may_and_what_to_do(
 
 
 def test_the_units_of_the_session_run_our_command_as_the_user_and_are_well_formed(tmp_path: Path) -> None:
-    units = render_user_units()
-    assert list(units) == [NOTIFY_UNIT, f"{SESSION_TARGET}.d/psiphon-vpn.conf"]
+    unit = render_notify_unit()
     parsed = configparser.RawConfigParser(strict=True)
     parsed.optionxform = str  # type: ignore[method-assign,assignment]
-    parsed.read_string(units[NOTIFY_UNIT])
+    parsed.read_string(unit)
     assert parsed["Service"]["ExecStart"] == f"{Layout().command} notify"
     assert "User" not in parsed["Service"]
-    # Who may not read the status has a failed unit to see, not one that ended well; trying again would not help.
+    # A user who may not read the status sees a failed unit, not one that ended well; a retry would not help.
     assert "SuccessExitStatus" not in parsed["Service"]
     assert parsed["Service"]["RestartPreventExitStatus"] == "77"
-    # Nothing is enabled by a link that an uninstallation would have to find: the drop-in wants it.
+    # No link enables it, which an uninstallation would have to find: the drop-in wants it.
     assert "Install" not in parsed
-    assert f"Wants={NOTIFY_UNIT}" in units[f"{SESSION_TARGET}.d/psiphon-vpn.conf"]
+    assert f"Wants={NOTIFY_UNIT}" in render_session_dropin()
     if shutil.which("systemd-analyze"):
-        (tmp_path / NOTIFY_UNIT).write_text(units[NOTIFY_UNIT].replace(f"{Layout().command}", "/bin/true"))
+        (tmp_path / NOTIFY_UNIT).write_text(unit.replace(f"{Layout().command}", "/bin/true"))
         said = subprocess.run(
             ["systemd-analyze", "--user", "--man=no", "verify", str(tmp_path / NOTIFY_UNIT)],
             check=False,

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Our tables are listed in one place, and their names are written in one place."""
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psiphon_vpn
-from psiphon_lab.leaktest.layers import TABLES
+from psiphon_lab.leaktest.layer_counters import TABLES
 from psiphon_vpn.diagnose.report import COMMANDS
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
@@ -46,7 +48,7 @@ def build_all() -> tuple[tuple[str, str], ...]:
 
 
 def list_texts(path: Path) -> Iterator[str]:
-    """The strings in a module that are no documentation."""
+    """The strings in a module that are not docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documentation = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -67,7 +69,9 @@ def test_the_list_has_every_table_that_the_policy_makes_and_every_copy() -> None
 
 def test_no_name_of_a_table_is_written_but_in_one_place() -> None:
     written = re.compile("|".join(sorted(OWN_NAMES)))
-    assert any(written.search(text) for text in list_texts(HOME)), "the positive control: they are found where they are"
+    assert any(written.search(text) for text in list_texts(HOME)), (
+        "the positive control: the names are found where they are"
+    )
     wrong = [
         f"{path.relative_to(PACKAGE)}: {text[:60]}"
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -81,7 +85,7 @@ def test_no_name_of_a_table_is_written_but_in_one_place() -> None:
 
 
 def test_no_other_module_makes_a_list_of_our_tables() -> None:
-    """A list with three of them or more is one that forgets the next."""
+    """A list with three of them or more would miss the next table."""
 
     def count(node: ast.AST) -> int:
         return len({part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)} & CONSTANTS)
@@ -92,7 +96,7 @@ def test_no_other_module_makes_a_list_of_our_tables() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, kinds) and count(node) > 2:
                 lists.setdefault(path.name, []).append(node.lineno)
-    # What an attack does to each of them is a list of commands.
+    # Exception: an attack's commands against each table are such a list.
     assert set(lists) <= {"a09_rules_flushed.py"}
     made = ast.parse("OURS = {names.BASE_TABLE, (names.GUARD_TABLE, 1), names.ARP_TABLE}").body[0]
     assert count(made) == 3, "the positive control"
@@ -115,7 +119,7 @@ def test_whoever_needs_our_tables_has_all_of_them() -> None:
 def test_the_architecture_tells_of_every_table_and_who_keeps_it() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     section = text.partition("\n## Layers\n")[2].partition("\n### ")[0]
-    told = {}
+    reported = {}
     for row in re.findall(r"^\| (.+) \| `table (\w+ \w+)`.* \| (.+) \| .* \|$", section, re.MULTILINE):
-        told[row[1]] = row[0].casefold()
-    assert told == {str(table): table.layer.casefold() for table in LAYERS}
+        reported[row[1]] = row[0].casefold()
+    assert reported == {str(table): table.layer.casefold() for table in LAYERS}

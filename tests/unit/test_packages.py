@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The packages, as dpkg and rpm read and run them."""
 
 from __future__ import annotations
@@ -12,9 +14,16 @@ from pathlib import Path
 import pytest
 
 from psiphon_vpn.cli.main import cli
+from psiphon_vpn.system.acting import collect_acting_files
+from psiphon_vpn.system.dependencies import read_pins
 from psiphon_vpn.system.interpreter import SYSTEM_PYTHON
+from psiphon_vpn.system.layout import DROPIN, UNIT_FILES
+from psiphon_vpn.system.package_documents import LICENSE, collect_documents, collect_settings, render_copyright
 from psiphon_vpn.system.packages import FORMATS, OTHERS_DIRECTORIES, SCRIPTS, build_packages
-from psiphon_vpn.system.payload import PayloadFile, collect_payload
+from psiphon_vpn.system.payload import collect_payload
+from psiphon_vpn.system.payload_file import PayloadFile
+from psiphon_vpn.system.resources import render_resource
+from psiphon_vpn.system.units import NOTIFY_UNIT
 
 ROOT = Path(__file__).parents[2]
 CONFIGURE, DECONFIGURE = "system-configure", "system-deconfigure"
@@ -30,7 +39,7 @@ def call(*argv: str | Path, ok: bool = True) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
     )
@@ -70,12 +79,67 @@ def test_the_deb_holds_the_payload_and_nothing_else(
 ) -> None:
     call("dpkg-deb", "-x", packages["deb"], tmp_path)
     found = {f"/{path.relative_to(tmp_path)}": path for path in tmp_path.rglob("*") if not path.is_dir()}
-    assert set(found) == set(payload)
-    for path, file in payload.items():
+    wanted = payload | {file.path: file for file in (*collect_documents(ROOT, "deb"), *collect_settings("deb"))}
+    assert set(found) == set(wanted)
+    for path, file in wanted.items():
         assert found[path].read_bytes() == file.content
         assert stat.S_IMODE(found[path].lstat().st_mode) == file.mode
     owners = {line.split()[1] for line in call("dpkg-deb", "-c", packages["deb"]).splitlines()}
     assert owners == {"root/root"}
+
+
+@pytest.mark.requirement("R1")
+def test_no_package_holds_a_file_that_acts(payload: dict[str, PayloadFile]) -> None:
+    """Nor a file of that name: an upgrade would remove an older package's, while the machine must stay locked."""
+    acting = {file.path for file in collect_acting_files()}
+    assert len(acting) > 15
+    for kind in FORMATS:
+        held = {*payload, *(file.path for file in (*collect_documents(ROOT, kind), *collect_settings(kind)))}
+        assert not held & acting
+        for path in held - set(payload):
+            assert path.startswith(("/usr/share/", "/etc/apt/apt.conf.d/"))
+    # What remains below systemd's directories are units that nothing wants.
+    for path in payload:
+        if path.startswith("/usr/lib/systemd/"):
+            assert Path(path).name in {*UNIT_FILES, NOTIFY_UNIT}
+        else:
+            assert path.startswith(("/usr/lib/psiphon-vpn/", "/usr/bin/", "/usr/sbin/", "/usr/share/"))
+
+
+@pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not here")
+@needs_dpkg
+def test_lintian_has_no_complaint_that_is_not_explained(packages: dict[str, Path]) -> None:
+    argv = ("lintian", "--allow-root", "--fail-on", "none", "--tag-display-limit", "0", packages["deb"])
+    said = [line for line in call(*argv).splitlines() if re.match(r"[EWX]:", line)]
+    assert not said, said
+    lines = render_resource("lintian-overrides").splitlines()
+    explained = False
+    for line in lines:
+        assert line.startswith("#") or explained, line
+        explained = True
+
+
+@needs_dpkg
+def test_apt_never_removes_it_by_itself(tmp_path: Path) -> None:
+    (setting,) = collect_settings("deb")
+    path = tmp_path / "apt.conf"
+    path.write_bytes(setting.content)
+    patterns = re.findall(r'APT::NeverAutoRemove:: "(.*)";', call("apt-config", "-c", path, "dump"))
+    assert any(re.search(pattern, "psiphon-vpn") for pattern in patterns)
+    assert not any(re.search(pattern, "psiphon-vpn-other") for pattern in patterns)
+
+
+@needs_dpkg
+def test_the_copyright_names_every_part_of_the_package_and_its_licence(packages: dict[str, Path]) -> None:
+    text = render_copyright(ROOT / "requirements.lock")
+    pins = read_pins(ROOT / "requirements.lock")
+    for name in pins:
+        assert re.search(rf"^License: [A-Za-z0-9.-]+-{re.escape(name)}$", text, re.MULTILINE), name
+    assert f"License: {LICENSE}" in text
+    held = call("dpkg-deb", "-c", packages["deb"])
+    for path in re.findall(r"^ (usr/lib/psiphon-vpn/lib/\S+)$", text, re.MULTILINE):
+        assert f"./{path.removesuffix('*')}" in held
+    assert (ROOT / "LICENSE").read_bytes() in {file.content for file in collect_documents(ROOT, "rpm")}
 
 
 @needs_rpm
@@ -88,14 +152,16 @@ def test_the_rpm_lists_the_payload_and_nothing_else(packages: dict[str, Path], p
         assert owner == "root:root"
         if not int(mode, 8) & 0o040000:
             files[path] = int(mode, 8) & 0o7777
-    assert files == {path: file.mode for path, file in payload.items()}
+    wanted = payload | {file.path: file for file in (*collect_documents(ROOT, "rpm"), *collect_settings("rpm"))}
+    assert files == {path: file.mode for path, file in wanted.items()}
 
 
 @needs_rpm
 @needs_dpkg
 def test_the_packages_need_what_the_service_needs(packages: dict[str, Path]) -> None:
     for text in (call("rpm", "-qp", "--requires", packages["rpm"]), call("dpkg-deb", "-f", packages["deb"], "Depends")):
-        for need in (r"python3 \(?>= 3\.11", "nftables", "iproute", "util-linux", r"systemd \(?>= 245"):
+        needs = [r"python3 \(?>= 3\.11", "nftables", "iproute", r"systemd \(?>= 245", "ca-certificates", "openssl"]
+        for need in needs:
             assert re.search(need, text), need
 
 
@@ -112,9 +178,10 @@ def copy_with_libraries(program: Path, root: Path) -> None:
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
-    """A root with a shell, and in the place of Python a recorder of what it is called for."""
+    """A root with a shell, and in place of Python a program that records its calls."""
     root = tmp_path / "root"
-    copy_with_libraries(Path("/bin/sh").resolve(), root)
+    for name in ("sh", "cp", "mv", "rm", "sync"):
+        copy_with_libraries(Path(shutil.which(name) or name).resolve(), root)
     shell = Path("/bin/sh").resolve()
     (root / "bin").mkdir(exist_ok=True)
     if not (root / "bin/sh").exists():
@@ -133,7 +200,7 @@ def read_calls(root: Path) -> list[str]:
     found = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
     for line in found:
-        assert line.startswith("-ISB /usr/bin/psiphon-vpn ")
+        assert re.match("-ISB (/usr)?/bin/psiphon-vpn ", line)
     return [line.split()[2] for line in found]
 
 
@@ -157,6 +224,7 @@ def run_script(root: Path, name: str, *words: str) -> list[str]:
     ids=" ".join,
 )
 def test_only_a_removal_lets_the_machine_go(scratch: Path, words: list[str]) -> None:
+    assert run_script(scratch, "preinstall", *words) == []
     assert run_script(scratch, "preremove", *words) == []
     assert run_script(scratch, "postremove", *words) == []
     assert run_script(scratch, "postinstall", *words) == [CONFIGURE]
@@ -168,12 +236,74 @@ def test_a_removal_deconfigures_before_the_files_go(scratch: Path, word: str) ->
     assert run_script(scratch, "preremove", word) == [DECONFIGURE]
 
 
+@needs_root
+@pytest.mark.parametrize(
+    ("words", "goes"),
+    [
+        *((["remove"], True), (["0"], True), (["upgrade", "0.2.0-1"], True), (["deconfigure", "in-favour"], True)),
+        # In rpm's upgrade the new version's script has already compiled. In dpkg's failed upgrade nothing changes.
+        *((["1"], False), (["failed-upgrade", "0.1.0-1"], False)),
+    ],
+)
+def test_byte_code_goes_before_the_files_that_it_was_made_of(scratch: Path, words: list[str], goes: bool) -> None:
+    copy_with_libraries(Path(shutil.which("find") or "find").resolve(), scratch)
+    program = scratch / "usr/lib/psiphon-vpn"
+    made = [
+        program / "lib/psiphon_vpn/__pycache__/x.pyc",
+        program / "python/__pycache__/y.pyc",
+        program / "byte_code.json",
+    ]
+    source = program / "lib/psiphon_vpn/x.py"
+    for path in (*made, source):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run_script(scratch, "preremove", *words)
+    assert [path.exists() for path in made] == [not goes] * 3
+    assert made[0].parent.exists() is not goes
+    assert source.exists()
+
+
 def test_scriptlets_call_the_hidden_commands_and_nothing_that_opens() -> None:
     for name in SCRIPTS:
         text = (ROOT / "packaging" / f"{name}.sh").read_text()
         code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
         assert not re.search(r"\bnft\b|\brelease\b|\bip\b", code)
-        assert set(re.findall(r"psiphon-vpn (\S+)", code)) <= {CONFIGURE, DECONFIGURE}
+        assert set(re.findall(r"(?<![\w/])psiphon-vpn (\S+)", code)) <= {CONFIGURE, DECONFIGURE}
+
+
+@needs_root
+@pytest.mark.requirement("R2", "R3")
+@pytest.mark.parametrize("known", ["var/lib/psiphon-vpn/journal.json", "usr/lib/psiphon-vpn/rules/boot.nft", None])
+def test_the_drop_ins_of_an_earlier_version_outlive_its_files_where_it_had_locked(
+    scratch: Path, known: str | None
+) -> None:
+    units = scratch / "usr/lib/systemd/system"
+    former = [units / f"{unit}.d" / "psiphon-vpn.conf" for unit in ("sysinit.target", "NetworkManager.service")]
+    for path in former:
+        path.parent.mkdir(parents=True)
+        path.write_text(f"[Unit]\nWants={path.parent.name}\n")
+    if known is not None:
+        (scratch / known).parent.mkdir(parents=True)
+        (scratch / known).touch()
+    for _again in range(2):
+        assert run_script(scratch, "preinstall", "upgrade", "0.1.0-1") == []
+        new = [path.with_name(DROPIN) for path in former]
+        assert [path.exists() for path in new] == [known is not None] * 2
+        for path, old in zip(new, former, strict=True):
+            assert known is None or path.read_bytes() == old.read_bytes()
+    assert not list(units.rglob("*.psiphon-new"))
+
+
+@needs_root
+def test_a_purge_takes_the_configuration_and_a_removal_does_not(scratch: Path) -> None:
+    config = scratch / "etc/psiphon-vpn/config.toml"
+    config.parent.mkdir(parents=True)
+    config.touch()
+    for word in ("remove", "upgrade", "0", "1", "abort-install"):
+        assert run_script(scratch, "postremove", word) == []
+        assert config.exists()
+    assert run_script(scratch, "postremove", "purge") == []
+    assert not config.parent.exists()
 
 
 @needs_root
@@ -181,13 +311,14 @@ def test_scriptlets_call_the_hidden_commands_and_nothing_that_opens() -> None:
 @pytest.mark.parametrize("there", [True, False], ids=["upgraded", "removed"])
 def test_the_lock_is_forgotten_only_after_its_files_have_gone(scratch: Path, *, there: bool) -> None:
     (scratch / "run/systemd/system").mkdir(parents=True)
+    (scratch / "dev").mkdir()
     systemctl = scratch / "usr/bin/systemctl"
     systemctl.write_text('#!/bin/sh\necho "$*" >>/systemctl-calls\n')
     systemctl.chmod(0o755)
     if there:
         (scratch / "usr/lib/systemd/system/psiphon-killswitch.service").touch()
     assert run_script(scratch, "postremove", "1" if there else "0") == []
-    # The drop-ins that require the lock are forgotten first, or network managers would be stopped with it.
+    # systemd forgets the drop-ins that require the lock first, or it would stop network managers too.
     first, *rest = (scratch / "systemctl-calls").read_text().splitlines()
     assert first == "daemon-reload"
     assert bool(rest) != there
@@ -199,7 +330,7 @@ def test_the_lock_is_forgotten_only_after_its_files_have_gone(scratch: Path, *, 
 def test_rpm_installs_upgrades_and_removes_in_a_scratch_root(
     packages: dict[str, Path], payload: dict[str, PayloadFile], scratch: Path
 ) -> None:
-    # Debian's rpm wants to be told that it is meant.
+    # Debian's rpm needs a flag to run at all.
     debian = ("--force-debian",) if Path("/etc/debian_version").exists() else ()
     common = ("rpm", "--root", scratch, "--nodeps", *debian)
     before = snapshot(scratch)
@@ -207,10 +338,10 @@ def test_rpm_installs_upgrades_and_removes_in_a_scratch_root(
     assert read_calls(scratch) == [CONFIGURE]
     for path, file in payload.items():
         assert (scratch / path.lstrip("/")).read_bytes() == file.content
-    # The same version over itself takes the way of an upgrade.
+    # The same version again counts as an upgrade.
     call(*common, "-U", "--replacepkgs", packages["rpm"])
     assert read_calls(scratch) == [CONFIGURE]
-    # A machine that cannot be deconfigured keeps its package.
+    # If the machine cannot be deconfigured, the package stays.
     (scratch / "fail").touch()
     call(*common, "-e", "psiphon-vpn", ok=False)
     assert read_calls(scratch) == [DECONFIGURE]
@@ -237,7 +368,7 @@ def test_dpkg_installs_upgrades_and_removes_in_a_scratch_root(packages: dict[str
     assert read_calls(scratch) == [CONFIGURE]
     (scratch / "fail").touch()
     call(*common, "-r", "psiphon-vpn", ok=False)
-    # The removal was called off: configured again, as far as that goes.
+    # The removal was cancelled: the package is configured again, as far as possible.
     assert read_calls(scratch) == [DECONFIGURE, CONFIGURE]
     assert (scratch / "usr/sbin/psiphon-vpnd").exists()
     (scratch / "fail").unlink()
@@ -247,6 +378,6 @@ def test_dpkg_installs_upgrades_and_removes_in_a_scratch_root(packages: dict[str
 
 
 def snapshot(root: Path) -> set[str]:
-    """Every path but the databases of the package managers, and the directories that every system has."""
+    """Every path except the package managers' databases and the directories that every system has."""
     found = {f"/{path.relative_to(root)}" for path in root.rglob("*")}
     return {path for path in found if not path.startswith(("/var", "/root"))} - OTHERS_DIRECTORIES

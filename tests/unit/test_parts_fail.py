@@ -1,4 +1,6 @@
-"""Whatever fails in the daemon: it is closed, told, and open again by itself, or locked and it says until when."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whatever fails in the daemon: it closes, reports it and opens again, or stays locked and says until when."""
 
 from __future__ import annotations
 
@@ -54,6 +56,8 @@ STARTED = {
     Part.VERIFICATION: 0.05,
     Part.LEASE: 3.0,
     Part.REHEARSAL: 0.005,
+    Part.RESCUE: 2.0,
+    Part.HINTS: 3.0,
     Part.LINKS: 3.0,
     Part.ROUTES: 3.0,
     Part.RULES: 3.0,
@@ -66,7 +70,7 @@ SECONDS_UNTIL_SEEN = 12
 
 
 def find_stranded(life: Life) -> str | None:
-    """Why this is no state that a machine may be left in."""
+    """Why a machine must not be left in this state."""
     model = life.runner.model
     if life.unleased > SECONDS_UNTIL_SEEN:
         return f"taken for open for {life.unleased} s without a lease"
@@ -79,7 +83,7 @@ def find_stranded(life: Life) -> str | None:
     if model.reason in {Reason.STARTING, Reason.VERIFIED}:
         return f"locked without a reason: {model.reason}"
     if model.reason is Reason.NO_UPLINK and Part.LINKS in life.down:
-        return None  # nobody has seen one yet, and the watch of links is begun again and again
+        return None  # no snapshot yet, and the watch of the links starts again and again
     return None if life.next_try else "locked without a next try"
 
 
@@ -93,17 +97,17 @@ def _end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _loop_left_behind() -> Iterator[None]:
-    """Collects a loop that was broken off, and has its tasks told of, at once.
+    """Collects an interrupted loop at once, and so has its tasks reported.
 
-    Whenever the collector came by itself, asyncio wrote the traceback of such a task, which needs `ast` (traceback.py);
-    in the middle of a test's own ast.parse that is a SystemError in Python 3.11.2.
+    Otherwise the collector may run at any time, and asyncio writes the traceback of such a task, which needs `ast`
+    (traceback.py). During a test's own ast.parse that is a SystemError in Python 3.11.2.
     """
     yield
     gc.collect()
 
 
 def errors(*, always: bool) -> list[tuple[str, Callable[[], BaseException]]]:
-    """Each kind once; of those that come again and again some of each family."""
+    """Each kind of error once; of those that repeat, some of each family."""
     return [(name, error) for name, error in ERRORS.items() if not always or name in FAMILIES]
 
 
@@ -117,7 +121,7 @@ def test_a_part_that_fails_closes_and_is_begun_anew(
     for name, error in errors(always=always):
         fault = Fault("part", part, error, always=always, late=seconds if late else 0.0)
         life = live(fault, tmp_path)
-        assert fault.met, "the test met nothing"
+        assert fault.met, "the fault did not occur"
         assert (name, find_stranded(life)) == (name, None)
         if not always:
             assert (name, life.runner.model.state, life.leased) == (name, State.OPEN, True)
@@ -126,13 +130,13 @@ def test_a_part_that_fails_closes_and_is_begun_anew(
 @pytest.mark.requirement("R3", "R24")
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 @pytest.mark.parametrize("part", Part)
-def test_a_callback_that_fails_closes_and_is_told(part: Part, always: bool, tmp_path: Path) -> None:
+def test_a_callback_that_fails_closes_and_is_reported(part: Part, always: bool, tmp_path: Path) -> None:
     for name, error in errors(always=always):
         if name == "CancelledError":
-            continue  # a callback is no task
+            continue  # a callback is not a task
         fault = Fault("callback", part, error, number=10, always=always)
         life = live(fault, tmp_path)
-        assert fault.met >= 10, "the test met nothing"
+        assert fault.met >= 10, "the fault did not occur"
         assert (name, find_stranded(life)) == (name, None)
         if not always or part in ONLY_LOGGED:
             assert (name, life.runner.model.state, life.leased) == (name, State.OPEN, True)
@@ -149,10 +153,19 @@ def test_an_effect_that_fails_leaves_it_locked_or_is_done_again(
         fault = Fault("effect", effect, error, always=always, number=number)
         life = live(fault, tmp_path)
         if not fault.met >= number:
-            assert effect in {"SetDataAside", "FindCause", "StopCore", "Verify", "AmendPolicy", "ReplaceTun"}, effect
+            assert effect in {
+                "SetDataAside",
+                "FindCause",
+                "StopCore",
+                "Verify",
+                "AmendPolicy",
+                "ReplaceTun",
+                "StartRescue",
+                "StopRescue",
+            }, effect
             continue
         assert (name, find_stranded(life)) == (name, None)
-        # Without timers nothing would ever be tried again, so the daemon ends, and the service manager starts another.
+        # Without timers nothing would ever be retried, so the daemon ends, and the service manager starts another.
         assert life.ended == (effect in TIMING)
         if not (always or life.ended):
             assert (name, life.runner.model.state, life.leased) == (name, State.OPEN, True)
@@ -167,7 +180,7 @@ def test_a_call_of_the_kernels_side_that_fails_leaves_it_locked_or_is_done_again
 ) -> None:
     for name, error in errors(always=always):
         if name == "CancelledError" and not inspect.iscoroutinefunction(vars(FakeLock)[call]):
-            continue  # what does not wait is not cancelled
+            continue  # a call that does not wait cannot be cancelled
         life = live(Fault("kernel", call, error, always=always, number=number), tmp_path)
         assert not life.ended
         assert (name, find_stranded(life)) == (name, None)
@@ -176,7 +189,7 @@ def test_a_call_of_the_kernels_side_that_fails_leaves_it_locked_or_is_done_again
 
 
 def find_hung(life: Life) -> str | None:
-    """The same where something never comes back: what is under way is given up in time, and so is the lease."""
+    """The same for something that never returns: it is given up in time, and so is the lease."""
     found = find_stranded(life)
     return None if life.busy or found == "open without a lease" else found
 
@@ -203,7 +216,7 @@ def test_an_effect_that_never_comes_back_strands_nobody(effect: str, always: boo
 
 @pytest.mark.requirement("R3", "R24")
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
-@pytest.mark.parametrize("part", [Part.VERIFICATION, Part.LEASE, Part.REHEARSAL])
+@pytest.mark.parametrize("part", [Part.VERIFICATION, Part.LEASE, Part.REHEARSAL, Part.RESCUE, Part.HINTS])
 def test_a_part_that_does_nothing_strands_nobody(part: Part, always: bool, tmp_path: Path) -> None:
     life = live(Fault("part", part, Hung, always=always), tmp_path)
     assert not life.ended
@@ -211,7 +224,7 @@ def test_a_part_that_does_nothing_strands_nobody(part: Part, always: bool, tmp_p
 
 
 def test_without_a_fault_every_effect_comes_and_every_part_runs(tmp_path: Path) -> None:
-    """The positive control: what the others make to fail does happen, and it is open without a fault."""
+    """The positive control: what the other tests make fail does happen, and without a fault the machine is open."""
     life = live(Fault("nowhere", "", RuntimeError), tmp_path)
     assert find_stranded(life) is None
     assert (life.runner.model.state, life.leased) == (State.OPEN, True)
@@ -232,10 +245,10 @@ def test_without_memory_it_ends_at_once(where: str, tmp_path: Path) -> None:
 
 
 def test_a_part_that_returns_although_it_should_run_for_ever_has_failed() -> None:
-    told: list[BaseException] = []
+    reported: list[BaseException] = []
 
     async def scenario() -> None:
-        tasks = Supervisor(lambda _part, error: told.append(error))
+        tasks = Supervisor(lambda _part, error: reported.append(error))
 
         async def end() -> None:
             await asyncio.sleep(0)
@@ -246,14 +259,14 @@ def test_a_part_that_returns_although_it_should_run_for_ever_has_failed() -> Non
         await tasks.close()
 
     run_skipping(scenario())
-    assert [type(error) for error in told] == [PartReturned]
+    assert [type(error) for error in reported] == [PartReturned]
 
 
 def test_what_is_cancelled_by_anybody_else_has_failed_and_what_we_cancel_has_not() -> None:
-    told: list[str] = []
+    reported: list[str] = []
 
     async def scenario() -> None:
-        tasks = Supervisor(lambda part, _error: told.append(part))
+        tasks = Supervisor(lambda part, _error: reported.append(part))
 
         async def wait() -> None:
             await asyncio.sleep(60)
@@ -266,10 +279,10 @@ def test_what_is_cancelled_by_anybody_else_has_failed_and_what_we_cancel_has_not
         await tasks.close()
 
     run_skipping(scenario())
-    assert told == ["others"]
+    assert reported == ["others"]
 
 
-def test_a_failure_that_cannot_even_be_told_is_noticed() -> None:
+def test_a_failure_that_cannot_even_be_reported_is_noticed() -> None:
     def fail(part: str, error: BaseException) -> None:
         raise KeyError(part)
 
@@ -306,7 +319,7 @@ def test_a_failure_beside_a_block_is_never_lost() -> None:
     asyncio.run(scenario())
 
 
-def test_a_block_that_fails_itself_is_what_is_told() -> None:
+def test_a_block_that_fails_itself_is_what_is_reported() -> None:
     async def fail() -> None:
         raise ValueError("beside")
 
@@ -336,7 +349,7 @@ SOURCES = Path(psiphon_vpn.__file__).parent
 
 
 def find_starters(path: Path) -> list[str]:
-    """Lines of a source that start something at the event loop itself."""
+    """Lines of a source that start something directly on the event loop."""
     pattern = re.compile(rf"\.({'|'.join(sorted(STARTERS))})\b")
     return [line for line in path.read_text().splitlines() if pattern.search(line)]
 

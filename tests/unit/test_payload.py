@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Everything that an installation puts on a machine."""
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.system import dependencies
 from psiphon_vpn.system.interpreter import SYSTEM_PYTHON, carry_interpreter, find_interpreter
 from psiphon_vpn.system.layout import UNITS, Layout
-from psiphon_vpn.system.payload import PayloadFile, collect_payload
+from psiphon_vpn.system.payload import collect_payload
+from psiphon_vpn.system.payload_file import PayloadFile
 
 ROOT = Path(__file__).parents[2]
 LAYOUT = Layout()
@@ -32,7 +35,7 @@ def payload() -> dict[str, PayloadFile]:
 
 @pytest.fixture(scope="module")
 def tree(payload: dict[str, PayloadFile], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The payload in a scratch root, readable for everybody."""
+    """The payload in a scratch root, readable by everybody."""
     root = tmp_path_factory.mktemp("root")
     for file in payload.values():
         path = root / file.path.lstrip("/")
@@ -56,7 +59,7 @@ def test_nobody_but_root_can_write_what_root_runs(payload: dict[str, PayloadFile
 def test_the_payload_holds_units_rules_nobody_rendered_and_no_laboratory(payload: dict[str, PayloadFile]) -> None:
     for unit in UNITS:
         assert str(LAYOUT.unit_dir / unit) in payload
-    # The units do nothing until this directory is there: before an installation is configured nobody is dependencies.
+    # Before an installation is configured, this directory does not exist, and without it the units do nothing.
     assert not [path for path in payload if path.startswith(f"{LAYOUT.rules_dir}/")]
     assert not [path for path in payload if "__pycache__" in path or "/psiphon_lab/" in path]
     assert not [path for path in payload if path.startswith(("/etc/", "/var/", "/run/"))]
@@ -75,7 +78,7 @@ def test_the_manifest_names_every_other_file_with_its_hash(payload: dict[str, Pa
 
 
 def run_installed(tree: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run code as the launchers do, with nothing on Python's path but its own library and the payload."""
+    """Run code as the launchers do, with only Python's own library and the payload on its path."""
     library = tree / str(LAYOUT.python_dir).lstrip("/")
     return subprocess.run(
         [SYSTEM_PYTHON, "-ISB", "-c", f"import sys; sys.path.insert(0, {str(library)!r})\n{code}"],
@@ -109,7 +112,7 @@ def test_every_installed_module_can_be_loaded_from_the_payload_alone(tree: Path)
 
 
 def test_no_installed_module_needs_the_laboratory(payload: dict[str, PayloadFile]) -> None:
-    # The demonstration asks for a checkout before it does.
+    # The demonstration requires a checkout before it imports any of it.
     allowed = {"cli/develop.py"}
     package = f"{LAYOUT.python_dir}/psiphon_vpn/"
     for path, file in payload.items():
@@ -123,7 +126,7 @@ def test_no_installed_module_needs_the_laboratory(payload: dict[str, PayloadFile
 
 
 def test_the_program_needs_no_package_but_those_of_its_lock(payload: dict[str, PayloadFile]) -> None:
-    """Also where something is imported inside a function; what the laboratory alone needs is not installed."""
+    """Imports inside functions count too. What only the laboratory needs is not installed."""
     package = f"{LAYOUT.python_dir}/psiphon_vpn/"
     needed = set()
     for path, file in payload.items():
@@ -132,8 +135,8 @@ def test_the_program_needs_no_package_but_those_of_its_lock(payload: dict[str, P
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 needed |= {name.partition(".")[0] for name in names}
-    needed -= {*sys.stdlib_module_names, "psiphon_vpn", "psiphon_lab"}  # the test before this one holds the last
-    assert needed == {"click", "httpx", "jeepney", "rich"}
+    needed -= {*sys.stdlib_module_names, "psiphon_vpn", "psiphon_lab"}  # the previous test covers the last condition
+    assert needed == {"click", "httpx", "jeepney", "rich", "tomlkit"}
     assert needed <= set(dependencies.read_pins(ROOT / "requirements.lock"))
 
 

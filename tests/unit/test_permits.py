@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One row for each thing that may pass: the tables say what the rows say, and nothing else."""
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from psiphon_vpn.policy.values import parse_address, parse_addresses, parse_name
 POLICY = Path(psiphon_vpn.__file__).parent / "policy"
 WRITERS = {
     *("base", "encapsulation", "forward_and_nat", "guards", "plumbing"),
-    *("render_guests", "render_rules", "ruleset", "wire"),
+    *("render_guests", "render_rules", "ruleset", "shortcuts", "wire"),
 }
 """The modules that write rules."""
 
@@ -86,8 +88,8 @@ def test_no_rule_accepts_anything_but_by_a_row_and_only_in_its_layers(policy: Po
 def test_the_base_table_accepts_what_a_row_lets_pass_in_its_states_alone(policy: Policy) -> None:
     rows = {row.name: row for row in permits.PERMITS}
     for chain in build_base_table(policy).chains:
-        # The second look insists on the TUN's own address, and leaves the state to the first.
-        for rule in chain.rules if chain.name != "postrouting" else ():
+        # The second check requires the TUN's own address, and leaves the state to the first.
+        for rule in chain.rules if chain.name not in {"postrouting", "into_tunnel"} else ():
             if rule.permit:
                 assert policy.state in rows[rule.permit].states, rule.text
 
@@ -120,7 +122,7 @@ def test_an_accept_without_a_row_cannot_be_written() -> None:
 
 
 def test_what_is_written_of_an_unknown_value_is_never_everything() -> None:
-    """A row that asks for what nobody knows has no rule, rather than one that asks nothing."""
+    """A row that needs an unknown value has no rule, rather than one without the condition."""
     nothing = RenderContext(identity=IDENTITY)
     for row in permits.PERMITS:
         asked = (*row.match.destinations, *row.match.sources, *row.match.destination_ports)
@@ -138,18 +140,18 @@ def test_no_text_is_a_value_of_a_row(field: str, value: object) -> None:
 
 
 def test_a_row_that_others_let_pass_has_room_for_it() -> None:
-    """Else a thing would pass the base table and be stopped by a guard, or a guard would be asked for more."""
+    """Otherwise a packet would pass the base table and be stopped by a guard, or a guard would allow more."""
     for row in permits.PERMITS:
         outside = {layer for layer in (row.within.layers if row.within else ()) if layer not in row.layers}
         if outside and row.within is not None:
             wide = replace(row.within.match, versions=match.EVERY_VERSION, lease=None)
             if outside == {BRIDGE_GUARD}:
-                wide = replace(wide, destinations=(), protocols=())  # it asks for the port alone
+                wide = replace(wide, destinations=(), protocols=())  # it matches only the port
             assert has_room(wide, replace(row.match, lease=None)), row.name
 
 
 def has_room(wide: Match, narrow: Match) -> bool:
-    """Whether everything that the one matches is matched by the other, as far as one field after the other tells."""
+    """Whether `wide` matches everything that `narrow` matches, as far as a comparison field by field shows."""
     for name in wide.list_set_fields():
         asked, also = getattr(wide, name), getattr(narrow, name)
         if asked != also and not (isinstance(asked, tuple) and also and set(also) <= set(asked)):
@@ -221,14 +223,14 @@ def test_only_the_renderers_write_rules() -> None:
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch, row: Permit, **changes: object) -> None:
-    """Change one row, as one would in its module."""
+    """Change one row, as an edit of its module would."""
     changed = replace(row, match=replace(row.match, **changes))  # type: ignore[arg-type]
     (name,) = (name for name, value in vars(permits).items() if value is row)
     monkeypatch.setattr(permits, name, changed)
 
 
 def test_to_allow_the_core_two_ports_alone_is_to_change_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each rule about psiphon-user's TCP and UDP on a wire names the two ports, in each layer and each form."""
+    """Each rule about psiphon-user's TCP and UDP on a wire names the two ports, in each layer and form of frame."""
     before = {layer: table.render() for layer, table in build_layers(make_policy(State.OPEN)).items()}
     narrow(monkeypatch, permits.CORE, destination_ports=(443, 80))
     for layer, table in build_layers(make_policy(State.OPEN)).items():
@@ -269,10 +271,10 @@ def test_to_let_dhcp_go_nowhere_but_to_one_port_is_to_change_one_row(
 def test_to_allow_applications_one_port_alone_is_to_change_one_row(
     monkeypatch: pytest.MonkeyPatch, row: Permit
 ) -> None:
-    """In the base table: the wire guard knows the TUN alone, and its row says so."""
+    """In the base table. The wire guard knows only the TUN, and its row says so."""
     narrow(monkeypatch, row, destination_ports=(443,))
     chains = build_base_table(make_policy(State.OPEN)).chains
-    rules = [rule for chain in chains if chain.name != "postrouting" for rule in chain.rules if rule.permit == row.name]
+    rules = [rule for chain in chains if chain.name != "into_tunnel" for rule in chain.rules if rule.permit == row.name]
     assert rules
     assert all(" th dport 443 " in rule.text for rule in rules)
     assert GUARD in row.wider_in
@@ -303,7 +305,7 @@ NARROWER: dict[str, tuple[Any, ...]] = {
 def test_nothing_that_a_row_asks_for_is_left_out_of_a_rule(
     monkeypatch: pytest.MonkeyPatch, row: Permit, field: str
 ) -> None:
-    """A narrower row has other rules in each layer and each form, or none there; or nothing is written at all."""
+    """A narrower row has other rules, or none, in each layer and each form of frame; or rendering fails."""
     policy = make_policy(State.OPEN, bootstrap_dns=parse_addresses(["9.9.9.9"]))
 
     def list_rules() -> dict[OwnTable, set[str]]:
@@ -318,7 +320,7 @@ def test_nothing_that_a_row_asks_for_is_left_out_of_a_rule(
             narrow(monkeypatch, row, **{field: value})
             after = list_rules()
         except ValueError:
-            continue  # the row, or a form of rule, says that it cannot be asked
+            continue  # the row, or a form of rule, says that it cannot be matched
         finally:
             monkeypatch.undo()
         for layer, rules in after.items():

@@ -1,4 +1,6 @@
-"""What the policy lets pass, for every policy there can be, and to the letter for the usual ones."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the policy lets pass, for every possible policy, and to the letter for the usual ones."""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ from psiphon_vpn.policy.guards import (
     build_wire_guard,
 )
 from psiphon_vpn.policy.model import Endpoint, Policy, State
-from psiphon_vpn.policy.permits import PPP_CONTROL
+from psiphon_vpn.policy.permits import CORE, PPP_CONTROL
 from psiphon_vpn.policy.render_rules import NO_UID
 from psiphon_vpn.policy.routing import build_routes
 from psiphon_vpn.policy.ruleset import Table
@@ -65,7 +67,7 @@ NEW_WORDS = (
 @pytest.mark.requirement("R4", "R16", "R24")
 @pytest.mark.parametrize("name", sorted(GOLDEN_FILES))
 def test_the_ruleset_is_the_one_that_was_reviewed(name: str, request: pytest.FixtureRequest) -> None:
-    """A rule is changed by: change the code, `pytest --update-golden tests/unit/test_policy.py`, `git diff`."""
+    """To change a rule: change the code, run `pytest --update-golden tests/unit/test_policy.py`, read `git diff`."""
     path = GOLDEN / name
     if request.config.getoption("--update-golden"):
         path.parent.mkdir(exist_ok=True)
@@ -78,7 +80,7 @@ def test_there_is_no_golden_file_that_nothing_renders() -> None:
 
 
 def test_connecting_and_verifying_have_the_same_rules() -> None:
-    """The state machine relies on it: it loads nothing between the two."""
+    """The state machine relies on that: it loads nothing between the two."""
     connecting, verifying = (build_base_table(make_policy(state)) for state in (State.CONNECTING, State.VERIFYING))
     assert connecting.chains == verifying.chains
     assert connecting.sets == verifying.sets
@@ -104,6 +106,14 @@ def test_applications_are_let_into_the_tunnel_by_the_lease_in_open_and_by_nothin
             assert leased or "ct state established,related ct direction reply" in rule.text
 
 
+@pytest.mark.requirement("R19")
+@given(policies)
+def test_what_is_known_or_related_is_accepted_only_as_an_answer(policy: Policy) -> None:
+    """A helper of connection tracking makes what it reads in a flow `related`, and that may be a call from outside."""
+    for _, rule in accepting_rules(build_base_table(policy)):
+        assert ("ct state" in rule.text) == ("ct direction reply" in rule.text) or "ct status snat" in rule.text
+
+
 @pytest.mark.requirement("R1", "R2")
 @given(policies)
 def test_locked_and_failed_let_psiphon_user_out_no_more_than_anybody(policy: Policy) -> None:
@@ -120,17 +130,23 @@ def test_locked_and_failed_let_psiphon_user_out_no_more_than_anybody(policy: Pol
 def test_only_psiphon_user_and_the_links_own_plumbing_are_accepted_towards_a_wire(policy: Policy) -> None:
     plumbing = ("meta l4proto 58 icmpv6 type ", "meta skuid {")
     for chain, rule in accepting_rules(build_base_table(policy)):
-        if chain.name == "to_wire":
+        if rule.shortcut and rule.permit == CORE.name:
+            assert f' {policy.identity.owner} oifname "{policy.links.uplink}" ' in rule.text
+        elif chain.name == "to_wire":
             core = rule.text.startswith(f'{policy.identity.owner} oifname "{policy.links.uplink}" ')
             assert core or rule.text.startswith(plumbing)
             assert core or re.search(r"icmpv6 type|udp sport (68|546) udp dport (67|547) ", rule.text)
         elif chain.hook and chain.hook.hook == "output":
-            assert rule.text.startswith(f"oif {LOOPBACK} "), "every way to a wire goes by the chain to_wire"
+            raise AssertionError("every other path to a wire goes through the chain to_wire")
+        elif chain.name == "loopback":
+            assert rule.text.startswith(f"oif {LOOPBACK} ")
         elif chain.hook and chain.hook.hook == "postrouting":
             inner = policy.links.container_interfaces
             elsewhere = "oifname != {" if inner is None else f"oifname {quote_set(inner)} "
             to_container = "ct direction reply ct status snat" in rule.text and rule.text.startswith(elsewhere)
-            assert to_container or rule.text.startswith((f"oif {LOOPBACK} ", f'oifname "{names.TUN_NAME}" oif '))
+            assert to_container or rule.text.startswith(f"oif {LOOPBACK} ")
+        elif chain.name == "into_tunnel":
+            assert rule.text.startswith(f'oifname "{names.TUN_NAME}" oif ')
 
 
 @pytest.mark.requirement("R5")
@@ -139,7 +155,7 @@ def test_nothing_is_accepted_towards_a_wire_because_of_a_mark(policy: Policy) ->
     """Tailscale, Kubernetes and others set marks too (A22)."""
     for table in all_tables(policy):
         for chain, rule in accepting_rules(table):
-            # Of a mark that is set, the other bits are read too, and stay as they are.
+            # When a rule sets a mark, it also reads the other bits and keeps them.
             asked = rule.text.replace(f"meta mark set meta mark or {names.ACCEPTED_BIT:#x} ", "")
             by_mark = re.search(r"\b(meta|ct) mark (?!set )", asked)
             assert not by_mark or chain.name == "input"
@@ -224,7 +240,7 @@ def test_the_base_ruleset_has_no_word_that_the_oldest_system_does_not_know(polic
     text = build_base_table(policy).render_replacement()
     for word in NEW_WORDS:
         assert word not in text
-    # Comments of tables, chains and sets came with nft 0.9.7; those of rules are older.
+    # Comments on tables, chains and sets came with nft 0.9.7; those on rules are older.
     for line in text.splitlines():
         assert not line.strip().startswith("comment ")
 
@@ -290,11 +306,12 @@ def test_the_tunnels_addresses_are_dropped_on_every_wire_before_anything_is_acce
 def test_the_wire_guard_is_the_same_in_every_state_and_lets_only_psiphon_user_out() -> None:
     guard = build_wire_guard(IDENTITY)
     assert guard.flags == "owner"
-    # A card can be given the TUN's name, but no card's link layer is none (if_arp.h).
+    # A card can be given the TUN's name, but every card has a link layer (if_arp.h).
     not_wires = {f"oif {LOOPBACK} accept", 'oifname "PsiphonTUN" meta oiftype 65534 accept'}
     for chain, rule in accepting_rules(guard):
         if chain.name != "forward" and rule.text not in not_wires:
             who = rule.text.startswith((f"meta skuid {IDENTITY.uid} ", "meta skuid { 0, 998 } udp sport "))
+            who = who or (rule.shortcut and f" {IDENTITY.owner} " in rule.text)
             assert who or "icmpv6 type" in rule.text or "ct direction reply" in rule.text
 
 
@@ -311,13 +328,13 @@ def test_the_egress_guard_names_every_wire_and_drops_what_it_does_not_know(polic
             assert chain.hook is not None
             assert (chain.hook.devices, chain.hook.policy) == ((wire,), "drop")
             assert [rule.text for rule in chain.rules] == [f"goto {frames.name}"]
-        # What is inside of an envelope is only ever reached through what tells it.
+        # The inside of an encapsulation is only reached through rules that match the encapsulation.
         reached = [rule.text.partition(" goto ")[2] for rule in frames.rules if " goto " in rule.text]
         assert reached == [chain.name for chain in envelopes]
         for rule in frames.rules:
             if rule.text.endswith(" accept") or " goto " in rule.text:
                 asked = r"meta protocol (0x[0-9a-f]{4}) @ll,96,16 (?:\{ 0x8100, 0x88a8 \} @ll,128,16 )?\1 "
-                assert re.match(asked, rule.text), "asked of the frame as well"
+                assert re.match(asked, rule.text), "checked in the frame as well"
 
 
 @pytest.mark.requirement("R5", "R10", "B4")
@@ -333,7 +350,7 @@ def test_inside_an_envelope_only_psiphon_user_and_the_links_own_plumbing_are_acc
             programs_refused += f"meta skuid != {NO_UID} drop" in text
             if text.endswith("accept"):
                 owned = policy.identity.owner in text or "meta skuid {" in text
-                assert owned or ("meta length" in text and programs_refused), "of nobody, and no plumbing"
+                assert owned or ("meta length" in text and programs_refused), "without an owner, and not plumbing"
         assert all(word in "".join(texts) for word in control) == (chain.name != "two_tags")
 
 
@@ -376,11 +393,11 @@ def all_tables(policy: Policy) -> list[Table]:
 
 
 def test_the_usual_policy_has_every_kind_of_rule() -> None:
-    """So that the properties above say something."""
+    """So that the properties above prove something."""
     table = build_base_table(make_policy(State.OPEN))
     assert LINKS.tun_index is not None
     assert {chain.name for chain, _ in accepting_rules(table)} == {
-        "output", "to_tunnel", "to_wire", "input", "forward", "postrouting",
+        "output", "loopback", "to_tunnel", "to_wire", "input", "forward", "postrouting", "into_tunnel",
     }  # fmt: skip
 
 

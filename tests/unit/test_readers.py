@@ -1,4 +1,6 @@
-"""Who may look at the status without being root: whom root's list names, beginning with who installed it."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who may read the status without being root: the users in root's list, at first the one who installed the service."""
 
 from __future__ import annotations
 
@@ -8,11 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.scratch_machine import PAYLOAD, make_machine
+from tests.scratch_machine import ACTING, PAYLOAD, make_machine
 
-from psiphon_vpn.service.readers import MAX_READERS, load_readers, parse_readers, render_acl
+from psiphon_vpn.service.readers import render_acl
 from psiphon_vpn.system.install import install_clone, uninstall
 from psiphon_vpn.system.person import find_person, render_readers
+from psiphon_vpn.system.reader_list import MAX_READERS, load_readers, parse_readers
 
 
 def test_a_list_has_users_by_name_and_number() -> None:
@@ -71,12 +74,12 @@ def test_an_installation_lets_who_ran_it_look_and_keeps_what_root_wrote_since(
     machine = make_machine(tmp_path)
     before = machine.read_all()
     monkeypatch.setenv("SUDO_UID", "1000")
-    install_clone(machine.platform, PAYLOAD, say=lambda _line: None)
+    install_clone(machine.platform, PAYLOAD, ACTING, say=lambda _line: None)
     path = machine.platform.layout.readers
     assert load_readers(path) == {1000}
     path.write_text("1001\n")
     monkeypatch.setenv("SUDO_UID", "1002")
-    install_clone(machine.platform, (*PAYLOAD[:1], *PAYLOAD[2:]), say=lambda _line: None)
+    install_clone(machine.platform, (*PAYLOAD[:1], *PAYLOAD[2:]), ACTING, say=lambda _line: None)
     assert load_readers(path) == {1001}
     uninstall(machine.platform, say=lambda _line: None)
     assert machine.read_all() == before

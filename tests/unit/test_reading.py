@@ -1,4 +1,6 @@
-"""What is kept of nft's listing, and what is not: elements, name and owner come and go, rules do not."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a comparison of nft's listings ignores: elements, name and owner; rules it never ignores."""
 
 from __future__ import annotations
 

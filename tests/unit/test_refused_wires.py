@@ -1,4 +1,6 @@
-"""Wires that were refused an egress guard: known by name and index, and tried again before long."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Wires that were refused an egress guard: remembered by name and index, and tried again before long."""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def test_another_device_under_the_name_is_another_wire(index: int | None) -> Non
     assert machine.refused.leave_out(WIRES) == WIRES
     assert machine.refused.wait is None
     machine.indexes["bad0"] = 3
-    assert machine.refused.leave_out(WIRES) == WIRES, "forgotten, also if the index comes again"
+    assert machine.refused.leave_out(WIRES) == WIRES, "forgotten, even if the index comes again"
 
 
 def test_a_device_that_came_or_went_while_the_rules_were_loaded_was_not_refused() -> None:
@@ -72,7 +74,7 @@ def test_it_is_tried_again_ever_more_slowly_and_never_given_up() -> None:
         machine.now += wait
         assert machine.refused.wait == 0
         assert machine.refused.take_due() == {"bad0"}
-        # A load that was refused again meanwhile makes it neither sooner nor later.
+        # Another refused load meanwhile does not change when it is tried.
         machine.refuse("bad0")
     assert pauses[0] == FIRST_SECONDS
     assert pauses == sorted(pauses)

@@ -1,4 +1,6 @@
-"""`release` and the way back: in which order, what is left, and what no record can do."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`release` and the return to the lock: the order, what is left, and what no record can do."""
 
 from __future__ import annotations
 
@@ -11,15 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
-from tests.scratch_machine import PAYLOAD, ScratchMachine, make_machine
-from tests.unit.test_install import say_nothing
+from tests.scratch_machine import ACTING, PAYLOAD, ScratchMachine, make_machine
+from tests.unit.test_install import say_nothing, unpack
 
-from psiphon_vpn.cli import managing, view
+from psiphon_vpn.cli import managing, setting_up, starting, view
 from psiphon_vpn.cli.main import cli, run_cli
 from psiphon_vpn.cli.stranded import render_stranded
-from psiphon_vpn.errors import EXIT_FAILURE, EXIT_NOT_ROOT, DaemonDownError, UserError
+from psiphon_vpn.errors import EXIT_FAILURE, EXIT_NOT_ROOT, UserError
 from psiphon_vpn.linux import lockstate
 from psiphon_vpn.linux.lockstate import LockState
 from psiphon_vpn.network_managers.networkmanager import MANAGER
@@ -27,19 +30,19 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.run import CommandError
 from psiphon_vpn.system import last_resort, released
 from psiphon_vpn.system.findings import find_name_taker, find_ownerless_links, match_other_firewalls
-from psiphon_vpn.system.install import configure_package, install_clone, uninstall
+from psiphon_vpn.system.install import configure_package, install_clone, set_up, uninstall
 from psiphon_vpn.system.layout import GUARD_UNIT, SERVICE_UNIT, Layout
 from psiphon_vpn.system.release import WORD, release, start
 from psiphon_vpn.system.sessions import RemoteSession, RemoteSessionsError
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: owners are real
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("quick_disk")]  # needs root: it checks real owners
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> ScratchMachine:
     machine = make_machine(tmp_path)
-    install_clone(machine.platform, PAYLOAD, say=say_nothing)
+    install_clone(machine.platform, PAYLOAD, ACTING, say=say_nothing)
     return machine
 
 
@@ -62,13 +65,13 @@ def test_release_opens_stops_what_runs_and_says_so(installed: ScratchMachine) ->
 def test_an_installation_says_which_numbers_it_took_where_they_are_not_the_usual_ones(
     installed: ScratchMachine, close: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(managing, "open_platform", lambda: installed.platform)
-    monkeypatch.setattr(managing, "_report_findings", lambda _platform: None)
-    monkeypatch.setattr(managing, "survive_hangup", lambda: None)
+    monkeypatch.setattr(setting_up, "open_platform", lambda: installed.platform)
+    monkeypatch.setattr(managing, "report_findings", lambda _platform: None)
+    monkeypatch.setattr(starting, "survive_hangup", lambda: None)
     monkeypatch.setattr(installed.platform.manager, "is_running", lambda: close)
     for usual, said in ((573, True), (990, False)):
         monkeypatch.setattr(names, "ACCOUNT_NUMBER", usual)
-        assert managing.system_configure(cut_remote=True) == 0
+        assert setting_up.system_configure(cut_remote=True) == 0
         assert ("990 (user) and 990 (group): 573 was not free" in capsys.readouterr().err) is said
 
 
@@ -125,7 +128,7 @@ def test_a_guard_that_does_not_stop_leaves_the_machine_locked(installed: Scratch
 @pytest.mark.requirement("R3", "R14")
 def test_an_upgrade_of_a_released_machine_locks_it_and_forgets_the_release(installed: ScratchMachine) -> None:
     release(installed.platform, by="0")
-    configure_package(installed.platform, say=say_nothing, close=True)
+    configure_package(installed.platform, ACTING, say=say_nothing, close=True)
     assert installed.platform.kernel.is_locked() is True
     assert released.read_record(installed.platform.layout) is None
 
@@ -133,17 +136,16 @@ def test_an_upgrade_of_a_released_machine_locks_it_and_forgets_the_release(insta
 def test_a_released_machine_can_be_uninstalled(tmp_path: Path) -> None:
     machine = make_machine(tmp_path)
     before = machine.read_all()
-    install_clone(machine.platform, PAYLOAD, say=say_nothing)
+    install_clone(machine.platform, PAYLOAD, ACTING, say=say_nothing)
     release(machine.platform, by="0")
     uninstall(machine.platform, say=say_nothing)
     assert machine.read_all()["tree"] == before["tree"]
 
 
 def status_of(layout: Layout, monkeypatch: pytest.MonkeyPatch, *, locked: bool | None) -> dict[str, Any]:
-    """What `status` says without a daemon."""
+    """The output of `status` without a daemon."""
     monkeypatch.setattr(lockstate, "read_lock_state", lambda: LockState(locked=locked, sentence="the kernel's word"))
-    monkeypatch.setattr("psiphon_vpn.system.layout.Layout", lambda: layout)
-    return dict(view._read_from_kernel(DaemonDownError("not running")))
+    return dict(view.find_status(layout.runtime_dir, layout=layout))
 
 
 @pytest.mark.requirement("R3")
@@ -154,9 +156,52 @@ def test_status_of_a_released_machine_is_released_in_red(
     status = status_of(installed.platform.layout, monkeypatch, locked=False)
     assert (status["state"], status["locked"]) == (view.RELEASED, False)
     assert "psiphon-vpn start" in str(status["next_step"])
-    assert view._find_headline(status)[1] == "red"
-    assert view._find_headline(status)[0].startswith("RELEASED")
+    assert view.render_text(status).startswith(click.style("RELEASED", fg="red", bold=True, reset=False))
     assert view.find_exit_code(status) == EXIT_FAILURE
+
+
+@pytest.mark.parametrize("locked", [False, None])
+def test_status_of_a_machine_that_was_never_set_up_says_so_in_red(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: bool | None
+) -> None:
+    machine = make_machine(tmp_path)
+    unpack(machine)
+    status = status_of(machine.platform.layout, monkeypatch, locked=locked)
+    assert status["state"] == view.NOT_SET_UP
+    assert status["next_step"] == "Set it up: sudo psiphon-vpn setup"
+    assert view.find_exit_code(status) == EXIT_FAILURE
+    assert click.unstyle(view.render_text(status)).startswith("NOT SET UP.")
+    assert view.render_text(status).startswith(click.style("NOT SET UP.", fg="red", bold=True)[:-4])
+    missing = {"frame_guard": {"state": "missing", "detail": "sudo systemctl reload-or-restart psiphon-guard"}}
+    shown = view.render_text({**status, "layers": missing})
+    assert "psiphon-guard" not in shown, "there is no such unit to reload"
+    assert "psiphon-guard" in view.render_text({**status, "layers": missing, "locked": True}), "half done"
+
+
+@pytest.mark.parametrize("locked", [True, False, None])
+def test_status_of_a_half_done_set_up_says_how_to_finish_and_never_that_all_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: bool | None
+) -> None:
+    machine = make_machine(tmp_path)
+    unpack(machine)
+    machine.break_unit(SERVICE_UNIT)
+    with pytest.raises(UserError):
+        set_up(machine.platform, ACTING, say=say_nothing)
+    status = status_of(machine.platform.layout, monkeypatch, locked=locked)
+    assert (status["state"], status["locked"]) == (view.NOT_SET_UP, locked)
+    assert "sudo psiphon-vpn setup" in str(status["next_step"])
+    assert view.find_exit_code(status) == EXIT_FAILURE
+    assert click.unstyle(view.render_text(status)).startswith("NOT SET UP")
+
+
+@pytest.mark.requirement("R3")
+def test_start_locks_nothing_on_a_machine_that_was_never_set_up(tmp_path: Path) -> None:
+    machine = make_machine(tmp_path)
+    unpack(machine)
+    before = machine.read_all()
+    with pytest.raises(UserError, match="sudo psiphon-vpn setup"):
+        starting.start_if_stopped(machine.platform, cut_remote=True)
+    assert machine.read_all() == before
 
 
 @pytest.mark.requirement("R1")
@@ -188,12 +233,14 @@ def test_a_record_that_is_not_roots_is_none(installed: ScratchMachine) -> None:
 def commands(installed: ScratchMachine, monkeypatch: pytest.MonkeyPatch) -> ScratchMachine:
     """The commands, on the scratch machine."""
     monkeypatch.setattr(managing, "open_platform", lambda: installed.platform)
+    monkeypatch.setattr(setting_up, "open_platform", lambda: installed.platform)
     monkeypatch.setattr(managing, "find_removal", lambda: None)
-    monkeypatch.setattr(managing, "find_sessions", lambda: ())
+    monkeypatch.setattr(setting_up, "find_removal", lambda: None)
+    monkeypatch.setattr(starting, "find_sessions", lambda: ())
     monkeypatch.setattr(managing, "find_other_firewalls", lambda _manager: ())
     monkeypatch.setattr(managing, "find_ownerless_links", lambda: ())
     monkeypatch.setattr(managing, "describe_refused_logins", lambda: ())
-    monkeypatch.setattr(managing, "survive_hangup", lambda: None)
+    monkeypatch.setattr(starting, "survive_hangup", lambda: None)
     return installed
 
 
@@ -222,16 +269,20 @@ def test_uninstall_asks_and_no_is_no(commands: ScratchMachine) -> None:
 def test_a_packages_files_are_the_package_managers_to_remove(
     commands: ScratchMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(managing, "find_removal", lambda: "apt remove psiphon-vpn")
-    for command in (["install", "--yes"], ["uninstall", "--yes"]):
-        error = CliRunner().invoke(cli, command).exception
-        assert isinstance(error, UserError)
-        assert "apt remove psiphon-vpn" in str(error)
-    assert commands.platform.kernel.is_locked() is True
+    for module in (managing, setting_up):
+        monkeypatch.setattr(module, "find_removal", lambda: "apt remove psiphon-vpn")
+    error = CliRunner().invoke(cli, ["install", "--yes"]).exception
+    assert isinstance(error, UserError)
+    assert "apt remove psiphon-vpn" in str(error)
+    # The set-up is undone; the program stays, and the command says which package manager removes it.
+    done = CliRunner().invoke(cli, ["uninstall", "--yes"])
+    assert done.exit_code == 0
+    assert "apt remove psiphon-vpn" in done.stderr
+    assert commands.platform.kernel.is_locked() is False
 
 
 def connect_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(managing, "find_sessions", lambda: (RemoteSession(peer="203.0.113.9", how="SSH"),))
+    monkeypatch.setattr(starting, "find_sessions", lambda: (RemoteSession(peer="203.0.113.9", how="SSH"),))
 
 
 def test_a_start_that_would_cut_a_remote_session_wants_to_hear_that_it_may(
@@ -240,12 +291,12 @@ def test_a_start_that_would_cut_a_remote_session_wants_to_hear_that_it_may(
     release(commands.platform, by="0")
     connect_from_outside(monkeypatch)
     with pytest.raises(RemoteSessionsError):
-        managing.start_if_stopped(commands.platform, cut_remote=False)
+        starting.start_if_stopped(commands.platform, cut_remote=False)
     assert commands.platform.kernel.is_locked() is False
-    assert managing.start_if_stopped(commands.platform, cut_remote=True)
+    assert starting.start_if_stopped(commands.platform, cut_remote=True)
     assert commands.platform.kernel.is_locked() is True
-    # Locked already: nobody is cut off by anything.
-    assert not managing.start_if_stopped(commands.platform, cut_remote=False)
+    # Locked already, so nobody is cut off.
+    assert not starting.start_if_stopped(commands.platform, cut_remote=False)
 
 
 def test_an_installation_over_a_remote_session_changes_nothing_until_it_hears_that_it_may(
@@ -257,7 +308,7 @@ def test_an_installation_over_a_remote_session_changes_nothing_until_it_hears_th
     monkeypatch.setattr("psiphon_vpn.system.payload.collect_payload", lambda _commands: PAYLOAD)
     assert isinstance(CliRunner().invoke(cli, ["install", "--yes"]).exception, RemoteSessionsError)
     assert commands.read_all() == before
-    result = CliRunner().invoke(cli, ["install", "--yes", "--yes-cut-remote-sessions"])
+    result = CliRunner().invoke(cli, ["install", "--yes", "--offline", "--yes-cut-remote-sessions"])
     assert (result.exception, result.exit_code) == (None, 0)
     assert commands.platform.kernel.is_locked() is True
 
@@ -299,13 +350,18 @@ main()
 """
 
 
-def test_without_its_packages_the_program_still_knows_how_to_remove_itself() -> None:
+def test_without_its_packages_the_program_still_shows_its_status_and_knows_how_to_remove_itself(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", _WITHOUT]
     environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"]}
-    done = subprocess.run([*argv, "status"], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run([*argv, "log"], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 70
     assert "psiphon-vpn uninstall" in done.stderr
-    # Asked, and answered with nothing: it comes as far as asking, and does nothing.
+    done = subprocess.run(
+        [*argv, "--runtime-dir", str(tmp_path), "status"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert "the service is not running" in done.stdout
+    assert "Traceback" not in done.stderr
+    # It gets as far as the question; without an answer it does nothing.
     asked = subprocess.run(
         [*argv, "uninstall"], capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL
     )
@@ -336,7 +392,7 @@ def test_the_page_for_the_stranded_is_the_same_in_the_documents_and_in_the_progr
 
 def test_every_command_on_the_page_for_the_stranded_exists() -> None:
     named = set(re.findall(r"(?:sudo |`)psiphon-vpn ([a-z]+)", render_stranded()))
-    assert {"status", "update", "release", "uninstall", "start", "reload"} <= named
+    assert {"status", "update", "release", "uninstall", "start", "setup"} <= named
     assert named - set(cli.commands) <= {"diagnose"}
 
 
@@ -353,7 +409,7 @@ def test_other_firewalls_are_known_by_what_runs_and_by_what_they_left_in_the_ker
     assert all(found.meaning for found in match_other_firewalls((), listing))
 
 
-def test_a_device_of_others_with_the_name_of_the_tunnels_is_told_before_it_is_taken(tmp_path: Path) -> None:
+def test_a_device_of_others_with_the_name_of_the_tunnels_is_reported_before_it_is_taken(tmp_path: Path) -> None:
     assert find_name_taker(64190, devices=tmp_path) is None
     device = tmp_path / names.TUN_NAME
     device.mkdir()
@@ -367,7 +423,7 @@ def test_a_device_of_others_with_the_name_of_the_tunnels_is_told_before_it_is_ta
     assert find_name_taker(64190, devices=tmp_path) is None
 
 
-def test_a_device_over_which_it_never_opens_is_told_by_name() -> None:
+def test_a_device_over_which_it_never_opens_is_reported_by_name() -> None:
     listing = (
         "5: ms0@eth0: <BROADCAST,MULTICAST,UP> mtu 1468 qdisc noqueue state UP mode DEFAULT group default\\    link\n"
     )

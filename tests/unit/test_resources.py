@@ -1,4 +1,6 @@
-"""The files of `resources/`: all of them are installed, nothing in them is left to fill in, and no name is a stray."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The files of `resources/`: all are installed, every placeholder is filled in, and every name exists."""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import pytest
 
 from psiphon_vpn.cli.main import cli
 from psiphon_vpn.system import resources
+from psiphon_vpn.system.acting import collect_acting_files
 from psiphon_vpn.system.interpreter import SYSTEM_PYTHON
 from psiphon_vpn.system.layout import GROUP, UNITS, USER, Layout
 from psiphon_vpn.system.payload import collect_payload
@@ -23,13 +26,13 @@ NOT_INSTALLED = {"NetworkManager-released.conf"}
 
 
 def find_strays(text: str) -> set[str]:
-    """The paths of ours in a text that no installation has."""
+    """The service's paths in a text that no installation has."""
     known = {str(getattr(Layout(), name)) for name, kind in vars(Layout).items() if isinstance(kind, property)}
     return set(PATH.findall(text)) - known
 
 
 def test_every_file_is_installed_as_it_is_rendered() -> None:
-    contents = {file.content for file in collect_payload(cli, python=SYSTEM_PYTHON)}
+    contents = {file.content for file in (*collect_payload(cli, python=SYSTEM_PYTHON), *collect_acting_files())}
     assert {name for name in FILES if render_resource(name).encode() not in contents} == NOT_INSTALLED
 
 

@@ -1,6 +1,8 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where something cannot be written, one sentence says so before anything is changed, and nothing is recorded.
 
-The places are real mounts, in a mount namespace of the test's own.
+The places are real mounts, in the test's own mount namespace.
 """
 
 from __future__ import annotations
@@ -18,19 +20,19 @@ from psiphon_vpn.system.room import SPARE, check_room
 ROOT = Path(__file__).parents[2]
 CODE = """
 import json, pathlib, subprocess, sys
-from tests.scratch_machine import PAYLOAD, make_machine
+from tests.scratch_machine import ACTING, PAYLOAD, make_machine
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.system import configure
-from psiphon_vpn.system.install import configure_package, install_clone, uninstall
+from psiphon_vpn.system.install import install_clone, set_up, uninstall
 from psiphon_vpn.system.journal import Journal
 
 place, mounts, first, second = sys.argv[1:5]
 machine = make_machine(pathlib.Path(place))
 say = lambda line: None
 work = {
-    "install": lambda: install_clone(machine.platform, PAYLOAD, say=say),
+    "install": lambda: install_clone(machine.platform, PAYLOAD, ACTING, say=say),
     "uninstall": lambda: uninstall(machine.platform, say=say),
-    "configure": lambda: configure_package(machine.platform, say=say, close=True),
+    "set up": lambda: set_up(machine.platform, ACTING, say=say),
 }
 if first != "-":
     work[first]()
@@ -65,8 +67,8 @@ READ_ONLY = "mount --bind {{root}}/{place} {{root}}/{place} && mount -o remount,
 @pytest.mark.lab
 @pytest.mark.requirement("R1", "R24")
 @pytest.mark.parametrize("place", ["usr", "etc", "var"])
-@pytest.mark.parametrize("what", ["install", "configure"])
-def test_a_read_only_place_is_told_in_one_sentence_and_nothing_is_recorded(
+@pytest.mark.parametrize("what", ["install", "set up"])
+def test_a_read_only_place_is_reported_in_one_sentence_and_nothing_is_recorded(
     tmp_path: Path, place: str, what: str
 ) -> None:
     result = run_with(tmp_path, READ_ONLY.format(place=place), "-", what, place)
@@ -75,7 +77,7 @@ def test_a_read_only_place_is_told_in_one_sentence_and_nothing_is_recorded(
     assert f"/{place}" in said
     assert "Read-only file system" in said
     assert "This system keeps that place read-only" in said
-    # Then there is nothing to remove, and saying so is no failure.
+    # Then there is nothing to remove, and that is not a failure.
     assert result == {"same": True, "recorded": False, "removed": False, "locked": False}
 
 
@@ -89,7 +91,7 @@ def test_nothing_is_removed_where_not_everything_can_be(tmp_path: Path, place: s
 
 @pytest.mark.lab
 @pytest.mark.parametrize("size", ["64k", "2m"])
-def test_a_full_disk_is_told_before_anything_is_changed(tmp_path: Path, size: str) -> None:
+def test_a_full_disk_is_reported_before_anything_is_changed(tmp_path: Path, size: str) -> None:
     mounts = "mount -t tmpfs -o size=" + size + " none {root}/usr && mkdir -p {root}/usr/bin"
     result = run_with(tmp_path, mounts, "-", "install", "usr")
     said = str(result.pop("said"))

@@ -1,4 +1,6 @@
-"""What rtnetlink says is read without a failure, whatever the bytes."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""rtnetlink messages are read without a failure, whatever their bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The runner: whoever waits for it does not wait for ever."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The runner of effects: nobody waits for it for ever."""
 
 from __future__ import annotations
 
@@ -8,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fake_lists import NoLists
 from tests.fake_lock import FakeLock
 from tests.policies import IDENTITY
 from tests.skipping import run_skipping
 from tests.unit.state_machine_watch import UPLINK_B, see
 
 from psiphon_vpn.config import Settings
-from psiphon_vpn.linux.lock import EnforcementError
+from psiphon_vpn.linux.lock import EnforcementError, Lock, Proof
 from psiphon_vpn.linux.tun import Tun
 from psiphon_vpn.network.choice import SocketUse
-from psiphon_vpn.policy.model import State
+from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.service import core_supervision
 from psiphon_vpn.service.core_supervision import CoreSupervisor
 from psiphon_vpn.service.events import Event, Intent, SettingsBad, SettingsGood, Timer, TunBroken, UplinkLost, UserStart
@@ -27,12 +30,11 @@ from psiphon_vpn.service.runner import Runner, Surroundings
 
 
 def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> None:
-    class Broken(Runner):
-        async def _handle(self, event: Event) -> None:
-            raise ValueError("a defect")
+    def fail() -> None:
+        raise ValueError("a defect")
 
     async def scenario() -> None:
-        runner = make(Broken, Model())
+        runner = make(FakeLock(), Model(), on_change=fail)
         runner.post(UserStart())
         runner.post(UserStart())
         task = asyncio.create_task(runner.run())
@@ -46,7 +48,7 @@ def test_waiting_for_a_runner_that_has_ended_is_an_error_and_not_a_hang() -> Non
 
 
 class Core:
-    """Stands for a core that runs, and for who supervises it."""
+    """Stands in for a running core and its supervisor."""
 
     ended = False
     running = True
@@ -55,22 +57,22 @@ class Core:
         self.ended, self.running = True, False
 
 
-def make(kind: type[Runner], model: Model) -> Runner:
+def make(lock: Lock, model: Model, *, on_change: Callable[[], None] = lambda: None) -> Runner:
     """A runner without a kernel."""
-    around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"))  # type: ignore[arg-type]
-    return kind(surroundings=around, enforcer=FakeLock(), model=model, on_change=lambda: None)
+    around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"), lists=NoLists())  # type: ignore[arg-type]
+    return Runner(surroundings=around, lock=lock, model=model, on_change=on_change)
 
 
 def test_a_core_is_ended_even_if_what_comes_before_its_end_fails() -> None:
-    """Found by the leak test: the TUN was deleted twice, and the old core stayed and kept its data locked."""
+    """The leak test found this: the TUN was deleted twice, and the old core stayed and kept its data locked."""
 
-    class Failing(Runner):
-        async def _apply(self, state: State) -> None:
+    class Failing(FakeLock):
+        async def load(self, *_arguments: object, **_options: object) -> None:
             raise EnforcementError("(19, 'No such device')")
 
     async def scenario() -> Core:
         core = Core()
-        runner = make(Failing, Model(state=State.CONNECTING, core=1, core_running=True))
+        runner = make(Failing(), Model(state=State.CONNECTING, core=1, core_running=True))
         runner.core = core  # type: ignore[assignment]
         runner.post(TunBroken("the TUN is gone"))
         await run_until_settled(runner)
@@ -85,7 +87,7 @@ def test_no_core_is_started_beside_another(monkeypatch: pytest.MonkeyPatch) -> N
     running: list[int] = []
 
     class Process:
-        """Stands for the process of a core."""
+        """Stands in for the process of a core."""
 
         def __init__(self, **_callbacks: object) -> None:
             self.number = len(running)
@@ -110,15 +112,23 @@ def test_no_core_is_started_beside_another(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(scenario())
 
 
-class Applying(Runner):
-    """Notes which wires are applied."""
+class NotingLock(FakeLock):
+    """Records the policies that are loaded."""
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.applied: list[str] = []
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[Policy] = []
 
-    async def _apply(self, state: State) -> None:
-        self.applied.append(" ".join(self.model.seen.network.wires))
+    @property
+    def wires(self) -> list[str]:
+        """The wires of each policy."""
+        return [" ".join(map(str, policy.links.wires)) for policy in self.loaded]
+
+    async def load(self, policy_for: Callable[[Tun | None], Policy], **options: Any) -> None:
+        """It is in force."""
+        await super().load(policy_for, **options)
+        assert self.policy is not None
+        self.loaded.append(self.policy)
         await asyncio.sleep(0)
 
 
@@ -144,45 +154,44 @@ async def run_until_settled(runner: Runner) -> None:
 def test_looks_that_come_together_are_applied_once_and_no_transition_is_passed_over(
     looks: list[Event], applied: list[str]
 ) -> None:
-    """A network that comes had its rules loaded three times, while the user waited."""
+    """Once, a new network had its rules loaded three times, while the user waited."""
 
     async def scenario() -> list[str]:
-        runner = make(Applying, Model(intent=Intent.STOPPED))
-        assert isinstance(runner, Applying)
+        lock = NotingLock()
+        runner = make(lock, Model(intent=Intent.STOPPED))
         for look in looks:
             runner.post(look)
         await run_until_settled(runner)
-        return runner.applied
+        return lock.wires
 
     assert asyncio.run(scenario()) == applied
 
 
 def test_of_looks_that_keep_coming_the_last_is_never_left_out() -> None:
-    class Restless(Applying):
-        async def _apply(self, state: State) -> None:
-            await super()._apply(state)
-            if len(self.applied) < 50:
-                self.post(see(wires=f"eth0 eth{len(self.applied)}"))
+    class Restless(NotingLock):
+        post: Callable[[Event], None]
+
+        async def load(self, policy_for: Callable[[Tun | None], Policy], **options: Any) -> None:
+            await super().load(policy_for, **options)
+            if len(self.loaded) < 50:
+                self.post(see(wires=f"eth0 eth{len(self.loaded)}"))
 
     async def scenario() -> list[str]:
-        runner = make(Restless, Model())
-        assert isinstance(runner, Restless)
+        lock = Restless()
+        runner = make(lock, Model())
+        lock.post = runner.post
         runner.post(see(wires="eth0"))
         await run_until_settled(runner)
-        return runner.applied
+        return lock.wires
 
     assert asyncio.run(scenario()) == ["eth0", *(f"eth0 eth{number}" for number in range(1, 50))]
 
 
 def test_the_configuration_reaches_the_policy_by_its_event_alone() -> None:
-    found: list[int] = []
-
-    class Deriving(Runner):
-        async def _apply(self, state: State) -> None:
-            found.append(self._policy(state, Tun(7)).socks_port)
+    lock = NotingLock()
 
     async def scenario() -> None:
-        runner = make(Deriving, Model())
+        runner = make(lock, Model())
         runner.post(see(wires="eth0"))
         runner.post(SettingsGood(Settings(socks_port=2000)))
         runner.post(see(wires="eth0 eth1"))
@@ -190,7 +199,18 @@ def test_the_configuration_reaches_the_policy_by_its_event_alone() -> None:
         await run_until_settled(runner)
 
     asyncio.run(scenario())
-    assert found == [1081, 2000, 2000, 2000], "a bad one changes nothing but the state"
+    assert [policy.socks_port for policy in lock.loaded] == [1081, 2000, 2000, 2000], (
+        "a bad one changes nothing but the state"
+    )
+
+
+class Unread(FakeLock):
+    """A lock that is never read back: these tests do not look beyond VERIFYING."""
+
+    async def read_back(self) -> Proof:
+        """Never return."""
+        never: asyncio.Future[Proof] = asyncio.get_running_loop().create_future()
+        return await never
 
 
 def leave(_runner: Runner) -> None:
@@ -199,17 +219,17 @@ def leave(_runner: Runner) -> None:
 
 def renew(runner: Runner) -> None:
     """The lease was renewed."""
-    runner._timers.heard(Timer.RENEWAL)
+    runner.timers.heard(Timer.RENEWAL)
 
 
 def cancel(runner: Runner) -> None:
-    """A move."""
-    runner._timers.cancel()
+    """Move to another state."""
+    runner.timers.cancel()
 
 
 def arm(runner: Runner) -> None:
-    """It begins anew."""
-    runner._timers.arm(Timer.RENEWAL, 60.0)
+    """Restart the timer."""
+    runner.timers.arm(Timer.RENEWAL, 60.0)
 
 
 @pytest.mark.parametrize(
@@ -219,11 +239,11 @@ def arm(runner: Runner) -> None:
 def test_a_timer_that_fired_is_worth_nothing_if_it_was_put_off_or_cancelled_before_it_was_read(
     happen: Callable[[Runner], None], state: State
 ) -> None:
-    """Its event waited in the queue meanwhile: what it had waited for in vain had come."""
+    """The timer's event waited in the queue while what the timer guarded had already come."""
 
     async def scenario() -> State:
-        runner = make(Applying, Model(state=State.OPEN, core=1, core_running=True, tunnels=1))
-        runner._timers.arm(Timer.RENEWAL, 1.0)
+        runner = make(Unread(), Model(state=State.OPEN, core=1, core_running=True, tunnels=1, uplink=UPLINK_B))
+        runner.timers.arm(Timer.RENEWAL, 1.0)
         await asyncio.sleep(2.0)
         assert runner.busy, "it has fired"
         happen(runner)
@@ -236,8 +256,8 @@ def test_a_timer_that_fired_is_worth_nothing_if_it_was_put_off_or_cancelled_befo
 
 def test_a_timer_that_was_put_off_after_it_had_fired_fires_again_when_nothing_comes() -> None:
     async def scenario() -> None:
-        runner = make(Applying, Model(state=State.OPEN, core=1, core_running=True, tunnels=1))
-        runner._timers.arm(Timer.RENEWAL, 1.0)
+        runner = make(Unread(), Model(state=State.OPEN, core=1, core_running=True, tunnels=1, uplink=UPLINK_B))
+        runner.timers.arm(Timer.RENEWAL, 1.0)
         await asyncio.sleep(2.0)
         renew(runner)
         handling = asyncio.create_task(runner.run())
@@ -247,6 +267,6 @@ def test_a_timer_that_was_put_off_after_it_had_fired_fires_again_when_nothing_co
         await runner.settle()
         handling.cancel()
         await runner.tasks.close()
-        assert runner.model.reason is not Reason.STARTING, "it has left where it was"
+        assert runner.model.reason is not Reason.STARTING, "it has left its state"
 
     run_skipping(scenario())

@@ -1,4 +1,6 @@
-"""Nobody is locked out by surprise: who is connected from outside, by every source that knows."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Nobody is locked out by surprise: finds who is connected from outside, from every source that knows."""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ HEADING = "  sl  local_address rem_address   st\n"
 
 
 def make_proc(directory: Path, *, tcp: str = "", tcp6: str = "", environ: bytes = b"", parent: int = 1) -> Path:
-    """A proc file system with this process, one parent, and connections."""
+    """A fake /proc with this process, one parent, and connections."""
     for pid, above, variables in ((os.getpid(), parent, b"HOME=/root\0"), (parent, 0, environ)):
         (directory / str(pid)).mkdir(parents=True)
         (directory / str(pid) / "environ").write_bytes(variables)
@@ -41,7 +43,7 @@ def row(local: str, remote: str, state: str) -> str:
 
 
 def address(text: str, port: int) -> str:
-    """As the kernel of this machine prints it."""
+    """An address as this machine's kernel prints it."""
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     raw = socket.inet_pton(family, text)
     words = [struct.unpack("=I", raw[start : start + 4])[0] for start in range(0, len(raw), 4)]
@@ -74,7 +76,7 @@ def test_an_ipv4_connection_to_a_socket_of_both_families_is_seen_as_ipv4(tmp_pat
     [
         ("127.0.0.1", "127.0.0.1", "01"),  # itself
         ("192.0.2.1", "192.0.2.1", "01"),  # itself, by its own address
-        ("192.0.2.1", "198.51.100.7", "06"),  # over already
+        ("192.0.2.1", "198.51.100.7", "06"),  # already closed
     ],
 )
 def test_what_the_lock_does_not_cut_is_no_session(tmp_path: Path, local: str, remote: str, state: str) -> None:
@@ -134,8 +136,8 @@ import socket, sys
 server = socket.create_server(("0.0.0.0", 2222))
 client = socket.create_connection((sys.argv[1], 2222))
 accepted, _peer = server.accept()
-from psiphon_vpn.system.sessions import _read_connections, PROC
-print(sorted(session.peer for session in _read_connections(PROC)))
+from psiphon_vpn.system.sessions import read_connections, PROC
+print(sorted(session.peer for session in read_connections(PROC)))
 """
 
 

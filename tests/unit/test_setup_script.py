@@ -1,6 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The setup script and the locked requirements."""
 
 import ast
+import fcntl
 import hashlib
 import os
 import re
@@ -18,13 +21,14 @@ from psiphon_lab.attacks import load_attacks
 ROOT = Path(__file__).parents[2]
 SCRIPT = "Psiphon-Linux-VPN-Service-Setup.sh"
 COMMANDS = "packaging/commands.sh"
+RUN_PIP = "packaging/run_pip.py"
 LOCKS = ("requirements.lock", "requirements-lab.lock", "requirements-dev.lock", "requirements-bootstrap.lock")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the script is for root")
 
 
 def call(script: Path, *argv: str, venv: Path, uid: int | None = None) -> subprocess.CompletedProcess[str]:
-    # A PATH without sbin, as sudo may give it.
+    # A PATH without sbin, as sudo may set it.
     env = {"PATH": "/usr/bin:/bin", "PSIPHON_VPN_VENV": str(venv), "HOME": "/"}
     return subprocess.run(
         [str(script), *argv],
@@ -41,13 +45,14 @@ def call(script: Path, *argv: str, venv: Path, uid: int | None = None) -> subpro
 
 
 def make_checkout(directory: Path) -> Path:
-    """A checkout with locks that need nothing from a network, and a program that says what it was given."""
+    """A checkout with lock files that need no network, and a program that prints its arguments."""
     directory.mkdir()
     shutil.copy(ROOT / SCRIPT, directory)
     for name in LOCKS:
         (directory / name).write_text("")
     (directory / "packaging").mkdir()
-    shutil.copy(ROOT / COMMANDS, directory / COMMANDS)
+    for name in (COMMANDS, RUN_PIP):
+        shutil.copy(ROOT / name, directory / name)
     package = directory / "src" / "psiphon_vpn"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -58,7 +63,7 @@ def make_checkout(directory: Path) -> Path:
 @needs_root
 @pytest.mark.requirement("R21")
 def test_without_root_the_script_says_one_line_and_ends_with_77(tmp_path: Path) -> None:
-    # A copy where others may read it.
+    # A copy that others may read.
     script = Path(shutil.copy(ROOT / SCRIPT, "/tmp"))
     try:
         done = call(script, "demo", venv=tmp_path / "venv", uid=65534)
@@ -68,6 +73,8 @@ def test_without_root_the_script_says_one_line_and_ends_with_77(tmp_path: Path) 
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "root" in done.stderr
+    # Not the name of a command that the program also has.
+    assert done.stderr.startswith(f"{SCRIPT}: ")
 
 
 @pytest.mark.defect(19)
@@ -79,24 +86,67 @@ def test_the_script_makes_the_environment_once_and_hands_over_arguments_and_exit
     venv = tmp_path / "venv"
     first = call(script, "demo", "--json", "a b", venv=venv)
     assert (first.returncode, first.stdout) == (7, "given ['demo', '--json', 'a b']\n")
-    assert "making" in first.stderr
+    assert "bringing the Python packages" in first.stderr
 
     start = time.monotonic()
     second = call(script, "status", venv=venv)
     figure("the setup script before its program begins, s", time.monotonic() - start)
     assert (second.returncode, second.stdout, second.stderr) == (7, "given ['status']\n", "")
 
-    # Cut off before its last line was written: made anew.
+    # The environment was interrupted before its last line was written, so it is made again.
     (venv / ".stamp-requirements.lock").unlink()
     assert "from requirements.lock" in call(script, "status", venv=venv).stderr
     assert "from requirements-lab.lock" in call(script, "demo", venv=venv).stderr
-    # The lock has changed: made anew.
+    # The lock file has changed, so it is made again.
     (script.parent / "requirements.lock").write_text("# new\n")
-    assert "making" in call(script, "status", venv=venv).stderr
-    # The tests need more; what they need includes the rest.
+    assert "bringing the Python packages" in call(script, "status", venv=venv).stderr
+    # The tests need more, and their packages include the others.
     assert "requirements-dev.lock" in call(script, "test", venv=venv).stderr
     assert call(script, "status", venv=venv).stderr == ""
     assert call(script, "leaktest", "--chaos", venv=venv).stderr == ""
+
+
+@needs_root
+def test_an_installations_environment_is_made_without_installing_pip_and_the_laboratorys_has_it(tmp_path: Path) -> None:
+    script, venv = make_checkout(tmp_path / "checkout"), tmp_path / "venv"
+    for command, has_pip in (("status", False), ("demo", True)):
+        assert call(script, command, venv=venv).returncode == 7
+        found = subprocess.run([venv / "bin/python", "-I", "-c", "import pip"], capture_output=True, check=False)
+        assert (found.returncode == 0) is has_pip
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["with its archive", "without"])
+def test_pip_runs_for_an_environment_that_has_none(tmp_path: Path, archive: bool) -> None:
+    venv, program = tmp_path / "venv", tmp_path / "run_pip.py"
+    text = (ROOT / RUN_PIP).read_text()
+    assert text.count('"*.whl"') == 1
+    program.write_text(text if archive else text.replace('"*.whl"', '"*.none"'))
+    subprocess.run(["/usr/bin/python3", "-I", "-m", "venv", "--without-pip", venv], check=True)
+    asked = [str(venv / "bin/python"), "-I", str(program), "--disable-pip-version-check", "list", "--format=freeze"]
+    # It names this environment's pip, which is installed in it only if there was no archive to run it from.
+    reported = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert ("pip==" in reported) is not archive
+    assert "click==" not in reported
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_who_holds_apts_lock_is_waited_for_with_a_word(tmp_path: Path, held: bool) -> None:
+    lock = tmp_path / "lock-frontend"
+    lock.touch()
+    script = f'say() {{ echo "$*" >&2; }}; . "{ROOT / COMMANDS}"; await_locks "{lock}" "{tmp_path}/none"; echo done'
+    with lock.open("r+") as file:
+        if held:
+            fcntl.lockf(file, fcntl.LOCK_EX)  # as apt does
+        waiting = subprocess.Popen(
+            ["bash", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+        )
+        assert waiting.stderr is not None
+        if held:
+            assert f"waiting for process {os.getpid()} (" in waiting.stderr.readline()
+            assert waiting.poll() is None
+            fcntl.lockf(file, fcntl.LOCK_UN)
+        said, errors = waiting.communicate(timeout=60)
+    assert (said, errors) == ("done\n", "")
 
 
 def write_program(path: Path, text: str) -> None:
@@ -106,7 +156,7 @@ def write_program(path: Path, text: str) -> None:
 
 
 def pretend_venv(script: Path, venv: Path, lock: str) -> None:
-    """An environment that the script takes for one made from this lock; making a real one takes seconds."""
+    """An environment that the script takes for one made from this lock file; making a real one takes seconds."""
     (venv / "bin").mkdir(parents=True)
     python = venv / "bin" / "python"
     write_program(python, 'shift 3; printf "given"; printf " %s" "$@"; exit 7')
@@ -115,7 +165,7 @@ def pretend_venv(script: Path, venv: Path, lock: str) -> None:
 
 
 def keep_programs(script: Path, programs: Path, *, without: Callable[[str], bool]) -> None:
-    """Let the script find only what is here, but for some, and no package manager."""
+    """Let the script find only the programs of this machine, except some, and no package manager."""
     programs.mkdir()
     for directory in ("/usr/bin", "/usr/sbin"):
         for program in Path(directory).iterdir():
@@ -138,12 +188,14 @@ def test_the_real_servers_own_needs_are_installed_only_for_it(tmp_path: Path, ar
     pretend_venv(script, tmp_path / "venv", "requirements-lab.lock")
     done = call(script, *argv, venv=tmp_path / "venv")
     assert done.returncode == 7
-    assert ("asked install -qq -y --no-install-recommends iptables iptables" in done.stderr) is wanted
+    assert (
+        "asked install -qq -y -o DPkg::Lock::Timeout=600 --no-install-recommends iptables iptables" in done.stderr
+    ) is wanted
 
 
 KNOWN_PROGRAMS = ("python3.13", "python3.12", "python3.11", "python3.99", "uv", "dnf", "pacman", "zypper", "nft", "ip")
 
-# Programs with services that would touch this machine's network, and what is masked for each.
+# Programs with services that would touch this machine's network, and the units that are masked for each.
 SERVICES = {
     "firewalld": "firewalld.service",
     "radvd": "radvd.service",
@@ -182,13 +234,13 @@ def test_the_attacks_programs_come_only_if_their_services_cannot_run_and_stop_no
         running.mkdir()
     if policy is not None:
         write_program(rules, f"exit {policy}")
-    # The lock of the laboratory and no other: else the script would make an environment.
+    # Only the laboratory's lock file, or the script would make an environment.
     pretend_venv(script, tmp_path / "venv", "requirements-lab.lock")
     done = call(script, "leaktest", venv=tmp_path / "venv")
     assert (done.returncode, done.stdout) == (7, "given leaktest")
     said = done.stderr.splitlines()
     installed = [line for line in said if line.startswith("apt-get install")]
-    # What does no harm comes in any case; where one thing is missing, one by one.
+    # Harmless packages come in any case, one by one if one of them does not exist.
     assert any("iputils-arping" in line.split() for line in installed)
     assert any("docker.io" in line for line in installed) is come
     for program, units in SERVICES.items():
@@ -201,7 +253,7 @@ def test_the_attacks_programs_come_only_if_their_services_cannot_run_and_stop_no
 
 
 def list_wanted(*, fast: bool = False) -> list[str]:
-    """What the script brings for the tests; fast: for `test --fast`."""
+    """What the script installs for the tests; fast: for `test --fast`."""
     text = (ROOT / SCRIPT).read_text()
     found = re.search(r'\*" test "\*\) wanted=\(([^)]*)\)', text)
     more = re.search(r"wanted\+=\(([^)]*)\)", text)
@@ -210,8 +262,8 @@ def list_wanted(*, fast: bool = False) -> list[str]:
     return found[1].split() if fast else [*found[1].split(), *more[1].split()]
 
 
-# What tests use where it is there, and skip with a reason where it is not: parts of a system, or of other tastes.
-# The package of iwd is not brought: with it a machine's own wireless cards get other names (its 80-iwd.link).
+# What tests use if it is there, and otherwise skip with a reason: parts of a system, or alternatives.
+# The script does not install iwd: its package renames a machine's own wireless cards (80-iwd.link).
 OPTIONAL = {"groff", "systemd-analyze", "systemd-tmpfiles", "dpkg-deb", "NETWORKD", "iwctl"}
 
 
@@ -245,7 +297,9 @@ def test_each_part_that_tests_need_is_asked_for_by_itself_on_a_machine_that_lack
         text=True,
         check=True,
     ).stdout.strip()
-    assert asked == [f"asked install -qq -y --no-install-recommends {package}"], "that one, and nothing else"
+    assert asked == [f"asked install -qq -y -o DPkg::Lock::Timeout=600 --no-install-recommends {package}"], (
+        "only that one"
+    )
 
 
 def test_what_a_test_looks_for_is_brought_by_the_script_or_named_as_optional() -> None:
@@ -256,14 +310,16 @@ def test_what_a_test_looks_for_is_brought_by_the_script_or_named_as_optional() -
                 argument = call_node.args[0]
                 if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                     needed[argument.value] = path.name
-            if isinstance(call_node, ast.Assign) and ast.unparse(call_node.targets[0]) in {"MISSING", "missing"}:
+            if isinstance(call_node, ast.Assign) and isinstance(call_node.value, ast.ListComp):
+                if ast.unparse(call_node.targets[0]) not in {"MISSING", "missing"}:
+                    continue
                 needed |= {
                     node.value: path.name
                     for node in ast.walk(call_node.value)
                     if isinstance(node, ast.Constant) and isinstance(node.value, str)
                 }
     assert {"dbus-daemon", "radvd", "dnsmasq", "shellcheck"} <= set(needed), "the control"
-    brought = {*list_wanted(), "nft", "ip", "setpriv", "nsenter", "openssl", "flock"}
+    brought = {*list_wanted(), "nft", "ip", "setpriv", "nsenter", "openssl", "flock", "find"}
     assert set(needed) - brought - OPTIONAL == set(), needed
 
 
@@ -333,16 +389,16 @@ def test_the_script_loads_nothing_from_the_current_directory(tmp_path: Path) -> 
 @needs_root
 @pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
 def test_root_runs_no_program_that_somebody_else_put_into_the_path(tmp_path: Path, first: bool) -> None:
-    """Fakes of every program there is and of those that are missing here, in a user's directory, and as functions."""
-    script, told = make_checkout(tmp_path / "checkout"), tmp_path / "told"
+    """Fakes of every program, present or missing here, in a user's directory and as shell functions."""
+    script, reported = make_checkout(tmp_path / "checkout"), tmp_path / "told"
     hostile = tmp_path / "hostile"
     hostile.mkdir()
     for name in {*KNOWN_PROGRAMS, *(path.name for path in Path("/usr/bin").iterdir())}:
-        write_program(hostile / name, f'echo "{name} $EUID" >>{told}')
+        write_program(hostile / name, f'echo "{name} $EUID" >>{reported}')
     os.chown(hostile, 65534, 65534)
     system = "/usr/bin:/bin"
     functions = {
-        f"BASH_FUNC_{name}%%": f"() {{ echo {name} >>{told}; }}" for name in ("command", "type", "setpriv", "cd")
+        f"BASH_FUNC_{name}%%": f"() {{ echo {name} >>{reported}; }}" for name in ("command", "type", "setpriv", "cd")
     }
     env = {
         "PATH": f"{hostile}:{system}" if first else f"{system}:{hostile}",
@@ -350,8 +406,8 @@ def test_root_runs_no_program_that_somebody_else_put_into_the_path(tmp_path: Pat
         "HOME": "/",
     }
     subprocess.run(["/bin/bash", "-c", "python3.99 || true"], env=env, capture_output=True, check=False)
-    assert told.read_text() == f"python3.99 {os.geteuid()}\n", "the control: who trusts the path runs them"
-    told.unlink()
+    assert reported.read_text() == f"python3.99 {os.geteuid()}\n", "the control: a script that trusts PATH runs them"
+    reported.unlink()
     done = subprocess.run(
         [str(script), "status"],
         env=env | functions,
@@ -361,17 +417,17 @@ def test_root_runs_no_program_that_somebody_else_put_into_the_path(tmp_path: Pat
         check=False,
     )
     assert (done.returncode, done.stdout) == (7, "given ['status']\n"), done.stderr
-    assert not told.exists(), told.read_text()
+    assert not reported.exists(), reported.read_text()
 
 
 @needs_root
 @pytest.mark.parametrize("by", ["variable", "file", "home"])
 def test_root_runs_nothing_that_a_variable_of_somebody_elses_names(tmp_path: Path, by: str) -> None:
-    """pip runs itself by whatever Python its configuration names; what comes after it gets no such variable either."""
-    script, told = make_checkout(tmp_path / "checkout"), tmp_path / "told"
+    """pip runs itself with whatever Python its configuration names. Later programs get no such variable either."""
+    script, reported = make_checkout(tmp_path / "checkout"), tmp_path / "told"
     main = script.parent / "src" / "psiphon_vpn" / "__main__.py"
     main.write_text("import os\nprint(*sorted(os.environ))\n")
-    write_program(tmp_path / "python", f'echo "$EUID" >>{told}\nexec python3 "$@"')
+    write_program(tmp_path / "python", f'echo "$EUID" >>{reported}\nexec python3 "$@"')
     configuration = tmp_path / ".config" / "pip" / "pip.conf"
     configuration.parent.mkdir(parents=True)
     configuration.write_text(f"[global]\npython = {tmp_path / 'python'}\n")
@@ -387,8 +443,8 @@ def test_root_runs_nothing_that_a_variable_of_somebody_elses_names(tmp_path: Pat
         capture_output=True,
         check=False,
     )
-    assert told.exists(), "the control: pip runs it"
-    told.unlink()
+    assert reported.exists(), "the control: pip runs it"
+    reported.unlink()
     names = (
         "BASH_ENV",
         "ENV",
@@ -409,7 +465,7 @@ def test_root_runs_nothing_that_a_variable_of_somebody_elses_names(tmp_path: Pat
         text=True,
         check=False,
     )
-    assert not told.exists(), done.stderr
+    assert not reported.exists(), done.stderr
     there = set(done.stdout.split())
     assert there >= {*kept, "HOME", "PATH"}, done.stderr
     assert not there & {*names, "PIP_PYTHON", "PIP_CONFIG_FILE"}
@@ -417,20 +473,40 @@ def test_root_runs_nothing_that_a_variable_of_somebody_elses_names(tmp_path: Pat
 
 @needs_root
 def test_a_python_of_somebody_elses_is_passed_over_wherever_a_link_leads_to_it(tmp_path: Path) -> None:
-    script, told = make_checkout(tmp_path / "checkout"), tmp_path / "told"
+    script, reported = make_checkout(tmp_path / "checkout"), tmp_path / "told"
     programs, home = tmp_path / "bin", tmp_path / "home"
     home.mkdir()
     keep_programs(script, programs, without=lambda name: name.startswith("python3.13"))
-    write_program(home / "python", f"id -u >>{told}; exit 0")
+    write_program(home / "python", f"id -u >>{reported}; exit 0")
     os.chown(home / "python", 65534, 65534)
     (programs / "python3.13").symlink_to(home / "python")
     done = call(script, "status", venv=tmp_path / "venv")
     assert done.returncode == 7, done.stderr
-    assert not told.exists()
+    assert not reported.exists()
+
+
+def test_at_a_terminal_its_messages_keep_to_80_columns_with_words_unbroken(tmp_path: Path) -> None:
+    script = make_checkout(tmp_path / "checkout")
+    ours, theirs = os.openpty()
+    try:
+        done = subprocess.run(
+            ["bash", "-c", f'source <(grep "^say()" "{script}"); say "$1"', "-", "word " * 60 + "end"],
+            stderr=theirs,
+            check=True,
+        )
+        shown = os.read(ours, 65536).decode().splitlines()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0
+    assert len(shown) > 4
+    assert max(map(len, shown)) <= 80
+    assert {word for line in shown[1:] for word in line.split()} == {"word", "end"}
 
 
 def test_the_script_is_a_short_bootstrap() -> None:
-    assert len((ROOT / SCRIPT).read_text().splitlines()) < 100
+    lines = (ROOT / SCRIPT).read_text().splitlines()
+    assert len([line for line in lines if "SPDX-" not in line]) < 100
     assert (ROOT / SCRIPT).stat().st_mode & 0o111
 
 
@@ -450,5 +526,5 @@ def test_the_tests_run_with_the_versions_that_users_get() -> None:
         return set(re.findall(r"^\S+==\S+", (ROOT / name).read_text(), re.MULTILINE))
 
     assert read("requirements.lock") < read("requirements-lab.lock") < read("requirements-dev.lock")
-    # What is installed on a user's machine does not grow by what the laboratory needs.
+    # A user's machine gets nothing that only the laboratory needs.
     assert not {"dpkt", "pyroute2", "scapy"} & {entry.partition("==")[0] for entry in read("requirements.lock")}

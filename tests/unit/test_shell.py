@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Every shell script that the project ships or renders, as shellcheck reads it, and without dead code."""
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from psiphon_vpn.system.units import render_guard_script, render_sleep_script, render_units
+from psiphon_vpn.system.units import render_generator, render_guard_script, render_sleep_script, render_units
 
 ROOT = Path(__file__).parents[2]
 FILES = [
@@ -22,7 +24,7 @@ FUNCTION = re.compile(r"^(\w+)\(\) *\{", re.MULTILINE)
 
 
 def unescape(line: str) -> str:
-    """What the shell gets of a unit's command line (systemd.service(5), "Command lines")."""
+    """What the shell gets from a unit's command line (systemd.service(5), "Command lines")."""
     return line.replace("\\'", "'").replace("\\\\", "\\").replace("%%", "%").replace("$$", "$")
 
 
@@ -30,6 +32,7 @@ def collect_scripts() -> dict[str, str]:
     scripts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in FILES}
     scripts["guard"] = render_guard_script()
     scripts["sleep"] = render_sleep_script()
+    scripts["generator"] = render_generator()
     for unit, text in render_units().items():
         for number, line in enumerate(COMMAND.findall(text)):
             scripts[f"{unit} {number}"] = f"#!/bin/sh\n{unescape(line)}\n"
@@ -54,7 +57,7 @@ def test_the_scripts_are_found() -> None:
 
 
 def run_shellcheck(text: str) -> str:
-    """What it finds, of whatever weight."""
+    """What shellcheck finds, of any severity."""
     done = subprocess.run(
         ["shellcheck", "--severity=style", "--external-sources", "--format=gcc", "-"],
         input=text, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,

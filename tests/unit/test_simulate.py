@@ -1,4 +1,6 @@
-"""The interpreter behind `locked`: right on what it knows, and wrong only by calling a locked machine open."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The interpreter behind `locked`: right about what it knows, and at worst it calls a locked machine open."""
 
 from __future__ import annotations
 
@@ -168,9 +170,9 @@ def test_a_limit_stops_only_some_packets() -> None:
         (meta("oifname", "@wires"), True),
         (meta("oifname", "lo", "!="), True),
         (meta("oifname", "eth0", "!="), True),
-        (meta("oifname", "lo"), True),  # a card can be called so
+        (meta("oifname", "lo"), True),  # a card can have that name
         (meta("oifname", {"set": ["lo", "PsiphonTUN"]}), True),
-        (meta("oifname", "PsiphonTUN"), True),  # so too
+        (meta("oifname", "PsiphonTUN"), True),  # that one too
         (meta("oif", {"set": ["lo", "PsiphonTUN"]}), False),
         (meta("oif", "lo"), False),
     ],
@@ -186,16 +188,16 @@ def passes_any(packets: tuple[Packet, ...], *expressions: dict[str, Any], hook: 
 
 
 @pytest.mark.requirement("R1")
-def test_the_tun_is_told_from_a_card_that_is_called_like_it() -> None:
+def test_the_tun_is_distinguished_from_a_card_that_is_called_like_it() -> None:
     packets = application_packets()
     assert not passes_any(packets, meta("oifname", "PsiphonTUN"), meta("oiftype", 65534))
     assert not passes_any(packets, meta("oifname", "PsiphonTUN"), meta("oif", "PsiphonTUN"))
     assert passes_any(packets, meta("oifname", "PsiphonTUN"), meta("oiftype", 1))
-    assert passes_any(packets, meta("oiftype", 65534))  # another VPN's
+    assert passes_any(packets, meta("oiftype", 65534))  # a device of another VPN
 
 
 @pytest.mark.requirement("R1")
-def test_loopback_is_told_by_its_index_whatever_it_and_a_card_are_called() -> None:
+def test_loopback_is_recognised_by_its_index_whatever_it_and_a_card_are_called() -> None:
     for packets, side, hook in (
         (application_packets("lo0"), "o", "output"),
         (forwarded_packets("lo0"), "o", "forward"),

@@ -1,7 +1,10 @@
-"""The script of psiphon-sleep.service, with stand-ins for the program and nft: whatever they do, it ends."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The script of psiphon-sleep.service, with stand-ins for the program and nft: it ends whatever they do."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -14,13 +17,14 @@ BOTH = ["flush set inet psiphon_filter tunnel_open", "flush set inet psiphon_fil
 
 
 class Bench:
-    """The script in a directory; what its nft was given, transaction by transaction."""
+    """The script in a directory, with a record of each transaction that its nft got."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._given = directory / "given"
         self._given.touch()
-        text = render_sleep_script().replace(PROGRAM, str(directory / "program")).replace("-s KILL 2", "-s KILL 0.5")
+        text = render_sleep_script().replace(PROGRAM, str(directory / "program"))
+        text = re.sub(r"-s KILL \d+", "-s KILL 0.5", text)
         assert PROGRAM not in text
         assert text.count("-s KILL 0.5") == 2, "the program and nft have a limit"
         self._script = self._write("sleep", text.replace("PATH=", f"PATH={directory}:"))
@@ -43,7 +47,7 @@ class Bench:
         return [block.splitlines() for block in self._given.read_text().split("\n\n") if block]
 
     @property
-    def told(self) -> str:
+    def reported(self) -> str:
         return (self._directory / "told").read_text()
 
 
@@ -55,7 +59,7 @@ def bench(tmp_path: Path) -> Bench:
 def test_a_service_that_answers_has_closed_and_nothing_else_is_done(bench: Bench) -> None:
     done = bench.run("begin", program="exit 0")
     assert (done.returncode, done.stderr, bench.given) == (0, "", [])
-    assert bench.told == "system-sleep begin\n"
+    assert bench.reported == "system-sleep begin\n"
 
 
 @pytest.mark.requirement("R1", "R6")
@@ -92,8 +96,10 @@ def test_where_nothing_closes_the_unit_fails_and_says_so_and_the_sleep_does_not_
 
 
 @pytest.mark.parametrize(("program", "said"), [("exit 0", False), ("exit 69", True), ("sleep 3600", True)])
-def test_the_end_of_sleep_is_told_and_never_fails_nor_touches_a_rule(bench: Bench, program: str, said: bool) -> None:
+def test_the_end_of_sleep_is_reported_and_never_fails_nor_touches_a_rule(
+    bench: Bench, program: str, said: bool
+) -> None:
     done = bench.run("end", program=program)
     assert (done.returncode, bench.given) == (0, [])
     assert ("was not notified" in done.stderr) is said
-    assert bench.told == "system-sleep end\n"
+    assert bench.reported == "system-sleep end\n"

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The state machine, move by move. Random sequences are in test_state_machine_properties.py."""
 
 from __future__ import annotations
@@ -7,6 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.state_machine_watch import NEIGHBOURS, UPLINK_A, UPLINK_B, Watch, configure, kinds, see
 
+from psiphon_vpn.config import Settings
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.effects import (
@@ -24,11 +27,14 @@ from psiphon_vpn.service.effects import (
 from psiphon_vpn.service.events import Event, Intent, Timer
 from psiphon_vpn.service.model import (
     CALM_SECONDS,
+    CHANGES_AT_ONCE,
     FIRST_RETRY_SECONDS,
-    LAST_CALM_SECONDS,
+    HELD_SECONDS,
     LAST_RETRY_SECONDS,
+    LAST_UNREST_SECONDS,
     LEGAL_MOVES,
     RENEWAL_SECONDS,
+    SETTLE_SECONDS,
     TROUBLES_AT_ONCE,
     VERIFICATIONS_PER_CORE,
     WAKE_SECONDS,
@@ -74,7 +80,7 @@ def retry_delay(watch: Watch) -> float:
 
 
 def fail_to_connect(watch: Watch) -> float:
-    """The core ends while connecting; returns the delay until the next attempt, which is then begun."""
+    """The core ends while connecting; returns the delay until the next attempt, and begins it."""
     watch.tell(ev.CoreExited(watch.model.core, "code 1"))
     delay = retry_delay(watch)
     watch.tell(ev.TimerFired(Timer.RETRY))
@@ -95,7 +101,7 @@ def test_an_uplink_starts_the_core_under_the_connecting_policy_with_the_lease_cl
     watch.tell(configure(300))
     watch.tell(see(UPLINK_A))
     watch.expect(State.CONNECTING)
-    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "StartCore", *["ArmTimer"] * 4]
+    assert kinds(watch.effects) == ["CloseLease", "CancelTimers", "ApplyPolicy", "StartCore", *["ArmTimer"] * 5]
     assert ArmTimer(Timer.ESTABLISH, 300.0) in watch.effects
 
 
@@ -119,8 +125,9 @@ def test_a_good_verification_opens_and_the_opening_comes_last() -> None:
     watch = Watch().to_verifying()
     watch.tell(ev.Verified(watch.model.verification))
     assert (watch.model.state, watch.model.reason) == (State.OPEN, Reason.VERIFIED)
-    assert watch.effects[-4:] == (
+    assert watch.effects[-5:] == (
         ApplyPolicy(State.OPEN),
+        ArmTimer(Timer.HELD, HELD_SECONDS),
         ArmTimer(Timer.CALM, CALM_SECONDS),
         ArmTimer(Timer.RENEWAL, RENEWAL_SECONDS),
         OpenTunnel(watch.model.verification),
@@ -198,9 +205,9 @@ def test_a_success_makes_the_first_wait_short_again() -> None:
 
 def test_what_the_core_said_is_wrong_is_the_reason_when_it_ends() -> None:
     watch = Watch().to_connecting()
-    watch.tell(ev.CoreFault(watch.model.core, Reason.UPSTREAM_PROXY))
+    watch.tell(ev.CoreFault(watch.model.core, Reason.REGION, "there are servers in DE"))
     watch.tell(ev.CoreExited(watch.model.core, "code 0"))
-    assert watch.model.reason is Reason.UPSTREAM_PROXY
+    assert (watch.model.reason, watch.model.detail) == (Reason.REGION, "there are servers in DE")
 
 
 def test_a_taken_port_costs_the_proxy_and_not_the_tunnel_and_never_makes_a_tight_loop() -> None:
@@ -210,7 +217,7 @@ def test_a_taken_port_costs_the_proxy_and_not_the_tunnel_and_never_makes_a_tight
     watch.tell(ev.CoreExited(first, "code 0"))
     watch.expect(State.CONNECTING)
     assert StartCore(first + 1, proxy=False) in watch.effects
-    # A core without a proxy that says so all the same is treated like any that ends.
+    # A core without a proxy that reports a taken port all the same is treated like any core that ends.
     watch.tell(ev.CoreFault(watch.model.core, Reason.PORT_IN_USE))
     watch.tell(ev.CoreExited(watch.model.core, "code 0"))
     assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.PORT_IN_USE)
@@ -219,7 +226,7 @@ def test_a_taken_port_costs_the_proxy_and_not_the_tunnel_and_never_makes_a_tight
 
 
 def break_store(watch: Watch) -> None:
-    """A core that cannot open its data store, and the next one that is started."""
+    """Have a core fail to open its data store, and start the next one."""
     watch.tell(ev.CoreFault(watch.model.core, Reason.DATASTORE_BROKEN))
     watch.tell(ev.CoreExited(watch.model.core, "code 1"))
     assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.DATASTORE_BROKEN)
@@ -396,6 +403,35 @@ def test_a_bad_configuration_locks_until_there_is_a_good_one(way: str) -> None:
     watch.expect(State.CONNECTING)
 
 
+@pytest.mark.parametrize("kind", [ev.UserStart, ev.UserRestart])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_corrected_configuration_counts_with_the_next_command(
+    kind: type[ev.UserStart | ev.UserRestart], *, stopped: bool
+) -> None:
+    watch = Watch().to_open()
+    watch.tell(ev.SettingsBad("line 3"))
+    if stopped:
+        watch.tell(ev.UserStop())
+    good = Settings(socks_port=2000)
+    watch.tell(kind(good))
+    watch.expect(State.CONNECTING)
+    assert watch.model.settings == good
+    assert watch.stored[-1:] == [Intent.CONNECTED]
+
+
+@pytest.mark.parametrize("way", ["to_connecting", "to_verifying", "to_open"])
+def test_start_begins_again_only_if_the_configuration_is_another_one(way: str) -> None:
+    watch: Watch = getattr(Watch(), way)()
+    before = watch.model
+    assert watch.tell(ev.UserStart(before.settings)) == ()
+    assert watch.model.state is before.state
+    changed = replace(before.settings, egress_region="CA")
+    watch.tell(ev.UserStart(changed))
+    watch.expect(State.CONNECTING)
+    assert watch.model.core == before.core + 1, "the core still has the previous configuration"
+    assert watch.model.settings == changed
+
+
 def test_a_rule_that_leads_around_the_tunnel_has_a_reason_of_its_own() -> None:
     watch = Watch().to_open()
     watch.tell(ev.EnforcementFailed("IPv4 rule 5069", led_around=True))
@@ -403,7 +439,7 @@ def test_a_rule_that_leads_around_the_tunnel_has_a_reason_of_its_own() -> None:
 
 
 def test_openings_that_fail_one_after_the_other_come_ever_more_slowly() -> None:
-    """Each follows a verification that succeeded, which is no reason to begin at once."""
+    """Each follows a verification that succeeded, which is no reason to retry at once."""
     watch = Watch().to_open()
     pauses = []
     for _ in range(TROUBLES_AT_ONCE + 4):
@@ -447,9 +483,16 @@ def test_a_broken_lock_while_locked_or_connecting_is_put_right_in_place(event: E
         assert watch.model.state is state
 
 
-def test_a_silent_tunnel_is_verified_again_and_given_up_after_some_failures() -> None:
+def test_a_tunnel_that_falls_silent_is_closed_and_another_core_turns_to_other_servers_at_once() -> None:
     watch = Watch().to_open()
     watch.tell(ev.TunnelSilent("no answer"))
+    assert watch.effects[0] == CloseLease()
+    assert (watch.model.state, watch.model.reason) == (State.CONNECTING, Reason.TUNNEL_SILENT)
+    assert {"StopCore", "StartCore"} <= set(kinds(watch.effects))
+
+
+def test_a_tunnel_that_carries_nothing_is_verified_again_and_given_up_after_some_failures() -> None:
+    watch = Watch().to_verifying()
     for _ in range(VERIFICATIONS_PER_CORE - 1):
         watch.tell(ev.VerificationFailed(watch.model.verification, "no answer"))
         watch.expect(State.VERIFYING)
@@ -593,7 +636,7 @@ def reopen(watch: Watch) -> None:
 
 
 def pauses(watch: Watch, event: str, times: int) -> list[float]:
-    """Open again each time that trouble comes, and return how long each new beginning had to wait."""
+    """Reopen after each trouble; returns how long each retry had to wait."""
     found = []
     for _ in range(times):
         if event == "the core ends":
@@ -614,7 +657,8 @@ def pauses(watch: Watch, event: str, times: int) -> list[float]:
     return found
 
 
-TROUBLES = ["the core ends", "the tunnel flaps", "the TUN is deleted", "the uplink flaps"]
+TROUBLES = ["the core ends", "the tunnel flaps", "the TUN is deleted"]
+FLAPS = "the uplink flaps"
 
 
 @pytest.mark.requirement("R1", "R6")
@@ -622,25 +666,51 @@ TROUBLES = ["the core ends", "the tunnel flaps", "the TUN is deleted", "the upli
 def test_trouble_right_after_each_opening_is_answered_ever_more_slowly(what: str) -> None:
     found = pauses(Watch().to_open(), what, 20)
     at_once = found.count(0.0)
-    assert TROUBLES_AT_ONCE - 1 <= at_once <= TROUBLES_AT_ONCE
+    assert at_once == TROUBLES_AT_ONCE
     assert found[:at_once] == [0.0] * at_once
     assert found[at_once : at_once + 5] == [0.5, 1, 2, 4, 8]
-    assert set(found[at_once + 5 :]) == {LAST_CALM_SECONDS}
+    assert set(found[at_once + 5 :]) == {LAST_UNREST_SECONDS}
 
 
 @pytest.mark.parametrize("what", TROUBLES)
-def test_after_a_calm_while_trouble_is_answered_at_once_again(what: str) -> None:
+@pytest.mark.parametrize("timer", [Timer.HELD, Timer.CALM])
+def test_after_an_opening_that_held_trouble_is_answered_at_once_again(what: str, timer: Timer) -> None:
     watch = Watch().to_open()
     pauses(watch, what, 9)
-    assert watch.timers[Timer.CALM] == CALM_SECONDS
-    watch.tell(ev.TimerFired(Timer.CALM))
+    assert (watch.timers[Timer.HELD], watch.timers[Timer.CALM]) == (HELD_SECONDS, CALM_SECONDS)
+    watch.tell(ev.TimerFired(timer))
     assert pauses(watch, what, 1) == [0.0]
+
+
+@pytest.mark.requirement("R6")
+def test_a_network_that_changes_often_is_waited_for_as_long_each_time_and_no_longer() -> None:
+    """A change costs only the core's own connection time: only failed openings make the wait grow."""
+    found = pauses(Watch().to_open(), FLAPS, 100)
+    assert found == [0.0] * CHANGES_AT_ONCE + [SETTLE_SECONDS] * (100 - CHANGES_AT_ONCE)
+
+
+def test_after_a_calm_while_a_change_of_network_is_answered_at_once_again() -> None:
+    watch = Watch().to_open()
+    pauses(watch, FLAPS, 9)
+    watch.tell(ev.TimerFired(Timer.HELD))
+    assert pauses(watch, FLAPS, 1) == [SETTLE_SECONDS], "a tunnel that held says nothing about the network"
+    watch.tell(ev.TimerFired(Timer.CALM))
+    assert pauses(watch, FLAPS, 1) == [0.0]
+
+
+def test_changes_of_network_do_not_make_a_trouble_wait_nor_the_other_way_round() -> None:
+    watch = Watch().to_open()
+    pauses(watch, FLAPS, 30)
+    assert pauses(watch, "the core ends", 1) == [0.0]
+    watch = Watch().to_open()
+    pauses(watch, "the core ends", 30)
+    assert pauses(watch, FLAPS, 1) == [0.0]
 
 
 @pytest.mark.requirement("R6")
 def test_an_uplink_that_flaps_faster_than_the_pause_starts_no_core_at_all() -> None:
     watch = Watch().to_open()
-    for _ in range(TROUBLES_AT_ONCE):
+    for _ in range(CHANGES_AT_ONCE):
         watch.tell(see())
         watch.tell(see(UPLINK_A))
     cores = watch.model.core
@@ -649,6 +719,7 @@ def test_an_uplink_that_flaps_faster_than_the_pause_starts_no_core_at_all() -> N
         watch.tell(see())
         watch.tell(see(UPLINK_A))
         assert (watch.model.state, watch.model.reason) == (State.LOCKED, Reason.UNSTABLE)
+        assert watch.timers == {Timer.RETRY: SETTLE_SECONDS}
     assert watch.model.core == cores
 
 
@@ -665,7 +736,7 @@ def test_the_users_restart_does_not_wait_for_calm() -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.UPSTREAM_PROXY, Reason.REGION, Reason.NO_SERVER_LIST, Reason.CAPTIVE_PORTAL])
-def test_what_is_wrong_while_connecting_is_told_at_once_and_taken_back_when_it_is_over(reason: Reason) -> None:
+def test_what_is_wrong_while_connecting_is_reported_at_once_and_taken_back_when_it_is_over(reason: Reason) -> None:
     watch = Watch().to_connecting()
     watch.tell(ev.CoreFault(watch.model.core, reason))
     assert (watch.model.state, watch.model.reason, watch.effects) == (State.CONNECTING, reason, ())
@@ -673,15 +744,15 @@ def test_what_is_wrong_while_connecting_is_told_at_once_and_taken_back_when_it_i
     assert (watch.model.reason, watch.model.fault) == (Reason.CONNECTING, None)
 
 
-def test_a_core_that_gets_nowhere_is_looked_into_once_unless_the_cause_is_known() -> None:
+def test_a_core_that_gets_nowhere_is_looked_into_again_and_again_and_its_end_says_how_far_it_came() -> None:
     watch = Watch().to_connecting()
-    watch.tell(ev.TimerFired(Timer.SLOW))
-    assert kinds(watch.effects) == ["FindCause"]
-    watch.tell(ev.CoreFault(watch.model.core, Reason.SLOW))
-    watch.tell(ev.TimerFired(Timer.SLOW))
-    assert watch.effects == ()
+    for detail in ("3 tried", "5 tried"):
+        watch.tell(ev.TimerFired(Timer.SLOW))
+        assert kinds(watch.effects) == ["FindCause", "ArmTimer"]
+        watch.tell(ev.CoreFault(watch.model.core, Reason.SLOW, detail))
+        assert (watch.model.reason, watch.model.detail) == (Reason.SLOW, detail)
     watch.tell(ev.TimerFired(Timer.ESTABLISH))
-    assert watch.model.reason is Reason.NO_SERVER
+    assert (watch.model.reason, watch.model.detail) == (Reason.NO_SERVER, "5 tried")
 
 
 def test_a_core_that_says_nothing_any_more_while_connecting_is_replaced() -> None:

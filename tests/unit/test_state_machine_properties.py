@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The state machine under random sequences of every event there is, stale ones included."""
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from tests.unit.state_machine_watch import NEIGHBOURS, UPLINK_A, UPLINK_B, Watch, configure, see
 
+from psiphon_vpn.config import Settings
 from psiphon_vpn.network.uplink import Uplink
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.onlink import NOTHING, OnLink
@@ -29,7 +32,7 @@ _Told = ev.UserStart | ev.UserStop | ev.UserRestart | ev.AmendmentRefused | ev.U
 
 
 class AnyEvents(RuleBasedStateMachine):
-    """Every event, at any time, with right and wrong numbers. `Watch` looks at each step."""
+    """Every event, at any time, with current and stale numbers. `Watch` checks each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +53,10 @@ class AnyEvents(RuleBasedStateMachine):
     def user_or_links(self, kind: type[_Told]) -> None:
         self.tell(kind())
 
+    @rule(kind=st.sampled_from([ev.UserStart, ev.UserRestart]), port=st.sampled_from([2000, 2001]))
+    def begin_as_configured(self, kind: type[ev.UserStart | ev.UserRestart], port: int) -> None:
+        self.tell(kind(Settings(socks_port=port)))
+
     @rule()
     def sleep_coming(self) -> None:
         self.tell(ev.SleepComing())
@@ -60,13 +67,13 @@ class AnyEvents(RuleBasedStateMachine):
     def woke(self) -> None:
         core = self.watch.running
         self.tell(ev.Woke())
-        assert self.watch.model.state is not State.OPEN, "what was checked before a sleep says nothing about now"
+        assert self.watch.model.state is not State.OPEN, "a check from before a sleep proves nothing now"
         assert self.watch.running is None or self.watch.running != core, "a core outlived a sleep"
 
     @rule(timeout=st.sampled_from([0, 1, 300]), named=st.sampled_from(["", "", "eth1"]))
     def settings_good(self, timeout: int, named: str) -> None:
-        self.tell(configure(timeout))
-        self.tell(configure(timeout, named))
+        self.tell(configure(timeout, list_rescue=timeout != 1))
+        self.tell(configure(timeout, named, list_rescue=timeout != 1))
 
     @rule(
         uplinks=st.sampled_from([(UPLINK_A,), (UPLINK_A,), (UPLINK_B,), (UPLINK_A, UPLINK_B), ()]),
@@ -130,9 +137,13 @@ class AnyEvents(RuleBasedStateMachine):
     def part_failed(self, part: str) -> None:
         self.tell_failure(ev.PartFailed(part, "OSError"))
 
+    @rule(offset=OFFSETS, found=st.booleans())
+    def rescue_ended(self, offset: int, found: bool) -> None:
+        self.tell(ev.RescueEnded(self.watch.model.rescue + offset, found))
+
     @rule(timer=st.sampled_from(Timer))
     def timer_fired(self, timer: Timer) -> None:
-        if timer in self.watch.timers:  # no other is ever read: tests/unit/test_runner.py
+        if timer in self.watch.timers:  # no other timer's event is ever read: tests/unit/test_runner.py
             self.tell(ev.TimerFired(timer))
 
     @precondition(lambda self: self.watch.model.state is State.VERIFYING)
@@ -142,11 +153,11 @@ class AnyEvents(RuleBasedStateMachine):
         self.watch.expect(State.OPEN)
 
     def tell_failure(self, event: Event) -> None:
-        """A failure that concerns the present ends closed."""
+        """Require that a failure of the present ends closed."""
         stale = isinstance(event, ev.VerificationFailed) and event.number != self.watch.model.verification
         was_open = self.watch.model.state is State.OPEN
         self.tell(event)
-        # A verification that is answered late concerns nothing that is open now.
+        # A late result of a verification does not concern what is open now.
         assert (
             self.watch.model.state is not State.OPEN or stale or (isinstance(event, ev.VerificationFailed) and was_open)
         )
@@ -159,7 +170,7 @@ class AnyEvents(RuleBasedStateMachine):
             assert not any(isinstance(effect, StartCore) for effect in self.watch.effects)
 
     def teardown(self) -> None:
-        """Wherever it is now, it can get to OPEN, and only in the right order."""
+        """From any state it can get to OPEN, and only in the right order."""
         self.watch.tell(configure(300))
         self.watch.tell(see(UPLINK_B))
         self.watch.tell(ev.Woke())

@@ -1,4 +1,6 @@
-"""Whatever is in a file of our own, reading it back ends in a value or in its one typed error."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whatever is in one of the service's files, reading it gives a value or its one typed error."""
 
 from __future__ import annotations
 
@@ -25,8 +27,9 @@ from psiphon_vpn.stored_files import StoredError, parse_object, read_stored, tak
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Previous
 from psiphon_vpn.system.change_kinds import KINDS, restore_change
-from psiphon_vpn.system.journal import Journal, JournalError, Method, Record, Stage
+from psiphon_vpn.system.journal import Journal, Method, Record
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.stage import JournalError, Stage
 from psiphon_vpn.system.system_changes import SettingWritten, TablesLoaded, UnitStarted
 from psiphon_vpn.system.tree_changes import FileWritten
 
@@ -64,7 +67,7 @@ ODD_BYTES = (
 
 @st.composite
 def mutations(draw: st.DrawFn, good: dict[str, object]) -> bytes:
-    """A document that was good, with something missing, other, or more: at any depth."""
+    """A valid document with something removed, changed or added at any depth."""
     document: Any = json.loads(json.dumps(good))
     place = document
     while True:
@@ -88,7 +91,7 @@ def mutations(draw: st.DrawFn, good: dict[str, object]) -> bytes:
 
 @dataclass(frozen=True)
 class Kept:
-    """A file of our own: how it is read, what it says when it cannot be, and one that is good."""
+    """One of the service's files: how it is read, its error when it cannot be read, and a valid content."""
 
     read: Callable[[Path, bytes], object]
     error: type[Exception] | None

@@ -1,4 +1,6 @@
-"""Files that other programs of the system read, as those programs read them."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files that other programs of the system read, tested with those programs."""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def write(path: Path, text: str) -> None:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Layout:
-    """A scratch root with the users and the directories that systemd's own tools make there."""
+    """A scratch root with the users and directories that systemd's own tools make there."""
     layout = Layout(root=tmp_path / "root")
     write(layout.sysusers, render_resource("sysusers.conf"))
     write(layout.tmpfiles, render_resource("tmpfiles.conf"))
@@ -42,7 +44,7 @@ def target(tmp_path: Path) -> Layout:
     layout.root.chmod(0o755)
     (layout.root / "etc").mkdir(exist_ok=True)
     call("systemd-sysusers", f"--root={layout.root}")
-    call("systemd-tmpfiles", "--create", f"--root={layout.root}", "psiphon-vpn.conf")
+    call("systemd-tmpfiles", "--create", f"--root={layout.root}", layout.tmpfiles.name)
     return layout
 
 
@@ -120,7 +122,7 @@ def test_the_link_that_names_the_core_is_roots_and_is_mended(target: Layout) -> 
     assert look() == (naming.TARGET, 0)
     target.core_name.unlink()
     target.core_name.write_text("something else")
-    call("systemd-tmpfiles", "--create", f"--root={target.root}", "psiphon-vpn.conf")
+    call("systemd-tmpfiles", "--create", f"--root={target.root}", target.tmpfiles.name)
     assert look() == (naming.TARGET, 0)
 
 
@@ -132,7 +134,7 @@ def test_a_configuration_that_is_there_keeps_its_text_and_gets_its_mode_back(tar
     target.config.write_text("socks_port = 1090\n")
     os.chown(target.config, 0, 0)
     target.config.chmod(0o644)
-    call("systemd-tmpfiles", "--create", f"--root={target.root}", "psiphon-vpn.conf")
+    call("systemd-tmpfiles", "--create", f"--root={target.root}", target.tmpfiles.name)
     assert target.config.read_text() == "socks_port = 1090\n"
     assert mode(target.config) == (0o600, uid, gid)
 
@@ -152,7 +154,7 @@ def test_sysctls_at_boot_are_those_of_the_policy() -> None:
 
 
 def last_values(text: str, section: str) -> dict[str, list[str]]:
-    """Assignments of a systemd file as systemd adds them up: an empty one forgets what came before."""
+    """The assignments in a systemd file as systemd combines them: an empty one resets the earlier ones."""
     found: dict[str, list[str]] = {}
     inside = ""
     for line in text.splitlines():
@@ -188,7 +190,7 @@ def test_network_managers_leave_our_routes_and_our_device_alone() -> None:
     assert dict(parser["device-psiphon-vpn"]) == {"match-device": "interface-name:PsiphonTUN", "managed": "0"}
     assert dict(parser["connectivity"]) == {"uri": "", "interval": "0"}
     assert dict(parser["global-dns-domain-*"]) == {"servers": "10.200.3.2"}
-    assert "global-dns" in parser, "without it the domains count for nothing"
+    assert "global-dns" in parser, "without it the domains have no effect"
     released = configparser.ConfigParser()
     released.read_string(render_resource("NetworkManager-released.conf"))
     assert released.sections() == ["device-psiphon-vpn", "connectivity"]

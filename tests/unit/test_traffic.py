@@ -1,10 +1,13 @@
-"""The filter at a card's traffic control: what its program says to a frame, and how it is put there and taken away."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The filter at a card's traffic control: its program's verdict on frames, and how it is installed and removed."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import ipaddress
+import os
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -51,6 +54,7 @@ from psiphon_vpn.linux.traffic import (
     Request,
     Standing,
     Traffic,
+    can_filter,
     judge,
 )
 from psiphon_vpn.policy import names
@@ -67,7 +71,7 @@ MARKED, SOURCES = Filter.MARKED, Filter.SOURCES
 
 
 def run_program(kind: Filter, *, mark: int, protocol: int, packet: bytes) -> int:
-    """What the kernel would make of it (bpf(4), linux/filter.h). packet: from the network header on."""
+    """The verdict of the kernel (bpf(4), linux/filter.h). packet: from the network header on."""
     accumulator, place = 0, 0
     program = build_program(kind)
     for _ in program:
@@ -93,7 +97,7 @@ def run_program(kind: Filter, *, mark: int, protocol: int, packet: bytes) -> int
         else:
             assert code == 0x06
             return operand
-    raise AssertionError("it does not end")
+    raise AssertionError("the program does not end")
 
 
 def make_packet(source: str) -> tuple[int, bytes]:
@@ -153,7 +157,7 @@ def test_what_is_no_ip_goes_on_by_its_mark_alone(protocol: int) -> None:
 
 @dataclass
 class FakeKernel:
-    """What stands at interfaces; a request that is named in `refuse` is answered with an error number."""
+    """A fake of the kernel's filters; a request in `refuse` is answered with an error number."""
 
     places: dict[int, str] = field(default_factory=dict)
     filters: list[TcFilter] = field(default_factory=list)
@@ -249,7 +253,7 @@ def test_before_a_guard_goes_its_filter_goes_also_one_that_a_daemon_before_left(
     asyncio.run(traffic.shed([3]))
     assert {item.index for item in kernel.filters} == {3, 4}
     asyncio.run(Traffic(kernel).shed([]))
-    assert {item.index for item in kernel.filters} == {4}, "one that asks for no mark cuts nobody off"
+    assert {item.index for item in kernel.filters} == {4}, "a filter that requires no mark cuts nobody off"
 
 
 def test_a_filter_changes_its_kind_in_place() -> None:
@@ -261,7 +265,7 @@ def test_a_filter_changes_its_kind_in_place() -> None:
     assert len(kernel.filters) == 1
 
 
-def test_what_somebody_changed_is_put_back_and_told() -> None:
+def test_what_somebody_changed_is_put_back_and_reported() -> None:
     kernel = FakeKernel()
     traffic = fit(kernel, {2: MARKED})
     for places in ({}, {2: CLSACT}):
@@ -287,7 +291,7 @@ def test_what_somebody_changed_is_put_back_and_told() -> None:
         (CLSACT, [FOREIGN], 1, False),
     ],
 )
-def test_filters_of_others_stay_and_one_that_is_asked_before_ours_is_told(
+def test_filters_of_others_stay_and_one_that_is_asked_before_ours_is_reported(
     place: str, filters: list[TcFilter], preference: int, after: bool
 ) -> None:
     kernel = FakeKernel(places={2: place}, filters=list(filters))
@@ -381,18 +385,18 @@ def test_a_card_that_was_renamed_keeps_its_filter_until_it_has_another_guard(mon
 
     assert follow(("eth0",), ("eth0",)) == [MARKED]
     called[2] = "eth7"
-    assert follow(("eth0",), ()) == [MARKED], "under a policy that does not know its new name yet"
+    assert follow(("eth0",), ()) == [MARKED], "under a policy that does not know the new name yet"
     assert follow((), ()) == [MARKED]
     assert follow(("eth7",), ("eth7",)) == [MARKED]
     assert (filters.cards, filters.standings) == ({2: "eth7"}, {2: Standing(filter=MARKED)})
-    assert follow(("eth7",), ()) == [SOURCES], "the control: without a guard, and called as it was"
+    assert follow(("eth7",), ()) == [SOURCES], "the control: without a guard, under the old name"
 
 
 @pytest.mark.requirement("R2", "B4")
 def test_no_filter_goes_while_the_guards_do_not_load_or_the_policy_names_a_card_that_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Renamed and renamed back, while another program flushed the rules in a loop: the filter was gone for seconds."""
+    """Once, a card was renamed and back while the rules were flushed in a loop: the filter was gone for seconds."""
     called = {2: "eth0", 3: "docker0"}
     monkeypatch.setattr(card_filters, "if_indextoname", called.__getitem__)
     monkeypatch.setattr(card_filters, "if_nametoindex", lambda name: find_index(called, name))
@@ -406,18 +410,20 @@ def test_no_filter_goes_while_the_guards_do_not_load_or_the_policy_names_a_card_
         return {item.index: judge([item]).filter for item in kernel.filters}
 
     assert follow("eth0", "docker0") == {2: MARKED, 3: MARKED}
-    assert follow("wan77") == {2: MARKED, 3: MARKED}, "made while eth0 was called so"
+    assert follow("wan77") == {2: MARKED, 3: MARKED}, "made while the card was called eth0"
     assert follow("wan77", loaded=False) == {2: MARKED, 3: MARKED}
     called[4] = "usb0"
-    assert follow("eth0", "usb0", loaded=False) == {2: MARKED, 4: MARKED}, "a new one gets it though no guard loads"
+    assert follow("eth0", "usb0", loaded=False) == {2: MARKED, 4: MARKED}, (
+        "a new card gets its filter although no guard loads"
+    )
     assert follow("eth0", "usb0", guarded=("eth0",)) == {2: MARKED, 4: SOURCES}
-    assert follow("usb0") == {4: MARKED}, "the control: one that is no wire any more"
+    assert follow("usb0") == {4: MARKED}, "the control: a card that is no longer a wire"
 
 
 @pytest.mark.requirement("R2", "B4")
 @pytest.mark.parametrize("error", [RulesetError("no table"), RoutingError("no route")], ids=["tables", "routes"])
 def test_each_wire_gets_its_filter_though_the_load_fails(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The filter is all that stops what traffic control moves, so it may not wait for a load that succeeds."""
+    """Only the filter stops what traffic control moves, so it must not wait for a successful load."""
     called = {2: "eth0", 3: "usb0"}
     monkeypatch.setattr(card_filters, "if_indextoname", called.__getitem__)
     monkeypatch.setattr(card_filters, "if_nametoindex", lambda name: find_index(called, name))
@@ -500,3 +506,35 @@ def test_a_change_of_traffic_control_is_heard_with_its_interface_and_who_made_it
     body = TCMSG.pack(0, 9, 0, EGRESS, 0)
     (change,) = parse_changes(HEADER.pack(HEADER.size + len(body), kind, 0, 0, 4711) + body)
     assert (change.kind, change.index, change.port) == ("traffic", 9, 4711)
+
+
+DISTURBED = (errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EMFILE, errno.EEXIST)
+REFUSED = (errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL, errno.EPERM)
+
+
+@pytest.mark.parametrize("kind", [RTM_NEWQDISC, RTM_NEWTFILTER, RTM_DELTFILTER])
+@pytest.mark.parametrize("number", [*DISTURBED, *REFUSED])
+def test_only_what_the_kernel_refuses_is_missing_and_not_what_was_disturbed(kind: int, number: int) -> None:
+    kernel = FakeKernel(refuse={kind: number})
+    if number in REFUSED:
+        assert asyncio.run(can_filter(kernel)) is False
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            asyncio.run(can_filter(kernel))
+    # What a disturbed attempt left does not hinder the next one.
+    kernel.refuse.clear()
+    assert asyncio.run(can_filter(kernel)) is True
+    assert not kernel.filters
+
+
+@pytest.mark.parametrize("number", [*DISTURBED, *REFUSED])
+def test_a_kernel_that_cannot_even_be_asked_is_distinguished_from_one_without_traffic_control(number: int) -> None:
+    class Mute(FakeKernel):
+        async def list_places(self) -> tuple[Place, ...]:
+            raise OSError(number, os.strerror(number))
+
+    if number in REFUSED:
+        assert asyncio.run(can_filter(Mute())) is False
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            asyncio.run(can_filter(Mute()))

@@ -1,4 +1,6 @@
-"""Trees that psiphon-user may have made are removed, whatever they look like."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Trees that psiphon-user may have made can be removed, whatever they look like."""
 
 from __future__ import annotations
 
@@ -33,14 +35,14 @@ NODES = st.recursive(
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """In memory: nothing of this is about disks."""
+    """In memory, since no disk is needed."""
     directory = Path(tempfile.mkdtemp(dir="/dev/shm"))
     yield directory
     remove_tree(directory)
 
 
 def make_deep(path: Path, depth: int = DEEP) -> None:
-    """Directories inside each other, made as an attacker does: no path is ever longer than a name."""
+    """Nested directories, made as an attacker would, so that no path is ever longer than one name."""
     path.mkdir(parents=True, exist_ok=True)
     here = os.open(path, os.O_RDONLY)
     for _ in range(depth):
@@ -137,7 +139,7 @@ def test_names_that_are_in_the_way_of_what_is_moved_up_do_not_matter(place: Path
     assert list(place.iterdir()) == []
 
 
-def test_as_much_as_possible_is_removed_and_the_first_failure_told(
+def test_as_much_as_possible_is_removed_and_the_first_failure_reported(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (place / "tree/stays").mkdir(parents=True)
@@ -162,7 +164,7 @@ def test_as_much_as_possible_is_removed_and_the_first_failure_told(
 def test_a_directory_that_cannot_be_moved_up_is_emptied_where_it_is(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lower layer of an overlay: rename(2) answers EXDEV."""
+    """On the lower layer of an overlay, rename(2) fails with EXDEV."""
 
     def refuse(name: str, *_rest: object, **_options: int) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link", name)

@@ -1,16 +1,20 @@
-"""Which interface the core is bound to, and when that is another one."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which interface the core is bound to, and when that changes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psiphon_vpn.linux.links import _place
+from psiphon_vpn.linux.links import find_place
 from psiphon_vpn.linux.rtvalues import Address
 from psiphon_vpn.network.choice import still_serves
+from psiphon_vpn.network.observed import observe
 from psiphon_vpn.network.uplink import (
     LOCAL_KINDS,
     DefaultRoute,
@@ -85,11 +89,11 @@ def test_a_point_to_point_link_without_an_address_of_its_own_borrows_one() -> No
     uplink = choose(ppp, interfaces=(LO, ETH, TUN, PPP))
     assert uplink is not None
     assert (uplink.name, uplink.paths) == ("ppp0", (Path(version=4, gateways=(), places=("192.0.2.10",)),))
-    assert choose(ppp, interfaces=(LO, TUN, PPP)) is None, "neither lo's nor the tunnel's own"
+    assert choose(ppp, interfaces=(LO, TUN, PPP)) is None, "neither loopback's address nor the tunnel's"
     moved = replace(ETH, addresses=((4, "192.0.2.11"),))
     there = choose(ppp, interfaces=(LO, moved, TUN, PPP))
     assert there is not None
-    assert not still_serves(uplink, there), "another place in the world"
+    assert not still_serves(uplink, there), "another place on the network"
 
 
 def test_a_point_to_point_link_with_its_own_address_does_not_care_for_others() -> None:
@@ -103,7 +107,7 @@ def test_a_link_with_neighbours_borrows_no_address() -> None:
 
 
 def test_ethernet_wifi_and_mobile_are_taken_in_the_order_of_the_network_managers_metrics() -> None:
-    """100, 600 and 700: NetworkManager's own for wired, wireless and mobile."""
+    """100, 600 and 700: NetworkManager's metrics for wired, wireless and mobile."""
     wwan = Interface(index=6, name="wwan0", up=True, headerless=True, addresses=((4, "10.64.64.64"),))
     everything = (route(WLAN, metric=600), route(wwan, metric=700), route(ETH, metric=100))
     links = (LO, ETH, WLAN, wwan, TUN)
@@ -133,7 +137,7 @@ def test_a_route_of_an_interface_that_is_gone_is_passed_over() -> None:
 @pytest.mark.requirement("R6")
 def test_another_temporary_ipv6_address_of_the_same_prefix_is_no_change() -> None:
     places = [
-        _place(Address(version=6, index=2, text=text, prefix=64, scope=0, flags=0, body=b""))
+        find_place(Address(version=6, index=2, text=text, prefix=64, scope=0, flags=0, body=b""))
         for text in ("2001:db8:a::1234", "2001:db8:a::ffff:8", "2001:db8:a:1::1")
     ]
     assert places[0] == places[1] == (6, "2001:db8:a::/64")
@@ -161,7 +165,7 @@ def test_another_ipv4_address_gateway_prefix_or_interface_is_a_change() -> None:
 
 
 def test_a_metric_that_changes_nothing_is_no_change() -> None:
-    """A DHCP client that writes its route anew may give it another metric."""
+    """A DHCP client that rewrites its route may give it another metric."""
     assert choose(route(ETH, metric=100)) == choose(route(ETH, metric=1024))
 
 
@@ -282,7 +286,7 @@ def test_another_gateway_of_the_same_metric_is_a_hop_and_no_transition_and_a_wor
     assert worse is not None
     assert still_serves(before, more)
     assert still_serves(before, worse)
-    assert not still_serves(more, before), "any of those that were there may be in use"
+    assert not still_serves(more, before), "any of the earlier gateways may be in use"
     assert (before.hops, more.hops, worse.hops) == (("192.0.2.1",), ("192.0.2.1", "192.0.2.2"), ("192.0.2.1",))
 
 
@@ -298,3 +302,30 @@ def test_a_network_with_the_tunnels_own_addresses_is_known() -> None:
     assert find(ETH, route(ETH), replace(route(ETH, version=6), gateway="fe80::1")) == ()
     assert find(replace(ETH, addresses=((4, "10.200.4.1"), (6, "fd42:42:43::/64")))) == ()
     assert find(replace(ETH, addresses=())) == ()
+
+
+class CountedLinks(tuple[Interface, ...]):
+    """Counts how often somebody goes through all interfaces."""
+
+    passes: list[int]
+
+    def __iter__(self) -> Iterator[Interface]:
+        self.passes.append(1)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("ports", [False, True])
+def test_looking_takes_no_more_passes_over_many_interfaces_than_over_few(ports: bool) -> None:
+    bridge = replace(ETH, kind="bridge")
+
+    def count(number: int) -> int:
+        more = [
+            Interface(index=100 + item, name=f"more{item}", up=True, kind="veth", master=2 if ports else None)
+            for item in range(number)
+        ]
+        links = CountedLinks((LO, bridge, TUN, *more))
+        links.passes = []
+        observe(Snapshot(interfaces=links, defaults=(route(bridge),)), outbound=frozenset({2}))
+        return len(links.passes)
+
+    assert count(200) == count(2) > 0

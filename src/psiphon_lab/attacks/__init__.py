@@ -1,7 +1,9 @@
-"""The attacks: one small file for each known way in which a VPN leaks. A file here is all that it takes to add one.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The attacks: one small module for each known way in which a VPN leaks. To add an attack, add a module here.
 
-A file holds a docstring, the value ATTACK and the functions that it is made of. `run` prepares the machine and fires
-shots; the functions that shots call run on the hosts, in a process of their own, as the user that the shot names.
+A module has a docstring, the value ATTACK and its functions. `run` prepares the machine and fires shots. The functions
+that make the shots run on the hosts, in their own processes, as the actor's user.
 """
 
 from __future__ import annotations
@@ -14,20 +16,20 @@ from psiphon_lab.leaktest.attack import Attack
 
 
 def list_modules() -> tuple[str, ...]:
-    """The files of attacks, as modules."""
+    """The names of the attacks' modules."""
     names = (module.name for module in pkgutil.iter_modules(__path__))
     return tuple(f"{__name__}.{name}" for name in names if not name.startswith("_"))
 
 
 @functools.cache
 def load_attacks() -> tuple[Attack, ...]:
-    """Every attack, by id. Raises ValueError if a file holds none, or two have one id."""
-    found: dict[str, Attack] = {}
+    """Every attack, sorted by id. Raises ValueError if a module has none, or two attacks have the same id."""
+    by_id: dict[str, Attack] = {}
     for name in list_modules():
         attack = getattr(importlib.import_module(name), "ATTACK", None)
         if not isinstance(attack, Attack):
-            raise ValueError(f"{name} holds no ATTACK")
-        if attack.id in found:
-            raise ValueError(f"two attacks are called {attack.id}")
-        found[attack.id] = attack
-    return tuple(found[identifier] for identifier in sorted(found))
+            raise ValueError(f"{name} has no ATTACK")
+        if attack.id in by_id:
+            raise ValueError(f"two attacks have the id {attack.id}")
+        by_id[attack.id] = attack
+    return tuple(by_id[identifier] for identifier in sorted(by_id))

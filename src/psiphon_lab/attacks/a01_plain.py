@@ -1,13 +1,15 @@
-"""A01: a program simply talks."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A01: a program sends ordinary packets."""
 
 from __future__ import annotations
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.attacks._send import BOTH, ECHO, WEB, probe
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
 from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
+from psiphon_lab.sending import BOTH, ECHO, WEB, probe
 
 TRIED = (
     (TCP, "internet", WEB),
@@ -23,7 +25,7 @@ TRIED = (
 
 
 def run(arena: Arena) -> None:
-    """TCP, UDP and ICMP to the internet, to the LAN and to the tunnel server's own address."""
+    """Send TCP, UDP and ICMP to the internet, to the LAN and to the tunnel server's own address."""
     for kind, where, port in TRIED:
         for family in (4, 6):
             for by in BOTH:
@@ -37,8 +39,8 @@ ATTACK = Attack(
     id="A01",
     name="plain packets",
     reference="the basic promise; MUL-02-002",
-    plain="A program opens a connection or sends a packet, as every program does, to the internet, to a device in the "
-    "local network, or to the tunnel server's own address.",
+    summary="A program opens a connection or sends a packet, as every program does: to the internet, to a device on "
+    "the local network, or to the tunnel server's own address.",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port (TCP, UDP) or a token in the payload",
     control="the same packets without the lock",

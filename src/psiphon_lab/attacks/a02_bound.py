@@ -1,17 +1,19 @@
-"""A02: a socket is bound to the network card."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A02: a program binds its socket to the network card."""
 
 from __future__ import annotations
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.attacks._send import BOTH, ECHO, WEB, probe
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
 from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
+from psiphon_lab.sending import BOTH, ECHO, WEB, probe
 
 
 def run(arena: Arena) -> None:
-    """TCP, UDP and ICMP by SO_BINDTODEVICE, to the internet, the tunnel server and the LAN."""
+    """Send TCP, UDP and ICMP with SO_BINDTODEVICE to the internet, the tunnel server and the LAN."""
     targets = ((TCP, "internet", WEB), (TCP, "server", plan.SERVER_PORT), (UDP, "internet", ECHO),
                (UDP, "neighbour", ECHO), (ICMP, "internet", 0))  # fmt: skip
     for lan in arena.lans:
@@ -28,8 +30,8 @@ ATTACK = Attack(
     id="A02",
     name="socket bound to the wire",
     reference="SO_BINDTODEVICE, open to every user since Linux 5.7; defeats kill switches that only change routes",
-    plain="A program tells the system to use the network card and nothing else, whatever the routes say. Since Linux "
-    "5.7 every user may.",
+    summary="A program chooses the network card for its connection, whatever the routes say. Since Linux 5.7 every "
+    "user may do that.",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port (TCP, UDP) or a token in the payload",
     control="the same packets without the lock",

@@ -1,4 +1,6 @@
-"""A03: each packet names the interface that it wants."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A03: a program chooses the interface for each packet."""
 
 from __future__ import annotations
 
@@ -7,12 +9,14 @@ import socket
 import struct
 from typing import Any
 
-from psiphon_lab.attacks._send import BOTH, ECHO, send_datagram
-from psiphon_lab.hands import Shot
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
 from psiphon_lab.probe import TARGETS
+from psiphon_lab.sending import BOTH, ECHO, send_datagram
+
+SOCKETS_ONLY = True  # see fork_server
 
 IP_PKTINFO, IP_UNICAST_IF, IPV6_UNICAST_IF = 8, 50, 76  # <linux/in.h>, <linux/in6.h>
 GROUP = {4: "239.255.77.77", 6: "ff05::7777"}
@@ -27,7 +31,7 @@ def _open(shot: Shot) -> socket.socket:
 
 
 def unicast_interface(shot: Shot, *, target: str, interface: str) -> None:
-    """IP_UNICAST_IF, IPV6_UNICAST_IF: a socket option that any user may set."""
+    """Send with IP_UNICAST_IF or IPV6_UNICAST_IF: a socket option that any user may set."""
     with _open(shot) as sock:
         level, option = (
             (socket.IPPROTO_IP, IP_UNICAST_IF) if shot.family == 4 else (socket.IPPROTO_IPV6, IPV6_UNICAST_IF)
@@ -37,7 +41,7 @@ def unicast_interface(shot: Shot, *, target: str, interface: str) -> None:
 
 
 def packet_info(shot: Shot, *, target: str, interface: str, source: str) -> None:
-    """IP_PKTINFO, IPV6_PKTINFO: interface and source with every packet."""
+    """Send with IP_PKTINFO or IPV6_PKTINFO: interface and source for each packet."""
     index, packed = socket.if_nametoindex(interface), ipaddress.ip_address(source).packed
     if shot.family == 4:
         item = (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", index, packed, bytes(4)))
@@ -48,13 +52,13 @@ def packet_info(shot: Shot, *, target: str, interface: str, source: str) -> None
 
 
 def scope(shot: Shot, *, target: str, interface: str) -> None:
-    """sin6_scope_id: the interface as a part of the address."""
+    """Send with sin6_scope_id: the interface as part of the address."""
     with _open(shot) as sock:
         sock.sendto(shot.data, (target, ECHO, 0, socket.if_nametoindex(interface)))
 
 
 def run(arena: Arena) -> None:
-    """Every way in which a packet can choose its interface, as root and as a user."""
+    """Choose the interface in every way that there is, as root and as a user."""
     for lan in arena.lans:
         for by in BOTH:
             for family in (4, 6):
@@ -77,7 +81,7 @@ ATTACK = Attack(
     id="A03",
     name="interface chosen per packet",
     reference="IP_UNICAST_IF, IP_PKTINFO, IPV6_PKTINFO, sin6_scope_id, IP_MULTICAST_IF (ip(7), ipv6(7))",
-    plain="A program writes onto each packet which network card it shall take. Five ways, open to every user.",
+    summary="A program chooses the network card for each packet. There are five ways, and every user may use them.",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port or a token in the payload",
     control="the same packets without the lock",

@@ -1,18 +1,22 @@
-"""A05: raw IP packets with a chosen source, and protocols that nobody thinks of."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A05: raw IP packets with a chosen source, and rare protocols."""
 
 from __future__ import annotations
 
 import socket
 
-from psiphon_lab import craft
+from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
-from psiphon_lab.attacks._send import DISCARD
-from psiphon_lab.hands import Shot
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
 from psiphon_lab.probe import SO_BINDTODEVICE, TARGETS
-from psiphon_vpn.policy import names
+from psiphon_lab.sending import DISCARD
+from psiphon_lab.service_adapter import names
+
+SOCKETS_ONLY = True  # see fork_server
 
 IPV6_HDRINCL = 36  # <linux/in6.h>
 PROTOCOLS = {"IPIP": 4, "6in4": 41, "GRE": 47, "ESP": 50, "AH": 51, "SCTP": 132, "UDP-Lite": 136}
@@ -23,7 +27,7 @@ def _family(shot: Shot) -> socket.AddressFamily:
 
 
 def protocol(shot: Shot, *, number: int, target: str, interface: str) -> None:
-    """A packet of a protocol, whose header the kernel makes."""
+    """Send a packet of a protocol; the kernel makes its header."""
     with socket.socket(_family(shot), socket.SOCK_RAW, number) as sock:
         if interface:
             sock.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, interface.encode() + b"\0")
@@ -31,12 +35,12 @@ def protocol(shot: Shot, *, number: int, target: str, interface: str) -> None:
         sock.sendto(ports + bytes(8) + shot.data, (target, 0))
 
 
-def chosen_source(shot: Shot, *, source: str, target: str, interface: str, number: int = craft.UDP) -> None:
-    """A packet whose header the program makes, source and all. number: the protocol."""
-    if number == craft.UDP:
-        packet = craft.udp_packet(source, target, (shot.source_port, DISCARD), shot.data)
+def chosen_source(shot: Shot, *, source: str, target: str, interface: str, number: int = packet_builder.UDP) -> None:
+    """Send a packet with a header, and so a source, of the program's own. number: the protocol."""
+    if number == packet_builder.UDP:
+        packet = packet_builder.udp_packet(source, target, (shot.source_port, DISCARD), shot.data)
     else:
-        packet = craft.ip_packet(source, target, number, shot.data)
+        packet = packet_builder.ip_packet(source, target, number, shot.data)
     with socket.socket(_family(shot), socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         if shot.family == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
@@ -46,7 +50,7 @@ def chosen_source(shot: Shot, *, source: str, target: str, interface: str, numbe
 
 
 def run(arena: Arena) -> None:
-    """Eight protocols and three sources, plain and bound."""
+    """Send eight protocols and three sources, unbound and bound."""
     sources = {
         4: {"own": LAN_A.client4, "neighbour's": NEIGHBOUR4, "tunnel's": names.TUN_IPV4},
         6: {"own": LAN_A.client6, "neighbour's": NEIGHBOUR6, "tunnel's": names.TUN_IPV6},
@@ -69,8 +73,8 @@ ATTACK = Attack(
     id="A05",
     name="raw IP, other protocols",
     reference="raw(7); rules that name TCP, UDP and ICMP only",
-    plain="A program with root's rights sends IP packets of its own making: another sender's address, or protocols "
-    "that rules tend to forget (GRE, ESP, SCTP and their like).",
+    summary="A program with root's rights builds its own IP packets: with another sender's address, or of protocols "
+    "that rules tend to forget (GRE, ESP, SCTP and others).",
     actors=(Actor.ROOT,),
     recognised="by source port or a token in the payload",
     control="the same packets without the lock",

@@ -1,19 +1,21 @@
-"""A06: names are asked for outside the tunnel."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A06: DNS queries outside the tunnel."""
 
 from __future__ import annotations
 
-from psiphon_lab.attacks._send import BOTH, probe, send_datagram
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
 from psiphon_lab.probe import DNS_TCP, DNS_UDP, TARGETS, TCP
+from psiphon_lab.sending import BOTH, probe, send_datagram
 
 DOT, MDNS, LLMNR, NETBIOS = 853, 5353, 5355, 137
 GROUPS = ((MDNS, {4: "224.0.0.251", 6: "ff02::fb"}, "mDNS"), (LLMNR, {4: "224.0.0.252", 6: "ff02::1:3"}, "LLMNR"))
 
 
 def run(arena: Arena) -> None:
-    """UDP and TCP 53 and DoT to the LAN's resolver and a public one, plain and bound; mDNS, LLMNR, NetBIOS."""
+    """Query the LAN's resolver and a public one over UDP, TCP and DoT, unbound and bound; send mDNS, LLMNR, NetBIOS."""
     for by in BOTH:
         for family in (4, 6):
             for interface in ("", *(lan.interface for lan in arena.lans)):
@@ -35,12 +37,12 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A06",
-    name="names asked outside",
+    name="DNS queries outside",
     reference="DNS leaks of NordVPN, Amnezia, Proton and others",
-    plain="A program, or the system itself, asks the local network, the provider or a public server for a name, so "
-    "that they learn where you go: DNS, DNS over TLS, and the local kinds (mDNS, LLMNR, NetBIOS).",
+    summary="A program, or the system itself, looks up a name on the local network, at the provider or at a public "
+    "server, so that they learn where you go: DNS, DNS over TLS, and local protocols (mDNS, LLMNR, NetBIOS).",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port or a token in the name",
-    control="the same questions without the lock",
+    control="the same queries without the lock",
     run=run,
 )

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A07: connections from before the lock."""
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.attacks._send import ECHO
-from psiphon_lab.battery import NOBODY
-from psiphon_lab.hands import Shot
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode, Trace
+from psiphon_lab.leaktest.model import Actor, Mode, Trace
 from psiphon_lab.probe import FIRST_PORT, PORTS
+from psiphon_lab.probe_runner import NOBODY
+from psiphon_lab.sending import ECHO
 
 KEEPALIVE_SECONDS = 1
-SYS_SETFSUID = 122  # x86-64; elsewhere the flows are all root's
+SYS_SETFSUID = 122  # x86-64; on other processors all flows are root's
+
+# No other shot uses them, and the kernel gives a core none of them. Where a machine plays several states, connections
+# of an earlier one may still be closing.
+_ports = itertools.cycle(range(FIRST_PORT + PORTS, FIRST_PORT + PORTS + 800))
 
 
 @dataclass
@@ -51,18 +57,17 @@ def _connect(kind: str, family: int, port: int) -> socket.socket:
 
 
 def open_flows(arena: Arena) -> list[Flow]:
-    """TCP and UDP, of root and of a user, both families. In this process, which outlives every step of the lock."""
+    """Open TCP and UDP flows of root and of a user, both families, in this process, which runs throughout."""
     flows: list[Flow] = []
-    ports = itertools.count(FIRST_PORT + PORTS)  # those of no other attempt, and none that the kernel gives a core
 
     def inside() -> None:
         for by in (Actor.ROOT, Actor.USER):
             if by is Actor.USER:
-                # The thread alone, by the bare system call: the C library would change the whole process.
+                # The bare system call changes only this thread; the C library would change the whole process.
                 ctypes.CDLL(None).syscall(SYS_SETFSUID, NOBODY)
             for kind in ("tcp", "udp"):
                 for family in (4, 6):
-                    port = next(ports)
+                    port = next(_ports)
                     flows.append(Flow(kind, family, by, _connect(kind, family, port), port))
 
     arena.client.call(inside)
@@ -74,7 +79,7 @@ def _sent_from(port: int) -> Callable[[Shot], Trace]:
 
 
 def run(arena: Arena) -> None:
-    """More data, and what the kernel sends by itself (keepalives, retransmissions, the end of a connection)."""
+    """Send more data, and let the kernel send by itself (keepalives, retransmissions, the end of a connection)."""
     flows: list[Flow] = arena.begun or []
     data: dict[int, bytes] = {}
     for number, flow in enumerate(flows):
@@ -98,13 +103,13 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A07",
-    name="connections from before",
-    reference='the 2020 iOS "VPN bypass": old connections stayed outside',
-    plain="A download, a chat or a call was running when the machine was locked. It goes on sending, or the system "
-    "sends for it to keep the connection alive.",
+    name="earlier connections",
+    reference='the 2020 iOS "VPN bypass": earlier connections stayed outside',
+    summary="A download, a chat or a call was running when the machine was locked. It keeps sending, or the system "
+    "sends something to keep the connection alive.",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by the connection's source port or a token in the payload",
-    control="the same connections, when no lock came",
+    control="the same connections without the lock",
     run=run,
     before_lock=open_flows,
 )

@@ -1,19 +1,21 @@
-"""A08b: the network card gets another name, or the tunnel's."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A08b: the network card is renamed."""
 
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.sending import volley
 
 OTHER = "wan77"
 SECONDS = 0.6
 
 
 def rename(arena: Arena, old: str, new: str) -> None:
-    """Give a card another name, and what it had under the old one."""
+    """Rename a card, and restore the addresses and routes that it loses by that."""
     for argv in (["set", old, "down"], ["set", old, "name", new], ["set", new, "up"]):
         arena.run("ip", "link", *argv)
     arena.run("ip", "-6", "addr", "add", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", new, "nodad")
@@ -22,7 +24,7 @@ def rename(arena: Arena, old: str, new: str) -> None:
 
 
 def run(arena: Arena) -> None:
-    """Renamed while programs talk; then back."""
+    """Rename the card while programs send, then rename it back."""
     volley(arena, "meanwhile", seconds=SECONDS, bound=False)
     arena.wait(0.05)
     rename(arena, LAN_A.interface, OTHER)
@@ -32,14 +34,14 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A08b",
-    name="the network card is renamed",
+    name="network card renamed",
     reference="rules that name interfaces; udev renames cards at every boot",
-    plain="The network card gets another name while programs are talking: rules that were made for the old name would "
-    "no longer fit.",
+    summary="The network card gets another name while programs are sending: rules that were made for the old name no "
+    "longer match.",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port or a token in the payload",
     control="the same packets on the renamed card without the lock",
     run=run,
     disturbs=True,
-    senseless={Mode.TRANSITION: "the cable is pulled in this state again and again; a card has no name to lose then"},
+    not_applicable={Mode.TRANSITION: "this state unplugs the cable again and again, which overlaps with the renaming"},
 )

@@ -1,17 +1,19 @@
-"""A09: somebody takes our rules away."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A09: another program removes or changes the service's rules."""
 
 from __future__ import annotations
 
-from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
-from psiphon_vpn.policy import names
+from psiphon_lab.leaktest.model import OWNER, Actor, Mode
+from psiphon_lab.sending import volley
+from psiphon_lab.service_adapter import names
 
 PAUSE = 0.12
-NOBODY_MENDS = {Mode.BOOT, Mode.DAEMON_KILLED, Mode.DAEMON_STOPPED, Mode.SERVICE_STOPPED}
+WITHOUT_DAEMON = {Mode.BOOT, Mode.DAEMON_KILLED, Mode.DAEMON_STOPPED, Mode.SERVICE_STOPPED}
 BASE = ("inet", names.BASE_TABLE)
-# What Debian's nftables.service loads: everything away, and three chains that accept.
+# What Debian's nftables.service loads: it removes everything and adds three chains that accept.
 RESTARTED = "".join(
     ["flush ruleset\n", "table inet filter {\n"]
     + [f" chain {hook} {{\n  type filter hook {hook} priority 0\n }}\n" for hook in ("input", "forward", "output")]
@@ -20,7 +22,7 @@ RESTARTED = "".join(
 
 
 def run(arena: Arena) -> None:
-    """Flushed, deleted, emptied, opened, replaced, while programs and raw frames try to get out."""
+    """Flush, delete, empty, open and replace the rules while programs send packets and raw frames."""
     restarted = arena.scratch("nftables.conf", RESTARTED)
     commands = (
         ["nft", "flush", "ruleset"],
@@ -40,21 +42,22 @@ def run(arena: Arena) -> None:
     for argv in commands:
         arena.run(*argv)
         arena.wait(PAUSE)
-        if arena.mode in NOBODY_MENDS:
-            # So that the next one has something to take away; without a daemon nobody else would put it there.
+        if arena.mode in WITHOUT_DAEMON:
+            # Without a daemon nothing restores the rules, and the next command needs them.
             arena.stage.machine.boot_lock()
     arena.undo("nft", "delete", "table", "inet", "filter")
 
 
 ATTACK = Attack(
     id="A09",
-    name="the rules are flushed",
+    name="rules flushed",
     reference="`nft flush ruleset`, a restart of nftables.service; defects of many kill switches",
-    plain="Root, or a program that root started, deletes all firewall rules, or ours, or opens them: by hand, or "
-    "because a firewall service is restarted.",
+    summary="Root, or a program that root started, deletes all firewall rules or the service's, or opens them: by "
+    "hand, or because a firewall service restarts.",
     actors=(Actor.ROOT,),
     recognised="by source port or a token in the payload",
     control="the same packets without the lock",
     run=run,
     disturbs=True,
+    needs=(OWNER,),
 )

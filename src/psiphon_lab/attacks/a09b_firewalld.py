@@ -1,14 +1,16 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A09b: firewalld is started, reloaded and stopped."""
 
 from __future__ import annotations
 
 import contextlib
 
-from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import Actor, Mode
 from psiphon_lab.namespace import LabError
+from psiphon_lab.sending import volley
 from psiphon_lab.waiting import wait_until
 
 BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
@@ -21,7 +23,7 @@ SECONDS = 2.5
 
 
 def run(arena: Arena) -> None:
-    """The real firewalld, on a bus of its own, in the machine's network alone; programs try meanwhile."""
+    """Run the real firewalld, with its own bus, in the machine's network namespace only; programs send meanwhile."""
     directory = arena.stage.world.directory / "attacks" / arena.attack
     (directory / "etc").mkdir(parents=True, exist_ok=True)
     socket = directory / "bus"
@@ -56,12 +58,13 @@ ATTACK = Attack(
     id="A09b",
     name="firewalld",
     reference="firewalld flushes and replaces what it finds at start, reload and stop",
-    plain="The firewall service of Fedora, openSUSE and others is started, reloaded and stopped beside ours.",
+    summary="The firewall service of Fedora, openSUSE and others is started, reloaded and stopped while the lock "
+    "stands.",
     actors=(Actor.ROOT,),
     recognised="by source port or a token in the payload",
     control="the same packets with firewalld alone",
     run=run,
     disturbs=True,
-    senseless={Mode.FLUSHED: "firewalld ends when its rules are flushed while it loads them; A09 is this state"},
+    not_applicable={Mode.FLUSHED: "firewalld ends when its rules are flushed while it loads them; A09 covers this"},
     tools=("firewalld", "firewall-cmd", "dbus-daemon"),
 )

@@ -1,25 +1,27 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A09c: ufw is enabled, reloaded and disabled."""
 
 from __future__ import annotations
 
-from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.sending import volley
 
-# How long each takes on an idle machine, seconds: it fills chains one by one, and programs try all the while.
+# How long each takes on an idle machine, seconds. ufw fills chains one by one; programs send during all of it.
 COMMANDS = ((("--force", "enable"), 0.4), (("reload",), 1.6), (("disable",), 1.2))
 
 
 def run(arena: Arena) -> None:
-    """The real ufw with its own settings, in files of its own, while programs and raw frames try to get out."""
+    """The real ufw with its own settings, in private files, while programs send packets and raw frames."""
     files = arena.open_files()
     for family in ("ip", "ip6"):
         arena.undo("nft", "delete", "table", family, "filter")
     for words, seconds in COMMANDS:
-        # While it works, few, so that they do not keep it from working.
+        # Fewer shots during the reload, so that they do not slow it down.
         volley(arena, words[-1], seconds=seconds, raw=True, bound=words[-1] != "reload")
-        # Whose rules are flushed while it loads them, may fail; what it did until then counts all the same.
+        # In the flushed state its rules may be flushed while it loads them, and it may fail. What it did counts.
         arena.run("ufw", *words, check=arena.mode is not Mode.FLUSHED, files=files)
         arena.settle()
 
@@ -28,8 +30,8 @@ ATTACK = Attack(
     id="A09c",
     name="ufw on and off",
     reference="ufw empties and fills the chains of iptables, sets their policies, and lets out what the user allows",
-    plain="Ubuntu's firewall front end is enabled, reloaded and disabled beside ours, with its own settings: whatever "
-    "goes out is allowed.",
+    summary="Ubuntu's firewall front end is enabled, reloaded and disabled while the lock stands. Its settings allow "
+    "everything outgoing.",
     actors=(Actor.ROOT,),
     recognised="by source port or a token in the payload",
     control="the same packets with ufw alone",

@@ -1,20 +1,22 @@
-"""A09d: Docker starts, makes a network, and a container on it talks."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A09d: Docker starts and creates a network, and a container on it sends."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-from psiphon_lab.attacks._send import ECHO, WEB, probe, volley
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import Actor, Mode
 from psiphon_lab.namespace import LabError
 from psiphon_lab.probe import TARGETS, TCP, UDP
+from psiphon_lab.sending import ECHO, WEB, probe, volley
 from psiphon_lab.waiting import wait_until
 
 BRIDGE = "br-leak"
-# Not the addresses that the laboratory's own container has.
+# Not the addresses of the laboratory's own container.
 GATEWAY: dict[int, str] = {4: "10.89.0.1", 6: "fd00:89::1"}
 CONTAINER = {4: "10.89.0.2", 6: "fd00:89::2"}
 PREFIX = {4: 24, 6: 64}
@@ -25,8 +27,8 @@ NETWORK = {
                         {"Subnet": "fd00:89::/64", "Gateway": GATEWAY[6]}]},
     "Options": {"com.docker.network.bridge.name": BRIDGE},
 }  # fmt: skip
-# A lab host has no control groups, and dockerd asks for some. It sees a part of the machine's, and cannot write to it.
-# Its data lies in memory and goes with the mount namespace.
+# A lab host has no control groups, and dockerd needs some. It sees a part of the machine's, read-only.
+# Its data is in memory and disappears with the mount namespace.
 START = (
     "mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -o remount,bind,ro /sys/fs/cgroup && "
     "exec dockerd --host=unix://{socket} --data-root=/run/data --exec-root=/run/docker --storage-driver=vfs "
@@ -36,7 +38,7 @@ TABLES = [(family, table) for family in ("ip", "ip6") for table in ("nat", "filt
 
 
 def run(arena: Arena) -> None:
-    """The real dockerd with its real rules for IPv4 and IPv6; a network namespace bridged as it bridges a container."""
+    """The real dockerd with its own rules for both families; a namespace is bridged as Docker bridges a container."""
     socket = arena.scratch_path("own/docker.sock")
     log = arena.scratch("own/dockerd.log")
     socket.unlink(missing_ok=True)
@@ -59,7 +61,7 @@ def run(arena: Arena) -> None:
 
 
 def _ask(socket: Path, path: str, body: object = None) -> int:
-    """Docker's programming interface; the status that it answers with."""
+    """Call Docker's API; returns the status code."""
     import httpx
 
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://docker", timeout=30) as client:
@@ -81,9 +83,9 @@ def _wait_answer(daemon: subprocess.Popen[bytes], socket: Path, log: Path) -> No
 
 
 def _plug_in(arena: Arena) -> None:
-    """What Docker does for a container that it starts: a cable from its bridge into the container's namespace."""
+    """What Docker does for a container: a veth pair from its bridge into the container's namespace."""
     container = arena.stage.world.container
-    # An index far from any that the other end may get: see `topology.add_cable`.
+    # The two ends must not have the same index: see `topology.add_cable`.
     arena.run("ip", "link", "add", "dk0", "index", "9089", "type", "veth", "peer", "name", "dk1", "netns",
               str(container.pid), check=True)  # fmt: skip
     arena.undo("ip", "link", "del", "dk0")
@@ -96,7 +98,7 @@ def _plug_in(arena: Arena) -> None:
                   host=container, check=True)  # fmt: skip
         arena.run("ip", word, "route", "add", "default", "via", GATEWAY[family], "dev", "dk1", "metric", "1",
                   host=container, check=True)  # fmt: skip
-    # Before, the kernel throws away what the bridge sends.
+    # Until then the kernel drops what the bridge sends.
     wait_until(lambda: _is_up(arena), f"{BRIDGE} operational", pause=0.03)
 
 
@@ -108,13 +110,13 @@ ATTACK = Attack(
     id="A09d",
     name="Docker starts",
     reference="Docker inserts rules of its own, turns forwarding on and translates addresses, whatever a VPN says",
-    plain="Docker is started beside ours and makes a network. Its rules let containers out and give their packets the "
-    "computer's own address; a container on that network, and programs beside it, try to get out.",
+    summary="Docker is started while the lock stands, and creates a network. Its rules let containers out and give "
+    "their packets the computer's own address. A container on that network, and programs beside it, try to send.",
     actors=(Actor.ROOT, Actor.CONTAINER),
     recognised="by source port (kept by translation) or a token in the payload",
     control="the same packets with Docker alone",
     run=run,
     disturbs=True,
-    senseless={Mode.FLUSHED: "dockerd ends when its chains are flushed while it makes them; A09 is this state"},
+    not_applicable={Mode.FLUSHED: "dockerd ends when its chains are flushed while it makes them; A09 covers this"},
     tools=("dockerd", "iptables-nft", "ip6tables-nft", "unshare", "nsenter"),
 )

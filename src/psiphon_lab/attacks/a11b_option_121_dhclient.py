@@ -1,4 +1,6 @@
-"""A11b: the same routes by another DHCP client."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A11b: the same routes, with another DHCP client."""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ import os
 import signal
 
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4
-from psiphon_lab.attacks._send import volley
 from psiphon_lab.attacks.a11_option_121 import DHCLIENT, forget_routes, require_routes, serve_routes
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.sending import volley
 
 CONFIG = """option rfc3442-routes code 121 = array of unsigned integer 8;
 request subnet-mask, rfc3442-routes;
@@ -27,7 +29,7 @@ def _end_daemons(arena: Arena) -> None:
 
 
 def run(arena: Arena) -> None:
-    """Dhclient asks, dnsmasq answers, and the script sets the routes that it was given."""
+    """Let dhclient request an address; dnsmasq answers, and the script adds the routes; then send."""
     serve_routes(arena)
     forget_routes(arena)
     script = arena.scratch("dhclient.sh", DHCLIENT.format(attacker=NEIGHBOUR4), mode=0o755)
@@ -43,9 +45,9 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A11b",
-    name="routes by DHCP (dhclient)",
+    name="routes from DHCP (dhclient)",
     reference="TunnelVision, CVE-2024-3661 (RFC 3442)",
-    plain="The same with the DHCP client that Debian used for decades, which sends by a packet socket.",
+    summary="The same as A11 with the DHCP client that Debian used for decades, which sends through a packet socket.",
     actors=(Actor.PROVIDER, Actor.NEIGHBOUR),
     recognised="by source port or a token in the payload",
     control="the same packets with the same routes, without the lock",

@@ -1,4 +1,6 @@
-"""A14: somebody calls from outside, and the kernel answers by itself."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A14: packets from outside, which the kernel answers by itself."""
 
 from __future__ import annotations
 
@@ -7,29 +9,34 @@ import socket
 from typing import Any
 
 from psiphon_lab import addresses as plan
-from psiphon_lab import craft
+from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
-from psiphon_lab.attacks._send import probe, send_bytes
-from psiphon_lab.hands import Shot
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Trace
+from psiphon_lab.leaktest.model import Actor, Trace
 from psiphon_lab.probe import ICMP, TCP, UDP
+from psiphon_lab.sending import probe, send_bytes
+
+SOCKETS_ONLY = True  # see fork_server
 
 SERVICE, CLOSED = 8022, 8023
 NEIGHBOUR_MAC = "02:50:53:00:0e:14"
 
 
 def expired(shot: Shot, *, source: str, target: str) -> None:
-    """A packet to be forwarded whose time has run out: a time exceeded would tell that the machine forwards."""
+    """A packet to forward, with an expired hop limit: a "time exceeded" would show that the machine forwards."""
     kind = 8 if shot.family == 4 else 128
-    packet = craft.icmp_packet(source, target, kind, bytes(4) + shot.data, hop_limit=1)
-    send_bytes("eth0", craft.ip_frame(LAN_A.mac, NEIGHBOUR_MAC, packet))
+    packet = packet_builder.icmp_packet(source, target, kind, bytes(4) + shot.data, hop_limit=1)
+    send_bytes("eth0", packet_builder.ip_frame(LAN_A.mac, NEIGHBOUR_MAC, packet))
 
 
 def unknown(shot: Shot, *, source: str, target: str) -> None:
-    """A protocol that the machine does not know: a protocol unreachable would tell."""
-    send_bytes("eth0", craft.ip_frame(LAN_A.mac, NEIGHBOUR_MAC, craft.ip_packet(source, target, 253, shot.data)))
+    """A protocol that the machine does not know: a "protocol unreachable" would give the machine away."""
+    send_bytes(
+        "eth0",
+        packet_builder.ip_frame(LAN_A.mac, NEIGHBOUR_MAC, packet_builder.ip_packet(source, target, 253, shot.data)),
+    )
 
 
 def _answers(shot: Shot) -> Trace:
@@ -37,7 +44,7 @@ def _answers(shot: Shot) -> Trace:
 
 
 def _listen(arena: Arena, stack: contextlib.ExitStack) -> None:
-    """A service of the machine, on both families, TCP and UDP: sockets are enough, the kernel answers for them."""
+    """Open a service on the machine, both families, TCP and UDP. Sockets are enough: the kernel answers for them."""
 
     def inside() -> None:
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -55,15 +62,15 @@ def _listen(arena: Arena, stack: contextlib.ExitStack) -> None:
 
 
 def run(arena: Arena) -> None:
-    """TCP to an open and a closed port, UDP to a closed port, ping, an expired and an unknown packet."""
+    """TCP to an open and a closed port, UDP to a closed port, ping, an expired packet, an unknown protocol."""
     _listen(arena, arena.cleanups)
     client = {4: LAN_A.client4, 6: LAN_A.client6}
     source = {4: NEIGHBOUR4, 6: NEIGHBOUR6}
     far = {4: plan.CONTAINER4, 6: plan.CONTAINER6}
     for family in (4, 6):
         for by, where in ((Actor.NEIGHBOUR, "neighbour"), (Actor.PROVIDER, "provider")):
-            for kind, port, what in ((TCP, SERVICE, "open"), (TCP, CLOSED, "closed"), (UDP, CLOSED, "closed")):
-                arena.fire(probe, by=by, family=family, name=f"{kind} {what} ipv{family} {where}", trace=_answers,
+            for kind, port, port_state in ((TCP, SERVICE, "open"), (TCP, CLOSED, "closed"), (UDP, CLOSED, "closed")):
+                arena.fire(probe, by=by, family=family, name=f"{kind} {port_state} ipv{family} {where}", trace=_answers,
                            kind=kind, target=client[family], port=port)  # fmt: skip
             arena.fire(probe, by=by, family=family, name=f"ping ipv{family} {where}", trace=_answers, kind=ICMP,
                        target=client[family], port=0)  # fmt: skip
@@ -76,12 +83,12 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A14",
-    name="calls from outside",
+    name="packets from outside",
     reference="answers that the kernel gives by itself: SYN+ACK, RST, ICMP errors, echo replies",
-    plain="Somebody in the network calls a service of the computer, a closed port, or pings it. Any answer is traffic "
-    "outside the tunnel, and tells that the computer is there.",
+    summary="Somebody on the network connects to a service of the computer or to a closed port, or pings it. Any "
+    "answer is traffic outside the tunnel, and shows that the computer is there.",
     actors=(Actor.NEIGHBOUR, Actor.PROVIDER),
-    recognised="answers by the port that was asked from, or by the token that they quote",
-    control="the same calls without the lock",
+    recognised="by the port that the packet came from, or the token that the answer quotes",
+    control="the same packets without the lock",
     run=run,
 )

@@ -1,15 +1,17 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A15: containers and virtual machines behind this machine."""
 
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import ECHO, WEB, probe, send_frame
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import EGRESS, Actor
 from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
+from psiphon_lab.sending import ECHO, WEB, probe, send_frame
 
-# As Docker and libvirt have it: what containers send is translated to the address of the card that it leaves by.
+# As with Docker and libvirt: containers' packets get the address of the card by which they leave.
 NAT = (
     "table inet container_nat {\n chain out {\n  type nat hook postrouting priority 90; policy accept;\n"
     '  iifname "ctr0" oifname != "ctr0" masquerade\n }\n'
@@ -19,25 +21,26 @@ NAT = (
 CHILD = {4: "192.0.2.78", 6: "2001:db8:a::78"}
 
 
-def _talk(arena: Arena, label: str, *, interface: str = "") -> None:
+def _talk(arena: Arena, label: str, *, interface: str = "", needs: str = "") -> None:
     for family in (4, 6):
         for kind, where, port in ((UDP, "internet", ECHO), (TCP, "internet", WEB), (UDP, "neighbour", ECHO),
                                   (ICMP, "internet", 0)):  # fmt: skip
             arena.fire(probe, by=Actor.CONTAINER, family=family, name=f"{label} {kind} {where} ipv{family}",
-                       kind=kind, target=TARGETS[where][family], port=port, interface=interface)  # fmt: skip
+                       kind=kind, target=TARGETS[where][family], port=port, interface=interface,
+                       needs=needs)  # fmt: skip
 
 
 def run(arena: Arena) -> None:
-    """A routed container, a NATed one and a child of the card (macvlan)."""
+    """Send from a routed container, a NATed one, and through a child of the card (macvlan)."""
     container, wire = arena.stage.world.container, LAN_A.interface
-    # Routed: the network beyond knows the way back.
+    # Routed: the network outside has a route back.
     _talk(arena, "routed")
     arena.settle()
     arena.run("nft", "-f", "-", input=NAT, check=True)
     arena.undo("nft", "delete", "table", "inet", "container_nat")
     _talk(arena, "NATed")
     arena.settle()
-    # A child of the card, given to the container: its frames never see an IP hook of this machine.
+    # A child of the card, in the container: its frames pass no IP hook of this machine.
     arena.run("ip", "link", "add", "mv0", "link", wire, "type", "macvlan", "mode", "bridge", check=True)
     arena.run("ip", "link", "set", "mv0", "netns", str(container.pid), check=True)
     arena.undo("ip", "link", "del", "mv0", host=container)
@@ -50,9 +53,9 @@ def run(arena: Arena) -> None:
     for family in (4, 6):
         source, target = CHILD[family], TARGETS["internet"][family]
         arena.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"macvlan frame ipv{family}", interface="mv0",
-                   mac="02:50:53:00:0c:01", source=source, target=target)  # fmt: skip
+                   mac="02:50:53:00:0c:01", source=source, target=target, needs=EGRESS)  # fmt: skip
         # macvlan passes only its own address on, so the frame above may not show; this one names no address at all.
-    _talk(arena, "macvlan", interface="mv0")
+    _talk(arena, "macvlan", interface="mv0", needs=EGRESS)
     arena.settle()
 
 
@@ -60,8 +63,8 @@ ATTACK = Attack(
     id="A15",
     name="containers and virtual machines",
     reference="Docker's and libvirt's leaks around VPNs",
-    plain="A container or virtual machine on this computer sends: routed, translated (NAT), or by a child of "
-    "the network card (macvlan). Its packets never pass the rules for local programs.",
+    summary="A container or virtual machine on this computer sends: routed, translated (NAT), or through a child of "
+    "the network card (macvlan). Its packets do not pass the rules for local programs.",
     actors=(Actor.CONTAINER,),
     recognised="by source port (kept by translation) or a token in the payload",
     control="the same packets without the lock",

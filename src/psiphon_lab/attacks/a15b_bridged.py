@@ -1,20 +1,22 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A15b: a virtual machine bridged onto the wire."""
 
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import ECHO, WEB, probe, send_frame
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import EGRESS, Actor, Mode
 from psiphon_lab.probe import TARGETS, TCP, UDP
+from psiphon_lab.sending import ECHO, WEB, probe, send_frame
 
 MACHINE = {4: "192.0.2.79", 6: "2001:db8:a::79"}
 MACHINE_MAC = "02:50:53:00:0c:03"
 
 
 def run(arena: Arena) -> None:
-    """The card becomes a port of a bridge, as for a bridged virtual machine, whose other port the container has."""
+    """Make the card a port of a bridge, as for a bridged virtual machine; the container is at the other port."""
     container, wire = arena.stage.world.container, LAN_A.interface
     arena.run("ip", "link", "add", "br77", "type", "bridge", "forward_delay", "0", check=True)
     arena.undo("ip", "link", "del", "br77")
@@ -34,23 +36,24 @@ def run(arena: Arena) -> None:
     for family in (4, 6):
         target = TARGETS["internet"][family]
         arena.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"frame ipv{family}", interface="vm1",
-                   mac=MACHINE_MAC, source=MACHINE[family], target=target, seconds=0.3)  # fmt: skip
+                   mac=MACHINE_MAC, source=MACHINE[family], target=target, seconds=0.3, needs=EGRESS)  # fmt: skip
         for kind, port in ((UDP, ECHO), (TCP, WEB)):
             arena.fire(probe, by=Actor.CONTAINER, family=family, name=f"{kind} neighbour ipv{family}", kind=kind,
-                       target=TARGETS["neighbour"][family], port=port, interface="vm1", seconds=0.3)  # fmt: skip
+                       target=TARGETS["neighbour"][family], port=port, interface="vm1", seconds=0.3,
+                       needs=EGRESS)  # fmt: skip
     arena.settle()
 
 
 ATTACK = Attack(
     id="A15b",
-    name="a virtual machine bridged onto the wire",
+    name="virtual machine bridged to the wire",
     reference="bridged networking of libvirt, VirtualBox and others",
-    plain="A virtual machine shares the computer's network card by a bridge. What it sends passes no IP rule of the "
-    "computer at all.",
+    summary="A virtual machine shares the computer's network card through a bridge. What it sends passes no IP rule of "
+    "the computer at all.",
     actors=(Actor.CONTAINER,),
     recognised="by source port or a token in the payload",
     control="the same frames without the lock",
     run=run,
     disturbs=True,
-    senseless={Mode.TRANSITION: "the cable is pulled in this state again and again, and the bridge's port with it"},
+    not_applicable={Mode.TRANSITION: "this state unplugs the cable, a port of the bridge, again and again"},
 )

@@ -1,19 +1,21 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A16: a second interface, a flapping link, a new address."""
 
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A, LAN_B
-from psiphon_lab.attacks._send import BOTH, ECHO, fire_frame, probe, restore_uplink, volley
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import Actor, Mode
 from psiphon_lab.probe import TARGETS, UDP
+from psiphon_lab.sending import BOTH, ECHO, fire_frame, probe, restore_uplink, volley
 
 SECONDS = 1.2
 
 
 def run(arena: Arena) -> None:
-    """Plugged in with a better route, unplugged, the first one flaps, gets another address; programs try meanwhile."""
+    """Plug in a second interface with a better route, let the first flap and get another address; send meanwhile."""
     world = arena.stage.world
     volley(arena, "meanwhile", seconds=SECONDS)
     for family in (4, 6):
@@ -42,14 +44,14 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A16",
-    name="a second interface, a flapping link",
-    reference="kill switches that know one interface; docks, phones by USB, roaming",
-    plain="A cable or a phone is plugged in beside the first network, with a better route; a link goes and comes "
-    "back; an address changes.",
+    name="second interface, flapping link",
+    reference="kill switches that know one interface; docks, phones over USB, roaming",
+    summary="A cable or a phone is plugged in beside the first network, with a better route; a link goes down and "
+    "comes back; an address changes.",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port or a token in the payload",
     control="the same packets on both networks without the lock",
     run=run,
     disturbs=True,
-    senseless={Mode.TRANSITION: "the state is this very attack, again and again; A01 to A06 run in it"},
+    not_applicable={Mode.TRANSITION: "this state repeats the attack itself; A01 to A06 run in it"},
 )

@@ -1,4 +1,6 @@
-"""A16b: an interface that nobody has ever seen."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A16b: a new interface appears."""
 
 from __future__ import annotations
 
@@ -6,12 +8,12 @@ import socket
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import ECHO, probe, send_frame
-from psiphon_lab.hands import Shot
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import EGRESS, Actor, Mode
 from psiphon_lab.probe import TARGETS, UDP
+from psiphon_lab.sending import ECHO, probe, send_frame
 
 NEW = "usb77"
 CHILD = {4: "192.0.2.76", 6: "2001:db8:a::76"}
@@ -20,23 +22,23 @@ SECONDS = 0.8
 
 
 def wait_and_send(shot: Shot, *, source: str, target: str) -> str | None:
-    """Frames from the very moment at which the interface exists."""
+    """Send a frame as soon as the interface exists."""
     socket.if_nametoindex(NEW)
     send_frame(shot, interface=NEW, mac=MAC, source=source, target=target)
     return None
 
 
 def run(arena: Arena) -> None:
-    """A new device appears and is up at once; raw frames and bound sockets are waiting for it."""
+    """Add a device that is up at once, while raw frames and bound sockets wait for it."""
     for family in (4, 6):
         target = TARGETS["internet"][family]
         arena.fire(wait_and_send, by=Actor.ROOT, family=family, name=f"frame ipv{family}", seconds=SECONDS,
-                   source=CHILD[family], target=target)  # fmt: skip
+                   source=CHILD[family], target=target, needs=EGRESS)  # fmt: skip
         for by in (Actor.ROOT, Actor.USER):
             arena.fire(probe, by=by, family=family, name=f"UDP ipv{family} {by}", kind=UDP, port=ECHO, target=target,
                        interface=NEW, seconds=SECONDS)  # fmt: skip
     arena.wait(0.1)
-    # A child of the card stands for new hardware: like that, it leads onto the wire from its first moment.
+    # A child of the card represents new hardware: it leads to the wire from its first moment.
     arena.run("ip", "link", "add", NEW, "link", LAN_A.interface, "address", MAC, "up", "type", "macvlan", "mode",
               "bridge", check=True)  # fmt: skip
     arena.undo("ip", "link", "del", NEW)
@@ -49,14 +51,14 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A16b",
-    name="an interface never seen before",
+    name="new interface",
     reference="rules that are made for each interface come too late for a new one",
-    plain="A network device appears that was not there when the rules were made, and programs use it from its first "
+    summary="A network device appears that was not there when the rules were made, and programs use it from its first "
     "moment.",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port or a token in the payload",
     control="the same packets without the lock",
     run=run,
     disturbs=True,
-    senseless={Mode.TRANSITION: "the device hangs on the cable that is pulled in this state again and again"},
+    not_applicable={Mode.TRANSITION: "the device is a child of the card, which this state unplugs again and again"},
 )

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A18: suspend and resume."""
 
 from __future__ import annotations
@@ -8,24 +10,24 @@ import signal
 from pathlib import Path
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import restore_uplink, volley
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import Actor, Mode
 from psiphon_lab.namespace import LabError
+from psiphon_lab.sending import restore_uplink, volley
 
 
 def _service(arena: Arena) -> list[int]:
-    """The daemon and what it started."""
+    """Process ids of the daemon and of its children."""
     try:
         daemon = arena.stage.machine.daemon_pid
     except LabError:
         return []
-    found = [daemon]
+    processes = [daemon]
     for task in Path(f"/proc/{daemon}/task").iterdir():
         with contextlib.suppress(OSError):
-            found += [int(word) for word in (task / "children").read_text().split()]
-    return found
+            processes += [int(word) for word in (task / "children").read_text().split()]
+    return processes
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
@@ -35,7 +37,7 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 
 
 def run(arena: Arena) -> None:
-    """The service is frozen whole, the link goes, comes back with another address, and programs wake up first."""
+    """Freeze the whole service, take the link down and up again, and let programs send before the service runs."""
     world = arena.stage.world
     frozen = _service(arena)
     _signal(frozen, signal.SIGSTOP)
@@ -48,7 +50,7 @@ def run(arena: Arena) -> None:
     arena.wait(0.3)
     if arena.mode is not Mode.DAEMON_STOPPED:
         _signal(frozen, signal.SIGCONT)
-        arena.say("the service goes on")
+        arena.say("the service runs again")
     volley(arena, "awake with the service", seconds=0.2)
     arena.settle()
 
@@ -57,16 +59,16 @@ ATTACK = Attack(
     id="A18",
     name="suspend and resume",
     reference="NordVPN #243",
-    plain="The lid is closed and opened again. Programs wake up before the VPN does, on a network that may be another "
-    "one. (The laboratory freezes the whole service and takes the link away; it cannot put a computer to sleep.)",
+    summary="The lid is closed and opened again. Programs wake up before the VPN does, perhaps on another network. "
+    "(The laboratory freezes the whole service and takes the link down; it cannot put a computer to sleep.)",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port or a token in the payload",
     control="the same packets without the lock",
     run=run,
     disturbs=True,
-    senseless={
-        Mode.TRANSITION: "the link is lost in this state again and again, and the frozen service is daemon-stopped",
-        Mode.RESTARTING: "there is no one service to freeze while it is restarted; daemon-stopped is that state",
-        Mode.UPGRADING: "there is no one service to freeze while it is replaced; daemon-stopped is that state",
+    not_applicable={
+        Mode.TRANSITION: "this state takes the link down again and again, and a frozen service is daemon-stopped",
+        Mode.RESTARTING: "a service that restarts again and again cannot be frozen; daemon-stopped covers a frozen one",
+        Mode.UPGRADING: "a service that changes again and again cannot be frozen; daemon-stopped covers a frozen one",
     },
 )

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A19: multicast and broadcast."""
 
 from __future__ import annotations
@@ -7,12 +9,14 @@ import struct
 import time
 from collections.abc import Callable
 
-from psiphon_lab import craft
-from psiphon_lab.attacks._send import BOTH, send_datagram
-from psiphon_lab.hands import Shot
+from psiphon_lab import packet_builder
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Trace
+from psiphon_lab.leaktest.model import Actor, Trace
+from psiphon_lab.sending import BOTH, send_datagram
+
+SOCKETS_ONLY = True  # see fork_server
 
 SSDP, DISCOVERY = 1900, 32414
 GROUPS = {4: ("239.255.255.250", "224.0.0.1"), 6: ("ff02::c", "ff05::c", "ff02::1")}
@@ -23,33 +27,33 @@ REPORT_MS = 20
 
 
 def join(shot: Shot, *, interface: str, group: str) -> None:
-    """Joining a group makes the kernel report it (IGMP), with no packet of the program's own."""
+    """Join a group, which makes the kernel report it (IGMP). The program itself sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         index = socket.if_nametoindex(interface)
         sock.setsockopt(
             socket.IPPROTO_IP,
             socket.IP_ADD_MEMBERSHIP,
-            struct.pack("4s4si", craft.pack_address(group), bytes(4), index),
+            struct.pack("4s4si", packet_builder.pack_address(group), bytes(4), index),
         )
         time.sleep(REPORTED)
 
 
 def join_ipv6(shot: Shot, *, interface: str, group: str) -> None:
-    """The same in IPv6 (MLD): the group's address may be any text of the program's."""
+    """The same with IPv6 (MLD). The group's address can contain any data that the program chooses."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         index = socket.if_nametoindex(interface)
         sock.setsockopt(
-            socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, craft.pack_address(group) + struct.pack("@I", index)
+            socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, packet_builder.pack_address(group) + struct.pack("@I", index)
         )
         time.sleep(REPORTED)
 
 
 def _reports(group: str) -> Callable[[Shot], Trace]:
-    return lambda _: Trace(token=craft.pack_address(group))
+    return lambda _: Trace(token=packet_builder.pack_address(group))
 
 
 def run(arena: Arena) -> None:
-    """IGMP, MLD, SSDP and other groups, 255.255.255.255, the subnet's broadcast address."""
+    """Send to SSDP and other groups, join groups, and send to both kinds of broadcast address."""
     for number, lan in enumerate(arena.lans):
         wire = lan.interface
         reported = {f"ipv6/conf/{wire}/mldv{version}_unsolicited_report_interval": REPORT_MS for version in (1, 2)}
@@ -75,7 +79,7 @@ ATTACK = Attack(
     id="A19",
     name="multicast and broadcast",
     reference="discovery protocols; IGMP and MLD that the kernel sends by itself",
-    plain="A program looks for devices around it, or joins a group, and everybody in the local network hears it.",
+    summary="A program looks for devices around it, or joins a group, and everybody on the local network sees it.",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port or a token in the payload; IGMP and MLD by the group's address in it",
     control="the same packets without the lock",

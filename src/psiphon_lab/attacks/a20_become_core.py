@@ -1,4 +1,6 @@
-"""A20: another user tries to pass for psiphon-user."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A20: another user impersonates psiphon-user."""
 
 from __future__ import annotations
 
@@ -9,13 +11,14 @@ import socket
 import struct
 from pathlib import Path
 
-from psiphon_lab.attacks._send import BOTH, ECHO
-from psiphon_lab.hands import Shot
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.probe import TARGETS
+from psiphon_lab.sending import BOTH, ECHO
+from psiphon_lab.service_adapter.names import CORE_MARK
 
 CLONE_NEWUSER = 0x10000000
 
@@ -32,7 +35,7 @@ def _open(shot: Shot) -> socket.socket:
 
 
 def in_user_namespace(shot: Shot, *, target: str, uid: int) -> None:
-    """Inside a user namespace the program has psiphon-user's number; the kernel knows better. One round only."""
+    """Inside a user namespace the program has psiphon-user's uid; outside the kernel sees its own. One round only."""
     if shot.round:
         return
     child = os.fork()
@@ -50,7 +53,7 @@ def in_user_namespace(shot: Shot, *, target: str, uid: int) -> None:
 
 
 def chown_socket(shot: Shot, *, target: str, uid: int) -> None:
-    """fchown(2) on a socket changes the owner that routing rules ask for."""
+    """fchown(2) on a socket changes the owner that routing rules match."""
     with _open(shot) as sock:
         with contextlib.suppress(OSError):
             os.fchown(sock.fileno(), uid, uid)
@@ -58,7 +61,7 @@ def chown_socket(shot: Shot, *, target: str, uid: int) -> None:
 
 
 def passed_socket(shot: Shot, *, target: str, uid: int) -> None:
-    """A socket is made by one process and used by another, which got it as a message (SCM_RIGHTS)."""
+    """One process makes a socket and passes it to another, which uses it (SCM_RIGHTS)."""
     left, right = socket.socketpair(socket.AF_UNIX)
     with left, right, _open(shot) as sock:
         socket.send_fds(left, [b"x"], [sock.fileno()])
@@ -76,15 +79,15 @@ def passed_socket(shot: Shot, *, target: str, uid: int) -> None:
 
 
 def claimed_credentials(shot: Shot, *, target: str, uid: int) -> None:
-    """SO_MARK and SO_PRIORITY as the service's own packets might have them, and the file system's user alone."""
+    """SO_MARK with the mark of the service's own packets."""
     with _open(shot) as sock:
         with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, 36, struct.pack("I", 0x50530000))
+            sock.setsockopt(socket.SOL_SOCKET, 36, struct.pack("I", CORE_MARK))
         _send(shot, sock, target)
 
 
 def run(arena: Arena) -> None:
-    """User namespaces, changed owners, passed sockets, claimed marks."""
+    """User namespaces, changed owners, passed sockets, copied marks."""
     for family in (4, 6):
         for by in BOTH:
             for function, name in (
@@ -99,10 +102,10 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A20",
-    name="passing for psiphon-user",
+    name="impersonating psiphon-user",
     reference="rules by uid; user namespaces (user_namespaces(7)), SCM_RIGHTS (unix(7)), fchown of sockets",
-    plain="Only the tunnel program's own user may use the network card. Another user pretends to be it: inside a user "
-    "namespace, by a changed owner of its socket, by a socket that was handed over, by a mark.",
+    summary="Only the tunnel program's own user may use the network card. Another user pretends to be that user: in a "
+    "user namespace, by changing the owner of a socket, with a socket that was passed on, with a mark.",
     actors=(Actor.ROOT, Actor.USER),
     recognised="by source port or a token in the payload",
     control="the same packets without the lock",

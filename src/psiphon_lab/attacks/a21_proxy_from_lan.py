@@ -1,18 +1,22 @@
-"""A21: somebody in the LAN uses the core's proxy."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A21: another device on the LAN uses the core's proxy."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 
-from psiphon_lab import craft
+from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
-from psiphon_lab.attacks._send import probe, send_bytes
-from psiphon_lab.hands import Shot
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode, Trace
+from psiphon_lab.leaktest.model import Actor, Mode, Trace
 from psiphon_lab.probe import TCP
+from psiphon_lab.sending import probe, send_bytes
+
+SOCKETS_ONLY = True  # see fork_server
 
 SOCKS, HTTP = 1081, 8081
 NEIGHBOUR_MAC = "02:50:53:00:0e:14"
@@ -20,9 +24,9 @@ LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 def to_loopback(shot: Shot, *, port: int, source: str) -> None:
-    """A segment for 127.0.0.1 or ::1 by the wire, which route_localnet would let in."""
-    packet = craft.tcp_packet(source, LOOPBACK[shot.family], (shot.source_port, port), craft.SYN)
-    send_bytes("eth0", craft.ip_frame(LAN_A.mac, NEIGHBOUR_MAC, packet))
+    """Send a segment for 127.0.0.1 or ::1 over the wire, which route_localnet would accept."""
+    packet = packet_builder.tcp_packet(source, LOOPBACK[shot.family], (shot.source_port, port), packet_builder.SYN)
+    send_bytes("eth0", packet_builder.ip_frame(LAN_A.mac, NEIGHBOUR_MAC, packet))
 
 
 def _answers(shot: Shot) -> Trace:
@@ -30,7 +34,7 @@ def _answers(shot: Shot) -> Trace:
 
 
 def _listen_carelessly(arena: Arena, stack: contextlib.ExitStack) -> None:
-    """The control has no core: a proxy that listens on every address, as careless ones do."""
+    """Listen on every address, as a careless proxy does: in the control there is no core."""
 
     def inside() -> None:
         for port in (SOCKS, HTTP):
@@ -46,9 +50,10 @@ def _listen_carelessly(arena: Arena, stack: contextlib.ExitStack) -> None:
 
 
 def run(arena: Arena) -> None:
-    """Calls of the neighbour and of the container to the ports of the proxies, and to loopback by the wire."""
+    """Connect from the neighbour and the provider to the proxy's ports, and to loopback addresses over the wire."""
     link = arena.stage.world.neighbour.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
-    # An answer from 127.0.0.1 would be preceded by a question that no neighbour answers: the attacker has told before.
+    # Before it answers from 127.0.0.1, the kernel would send an ARP request that no neighbour answers. So the entry
+    # exists.
     arena.run("ip", "neigh", "replace", NEIGHBOUR4, "lladdr", link, "dev", LAN_A.interface)
     if arena.mode is Mode.CONTROL:
         _listen_carelessly(arena, arena.cleanups)
@@ -58,17 +63,17 @@ def run(arena: Arena) -> None:
                 arena.fire(probe, by=by, family=family, name=f"{name} ipv{family} {by}", trace=_answers, kind=TCP,
                            target=target, port=port)  # fmt: skip
             if family == 4:  # the kernel drops ::1 from a wire in every setting
-                arena.fire(to_loopback, by=Actor.NEIGHBOUR, family=family, name=f"{name} by loopback ipv{family}",
+                arena.fire(to_loopback, by=Actor.NEIGHBOUR, family=family, name=f"{name} to loopback ipv{family}",
                            trace=_answers, port=port, source=source)  # fmt: skip
 
 
 ATTACK = Attack(
     id="A21",
-    name="the proxy, from the LAN",
+    name="the proxy from the LAN",
     reference="open proxies of VPN programs",
-    plain="Another device in the network tries to use the tunnel program's proxy on this computer.",
+    summary="Another device on the network tries to use the tunnel program's proxy on this computer.",
     actors=(Actor.NEIGHBOUR, Actor.PROVIDER),
-    recognised="answers by the port that was asked from",
-    control="the same calls at a proxy that listens on every address, without the lock",
+    recognised="by the port that the connection came from, in the answers",
+    control="the same connections to a proxy that listens on every address, without the lock",
     run=run,
 )

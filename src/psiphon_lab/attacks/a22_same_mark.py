@@ -1,17 +1,21 @@
-"""A22: somebody else's rules set our mark."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A22: another program's rules set the service's mark."""
 
 from __future__ import annotations
 
 import socket
 import struct
 
-from psiphon_lab.attacks._send import ECHO, volley
-from psiphon_lab.hands import Shot
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
 from psiphon_lab.probe import SO_BINDTODEVICE, TARGETS
-from psiphon_vpn.policy.names import CORE_MARK
+from psiphon_lab.sending import ECHO, volley
+from psiphon_lab.service_adapter.names import CORE_MARK
+
+SOCKETS_ONLY = True  # see fork_server
 
 SO_MARK = 36
 RULES = (
@@ -22,7 +26,7 @@ RULES = (
 
 
 def marked(shot: Shot, *, target: str, interface: str) -> None:
-    """A socket of root with our mark on it."""
+    """Send through a socket of root with the service's mark."""
     with socket.socket(socket.AF_INET if shot.family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("I", CORE_MARK))
         if interface:
@@ -33,7 +37,7 @@ def marked(shot: Shot, *, target: str, interface: str) -> None:
 
 
 def run(arena: Arena) -> None:
-    """Every packet gets our mark by a table of root's; and sockets that carry it."""
+    """Add a table that sets the service's mark on every packet, and send through sockets with that mark."""
     arena.run("nft", "-f", "-", input=RULES.format(mark=CORE_MARK), check=True)
     arena.undo("nft", "delete", "table", "inet", "marks")
     volley(arena, "marked by rules", seconds=0.15)
@@ -46,10 +50,10 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="A22",
-    name="our mark, set by others",
+    name="the service's mark, set by others",
     reference="Tailscale, Kubernetes and others mark packets too",
-    plain="Another program labels packets in just the way in which ours are labelled. A lock that trusts such labels "
-    "would let them pass.",
+    summary="Another program marks packets with the mark that the service uses. A lock that trusts marks would let "
+    "them pass.",
     actors=(Actor.ROOT,),
     recognised="by source port or a token in the payload",
     control="the same packets with the same rules without the lock",

@@ -1,19 +1,21 @@
-"""B01: traffic control moves frames onto the card, and a program of root's lets them by before our filter is asked."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""B01: as A24, and a program of root accepts the frames before the service's filter sees them."""
 
 from __future__ import annotations
 
 from psiphon_lab.attacks._redirects import WIRE, fire_redirected
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
 
 HANDLE = "7"
 
 
 def run(arena: Arena) -> None:
-    """As A24, behind a program at the card that says OK (TC_ACT_OK, 0) to every frame.
+    """Do what A24 does, with a program at the card that accepts every frame (TC_ACT_OK, 0).
 
-    With the preference of ours, and newer: the kernel asks the newest of them first (cls_bpf).
+    It has the preference of the service's filter and is newer: the kernel runs the newest of them first (cls_bpf).
     """
     added = arena.run("tc", "qdisc", "add", "dev", WIRE, "clsact").returncode == 0
     if added:
@@ -26,17 +28,17 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="B01",
-    name="redirected by traffic control, and let by",
-    reference="tc-bpf(8), tc-mirred(8); the first filter that decides is the last that is asked",
-    plain="Root does what A24 does, and beside it puts a program at the network card's own traffic control that lets "
-    "every frame by before the filter of the lock is asked. A tcx program can do the same, or taking the filter away "
-    "again and again, or by setting the mark that it asks for.",
+    name="redirected by traffic control, and accepted",
+    reference="tc-bpf(8), tc-mirred(8); the first filter that decides is the last one to run",
+    summary="Root does what A24 does, and also adds a program to the network card's own traffic control that accepts "
+    "every frame before the filter of the lock runs. A tcx program can do the same; so can removing the filter again "
+    "and again, or setting the mark that it requires.",
     actors=(Actor.CONTAINER, Actor.USER),
     recognised="by source port or a token in the payload",
     control="the same frames without the lock",
     run=run,
-    beyond="it takes root, or CAP_NET_ADMIN in the machine's own network, and the wish to get past this lock: no "
-    "program puts such a filter there by mistake. Whoever may set up traffic control may also say which filter comes "
-    "first. status and diagnose say that one does",
+    out_of_reach="it takes root, or CAP_NET_ADMIN in the machine's own network, and intent: no program adds such a "
+    "filter by mistake. Whoever may set up traffic control also decides which filter comes first. status and diagnose "
+    "report such a filter",
     tools=("tc",),
 )

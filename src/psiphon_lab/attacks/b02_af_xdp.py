@@ -1,4 +1,6 @@
-"""B02: frames of an AF_XDP socket, which go past the kernel's whole network stack."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""B02: frames of an AF_XDP socket, which bypass the kernel's whole network stack."""
 
 from __future__ import annotations
 
@@ -11,13 +13,13 @@ import time
 from typing import Any
 
 from psiphon_lab import addresses as plan
-from psiphon_lab import craft
+from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import DISCARD
-from psiphon_lab.hands import Shot
+from psiphon_lab.fork_server import Shot
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor
+from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.sending import DISCARD
 
 # <linux/if_xdp.h>
 AF_XDP, SOL_XDP = 44, 283
@@ -32,7 +34,7 @@ def _check(result: int, what: str) -> None:
 
 
 def _bind(libc: Any, sock: socket.socket, address: bytes) -> None:
-    """The card's queue is given free some time after the socket before was closed."""
+    """Bind, and wait up to a second: the kernel releases the card's queue some time after the last socket closed."""
     deadline = time.monotonic() + 1.0
     while libc.bind(sock.fileno(), address, len(address)) < 0:
         if ctypes.get_errno() != errno.EBUSY or time.monotonic() > deadline:
@@ -41,11 +43,11 @@ def _bind(libc: Any, sock: socket.socket, address: bytes) -> None:
 
 
 def by_ring(shot: Shot, *, interface: str, source: str, target: str) -> None:
-    """A frame is put into memory that is shared with the driver, and the driver is told that it is there."""
-    packet = craft.udp_packet(source, target, (shot.source_port, DISCARD), shot.data)
-    data = craft.ip_frame(craft.BROADCAST_MAC, LAN_A.mac, packet)
+    """Put a frame into memory that is shared with the driver, and notify the driver."""
+    packet = packet_builder.udp_packet(source, target, (shot.source_port, DISCARD), shot.data)
+    data = packet_builder.ip_frame(packet_builder.BROADCAST_MAC, LAN_A.mac, packet)
     libc = ctypes.CDLL(None, use_errno=True)
-    memory = mmap.mmap(-1, CHUNK * CHUNKS)  # the kernel's until the socket is closed, and then the process ends
+    memory = mmap.mmap(-1, CHUNK * CHUNKS)  # the kernel uses it until the socket is closed; then the process ends
     with socket.socket(AF_XDP, socket.SOCK_RAW, 0) as sock:
         place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         sock.setsockopt(SOL_XDP, XDP_UMEM_REG, struct.pack("QQIIII", place, CHUNK * CHUNKS, CHUNK, 0, 0, 0))
@@ -65,23 +67,23 @@ def by_ring(shot: Shot, *, interface: str, source: str, target: str) -> None:
 
 
 def run(arena: Arena) -> None:
-    """One frame of each family."""
+    """Send one frame of each family."""
     for family in (4, 6):
         source, target = (LAN_A.client4, plan.INTERNET4) if family == 4 else (LAN_A.client6, plan.INTERNET6)
         arena.fire(by_ring, by=Actor.ROOT, family=family, name=f"AF_XDP ipv{family}", interface=LAN_A.interface,
                    source=source, target=target)  # fmt: skip
-        arena.settle()  # a card has one such socket at a time
+        arena.settle()  # a card takes one such socket at a time
 
 
 ATTACK = Attack(
     id="B02",
-    name="AF_XDP, and drivers of its kind",
-    reference="AF_XDP (kernel documentation, networking/af_xdp.rst); DPDK and VFIO go further past still",
-    plain="A program with root's rights shares memory with the network card's driver and hands it frames directly, "
+    name="AF_XDP and similar",
+    reference="AF_XDP (kernel documentation, networking/af_xdp.rst); DPDK and VFIO bypass even more",
+    summary="A program with root's rights shares memory with the network card's driver and hands it frames directly, "
     "past every rule of the kernel.",
     actors=(Actor.ROOT,),
     recognised="by source port or a token in the payload",
     control="the same frames without the lock",
     run=run,
-    beyond="it takes root, and such frames meet no hook of the kernel at all; only a kernel without it would help",
+    out_of_reach="it takes root, and such frames pass no hook of the kernel; only a kernel without AF_XDP would help",
 )

@@ -1,17 +1,19 @@
-"""B03: raw frames on a network card that was renamed, or has only just appeared."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""B03: raw frames on a network card that was just renamed."""
 
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.attacks._send import fire_frame
 from psiphon_lab.attacks.a08b_wire_renamed import OTHER, rename
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.sending import fire_frame
 
 
 def run(arena: Arena) -> None:
-    """Renamed; raw frames from its first moment under the new name; then back."""
+    """Rename the card, send raw frames from its first moment under the new name, then rename it back."""
     rename(arena, LAN_A.interface, OTHER)
     for family in (4, 6):
         fire_frame(arena, f"frame ipv{family}", family, OTHER, seconds=0.3)
@@ -21,17 +23,17 @@ def run(arena: Arena) -> None:
 
 ATTACK = Attack(
     id="B03",
-    name="raw frames of a renamed card",
+    name="raw frames on a renamed card",
     reference="since Linux 6.16 a netdev hook belongs to a name, not to a device",
-    plain="Root renames the network card and writes raw frames to it at once, before the service saw the new name; "
-    "or while no service runs that could see it.",
+    summary="Root renames the network card and writes raw frames to it at once, before the service has seen the new "
+    "name, or while no service runs.",
     actors=(Actor.ROOT,),
     recognised="by source port or a token in the payload",
     control="the same frames without the lock",
     run=run,
     disturbs=True,
-    beyond="it takes root, and the kernel takes the rule off the card together with its name. Where the service has "
-    "put its filter at the card's traffic control, nothing leaves by it until it has another guard; before that, from "
-    "a boot on, there is no filter",
-    senseless={Mode.TRANSITION: "the cable is pulled in this state again and again; a card has no name to lose then"},
+    out_of_reach="it takes root, and the kernel removes the rule from the card together with its name. Once the "
+    "service has set its filter in the card's traffic control, nothing leaves through the card until it has another "
+    "guard; between boot and then there is no filter",
+    not_applicable={Mode.TRANSITION: "this state unplugs the cable again and again, which overlaps with the renaming"},
 )

@@ -1,4 +1,6 @@
-"""What a user has before an installation: a clone of this project, and a way to get its locked packages."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a user has before an installation: a clone of this project, and its locked packages."""
 
 from __future__ import annotations
 
@@ -17,15 +19,15 @@ from psiphon_vpn.run import CommandError, run
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 WHEELS: Final = Path("/opt/psiphon-vpn-lab/wheels")
-"""Where the packages are inside; pip is told by its configuration file to look nowhere else."""
+"""The packages' directory in the container. pip's configuration file names it as the only source."""
 PIP_CONF: Final = f"[global]\nno-index = true\nfind-links = {WHEELS}\ndisable-pip-version-check = true\n"
 
 
 def fetch_wheels(*, say: Say = lambda _text: None) -> Path:
-    """The locked packages as files, in a directory of the cache; fetched by pip, which checks their hashes.
+    """The locked packages as files, in a directory of the cache. pip downloads them once and checks their hashes.
 
     Raises:
-        LabError: they cannot be had.
+        LabError: they cannot be downloaded.
     """
     lock = ROOT / "requirements.lock"
     cache = find_cache()
@@ -35,31 +37,31 @@ def fetch_wheels(*, say: Say = lambda _text: None) -> Path:
         fcntl.flock(file, fcntl.LOCK_EX)
         if place.is_dir():
             return place
-        say(_("Fetching the locked Python packages, once"))
+        say(_("Downloading the locked Python packages, once"))
         part = cache / f".{place.name}.part"
         shutil.rmtree(part, ignore_errors=True)
         argv = [sys.executable, "-I", "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
         argv += ["--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(part), "-r", str(lock)]
         try:
-            # pip's own configuration of this machine counts, as it did when this environment was made.
+            # With this machine's own configuration of pip, as when this environment was made.
             subprocess.run(argv, check=True, capture_output=True, timeout=300, stdin=subprocess.DEVNULL)
         except (OSError, subprocess.SubprocessError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            raise LabError(f"the locked packages cannot be fetched: {error}") from error
+            raise LabError(f"the locked packages cannot be downloaded: {error}") from error
         part.rename(place)
     return place
 
 
 def copy_clone(target: Path) -> None:
-    """Put what git has of this checkout (and what is new in it) at `target`, as a clone would have it.
+    """Copy the files of this checkout that git tracks, and new ones that it does not ignore, to `target`.
 
     Raises:
-        LabError: this is no checkout.
+        LabError: this is not a checkout.
     """
     try:
         listed = run(["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]).stdout
     except CommandError as error:
-        raise LabError(f"this is no checkout of the project: {error.why}") from error
+        raise LabError(f"this is not a checkout of the project: {error.why}") from error
     for name in filter(None, listed.split("\0")):
         source = ROOT / name
         if source.is_file():

@@ -1,7 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The stand-in core as one file that an installation accepts: a program for this processor, not a script.
 
-It is a very small ELF program: it becomes the interpreter of the laboratory's stand-in core, with the arguments and the
-environment that it was given. A test instrument; what is installed on a user's machine is never this.
+It is a very small ELF program that executes the interpreter of the laboratory's stand-in core, with its own arguments
+and environment. A test instrument, never installed on a user's machine.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from psiphon_lab.booted.inside import PYTHON, SOURCE
+from psiphon_lab.booted.booted_host import PYTHON, SOURCE
 
 ADDRESS: Final = 0x400000
 HEADERS: Final = 64 + 56
@@ -29,7 +31,7 @@ _END: Final = bytes.fromhex(
 
 
 def build_trampoline(path: str) -> bytes:
-    """An executable for x86-64 Linux that becomes the program at `path` (execve(2)), or ends with 127."""
+    """An executable for x86-64 Linux that executes the program at `path` (execve(2)), or ends with 127."""
     code = _BEGIN + struct.pack("<i", len(_END)) + _END + path.encode() + b"\0"
     size = HEADERS + len(code)
     # elf(5): class 64, little endian, version 1; ET_EXEC, EM_X86_64.
@@ -41,7 +43,7 @@ def build_trampoline(path: str) -> bytes:
 
 
 def render_launcher() -> str:
-    """The script that the program becomes: the stand-in core with the system's own Python."""
+    """The script that the program executes: the stand-in core with the system's own Python."""
     return (
         "#!/bin/sh\n# The laboratory's stand-in for psiphon-tunnel-core: a test instrument.\n"
         f'PYTHONPATH={SOURCE} exec {PYTHON} -S -s -B -m psiphon_lab.standin_core "$@"\n'

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`demo --system`: the service on a whole system, from its installation to its removal."""
 
 from __future__ import annotations
@@ -7,14 +9,14 @@ import time
 
 import click
 
-from psiphon_lab.booted.ability import find_obstacle
 from psiphon_lab.booted.clone import fetch_wheels
+from psiphon_lab.booted.demo_steps import SystemDemoSteps
+from psiphon_lab.booted.obstacles import find_obstacle
 from psiphon_lab.booted.session import open_session
-from psiphon_lab.booted.story import SystemStory
 from psiphon_lab.booted.trees import DEBIAN_12, build_tree
-from psiphon_lab.demo import announce, find_width, show_table, summarize, tell_step
+from psiphon_lab.demo import announce, find_width, show_step, show_table, summarize
 from psiphon_lab.namespace import LabError
-from psiphon_lab.trial import StepResult
+from psiphon_lab.step import StepResult
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 
@@ -46,10 +48,10 @@ def run_system_demo(*, json_output: bool) -> int:
     results: list[StepResult] = []
     with open_session(tree, wheels) as session:
         say(click.wrap_text(_introduce(), find_width()))
-        story = SystemStory(session, announce=lambda text: announce(text, say))
-        for number, result in enumerate(story.tell(), start=1):
+        steps = SystemDemoSteps(session, announce=lambda text: announce(text, say))
+        for number, result in enumerate(steps.play(), start=1):
             results.append(result)
-            tell_step(number, result, say)
+            show_step(number, result, say)
     took = time.monotonic() - begin
     held = bool(results) and all(result.held for result in results)
     if json_output:
@@ -62,6 +64,6 @@ def run_system_demo(*, json_output: bool) -> int:
 def _introduce() -> str:
     return _(
         "The real service on a real Debian 12, booted with systemd in a laboratory on this machine, with "
-        "NetworkManager and systemd-resolved. The tunnel core and its server are the laboratory's stand-ins "
+        "NetworkManager and systemd-resolved. The tunnel program and its server are the laboratory's stand-ins "
         "(test instruments)."
     )

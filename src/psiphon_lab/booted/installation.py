@@ -1,4 +1,6 @@
-"""The service on a booted computer: installed, used and removed by the commands that a user types."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Installs, uses and removes the service on a booted computer with the commands that a user types."""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ from psiphon_lab.booted.clone import PIP_CONF, copy_clone
 from psiphon_lab.booted.computer import Computer
 from psiphon_lab.booted.core_file import build_trampoline, render_launcher
 from psiphon_lab.namespace import LabError
-from psiphon_vpn.system.layout import GROUP, SERVICE_UNIT, USER, Layout
+from psiphon_lab.service_adapter.daemon import render_settings
+from psiphon_lab.service_adapter.installed import GROUP, SERVICE_UNIT, SETUP_SCRIPT, USER, Layout
 
 CLONE: Final = "/usr/src/psiphon-vpn"
-SETUP: Final = f"{CLONE}/Psiphon-Linux-VPN-Service-Setup.sh"
+SETUP: Final = f"{CLONE}/{SETUP_SCRIPT}"
 CORE: Final = "/usr/src/psiphon-tunnel-core"
 _LAUNCHER: Final = "/opt/psiphon-vpn-lab/stand-in-core"
 INSTALL_SECONDS: Final = 240.0
@@ -26,26 +29,30 @@ WAIT_SECONDS: Final = 60.0
 
 
 class Installation:
-    """What a user does with the service on a computer.
+    """The service on a computer.
 
     Args:
-        computer: where; it may be off until a command is used.
+        computer: the computer; it may be off until a command runs.
         entry: the tunnel server's entry, for the configuration.
+        core: a real psiphon-tunnel-core; None for the laboratory's stand-in.
     """
 
-    def __init__(self, computer: Computer, *, entry: str) -> None:
+    def __init__(self, computer: Computer, *, entry: str, core: Path | None = None) -> None:
         self.computer = computer
         self._entry = entry
+        self._core = core
         self.core_sha256 = ""
 
     def prepare(self) -> None:
-        """Put on the disk what a user has before: a clone, a core's file, and a place to get packages from."""
+        """Put on the disk what a user has before: a clone, a core's file, and a source of packages."""
         files = self.computer.files
         copy_clone(files / CLONE.lstrip("/"))
         (files / "etc/pip.conf").write_text(PIP_CONF)
-        core = build_trampoline(_LAUNCHER)
-        self.core_sha256 = hashlib.sha256(core).hexdigest()
-        for path, content in ((CORE, core), (_LAUNCHER, render_launcher().encode())):
+        programs = {CORE: build_trampoline(_LAUNCHER), _LAUNCHER: render_launcher().encode()}
+        if self._core is not None:
+            programs = {CORE: self._core.read_bytes()}
+        self.core_sha256 = hashlib.sha256(programs[CORE]).hexdigest()
+        for path, content in programs.items():
             place = files / path.lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
@@ -54,31 +61,28 @@ class Installation:
     def run_setup(
         self, *arguments: str, check: bool = True, timeout: float = INSTALL_SECONDS
     ) -> subprocess.CompletedProcess[str]:
-        """The setup script of the clone, as root."""
+        """Run the clone's setup script as root."""
         return self.computer.run([SETUP, *arguments], check=check, timeout=timeout)
 
     def install(self, *more: str) -> subprocess.CompletedProcess[str]:
-        """`install` with the core from its file, without questions."""
+        """Run `install` with the core's file, without questions. The server comes later: `configure`."""
         core = ("--core-file", CORE, "--sha256", self.core_sha256)
-        return self.run_setup("install", *core, "--yes", "--yes-cut-remote-sessions", *more)
+        return self.run_setup("install", *core, "--offline", "--yes", "--yes-cut-remote-sessions", *more)
 
     def configure(self, **settings: Any) -> None:
-        """Write the configuration that leads to the laboratory's server; the daemon reads it when told to."""
+        """Write a configuration with the laboratory's server. The daemon reads it at the next `reload` or start."""
         values = {"ipv6_probe": [plan.INTERNET6], **settings}
-        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
-        lines += ["[core.advanced]", f"TargetServerEntry = {json.dumps(self._entry)}"]
-        lines += ["DisableRemoteServerListFetcher = true", ""]
         path = Layout().config
-        self.computer.run(["tee", path], input="\n".join(lines))
+        self.computer.run(["tee", path], input=render_settings(values, entry=self._entry))
         self.computer.run(["chown", f"{USER}:{GROUP}", path])
         self.computer.run(["chmod", "600", path])
 
     def command(self, *arguments: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """The installed program, as root."""
+        """Run the installed program as root."""
         return self.computer.run([Layout().command, *arguments], check=check, timeout=timeout)
 
     def read_status(self) -> Mapping[str, Any]:
-        """`status --json`; empty if it cannot be read."""
+        """The output of `status --json`, empty if it is not valid."""
         done = self.command("status", "--json", check=False)
         try:
             return dict(json.loads(done.stdout))
@@ -86,7 +90,7 @@ class Installation:
             return {}
 
     def wait_state(self, state: str, *, seconds: float = WAIT_SECONDS) -> Mapping[str, Any]:
-        """Wait for a state of the daemon; returns the status. Raises LabError with the journal's end."""
+        """Wait for a state of the daemon; returns the status. Raises LabError with the end of the log."""
         status: Mapping[str, Any] = {}
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -108,11 +112,11 @@ class Installation:
         return status
 
     def read_journal(self, unit: str = SERVICE_UNIT, *, lines: int = 60) -> str:
-        """The end of a unit's journal."""
+        """The end of a unit's log."""
         argv = ["journalctl", "--no-pager", "-o", "cat", "-n", str(lines), "-u", unit]
         return self.computer.run(argv, check=False).stdout
 
     @property
     def files(self) -> Layout:
-        """The installation's paths, as the laboratory reaches them; also while the computer is off."""
+        """The installation's paths, as paths of the lab; available even while the computer is off."""
         return Layout(root=Path(self.computer.files))

@@ -1,4 +1,6 @@
-"""What a kernel's network namespace holds, as text: is it as after power-on, or as before an installation?"""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The state of a network namespace as text, to compare it with that after power-on or before an installation."""
 
 from __future__ import annotations
 
@@ -8,21 +10,21 @@ from pathlib import Path
 
 from psiphon_lab.namespace import Host
 
-# rule(8): what every kernel begins with.
+# ip-rule(8): the rules of every new network namespace.
 _FIRST_RULES = (
     "0:\tfrom all lookup local",
     "32766:\tfrom all lookup main",
     "32767:\tfrom all lookup default",
 )
-# Counters, keys and the like, which change by themselves; settings of one interface go and come with it.
+# Counters, keys and others that change by themselves, and settings of single interfaces.
 _RESTLESS = ("ipv4/route/", "ipv6/route/", "ipv4/tcp_fastopen_key", "netfilter/nf_conntrack_count", "neigh/", "/conf/")
-# What a network manager and advertisements set differently from time to time for the same route or address.
+# Properties of routes and addresses that network managers and advertisements renew.
 _RENEWED = re.compile(r" (?:expires|metric|mtu|pref|hoplimit) \S+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelState:
-    """Rulesets, routing and interfaces in iproute2's and nft's words; settings below /proc/sys/net by path."""
+    """Rules, routing and interfaces as nft and iproute2 print them; settings below /proc/sys/net by path."""
 
     ruleset: str
     rules: tuple[str, ...]
@@ -30,12 +32,12 @@ class KernelState:
     links: tuple[str, ...]
     addresses: tuple[str, ...]
     filters: tuple[str, ...]
-    """Places for filters of traffic control: `clsact` and `ingress`."""
+    """Queueing disciplines that hold filters of traffic control: `clsact` and `ingress`."""
     settings: tuple[tuple[str, str], ...]
 
     @property
     def is_pristine(self) -> bool:
-        """Whether it is as a kernel has it at power-on: no table, route, address or connection that anybody made."""
+        """Whether it is the state at power-on: no table, route or address that a program has added."""
         own = [route for route in self.routes if " dev lo table local " not in f"{route} "]
         addresses = [line for line in self.addresses if len(line.split()) > 2 and not line.startswith("lo ")]
         virtual = [link for link in self.links if link not in {"lo", "eth0", "eth1"}]
@@ -43,7 +45,7 @@ class KernelState:
         return unfiltered and set(self.rules) <= set(_FIRST_RULES) and not own and not addresses and not virtual
 
     def list_differences(self, other: KernelState) -> list[str]:
-        """What the other has otherwise, a line each; "-" is ours, "+" the other's."""
+        """The differences from another state, one per line: "-" for this one, "+" for the other."""
         lines: list[str] = []
         for field in fields(self):
             ours, theirs = getattr(self, field.name), getattr(other, field.name)
@@ -55,7 +57,7 @@ class KernelState:
 
 
 def read_kernel_state(host: Host) -> KernelState:
-    """Read it from a host's network namespace. Raises LabError if that is not possible."""
+    """Read the state of a host's network namespace. Raises LabError if that fails."""
 
     def routes(family: str) -> tuple[str, ...]:
         listed = lines("ip", family, "route", "show", "table", "all")
@@ -77,14 +79,14 @@ def read_kernel_state(host: Host) -> KernelState:
 
 
 def _read_settings() -> tuple[tuple[str, str], ...]:
-    found = []
+    settings = []
     for path in sorted(Path("/proc/sys/net").rglob("*")):
         name = str(path.relative_to("/proc/sys/net"))
         kept = "/conf/all/" in name or "/conf/default/" in name or not any(part in f"{name}/" for part in _RESTLESS)
         if not kept or not path.is_file():
             continue
         try:
-            found.append((name, path.read_text().strip()))
-        except OSError:  # some can only be written
+            settings.append((name, path.read_text().strip()))
+        except OSError:  # some are write-only
             continue
-    return tuple(found)
+    return tuple(settings)

@@ -1,4 +1,6 @@
-"""Attempts to get out of a booted computer, without a pause, through boots, shutdowns and everything between."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Probes a booted computer continuously, through boots and shutdowns."""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.battery import NOBODY, RunningProbes, start_probes, unseen_probes
 from psiphon_lab.booted.computer import Computer
-from psiphon_lab.judge import Flow, judge_frames, world_evidence
+from psiphon_lab.judge import Evidence, judge_frames
 from psiphon_lab.namespace import LabError
 from psiphon_lab.probe import ProbeResult, ProbeSpec, probe_specs
+from psiphon_lab.probe_runner import NOBODY, RunningProbes, start_probes, unseen_probes
 
 USERS = (("root", 0), ("user", NOBODY))
 LIMIT = 0.8
@@ -21,13 +23,14 @@ _PAUSE = 0.3
 
 @dataclass
 class Watched:
-    """What came of a scenario.
+    """The result of a scenario.
 
     Attributes:
-        probes: attempts that were made, by root and by a user; outcomes: what became of those that came to an end.
-        frames: how many frames came out of the computer; kinds: what the innocent ones were.
-        leaks: all other frames, in words. seen: ids of probes that a wire showed.
-        uncontrolled: ids of probes that had no positive control.
+        probes: number of probes, as root and as a user; outcomes: how many had each outcome, if they finished.
+        frames: number of frames from the computer; kinds: how many were innocent for each reason.
+        leaks: all other frames, in words.
+        seen: ids of probes that were seen on a wire.
+        uncontrolled: ids of probes without a positive control.
     """
 
     probes: int = 0
@@ -38,17 +41,17 @@ class Watched:
     seen: list[str] = field(default_factory=list)
     uncontrolled: list[str] = field(default_factory=list)
 
-    def take(self, other: Watched) -> None:
-        """Become what another is."""
+    def copy_from(self, other: Watched) -> None:
+        """Copy another result into this one."""
         self.__dict__.update(other.__dict__)
 
 
 class Prober:
-    """Probes a computer from the begin of its block to the end, and judges every frame of that time.
+    """Probes a computer from the beginning of its block to the end, and judges every frame of that time.
 
     Args:
-        computer: may be off at times.
-        salts: numbers that make probes different from all others of the world: shared by all of the world's probers.
+        computer: the computer, which may be off at times.
+        salts: numbers that make each probe of the world unique; all probers of a world share them.
     """
 
     def __init__(self, computer: Computer, salts: Counter[str]) -> None:
@@ -75,13 +78,13 @@ class Prober:
         while not self._stopping.is_set():
             with contextlib.suppress(LabError, OSError):
                 self.probe()
-            # A pause, so that the computer is not busy with nothing else.
+            # A pause, so that the probes do not keep the computer busy.
             self._stopping.wait(_PAUSE + LIMIT)
 
     def probe(self) -> dict[str, ProbeResult]:
-        """One battery as root and as a user, side by side. Raises LabError if the computer is off, or goes off."""
+        """Run all probes once, as root and as a user in parallel. Raises LabError if the computer is or goes off."""
         if not self._computer.inside.can_run_modules:
-            raise LabError("the computer is too far down to run anything")
+            raise LabError("the computer is shutting down")
         running: list[RunningProbes] = []
         for label, uid in USERS:
             self._salts["salt"] += 1
@@ -100,16 +103,16 @@ class Prober:
         self._results += results.values()
         return results
 
-    def judge(self, flows: frozenset[Flow]) -> Watched:
-        """Judge everything since the block began. flows: what the tunnel server has recorded."""
+    def judge(self, evidence: Evidence) -> Watched:
+        """Judge every frame since the block began."""
         frames = self._computer.world.frames_since(self._mark)
-        found = Watched(probes=len(self.specs), frames=len(frames))
-        found.outcomes.update(result.outcome for result in self._results)
-        for verdict in judge_frames(frames, world_evidence(flows)):
+        watched = Watched(probes=len(self.specs), frames=len(frames))
+        watched.outcomes.update(result.outcome for result in self._results)
+        for verdict in judge_frames(frames, evidence):
             if verdict.innocent is None:
-                found.leaks.append(f"{verdict.frame.wire}: {verdict.text}")
+                watched.leaks.append(f"{verdict.frame.wire}: {verdict.text}")
             else:
-                found.kinds[verdict.innocent] += 1
+                watched.kinds[verdict.innocent] += 1
         unseen = {spec.token for spec in unseen_probes(self.specs, frames)}
-        found.seen = [spec.id for spec in self.specs if spec.token not in unseen]
-        return found
+        watched.seen = [spec.id for spec in self.specs if spec.token not in unseen]
+        return watched

@@ -1,4 +1,6 @@
-"""What a provider gives to a machine that asks: an address by DHCP, a prefix by router advertisements."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs the provider's DHCP server and router advertiser."""
 
 from __future__ import annotations
 
@@ -10,30 +12,38 @@ from psiphon_lab.namespace import Host, LabError
 from psiphon_lab.waiting import wait_until
 
 LEASE_SECONDS, LEASE6_SECONDS = 3600, 120
-"""The latter is the least that dnsmasq gives; a client renews it after a minute."""
+"""The second value is dnsmasq's minimum; a client renews it after a minute."""
 RENEW_SECONDS, REBIND_SECONDS = 3, 6
-"""T1 and T2 of DHCPv4 (RFC 2131, 4.4.5), where leases are short. dnsmasq takes nothing below three seconds."""
+"""T1 and T2 of DHCPv4 (RFC 2131, 4.4.5) for short leases. dnsmasq accepts no less than three seconds."""
 _BRIDGE = "lan"
 
 
 def find_log(lan: Lan, directory: Path) -> Path:
-    """Where a provider's server writes what it was asked and has answered."""
+    """The log file of a provider's server."""
     return directory / f"{lan.name}.dnsmasq.log"
 
 
-def start_provider(host: Host, lan: Lan, *, directory: Path, short_leases: bool = False) -> subprocess.Popen[bytes]:
+def find_leases(lan: Lan, directory: Path) -> Path:
+    """The file of a provider's server with a line for each lease, which begins with its end, Unix time."""
+    return directory / f"{lan.name}.leases"
+
+
+def start_provider(
+    host: Host, lan: Lan, *, directory: Path, short_leases: bool = False, seconds: int = LEASE_SECONDS
+) -> subprocess.Popen[bytes]:
     """Start a real DHCP server and router advertiser (dnsmasq) on a provider; it ends with the host.
 
-    It names the provider's router as gateway and as resolver, for both families. Names are the lab's own services'
-    work, so that they can tell who asked.
+    It names the provider's router as gateway and as resolver, for both families. The lab's own services answer DNS
+    queries, because they record who sent them.
 
-    short_leases: DHCPv4 is renewed every few seconds; there is DHCPv6 beside the advertisements, renewed every minute.
+    short_leases: DHCPv4 is renewed every few seconds, and DHCPv6, in addition to the advertisements, every minute.
+    seconds: how long an IPv4 address is leased, at least 120.
     """
     argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file="]
     argv += [f"--interface={_BRIDGE}", "--bind-interfaces", "--no-resolv", "--no-hosts", "--dhcp-authoritative"]
-    # It would ping an address before it gives it away, which takes three seconds.
-    argv += ["--no-ping", f"--dhcp-leasefile={directory / (lan.name + '.leases')}", "--log-facility=-", "--log-dhcp"]
-    argv += [f"--dhcp-range={lan.client4},{lan.client4},{LEASE_SECONDS}", f"--dhcp-host={lan.mac},{lan.client4}"]
+    # Otherwise it pings an address before it assigns it, which takes three seconds.
+    argv += ["--no-ping", f"--dhcp-leasefile={find_leases(lan, directory)}", "--log-facility=-", "--log-dhcp"]
+    argv += [f"--dhcp-range={lan.client4},{lan.client4},{seconds}", f"--dhcp-host={lan.mac},{lan.client4}"]
     argv += [f"--dhcp-option=option:router,{lan.router4}", f"--dhcp-option=option:dns-server,{lan.router4}"]
     network6 = lan.network6.partition("/")[0]
     if short_leases:

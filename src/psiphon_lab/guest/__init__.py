@@ -1,1 +1,3 @@
-"""Guests: machines of the laboratory with a kernel of their own, under QEMU."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU guests: machines of the laboratory with their own kernel."""

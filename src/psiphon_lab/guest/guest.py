@@ -1,7 +1,9 @@
-"""A guest: a machine with a kernel of its own, in software (QEMU's TCG), with its cables in a host of the laboratory.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest: a machine with its own kernel, emulated by QEMU (TCG), with its cables on a host of the laboratory.
 
-Each network card is a TAP interface of that host: what is captured there was captured outside of the guest. Everything
-ends with the host.
+Each network card is a TAP interface of that host, so captures there are outside the guest. Everything ends with the
+host.
 """
 
 from __future__ import annotations
@@ -20,27 +22,35 @@ from types import TracebackType
 
 from psiphon_lab.guest.image import READY, build_image
 from psiphon_lab.guest.kernels import Kernel
+from psiphon_lab.guest.near_files import list_near_files
 from psiphon_lab.launch import clean_environment, python_paths
 from psiphon_lab.namespace import Host, LabError
+from psiphon_lab.qemu_monitor import Monitor
 
 PROGRAM = "qemu-system-x86_64"
-BOOT_SECONDS = 300.0
+BOOT_SECONDS = 900.0
 RUN_SECONDS = 180.0
 MEMORY_MIB = 512
-_PARAMETERS = "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off random.trust_cpu=on tsc=reliable"
+_PARAMETERS = (
+    "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off random.trust_cpu=on tsc=reliable no_timer_check"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A network card of a guest. tap: its other end's name on the host; mac: its address, as colon-separated hex."""
+    """A network card of a guest. mac: its address, as colon-separated hex.
 
-    tap: str
+    Its other end is a TAP interface: of the host, by its name (`tap`), or of any, by an open `descriptor`.
+    """
+
     mac: str
+    tap: str = ""
+    descriptor: int | None = None
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a script came to."""
+    """The result of a script."""
 
     code: int
     output: str
@@ -50,12 +60,16 @@ class Guest:
     """A guest that runs from `__enter__` to `__exit__`.
 
     Args:
-        host: where its cables end.
-        kernel: what it boots.
+        host: the host with the other ends of its cables.
+        kernel: the kernel to boot.
         cards: its network cards, in the guest eth0 and so on.
-        modules: names of kernel modules to have.
-        directory: for its files; it must exist.
+        modules: names of kernel modules to load.
+        directory: an existing directory for its files.
         parameters: words for the kernel's command line.
+        player: whether there is a second port of the serial device, for a program that answers the laboratory.
+        memory: in MiB.
+        own_time: whether its clock goes by its own instructions, so that nothing in it comes too late however busy this
+            machine is. Seen from outside it is slow.
     """
 
     def __init__(
@@ -67,6 +81,9 @@ class Guest:
         modules: Sequence[str],
         directory: Path,
         parameters: Sequence[str] = (),
+        player: bool = False,
+        memory: int = MEMORY_MIB,
+        own_time: bool = False,
     ) -> None:
         self._host = host
         self._kernel = kernel
@@ -74,6 +91,9 @@ class Guest:
         self._modules = tuple(modules)
         self._directory = directory
         self._parameters = tuple(parameters)
+        self._player = player
+        self._memory = memory
+        self._own_time = own_time
         self._numbers = itertools.count(1)
         self._codes: dict[int, int] = {}
         self._unread = b""
@@ -81,8 +101,11 @@ class Guest:
         self._machine: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self.exchange = directory / "exchange"
-        """A directory that the guest sees under /exchange."""
+        """A directory that the guest has as /exchange."""
         self.console_path = directory / "console.log"
+        self.player: socket.socket | None = None
+        """This machine's end of the second port."""
+        self._monitor: Monitor | None = None
 
     def __enter__(self) -> Guest:
         with contextlib.ExitStack() as stack:
@@ -98,7 +121,7 @@ class Guest:
         self._stack.close()
 
     def run(self, script: str, *, check: bool = True, seconds: float = RUN_SECONDS) -> Done:
-        """Run a shell script in the guest to its end. Raises LabError on a failure (if check) or when it takes long."""
+        """Run a shell script in the guest and wait. Raises LabError if it fails (if check) or after `seconds`."""
         number = self.start(script)
         done = self.finish(number, seconds=seconds)
         if check and done.code != 0:
@@ -106,7 +129,7 @@ class Guest:
         return done
 
     def start(self, script: str) -> int:
-        """Begin a shell script in the guest; the number is for `finish`."""
+        """Start a shell script in the guest; returns a number for `finish`."""
         number = next(self._numbers)
         (self.exchange / f"{number}.sh").write_text(script)
         assert self._channel is not None
@@ -114,24 +137,25 @@ class Guest:
         return number
 
     def finish(self, number: int, *, seconds: float = RUN_SECONDS) -> Done:
-        """Wait for the end of what `start` began. Raises LabError."""
+        """Wait for the end of a script that `start` began. Raises LabError."""
         deadline = time.monotonic() + seconds
         while number not in self._codes:
             line = self._read_line(deadline, f"the end of script {number}")
-            told, _space, code = line.partition(" ")
-            self._codes[int(told)] = int(code)
+            ended, _space, code = line.partition(" ")
+            self._codes[int(ended)] = int(code)
         output = (self.exchange / f"{number}.out").read_text(errors="replace")
         return Done(self._codes.pop(number), output)
 
     # -- power ------------------------------------------------------------------------------------------------------
 
     def _power_on(self) -> None:
-        shares = _shares()
+        shares = list_shares(self._kernel)
         image = self._directory / "image.gz"
-        image.write_bytes(build_image(self._kernel, self._modules, shares))
+        near = list_near_files() if self._own_time else {}
+        image.write_bytes(build_image(self._kernel, self._modules, shares, near=near))
         channel = self._directory / "channel"
         argv: list[str] = [
-            PROGRAM, "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MIB), "-nodefaults",
+            PROGRAM, "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", str(self._memory), "-nodefaults",
             "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{self.console_path}",
             "-kernel", str(self._kernel.image), "-initrd", str(image),
             "-append", " ".join((_PARAMETERS, *self._parameters)),
@@ -139,16 +163,32 @@ class Guest:
             "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=channel,name=lab",
             "-virtfs", f"local,path={self.exchange},mount_tag=exchange,security_model=none,multidevs=remap",
         ]  # fmt: skip
+        if self._own_time:
+            argv += ["-icount", "shift=0"]
+        monitor, player = self._directory / "monitor", self._directory / "player"
+        argv += ["-qmp", f"unix:{monitor},server=on,wait=off"]
+        if self._player:
+            argv += ["-chardev", f"socket,id=player,path={player},server=on,wait=off"]
+            argv += ["-device", "virtserialport,chardev=player,name=player"]
         for number, path in enumerate(shares):
             argv += ["-virtfs"]
             argv += [f"local,path={path},mount_tag=share{number},security_model=none,readonly=on,multidevs=remap"]
         for number, card in enumerate(self._cards):
-            argv += ["-netdev", f"tap,id=card{number},ifname={card.tap},script=no,downscript=no"]
+            end = f"ifname={card.tap},script=no,downscript=no" if card.descriptor is None else f"fd={card.descriptor}"
+            argv += ["-netdev", f"tap,id=card{number},{end}"]
             argv += ["-device", f"virtio-net-pci,netdev=card{number},mac={card.mac},romfile="]
-        self._machine = self._host.spawn(argv, env=clean_environment(), stderr=subprocess.PIPE)
+        descriptors = [card.descriptor for card in self._cards if card.descriptor is not None]
+        self._machine = self._host.spawn(argv, env=clean_environment(), stderr=subprocess.PIPE, pass_fds=descriptors)
         self._channel = self._connect(channel)
+        self._monitor = Monitor(self._connect(monitor))
+        self.player = self._connect(player) if self._player else None
         if self._read_line(time.monotonic() + BOOT_SECONDS, "the guest's start") != READY:
-            raise LabError("the guest said something else than that it is ready")
+            raise LabError("the guest did not report that it is ready")
+
+    def set_carrier(self, card: int, *, up: bool) -> None:
+        """Plug the cable of a card in or out. card: its number, from 0. Raises LabError."""
+        assert self._monitor is not None
+        self._monitor.execute("set_link", name=f"card{card}", up=up)
 
     def _connect(self, path: Path) -> socket.socket:
         deadline = time.monotonic() + BOOT_SECONDS
@@ -187,8 +227,9 @@ class Guest:
             raise LabError(f"QEMU ended with {self._machine.returncode}: {said}\n{self.read_console()}")
 
     def _power_off(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
+        for end in (self._channel, self.player, self._monitor):
+            if end is not None:
+                end.close()
         if self._machine is not None:
             self._machine.kill()
             self._machine.wait()
@@ -196,18 +237,18 @@ class Guest:
                 self._machine.stderr.close()
 
     def read_console(self) -> str:
-        """The last of what the guest's kernel and first script have said."""
+        """The end of the console's output, from the guest's kernel and its first script."""
         return self.console_path.read_text(errors="replace")[-3000:] if self.console_path.exists() else ""
 
 
 def quote(*words: str | Path) -> str:
-    """Words of a command as a shell script has them."""
+    """Quote words of a command for a shell script."""
     return shlex.join(map(str, words))
 
 
-def _shares() -> tuple[Path, ...]:
-    """This machine's programs, and this Python with the project; none twice."""
-    wanted = [Path("/usr"), *python_paths()]
+def list_shares(kernel: Kernel) -> tuple[Path, ...]:
+    """The directories with this machine's programs, this Python, the project, and the kernel's modules, none twice."""
+    wanted = [Path("/usr"), *python_paths(), kernel.loader]
     kept: list[Path] = []
     for path in sorted({path.resolve() for path in wanted}):
         if not any(path.is_relative_to(other) for other in kept):

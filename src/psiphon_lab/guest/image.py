@@ -1,23 +1,24 @@
-"""The guest's first file system: a busybox, the kernel's modules, and a script that waits for work.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Builds the guest's initial file system: busybox, kernel modules, and a script that waits for work.
 
-There is no disk. Programs come from this machine's own directories, which the guest sees read-only by 9p
-(the kernel's Documentation/filesystems/9p.rst), so that nothing has to be built or installed for it.
+There is no disk. Programs come from this machine's own directories, which the guest mounts read-only by 9p (the
+kernel's Documentation/filesystems/9p.rst), so nothing needs to be built or installed for it.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from psiphon_lab.archive import Archive
 from psiphon_lab.guest.kernels import Kernel, read_module
 
 BUSYBOX: Final = Path("/bin/busybox")
 EXCHANGE: Final = "/exchange"
-"""Where guest and laboratory leave files for each other."""
+"""Guest and laboratory exchange files here."""
 READY: Final = "ready"
 BASE_MODULES: Final = (
     "virtio_pci",
@@ -54,6 +55,7 @@ for module in @MODULES@; do /busybox insmod "/modules/$module.ko" || echo "no mo
 @MOUNTS@
 /busybox ip link set lo up
 echo 2 >/proc/sys/kernel/printk
+echo /modprobe >/proc/sys/kernel/modprobe
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/ LC_ALL=C.UTF-8
 exec 3<>/dev/vport@PORT@
 echo ready >&3
@@ -67,20 +69,42 @@ done
 """
 
 
-def build_image(kernel: Kernel, modules: Iterable[str], shares: Sequence[Path]) -> bytes:
+# What the kernel calls when it lacks something (kernel.modprobe): each line of the index is a name that it may ask for,
+# and the modules to load for it, in order.
+_MODPROBE = """#!/busybox sh
+for word; do case "$word" in -*) ;; *) name="$word" ;; esac; done
+name="$(echo "$name" | @PREFIX@tr - _)"
+set -- $(@PREFIX@grep -F -x -e "=$name" -A1 "@LOADER@/index" | @PREFIX@tail -n +2)
+for module; do @INSMOD@ "@LOADER@/$module.ko" 2>/dev/null; done
+exit 0
+"""
+
+
+def render_modprobe(loader: Path, *, insmod: str = "/busybox insmod", prefix: str = "/busybox ") -> str:
+    """The script. loader: the kernel's directory. insmod, prefix: what it runs."""
+    return _MODPROBE.replace("@LOADER@", str(loader)).replace("@INSMOD@", insmod).replace("@PREFIX@", prefix)
+
+
+def build_image(
+    kernel: Kernel, modules: Iterable[str], shares: Sequence[Path], *, near: Mapping[str, Path | str]
+) -> bytes:
     """The image (cpio(5) "newc", gzipped) of a guest.
 
     Args:
-        kernel: what runs it.
-        modules: names of modules beyond those of the guest's own devices.
-        shares: directories of this machine to mount, read-only, where they are here; the n-th by the tag "share<n>".
+        kernel: the guest's kernel.
+        modules: names of modules, in addition to those of the guest's own devices.
+        shares: directories of this machine to mount read-only at the same paths; the n-th has the tag "share<n>".
+        near: files below /usr that it has in memory (`near_files.py`).
     """
+    modules = [*modules, *(["overlay"] if near else [])]
     ordered = kernel.order_modules([*(name for name in BASE_MODULES if name in kernel.modules), *modules])
     names = [path.name.partition(".ko")[0] for path in ordered]
     mounts = "\n".join(
         f"/busybox mount -t 9p -o ro,trans=virtio,version=9p2000.L,cache=loose,msize=262144 share{number} {path}"
         for number, path in enumerate(shares)
     )
+    if near:
+        mounts += "\n/busybox mount -t overlay -o lowerdir=/near:/usr near /usr"
     script = (
         _INIT.replace("@MODULES@", " ".join(names))
         .replace("@MKDIRS@", " ".join([EXCHANGE, *map(str, shares)]))
@@ -88,12 +112,21 @@ def build_image(kernel: Kernel, modules: Iterable[str], shares: Sequence[Path]) 
         .replace("@EXCHANGE@", EXCHANGE)
         .replace("@PORT@", "0p1")
     )
-    archive = _Archive()
+    archive = Archive()
     archive.add_file("init", script.encode(), mode=0o755)
     archive.add_file("busybox", BUSYBOX.read_bytes(), mode=0o755)
+    archive.add_file("modprobe", render_modprobe(kernel.loader).encode(), mode=0o755)
     archive.add_directory("modules")
     for name, path in zip(names, ordered, strict=True):
         archive.add_file(f"modules/{name}.ko", read_module(path))
+    archive.add_directory("near")
+    for parent in sorted({str(parent) for name in near for parent in Path(name).parents} - {"."}):
+        archive.add_directory(f"near/{parent}")
+    for name, source in near.items():
+        if isinstance(source, str):
+            archive.add_link(f"near/{name}", source)
+        else:
+            archive.add_file(f"near/{name}", source.read_bytes(), mode=stat.S_IMODE(source.stat().st_mode))
     archive.add_directory("etc")
     for name, text in _etc_files().items():
         archive.add_file(f"etc/{name}", text)
@@ -110,36 +143,9 @@ def _etc_files() -> dict[str, bytes]:
         "nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files dns\n",
         "hosts": b"127.0.0.1 localhost\n::1 localhost\n",
         "hostname": b"guest\n",
+        "resolv.conf": b"# no resolver\n",
     }
     cache = Path("/etc/ld.so.cache")
-    if cache.exists():  # or the guest would not find what is in directories of a processor's own
+    if cache.exists():  # otherwise the guest does not find libraries in processor-specific directories
         files["ld.so.cache"] = cache.read_bytes()
     return files
-
-
-class _Archive:
-    """A cpio archive as the kernel unpacks it (Documentation/driver-api/early-userspace/buffer-format.rst)."""
-
-    def __init__(self) -> None:
-        self._stream = io.BytesIO()
-        self._inode = 0
-
-    def _add(self, name: str, mode: int, data: bytes) -> None:
-        self._inode += 1
-        fields = (self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
-        head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
-        for part in (head, data):
-            self._stream.write(part + b"\0" * (-len(part) % 4))
-
-    def add_file(self, name: str, data: bytes, *, mode: int = 0o644) -> None:
-        self._add(name, stat.S_IFREG | mode, data)
-
-    def add_directory(self, name: str) -> None:
-        self._add(name, stat.S_IFDIR | 0o755, b"")
-
-    def add_link(self, name: str, target: str) -> None:
-        self._add(name, stat.S_IFLNK | 0o777, target.encode())
-
-    def finish(self) -> bytes:
-        self._add("TRAILER!!!", 0, b"")
-        return gzip.compress(self._stream.getvalue(), compresslevel=1)

@@ -1,4 +1,6 @@
-"""What an attack is. A value; nothing here touches a system."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The description of an attack, as a value."""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psiphon_lab.leaktest.arena import Arena
-from psiphon_lab.leaktest.terms import Actor, Mode
+from psiphon_lab.leaktest.model import Actor, Mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,35 +17,37 @@ class Attack:
     """One way to leak.
 
     Attributes:
-        id: as in the corpus.
+        id: unique, such as A05.
         name: a few words.
-        reference: where it is known from: a CVE, an audit's finding, a product's issue.
-        plain: what happens, for people who are no engineers.
+        reference: its source: a CVE, an audit's finding, a product's issue.
+        summary: what happens, for readers who are not engineers.
         actors: who does it.
-        recognised: how its frames are known on the wire.
+        recognised: how its frames are recognised on a wire.
         control: what shows that it would leak without the lock.
-        run: does it.
-        before_lock: what must be begun before the machine is locked; what it returns is `arena.begun`.
-        families: the IP versions that it concerns.
-        senseless: states in which it says nothing, and why.
-        disturbs: whether the machine leaves its state by it (a deleted device): then the state is reached anew.
-        beyond: why the lock cannot stop it, "" if it can: it is tried all the same, shown apart, and no failure.
-        tools: programs that it needs; without one of them it is not made, and proves nothing.
-        standin_only: whether only the stand-in core can do it.
+        run: carries it out.
+        before_lock: begins something before the machine is locked; `arena.begun` is what it returns.
+        families: the IP versions for which it exists.
+        not_applicable: states in which it proves nothing, each with the reason.
+        disturbs: whether it takes the machine out of its state (a deleted device), which is then entered again.
+        out_of_reach: why the lock cannot stop it, or "". It is tried and shown apart, and does not count as a failure.
+        tools: programs that it needs. Without them it is not tried, and proves nothing.
+        needs: mechanisms of the kernel without which any attempt leaks; see also `Arena.fire`.
+        standin_only: whether it requires the stand-in core.
     """
 
     id: str
     name: str
     reference: str
-    plain: str
+    summary: str
     actors: tuple[Actor, ...]
     recognised: str
     control: str
     run: Callable[[Arena], None]
     before_lock: Callable[[Arena], Any] | None = None
     families: tuple[int, ...] = (4, 6)
-    senseless: Mapping[Mode, str] = field(default_factory=dict)
+    not_applicable: Mapping[Mode, str] = field(default_factory=dict)
     disturbs: bool = False
-    beyond: str = ""
+    out_of_reach: str = ""
     tools: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     standin_only: bool = False

@@ -1,8 +1,10 @@
-"""Random sequences of attacks, faults and user commands against the real service; no frame may leak in any of them.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Random sequences of attacks, faults and user commands against the real service. No frame may leak in any of them.
 
-An episode is a world of its own and a list of steps, drawn from a seed. Programs and raw frames try to get out all the
-time. After the last step everybody is of good will again, and the service must come back by itself. A failing episode
-is made smaller: steps are left out for as long as it still fails.
+An episode is a world and a list of random steps from a seed. Programs and raw frames try to get out all the time. After
+the last step all faults end, and the service must reopen by itself. If an episode fails, it is shrunk: steps are left
+out as long as it still fails.
 """
 
 from __future__ import annotations
@@ -20,20 +22,20 @@ from typing import Any
 
 from psiphon_lab.addresses import CORE_PORTS, LAN_A, LAN_B
 from psiphon_lab.attacks import list_modules
-from psiphon_lab.attacks._send import volley
 from psiphon_lab.attacks.a10_routes_flushed import restore_rules
-from psiphon_lab.hands import Hands
+from psiphon_lab.fork_server import ForkServer
 from psiphon_lab.judge import world_evidence
 from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
+from psiphon_lab.leaktest.model import Actor, Mode
 from psiphon_lab.leaktest.stage import Stage, open_stage
 from psiphon_lab.leaktest.states import Transition
-from psiphon_lab.leaktest.terms import Actor, Mode
 from psiphon_lab.leaktest.verdict import Tried, judge_recording
 from psiphon_lab.namespace import LabError
 from psiphon_lab.pcapng import read_recording, write_recording
+from psiphon_lab.sending import volley
+from psiphon_lab.service_adapter import names
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.policy import names
 
 STEPS_PER_EPISODE = 14
 LONGEST_PAUSE = 0.5
@@ -41,14 +43,14 @@ COMES_BACK_SECONDS = 60.0
 SHRINKS = 24
 BASE = ("inet", names.BASE_TABLE)
 TRYING = Attack(
-    id="chaos", name="chaos", reference="", plain="", actors=(Actor.ROOT, Actor.USER), recognised="", control="",
+    id="chaos", name="chaos", reference="", summary="", actors=(Actor.ROOT, Actor.USER), recognised="", control="",
     run=lambda arena: volley(arena, "all the time"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """What went wrong, and in which steps."""
+    """What went wrong, and the steps that led to it."""
 
     what: str
     steps: tuple[str, ...]
@@ -56,68 +58,68 @@ class Failure:
 
 @dataclass
 class Episode:
-    """A world in which steps are taken."""
+    """A world in which steps are carried out."""
 
     stage: Stage
     wire: str = "a"
 
     def nft(self, *words: str) -> None:
-        """Somebody's nft."""
+        """Run nft as another program."""
         self.stage.world.client.run(["nft", *words], check=False)
 
     def ip(self, *words: str) -> None:
-        """Somebody's ip."""
+        """Run ip as another program."""
         self.stage.world.client.run(["ip", *words], check=False)
 
     def ask(self, command: str) -> None:
-        """A user's command; that it is refused or not answered is no failure."""
+        """Send a user's command. A refusal or a missing answer is not a failure."""
         with contextlib.suppress(UserError, OSError):
             self.stage.machine.command(command)
 
     def signal_core(self, number: signal.Signals) -> None:
-        """A signal to the core, if there is one."""
+        """Send a signal to the core, if there is one."""
         status = self.stage.machine.read_status()
         if status is not None and status["core_pid"]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(status["core_pid"], number)
 
     def restart_daemon(self, *, kill: bool) -> None:
-        """Ended and started, by the service manager or after a crash."""
+        """End the daemon, as the service manager or a crash would, and start it."""
         machine = self.stage.machine
         machine.kill_daemon() if kill else machine.stop_daemon()
         machine.start_daemon()
 
     def freeze_daemon(self) -> None:
-        """Stopped for a moment."""
+        """Stop the daemon for a moment."""
         self.stage.machine.signal_daemon(signal.SIGSTOP)
         time.sleep(0.4)
         self.stage.machine.signal_daemon(signal.SIGCONT)
 
     def misbehave(self, kind: str) -> None:
-        """The core, from now on."""
+        """Set a fault of the core, or none."""
         self.stage.set_faults(*([{"kind": kind}] if kind else []))
 
     def misconfigure(self) -> None:
-        """A mistake in the configuration, and then none."""
+        """Make a mistake in the configuration, and correct it."""
         for text in ("socks_prot = 1\n", None):
             self.stage.machine.write_config(text)
             self.ask("reload")
 
     def move(self) -> None:
-        """To the other provider."""
+        """Move the uplink to the other provider."""
         world = self.stage.world
         world.move_to_provider_b() if self.wire == "a" else world.move_to_provider_a()
         self.wire = "b" if self.wire == "a" else "a"
 
     def flap(self) -> None:
-        """The link goes and comes back."""
+        """Take the link down and up again."""
         lan = LAN_A if self.wire == "a" else LAN_B
         self.stage.world.set_carrier(lan, up=False)
         time.sleep(0.05)
         self.stage.world.set_carrier(lan, up=True)
 
     def flush_rules(self) -> None:
-        """`ip rule flush`, and what any system puts back."""
+        """Flush the routing rules, and restore the kernel's own."""
         for family in ("-4", "-6"):
             self.ip(family, "rule", "flush")
         arena: Any = self
@@ -141,7 +143,7 @@ STEPS: dict[str, Callable[[Episode], object]] = {
     "bad configuration": lambda it: it.misconfigure(),
     "core killed": lambda it: it.signal_core(signal.SIGKILL),
     "core stopped": lambda it: it.signal_core(signal.SIGSTOP),
-    "core goes on": lambda it: it.signal_core(signal.SIGCONT),
+    "core continued": lambda it: it.signal_core(signal.SIGCONT),
     **{f"core: {kind}": _misbehaving(kind) for kind in ("liar", "blackhole", "flap", "exit")},
     "core behaves": lambda it: it.misbehave(""),
     "daemon killed": lambda it: it.restart_daemon(kill=True),
@@ -164,20 +166,20 @@ STEPS: dict[str, Callable[[Episode], object]] = {
 
 
 def draw_steps(seed: str) -> tuple[str, ...]:
-    """The steps of an episode: the same for the same seed, for ever."""
-    chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    """The steps of an episode, always the same for the same seed."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
     return tuple(chance.choice(sorted(STEPS)) for _ in range(STEPS_PER_EPISODE))
 
 
-def play_episode(steps: Sequence[str], hands: Hands, recording: Path) -> tuple[Failure | None, int]:
-    """Play steps in a world of their own.
+def play_episode(steps: Sequence[str], fork_server: ForkServer, recording: Path) -> tuple[Failure | None, int]:
+    """Play steps in a new world.
 
     Returns:
-        What went wrong, and how many frames were judged.
+        What went wrong, or None, and the number of judged frames.
     """
     with open_stage() as stage:
         stage.lock()
-        # What was sent before the lock must not arrive after the mark: an unlocked client reports its groups by MLDv2.
+        # Frames from before the lock must not arrive after the mark: an unlocked client reports its groups by MLDv2.
         stage.record_since(stage.world.mark())
         mark = stage.world.mark()
         stage.machine.start_daemon()
@@ -187,7 +189,12 @@ def play_episode(steps: Sequence[str], hands: Hands, recording: Path) -> tuple[F
         frames, taken, tried = 0, list[str](), list[Tried]()
         for name in (*steps, ""):
             arena = Arena(
-                stage=stage, hands=hands, mode=Mode.OPEN, attack=TRYING.id, families=TRYING.families, numbers=numbers
+                stage=stage,
+                fork_server=fork_server,
+                mode=Mode.OPEN,
+                attack=TRYING.id,
+                families=TRYING.families,
+                numbers=numbers,
             )
             volley(arena, "all the time", seconds=0.25, raw=True)
             try:
@@ -219,7 +226,7 @@ def play_episode(steps: Sequence[str], hands: Hands, recording: Path) -> tuple[F
 
 
 def _come_back(episode: Episode) -> None:
-    """Everybody is of good will again: the service must open by itself, or by the user's start after a stop."""
+    """End all faults: the service must reopen by itself, or by the user's start after a stop."""
     machine = episode.stage.machine
     episode.misbehave("")
     episode.signal_core(signal.SIGCONT)
@@ -231,8 +238,8 @@ def _come_back(episode: Episode) -> None:
     machine.wait_for(machine.lease_remains, "the lease")
 
 
-def shrink(failure: Failure, hands: Hands, recording: Path) -> Failure:
-    """Leave steps out for as long as it still fails."""
+def shrink(failure: Failure, fork_server: ForkServer, recording: Path) -> Failure:
+    """Leave out steps as long as the episode still fails."""
     smallest = failure
     left = SHRINKS
     size = max(1, len(smallest.steps) // 2)
@@ -241,7 +248,7 @@ def shrink(failure: Failure, hands: Hands, recording: Path) -> Failure:
         while at < len(smallest.steps) and left:
             left -= 1
             candidate = smallest.steps[:at] + smallest.steps[at + size :]
-            found, _ = play_episode(candidate, hands, recording)
+            found, _ = play_episode(candidate, fork_server, recording)
             if found is not None:
                 smallest = found
             else:
@@ -251,35 +258,35 @@ def shrink(failure: Failure, hands: Hands, recording: Path) -> Failure:
 
 
 def run_chaos(
-    *, seed: int, minutes: float, directory: Path, tell: Callable[[str], None], episodes: int | None = None
+    *, seed: int, minutes: float, directory: Path, say: Callable[[str], None], episodes: int | None = None
 ) -> dict[str, Any]:
     """Play episodes until the time is over or one fails.
 
     Args:
-        seed: of the first; the following are drawn from it.
+        seed: determines all episodes.
         minutes: how long.
-        directory: for the last recording, and that of a failure.
-        tell: called with a line for each episode.
-        episodes: how many at the most.
+        directory: for the last recording, and for that of a failure.
+        say: called with a line for each episode.
+        episodes: the maximum number.
     """
     begin = time.monotonic()
     played = frames = 0
     failure: Failure | None = None
     failed_at = ""
-    with Hands(list_modules()) as hands:
+    with ForkServer(list_modules()) as fork_server:
         for number in itertools.count():
             if time.monotonic() - begin > minutes * 60 or (episodes is not None and number >= episodes):
                 break
             name = f"{seed}:{number}"
             steps = draw_steps(name)
-            failure, judged = play_episode(steps, hands, directory / "chaos.pcapng")
+            failure, judged = play_episode(steps, fork_server, directory / "chaos.pcapng")
             played, frames = played + 1, frames + judged
-            tell(f"episode {name}: {len(steps)} steps, {judged} frames, {failure.what if failure else 'held'}")
+            say(f"episode {name}: {len(steps)} steps, {judged} frames, {failure.what if failure else 'held'}")
             if failure is not None:
                 failed_at = name
-                tell(f"making it smaller: {', '.join(failure.steps)}")
-                failure = shrink(failure, hands, directory / "shrink.pcapng")
-                tell(f"the smallest that fails: {', '.join(failure.steps) or 'no step at all'}: {failure.what}")
+                say(f"shrinking: {', '.join(failure.steps)}")
+                failure = shrink(failure, fork_server, directory / "shrink.pcapng")
+                say(f"smallest failing sequence: {', '.join(failure.steps) or 'no step'}: {failure.what}")
                 break
     return {
         "held": failure is None and played > 0,

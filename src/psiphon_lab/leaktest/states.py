@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The states of the machine in which attacks are tried."""
 
 from __future__ import annotations
@@ -9,79 +11,87 @@ import time
 from pathlib import Path
 
 from psiphon_lab.addresses import LAN_A, LAN_B
-from psiphon_lab.leaktest.held import Frozen, Held, Loop, Looping
+from psiphon_lab.leaktest.held_state import FrozenState, HeldState, Loop, LoopingState
+from psiphon_lab.leaktest.model import Mode
 from psiphon_lab.leaktest.stage import Stage
-from psiphon_lab.leaktest.terms import Mode
 from psiphon_lab.namespace import LabError
-from psiphon_vpn.linux.traffic import remove_filters
+from psiphon_lab.pace import PACE
+from psiphon_lab.service_adapter.daemon import CORE_FLAG
+from psiphon_lab.service_adapter.names import OWN_NAMES, TUN_NAME
+
+OPENING_SECONDS = 0.8 * PACE
+"""How long a turn of a loop waits for the tunnel."""
 
 
-class Control(Held):
+class Control(HeldState):
     """No lock: the positive control."""
 
     uplinks = ((LAN_A, "100"), (LAN_B, "50"))
 
-    plain = "no lock; both providers are plugged in"
+    summary = "no lock; both providers are plugged in"
 
     def enter(self) -> None:
         self.world.plug_b()
 
-    def look(self) -> str:
-        return "a lock stands" if "psiphon" in self.world.client.run(["nft", "list", "tables"]).stdout else ""
+    def leave(self) -> None:
+        self.world.unplug_b()
+
+    def explain_loss(self) -> str:
+        tables = self.world.client.run(["nft", "list", "tables"]).stdout
+        return "a lock stands" if any(name in tables for name in OWN_NAMES) else ""
 
 
-class Boot(Frozen):
-    """The boot lock, before there is a daemon."""
+class Boot(FrozenState):
+    """The boot lock, before a daemon runs."""
 
-    plain = "the rules that a plain nft loads at boot, and the holder of the guards; no daemon"
+    summary = "the rules that plain nft loads at boot, and the holder; no daemon"
 
     def enter(self) -> None:
-        client = self.world.client
-        client.run(["ip", "link", "del", "PsiphonTUN"], check=False)
-        client.run(["nft", "flush", "ruleset"])
-        client.call(remove_filters)  # as after a boot: the kernel that had them is gone
+        # Never open in between: what began before the lock would send, and the frames of the cell are already counted.
+        self.machine.boot_lock(alone=True)
+        self.world.client.run(["ip", "link", "del", TUN_NAME], check=False)
         self.machine.release_guard()
-        self.stage.lock()
+        self.machine.hold_guard()
         self._freeze()
 
 
-class Connecting(Held):
-    """Connecting: the server accepts and says nothing."""
+class Connecting(HeldState):
+    """Connecting: the server accepts and does not answer."""
 
-    plain = "the daemon runs, its core calls the server, the server does not answer"
+    summary = "the daemon runs and its core connects; the server does not answer"
     heals = True
 
     def enter(self) -> None:
-        os.killpg(self.stage.server.pid, signal.SIGSTOP)
+        self.stage.signal_server(signal.SIGSTOP)
         self._ensure_lock()
         if self.machine.read_status() is None:
             self.machine.start_daemon()
         self.machine.wait_state("CONNECTING")
 
     def leave(self) -> None:
-        os.killpg(self.stage.server.pid, signal.SIGCONT)
+        self.stage.signal_server(signal.SIGCONT)
 
-    def look(self) -> str:
+    def explain_loss(self) -> str:
         return self._status_is("CONNECTING")
 
 
-class Open(Held):
+class Open(HeldState):
     """Open and leased."""
 
-    plain = "verified, leased, open"
+    summary = "verified, leased, open"
     heals = True
 
     def enter(self) -> None:
         self._open()
 
-    def look(self) -> str:
+    def explain_loss(self) -> str:
         return self._status_is("OPEN") or ("" if self.machine.lease_remains() else "there is no lease")
 
 
-class CoreKilled(Held):
+class CoreKilled(HeldState):
     """The core is killed, and every new one ends at once."""
 
-    plain = "the core is killed while open, and every core that is started ends at once"
+    summary = "the core is killed while open, and every new core ends at once"
     heals = True
 
     def enter(self) -> None:
@@ -94,14 +104,14 @@ class CoreKilled(Held):
     def leave(self) -> None:
         self.stage.set_faults()
 
-    def look(self) -> str:
+    def explain_loss(self) -> str:
         return self._status_is("LOCKED", "CONNECTING")
 
 
-class CoreStopped(Held):
-    """The core is stopped by SIGSTOP while open, and so is every core after it."""
+class CoreStopped(HeldState):
+    """The core is stopped by SIGSTOP while open, and so is every later core."""
 
-    plain = "SIGSTOP to the core while open, and to every core that follows"
+    summary = "SIGSTOP to the core while open, and to every later core"
     heals = True
 
     def __init__(self, stage: Stage) -> None:
@@ -120,7 +130,7 @@ class CoreStopped(Held):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
-    def look(self) -> str:
+    def explain_loss(self) -> str:
         status = self.machine.read_status()
         if status is None:
             return "the service does not answer"
@@ -131,7 +141,7 @@ class CoreStopped(Held):
         for task in Path(f"/proc/{self.machine.daemon_pid}/task").iterdir():
             with contextlib.suppress(OSError):
                 found += [int(pid) for pid in (task / "children").read_text().split()]
-        return [pid for pid in found if "-tunDevice" in _read_command(pid)]
+        return [pid for pid in found if CORE_FLAG in _read_command(pid)]
 
     def _stop_cores(self) -> None:
         for pid in self._cores():
@@ -150,13 +160,13 @@ def _is_stopped(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:
-        return True  # gone
+        return True  # it has ended
 
 
-class DaemonKilled(Frozen):
-    """The daemon is killed while open. At first the lease still runs; it is not waited for."""
+class DaemonKilled(FrozenState):
+    """The daemon is killed while open. The attacks begin before the lease has expired."""
 
-    plain = "SIGKILL to the daemon while open; the lease runs out by itself"
+    summary = "SIGKILL to the daemon while open; the lease expires by itself"
 
     def enter(self) -> None:
         self._open()
@@ -164,10 +174,10 @@ class DaemonKilled(Frozen):
         self._freeze()
 
 
-class DaemonStopped(Frozen):
-    """The daemon is stopped by SIGSTOP while open; the core works on."""
+class DaemonStopped(FrozenState):
+    """The daemon is stopped by SIGSTOP while open; the core keeps running."""
 
-    plain = "SIGSTOP to the daemon while open; the lease runs out by itself, the core works on"
+    summary = "SIGSTOP to the daemon while open; the lease expires by itself, and the core keeps running"
 
     def enter(self) -> None:
         self._open()
@@ -179,10 +189,10 @@ class DaemonStopped(Frozen):
         self.machine.kill_daemon()
 
 
-class ServiceStopped(Frozen):
-    """The service is stopped as `systemctl stop` does it."""
+class ServiceStopped(FrozenState):
+    """The service is stopped as by `systemctl stop`."""
 
-    plain = "SIGTERM to the daemon while open, as the service manager sends it"
+    summary = "SIGTERM to the daemon while open, as the service manager sends it"
 
     def enter(self) -> None:
         self._open()
@@ -190,22 +200,22 @@ class ServiceStopped(Frozen):
         self._freeze()
 
 
-class Restarting(Looping):
-    """The daemon is restarted again and again, as `systemctl restart` does it."""
+class Restarting(LoopingState):
+    """The daemon is restarted again and again, as by `systemctl restart`."""
 
-    plain = "the service is restarted again and again"
+    summary = "the service is restarted again and again"
 
     def turn(self) -> None:
         self.machine.stop_daemon()
         self.machine.start_daemon()
         with contextlib.suppress(LabError):
-            self.machine.wait_state("OPEN", seconds=0.8)
+            self.machine.wait_state("OPEN", seconds=OPENING_SECONDS)
 
 
-class Upgrading(Looping):
-    """What a package upgrade does: boot rules loaded over the running ones, the holder and the daemon replaced."""
+class Upgrading(LoopingState):
+    """What a package upgrade does: boot rules are loaded over the current ones, guards and daemon are replaced."""
 
-    plain = "a package is upgraded again and again: boot rules and guards loaded anew, the daemon replaced"
+    summary = "a package is upgraded again and again: boot rules and guards are loaded again, the daemon is replaced"
 
     def turn(self) -> None:
         self.machine.boot_lock()
@@ -213,22 +223,22 @@ class Upgrading(Looping):
         self.machine.stop_daemon()
         self.machine.start_daemon()
         with contextlib.suppress(LabError):
-            self.machine.wait_state("OPEN", seconds=0.8)
+            self.machine.wait_state("OPEN", seconds=OPENING_SECONDS)
 
 
-class Flushed(Looping):
-    """Root flushes the whole ruleset again and again; the daemon mends."""
+class Flushed(LoopingState):
+    """Root flushes the whole ruleset again and again; the daemon restores it."""
 
-    plain = "`nft flush ruleset` again and again, while the service mends"
+    summary = "`nft flush ruleset` again and again, while the service restores the rules"
 
     def turn(self) -> None:
         self.world.client.run(["nft", "flush", "ruleset"])
 
 
-class Transition(Looping):
-    """The uplink moves to the other provider and back, with and without a moment in which both are there."""
+class Transition(LoopingState):
+    """The uplink moves to the other provider and back, sometimes with both connected for a moment."""
 
-    plain = "the uplink moves to another provider and back, again and again"
+    summary = "the uplink moves to another provider and back, again and again"
     uplinks = ()
 
     def turn(self) -> None:
@@ -248,7 +258,7 @@ class Transition(Looping):
         self.world.connect_uplink(LAN_A)
 
 
-STATES: dict[Mode, type[Held]] = {
+STATES: dict[Mode, type[HeldState]] = {
     Mode.CONTROL: Control,
     Mode.BOOT: Boot,
     Mode.CONNECTING: Connecting,

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`bridge`: root's list of bridges with guests that this machine may talk to."""
 
 from __future__ import annotations
@@ -11,20 +13,28 @@ import click
 from psiphon_vpn.errors import DaemonDownError, NotRootError, UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.next_step import need_set_up
 
 
-@click.group(help=_("Allow or forbid this machine and the guests on a bridge to reach each other."))
+@click.group(
+    help=_("Allow or forbid this machine and the guests on a bridge to reach each other."),
+    short_help=_("Let this machine and the guests on a bridge meet, or not."),
+)
 def bridge() -> None:
     """A group of commands."""
 
 
-@bridge.command(help=_("Let this machine and the guests on a bridge reach each other, and nobody else."))
+@bridge.command(
+    help=_("Let this machine and the guests on a bridge reach each other, and nobody else."),
+    short_help=_("Let this machine and a bridge's guests reach each other."),
+)
 @click.argument("name")
 @click.option("--yes", is_flag=True, help=_("Do not ask."))
 @click.pass_obj
 def allow(runtime_dir: Path, *, name: str, yes: bool) -> int:
     """Write the list, load the guards, and have the service read the list."""
     _need_root("bridge allow")
+    need_set_up(runtime_dir, _("Nothing was changed"))
     from psiphon_vpn.system import bridging
     from psiphon_vpn.system.linux_platform import open_platform
 
@@ -33,7 +43,7 @@ def allow(runtime_dir: Path, *, name: str, yes: bool) -> int:
         _("This computer and the guests on {name} can then reach each other: programs here can connect to"),
         _("containers and virtual machines there, and those can ask this computer for an address and for names."),
         _("Programs on those guests see this computer's address on the bridge. The tunnel reconnects for this."),
-        _("Nothing of this leaves by a port that is not a guest's. But a guest with its own network, for example"),
+        _("Nothing of this leaves through a port that is not a guest's. But a guest with its own network, for example"),
         _("a network card, can pass on what it receives: allow only bridges with guests that you trust."),
     ):
         click.echo(line.format(name=checked), err=True)
@@ -45,12 +55,16 @@ def allow(runtime_dir: Path, *, name: str, yes: bool) -> int:
     return _show(runtime_dir)
 
 
-@bridge.command(help=_("Forbid it again: this machine and the guests on a bridge no longer reach each other."))
+@bridge.command(
+    help=_("Forbid it again: this machine and the guests on a bridge no longer reach each other."),
+    short_help=_("Forbid it again."),
+)
 @click.argument("name")
 @click.pass_obj
 def deny(runtime_dir: Path, *, name: str) -> int:
     """Undo `allow`."""
     _need_root("bridge deny")
+    need_set_up(runtime_dir, _("Nothing was changed"))
     from psiphon_vpn.system import bridging
     from psiphon_vpn.system.linux_platform import open_platform
 

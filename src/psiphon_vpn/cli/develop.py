@@ -1,4 +1,6 @@
-"""The commands of a checkout: the demonstration and the tests."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands of a checkout: the demonstration, the tests and the measurements."""
 
 import os
 import subprocess
@@ -12,10 +14,11 @@ from psiphon_vpn.cli.tree import find_commands
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 
-_PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
-_WHOLE_SYSTEMS: Final = ("tests/booted", "tests/guest")
+PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
+_WHOLE_SYSTEMS: Final = ("tests/booted", "tests/guest", "tests/vm")
 _FIGURES: Final = "tests/integration/test_figures.py"
 _BINARY: Final = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True)
+_RESULT: Final = click.Path(path_type=Path, dir_okay=False, resolve_path=True)
 
 
 @click.command(help=_("Show in a laboratory, on real packets, that nothing leaks."))
@@ -39,7 +42,10 @@ def demo(*, system: bool, as_json: bool, keep: bool, core: Path | None, server: 
     return run_demo(json_output=as_json, keep=keep, core=core, server=server)
 
 
-@click.command(help=_("Try every known leak in every state, in a laboratory, and judge by the frames outside."))
+@click.command(
+    help=_("Try every known leak in every state, in a laboratory, and judge by the frames outside."),
+    short_help=_("Try every known leak in every state, in a laboratory."),
+)
 @click.option("--attack", "attacks", multiple=True, metavar="ID", help=_("Only this one (A05); may be repeated."))
 @click.option("--state", "states", multiple=True, metavar="NAME", help=_("Only in this state; may be repeated."))
 @click.option("--jobs", type=click.IntRange(1, 64), help=_("Laboratories side by side."))
@@ -54,6 +60,21 @@ def demo(*, system: bool, as_json: bool, keep: bool, core: Path | None, server: 
 @click.option("--minutes", type=click.FloatRange(0.1, 1440), default=5.0, show_default=True, help=_("Of --chaos."))
 @click.option("--core", type=_BINARY, help=_("A real psiphon-tunnel-core; needs --server too."))
 @click.option("--server", type=_BINARY, help=_("A real psiphond; needs --core too."))
+@click.option(
+    "--machine", metavar="NAME", help=_("A virtual machine with another kernel: vm:debian-11, vm:newest, vm:all.")
+)
+@click.option("--kernel", "image", type=_BINARY, help=_("A virtual machine with this kernel, a file vmlinuz-VERSION."))
+@click.option(
+    "--modules",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+    help=_("The directory of its modules; otherwise /lib/modules/VERSION."),
+)
+@click.option(
+    "--continue",
+    "results",
+    type=click.Path(path_type=Path, resolve_path=True),
+    help=_("File for the results of a virtual machine: what is in it is not done again. For vm:all, a directory."),
+)
 def leaktest(
     *,
     attacks: tuple[str, ...],
@@ -66,20 +87,69 @@ def leaktest(
     minutes: float,
     core: Path | None,
     server: Path | None,
+    machine: str | None,
+    image: Path | None,
+    modules: Path | None,
+    results: Path | None,
 ) -> int:
     """Run the leak test."""
     what = _("The leak test cannot start")
     _need_both(what, core, server)
     _need_checkout(what)
-    from psiphon_lab.leaktest.command import run_chaos_command, run_leaktest
+    virtual = machine is not None or image is not None
+    if virtual and (chaos or core is not None or (machine is not None and image is not None)):
+        raise click.UsageError(_("Give one of --machine, --kernel, --chaos, and --core with --server."))
+    if not virtual and (modules is not None or results is not None):
+        raise click.UsageError(_("--modules and --continue go together with a virtual machine only."))
+    from psiphon_lab.leaktest.command import Where, run_chaos_command, run_leaktest
     from psiphon_lab.tunnel_ends import RealPrograms
 
     real = RealPrograms(core=core, server=server) if core is not None and server is not None else None
     if chaos and real is not None:
-        raise click.UsageError(_("--chaos works only with the stand-in core, since it makes the core misbehave."))
+        raise click.UsageError(_("--chaos works only with the stand-in tunnel program, since it makes it misbehave."))
     if chaos:
         return run_chaos_command(seed=seed, minutes=minutes, json_output=as_json, report=report)
-    return run_leaktest(attacks=attacks, states=states, jobs=jobs, json_output=as_json, report=report, real=real)
+    where = Where(machine=machine, image=image, modules=modules, results=results) if virtual else None
+    return run_leaktest(
+        attacks=attacks, states=states, jobs=jobs, json_output=as_json, report=report, real=real, where=where
+    )
+
+
+@click.command(
+    help=_("Measure in a laboratory how fast the service is, beside the bare tunnel program in the same run."),
+    short_help=_("Measure how fast it is, beside the bare tunnel program."),
+)
+@click.argument("families", nargs=-1, metavar="[FAMILY]...")
+@click.option("--quick", is_flag=True, help=_("Few rounds and points: to see that it works, not to judge by."))
+@click.option("--rounds", type=click.IntRange(1, 100), help=_("Of each figure; nine otherwise."))
+@click.option("--json", "json_file", type=_RESULT, help=_("File for all rounds and what follows from them."))
+@click.option("--html", "html_file", type=_RESULT, help=_("File for one page with plots."))
+@click.option("--compare", "old", type=_BINARY, help=_("JSON of an older run: tell what changed beyond noise."))
+@click.option("--all", "every", is_flag=True, help=_("Print every figure instead of a screenful."))
+@click.option("--core", type=_BINARY, help=_("A real psiphon-tunnel-core; needs --server too."))
+@click.option("--server", type=_BINARY, help=_("A real psiphond; needs --core too."))
+def bench(
+    *,
+    families: tuple[str, ...],
+    quick: bool,
+    rounds: int | None,
+    json_file: Path | None,
+    html_file: Path | None,
+    old: Path | None,
+    every: bool,
+    core: Path | None,
+    server: Path | None,
+) -> int:
+    """Run the measurements."""
+    what = _("The bench cannot start")
+    _need_both(what, core, server)
+    _need_checkout(what)
+    from psiphon_lab.bench.command import Output, run_bench
+    from psiphon_lab.tunnel_ends import RealPrograms
+
+    real = RealPrograms(core=core, server=server) if core is not None and server is not None else None
+    output = Output(json_file=json_file, html_file=html_file, old=old, every=every)
+    return run_bench(families, rounds=rounds, quick=quick, real=real, output=output)
 
 
 def _need_both(what: str, core: Path | None, server: Path | None) -> None:
@@ -97,8 +167,13 @@ def _need_both(what: str, core: Path | None, server: Path | None) -> None:
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @click.option("--fast", is_flag=True, help=_("Leave out the tests that boot whole systems."))
+@click.option(
+    "--kernels",
+    is_flag=True,
+    help=_("Also run the long tests on virtual computers, and the whole leak test on every kernel: it takes hours."),
+)
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
-def run_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> int:
+def run_tests(*, fast: bool, kernels: bool, pytest_args: tuple[str, ...]) -> int:
     """Run the checks one after the other, pytest last so that its summaries come last."""
     _need_checkout(_("There are no tests here"))
     checks = {
@@ -109,19 +184,22 @@ def run_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> int:
     failed = [name for name, argv in checks.items() if not _run_module(name, argv)]
     if failed:
         click.echo(click.style(_("Failed so far: {names}").format(names=", ".join(failed)), fg="red"), err=True)
-    for name, argv in _plan_tests(fast=fast, pytest_args=pytest_args).items():
+    for name, argv in plan_tests(fast=fast, kernels=kernels, pytest_args=pytest_args).items():
         if not _run_module(name, ["pytest", *argv]):
             failed.append(name)
+    if kernels and not _run_module(_("every kernel"), ["psiphon_vpn", "leaktest", "--machine", "vm:all"]):
+        failed.append(_("every kernel"))
     if failed:
         click.echo(click.style(_("Failed: {names}").format(names=", ".join(failed)), fg="red"), err=True)
     return 1 if failed else 0
 
 
-def _plan_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> dict[str, list[str]]:
+def plan_tests(*, fast: bool, kernels: bool = False, pytest_args: tuple[str, ...]) -> dict[str, list[str]]:
     """The runs of pytest, one after the other.
 
     Most tests spend most of their time waiting, so several files run in parallel. Tests that measure times, or boot
-    whole systems, run alone. Tests that the user selects run in one plain run.
+    whole systems, run alone. Tests that the user selects run in one plain run. `kernels` adds those with that mark,
+    which take an hour.
     """
     booted = [] if fast else [*_WHOLE_SYSTEMS]
     if pytest_args:
@@ -129,12 +207,17 @@ def _plan_tests(*, fast: bool, pytest_args: tuple[str, ...]) -> dict[str, list[s
     left_out = [f"--ignore={path}" for path in (*_WHOLE_SYSTEMS, _FIGURES)]
     return {
         "pytest, in parallel": ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", *left_out],
-        "pytest, one by one": [_FIGURES, *booted],
+        "pytest, one by one": [_FIGURES, *booted, *([] if kernels else ["-m", "not kernels"])],
     }
 
 
+def is_checkout() -> bool:
+    """Whether this program runs from a checkout, rather than as an installed copy."""
+    return (PROJECT_ROOT / "pyproject.toml").is_file()
+
+
 def _need_checkout(what: str) -> None:
-    if not (_PROJECT_ROOT / "pyproject.toml").is_file():
+    if not is_checkout():
         raise UserError(what, _("this is an installed copy"), _("Run it from a checkout of the project."))
 
 
@@ -157,7 +240,11 @@ def package(*, output: Path) -> int:
     return 0
 
 
-@click.command("pin-core", help=_("Maintainers: add size and SHA-256 to the manifest's entry for a core."))
+@click.command(
+    "pin-core",
+    help=_("Maintainers: add size and SHA-256 to the manifest's entry for a tunnel program."),
+    short_help=_("Maintainers: complete an entry of the manifest."),
+)
 @click.argument("path", type=_BINARY)
 def pin_core(*, path: Path) -> int:
     """Pin a core by its content, if the manifest has its git blob id."""
@@ -172,10 +259,12 @@ def pin_core(*, path: Path) -> int:
         render_pinned,
     )
 
-    what = _("The core was not pinned")
+    what = _("The tunnel program was not pinned")
     _need_checkout(what)
     if path.stat().st_size > MAX_CORE_SIZE:
-        raise UserError(what, _("the file is larger than a core can be"), _("Give the path of the program itself."))
+        raise UserError(
+            what, _("the file is larger than a tunnel program can be"), _("Give the path of the program itself.")
+        )
     content = path.read_bytes()
     blob = compute_blob_id([content], len(content))
     text = MANIFEST_PATH.read_text(encoding="utf-8")
@@ -196,7 +285,7 @@ def _run_module(title: str, argv: list[str]) -> bool:
     click.echo(click.style(f"== {title}", bold=True), err=True)
     # Not run(): the user should see the output at once.
     command = [sys.executable, "-m", *argv]
-    return subprocess.call(command, cwd=_PROJECT_ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL) == 0
+    return subprocess.call(command, cwd=PROJECT_ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL) == 0
 
 
-COMMANDS: Final = (demo, leaktest, run_tests, package, pin_core)
+COMMANDS: Final = (demo, leaktest, bench, run_tests, package, pin_core)

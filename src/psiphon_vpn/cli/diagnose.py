@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`diagnose` and `verify`: what is wrong, and what to do about it. Both only read."""
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ def _need_root(command: str) -> None:
     help=_(
         "Check the lock, the tunnel and the installation, and say what to do if something is wrong. Changes nothing. "
         "Ends with 0 when all is well, 1 when something is wrong but the machine is locked, 2 when something is open."
-    )
+    ),
+    short_help=_("Check everything, and say what to do if it is wrong."),
 )
 @click.option("--json", "as_json", is_flag=True, help=_("Print one JSON object for programs."))
 @click.option("--quiet", is_flag=True, help=_("Show only what is wrong or worth knowing."))
@@ -86,13 +89,17 @@ def _run_live(facts: Facts) -> tuple[tuple[Result, ...], dict[str, Any]]:
     return live.to_results(report), report.to_json()
 
 
-@click.command(help=_("Compare every installed file with what was installed. Ends with 0 if all are the same, else 1."))
+@click.command(
+    help=_("Compare every installed file with what was installed. Ends with 0 if all are the same, else 1."),
+    short_help=_("Compare every installed file with what was installed."),
+)
 @click.option("--json", "as_json", is_flag=True, help=_("Print one JSON object for programs."))
 @click.option("--root", type=_ROOT, default=Path("/"), hidden=True)
 def verify(*, as_json: bool, root: Path) -> int:
     """Compare files, and name each that differs."""
     _need_root("verify")
     from psiphon_vpn.diagnose import verify as verifier
+    from psiphon_vpn.diagnose.model import INSTALL_AGAIN
     from psiphon_vpn.diagnose.system import RealSystem
     from psiphon_vpn.system.layout import Layout
 
@@ -109,7 +116,7 @@ def verify(*, as_json: bool, root: Path) -> int:
             click.echo(click.style(f"x {item.path}: {item.detail}", fg="red"))
         if report.troubles:
             text = _("Installed files that are not as they were installed: {count}.").format(count=len(report.troubles))
-            click.echo(text + " " + _("To restore them: sudo psiphon-vpn install"))
+            click.echo(text + " " + _(INSTALL_AGAIN))
         else:
             click.echo(_("All {count} files are as they were installed.").format(count=report.count))
 

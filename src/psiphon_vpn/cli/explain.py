@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Rows of `permits` in words: for the documents, and for `psiphon-vpn rules explain`. Pure."""
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from psiphon_vpn.policy.match import (
 from psiphon_vpn.policy.own_tables import OwnTable
 
 SECTIONS: Final = {
-    mark("out, by a wire"): permits.ON_A_WIRE,
+    mark("out, on a wire"): permits.ON_A_WIRE,
     mark("out, to guests on a bridge that root allowed"): permits.TO_GUESTS,
     mark("into the tunnel"): permits.INTO_THE_TUNNEL,
     mark("on loopback"): permits.ON_LOOPBACK,

@@ -1,38 +1,99 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The command `psiphon-vpn`: its entry point, which turns every failure into one line and an exit code."""
 
-import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from psiphon_vpn import PROGRAM, __version__
-from psiphon_vpn.cli import bridge, commands, develop, diagnose, manage
-from psiphon_vpn.errors import UserError, join_line
+from psiphon_vpn.cli.failures import EXIT_INTERRUPTED, guard, show_failure
+from psiphon_vpn.cli.quick_options import DEBUG, DEFAULT_RUNTIME_DIR, RUNTIME_DIR
 from psiphon_vpn.i18n import _
 
-DEFAULT_RUNTIME_DIR: Final = Path("/run/psiphon-vpn")
 EXIT_USAGE: Final = 2
-EXIT_FAULT: Final = 70
-"""sysexits.h EX_SOFTWARE."""
-EXIT_INTERRUPTED: Final = 130
+
+
+_DEVELOP: Final = "develop"
+_ONLY_IN_CHECKOUT: Final = ("install",)
+HOMES: Final[dict[str, tuple[str, ...]]] = {
+    "commands": ("status", "start", "system-sleep", "stop", "restart", "reload"),
+    "rules": ("ruleset", "rules"),
+    "notify": ("notify",),
+    "update": ("update",),
+    "log": ("log",),
+    "manage": ("install", "setup", "uninstall", "release", "system-configure", "system-deconfigure"),
+    "bridge": ("bridge",),
+    "config_edit": ("config",),
+    "region": ("region",),
+    "bundle": ("bundle",),
+    "servers": ("servers",),
+    "diagnose": ("diagnose", "verify"),
+    _DEVELOP: ("demo", "leaktest", "bench", "test", "package", "pin-core"),
+}
+"""The commands of each module of this package, which has them in COMMANDS."""
+
+
+class _Commands(click.Group):
+    """Imports a command's module when the command is asked for: all of them cost more time than most commands."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._loaded: dict[str, click.Command] = {}
+        super().__init__(*args, **options)
+
+    @property
+    def commands(self) -> MutableMapping[str, click.Command]:
+        """All commands."""
+        for home, names in HOMES.items():
+            if not self._loaded.keys() >= set(names):
+                self._load(home)
+        return self._loaded
+
+    @commands.setter
+    def commands(self, commands: Mapping[str, click.Command]) -> None:
+        self._loaded.update(commands)
+
+    def _load(self, home: str) -> None:
+        for command in import_module(f"{__package__}.{home}").COMMANDS:
+            self.add_command(command)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Take a command."""
+        self._loaded[name or cmd.name or ""] = cmd
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name."""
+        home = next((home for home, names in HOMES.items() if cmd_name in names), None)
+        if home is not None and cmd_name not in self._loaded:
+            self._load(home)
+        return self._loaded.get(cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands that work here: an installed copy has no laboratory and no tests, and cannot install itself."""
+        from psiphon_vpn.cli.develop import is_checkout
+
+        only = () if is_checkout() else (*HOMES[_DEVELOP], *_ONLY_IN_CHECKOUT)
+        return sorted(name for name in self.commands if name not in only)
 
 
 @click.group(
+    cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help=_("Sends this machine's traffic through Psiphon and lets nothing out any other way."),
 )
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.option(
-    "--runtime-dir",
+    RUNTIME_DIR,
     type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT_RUNTIME_DIR,
+    default=Path(DEFAULT_RUNTIME_DIR),
     show_default=True,
     help=_("Directory of the service's control socket."),
 )
-@click.option("--debug", is_flag=True, help=_("Show where in the program a failure came from."))
+@click.option(DEBUG, is_flag=True, help=_("Show where in the program a failure came from."))
 @click.pass_context
 def cli(context: click.Context, *, runtime_dir: Path, debug: bool) -> None:
     """Hold the options that every command shares."""
@@ -42,7 +103,11 @@ def cli(context: click.Context, *, runtime_dir: Path, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-@cli.command("help", help=_("Show this help, the help of one command, or 'stranded': what to do when offline."))
+@cli.command(
+    "help",
+    help=_("Show this help, the help of one command, or 'stranded': what to do when offline."),
+    short_help=_("Show help, of one command, or 'stranded' when offline."),
+)
 @click.argument("command", required=False)
 @click.pass_context
 def show_help(context: click.Context, *, command: str | None) -> None:
@@ -63,13 +128,20 @@ def show_help(context: click.Context, *, command: str | None) -> None:
     click.echo(found.get_help(click.Context(found, info_name=command, parent=parent)))
 
 
-for _command in (*commands.COMMANDS, *manage.COMMANDS, *bridge.COMMANDS, *diagnose.COMMANDS, *develop.COMMANDS):
-    cli.add_command(_command)
-
-
 def is_for_this_machine(argv: Sequence[str]) -> bool:
     """Whether a command concerns the service on this machine, rather than the laboratory or development."""
-    return not {command.name for command in develop.COMMANDS}.intersection(argv)
+    return not set(HOMES[_DEVELOP]).intersection(argv)
+
+
+def load_commands(argv: Sequence[str]) -> None:
+    """Import the modules of the commands that a command line names; all modules if it names none.
+
+    Raises:
+        ImportError: one does not load; `psiphon_vpn.system.last_resort` does without.
+    """
+    homes = [home for home, names in HOMES.items() if set(names).intersection(argv)]
+    for home in homes or HOMES:
+        import_module(f"{__package__}.{home}")
 
 
 def run_cli(argv: Sequence[str]) -> int:
@@ -81,39 +153,16 @@ def run_cli(argv: Sequence[str]) -> int:
     Returns:
         The exit code: 0, the command's own, 2 for wrong usage, 70 for a fault of this program.
     """
-    debug = "--debug" in argv
-    try:
-        code = cli.main(args=list(argv), prog_name=PROGRAM, standalone_mode=False)
-    except UserError as error:
-        _show_failure(str(error), debug=debug)
-        return error.exit_code
-    except click.ClickException as error:
-        hint = _("See '{program} help'.").format(program=PROGRAM)
-        _show_failure(f"{error.format_message()} {hint}", debug=debug)
-        return EXIT_USAGE
-    except (click.Abort, KeyboardInterrupt):
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of the output has gone, as with `| head`: nothing more to print.
-        return _silence_stdout()
-    except Exception as fault:  # noqa: BLE001  the last line of defence: a user gets a sentence, not a traceback
-        name = type(fault).__name__
-        text = _("This is a fault in {program} ({name}). Run it again with --debug and report its output.")
-        _show_failure(text.format(program=PROGRAM, name=name), debug=debug)
-        return EXIT_FAULT
-    return code if isinstance(code, int) else 0
+    debug = DEBUG in argv
 
+    def command() -> object:
+        try:
+            return cli.main(args=list(argv), prog_name=PROGRAM, standalone_mode=False)
+        except click.ClickException as error:
+            hint = _("See '{program} help'.").format(program=PROGRAM)
+            show_failure(f"{error.format_message()} {hint}", debug=debug)
+            return EXIT_USAGE
+        except click.Abort:
+            return EXIT_INTERRUPTED
 
-def _silence_stdout() -> int:
-    import os
-    import sys
-
-    # Python flushes standard output at exit and would complain again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-
-
-def _show_failure(text: str, *, debug: bool) -> None:
-    if debug:
-        click.echo(traceback.format_exc(), err=True)
-    click.echo(click.style(join_line(text), fg="red"), err=True)
+    return guard(command, debug=debug)

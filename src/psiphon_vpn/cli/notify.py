@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Desktop notifications, in the user's own session: watches the control socket.
 
 The daemon must not touch a desktop. This runs as the user, with only the right to read the status, and calls the
@@ -126,7 +128,10 @@ def watch(runtime_dir: Path, address: str) -> None:
         time.sleep(RETRY_SECONDS)
 
 
-@click.command(help=_("Show desktop notifications; a unit of the user's session runs this."))
+@click.command(
+    help=_("Show desktop notifications; a unit of the user's session runs this."),
+    short_help=_("Show desktop notifications, for a unit of your session."),
+)
 @click.pass_obj
 def notify(runtime_dir: Path) -> int:
     """Run until the session ends."""
@@ -139,3 +144,6 @@ def notify(runtime_dir: Path) -> int:
         )
     watch(runtime_dir, address)
     return 0
+
+
+COMMANDS: Final = (notify,)

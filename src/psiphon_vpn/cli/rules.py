@@ -1,9 +1,11 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`ruleset` prints the policy's rules, to review or to load without Python; `rules` says what may pass, and why."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -59,7 +61,10 @@ def rules() -> None:
     """A group of commands."""
 
 
-@rules.command(help=_("Explain what may leave, enter the tunnel, come in or be forwarded; or only the given rows."))
+@rules.command(
+    help=_("Explain what may leave, enter the tunnel, come in or be forwarded; or only the given rows."),
+    short_help=_("Explain what may pass, or only the given rows."),
+)
 @click.argument("names", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help=_("Print one JSON object for programs."))
 def explain(*, names: tuple[str, ...], as_json: bool) -> int:
@@ -119,3 +124,6 @@ def _show(row: Permit) -> str:
     width = max(len(label) for label, _text in lines)
     shown = (f"  {label:<{width}}  {text}" for label, text in lines if text)
     return "\n".join([f"{row.name}: {_(row.what)}", *shown])
+
+
+COMMANDS: Final = (ruleset, rules)

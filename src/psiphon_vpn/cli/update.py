@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`update`: installs or updates the tunnel core; never opens the lock."""
 
 from __future__ import annotations
@@ -13,10 +15,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from psiphon_vpn import client
-from psiphon_vpn.accounts import find_user
-from psiphon_vpn.errors import EXIT_FAILURE, ConfigError, DaemonDownError, NotRootError, UserError
+from psiphon_vpn.cli.given_proxy import complete_url
+from psiphon_vpn.errors import EXIT_FAILURE, DaemonDownError, NotRootError, UserError
 from psiphon_vpn.i18n import _
-from psiphon_vpn.system.layout import USER
 
 if TYPE_CHECKING:
     import ssl
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from psiphon_vpn.core.obtain import CoreRequest
     from psiphon_vpn.core.record import CoreRecord
     from psiphon_vpn.core.store import CoreChange, CoreStore, StagedCore
+    from psiphon_vpn.system.layout import Layout
 
 _SHA256_DIGITS: Final = 64
 
@@ -36,10 +38,12 @@ class Conversation:
     Attributes:
         runtime_dir: the daemon's runtime directory.
         assume_yes: do not ask.
+        brief: leave out what the core is and when it starts; the caller says what matters.
     """
 
     runtime_dir: Path
     assume_yes: bool
+    brief: bool = False
 
 
 def _check_sha256(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -51,16 +55,27 @@ def _check_sha256(_context: click.Context, _parameter: click.Parameter, value: s
     return digits
 
 
-@click.command(help=_("Install or update the tunnel core, verified; the machine stays locked meanwhile."))
+@click.command(
+    help=_("Install or update the tunnel program, verified; the machine stays locked meanwhile."),
+    short_help=_("Install or update the tunnel program, verified."),
+)
 @click.option(
     "--core-file", type=click.Path(path_type=Path, dir_okay=False), help=_("Take this file, instead of downloading.")
 )
 @click.option("--core-url", metavar="URL", help=_("Download from this https address instead."))
-@click.option("--sha256", metavar="HEX", callback=_check_sha256, help=_("The SHA-256 that the core must have."))
+@click.option(
+    "--sha256", metavar="HEX", callback=_check_sha256, help=_("The SHA-256 that the tunnel program must have.")
+)
 @click.option("--via-tunnel", is_flag=True, help=_("Download through the open tunnel's own SOCKS proxy."))
-@click.option("--proxy", metavar="URL", help=_("Download through this http, https or socks5 proxy."))
-@click.option("--rollback", is_flag=True, help=_("Go back to the previous core."))
-@click.option("--allow-older", is_flag=True, help=_("Also install a core that is older than the one in use."))
+@click.option(
+    "--proxy",
+    metavar="URL",
+    help=_(
+        "Download through this http, https or socks5 proxy. Its password is asked for, or read from standard input."
+    ),
+)
+@click.option("--rollback", is_flag=True, help=_("Go back to the previous tunnel program."))
+@click.option("--allow-older", is_flag=True, help=_("Also install a tunnel program that is older than the one in use."))
 @click.option("--yes", is_flag=True, help=_("Do not ask."))
 @click.pass_obj
 def update(
@@ -85,6 +100,10 @@ def update(
         raise click.UsageError(_("--via-tunnel and --proxy exclude each other."))
     if os.geteuid() != 0:
         raise NotRootError("psiphon-vpn update")
+    from psiphon_vpn.system.next_step import need_set_up
+
+    need_set_up(runtime_dir, _("The tunnel program is not installed"))
+    given = None if proxy is None else complete_url(proxy)
     from psiphon_vpn.core.obtain import CoreRequest
     from psiphon_vpn.core.store import CoreStore
     from psiphon_vpn.system.layout import Layout
@@ -98,7 +117,7 @@ def update(
         url=core_url,
         sha256=sha256,
         allow_older=allow_older,
-        proxy=_find_tunnel_proxy() if via_tunnel else proxy,
+        proxy=find_tunnel_proxy() if via_tunnel else given,
     )
     return bring_core(store, request, talk, via_tunnel=via_tunnel)
 
@@ -131,18 +150,19 @@ def bring_core(
     from psiphon_vpn.core.obtain import find_up_to_date, obtain
 
     if (present := find_up_to_date(store, request)) is not None:
-        click.echo(_("The tunnel core is up to date: revision {revision}.").format(revision=present.revision))
+        if not talk.brief:
+            click.echo(_("The tunnel program is up to date: revision {revision}.").format(revision=present.revision))
         return 0
     if request.needs_network:
         _check_way_out(talk.runtime_dir, via_tunnel=via_tunnel)
     with (
-        _show_progress() as progress,
+        show_progress() as progress,
         obtain(store, request, tls=tls, limits=limits, progress=progress.advance) as staged,
     ):
         progress.finish()
-        for line in _describe(staged):
+        for line in _describe_warnings(staged) if talk.brief else _describe(staged):
             click.echo(line)
-        if not _confirm(talk, _("Use this core from now on?")):
+        if not _confirm(talk, _("Use this tunnel program from now on?")):
             click.echo(_("Nothing was changed."))
             return EXIT_FAILURE
         change = store.activate(staged)
@@ -154,7 +174,7 @@ def roll_back(store: CoreStore, talk: Conversation) -> int:
     previous = store.read_previous()
     if previous is not None:
         click.echo(_("Back to:   {core}").format(core=_name(previous)))
-        if not _confirm(talk, _("An older core may have known weaknesses. Go back to it?")):
+        if not _confirm(talk, _("An older tunnel program may have known weaknesses. Go back to it?")):
             click.echo(_("Nothing was changed."))
             return EXIT_FAILURE
     return _finish(store.rollback(), talk)
@@ -167,32 +187,30 @@ def _check_way_out(runtime_dir: Path, *, via_tunnel: bool) -> None:
     except UserError as error:
         if not via_tunnel:
             return  # no status: the attempt will show it
-        raise _no_way(_("the tunnel is not open: {why}").format(why=error.why)) from error
+        raise _no_way(_("the tunnel is not open: {why}").format(why=error.why), None) from error
     if status.get("state") != "OPEN" and (via_tunnel or status.get("locked") is not False):
-        raise _no_way(_("this machine is locked, and the tunnel is not open"))
+        raise _no_way(_("this machine is locked, and the tunnel is not open"), status)
 
 
-def _no_way(why: str) -> UserError:
-    return UserError(
-        _("The tunnel core was not downloaded"),
-        why,
-        _(
-            "Connect first, with: sudo psiphon-vpn start; or bring the file from another computer:"
-            " sudo psiphon-vpn update --core-file PATH --sha256 HEX"
-        ),
-    )
+def _no_way(why: str, status: client.Status | None) -> UserError:
+    from psiphon_vpn.system.layout import Layout
+    from psiphon_vpn.system.next_step import Need, advise
+
+    file = _("Or bring the tunnel program as a file: sudo psiphon-vpn update --core-file PATH --sha256 HEX")
+    step = advise(Need.TUNNEL, Layout(), status=status).step
+    return UserError(_("The tunnel program was not downloaded"), why, f"{step.rstrip('.')}. {file}")
 
 
-def _find_tunnel_proxy() -> str:
+def find_tunnel_proxy(layout: Layout | None = None) -> str:
     """The tunnel's own SOCKS proxy. It resolves names at the far end, so none is looked up here."""
-    from psiphon_vpn.config import DEFAULT_PATH, Settings, load_settings
+    from psiphon_vpn.config import Settings
+    from psiphon_vpn.editing.installed import read_installed_settings
+    from psiphon_vpn.system.layout import Layout
 
-    user = find_user(USER)
-    try:
-        port = load_settings(DEFAULT_PATH, trusted_uids=() if user is None else (user.uid,)).socks_port
-    except ConfigError:
-        port = Settings().socks_port
-    return f"socks5://127.0.0.1:{port}"
+    settings = Settings()
+    with contextlib.suppress(UserError):
+        settings = read_installed_settings(layout or Layout())
+    return f"socks5://127.0.0.1:{settings.socks_port}"
 
 
 def _name(record: CoreRecord | None) -> str:
@@ -208,6 +226,10 @@ def _describe(staged: StagedCore) -> Iterator[str]:
     yield _("Revision:  {revision}").format(revision=new.revision or _("unknown"))
     yield _("SHA-256:   {sha256}").format(sha256=new.sha256)
     yield _("In use:    {old} -> {new}").format(old=_name(staged.old), new=_name(new))
+    yield from _describe_warnings(staged)
+
+
+def _describe_warnings(staged: StagedCore) -> Iterator[str]:
     for warning in staged.warnings:
         yield click.style(_("Note:      {warning}").format(warning=warning), fg="yellow")
 
@@ -224,19 +246,19 @@ def _confirm(talk: Conversation, question: str) -> bool:
 
 def _finish(change: CoreChange, talk: Conversation) -> int:
     """Have the daemon start the new core, unless the user has stopped the connection."""
-    click.echo(
-        click.style(_("The tunnel core in use is {core}.").format(core=_name(change.new)), fg="green", bold=True)
-    )
+    name = click.style(_("The tunnel program in use is {core}.").format(core=_name(change.new)), fg="green", bold=True)
     try:
         status = client.request_status(talk.runtime_dir)
-        if status.get("intent") != "connected":
-            click.echo(_("It starts when you connect: sudo psiphon-vpn start"))
-            return 0
-        client.send_command(talk.runtime_dir, "restart")
-    except DaemonDownError:
-        click.echo(_("It starts as soon as the service runs."))
-        return 0
-    click.echo(_("The service is starting it now; the machine stays locked until its tunnel is checked."))
+        if status.get("intent") == "connected":
+            client.send_command(talk.runtime_dir, "restart")
+            when = _("The service is starting it now; the machine stays locked until its tunnel is checked.")
+        else:
+            when = _("It starts when you connect: sudo psiphon-vpn start")
+    except DaemonDownError as error:
+        when = _("It starts as soon as the service runs.") + " " + error.next_step
+    if not talk.brief:
+        click.echo(name)
+        click.echo(when)
     return 0
 
 
@@ -249,7 +271,8 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def _show_progress() -> Iterator[_Bar]:
+def show_progress() -> Iterator[_Bar]:
+    """Show the progress of a download inside the block, in a terminal."""
     if not sys.stderr.isatty():
         yield _Bar(lambda _done, _total: None, lambda: None)
         return
@@ -273,3 +296,6 @@ def _show_progress() -> Iterator[_Bar]:
         yield _Bar(advance, bar.stop)
     finally:
         bar.stop()
+
+
+COMMANDS: Final = (update,)

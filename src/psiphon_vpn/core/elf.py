@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Decides by its first bytes (elf(5)) whether a file is a Linux program for this machine's processor."""
 
 import struct
@@ -11,7 +13,7 @@ HEADER_SIZE: Final = 20
 """Bytes of the header that are checked: e_ident, e_type, e_machine."""
 
 # uname(2)'s name: EI_CLASS (1: 32 bit, 2: 64 bit), EI_DATA (1: little endian), e_machine.
-_MACHINES: Final[Mapping[str, tuple[int, int, int]]] = {
+MACHINES: Final[Mapping[str, tuple[int, int, int]]] = {
     "x86_64": (2, 1, 62),
     "aarch64": (2, 1, 183),
     "armv7l": (1, 1, 40),
@@ -33,7 +35,7 @@ def check_elf(header: bytes, *, machine: str) -> None:
     Raises:
         CoreFlawError: it is not a program, or is for another processor.
     """
-    what = _("The tunnel core is not installed")
+    what = _("The tunnel program is not installed")
     if len(header) < HEADER_SIZE or header[:4] != b"\x7fELF":
         raise CoreFlawError(
             CoreFlaw.NOT_ELF,
@@ -48,8 +50,8 @@ def check_elf(header: bytes, *, machine: str) -> None:
             CoreFlaw.NOT_ELF, what, _("the file is no program that can be started"), _("Get the file again.")
         )
     found = (header[4], header[5], number)
-    if found != _MACHINES.get(machine):
-        name = next((name for name, form in _MACHINES.items() if form == found), f"0x{number:x}")
+    if found != MACHINES.get(machine):
+        name = next((name for name, form in MACHINES.items() if form == found), f"0x{number:x}")
         raise CoreFlawError(
             CoreFlaw.WRONG_ARCHITECTURE,
             what,

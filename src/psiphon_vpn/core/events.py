@@ -1,6 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The tunnel core's reports as typed events. None contains an address, a secret or free text."""
 
 import dataclasses
+import enum
 from datetime import datetime
 from typing import Literal, TypeAlias
 
@@ -63,11 +66,68 @@ class Exiting:
     """The last notice of an orderly end."""
 
 
+class ListTrouble(enum.StrEnum):
+    """Why the core got no list of servers from the list's host."""
+
+    LOOKUP = "lookup"
+    """The name of the host was not resolved."""
+    UNREACHABLE = "unreachable"
+    CERTIFICATE = "certificate"
+    """The host that answered did not prove that it is the right one."""
+    REFUSED = "refused"
+    """The host answered that it does not give the list."""
+    WRONG_KEY = "wrong_key"
+    BAD_SIGNATURE = "bad_signature"
+    NOT_A_LIST = "not_a_list"
+    STORAGE = "storage"
+    """The list is good, and could not be stored."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CandidateServers:
-    """Number of candidate servers. 0: region or protocols exclude all, or there is no server list yet."""
+    """Number of candidate servers. 0: region or protocols exclude all, or no server was known yet.
+
+    It comes once in an establishment: a list that arrives later changes the number without another notice.
+    """
 
     count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownServers:
+    """Number of servers in the core's store, whatever region and protocols exclude. Repeated in each round."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ConnectingServer:
+    """The core dials a server.
+
+    Attributes:
+        server: a number that tells servers apart within this process, and means nothing outside of it.
+        region: its country, two capital letters; empty if unknown.
+        protocol: as `ActiveTunnel` has it.
+    """
+
+    server: int
+    region: str
+    protocol: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ConnectedServer:
+    """A server answered as a Psiphon server does; the tunnel is not ready yet."""
+
+    region: str
+    protocol: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ListFailed:
+    """The core got no list of servers from its host."""
+
+    trouble: ListTrouble
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +236,10 @@ CoreEvent: TypeAlias = (
     | EstablishTunnelTimeout
     | Exiting
     | CandidateServers
+    | KnownServers
+    | ConnectingServer
+    | ConnectedServer
+    | ListFailed
     | PacketTunnelEstablished
     | PacketTunnelFailed
     | ConfigRejected

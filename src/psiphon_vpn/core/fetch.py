@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Fetches a core over HTTPS into a file: resumed where that is safe, limited in time and size, never trusted.
 
 The store verifies the bytes later. This module uses the network as it is: on a locked machine everything but the tunnel
@@ -252,4 +254,6 @@ def _prepare(response: httpx.Response, partial: PartialDownload, limits: Limits)
 
 def _too_large(partial: PartialDownload) -> FetchError:
     partial.discard()
-    return FetchError(FetchProblem.TOO_LARGE, _("the file is larger than a core can be"), advise_another_way())
+    return FetchError(
+        FetchProblem.TOO_LARGE, _("the file is larger than a tunnel program can be"), advise_another_way()
+    )

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Why a download failed: a code, a text, and whether another attempt may help."""
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class FetchError(UserError):
     """A download failed."""
 
     def __init__(self, problem: FetchProblem, why: str, next_step: str) -> None:
-        super().__init__(_("The tunnel core was not downloaded"), why, next_step)
+        super().__init__(_("The tunnel program was not downloaded"), why, next_step)
         self.problem = problem
 
 

@@ -1,4 +1,6 @@
-"""File operations of the store: copy, write and change owner, safe against crashes and other users."""
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""File operations of the store: copy and change owner, safe against crashes and other users."""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _CHUNK: Final = 1 << 20
 def _unreadable(path: Path, why: str) -> CoreFlawError:
     text = _("{path}: {why}").format(path=path, why=why)
     return CoreFlawError(
-        CoreFlaw.UNREADABLE, _("The tunnel core is not installed"), text, _("Give the path of the program itself.")
+        CoreFlaw.UNREADABLE, _("The tunnel program is not installed"), text, _("Give the path of the program itself.")
     )
 
 
@@ -57,22 +59,13 @@ def copy_in(path: Path, target: Path) -> None:
                 if total > MAX_CORE_SIZE:
                     raise CoreFlawError(
                         CoreFlaw.TOO_LARGE,
-                        _("The tunnel core is not installed"),
-                        _("{path} is larger than a core can be").format(path=path),
+                        _("The tunnel program is not installed"),
+                        _("{path} is larger than a tunnel program can be").format(path=path),
                         _("Give the path of the program itself."),
                     )
                 copy.write(chunk)
             copy.flush()
             os.fsync(copy.fileno())
-
-
-def write_synced(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a new file, durable when this returns."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
 
 
 def give_away(path: Path, *, uid: int, gid: int) -> None:
@@ -81,15 +74,6 @@ def give_away(path: Path, *, uid: int, gid: int) -> None:
     try:
         os.fchown(descriptor, uid, gid)
         os.fchmod(descriptor, 0o755)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames and new names durable (fsync(2): a file's own fsync does not)."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What can be wrong with a tunnel core at installation or start: a code for programs, a line for users."""
 
 import enum

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The image that is started: a sealed copy of the core in memory, with the recorded SHA-256.
 
 The binary belongs to psiphon-user (R12), which can therefore write to it at any time, even between a check and a start.
@@ -19,8 +21,9 @@ from typing import Final
 
 from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
 from psiphon_vpn.core.manifest import MAX_CORE_SIZE
-from psiphon_vpn.core.record import BINARY_NAME, CoreRecord, RecordError, check_owner, read_record
+from psiphon_vpn.core.record import BINARY_NAME, CoreRecord, RecordError, read_record
 from psiphon_vpn.i18n import _
+from psiphon_vpn.versions import OwnerError, check_owner
 
 # Since Linux 6.3, with vm.memfd_noexec=1, memory files cannot be executed without it. Not yet in Python's os.
 _MFD_EXEC: Final = 0x10
@@ -60,10 +63,10 @@ CoreSource = GivenCore | RecordedCore
 
 def _fail(flaw: CoreFlaw, why: str) -> CoreFlawError:
     steps = {
-        CoreFlaw.NOT_INSTALLED: _("Install it with: sudo psiphon-vpn update"),
+        CoreFlaw.NOT_INSTALLED: _("Bring a file that has it: sudo psiphon-vpn setup --bundle FILE"),
         CoreFlaw.SEALING: _("Set vm.memfd_noexec to 0 or 1 (sysctl), then: sudo psiphon-vpn restart"),
     }
-    step = steps.get(flaw, _("Install it anew with: sudo psiphon-vpn update"))
+    step = steps.get(flaw, _("Bring another: sudo psiphon-vpn setup --bundle FILE"))
     return CoreFlawError(flaw, _("The tunnel program is not started"), why, step)
 
 
@@ -89,7 +92,7 @@ def open_recorded(source: RecordedCore) -> tuple[CoreRecord, int]:
             os.close(opened)
     except FileNotFoundError as error:
         raise _fail(CoreFlaw.NOT_INSTALLED, _("none is installed")) from error
-    except RecordError as error:
+    except (OwnerError, RecordError) as error:
         why = _("its record cannot be trusted ({detail})").format(detail=error)
         raise _fail(CoreFlaw.BAD_RECORD, why) from error
     except OSError as error:

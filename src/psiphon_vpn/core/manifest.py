@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The cores that this version knows, by content: manifest.toml beside this module.
 
 A pinned core is fetched by commit, never by branch, and its content is checked: always against the git blob id (SHA-1

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Gives the core a recognisable name in lists of processes.
 
 execve(2) takes the name (comm in proc(5), 15 bytes) from the last part of the path: for /proc/self/fd/15 that is "15".
@@ -14,7 +16,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from psiphon_vpn.core.record import RecordError, check_owner
+from psiphon_vpn.versions import OwnerError, check_owner
 
 DESCRIPTOR: Final = 200
 """Far above the descriptors that the daemon uses."""
@@ -55,5 +57,5 @@ def _leads_there(link: Path, *, owner: int) -> bool:
             return False
         # Follow it once: a mount with "nosymfollow" (mount(8)) would not let it be executed either.
         return os.path.samestat(link.stat(), os.fstat(DESCRIPTOR))
-    except (OSError, RecordError):
+    except (OSError, OwnerError):
         return False

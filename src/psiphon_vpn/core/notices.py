@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The tunnel core's notice stream, parsed into typed events.
 
 The core writes one JSON object a line to its standard error: {"noticeType": .., "data": {..}, "timestamp": ..}. Panics
@@ -19,14 +21,19 @@ from psiphon_vpn.core.events import (
     BytesTransferred,
     CandidateServers,
     ConfigRejected,
+    ConnectedServer,
     ConnectedServerRegion,
+    ConnectingServer,
     CoreEvent,
     DatastoreError,
     DatastoreFailed,
     DatastoreReset,
     EstablishTunnelTimeout,
     Exiting,
+    KnownServers,
     ListeningSocksProxyPort,
+    ListFailed,
+    ListTrouble,
     Other,
     PacketTunnelEstablished,
     PacketTunnelFailed,
@@ -48,20 +55,36 @@ _MAX_COUNT: Final = 2**63 - 1
 _REGION: Final = re.compile(r"[A-Z]{2}")
 _REVISION: Final = re.compile(r"[0-9a-f]{7,40}")
 _SHOWN_REVISION: Final = 10
+_SERVER_NUMBERS: Final = 1 << 32
 _ALERT_REASONS: Final = ("disallowed-traffic", "unsafe-traffic")
 _STORE_CRASH: Final = re.compile(rb"(?:\S+/)?psiphon\.tryDatastoreOpenDB\(")
 """A stack trace line of a core that crashed while it opened the data store. With a corrupt list of free pages it
 requests more memory than there is, which a Go program does not survive (bolt's freelist.read)."""
+_KNOWN: Final = re.compile(r"ServerEntryIterator\.reset: entries (\d{1,9}),")
+_LIST_FAILED: Final = re.compile(r"failed to fetch \w{1,20} remote server list:")
+_LIST_TROUBLES: Final = (
+    # The first that is found. Texts of the core, and of Go's packages net, net/http, crypto/x509 and crypto/rsa.
+    ("unexpected signing public key digest", ListTrouble.WRONG_KEY),
+    ("crypto/rsa: verification error", ListTrouble.BAD_SIGNATURE),
+    ("failed to store", ListTrouble.STORAGE),
+    ("failed to open", ListTrouble.STORAGE),
+    ("failed to read", ListTrouble.NOT_A_LIST),
+    ("ResolveIP", ListTrouble.LOOKUP),
+    ("no such host", ListTrouble.LOOKUP),
+    ("x509:", ListTrouble.CERTIFICATE),
+    ("certificate", ListTrouble.CERTIFICATE),
+    ("unexpected response status code", ListTrouble.REFUSED),
+)
 _DISK_ERRORS: Final = ("no space left on device", "read-only file system", "disk quota exceeded")
 _OTHER_KINDS: Final = frozenset(
     """
     ActiveAuthorizationIDs ApplicationParameters BindToDevice Bursts ClientAddress ClientIsLatestVersion ClientRegion
-    ClientUpgradeAvailable ClientUpgradeDownloaded ClientUpgradeDownloadedBytes ConnectedServer ConnectingServer Error
-    Fragmentor Goroutine HoldOffTunnel Homepage Info InproxyMustUpgrade InproxyProxyActivity InproxyProxyTotalActivity
-    InternalError LightProxyAvailable ListeningHttpProxyPort ListeningHttpProxyUnixPath ListeningSocksProxyUnixPath
-    LivenessTest LocalProxyError NetworkID PruneServerEntry RemoteServerListResourceDownloaded
-    RemoteServerListResourceDownloadedBytes RequestedTactics RequestingTactics SLOKSeeded SessionId
-    SplitTunnelRegions TotalBytesTransferred Untunneled UserLog Warning packet_metrics
+    ClientUpgradeAvailable ClientUpgradeDownloaded ClientUpgradeDownloadedBytes Error Fragmentor Goroutine
+    HoldOffTunnel Homepage Info InproxyMustUpgrade InproxyProxyActivity InproxyProxyTotalActivity InternalError
+    LightProxyAvailable ListeningHttpProxyPort ListeningHttpProxyUnixPath ListeningSocksProxyUnixPath LivenessTest
+    LocalProxyError NetworkID PruneServerEntry RemoteServerListResourceDownloaded
+    RemoteServerListResourceDownloadedBytes RequestedTactics RequestingTactics SLOKSeeded SessionId SplitTunnelRegions
+    TotalBytesTransferred Untunneled UserLog Warning packet_metrics
     """.split()
 )
 
@@ -121,9 +144,17 @@ def _take_region(value: object) -> str:
     return value if isinstance(value, str) and _REGION.fullmatch(value) else ""
 
 
-def _parse_active_tunnel(data: _Data) -> CoreEvent:
+def _take_protocol(data: _Data) -> str:
     protocol = data.get("protocol")
-    return ActiveTunnel(protocol if isinstance(protocol, str) and protocol in TUNNEL_PROTOCOLS else "")
+    return protocol if isinstance(protocol, str) and protocol in TUNNEL_PROTOCOLS else ""
+
+
+def _parse_connecting(data: _Data) -> CoreEvent:
+    name = data.get("diagnosticID")
+    # Python's hash of a text is salted anew in each process: the number tells no server's name.
+    region = _take_region(data.get("region"))
+    server = hash((name, region)) % _SERVER_NUMBERS if isinstance(name, str) else 0
+    return ConnectingServer(server, region, _take_protocol(data))
 
 
 def _parse_regions(data: _Data) -> CoreEvent:
@@ -166,8 +197,12 @@ def _take_message(data: _Data) -> str:
 
 
 def _parse_info(data: _Data) -> CoreEvent:
-    established = _take_message(data) == "DialPacketTunnelChannel: established channel"
-    return PacketTunnelEstablished() if established else Other("Info")
+    message = _take_message(data)
+    if message == "DialPacketTunnelChannel: established channel":
+        return PacketTunnelEstablished()
+    if (known := _KNOWN.match(message)) is not None:
+        return KnownServers(int(known[1]))
+    return Other("Info")
 
 
 def _parse_warning(data: _Data) -> CoreEvent:
@@ -178,6 +213,8 @@ def _parse_warning(data: _Data) -> CoreEvent:
         return DatastoreReset()
     if message.startswith("datastore has failed:"):
         return DatastoreFailed()
+    if _LIST_FAILED.match(message):
+        return ListFailed(_find_list_trouble(message))
     return Other("Warning")
 
 
@@ -202,6 +239,11 @@ def _parse_skip(data: _Data) -> CoreEvent:
     return TargetUnfit("proxy") if unfit else Other("SkipServerEntry")
 
 
+def _find_list_trouble(message: str) -> ListTrouble:
+    found = (trouble for text, trouble in _LIST_TROUBLES if text in message)
+    return next(found, ListTrouble.UNREACHABLE)
+
+
 def _find_store_trouble(message: str) -> Literal["held", "disk", "broken"]:
     # Only waiting for the file's lock can time out.
     if message.endswith(": timeout"):
@@ -212,7 +254,9 @@ def _find_store_trouble(message: str) -> Literal["held", "disk", "broken"]:
 _PARSERS: Final[Mapping[str, Callable[[_Data], CoreEvent]]] = {
     # The core cannot have more than 32 tunnels.
     "Tunnels": lambda data: Tunnels(_take_int(data, "count", high=32)),
-    "ActiveTunnel": _parse_active_tunnel,
+    "ActiveTunnel": lambda data: ActiveTunnel(_take_protocol(data)),
+    "ConnectingServer": _parse_connecting,
+    "ConnectedServer": lambda data: ConnectedServer(_take_region(data.get("region")), _take_protocol(data)),
     "ConnectedServerRegion": lambda data: ConnectedServerRegion(_take_region(data.get("serverRegion"))),
     "AvailableEgressRegions": _parse_regions,
     "ListeningSocksProxyPort": lambda data: ListeningSocksProxyPort(_take_port(data)),
@@ -234,3 +278,5 @@ _PARSERS: Final[Mapping[str, Callable[[_Data], CoreEvent]]] = {
     "ServerAlert": _parse_alert,
     "BuildInfo": _parse_build_info,
 }
+KNOWN_KINDS: Final = frozenset({*_PARSERS, *_OTHER_KINDS})
+"""The kinds of notices that are told apart; every other one is "unknown"."""

@@ -1,10 +1,12 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Obtains the requested core and verifies it: from a file, from an address, or the one that this version pins."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,14 +33,14 @@ class CoreRequest:
         url: an https address.
         sha256: the SHA-256 that it must have, besides what the manifest requires.
         allow_older: accept a core that is older than the one in use.
-        proxy: proxy for the download.
+        proxy: proxy for the download, with its password.
     """
 
     file: Path | None = None
     url: str | None = None
     sha256: str | None = None
     allow_older: bool = False
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
 
     @property
     def needs_network(self) -> bool:
@@ -56,7 +58,7 @@ def find_pinned(store: CoreStore) -> PinnedCore:
     if pinned is None:
         raise CoreFlawError(
             CoreFlaw.UNSUPPORTED,
-            _("There is no tunnel core to download for this machine"),
+            _("There is no tunnel program to download for this machine"),
             _("its processor is {machine}").format(machine=store.machine),
             explain_other_architecture(),
         )

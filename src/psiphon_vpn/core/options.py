@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The tunnel core's own options that `[core.advanced]` passes on, and those that it refuses, with the reason.
 
 The core ignores unknown keys silently and compares names without regard to case, so only the exact names here pass.
@@ -19,6 +21,7 @@ from psiphon_vpn.checks import (
     check_pattern,
     check_table,
     check_text,
+    suggest,
 )
 from psiphon_vpn.i18n import _
 
@@ -36,14 +39,17 @@ _BASE_PROTOCOLS: Final = (
     "FRONTED-MEEK-QUIC-OSSH",
     "CONJURE-OSSH",
 )
-TUNNEL_PROTOCOLS: Final = (*_BASE_PROTOCOLS, *(f"INPROXY-WEBRTC-{name}" for name in _BASE_PROTOCOLS))
+_PREFIX: Final = "INPROXY-WEBRTC-"
+TUNNEL_PROTOCOLS: Final = (*_BASE_PROTOCOLS, *(_PREFIX + name for name in _BASE_PROTOCOLS))
 
 
 def check_protocol(value: object) -> str:
     """Accept the name of a protocol that the core can dial."""
     name = check_text(value)
     if name not in TUNNEL_PROTOCOLS:
-        raise Refused(_("it must name protocols of this list: {names}").format(names=", ".join(TUNNEL_PROTOCOLS)))
+        text = _("it must name protocols of this list: {names}; each of them also with {prefix} in front")
+        reason = text.format(names=", ".join(_BASE_PROTOCOLS), prefix=_PREFIX)
+        raise Refused(suggest(reason, name, TUNNEL_PROTOCOLS))
     return name
 
 
@@ -109,6 +115,15 @@ ALLOWED: Final[Mapping[str, Check]] = {
 }
 
 
+PROFILE_KEYS: Final = (
+    "RemoteServerListURLs",
+    "RemoteServerListSignaturePublicKey",
+    "ObfuscatedServerListRootURLs",
+    "ServerEntrySignaturePublicKey",
+)
+"""What says whose servers are used: a profile's, which is root's. In the configuration they only repeat it."""
+
+
 def _use(key: str) -> Callable[[], str]:
     return lambda: _("set it with {key} at the top of the file").format(key=key)
 
@@ -130,7 +145,7 @@ def _split() -> str:
 
 
 def _http() -> str:
-    return _("the core's HTTP proxy fetches pages outside the tunnel for any program, so it stays off")
+    return _("the tunnel program's HTTP proxy fetches pages outside the tunnel for any program, so it stays off")
 
 
 def _upgrade() -> str:
@@ -146,7 +161,7 @@ def _relay() -> str:
 
 
 def _obsolete() -> str:
-    return _("the core no longer uses it")
+    return _("the tunnel program no longer uses it")
 
 
 REFUSED: Final[Mapping[str, Callable[[], str]]] = {
@@ -170,7 +185,7 @@ REFUSED: Final[Mapping[str, Callable[[], str]]] = {
     "SessionID": _own,
     "EmitDiagnosticNetworkParameters": _logs,
     "EmitClientAddress": _logs,
-    "UseNoticeFiles": lambda: _("the service would no longer see what the core reports"),
+    "UseNoticeFiles": lambda: _("the service would no longer see what the tunnel program reports"),
     "SplitTunnelOwnRegion": _split,
     "SplitTunnelRegions": _split,
     "LocalHttpProxyPort": _http,
@@ -203,8 +218,4 @@ def find_conflict(options: Mapping[str, object]) -> tuple[str, str] | None:
     for one, other in ((initial, count), (count, initial)):
         if one in options and other not in options:
             return one, _("it works only together with {other}").format(other=other)
-    key = "RemoteServerListSignaturePublicKey"
-    for urls in ("RemoteServerListURLs", "ObfuscatedServerListRootURLs"):
-        if urls in options and key not in options and not options.get("DisableRemoteServerListFetcher"):
-            return urls, _("it needs {other}, or the lists could not be verified").format(other=key)
     return None

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The core's process: started without privileges, its standard error always read, its end always noticed."""
 
 import asyncio
@@ -47,12 +49,14 @@ class CorePlan:
         config: its configuration, made by `render_core_config`.
         uplink: interface that all its sockets are bound to.
         dns_servers: resolvers for its own look-ups outside the tunnel; the firewall decides whether it can reach them.
+        server_list: descriptor of the server entries that it knows from the start; None: there are none.
     """
 
     data_dir: Path
     config: dict[str, object]
     uplink: str
     dns_servers: tuple[str, ...] = ()
+    server_list: int | None = None
 
 
 # If the parent ended before setpriv requested the signal, none comes: then nothing must be started.
@@ -94,6 +98,7 @@ def build_argv(plan: CorePlan, config_path: Path, *, program: str, parent: int) 
         "-tunDNSServers",
         # Without the flag the core would query a public resolver of its own choice.
         ",".join(plan.dns_servers or (names.RESOLVER_IPV4,)),
+        *(() if plan.server_list is None else ("-serverList", f"/proc/self/fd/{plan.server_list}")),
     ]
 
 
@@ -154,7 +159,7 @@ class CoreProcess:
                     env=dict(CLEAN_ENV),
                     umask=0o077,
                     start_new_session=True,
-                    pass_fds=(image,),
+                    pass_fds=(image,) if plan.server_list is None else (image, plan.server_list),
                 )
             finally:
                 os.close(image)

@@ -1,19 +1,19 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The record of an installed core: record.json beside it, owned by root, so that psiphon-user cannot change it."""
 
 import json
-import os
-import stat
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from psiphon_vpn.core.manifest import MAX_CORE_SIZE, SHA256
 from psiphon_vpn.stored_files import parse_object, take, take_or_none
+from psiphon_vpn.versions import OwnerError, read_owned
 
 RECORD_NAME: Final = "record.json"
 BINARY_NAME: Final = "psiphon-tunnel-core"
 MAX_RECORD_SIZE: Final = 64 * 1024
-_WRITABLE_BY_OTHERS: Final = 0o022
 
 
 class RecordError(ValueError):
@@ -80,14 +80,6 @@ def parse_record(content: bytes) -> CoreRecord:
     return record
 
 
-def check_owner(status: os.stat_result, *, owner: int, name: str) -> None:
-    """Accept a file or directory that belongs to `owner` and that nobody else can write to; raises RecordError."""
-    if status.st_uid != owner:
-        raise RecordError(f"{name} does not belong to root")
-    if stat.S_IMODE(status.st_mode) & _WRITABLE_BY_OTHERS:
-        raise RecordError(f"{name} can be written by others than root")
-
-
 def read_record(directory: int, *, owner: int = 0) -> CoreRecord:
     """Read the record in an open directory, if nobody but `owner` can have written it.
 
@@ -99,19 +91,7 @@ def read_record(directory: int, *, owner: int = 0) -> CoreRecord:
         FileNotFoundError: there is no record.
         RecordError: it cannot be trusted or read.
     """
-    check_owner(os.fstat(directory), owner=owner, name="its directory")
     try:
-        descriptor = os.open(RECORD_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise RecordError(error.strerror or str(error)) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise RecordError("it is no regular file")
-        check_owner(status, owner=owner, name="the record")
-        content = file.read(MAX_RECORD_SIZE + 1)
-    if len(content) > MAX_RECORD_SIZE:
-        raise RecordError("it is too large")
-    return parse_record(content)
+        return parse_record(read_owned(RECORD_NAME, directory=directory, owner=owner, high=MAX_RECORD_SIZE))
+    except OwnerError as error:
+        raise RecordError(str(error)) from error

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Makes the sealed copy in a thread: begun as soon as a start is decided, taken when the start is due.
 
 Loading the rules in between takes longer than copying and hashing, so the check costs almost no time. The copy was made

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Renders the tunnel core's JSON configuration: what the user may choose, and the fixed settings that keep it safe.
 
 The core ignores unknown keys, so a misspelt name would go unnoticed; tests check the names.
@@ -5,9 +7,11 @@ The core ignores unknown keys, so a misspelt name would go unnoticed; tests chec
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from psiphon_vpn.config import Settings
+from psiphon_vpn.core import options
 
 GENERIC_ID: Final = "FFFFFFFFFFFFFFFF"
 TRANSPARENT_DNS: Final = "10.200.3.2"
@@ -20,19 +24,29 @@ _DEFAULTS: Final[Mapping[str, object]] = {
 }
 
 
-def render_core_config(settings: Settings, *, data_dir: Path, network_id: str, proxy: bool = True) -> dict[str, object]:
+def render_core_config(
+    settings: Settings,
+    *,
+    data_dir: Path,
+    network_id: str,
+    proxy: bool = True,
+    network: Mapping[str, object] = MappingProxyType({}),
+) -> dict[str, object]:
     """Return the core's configuration, ready for json.dump.
 
     Args:
         settings: checked settings.
         data_dir: the core's data directory, an absolute path.
         proxy: whether to enable the SOCKS proxy. The core ends if its port is taken.
-        network_id: id of the uplink in the core's form: WIFI-, WIRED- or MOBILE- and an opaque hash.
+        network: the values of the profile (`servers/profile.py`), which say whose servers they are.
+        network_id: id of the uplink in the core's form: WIFI-, WIRED-, MOBILE- or VPN- and an opaque hash.
     """
     config: dict[str, object] = {
         **_DEFAULTS,
+        **network,
         **{name: _thaw(value) for name, value in settings.core_advanced.items()},
-        # From here on nothing can be replaced.
+        # From here on nothing can be replaced. The addresses and keys of lists only root's profile may name.
+        **{name: network[name] for name in options.PROFILE_KEYS if name in network},
         "ClientPlatform": "Linux",  # a space in it makes servers refuse the handshake
         "DataRootDirectory": str(data_dir),
         "NetworkID": network_id,

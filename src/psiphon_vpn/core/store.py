@@ -1,14 +1,15 @@
-"""The installed cores: a directory for each, named by its SHA-256, and links to the current and the previous one.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The installed cores: versions (`versions.py`) named by the SHA-256 of the program.
 
-Nothing is changed in place. A core is copied into a directory that only root can enter, and the copy is verified. Only
-then is it given to psiphon-user, moved into place and linked to, by rename(2). Whenever this is interrupted, the core
-in use stays in use, complete and valid. This module imports nothing that could touch the lock.
+A core is copied into a directory that only root can enter, and the copy is verified. Only then is it given to
+psiphon-user, moved into place and linked to. Whenever this is interrupted, the core in use stays in use, complete and
+valid. This module imports nothing that could touch the lock.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,16 +17,15 @@ from pathlib import Path
 from typing import Final
 
 from psiphon_vpn.accounts import find_group, find_user
-from psiphon_vpn.core.files import copy_in, give_away, sync_directory, write_synced
+from psiphon_vpn.core.files import copy_in, give_away
 from psiphon_vpn.core.flaws import CoreFlaw, CoreFlawError
 from psiphon_vpn.core.image import RecordedCore, check_recorded
-from psiphon_vpn.core.manifest import SHA256, Manifest, PinnedCore, load_manifest
+from psiphon_vpn.core.manifest import Manifest, PinnedCore, load_manifest
 from psiphon_vpn.core.record import (
     BINARY_NAME,
     RECORD_NAME,
     CoreRecord,
     RecordError,
-    check_owner,
     read_record,
     render_record,
 )
@@ -33,12 +33,8 @@ from psiphon_vpn.core.verify import compare_order, verify_core
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system.layout import GROUP, USER, Layout
-from psiphon_vpn.system.tree_changes import remove_path
-from psiphon_vpn.tree_removal import remove_tree
+from psiphon_vpn.versions import BusyError, NoPreviousError, OwnerError, Versions, write_synced
 
-_STAGING: Final = ".staging"
-_NEW_LINK: Final = ".link"
-_LOCK: Final = ".lock"
 _DOWNLOADS: Final = ".downloads"
 
 
@@ -57,11 +53,13 @@ class StagedCore:
     Attributes:
         record: its record.
         old: the core in use; None if there is none with a readable record.
+        binary: the copy.
         warnings: what could not be verified, for the user to decide; translated.
     """
 
     record: CoreRecord
     old: CoreRecord | None
+    binary: Path
     warnings: tuple[str, ...] = ()
 
 
@@ -100,7 +98,7 @@ class CoreStore:
         self._root_uid = root_uid
         self.machine = os.uname().machine if machine is None else machine
         self.manifest = load_manifest() if manifest is None else manifest
-        self._locked = False
+        self._versions = Versions(self._directory, root_uid=root_uid)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -139,9 +137,9 @@ class CoreStore:
         except RecordError as error:
             raise CoreFlawError(
                 CoreFlaw.BAD_RECORD,
-                _("The record of the tunnel core cannot be used"),
+                _("The record of the tunnel program cannot be used"),
                 str(error),
-                _("Install the core anew with: sudo psiphon-vpn update"),
+                _("Bring another: sudo psiphon-vpn setup --bundle FILE"),
             ) from error
         finally:
             os.close(descriptor)
@@ -156,37 +154,24 @@ class CoreStore:
             CoreFlawError: BUSY: another installation is running; BAD_RECORD: others than root own the directory or can
                 write to it; DISK.
         """
-        with self._disk_errors():
-            for directory in (self._layout.data_dir, self._directory):
-                if not directory.is_dir():
-                    directory.mkdir(parents=True)
-                    directory.chmod(0o755)  # whatever the umask: psiphon-user needs access
-            try:
-                check_owner(self._directory.stat(), owner=self._root_uid, name=str(self._directory))
-            except RecordError as error:
-                step = _("Find out who changed that, then: chown root: {path}; chmod 755 {path}")
-                raise CoreFlawError(
-                    CoreFlaw.BAD_RECORD, _what(), str(error), step.format(path=self._directory)
-                ) from error
-            descriptor = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CoreFlawError(
-                    CoreFlaw.BUSY, _what(), _("another update is under way"), _("Wait until it has finished.")
-                ) from error
+        with contextlib.ExitStack() as stack:
             with self._disk_errors():
-                self._clean()
-            self._locked = True
+                try:
+                    stack.enter_context(self._versions.exclusive())
+                except OwnerError as error:
+                    step = _("Find out who changed that, then: chown root: {path}; chmod 755 {path}")
+                    raise CoreFlawError(
+                        CoreFlaw.BAD_RECORD, _what(), str(error), step.format(path=self._directory)
+                    ) from error
+                except BusyError as error:
+                    raise CoreFlawError(
+                        CoreFlaw.BUSY, _what(), _("another update is under way"), _("Wait until it has finished.")
+                    ) from error
             yield
-        finally:
-            self._locked = False
-            os.close(descriptor)
 
     def downloads(self) -> Path:
         """The directory for downloads, which only root can enter; its content is kept for the next attempt."""
-        assert self._locked, "only while other installations are kept out"
+        assert self._versions.locked, "only while other installations are kept out"
         with self._disk_errors():
             path = self._directory / _DOWNLOADS
             path.mkdir(mode=0o700, exist_ok=True)
@@ -217,11 +202,10 @@ class CoreStore:
         Raises:
             CoreFlawError: the file is refused. Nothing has changed.
         """
-        assert self._locked, "only while other installations are kept out"
-        staging = self._directory / _STAGING
+        assert self._versions.locked, "only while other installations are kept out"
         try:
             with self._disk_errors():
-                staging.mkdir(mode=0o700)
+                staging = self._versions.make_staging()
                 copy_in(path, staging / BINARY_NAME)
             record = verify_core(
                 staging / BINARY_NAME,
@@ -234,14 +218,15 @@ class CoreStore:
             old = self._read_old()
             warnings = compare_order(record, old, allow_older=allow_older)
             if record.revision is None:
-                warnings = (*warnings, _("The revision of this core is not known: only its SHA-256 was checked."))
+                warnings = (
+                    *warnings,
+                    _("The revision of this tunnel program is not known: only its SHA-256 was checked."),
+                )
             with self._disk_errors():
                 write_synced(staging / RECORD_NAME, render_record(record), mode=0o644)
-            yield StagedCore(record=record, old=old, warnings=warnings)
+            yield StagedCore(record=record, old=old, warnings=warnings, binary=staging / BINARY_NAME)
         finally:
-            # A directory that cannot be removed now is removed by the next run.
-            with contextlib.suppress(OSError):
-                remove_tree(staging)
+            self._versions.drop_staging()
 
     def activate(self, staged: StagedCore) -> CoreChange:
         """Put a staged core into use. After every step a valid core is in use, the old one or the new one.
@@ -249,29 +234,16 @@ class CoreStore:
         Raises:
             CoreFlawError: DISK. The old one is still in use.
         """
-        assert self._locked, "only while other installations are kept out"
-        staging, name = self._directory / _STAGING, staged.record.sha256
-        target = self._directory / name
+        assert self._versions.locked, "only while other installations are kept out"
         owner = self.find_owner()
+        damaged = not self._is_valid(self._directory / staged.record.sha256)
         with self._disk_errors():
-            give_away(staging / BINARY_NAME, uid=owner.uid, gid=owner.gid)
-            if not target.exists():
-                staging.chmod(0o755)
-                sync_directory(staging)
-                staging.rename(target)
-            elif not self._is_valid(target):
-                # It was changed since its installation. Replace file by file, since it may be in use.
-                for part in (BINARY_NAME, RECORD_NAME):
-                    (staging / part).replace(target / part)
-                    sync_directory(target)
-            sync_directory(self._directory)
-            before = self._find_target(self._layout.core_current)
-            if before != name:
-                if before is not None:
-                    self._link(self._layout.core_previous, before)
-                self._link(self._layout.core_current, name)
-            self._clean()
-        return CoreChange(old=staged.old, new=self.check_current(), changed=before != name)
+            give_away(staged.binary, uid=owner.uid, gid=owner.gid)
+            changed = self._versions.activate(
+                staged.record.sha256, parts=(BINARY_NAME, RECORD_NAME), is_valid=self._is_valid
+            )
+        # What takes the place of a damaged file is a change: nothing could start it.
+        return CoreChange(old=staged.old, new=self.check_current(), changed=changed or damaged)
 
     def install_file(
         self, path: Path, *, sha256: str | None = None, source: str | None = None, allow_older: bool = False
@@ -290,21 +262,19 @@ class CoreStore:
             CoreFlawError: NO_PREVIOUS, or a flaw of the previous core. Nothing has changed.
         """
         with self.exclusive():
-            current = self._find_target(self._layout.core_current)
-            previous = self._find_target(self._layout.core_previous)
-            if previous is None or previous == current:
+            try:
+                self._versions.find_previous()
+            except NoPreviousError as error:
                 raise CoreFlawError(
                     CoreFlaw.NO_PREVIOUS,
                     _("There is nothing to go back to"),
-                    _("no core before the present one is kept"),
-                    _("The core in use stays in use."),
-                )
+                    _("no tunnel program before the present one is kept"),
+                    _("The tunnel program in use stays in use."),
+                ) from error
             check_recorded(self._recorded(self._layout.core_previous / RECORD_NAME))
             old = self._read_old()
             with self._disk_errors():
-                self._link(self._layout.core_current, previous)
-                if current is not None:
-                    self._link(self._layout.core_previous, current)
+                self._versions.swap()
             return CoreChange(old=old, new=self.check_current(), changed=True)
 
     # -- steps ----------------------------------------------------------------------------------------------------
@@ -333,32 +303,9 @@ class CoreStore:
             raise UserError(
                 _what(),
                 _("there is no user {user} with the group {group} on this machine").format(user=USER, group=GROUP),
-                _("Install psiphon-vpn first."),
+                _("Set this computer up first: sudo psiphon-vpn setup"),
             )
         return Owner(uid=user.uid, gid=gid)
-
-    @staticmethod
-    def _find_target(link: Path) -> str | None:
-        try:
-            target = os.readlink(link)
-        except OSError:
-            return None
-        return target if SHA256.fullmatch(target) and (link.parent / target).is_dir() else None
-
-    def _link(self, link: Path, target: str) -> None:
-        new = self._directory / _NEW_LINK
-        new.symlink_to(target)
-        new.replace(link)
-        sync_directory(self._directory)
-
-    def _clean(self) -> None:
-        """Remove what no link leads to: leftovers of an interrupted run, and cores older than the previous one."""
-        kept = {self._find_target(self._layout.core_current), self._find_target(self._layout.core_previous)}
-        for entry in self._directory.iterdir():
-            if entry.name == _NEW_LINK:
-                entry.unlink()
-            elif entry.name == _STAGING or (SHA256.fullmatch(entry.name) and entry.name not in kept):
-                remove_path(entry)
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -369,9 +316,9 @@ class CoreStore:
                 CoreFlaw.DISK,
                 _what(),
                 _("{path} cannot be written: {cause}").format(path=self._directory, cause=error.strerror or error),
-                _("Make room there, or see what is wrong with the disk; the core in use stays in use."),
+                _("Make room there, or see what is wrong with the disk; the tunnel program in use stays in use."),
             ) from error
 
 
 def _what() -> str:
-    return _("The tunnel core is not installed")
+    return _("The tunnel program is not installed")

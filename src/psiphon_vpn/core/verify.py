@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Decides whether a file is a core that may be installed: an ELF program for this processor, with known content."""
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def verify_core(
         raise CoreFlawError(
             CoreFlaw.UNPINNED,
             _what(),
-            _("nothing shows that this is a genuine core: this version of psiphon-vpn does not know it"),
+            _("nothing shows that this is a genuine tunnel program: this version of psiphon-vpn does not know it"),
             _("If you know its SHA-256 from another source, give it with --sha256."),
         )
     return CoreRecord(
@@ -84,7 +86,7 @@ def compare_order(new: CoreRecord, old: CoreRecord | None, *, allow_older: bool)
     if old is None or new.sha256 == old.sha256:
         return ()
     if new.order is None or old.order is None:
-        return (_("It is not known whether this core is older than the one in use."),)
+        return (_("It is not known whether this tunnel program is older than the one in use."),)
     if new.order >= old.order:
         return ()
     if not allow_older:
@@ -92,13 +94,13 @@ def compare_order(new: CoreRecord, old: CoreRecord | None, *, allow_older: bool)
             CoreFlaw.OLDER,
             _what(),
             _("revision {new} is older than {old}, which is in use").format(new=new.revision, old=old.revision),
-            _("An older core may have known weaknesses. If you want it all the same: --allow-older"),
+            _("An older tunnel program may have known weaknesses. If you want it all the same: --allow-older"),
         )
-    return (_("This core is older than the one in use, and may have known weaknesses."),)
+    return (_("This tunnel program is older than the one in use, and may have known weaknesses."),)
 
 
 def _what() -> str:
-    return _("The tunnel core is not installed")
+    return _("The tunnel program is not installed")
 
 
 def _mismatch(why: str) -> CoreFlawError:

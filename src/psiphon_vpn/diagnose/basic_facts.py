@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The facts about the machine itself, without its rules and units: each is read once, when it is first needed.
 
 A fact that cannot be read raises `Unknowable` for every check that needs it; one that does not apply raises `Skip`.
@@ -135,10 +137,18 @@ class BasicFacts:
         markers = (place.program_manifest, place.boot_rules, place.unit_dir / places.KILLSWITCH_UNIT)
         return any(self.exists(path) for path in markers)
 
+    @fact
+    def set_up(self) -> bool:
+        """Whether anything that acts was put in place: a package alone changes nothing."""
+        place = self.layout
+        return any(self.exists(path) for path in (place.install_journal, place.rules_dir))
+
     def need_installed(self) -> None:
-        """Skip if nothing is installed."""
+        """Skip if nothing is installed, or nothing of it is set up."""
         if not self.installed:
             raise Skip(_("nothing is installed here"))
+        if not self.set_up:
+            raise Skip(_("it is not set up"))
 
     # -- who --------------------------------------------------------------------------------------------------------
 
@@ -216,7 +226,7 @@ class BasicFacts:
         """The running core. Skips if it does not run."""
         pid = self.service.status.get("core_pid")
         if not isinstance(pid, int):
-            raise Skip(_("the tunnel core is not running"))
+            raise Skip(_("the tunnel program is not running"))
         return pid
 
     def read_process(self, pid: int) -> dict[str, str]:
@@ -228,8 +238,8 @@ class BasicFacts:
 
     @fact
     def settings(self) -> Settings:
-        """The configuration. Raises ConfigError if it is unusable."""
-        from psiphon_vpn.config import Settings, parse_settings
+        """The configuration. Raises UserError if it is unusable."""
+        from psiphon_vpn.config import Settings
 
         try:
             content = self.system.read(self.layout.config)
@@ -237,7 +247,7 @@ class BasicFacts:
             return Settings()
         except OSError as error:
             raise Unknowable(f"{self.layout.config}: {error.strerror}") from error
-        return parse_settings(content, path=self.layout.config)
+        return self.system.parse_settings(content, self.layout.config)
 
     @property
     def settings_or_default(self) -> Settings:

@@ -1,12 +1,15 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Runs checks in parallel, each within a time limit; none can make this program fail or wait."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from psiphon_vpn.diagnose.facts import Facts
@@ -14,6 +17,7 @@ from psiphon_vpn.diagnose.model import Check, Group, Outcome, Result, Verdict
 from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
+from psiphon_vpn.system.next_step import Need, advise
 
 TOTAL_SECONDS: Final = 25.0
 """Time limit of all checks together; unfinished checks are then unknown."""
@@ -123,7 +127,10 @@ def run_checks(
         pause: before the second run, in seconds.
     """
     deadline = time.monotonic() + seconds
-    first = run_once(checks, make_facts(), seconds=seconds)
+    facts = make_facts()
+    first = run_once(checks, facts, seconds=seconds)
+    if (step := find_only_step(facts)) is not None:
+        return tuple(replace(result, next_step=step) if result.next_step else result for result in first)
     doubtful = [result.check for result in first if result.wrong and result.check.group in LIVING and not result.open]
     if not doubtful or time.monotonic() + pause > deadline:
         return first
@@ -131,3 +138,14 @@ def run_checks(
     again = run_once(doubtful, make_facts(), seconds=max(0.1, deadline - time.monotonic()))
     second = {result.check.id: result for result in again}
     return tuple(second.get(result.check.id, result) for result in first)
+
+
+def find_only_step(facts: Facts) -> str | None:
+    """The step of a machine that nobody has set up: what the checks say helps only after it. None on every other.
+
+    One with a service that answers is a laboratory's.
+    """
+    with contextlib.suppress(Unknowable):
+        if not facts.set_up and isinstance(facts.service_or_reason, UserError):
+            return advise(Need.SERVICE, facts.layout).step
+    return None

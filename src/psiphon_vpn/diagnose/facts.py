@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The facts for all checks: the basic ones, and the answers of nft and systemd."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One normal form for all texts that Unicode considers equal, whatever their case. Pure.
 
 An accented letter is one character or several (Unicode Standard Annex 15): keyboards, file systems and programs write

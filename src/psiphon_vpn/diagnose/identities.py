@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The identities that a report must not reveal, as far as the machine itself knows them.
 
 Unreadable sources are skipped: the redactor also looks for forms. No name service and no network is asked.

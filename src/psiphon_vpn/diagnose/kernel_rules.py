@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The rules in the kernel, from nft, and the rules that the policy would load."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`diagnose --live`: tries to leak on this machine, and watches its own interfaces.
 
 The laboratory shows what a watch from inside can see (tests/diagnose/test_live.py): a packet socket sees a frame in the

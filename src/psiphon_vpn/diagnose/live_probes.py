@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Harmless attempts to send something out of this machine, for `diagnose --live`.
 
 Their targets are documentation addresses (RFC 5737, RFC 3849), so that even a probe that gets out reaches nobody. A

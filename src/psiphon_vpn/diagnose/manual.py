@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Writes docs/diagnose.md, with the table of checks from the checks themselves.
 
 Run `python -m psiphon_vpn.diagnose.manual` in the root of the checkout after adding or changing a check.
@@ -72,7 +74,8 @@ is a text so that you can read it before you share it. The command does not over
 
 `verify` compares every installed file with the manifest of the installation: content (SHA-256), mode and owner. It also
 looks for other files among the program's. Exit code 0 or 1; `verify --json` for programs. An attacker who can change
-the program as root can change the manifest too: `verify` finds damage and mistakes, not such an attacker.
+the program as root can change the manifest too: `verify` finds damage and mistakes, not such an attacker. The program
+is compiled on the machine, so this byte code is compared with a record that was made with it.
 
 ## The checks
 """

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Checks and their outcomes."""
 
 from __future__ import annotations
@@ -32,12 +34,16 @@ class Group(enum.StrEnum):
     LIVE = "live"
 
 
+RESTORE: Final = mark("Restore it: sudo psiphon-vpn setup (you can run it again at any time)")
+"""For what acts on the system: `setup` puts it in place."""
+INSTALL_AGAIN: Final = mark("Install it again, which opens nothing: psiphon-vpn help stranded says how")
+"""For the program and its units: only a package or a clone has them."""
 GROUP_TITLES: Final = {
     Group.LOCK: mark("The lock"),
     Group.ROUTES: mark("Routes"),
     Group.TUNNEL: mark("The tunnel and the service"),
     Group.DNS: mark("Names (DNS)"),
-    Group.CORE: mark("The tunnel core"),
+    Group.CORE: mark("The tunnel program"),
     Group.FILES: mark("Files and modes"),
     Group.UNITS: mark("Units of systemd"),
     Group.KERNEL: mark("The kernel and its tools"),

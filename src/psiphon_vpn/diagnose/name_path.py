@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The resolver that a program asks first, and what to do if it does not answer. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Links, addresses, rules and routes from netlink, as values; and a scratch network namespace for comparison.
 
 Loading the policy in the *scratch network namespace* shows how this kernel and nft print it; the machine's own rules

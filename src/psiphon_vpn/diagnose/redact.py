@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Removes identities, places and secrets from a text. Pure.
 
 In two ways at once. Everything *known* of this machine (its name, its users, its interfaces, known networks, values of
@@ -122,7 +124,7 @@ def list_own_texts() -> tuple[str, ...]:
     return (
         *(table.render() for table in tables),
         *paths,
-        *(f"{path}/{unit}" for path in paths for unit in places.UNITS),
+        *(f"{path}/{unit}" for path in paths for unit in places.UNIT_FILES),
         *settings,
         *(name.replace("/", ".") for name in settings),
         *(name.split("/", 1)[1].replace("/", ".") for name in settings),
@@ -132,8 +134,9 @@ def list_own_texts() -> tuple[str, ...]:
         *units.render_dropins().values(),
         units.render_guard_script(),
         units.render_sleep_script(),
+        units.render_generator(),
         "Type=notify Type=oneshot psiphon_vpn.service.runner psiphon_vpn.service.control psiphon_vpn.linux.enforcer",
-        *places.UNITS,
+        *places.UNIT_FILES,
         *MANAGERS,
         *OTHER_UNITS,
         *PROPERTIES,

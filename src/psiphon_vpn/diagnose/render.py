@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Output of the results: a line for each check, in words and not only colours; or one JSON object for programs."""
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import click
 from psiphon_vpn.client import clean_text
 from psiphon_vpn.diagnose.model import EXIT_GOOD, EXIT_OPEN, GROUP_TITLES, Group, Result, Verdict, find_exit_code
 from psiphon_vpn.i18n import _, ngettext
+from psiphon_vpn.wrapping import wrap
 
 SYMBOLS: Final = {
     Verdict.OK: ("ok", "green"),
@@ -85,13 +88,7 @@ def _render_result(result: Result, width: int) -> Iterator[str]:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=" " * MARGIN,
-        subsequent_indent=" " * (MARGIN + 4),
-        break_on_hyphens=False,
-    )
+    return wrap(text, width, first=" " * MARGIN, rest=" " * (MARGIN + 4))
 
 
 def _count(results: Sequence[Result]) -> dict[Verdict, int]:
@@ -109,16 +106,16 @@ def _render_summary(results: Sequence[Result], width: int, *, quiet: bool) -> It
     }
     told = ", ".join(f"{counts[verdict]} {name}" for verdict, name in names.items() if counts[verdict])
     total = ngettext("{count} check", "{count} checks", len(results)).format(count=len(results))
-    yield from textwrap.wrap(f"{total}: {told}.", width)
+    yield from wrap(f"{total}: {told}.", width)
     if not quiet and any(result.wrong for result in results):
-        yield from textwrap.wrap(_("To see only what is wrong or worth knowing: psiphon-vpn diagnose --quiet"), width)
+        yield from wrap(_("To see only what is wrong or worth knowing: psiphon-vpn diagnose --quiet"), width)
     if code == EXIT_OPEN:
         text, color = _("OPEN, or not known to be locked: traffic may leave this machine past the tunnel."), "red"
     elif code == EXIT_GOOD:
         text, color = _("All is well, and this machine is locked."), "green"
     else:
         text, color = _("Something is wrong, and this machine is locked: no program gets past the tunnel."), "yellow"
-    for line in textwrap.wrap(text, width):
+    for line in wrap(text, width):
         yield click.style(line, fg=color, bold=True)
 
 

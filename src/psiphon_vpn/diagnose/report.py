@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`--report FILE`: one text about this machine's lock that a person can read before sharing it.
 
 A text and not an archive: people who are in danger must be able to see what is in it. Everything goes through the
@@ -18,6 +20,7 @@ from psiphon_vpn import __version__
 from psiphon_vpn.diagnose.basic_facts import PROC
 from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.identities import find_identities, read_known
+from psiphon_vpn.diagnose.log_query import list_matches
 from psiphon_vpn.diagnose.model import Result
 from psiphon_vpn.diagnose.redact import Redactor
 from psiphon_vpn.diagnose.render import render_text
@@ -37,10 +40,10 @@ COMMANDS: Final = (
     ("ip", "-6", "rule"),
     ("ip", "route", "show", "table", "all"),
     ("ip", "-6", "route", "show", "table", "all"),
-    ("systemctl", "--no-pager", "cat", *places.UNITS),
-    ("systemctl", "--no-pager", "--no-legend", "list-units", *places.UNITS),
+    ("systemctl", "--no-pager", "cat", *places.UNIT_FILES),
+    ("systemctl", "--no-pager", "--no-legend", "list-units", *places.UNIT_FILES),
     ("journalctl", "--no-pager", "--boot", "--output=short-iso", "--no-hostname", f"--lines={JOURNAL_LINES}",
-     *(f"--unit={name}" for name in places.UNITS)),
+     *list_matches()),
 )  # fmt: skip
 
 

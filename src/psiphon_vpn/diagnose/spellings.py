@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The forms in which programs write a value without its letters: escapes, numbers, lists of numbers, base64. Pure.
 
 Two ways back. A *view* is a line with the escapes of one kind undone, so that a search for a text in it succeeds.

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The only access of the checks to the machine: a Protocol of reads, and its implementation.
 
 Nothing here changes anything. Every command has a time limit, every file a size limit, and only ordinary files are
@@ -22,6 +24,7 @@ from psiphon_vpn import accounts
 from psiphon_vpn.run import CommandError, run
 
 if TYPE_CHECKING:
+    from psiphon_vpn.config import Settings
     from psiphon_vpn.diagnose.network import Network
     from psiphon_vpn.linux.features import Features
     from psiphon_vpn.linux.reading import Reading
@@ -99,6 +102,9 @@ class System(Protocol):
 
     def find_network_managers(self) -> tuple[int, ...]:
         """Numbers of the users that may send DHCP."""
+
+    def parse_settings(self, content: bytes, path: Path) -> Settings:
+        """The settings of a configuration's content; raises UserError if it is not usable."""
 
     def read_network(self) -> Network:
         """Links, addresses, rules and routes."""
@@ -190,6 +196,12 @@ class RealSystem:
         from psiphon_vpn.linux.identity import find_network_managers
 
         return find_network_managers()
+
+    def parse_settings(self, content: bytes, path: Path) -> Settings:
+        """The settings of a configuration's content. psiphon-user could have written it: not parsed as root."""
+        from psiphon_vpn.editing.requests import read_settings
+
+        return read_settings(content, path=path)
 
     def read_network(self) -> Network:
         """Links, addresses, rules and routes."""

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Systemd's properties of the service's units and of the network managers."""
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class UnitFacts:
         self._facts = facts
 
     def _read_all(self) -> dict[str, dict[str, str]]:
-        wanted = (*places.UNITS, *MANAGERS, *OTHER_UNITS)
+        wanted = (*places.UNIT_FILES, *MANAGERS, *OTHER_UNITS)
         answer = self._facts.system.run(["systemctl", "show", f"--property={','.join(PROPERTIES)}", "--", *wanted])
         if not answer.good:
             reason = " ".join((answer.trouble or answer.err).split())[:200]

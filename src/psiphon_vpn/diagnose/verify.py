@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`verify`: compares every installed file with the manifest of the installation, and looks for other files."""
 
 from __future__ import annotations
@@ -9,11 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from psiphon_vpn.accounts import find_group, find_user
+from psiphon_vpn.diagnose.model import INSTALL_AGAIN
 from psiphon_vpn.diagnose.system import System
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.stored_files import StoredError, parse_object, take, take_or_none
+from psiphon_vpn.system.byte_code import CACHE
 from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.next_step import Need, advise
+from psiphon_vpn.system.set_up import SetUp, find_set_up
 
 MAX_DEPTH: Final = 24
 
@@ -21,12 +27,9 @@ MAX_DEPTH: Final = 24
 class ManifestError(UserError):
     """The manifest cannot be read, so nothing can be compared."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            _("The installation cannot be verified"),
-            why,
-            _("Install it again: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install"),
-        )
+    def __init__(self, why: str, next_step: str | None = None) -> None:
+        step = _(INSTALL_AGAIN) if next_step is None else next_step
+        super().__init__(_("The installation cannot be verified"), why, step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +77,13 @@ def _number(value: Any, kind: str) -> int:
     return number
 
 
-def read_manifest(system: System, layout: Layout) -> tuple[str, tuple[_Entry, ...]]:
+def read_manifest(system: System, layout: Layout, *, with_acting: bool = False) -> tuple[str, tuple[_Entry, ...]]:
     """The manifest's version and entries.
+
+    Args:
+        system: what is read.
+        layout: of the installation.
+        with_acting: also the files that only a machine that was set up has.
 
     Raises:
         ManifestError: it is missing or unreadable.
@@ -83,10 +91,14 @@ def read_manifest(system: System, layout: Layout) -> tuple[str, tuple[_Entry, ..
     path = layout.program_manifest
     try:
         document = parse_object(system.read(path))
-        entries = tuple(_read_entry(item) for item in take(document, "files", list))
+        listed = take(document, "files", list)
+        if with_acting:
+            listed = [*listed, *(take_or_none(document, "acting", list) or [])]
+        entries = tuple(_read_entry(item) for item in listed)
         version = take_or_none(document, "version", str) or ""
     except FileNotFoundError:
-        raise ManifestError(_("nothing is installed: there is no {path}").format(path=path)) from None
+        step = advise(Need.SERVICE, layout).step if find_set_up(layout) is SetUp.NO else None
+        raise ManifestError(_("nothing is installed: there is no {path}").format(path=path), step) from None
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error
     except ValueError:
@@ -108,6 +120,29 @@ def _read_entry(item: object) -> _Entry:
         uid=_number(item.get("owner", "root"), "owner"),
         gid=_number(item.get("group", "root"), "group"),
     )
+
+
+def read_byte_code(system: System, layout: Layout) -> tuple[_Entry, ...]:
+    """The files that were compiled on this machine; none if it has no record of them.
+
+    Raises:
+        ManifestError: the record is unreadable, or names other files.
+    """
+    path = layout.byte_code_record
+    own = f"/{layout.program_dir.relative_to(layout.root)}/"
+    try:
+        entries = tuple(_read_entry(item) for item in take(parse_object(system.read(path)), "files", list))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from error
+    except ValueError:
+        raise ManifestError(_("{path} is not a manifest").format(path=path)) from None
+    for entry in entries:
+        parts = entry.path.split("/")
+        if not entry.path.startswith(own) or ".." in parts or parts[-2] != CACHE or not parts[-1].endswith(".pyc"):
+            raise ManifestError(_("{path} is not a manifest").format(path=path))
+    return entries
 
 
 def walk(system: System, directory: Path, *, depth: int = 0) -> Iterator[Path]:
@@ -135,16 +170,17 @@ def verify(system: System, layout: Layout) -> VerifyReport:
     Raises:
         ManifestError: the manifest is missing or unreadable.
     """
-    version, entries = read_manifest(system, layout)
+    version, entries = read_manifest(system, layout, with_acting=find_set_up(layout) is not SetUp.NO)
+    compiled = read_byte_code(system, layout)
     troubles: list[Trouble] = []
-    for entry in entries:
+    for entry in (*entries, *compiled):
         found = _compare(system, layout.root / entry.path.lstrip("/"), entry)
         if found is not None:
             troubles.append(found)
-    named = {layout.root / entry.path.lstrip("/") for entry in entries}
+    named = {layout.root / entry.path.lstrip("/") for entry in (*entries, *compiled)}
     # Written at installation, with this machine's user numbers: `diagnose` compares them with the policy.
     rendered = {layout.boot_rules, layout.guard_rules, layout.frame_rules, layout.drop_rules, layout.bridge_rules}
-    known = named | rendered | {layout.program_manifest}
+    known = named | rendered | {layout.program_manifest, layout.byte_code_record}
     above = {parent for path in known for parent in path.parents}
     for path in walk(system, layout.program_dir):
         if path not in known and path not in above:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which card has which filter of traffic control. A filter is added after its guard and removed before it."""
 
 import contextlib

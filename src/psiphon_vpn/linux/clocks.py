@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether the machine has slept, read from its own clocks: no service has to report it.
 
 CLOCK_BOOTTIME counts while the machine sleeps, CLOCK_MONOTONIC does not (clock_gettime(2)). A timer that expires in the
@@ -16,7 +18,7 @@ LEAST_SLEEP_SECONDS: Final = 0.3
 """A shorter sleep cannot be distinguished from the time that passes between reading two clocks."""
 _TFD_NONBLOCK, _TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _TFD_TIMER_ABSTIME, _TFD_TIMER_CANCEL_ON_SET = 1, 2
-_FAR_FUTURE: Final = 1 << 33
+FAR_FUTURE: Final = 1 << 33
 """Seconds since 1970: the year 2242. The kernel refuses to set a clock beyond 2232 (TIME_SETTOD_SEC_MAX, time64.h);
 a later clock would make the timer expire again and again."""
 
@@ -111,7 +113,7 @@ class JumpTimer:
         return int(self._fd)
 
     def _arm(self) -> None:
-        when = _Itimerspec(_Timespec(0, 0), _Timespec(_FAR_FUTURE, 0))
+        when = _Itimerspec(_Timespec(0, 0), _Timespec(FAR_FUTURE, 0))
         flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
         # ECANCELED: the clock has jumped since; the timer is armed all the same.
         self._libc.timerfd_settime(self._fd, flags, ctypes.byref(when), None)

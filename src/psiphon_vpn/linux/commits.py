@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Who committed what to the ruleset: the kernel's announcements, complete and in order, or known to be incomplete.
 
 Every commit by any program makes a new generation (nf_tables_commit), and the lease is renewed for one generation only.

@@ -1,9 +1,12 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The control group that the daemon and its core are in, and whether this kernel's rules can match it."""
 
 import logging
 import socket
 from pathlib import Path
 
+from psiphon_vpn.linux.disturbance import PASSING, decide, is_refusal
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.values import LOOPBACK, ControlGroup
 from psiphon_vpn.run import CommandError, run_async
@@ -47,9 +50,12 @@ async def find_control_group() -> ControlGroup | None:
 
     Tried with a packet to this machine itself, not guessed: nft must find the group's directory, and the kernel counts
     levels from its own root or, since Linux 6.11, from the root of the namespace (nft_socket.c).
+
+    Raises:
+        CommandError: the try was disturbed, several times in a row. Not known is not missing.
     """
     group = _read_own()
-    if group is None or await _matches(group):
+    if group is None or await decide(lambda: _matches(group), what="the control group"):
         return group
     log.info("rules cannot match the service's control group here: they recognise psiphon-user by user and group only")
     return None
@@ -70,6 +76,12 @@ async def _matches(group: ControlGroup) -> bool:
             listing = (await run_async(["nft", "list", "table", *table.split()])).stdout
         finally:
             await run_async(["nft", "delete", "table", *table.split()])
-    except (CommandError, OSError):
+    except CommandError as error:
+        if is_refusal(error):
+            return False
+        raise
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
         return False
     return "counter packets 1 " in listing

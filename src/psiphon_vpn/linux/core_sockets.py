@@ -1,4 +1,6 @@
-"""Which source addresses the core's sockets have, as the kernel lists them (sock_diag(7)).
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the kernel lists of the core's sockets (sock_diag(7)): their source addresses, and when they heard something.
 
 Reading it needs no capability. A kernel without it (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG) refuses, and then it is
 unknown what is in use.
@@ -7,8 +9,9 @@ unknown what is in use.
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterator
 
-from psiphon_vpn.linux.netlink import HEADER, iterate_messages
+from psiphon_vpn.linux.netlink import HEADER, iterate_messages, read_attributes
 from psiphon_vpn.network.choice import SocketUse
 from psiphon_vpn.policy.routing import IPV4, IPV6
 
@@ -16,12 +19,17 @@ NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
-TCP_STATES = 1 << 1 | 1 << 2
+TCP_ESTABLISHED = 1 << 1
+TCP_STATES = TCP_ESTABLISHED | 1 << 2
 """ESTABLISHED and SYN_SENT (tcp_states.h)."""
 ALL_STATES = 0xFFFFFFFF
+INET_DIAG_INFO = 2
 _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8xIIIII")
 """struct inet_diag_msg: family, state, timer, retrans; ports and addresses, interface, cookie; expires, rqueue, wqueue,
 uid, inode."""
+_LAST_RECEIVED = struct.Struct("=52xII")
+"""The end of what is read of struct tcp_info (linux/tcp.h): milliseconds since data came, and since an
+acknowledgement came."""
 _ANSWER_SECONDS = 1.0
 _LARGEST = 1 << 16
 
@@ -40,31 +48,63 @@ def read_core_uses(uid: int, index: int) -> frozenset[SocketUse] | None:
     try:
         for protocol, states in ((socket.IPPROTO_TCP, TCP_STATES), (socket.IPPROTO_UDP, ALL_STATES)):
             for family in (socket.AF_INET, socket.AF_INET6):
-                # A socket for each: a dump that is not read to its end blocks the next on the same socket.
-                with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as diag:
-                    diag.settimeout(_ANSWER_SECONDS)
-                    found |= _dump(diag, family, protocol, states, uid=uid, index=index)
+                for message in _list_sockets(family, protocol, states):
+                    found |= parse_socket(message, uid=uid, index=index)
     except OSError:
         return None
     return frozenset(found)
 
 
-def _dump(diag: socket.socket, family: int, protocol: int, states: int, *, uid: int, index: int) -> set[SocketUse]:
+def read_last_heard(uid: int, index: int) -> float | None:
+    """Seconds since the kernel last received something of the far end of a user's connections by TCP.
+
+    Args:
+        uid: of the user.
+        index: of the interface that the connections are bound to.
+
+    Returns:
+        None if there is no such connection, or the kernel does not list them. Blocks as `read_core_uses` does.
+    """
+    found: list[float] = []
+    try:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message in _list_sockets(family, socket.IPPROTO_TCP, TCP_ESTABLISHED, INET_DIAG_INFO):
+                heard = parse_last_heard(message, uid=uid, index=index)
+                found += [] if heard is None else [heard]
+    except OSError:
+        return None
+    return min(found, default=None)
+
+
+def _list_sockets(family: int, protocol: int, states: int, extension: int = 0) -> Iterator[bytes]:
     # struct inet_diag_req_v2: family, protocol, extensions, states, and an empty inet_diag_sockid.
-    body = struct.pack("=BBBxI48x", family, protocol, 0, states)
-    diag.send(HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
-    found: set[SocketUse] = set()
-    while True:
-        data = diag.recv(_LARGEST)
-        if not data:
-            raise OSError("the kernel's list of sockets has no end")
-        for kind, message in iterate_messages(data):
-            if kind == NLMSG_DONE:
-                return found
-            if kind == NLMSG_ERROR:
-                raise OSError(-struct.unpack_from("=i", message)[0], "sock_diag")
-            if kind == SOCK_DIAG_BY_FAMILY and len(message) >= _MESSAGE.size:
-                found |= parse_socket(message, uid=uid, index=index)
+    extensions = 1 << (extension - 1) if extension else 0
+    body = struct.pack("=BBBxI48x", family, protocol, extensions, states)
+    # A socket for each: a dump that is not read to its end blocks the next on the same socket.
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as diag:
+        diag.settimeout(_ANSWER_SECONDS)
+        diag.send(HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
+        while True:
+            data = diag.recv(_LARGEST)
+            if not data:
+                raise OSError("the kernel's list of sockets has no end")
+            for kind, message in iterate_messages(data):
+                if kind == NLMSG_DONE:
+                    return
+                if kind == NLMSG_ERROR:
+                    raise OSError(-struct.unpack_from("=i", message)[0], "sock_diag")
+                if kind == SOCK_DIAG_BY_FAMILY and len(message) >= _MESSAGE.size:
+                    yield message
+
+
+def parse_last_heard(message: bytes, *, uid: int, index: int) -> float | None:
+    """Seconds since one socket received data or an acknowledgement; None if it is another's, or that is not told."""
+    *_, bound, _, _, _, owner, _ = _MESSAGE.unpack_from(message)
+    info = read_attributes(message[_MESSAGE.size :]).get(INET_DIAG_INFO, b"")
+    if (owner, bound) != (uid, index) or len(info) < _LAST_RECEIVED.size:
+        return None
+    data_ago, acknowledged_ago = _LAST_RECEIVED.unpack_from(info)
+    return float(min(data_ago, acknowledged_ago)) / 1000
 
 
 def parse_socket(message: bytes, *, uid: int, index: int) -> frozenset[SocketUse]:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The lock: loads a policy, reads it back, opens on the strength of what was read, closes, and puts back."""
 
 from collections.abc import Callable

@@ -1,9 +1,12 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What this kernel and this nft can do: tried in a scratch table and read back, not guessed from versions."""
 
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from psiphon_vpn.linux.disturbance import decide, is_refusal, was_disturbed
 from psiphon_vpn.linux.loopback import find_plain_name
 from psiphon_vpn.linux.traffic import can_filter
 from psiphon_vpn.policy import names
@@ -27,7 +30,7 @@ class Features:
         conntrack: connections are known, and can be marked: without it no answer to the core is accepted.
         traffic_filters: a card's traffic control accepts our filter (`linux/traffic.py`).
         bridge_ports: rules can match the kind of a bridge's port: without it no bridge can be allowed.
-        reject, nat, fib, rt, maxseg: optional parts of the base table (`policy/missing_parts.py`).
+        reject, nat, fib, rt: optional parts of the base table (`policy/missing_parts.py`).
     """
 
     nftables: bool
@@ -41,7 +44,6 @@ class Features:
     nat: bool = True
     fib: bool = True
     rt: bool = True
-    maxseg: bool = True
     bridge_ports: bool = True
     traffic_filters: bool = True
 
@@ -60,15 +62,22 @@ async def _try(family: str, body: str, expected: str) -> bool:
     """Load a dormant scratch table, and look for a text in its listing."""
     table = f"{family} {names.SCRATCH_TABLES[0]}"
     text = f"table {table}\ndelete table {table}\ntable {table} {{\nflags dormant\n{body}\n}}\n"
-    try:
-        await run_async(["nft", "-f", "-"], input=text)
+
+    async def attempt() -> bool:
+        try:
+            await run_async(["nft", "-f", "-"], input=text)
+        except CommandError as error:
+            if is_refusal(error):
+                return False
+            raise
+        # It was accepted. That it is not there any more says nothing about this kernel.
         try:
             listing = (await run_async(["nft", "list", "table", *table.split()])).stdout
         finally:
             await run_async(["nft", "delete", "table", *table.split()])
-    except CommandError:
-        return False
-    return expected in listing
+        return expected in listing
+
+    return await decide(attempt)
 
 
 async def _try_rule(rule: str, expected: str) -> bool:
@@ -87,11 +96,22 @@ async def _try_egress() -> bool:
 async def _try_owner() -> bool:
     """An owned table disappears with the process that made it, so that process itself has to list it."""
     table = f"inet {names.SCRATCH_TABLES[0]}"
-    try:
-        done = await run_async(["nft", "-i"], input=f"add table {table} {{ flags owner; }}\nlist table {table}\n")
-    except CommandError:
+
+    async def attempt() -> bool:
+        try:
+            done = await run_async(["nft", "-i"], input=f"add table {table} {{ flags owner; }}\nlist table {table}\n")
+        except CommandError as error:
+            if is_refusal(error):
+                return False
+            raise
+        if "flags owner" in done.stdout:
+            return True
+        if was_disturbed(done.stderr):
+            # An interactive nft ends with 0 whatever became of its commands.
+            raise CommandError(["nft", "-i"], done.stderr, returncode=done.returncode, stderr=done.stderr)
         return False
-    return "flags owner" in done.stdout
+
+    return await decide(attempt)
 
 
 def _can_open_tun() -> bool:
@@ -99,7 +119,11 @@ def _can_open_tun() -> bool:
 
 
 async def probe_features() -> Features:
-    """Try each mechanism. Leaves nothing behind."""
+    """Try each mechanism. Leaves nothing behind.
+
+    Raises:
+        CommandError: nft or the kernel could not be asked, several times in a row: what it can do is not known.
+    """
     base = "chain c {{ type {} hook output priority 0; }}".format
     return Features(
         nftables=await _try("inet", base("filter"), "hook output"),
@@ -117,11 +141,10 @@ async def probe_features() -> Features:
         fib=await _try_rule("fib daddr type != local", "fib daddr type"),
         rt=await _try_rule("rt ip nexthop != 192.0.2.1 drop", "rt ip nexthop")
         and await _try_rule("rt ip6 nexthop != 2001:db8::1 drop", "rt ip6 nexthop"),
-        maxseg=await _try_rule("tcp flags & (syn | rst) == syn tcp option maxseg size set 1360", "maxseg size set"),
         bridge_ports=await _try(
             "bridge",
             'chain c {\ntype filter hook postrouting priority 300;\nmeta oifkind { "veth", "tun" } accept\n}',
             "oifkind",
         ),
-        traffic_filters=await can_filter(),
+        traffic_filters=await decide(can_filter, what="rtnetlink"),
     )

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which cards the frame guard is on, as the kernel lists it, and what that means for people."""
 
 from collections.abc import Iterable

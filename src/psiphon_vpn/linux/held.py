@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the daemon holds in the kernel: the state that loading, reading back and restoring share."""
 
 import asyncio

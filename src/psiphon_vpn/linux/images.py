@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Images of tables that were found right recently: readings are compared with them, and they load the tables again."""
 
 import logging

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether this kernel has IPv6 turned on. A machine with IPv6 turned off is a normal machine."""
 
 import enum

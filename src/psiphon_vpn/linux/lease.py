@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The lease in the kernel: set elements that time out, taken and renewed with a proof, and withdrawn at once.
 
 What is closed while something is being opened stays closed: every `close` makes the proofs from before it void.

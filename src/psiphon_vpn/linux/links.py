@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A snapshot of links, addresses and default routes, read by netlink."""
 
 import ipaddress
@@ -25,7 +27,7 @@ async def read_snapshot() -> Snapshot:
     for address in await list_addresses():
         on_link.setdefault(address.index, set()).add(ipaddress.ip_interface(f"{address.text}/{address.prefix}"))
         if address.scope == RT_SCOPE_UNIVERSE and not address.flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED):
-            addresses.setdefault(address.index, set()).add(_place(address))
+            addresses.setdefault(address.index, set()).add(find_place(address))
     interfaces = tuple(
         Interface(
             index=link.index,
@@ -49,7 +51,8 @@ async def read_snapshot() -> Snapshot:
     return Snapshot(interfaces=interfaces, defaults=tuple(defaults))
 
 
-def _place(address: Address) -> tuple[int, str]:
+def find_place(address: Address) -> tuple[int, str]:
+    """The version, and where an address puts the machine: an IPv6 address changes often, its prefix of 64 bits not."""
     if address.version == IPV4:
         return IPV4, address.text
     return IPV6, str(ipaddress.IPv6Network((address.text, 64), strict=False))

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Puts a policy into the kernel: the TUN, rules, routes, settings, and the filters that belong to the guards."""
 
 import logging
@@ -12,7 +14,7 @@ from psiphon_vpn.linux.nft import RulesetError
 from psiphon_vpn.linux.refused_wires import find_indexes
 from psiphon_vpn.linux.routes import RoutingError, apply_routes, apply_rules
 from psiphon_vpn.linux.sysctl import apply_sysctls
-from psiphon_vpn.linux.tun import Tun, TunError, ensure_tun, find_tun_set_down
+from psiphon_vpn.linux.tun import Tun, TunError, TunSetDown, ensure_tun, find_tun_set_down
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_base_table
 from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard
@@ -48,7 +50,7 @@ class PolicyLoader:
     def __init__(self, held: Held) -> None:
         self._held = held
         self._suspect = False
-        """Whether the kernel refused a route by the TUN: the next load replaces the TUN, however right it looks."""
+        """Whether the kernel refused a route through the TUN. The next load then replaces it, right or not."""
 
     async def load(
         self, policy_for: Callable[[Tun | None], Policy], *, odd_wires: tuple[str, ...], replace_tun: bool
@@ -58,11 +60,11 @@ class PolicyLoader:
         async with self._held.turn:
             try:
                 tun = await self._ensure_tun(anew=replace_tun)
+                await self._load(policy_for(tun), odd_wires)
             except TunError:
                 # Without a TUN there is still a lock, and it comes first.
                 await self._load(policy_for(None), odd_wires)
                 raise
-            await self._load(policy_for(tun), odd_wires)
 
     async def amend(self, policy: Policy, *, odd_wires: tuple[str, ...]) -> bool:
         """Replace single rules, with the lease's sets as they are."""
@@ -119,7 +121,10 @@ class PolicyLoader:
             RoutingError: the kernel refused it.
         """
         async with self._held.turn:
-            await self._set_routes(ipv6=True)
+            try:
+                await self._set_routes(ipv6=True)
+            except TunError as error:
+                raise RoutingError(str(error)) from error
 
     async def _ensure_tun(self, *, anew: bool) -> Tun:
         held = self._held
@@ -154,7 +159,7 @@ class PolicyLoader:
             await held.put_entries_back()
             held.routing_trouble = None
         except (RulesetError, RoutingError, OSError) as error:
-            # A frame that no guard accepted must not leave by a card, whichever guards stand now.
+            # A frame that no guard accepted must not leave through a card, whichever guards stand now.
             await held.filters.fit(policy, policy.links.wires if held.features.egress_hook else (), loaded=False)
             raise EnforcementError(str(error)) from error
         for failure in apply_sysctls(SYSCTLS):
@@ -177,21 +182,28 @@ class PolicyLoader:
 
         Args:
             ipv6: for IPv6 too. Not every server carries it, so it stays unreachable until the tunnel has been seen to.
+
+        Raises:
+            TunSetDown: the kernel takes no route into the TUN, since another program has just set it down.
+            RoutingError: the kernel refused a route, or does not answer.
         """
         held = self._held
         opens = held.policy is not None and held.policy.state is State.OPEN
+        tun = held.tun if held.policy is not None and held.policy.links.tun_index is not None else None
         held.routes = build_routes(
-            tun=held.tun is not None,
+            tun=tun is not None,
             open_ipv4=opens,
             open_ipv6=opens and ipv6,
             ipv6_probe=held.probes,
             ipv6=held.ipv6 is Ipv6.ON,
         )
         try:
-            await apply_routes(held.socket, held.routes, held.tun.index if held.tun else None)
-        except RoutingError:
-            # Perhaps for a property of the TUN that nothing here checks. That it is down is checked.
-            self._suspect = held.tun is not None and find_tun_set_down(held.identity.uid) != held.tun
+            await apply_routes(held.socket, held.routes, tun.index if tun else None)
+        except RoutingError as error:
+            if tun is not None and find_tun_set_down(held.identity.uid) == tun:
+                raise TunSetDown(f"{names.TUN_NAME}: {error}") from error
+            # Perhaps for a property of the TUN that nothing here checks.
+            self._suspect = tun is not None
             raise
         except OSError as error:
             raise RoutingError(str(error)) from error

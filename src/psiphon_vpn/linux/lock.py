@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's side of the lock as the service sees it: five verbs, and one value that says what is held now.
 
     configuration, network, state
@@ -203,7 +205,7 @@ class Loader(Protocol):
             replace_tun: make a new TUN, however right the present one looks. A core that holds it must have ended.
 
         Raises:
-            TunError: the TUN cannot be made. The policy without one is in force.
+            TunError: the TUN cannot be made, or another program set it down. The policy without one is in force.
             EnforcementError: the rules or routes could not be made so. If it is the rules, everything is dropped.
         """
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Is this machine locked? Read from the kernel, without a daemon: `status` uses nothing else."""
 
 import asyncio
@@ -15,12 +17,11 @@ from psiphon_vpn.linux.loopback import name_loopback
 from psiphon_vpn.linux.nfnetlink import NftSocket
 from psiphon_vpn.linux.nftimage import find_owner, read_dormant
 from psiphon_vpn.linux.rtlist import list_links
-from psiphon_vpn.linux.traffic import read_standings
+from psiphon_vpn.linux.traffic import explain_cut_off, read_standings
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import BRIDGES
 from psiphon_vpn.policy.simulate import application_packets, lets_out
 from psiphon_vpn.policy.traffic_control import Filter
-from psiphon_vpn.policy.values import show_name
 from psiphon_vpn.run import CommandError, require_result, run_async
 
 
@@ -29,7 +30,7 @@ class LockState:
     """What the kernel's rules say.
 
     Attributes:
-        locked: whether no packet of an application can leave by a wire; None if the kernel may not be read.
+        locked: whether no packet of an application can leave on a wire; None if the kernel may not be read.
         sentence: the same, for people.
         layers: state ("ok", "missing", "incomplete", "broken") and detail of base, wire_guard, egress_guard,
             frame_guard, traffic_control and lease; frame_guard is left out if there is no card.
@@ -154,8 +155,7 @@ async def _read_filters() -> dict[str, str]:
     if not any(standing.filter for standing in standings.values()):
         return _layer("missing", "")
     if cut_off:
-        told = _("nothing leaves by {names}: the filter there asks for a mark, and the guard that sets it is gone")
-        return _layer("broken", told.format(names=", ".join(map(show_name, cut_off))))
+        return _layer("broken", explain_cut_off(cut_off))
     return _layer("ok", "")
 
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The name of loopback here. It is recognised by its index, since root may rename it, or call a card `lo`."""
 
 import socket

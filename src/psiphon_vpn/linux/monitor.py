@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Changes of links, addresses, routes, rules and traffic control as the kernel announces them (rtnetlink(7)).
 
 Raw, and only as much of each message as decides what to read again: a lost link must be noticed within a millisecond,

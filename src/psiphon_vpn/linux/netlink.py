@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The framing that all netlink messages share (netlink(7)): messages, and the attributes in them."""
 
 import contextlib

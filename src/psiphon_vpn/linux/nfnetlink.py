@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The few messages of nfnetlink that lease and restoring need, in raw netlink.
 
 `nft` cannot express the one thing that makes the lease safe: a batch that the kernel refuses unless the ruleset is
@@ -99,12 +101,14 @@ def _nested(kind: int, payload: bytes) -> bytes:
     return write_attribute(kind | NLA_F_NESTED, payload)
 
 
-def _message(kind: int, flags: int, sequence: int, body: bytes, *, family: int = 0, resource: int = 0) -> bytes:
+def encode_message(kind: int, flags: int, sequence: int, body: bytes, *, family: int = 0, resource: int = 0) -> bytes:
+    """A request of netfilter: netlink header, nfgenmsg, attributes."""
     payload = struct.pack(">BBH", family, 0, resource) + body
     return HEADER.pack(HEADER.size + len(payload), kind, NLM_F_REQUEST | flags, sequence, 0) + payload
 
 
-def _nftables(kind: int) -> int:
+def encode_kind(kind: int) -> int:
+    """The type of a message of nf_tables (NFT_MSG_*), as it stands in the header."""
     return (NFNL_SUBSYS_NFTABLES << 8) | kind
 
 
@@ -124,6 +128,22 @@ def _set_body(table: str, set_name: str) -> bytes:
     )
 
 
+def check_answer(data: bytes) -> None:
+    """Check one message from the kernel: an error, if it is one, is raised.
+
+    Raises:
+        GenerationChanged: a transaction was refused since the ruleset is another one.
+        OSError: the kernel refused.
+    """
+    if HEADER.unpack_from(data)[1] != NLMSG_ERROR:
+        return
+    number = -struct.unpack_from("=i", data, HEADER.size)[0]
+    if number == errno.ERESTART:
+        raise GenerationChanged
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
 def parse_generations(data: bytes) -> tuple[Generation, ...]:
     """The NFT_MSG_NEWGEN messages in what a netlink socket received. Never raises, whatever the bytes."""
     found = []
@@ -132,7 +152,7 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
     for kind, body, port in iterate_announcements(data):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES:
             continue
-        if kind != _nftables(NFT_MSG_NEWGEN):
+        if kind != encode_kind(NFT_MSG_NEWGEN):
             # The first attribute of every object names the table (linux/netfilter/nf_tables.h). A flush announces
             # hundreds of objects, and putting the tables back waits until this has been read.
             attribute, table = next(iterate_attributes(body[4:]), (0, b""))
@@ -156,7 +176,7 @@ def parse_generations(data: bytes) -> tuple[Generation, ...]:
     return tuple(found)
 
 
-_ELEMENTS = frozenset({_nftables(NFT_MSG_NEWSETELEM), _nftables(NFT_MSG_DELSETELEM)})
+_ELEMENTS = frozenset({encode_kind(NFT_MSG_NEWSETELEM), encode_kind(NFT_MSG_DELSETELEM)})
 OWN_PREFIX = "psiphon"
 """The prefix of our tables' names. A table with this prefix never counts as another program's."""
 
@@ -194,7 +214,7 @@ class NftSocket:
             OSError: the kernel did not answer.
         """
         sequence = self._next(1)
-        self._socket.send(_message(_nftables(NFT_MSG_GETGEN), 0, sequence, b""))
+        self._socket.send(encode_message(encode_kind(NFT_MSG_GETGEN), 0, sequence, b""))
         for _ in range(8):
             data = self._socket.recv(8192)
             if HEADER.unpack_from(data)[3] != sequence:
@@ -202,7 +222,7 @@ class NftSocket:
             generations = parse_generations(data)
             if generations and generations[0].number:
                 return generations[0].number
-            self._check(data)
+            check_answer(data)
         raise OSError(errno.EPROTO, "no generation number from the kernel")
 
     def renew(self, elements: tuple[Element, ...], timeout_ms: int, *, generation: int) -> int:
@@ -257,11 +277,11 @@ class NftSocket:
         messages = list(messages)
         base = self._next(len(messages) + 2)
         head = b"" if generation is None else write_attribute(NFNL_BATCH_GENID, struct.pack(">I", generation))
-        data = [_message(NFNL_MSG_BATCH_BEGIN, 0, base, head, resource=NFNL_SUBSYS_NFTABLES)]
+        data = [encode_message(NFNL_MSG_BATCH_BEGIN, 0, base, head, resource=NFNL_SUBSYS_NFTABLES)]
         for index, item in enumerate(messages, start=1):
             flags = item.flags | (NLM_F_ACK if index == len(messages) else 0)
-            data.append(_message(_nftables(item.kind), flags, base + index, item.body, family=item.family))
-        data.append(_message(NFNL_MSG_BATCH_END, 0, base + len(messages) + 1, b"", resource=NFNL_SUBSYS_NFTABLES))
+            data.append(encode_message(encode_kind(item.kind), flags, base + index, item.body, family=item.family))
+        data.append(encode_message(NFNL_MSG_BATCH_END, 0, base + len(messages) + 1, b"", resource=NFNL_SUBSYS_NFTABLES))
         self._socket.send(b"".join(data))
         self._await_commit(base, base + len(messages))
 
@@ -286,7 +306,7 @@ class NftSocket:
         """The same once; None if it changed. Always read to its end: after half a listing the kernel answers EBUSY."""
         interrupted = False
         sequence = self._next(1)
-        self._socket.send(_message(_nftables(kind), NLM_F_DUMP, sequence, body, family=family))
+        self._socket.send(encode_message(encode_kind(kind), NLM_F_DUMP, sequence, body, family=family))
         found: list[bytes] = []
         while True:
             data = self._socket.recv(1 << 16)
@@ -297,7 +317,7 @@ class NftSocket:
                     interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
                     if answer == NLMSG_DONE:
                         return None if interrupted else found
-                    self._check(data[offset : offset + length])
+                    check_answer(data[offset : offset + length])
                     found.append(data[offset + HEADER.size + 4 : offset + length])
                 offset += max((length + 3) & ~3, HEADER.size)
 
@@ -328,21 +348,11 @@ class NftSocket:
             while offset + HEADER.size <= len(data):
                 length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)
                 if first <= sequence <= last and kind == NLMSG_ERROR:
-                    self._check(data[offset : offset + length])
+                    check_answer(data[offset : offset + length])
                     if sequence == last:
                         return
                 offset += max((length + 3) & ~3, HEADER.size)
         raise OSError(errno.EPROTO, "no answer to a transaction from the kernel")
-
-    @staticmethod
-    def _check(data: bytes) -> None:
-        if HEADER.unpack_from(data)[1] != NLMSG_ERROR:
-            return
-        number = -struct.unpack_from("=i", data, HEADER.size)[0]
-        if number == errno.ERESTART:
-            raise GenerationChanged
-        if number:
-            raise OSError(number, os.strerror(number))
 
     def _next(self, count: int) -> int:
         sequence = self._sequence

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """nftables at the edge: replace whole tables, read them back, compare.
 
 nft reads the text; the kernel's own listing shows what it loaded. A listing is compared with the image of the same
@@ -8,9 +10,10 @@ text (a table with the flag "dormant" has no effect on packets). In both cases i
 
 import contextlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from psiphon_vpn.linux.commits import Commits
+from psiphon_vpn.linux.disturbance import decide, is_refusal
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.nfnetlink import GenerationChanged, Message, NftSocket, follow
 from psiphon_vpn.linux.nftimage import are_equal, read_image, remove_table
@@ -25,6 +28,15 @@ _MOST_QUESTIONS = 64
 LOAD = ("nft", "-f", "-")
 
 
+LoadText = Callable[[str], Awaitable[None]]
+"""Loads a text for nft in one transaction, or raises CommandError and changes nothing."""
+
+
+async def load_text(text: str) -> None:
+    """Have the program nft load a text."""
+    await run_async(LOAD, input=text)
+
+
 class RulesetError(Exception):
     """The kernel does not have the table that it should have."""
 
@@ -33,11 +45,24 @@ class Nft:
     """Loads tables with the program nft, and reads them back.
 
     Its owner calls one method at a time: there are only so many scratch tables.
+
+    Args:
+        netlink: by which the ruleset is read, and copies are removed.
+        commits: other programs' commits; without it every commit leads to another reading.
+        images: of tables that were found right.
+        load: what loads a text.
     """
 
-    def __init__(self, netlink: NftSocket, commits: Commits | None = None, images: Images | None = None) -> None:
+    def __init__(
+        self,
+        netlink: NftSocket,
+        commits: Commits | None = None,
+        images: Images | None = None,
+        load: LoadText = load_text,
+    ) -> None:
         self._netlink = netlink
         self._commits = commits
+        self._load_text = load
         self._images = images if images is not None else Images(netlink)
         self._loaded: dict[str, tuple[Table, int]] = {}
         """By name, what was loaded last, and the generation that this made if nobody else committed meanwhile."""
@@ -89,7 +114,7 @@ class Nft:
         if not text:
             return before
         try:
-            await run_async(LOAD, input=text)
+            await self._load_text(text)
         except CommandError as error:
             raise RulesetError(str(error)) from error
         # What is loaded always has something that changes: a transaction that changes nothing would not be counted.
@@ -101,7 +126,7 @@ class Nft:
         """A table without the devices for which it does not load: one that went away costs only itself.
 
         Raises:
-            RulesetError: it loads for none.
+            RulesetError: it loads for none, or nft was disturbed, several times in a row.
         """
         refused: set[str] = set()
         parts, questions = [table.devices], 0
@@ -124,11 +149,20 @@ class Nft:
 
     @staticmethod
     async def _would_load(table: Table) -> bool:
+        async def ask() -> bool:
+            try:
+                await run_async(("nft", "-c", "-f", "-"), input=table.render_replacement())
+            except CommandError as error:
+                if is_refusal(error):
+                    return False
+                raise
+            return True
+
         try:
-            await run_async(("nft", "-c", "-f", "-"), input=table.render_replacement())
-        except CommandError:
-            return False
-        return True
+            return await decide(ask)
+        except CommandError as error:
+            # A device that only seems to be refused would have no guard.
+            raise RulesetError(str(error)) from error
 
     async def remove(self, family: str, name: str) -> None:
         """Remove a table of ours, present or not."""

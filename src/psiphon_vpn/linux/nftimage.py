@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Tables as the kernel itself lists them, and the one transaction that makes them again.
 
 Why not the text once more: nft takes 10 ms and more to read it, on a busy machine several times that, and looks up

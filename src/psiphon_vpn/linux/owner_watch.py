@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Notices the end of the process that owns a table.
 
 The kernel announces no removal of a table whose owner ends (nft_rcv_nl_event in nf_tables_api.c sends nothing). It does

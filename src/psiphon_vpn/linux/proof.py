@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Compares the kernel's listing with the policy, value by value, without nft.
 
 A table and its copy come from the same text, so they cannot show how nft interpreted the text. Here each rule of the

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The queue in front of a device: how many packets were sent into it, and what other programs put there.
 
 The counters of a TUN count what the program behind it has read. They miss packets that wait for a program that hangs,

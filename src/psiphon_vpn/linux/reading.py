@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `nft -s list table` says, in a form that two readings of the same rules agree on. Pure.
 
 Text, not JSON: nft 1.0.6 prints uninitialised memory for the flags of a table there, which is not even always JSON, and

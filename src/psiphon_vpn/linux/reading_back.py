@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Reads back what stands in the kernel for the policy in force. The only place where a `Proof` comes from."""
 
 from psiphon_vpn.linux.held import Held

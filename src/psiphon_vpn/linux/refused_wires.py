@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Wires for which the kernel refused an egress guard: they cost no load of the rules again, and are tried before long.
 
 A wire is known by name and index: another device under the name is another wire. One that is gone is forgotten.

@@ -1,9 +1,12 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Does the tunnel carry packets? A DNS query through the TUN shows it (ICMP does not pass the tunnel)."""
 
 import asyncio
 import secrets
 import socket
 import struct
+from collections.abc import Callable
 
 DNS_PORT = 53
 _ROOT_NS_QUESTION = b"\x00" + struct.pack(">HH", 2, 1)  # ".", type NS, class IN: says nothing about the user
@@ -23,7 +26,7 @@ def is_answer(data: bytes, identifier: int) -> bool:
 
 
 async def ask(server: str, *, source: str, device: str, seconds: float) -> bool:
-    """Ask a resolver over UDP from one device and address.
+    """Ask a resolver over UDP from one device and address, whatever it answers.
 
     Args:
         server: the resolver's address.
@@ -34,6 +37,30 @@ async def ask(server: str, *, source: str, device: str, seconds: float) -> bool:
     Returns:
         Whether an answer came.
     """
+    identifier = secrets.randbelow(0x10000)
+    question = build_question(identifier)
+    answer = await exchange(
+        question, lambda data: is_answer(data, identifier), server=server, source=source, device=device, seconds=seconds
+    )
+    return answer is not None
+
+
+async def exchange(
+    question: bytes, is_answer: Callable[[bytes], bool], *, server: str, source: str, device: str, seconds: float
+) -> bytes | None:
+    """Send a question to a resolver, again and again, until an answer comes.
+
+    Args:
+        question: the message.
+        is_answer: whether a message answers it; others are ignored.
+        server: the resolver's address.
+        source: our address, of the same family.
+        device: interface that the socket is bound to.
+        seconds: how long to try.
+
+    Returns:
+        The answer; None if none came.
+    """
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     loop = asyncio.get_running_loop()
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as connection:
@@ -42,22 +69,20 @@ async def ask(server: str, *, source: str, device: str, seconds: float) -> bool:
             connection.bind((source, 0))
             connection.connect((server, DNS_PORT))
         except OSError:
-            return False
+            return None
         deadline = loop.time() + seconds
-        identifier = secrets.randbelow(0x10000)
         pause = _FIRST_RESEND_SECONDS
         while (left := deadline - loop.time()) > 0:
             try:
-                connection.send(build_question(identifier))
+                connection.send(question)
                 async with asyncio.timeout(min(pause, left)):
-                    while not is_answer(await loop.sock_recv(connection, 4096), identifier):
+                    while not is_answer(data := await loop.sock_recv(connection, 4096)):
                         pass
+                    return data
             except TimeoutError:
                 pass
             except OSError:
                 # Refused at once, by the lock or because the TUN is down: retry later.
                 await asyncio.sleep(min(pause, left))
-            else:
-                return True
             pause = min(pause * 2, _MAX_RESEND_SECONDS)
-    return False
+    return None

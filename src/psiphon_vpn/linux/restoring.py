@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Puts back what other programs change of the lock: at once and without reading, or in turn and with a check."""
 
 import logging

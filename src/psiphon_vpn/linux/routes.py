@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Routing rules and the private routing table: add what is missing, remove what is foreign, compare."""
 
 import errno

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Encodes routing rules, routes and the TUN, as a `RouteSocket` sends them.
 
 All of them go in one write, without reading anything first: what is there already stays as it is (NLM_F_EXCL).

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The four listings of rtnetlink(7) that the service reads: links, addresses, routes and rules; each complete."""
 
 import errno

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """rtnetlink(7) as the service uses it: requests that are answered, and listings that are complete.
 
 A *listing* (a dump) comes in many pieces, and a socket whose listing was left half-read answers EBUSY to every later
@@ -77,13 +79,19 @@ async def list_all(kind: int, body: bytes, decode: Callable[[int, bytes], T | No
     for pause in _PAUSES:
         await asyncio.sleep(pause)
         try:
-            return await _list_once(kind, body, decode)
+            return await list_once(kind, body, decode)
         except Interrupted:
             continue
     raise Interrupted
 
 
-async def _list_once(kind: int, body: bytes, decode: Callable[[int, bytes], T | None]) -> tuple[T, ...]:
+async def list_once(kind: int, body: bytes, decode: Callable[[int, bytes], T | None]) -> tuple[T, ...]:
+    """Do what `list_all` does, once.
+
+    Raises:
+        Interrupted: it changed meanwhile.
+        OSError: the kernel refused, or does not answer.
+    """
     found: list[T] = []
     interrupted = False
     with _open() as listing:
@@ -168,7 +176,7 @@ class RouteSocket:
         """
         # A link is only ever changed here, never made; an address that exists would only be refused.
         requests = [(kind, 0 if kind == RTM_NEWLINK else NLM_F_CREATE | NLM_F_EXCL, body) for kind, body in messages]
-        answers = self._send(requests)
+        answers = self.change_all(requests)
         return [
             f"{kind}: {os.strerror(number)}"
             for (kind, _, _), number in zip(requests, answers, strict=True)
@@ -186,7 +194,7 @@ class RouteSocket:
         Raises:
             OSError: the kernel refused, or did not answer.
         """
-        _raise(self._send([(kind, flags, body)])[0])
+        _raise(self.change_all([(kind, flags, body)])[0])
 
     def change_all(self, requests: Iterable[tuple[int, int, bytes]]) -> list[int]:
         """Make changes in one write; a refused one does not prevent the others.
@@ -200,10 +208,7 @@ class RouteSocket:
         Raises:
             OSError: it did not answer.
         """
-        return self._send(list(requests))
-
-    def _send(self, requests: list[tuple[int, int, bytes]]) -> list[int]:
-        """The kernel's answer to each: 0 or an error number."""
+        requests = list(requests)
         data, wanted = b"", {}
         for place, (kind, flags, body) in enumerate(requests):
             self._sequence = self._sequence % 0x7FFFFFFF + 1

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What rtnetlink(7) says about links, addresses, routes and rules, as values. Layouts: linux/rtnetlink.h."""
 
 import socket

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Kernel settings below /proc/sys. Those of the network may be written with CAP_NET_ADMIN (net/sysctl_net.c)."""
 
 import os

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The tables that the daemon keeps in the kernel, and the generation of the ruleset in which all were right."""
 
 import contextlib
@@ -6,7 +8,7 @@ import logging
 from psiphon_vpn.linux.commits import Commits
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.nfnetlink import GenerationChanged, NftSocket, follow
-from psiphon_vpn.linux.nft import Nft, RulesetError
+from psiphon_vpn.linux.nft import LoadText, Nft, RulesetError, load_text
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.base import build_drop_only
 from psiphon_vpn.policy.ruleset import Table
@@ -20,13 +22,26 @@ class Tables:
     """The base table and those beside it. Reads them back after every change by any program.
 
     Its owner calls one method at a time.
+
+    Args:
+        netlink: by which the ruleset is read and committed to.
+        commits: other programs' commits; without it every commit leads to a reading.
+        images: where images of tables are kept.
+        load: what loads a text of nft.
     """
 
-    def __init__(self, netlink: NftSocket, commits: Commits | None = None) -> None:
+    def __init__(
+        self,
+        netlink: NftSocket,
+        commits: Commits | None = None,
+        *,
+        images: Images | None = None,
+        load: LoadText = load_text,
+    ) -> None:
         self._netlink = netlink
         self._commits = commits
-        self._images = Images(netlink)
-        self._nft = Nft(netlink, commits, self._images)
+        self._images = Images(netlink) if images is None else images
+        self._nft = Nft(netlink, commits, self._images, load)
         self._base: Table | None = None
         self._dropped = False
         """Whether that is the drop-only table, loaded in place of a policy that could not be loaded."""

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """rtnetlink's messages on traffic control, as values, and our filter as requests (linux/rtnetlink.h, pkt_cls.h)."""
 
 import socket

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """BPF programs that decide about a frame before all filters of traffic control (tcx, Linux 6.6).
 
 For `diagnose`, which runs as root. The service's unit may not call bpf(2), since it does not need it.

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Our filter at the traffic control of each card: added, read back, and removed.
 
 Its handle identifies it. There are two handles: the kernel does not record who made a `clsact`, so the handle says
@@ -44,6 +46,7 @@ from psiphon_vpn.linux.tcvalues import (
 )
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.traffic_control import ASK_NOTHING, Filter, build_program, encode_program
+from psiphon_vpn.policy.values import show_name
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,11 @@ OWN_HANDLES: Final = frozenset({HANDLE, HANDLE_IN_OWN_PLACE})
 PROGRAMS: Final = {kind: encode_program(build_program(kind)) for kind in Filter}
 Request = tuple[int, int, bytes]
 """Type (RTM_*), flags (NLM_F_*) and body."""
+_REFUSALS: Final = frozenset(
+    {errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOSYS, errno.ENOENT, errno.EINVAL, errno.EPERM, errno.EACCES}
+)
+"""The kernel's answers where it has no traffic control, no such filter, or lets nobody here use it. Every other error
+is of this moment: another program was faster (EEXIST), or memory was short."""
 _GONE: Final = frozenset({errno.ENODEV, errno.ENOENT, errno.EINVAL})
 """The kernel's answers to a removal if interface, `clsact` or filter are gone."""
 
@@ -159,6 +167,12 @@ def explain_filter(standing: Standing) -> str | None:
     if standing.filter is not Filter.MARKED:
         return _("addresses alone are looked at, since no guard stands there that marks")
     return None
+
+
+def explain_cut_off(cards: Collection[str]) -> str:
+    """Why nothing leaves by the interfaces of these names: the filter is there, and its guard is not."""
+    sentence = _("nothing leaves by {names}: the filter there drops all that no egress guard marks, and none is there")
+    return sentence.format(names=", ".join(map(show_name, cards)))
 
 
 def choose_preference(filters: Collection[TcFilter]) -> int:
@@ -296,30 +310,49 @@ class Traffic:
                 raise OSError(number, os.strerror(number))
 
 
-async def can_filter() -> bool:
+async def can_filter(kernel: TrafficKernel | None = None) -> bool:
     """Whether this kernel accepts such a filter: tried at the egress of loopback, with one that lets everything pass.
 
     Made and removed in one write; a `clsact` that was needed for it is removed in the next.
+
+    Args:
+        kernel: None for this machine's.
+
+    Raises:
+        OSError: the try was disturbed. What this kernel can do is not known.
     """
-    try:
-        with contextlib.closing(RouteSocket()) as socket:
-            return await _try(NetlinkTraffic(socket))
-    except OSError:
-        return False
+    if kernel is not None:
+        return await _try(kernel)
+    with contextlib.closing(RouteSocket()) as socket:
+        return await _try(NetlinkTraffic(socket))
 
 
 async def _try(kernel: TrafficKernel) -> bool:
+    try:
+        answers = await _make_and_remove(kernel)
+    except OSError as error:
+        answers = [error.errno or errno.EIO]
+    for number in filter(None, answers):
+        if number not in _REFUSALS:
+            raise OSError(number, os.strerror(number))
+    return not any(answers)
+
+
+async def _make_and_remove(kernel: TrafficKernel) -> list[int]:
+    """The kernel's answers: 0 or an error number for each step."""
     index = names.LOOPBACK_INDEX
     place = next((found.kind for found in await kernel.list_places() if found.index == index), None)
     if place not in {None, CLSACT}:
-        return True  # it cannot be tried here; each card will show it
+        return []  # it cannot be tried here; each card will show it
     filters = await kernel.list_filters(index, EGRESS) if place else ()
     preference = choose_preference(filters)
     program = encode_program(ASK_NOTHING)
     tried = TcFilter(
         index=index, parent=EGRESS, preference=preference, protocol=EVERY_PROTOCOL, kind=BPF, handle=TRIAL_HANDLE
     )
+    left = [found for found in filters if found.kind == BPF and found.handle == TRIAL_HANDLE]  # by a disturbed try
     requests: list[Request] = [
+        *((RTM_DELTFILTER, 0, encode_filter_removal(found)) for found in left),
         (RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, encode_filter(index, TRIAL_HANDLE, preference, program)),
         (RTM_DELTFILTER, 0, encode_filter_removal(tried)),
     ]
@@ -327,10 +360,10 @@ async def _try(kernel: TrafficKernel) -> bool:
         requests.insert(0, (RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, encode_place(index)))
     answers = kernel.change(requests)
     if place is None and not answers[0]:
-        left = [found for parent in (EGRESS, INGRESS) for found in await kernel.list_filters(index, parent)]
-        if not left:
+        others = [found for parent in (EGRESS, INGRESS) for found in await kernel.list_filters(index, parent)]
+        if not others:
             kernel.change([(RTM_DELQDISC, 0, encode_place(index))])
-    return not any(answers)
+    return answers
 
 
 def remove_filters() -> None:

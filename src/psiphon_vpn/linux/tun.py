@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The TUN device: made persistent, owned by psiphon-user, single queue (tuntap.rst of the kernel documentation)."""
 
 import asyncio
@@ -39,6 +41,10 @@ class TunError(Exception):
 
 class TunReplaced(TunError):
     """The TUN is not the same device as before: a core that holds the old one is of no use."""
+
+
+class TunSetDown(TunError):
+    """Another program set the TUN down while it or its routes were made. The kernel takes no route into it."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,8 @@ async def ensure_tun(socket: RouteSocket, *, uid: int, anew: bool = False) -> Tu
             said = [trouble.detail, *refused[:1]]
     except OSError as error:
         raise TunError(error.strerror or str(error)) from error
-    raise TunError(f"{names.TUN_NAME}: {', '.join(said)}")
+    wrong = f"{names.TUN_NAME}: {', '.join(said)}"
+    raise TunError(wrong) if find_tun_set_down(uid) is None else TunSetDown(wrong)
 
 
 def find_tun_set_down(uid: int) -> Tun | None:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's own entries in the table `local` for the uplink's IPv4 addresses, restored after somebody flushed them.
 
 Without them packets for this machine are not delivered, so the core gets no answer. The kernel makes an entry only when

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which bridges this machine may talk to now: root's list, and what is on each bridge. Pure, except for the file.
 
 The list belongs to root and is no part of the configuration, which the service's own user can write. A listed bridge

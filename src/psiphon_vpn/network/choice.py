@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The choice of the uplink: which one, when to try another, and what counts as a network transition (R6). Pure."""
 
 from collections.abc import Iterable

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The network as one value: the daemon hands it to the state machine, and `diagnose` judges by it. Pure."""
 
 from dataclasses import dataclass, field

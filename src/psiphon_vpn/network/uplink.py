@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The uplinks that the core may use, and the wires: pure decisions on a snapshot of the links."""
 
 import ipaddress
@@ -95,6 +97,8 @@ class Uplink:
     """Most likely another VPN's: it has no card of its own."""
     stack: tuple[InterfaceName, ...] = ()
     """The wires by which its packets leave: itself and its lower devices."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of the interfaces in the stack (IFLA_INFO_KIND), sorted; hardware has none."""
 
     @property
     def hops(self) -> tuple[str, ...]:
@@ -153,13 +157,21 @@ def _find_places(snapshot: Snapshot, interface: Interface, version: int) -> tupl
 
 def find_stack(snapshot: Snapshot, interface: Interface) -> list[Interface]:
     """An interface and all its lower devices: the card of a VLAN, the ports of a bridge or a bond, and so on."""
+    by_index: dict[int, Interface] = {}
+    ports: dict[int, list[Interface]] = {}
+    for link in snapshot.interfaces:
+        by_index[link.index] = link
+        if link.master is not None:
+            ports.setdefault(link.master, []).append(link)
     found = {interface.index: interface}
     fresh = [interface]
     while fresh:
         above = fresh.pop()
-        for link in snapshot.interfaces:
-            below = link.master == above.index or (above.lower == link.index and above.kind not in LOCAL_KINDS)
-            if below and link.index not in found:
+        below = [*ports.get(above.index, ())]
+        if above.lower in by_index and above.kind not in LOCAL_KINDS:
+            below.append(by_index[above.lower])
+        for link in below:
+            if link.index not in found:
                 found[link.index] = link
                 fresh.append(link)
     return list(found.values())
@@ -206,6 +218,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
             paths=_find_paths(snapshot, by_index[index], [route for route in usable if route.index == index]),
             tunnel=ranks[index][0],
             stack=_find_wire_stack(snapshot, by_index[index]),
+            kinds=tuple(sorted({link.kind for link in find_stack(snapshot, by_index[index]) if link.kind})),
         )
         for index in sorted(ranks, key=lambda index: ranks[index])
     )
@@ -236,8 +249,10 @@ def find_ownerless_uplink(snapshot: Snapshot) -> str | None:
     """
     routed = {route.index for route in snapshot.defaults}
     for link in snapshot.interfaces:
+        if link.index not in routed or not link.up:
+            continue
         forms = [OWNERLESS_KINDS[below.kind] for below in find_stack(snapshot, link) if below.kind in OWNERLESS_KINDS]
-        if link.index in routed and link.up and forms:
+        if forms:
             return f"{show_name(link.name)}, {forms[0]}"
     return None
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The network managers: one module for each, and the list from which all other code takes them.
 
 A new one is a module here and its line in this list (CONTRIBUTING.md, "A new network manager").

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the service has to know about a network manager, as one value. Pure, except for `find_portal`."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """systemd-networkd."""
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ MANAGER: Final = NetworkManager(
     users=("systemd-network",),
     files={
         # It removes rules and routes of others unless configured not to (systemd 246 and 249, networkd.conf.d(5)).
-        "/usr/lib/systemd/networkd.conf.d/zz-psiphon-vpn.conf": "networkd.conf",
+        "/usr/lib/systemd/networkd.conf.d/zzz-psiphon-vpn.conf": "networkd.conf",
         # A user's .network file that matches every name must not configure the TUN: no address, no query, no route.
         # The first match wins (systemd.network(5)).
-        "/usr/lib/systemd/network/00-psiphon-vpn.network": "tun.network",
+        "/usr/lib/systemd/network/00-psiphon-vpn-tun.network": "tun.network",
     },
     reread="restart",
     leases=("/run/systemd/netif/leases", "/run/systemd/netif/links"),

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """wpa_supplicant, which logs in for other network managers: to wireless and wired networks (802.1X)."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The base table `inet psiphon_filter`: what may pass in each state (R1, R2, R4, R5, R7, R10, R11, R19).
 
 This module has the chains for what this machine itself sends and receives, and puts the whole table together.
@@ -16,11 +18,13 @@ from psiphon_vpn.policy.model import Policy, State
 from psiphon_vpn.policy.render_guests import guest_input_rules, guest_output_rules
 from psiphon_vpn.policy.render_rules import TUNNEL_PROTOCOLS, RenderContext, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Set, Table
+from psiphon_vpn.policy.shortcuts import answer_shortcuts, application_shortcuts, core_shortcuts
 from psiphon_vpn.policy.values import LOOPBACK, name_by_index, quote_set
 from psiphon_vpn.policy.wire import (
     REFUSED_IPV4,
     REFUSED_IPV6,
     core_rules,
+    find_core_match,
     may_connect,
     may_open,
     plumbing_rules,
@@ -37,7 +41,8 @@ HEADING = {
 }
 
 
-def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
+def _loopback_rules(policy: Policy) -> tuple[Rule, ...]:
+    """What this machine may send to itself: everything, but to the SOCKS proxy only while the tunnel is open."""
     port = policy.socks_port
     rules = []
     if may_open(policy):
@@ -45,11 +50,11 @@ def _socks_rules(policy: Policy) -> tuple[Rule, ...]:
         rules.append(accept(permits.SOCKS, render_match(permits.SOCKS.match, context, interface=f"oif {LOOPBACK}")))
     rules.append(
         Rule(
-            text=f"oif {LOOPBACK} ip daddr 127.0.0.0/8 tcp dport {port} reject with tcp reset",
+            text=f"tcp dport {port} ip daddr 127.0.0.0/8 reject with tcp reset",
             comment="the core's SOCKS proxy is closed while the tunnel is",
         )
     )
-    return tuple(rules)
+    return (*rules, accept(permits.LOOPBACK, f"oif {LOOPBACK}"))
 
 
 def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
@@ -57,6 +62,8 @@ def _tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
     uid = policy.identity.uid
     context = RenderContext(identity=policy.identity, values={RuntimeValue.PROBED: policy.ipv6_probe})
     rules: list[Rule] = []
+    if may_open(policy):
+        rules += application_shortcuts(policy.identity, {4: REFUSED_IPV4, 6: REFUSED_IPV6})
     if may_connect(policy):
         rules.append(accept(permits.PROBE, render_match(permits.PROBE.match, context)))
         if policy.ipv6_probe:
@@ -93,8 +100,9 @@ def _leased(permit: Permit, context: RenderContext) -> Rule:
 
 
 def _output(policy: Policy) -> tuple[Chain, ...]:
-    rules = [*_socks_rules(policy), accept(permits.LOOPBACK, f"oif {LOOPBACK}")]
-    chains = [Chain(name="refused", rules=refusal_rules())]
+    # A chain for each kind of packet, so that no kind is asked about another: by interfaces, which exclude each other.
+    chains = [Chain(name="refused", rules=refusal_rules()), Chain(name="loopback", rules=_loopback_rules(policy))]
+    rules = [Rule(text=f"oif {LOOPBACK} goto loopback", comment="this machine to itself")]
     if policy.links.tun_index is not None:
         chains.append(Chain(name="to_tunnel", rules=(*_tunnel_rules(policy), Rule(text="goto refused"))))
         rules.append(
@@ -103,8 +111,10 @@ def _output(policy: Policy) -> tuple[Chain, ...]:
                 comment="into the tunnel: our own TUN, by name and by index",
             )
         )
-    rules.append(Rule(text=f'oifname "{names.TUN_NAME}" goto refused', comment="a device that only has its name"))
     rules += [
+        # The uplink, which they name, never has the TUN's name.
+        *core_shortcuts(policy, find_core_match(policy), group=True),
+        Rule(text=f'oifname "{names.TUN_NAME}" goto refused', comment="a device that only has its name"),
         *tunnel_address_rules("goto refused"),
         *_stranger_rules(policy),
         *guest_jump(policy.links),
@@ -151,13 +161,13 @@ def _input(policy: Policy) -> Chain:
     def let_in(permit: Permit, interface: str = "") -> Rule:
         return accept(permit, render_match(permit.match, context, interface=interface))
 
-    rules = [
-        accept(permits.LOOPBACK_IN, f"iif {LOOPBACK}"),
-        Rule(text="ct state invalid counter drop"),
-    ]
+    rules = [accept(permits.LOOPBACK_IN, f"iif {LOOPBACK}")]
+    # Both of these accept packets of known flows alone, so it makes no difference that invalid ones are dropped later.
     if policy.links.tun_index is not None:
         tun = f'iifname "{names.TUN_NAME}" iif {name_by_index(policy.links.tun_index)}'
         rules.append(let_in(permits.TUNNEL_ANSWERS, tun))
+    rules += answer_shortcuts(policy.identity)
+    rules.append(Rule(text="ct state invalid counter drop"))
     rules.append(Rule(text=f'iifname "{names.TUN_NAME}" counter drop', comment="nobody reaches in through the tunnel"))
     rules += tunnel_address_rules()
     rules += [
@@ -171,7 +181,7 @@ def _input(policy: Policy) -> Chain:
 def build_base_table(policy: Policy) -> Table:
     """The base table of a policy. Pure."""
     lease = "an interface named here is open; the kernel forgets it by itself, the service renews it (B2)"
-    chains = [*_output(policy), _input(policy), build_forward(policy), build_postrouting(policy), build_wire_mark()]
+    chains = [*_output(policy), _input(policy), build_forward(policy), *build_postrouting(policy), build_wire_mark()]
     if may_open(policy):
         chains += build_open_chains(policy)
     return Table(

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The policy as a pure function of the service's situation, its identity, the settings and the network.
 
 The daemon and `diagnose` both call it, so that the two cannot disagree about what should be loaded. Impossible

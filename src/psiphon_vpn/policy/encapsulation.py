@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Rules for encapsulated packets, in raw bytes: behind two VLAN tags (QinQ), or in a PPPoE session.
 
 The kernel keeps the owner of a packet through a VLAN, a bridge, a bond or a PPPoE session down to the card (tested with

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The base table's other chains: forward, prerouting and postrouting, address translation."""
 
 from psiphon_vpn.policy import names, permits
@@ -5,8 +7,9 @@ from psiphon_vpn.policy.match import Permit
 from psiphon_vpn.policy.model import Links, Policy
 from psiphon_vpn.policy.render_rules import TUNNEL_PROTOCOLS, RenderContext, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule
+from psiphon_vpn.policy.shortcuts import core_shortcuts
 from psiphon_vpn.policy.values import LOOPBACK, InterfaceName, name_by_index, quote_set
-from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, may_open, tunnel_address_rules
+from psiphon_vpn.policy.wire import REFUSED_IPV4, REFUSED_IPV6, find_core_match, may_open, tunnel_address_rules
 
 _TUN = InterfaceName(names.TUN_NAME)
 
@@ -84,24 +87,16 @@ def build_forward(policy: Policy) -> Chain:
     )
 
 
-def build_postrouting(policy: Policy) -> Chain:
+def build_postrouting(policy: Policy) -> tuple[Chain, ...]:
     """The second check, after address translation, where the final interface is known.
 
     Another program's `type route` chain or DNAT can move a packet to another interface after `output` has seen it.
     """
-    rules = [accept(permits.LOOPBACK, f"oif {LOOPBACK}")]
-    if policy.links.tun_index is not None:
-        into = f'oifname "{names.TUN_NAME}" oif {name_by_index(policy.links.tun_index)}'
-        rules += [
-            accept(permit, f"{into} {word} saddr {address}", "the source that the server has seen first")
-            for permit, word, address in (
-                (permits.APPLICATIONS, "ip", names.TUN_IPV4),
-                (permits.APPLICATIONS_IPV6, "ip6", names.TUN_IPV6),
-            )
-        ]
-    rules.append(
-        Rule(text=f'oifname "{names.TUN_NAME}" counter drop', comment="one stray source would spoil a session")
-    )
+    rules = [
+        accept(permits.LOOPBACK, f"oif {LOOPBACK}"),
+        Rule(text=f'oifname "{names.TUN_NAME}" goto into_tunnel', comment="into the tunnel"),
+    ]
+    rules += core_shortcuts(policy, find_core_match(policy), group=False)
     rules += tunnel_address_rules()
     if _may_forward(policy):
         rules.append(
@@ -114,11 +109,25 @@ def build_postrouting(policy: Policy) -> Chain:
     rules += guest_jump(policy.links)
     rules.append(Rule(text="jump to_wire", comment="everything else is a wire"))
     rules.append(Rule(text="counter drop"))
-    return Chain(
-        name="postrouting",
-        hook=Hook(kind="filter", hook="postrouting", priority=300, policy="drop"),
-        rules=tuple(rules),
+    hook = Hook(kind="filter", hook="postrouting", priority=300, policy="drop")
+    return (
+        Chain(name="into_tunnel", rules=_into_tunnel_rules(policy)),
+        Chain(name="postrouting", hook=hook, rules=tuple(rules)),
     )
+
+
+def _into_tunnel_rules(policy: Policy) -> tuple[Rule, ...]:
+    rules = []
+    if policy.links.tun_index is not None:
+        into = f'oifname "{names.TUN_NAME}" oif {name_by_index(policy.links.tun_index)}'
+        rules += [
+            accept(permit, f"{into} {word} saddr {address}", "the source that the server has seen first")
+            for permit, word, address in (
+                (permits.APPLICATIONS, "ip", names.TUN_IPV4),
+                (permits.APPLICATIONS_IPV6, "ip6", names.TUN_IPV6),
+            )
+        ]
+    return (*rules, Rule(text="counter drop", comment="one stray source would spoil a session"))
 
 
 def guest_jump(links: Links) -> tuple[Rule, ...]:
@@ -139,14 +148,14 @@ def build_wire_mark() -> Chain:
         rules=(
             Rule(
                 text=f'iif != {LOOPBACK} iifname != "{names.TUN_NAME}" meta mark set {names.CORE_MARK}',
-                comment="reverse-path check of what arrives by a wire: by the main table",
+                comment="reverse-path check of what arrives on a wire: against the main table",
             ),
         ),
     )
 
 
 def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
-    """Address translation and segment size. Needed only while open: only then do applications use the tunnel."""
+    """Address translation. Needed only while open: only then do applications use the tunnel."""
     assert policy.links.tun_index is not None, "open without a TUN"
     tun, uid = names.TUN_NAME, policy.identity.uid
     resolver = f"th dport 53 dnat ip to {names.RESOLVER_IPV4}"
@@ -160,16 +169,6 @@ def build_open_chains(policy: Policy) -> tuple[Chain, ...]:
                 Rule(
                     text=f"meta nfproto ipv4 oif != {LOOPBACK} meta skuid != {uid} {protocols} {resolver}",
                     comment="every name is asked of the resolver inside the tunnel, whatever resolv.conf says",
-                ),
-            ),
-        ),
-        Chain(
-            name="clamp",
-            hook=Hook(kind="filter", hook="postrouting", priority=-150, policy="accept"),
-            rules=(
-                Rule(
-                    text=f"{into} tcp flags & (syn | rst) == syn tcp option maxseg size set 1360",
-                    comment="the tunnel returns no path MTU errors",
                 ),
             ),
         ),

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The static tables beside the base table: wire guard (B3), frame guard and egress guard (B4), and the ARP table."""
 
 from psiphon_vpn.policy import names, permits
@@ -10,6 +12,7 @@ from psiphon_vpn.policy.plumbing import ETHERNET_HEADER, arp_rules, discovery_ru
 from psiphon_vpn.policy.render_guests import guest_wire_rules
 from psiphon_vpn.policy.render_rules import RenderContext, accept, render_match
 from psiphon_vpn.policy.ruleset import Chain, Hook, Rule, Table
+from psiphon_vpn.policy.shortcuts import frame_shortcuts, guard_shortcuts
 from psiphon_vpn.policy.values import LOOPBACK, Address, InterfaceName
 from psiphon_vpn.policy.wire import plumbing_rules, tunnel_address_rules
 
@@ -48,7 +51,7 @@ def build_wire_guard(
             Chain(
                 name="output",
                 hook=Hook(kind="filter", hook="output", priority=10, policy="drop"),
-                rules=(*local, *wire, tail),
+                rules=(*local, *guard_shortcuts(identity), *wire, tail),
             ),
             Chain(
                 name="forward",
@@ -64,6 +67,7 @@ def build_wire_guard(
                 hook=Hook(kind="filter", hook="postrouting", priority=310, policy="drop"),
                 rules=(
                     *local,
+                    *guard_shortcuts(identity),
                     *wire,
                     # By name alone: the input type is not known here, and chain forward has checked it.
                     accept(permits.CONTAINER_ANSWERS, f'iifname "{names.TUN_NAME}" ct direction reply'),
@@ -94,9 +98,12 @@ def _egress_rules(
     )
     last = Rule(text="counter drop", comment="no other frame, whoever made it")
     plain = _packet_rules(context, on_link, header=header)
+    frames = {4: _frame(ETHERTYPE_IPV4, header=header), 6: _frame(ETHERTYPE_IPV6, header=header)}
+    shortcuts = frame_shortcuts(context, frames)
     if not header:
-        return (*plain, last)
+        return (*shortcuts, *plain, last)
     return (
+        *shortcuts,
         *arp_rules(identity, _frame(ARP, header=True), on_link),
         *eapol_rules(identity, _frame(EAPOL, header=True)),
         *plain,
@@ -223,7 +230,7 @@ def _device_chains(devices: tuple[InterfaceName, ...], headerless: tuple[Interfa
 
 
 def build_bridge_guard(identity: Identity) -> Table:
-    """What leaves by a port of any bridge: to a guest everything, elsewhere what the frame guard lets out of a card.
+    """What leaves through a bridge port: to a guest everything, elsewhere what the frame guard lets out of a card.
 
     It checks each frame by the kind of its port, after every other decision (postrouting of the family `bridge`). So a
     port that joins later is covered from its first frame on, with no gap until somebody notices it. A bridge that
@@ -283,7 +290,7 @@ def build_arp_table() -> Table:
                     Rule(text=f"arp daddr ip {tunnel} drop", comment="nobody learns who has the tunnel's address"),
                     Rule(
                         text=f"meta mark set {names.CORE_MARK}",
-                        comment="reverse-path check of what arrives by a wire: by the main table",
+                        comment="reverse-path check of what arrives on a wire: against the main table",
                     ),
                 ),
             ),

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A bridge whose guests this machine may talk to, because root allowed it. Pure.
 
 Its rules are in `render_guests`.

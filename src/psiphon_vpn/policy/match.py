@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The types that a row of `permits` consists of: owner, interface, protocols, addresses, exact forms. Never nft's text.
 
 Pure. The renderers (`render_rules`, `plumbing`, `encapsulation`) turn them into the text of each table.
@@ -69,7 +71,6 @@ class Flow(enum.StrEnum):
     """How connection tracking classifies a packet."""
 
     ANY = ""
-    ESTABLISHED = mark("of a flow that is known, or an error about one")
     REPLIES = mark("answers in a flow that is known, or errors about one")
     OWN_REPLIES = mark("answers in a flow that psiphon-user began while it might, or errors about one")
 
@@ -81,9 +82,9 @@ class Difference(enum.StrEnum):
     """
 
     STATE = mark("in these states alone")
-    UPLINK = mark("only by the uplink")
+    UPLINK = mark("only through the uplink")
     NAME_PORTS = mark("not to ports that ask for names")
-    NEXT_HOP = mark("only by a gateway of the uplink and in a version that has a default route")
+    NEXT_HOP = mark("only through a gateway of the uplink and in a version that has a default route")
     PROXY = mark("only to the upstream proxy where one is given")
     CONTROL_GROUP = mark("only from the service's control group where the kernel can tell")
     LINK = mark("only from and to this link's own prefixes")
@@ -94,7 +95,7 @@ class Difference(enum.StrEnum):
     TUNNEL = mark("only with the TUN's own address and not to private or reserved ones")
     LEASE = mark("only while the lease runs")
     BRIDGE = mark("only while the daemon sees nothing but guests on it")
-    PORT = mark("only by a port that leads to a guest")
+    PORT = mark("only through a port that leads to a guest")
     # Where a layer cannot narrow as the row says.
     UNICAST = mark("to any unicast address")
     PRIVATE = mark("to any private address")

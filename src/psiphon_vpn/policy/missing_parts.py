@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The rules for a kernel or an nft that lacks a part of nf_tables: the same, without the expressions it lacks. Pure.
 
 Small kernels, vendor kernels and WSL leave parts out, and one unknown expression makes a whole transaction fail. The
@@ -23,10 +25,8 @@ class Part(enum.StrEnum):
     FIB = "fib"
     """Tells a container's DNS query to this machine from others; without it containers' queries are not translated."""
     RT = "rt"
-    """Tells whether the core's packet goes by a gateway; without it a core that has lost its route looks for its server
-    on the link by ARP, until the daemon sees the change. nft has no other expression for this."""
-    MAXSEG = "maxseg"
-    """Lowers TCP's segment size on the way into the tunnel; without it large packets may be lost there."""
+    """Tells whether the core's packet goes through a gateway; without it a core that has lost its route looks for its
+    server on the link with ARP, until the daemon sees the change. nft has no other expression for this."""
 
 
 _REJECT = re.compile(r" reject with (?:tcp reset|icmpx type [a-z-]+)$")
@@ -48,10 +48,6 @@ def _keep_chain(chain: Chain, lacking: Set[Part]) -> Chain | None:
 
 
 def _keep_rule(rule: Rule, lacking: Set[Part]) -> Rule | None:
-    if (
-        (Part.RT in lacking and " rt " in rule.text)
-        or (Part.FIB in lacking and "fib " in rule.text)
-        or (Part.MAXSEG in lacking and "tcp option maxseg" in rule.text)
-    ):
+    if (Part.RT in lacking and " rt " in rule.text) or (Part.FIB in lacking and "fib " in rule.text):
         return None
     return replace(rule, text=_REJECT.sub(" drop", rule.text)) if Part.REJECT in lacking else rule

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the tables are rendered from: state, identity, links, and the settings that concern the firewall."""
 
 import enum

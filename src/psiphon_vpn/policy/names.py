@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The names and numbers of the policy, in one place, so that no two parts of the program can disagree on them."""
 
 from typing import Final

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What is on the links that lead out: our own addresses, and the networks reached without a router. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The list of our tables: family, name, keeper and layer of each.
 
 Code that needs all of them, or all of one keeper, takes them from here, so that no place forgets a new table. Their

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The table of what may pass: one row for each thing that may leave, enter the tunnel, come in or be forwarded.
 
 Nothing else passes. Base table, wire guard, egress guard, frame guard and bridge guard are rendered from these rows,
@@ -39,7 +41,7 @@ CONNECTING: Final = (State.CONNECTING, State.VERIFYING, State.OPEN)
 OPEN: Final = (State.OPEN,)
 
 IP_LAYERS: Final = (BASE, GUARD, EGRESS, FRAMES, BRIDGES)
-"""An IP packet that leaves by a wire must pass every one of these that is loaded."""
+"""An IP packet that leaves on a wire must pass every one of these that is loaded."""
 FRAME_LAYERS: Final = (EGRESS, FRAMES, BRIDGES)
 """The layers that see frames other than IP."""
 STATIC_LAYERS: Final = (GUARD, FRAMES, BRIDGES)
@@ -74,13 +76,15 @@ EAPOL_VERSIONS: Final = (1, 2, 3)
 LONGEST_PPP: Final = 320
 """bytes of a frame: a log-in with a name of 255 (RFC 1994 4.1) is the longest that a line needs."""
 
-# ------------------------------------------------------------------------------------------------ out, by a wire
+# ------------------------------------------------------------------------------------------------ out, on a wire
 
 CORE: Final = Permit(
     name="core",
-    what=mark("TCP and UDP to a Psiphon server"),
-    why=mark("The connection to the server (R5). Its address is not known beforehand: the core tries many"),
-    shows=mark("That you talk to those servers. Psiphon disguises what it is"),
+    what=mark("TCP and UDP to a Psiphon server; with list_rescue TCP to a host of the server list"),
+    why=mark("The connection to the server (R5). Its address is not known beforehand: the tunnel program tries many"),
+    shows=mark(
+        "That you talk to those servers, which Psiphon disguises; of a rescue, the host's address and name, in clear"
+    ),
     match=Match(owner=Owner.PSIPHON_USER, by=InterfaceKind.WIRE, protocols=(TCP, UDP)),
     comment="psiphon-user, TCP and UDP",
     states=CONNECTING,
@@ -101,9 +105,9 @@ CORE: Final = Permit(
 )
 CORE_NAMES: Final = Permit(
     name="core-names",
-    what=mark("The core's own DNS queries"),
+    what=mark("The tunnel program's own DNS queries"),
     why=mark("Only if you set bootstrap_dns: for a network where no server is found without it"),
-    shows=mark("The names that the core looks up, in clear"),
+    shows=mark("The names that the tunnel program looks up, in clear"),
     match=Match(
         owner=Owner.PSIPHON_USER,
         by=InterfaceKind.WIRE,
@@ -421,7 +425,10 @@ NAMES: Final = Permit(
 PROBE: Final = Permit(
     name="probe",
     what=mark("The service's check that the tunnel carries packets"),
-    why=mark("The tunnel is checked before it is opened. psiphon-user sends nothing else here: the core must not loop"),
+    why=mark(
+        "The tunnel is checked before it is opened. psiphon-user sends nothing else here: the tunnel program must "
+        "not loop"
+    ),
     match=Match(
         owner=Owner.PSIPHON_USER,
         by=InterfaceKind.TUNNEL,
@@ -470,7 +477,7 @@ LOOPBACK: Final = Permit(
 )
 SOCKS: Final = Permit(
     name="socks",
-    what=mark("The core's SOCKS proxy"),
+    what=mark("The tunnel program's SOCKS proxy"),
     why=mark("The proxy leads into the tunnel, and is leased like it"),
     match=Match(by=InterfaceKind.LOOPBACK, protocols=(TCP,), destination_ports=(RuntimeValue.SOCKS_PORT,), lease=4),
     comment="the core's SOCKS proxy while the lease runs",
@@ -546,7 +553,7 @@ TUNNEL_ANSWERS: Final = Permit(
     name="tunnel-answers",
     what=mark("Answers out of the tunnel"),
     why=mark("Nothing else comes in through the tunnel"),
-    match=Match(by=InterfaceKind.TUNNEL, flow=Flow.ESTABLISHED),
+    match=Match(by=InterfaceKind.TUNNEL, flow=Flow.REPLIES),
     comment="answers out of the tunnel",
     states=EVERY_STATE,
     layers=(BASE,),

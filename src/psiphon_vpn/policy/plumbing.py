@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The messages that keep a link working, in their exact form and length: neighbour discovery, MLD, ARP, EAPOL.
 
 In an inet table only the kernel's own packets have no owner. At a card's egress hook the frames of a macvlan child and

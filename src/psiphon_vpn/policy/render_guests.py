@@ -1,7 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The rules about guests on bridges that root allowed, rendered from their rows.
 
 A port may join a bridge at any moment, so no list of ports makes this safe. The bridge guard does (`policy/guards.py`):
-it checks each frame as it leaves by a port. The base table has these rules only while the daemon sees that guard
+it checks each frame as it leaves through a port. The base table has these rules only while the daemon sees that guard
 loaded, and sees only guests on the bridge (`network/bridges.py`).
 """
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Renders a row as a rule in nft's own expressions: for inet tables, and for plain frames at a card.
 
 Every accepting rule is made by `accept`, which takes the row. The order of a rule's matches is fixed here; it does not
@@ -42,7 +44,6 @@ IPV6_HEADER = 40
 _TRANSPORT = {TCP: "tcp", UDP: "udp"}
 _FLOWS = {
     Flow.ANY: "",
-    Flow.ESTABLISHED: "ct state established,related",
     Flow.REPLIES: "ct state established,related ct direction reply",
     Flow.OWN_REPLIES: f"ct state established,related ct direction reply ct mark {names.CORE_MARK}",
 }

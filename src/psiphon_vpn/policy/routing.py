@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The second wall (R9): a private routing table whose only way out is the TUN, and the rules that lead there.
 
 Why it is built like this (each point is covered by a test with rp_filter 0, 1 and 2):
@@ -7,7 +9,7 @@ Why it is built like this (each point is covered by a test with rp_filter 0, 1 a
 * A socket that is bound to the TUN (the service's own check of the resolver) uses the private table.
 * Sockets of psiphon-user use the main table (`uidrange`), all others the private one.
 * The reverse-path check of an arriving packet looks up the interface for an answer without a uid, and would find the
-  TUN. The base table marks packets that arrive by a wire, and one rule sends *marked lookups of the machine itself*
+  TUN. The base table marks packets that arrive on a wire, and one rule sends *marked lookups of the machine itself*
   (`iif lo`: the check is one, forwarding is not) to the main table. This needs `src_valid_mark=1` (kernel
   documentation, ip-sysctl).
 * Packets from the tunnel to a container are routed by the main table, which has the container's subnet.

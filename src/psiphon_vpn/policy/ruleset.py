@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A table of nftables as a value, and its text.
 
 `nft -f` loads the text. It has numbers where names depend on files of the system (protocols, ports), and only syntax
@@ -10,8 +12,12 @@ from dataclasses import dataclass, replace
 
 from psiphon_vpn.policy.values import InterfaceName
 
-_TEXT = re.compile(r'(?:[A-Za-z0-9_ .:,/@=!&|(){}-]|"[A-Za-z0-9._/-]+")*')
-"""The characters of a rule: no comment, no end of a line, nothing in quotes that could be more than a name."""
+_TEXT = re.compile(r'(?:[A-Za-z0-9_ .:,/@=!&|(){}-]|(?<![^ {])"[A-Za-z0-9._/-]+"(?![^ ,}]))*')
+"""The characters of a rule: no comment, no end of a line, nothing in quotes that could be more than a name.
+
+A quoted name stands alone. No interface's name contains white space (dev_valid_name in net/core/dev.c), so that no name
+with quotation marks in it makes two names of one.
+"""
 _BARE_INDEX = re.compile(r"\b[io]if (?:[!=]= )?\{? ?\d")
 
 
@@ -23,6 +29,8 @@ class Rule:
     comment: str = ""
     permit: str = ""
     """Name of the row of `permits` that it renders. No rule accepts anything without one."""
+    shortcut: bool = False
+    """Whether it accepts early what a later rule would accept too (`policy/shortcuts.py`)."""
 
     def __post_init__(self) -> None:
         """Refuse text with unexpected characters. Values come from `policy.values` alone; this is a second check.
@@ -34,6 +42,8 @@ class Rule:
             raise ValueError("not the text of a rule")
         if bool(self.permit) != (self.text.split()[-1:] == ["accept"]):
             raise ValueError("a rule accepts what a row of the table of permits names, and nothing else does")
+        if self.shortcut and not self.permit:
+            raise ValueError("a shortcut only accepts")
 
     def render(self) -> str:
         """The rule as one line of nft."""
@@ -110,6 +120,15 @@ class Table:
         """This table without the chains of some devices."""
         left = (chain for chain in self.chains if not any(name in devices for name in chain.devices))
         return replace(self, chains=tuple(left))
+
+    def leave_out_shortcuts(self) -> "Table":
+        """This table without its shortcuts. It gives every packet the same verdict."""
+        return replace(
+            self,
+            chains=tuple(
+                replace(chain, rules=tuple(rule for rule in chain.rules if not rule.shortcut)) for chain in self.chains
+            ),
+        )
 
     def mark_accepted(self, bit: int) -> "Table":
         """This table, with a bit of the packet's mark set on everything that it accepts.

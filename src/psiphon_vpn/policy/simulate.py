@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Would a ruleset let this packet out? A small interpreter for the JSON that nft prints. Pure.
 
 It decides `locked` for the status, with and without a daemon: it tries sample packets of applications on the rules that
@@ -225,7 +227,7 @@ def lets_out(objects: list[JsonValue], packet: Packet, *, hooks: tuple[str, ...]
 
 
 def application_packets(loopback: str = "lo", bridges: frozenset[str] | None = None) -> tuple[Packet, ...]:
-    """Sample packets that must never leave: of root and of ordinary users, of each kind, both families, by any wire.
+    """Sample packets that must never leave: of root and of ordinary users, of each kind, both families, on any wire.
 
     Args:
         loopback: name of the loopback device: nft prints it for the index in the rules.

@@ -1,9 +1,11 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Kernel settings that the policy depends on (kernel documentation, Documentation/networking/ip-sysctl.rst)."""
 
 from psiphon_vpn.policy import names
 
 GLOBAL_SYSCTLS: dict[str, str] = {
-    # The reverse-path check must use the mark of packets that arrive by a wire: policy/routing.py.
+    # The reverse-path check must use the mark of packets that arrive on a wire: policy/routing.py.
     "net/ipv4/conf/all/src_valid_mark": "1",
     # A neighbour must not learn by ARP that this machine has the tunnel's address (MLLVD-CR-24-03).
     "net/ipv4/conf/all/arp_ignore": "1",

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The filter at a card's own traffic control: what it drops, as a program of classic BPF. Pure.
 
 Traffic control can move a frame onto a card past every netfilter hook (tc-mirred(8), `bpf_redirect`): the moved frame

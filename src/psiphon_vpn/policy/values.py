@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Values from outside the policy, in the only forms that may appear in the text of a rule. Pure.
 
 nft reads text, and whoever controls a part of it can inject rules: any user of a desktop can create an interface called

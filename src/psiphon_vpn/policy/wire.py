@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The rules that the tables share: what may be on a wire, and what is refused.
 
 A *wire* is every interface but loopback and our TUN.
@@ -6,7 +8,7 @@ A *wire* is every interface but loopback and our TUN.
 from dataclasses import replace
 
 from psiphon_vpn.policy import names, permits
-from psiphon_vpn.policy.match import TCP, Owner, RuntimeValue
+from psiphon_vpn.policy.match import TCP, Match, Owner, RuntimeValue
 from psiphon_vpn.policy.model import Identity, Policy
 from psiphon_vpn.policy.onlink import OnLink
 from psiphon_vpn.policy.plumbing import discovery_rules
@@ -86,6 +88,20 @@ def may_open(policy: Policy) -> bool:
     return policy.state in permits.APPLICATIONS.states and policy.links.tun_index is not None
 
 
+def find_core_match(policy: Policy) -> Match | None:
+    """What psiphon-user may send to servers in this state; None for nothing."""
+    if not may_connect(policy):
+        return None
+    match, proxy = permits.CORE.match, policy.upstream_proxy
+    if proxy is None:
+        return match
+    if TCP not in match.protocols or (match.destination_ports and proxy.port not in match.destination_ports):
+        return None
+    if match.destinations and proxy.address not in match.destinations:
+        return None
+    return replace(match, protocols=(TCP,), destinations=(proxy.address,), destination_ports=(proxy.port,))
+
+
 def core_rules(policy: Policy) -> tuple[Rule, ...]:
     """What psiphon-user may do on its uplink in this state (R5, R11)."""
     if not may_connect(policy):
@@ -110,15 +126,10 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
             comment="no name is looked up outside the tunnel, not even by psiphon-user",
         )
     )
-    match = permits.CORE.match
-    if policy.upstream_proxy is not None:
-        proxy = policy.upstream_proxy
-        if TCP not in match.protocols or (match.destination_ports and proxy.port not in match.destination_ports):
-            return tuple(rules)
-        if match.destinations and proxy.address not in match.destinations:
-            return tuple(rules)
-        match = replace(match, protocols=(TCP,), destinations=(proxy.address,), destination_ports=(proxy.port,))
-    else:
+    match = find_core_match(policy)
+    if match is None:
+        return tuple(rules)
+    if policy.upstream_proxy is None:
         rules += _next_hop_rules(policy, who)
     rules.append(
         accept(
@@ -131,7 +142,7 @@ def core_rules(policy: Policy) -> tuple[Rule, ...]:
 
 
 def _next_hop_rules(policy: Policy, who: str) -> list[Rule]:
-    """Only by a gateway: without a route, a socket bound to the uplink would look for its server on the link (ARP)."""
+    """Only through a gateway: without a route, a socket bound to the uplink would seek its server on the link (ARP)."""
     rules = []
     for version, family in ((IPV4, "ip"), (IPV6, "ip6")):
         gateways = tuple(gateway for gateway in policy.links.gateways if gateway.version == version)
@@ -158,6 +169,6 @@ def refusal_rules() -> tuple[Rule, ...]:
     TCP gets a reset: after an ICMPv6 error alone, an IPv6 connect() waits another second.
     """
     return (
-        Rule(text=f"meta l4proto {TCP} counter reject with tcp reset", comment="refused at once: not by the tunnel"),
-        Rule(text="counter reject with icmpx type admin-prohibited", comment="refused at once: not by the tunnel"),
+        Rule(text=f"meta l4proto {TCP} counter reject with tcp reset", comment="refused at once: not in the tunnel"),
+        Rule(text="counter reject with icmpx type admin-prohibited", comment="refused at once: not in the tunnel"),
     )

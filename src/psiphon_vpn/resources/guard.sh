@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Holds the Psiphon wire guard: an nft owns its table, and the kernel removes the table when that process ends.
 # Only psiphon-guard.service calls this. "probe", "hold FILE", "ready", "reload FILE".
 set -eu
@@ -12,7 +14,10 @@ fail() { echo "psiphon-guard: $1" >&2; exit 1; }
 # owner that vanishes in between would look like one with an owner.
 is_held() { ! nft -c delete table @GUARD_TABLE@ 2>/dev/null && nft list table @GUARD_TABLE@ >/dev/null 2>&1; }
 
-handle() { nft -a list table @GUARD_TABLE@ 2>/dev/null | sed -n '1s/.*# handle \([0-9]*\).*/\1/p'; }
+is_frames_held() { ! nft -c delete table @FRAMES_TABLE@ 2>/dev/null && nft list table @FRAMES_TABLE@ >/dev/null 2>&1; }
+
+# Family and name of a table.
+handle() { nft -a list table "$@" 2>/dev/null | sed -n '1s/.*# handle \([0-9]*\).*/\1/p'; }
 
 # Half a minute: a unit that is not ready is ended and started again, and a booting machine is busy.
 await() { # a command
@@ -56,13 +61,21 @@ is_taken() {
         nft -c -f - 2>/dev/null
 }
 
+# What nft says against the frame guard that was written; nothing if it takes it. Checked with another table, since nft
+# may not touch one with an owner.
+why_refused() {
+    sed -e 's/@FRAMES_TABLE@/@SCRATCH_TABLE@/' -e '/flags owner/d' "$RUNTIME_DIRECTORY/cards.nft" | {
+        said=$(nft -c -f - 2>&1) || printf '%s\n' "${said:-nft does not say why}" | head -n 1
+    }
+}
+
 # Separate from the wire guard: a kernel without the hook (before 5.16) refuses only this one.
 write_frames() { # the wire guard's file; the frame guard's is in the same directory
     rules="${1%/*}/frames.nft" cards="$RUNTIME_DIRECTORY/cards.nft"
     [ -r "$rules" ] && [ -n "$(list_cards)" ] || return 1
     { cat "$rules"; list_cards | while read -r card chain; do hook_card "$card" "$chain"; done; } >"$cards"
     # All at once, which is quick, or only the accepted ones.
-    ! sed -e 's/@FRAMES_TABLE@/@SCRATCH_TABLE@/' -e '/flags owner/d' "$cards" | nft -c -f - 2>/dev/null || return 0
+    [ -n "$(why_refused)" ] || return 0
     {
         cat "$rules"
         list_cards | while read -r card chain; do ! is_taken "$card" || hook_card "$card" "$chain"; done
@@ -77,7 +90,12 @@ is_bridge_held() { ! nft -c delete table @BRIDGES_TABLE@ 2>/dev/null && nft list
 
 is_bridge_gone() { ! nft list table @BRIDGES_TABLE@ >/dev/null 2>&1; }
 
-is_replaced() { [ -n "$(handle)" ] && [ "$(handle)" != "$before" ]; }
+# The handle before, family and name of a table.
+is_replaced() {
+    old="$1" && shift
+    now=$(handle "$@")
+    [ -n "$now" ] && [ "$now" != "$old" ]
+}
 
 case "$1" in
     probe)
@@ -103,22 +121,36 @@ case "$1" in
         ;;
     ready)
         await is_held || fail "the wire guard was not loaded"
+        # The holder reads it next, and network managers wait for this. Without it the wire guard must stay. What nft
+        # refuses is not waited for: Linux 5.12 to 5.15 can own a table, but may not take this one.
+        if [ -s "$RUNTIME_DIRECTORY/cards.nft" ]; then
+            refused=$(why_refused)
+            { [ -z "$refused" ] && await is_frames_held; } ||
+                echo "psiphon-guard: the frame guard was not loaded${refused:+ ($refused)}; the wire guard stands" >&2
+        fi
         ;;
     reload)
-        before=$(handle)
+        before=$(handle @GUARD_TABLE@) frames=$(handle @FRAMES_TABLE@) refused="" written=""
         printf 'include "%s"\n' "$2" >"$pipe"
-        ! write_frames "$2" || printf 'include "%s"\n' "$RUNTIME_DIRECTORY/cards.nft" >"$pipe"
-        await is_replaced || fail "the wire guard was not loaded again; the previous one stands"
+        if write_frames "$2"; then
+            refused=$(why_refused)
+            [ -n "$refused" ] || { written=yes && printf 'include "%s"\n' "$RUNTIME_DIRECTORY/cards.nft" >"$pipe"; }
+        fi
+        await is_replaced "$before" @GUARD_TABLE@ || fail "the wire guard was not loaded again; the previous one stands"
         # Only now: while the wire guard allowed bridges, their guard had to stand.
         if has_bridges "$2"; then
-            before=$(handle)
+            before=$(handle @GUARD_TABLE@)
             printf 'include "%s"\n' "${2%/*}/bridges.nft" >"$pipe"
-            await is_replaced || fail "allowed bridges were not loaded; the wire guard stands without bridges"
+            await is_replaced "$before" @GUARD_TABLE@ || fail "allowed bridges were not loaded; the wire guard stands without bridges"
             is_bridge_held || fail "the bridge guard does not stand"
         elif ! is_bridge_gone; then
             printf 'delete table @BRIDGES_TABLE@\n' >"$pipe"
             await is_bridge_gone || fail "the bridge guard could not be removed; it stands"
         fi
+        # Last: what it costs is only what it guards.
+        [ -z "$refused" ] || fail "the wire guard was loaded again, the frame guard was not: $refused"
+        [ -z "$written" ] || await is_replaced "$frames" @FRAMES_TABLE@ ||
+            fail "the wire guard was loaded again, the frame guard was not; read the log of this unit"
         ;;
     *) fail "unknown word: $1" ;;
 esac

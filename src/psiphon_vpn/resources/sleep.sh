@@ -1,4 +1,6 @@
 #!/bin/sh
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Closes the tunnel before this machine sleeps, and notifies the service when it has woken up.
 # Only psiphon-sleep.service calls this. "begin", "end".
 set -u
@@ -7,12 +9,13 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
 say() { echo "psiphon-sleep: $1" >&2; }
 
-# The service answers "begin" when the kernel no longer holds a lease. Two seconds at most: the sleep waits for this.
-notify() { timeout -s KILL 2 /usr/bin/psiphon-vpn system-sleep "$1"; }
+# The service answers "begin" when the kernel no longer holds a lease. The limits matter only if something hangs: two
+# seconds were too few for a slow computer, whose tunnel then was closed without the service, which opened it again.
+notify() { timeout -s KILL 15 /usr/bin/psiphon-vpn system-sleep "$1"; }
 
 # Without the service: empties the sets of the lease, all at once. Needs only nft.
 empty() { # sets
-    why=$(printf 'flush set @BASE_TABLE@ %s\n' "$@" | timeout -s KILL 2 nft -f - 2>&1)
+    why=$(printf 'flush set @BASE_TABLE@ %s\n' "$@" | timeout -s KILL 10 nft -f - 2>&1)
 }
 
 case "$1" in

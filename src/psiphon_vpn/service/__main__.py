@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`psiphon-vpnd`: the daemon's command line."""
 
 import argparse
@@ -6,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from psiphon_vpn.config import DEFAULT_PATH
+from psiphon_vpn.config_file import DEFAULT_PATH
 from psiphon_vpn.core.image import CoreSource, GivenCore, RecordedCore
 from psiphon_vpn.core.manifest import SHA256
 from psiphon_vpn.errors import UserError
@@ -40,11 +42,14 @@ def main() -> int:
         "--core-record",
         type=Path,
         default=Layout().core_record,
-        help=_("The record of the core in the same directory."),
+        help=_("The record of the tunnel program in the same directory."),
     )
-    parser.add_argument("--core", type=Path, help=_("For the laboratory: a core without a record."))
-    parser.add_argument("--core-sha256", help=_("The SHA-256 that this core must have."))
+    parser.add_argument("--core", type=Path, help=_("For the laboratory: a tunnel program without a record."))
+    parser.add_argument("--core-sha256", help=_("The SHA-256 that this tunnel program must have."))
+    parser.add_argument("--servers", type=Path, help=_("The directory of root's server lists."))
     options = parser.parse_args()
+    # The laboratory's core gets no list of the machine that it runs on.
+    servers = options.servers or (Layout().servers_dir if options.core is None else None)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogLimit())
@@ -52,7 +57,7 @@ def main() -> int:
 
     _wait_for_children_without_threads()
     try:
-        asyncio.run(Daemon(read_paths(config=options.config, core=_find_core(options, parser))).run())
+        asyncio.run(Daemon(read_paths(config=options.config, core=_find_core(options, parser), servers=servers)).run())
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

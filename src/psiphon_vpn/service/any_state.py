@@ -1,8 +1,11 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Answers that all states share: to the user's commands, the configuration, and the network. Pure."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
+from psiphon_vpn.config import Settings
 from psiphon_vpn.network.choice import SocketUse, still_serves
 from psiphon_vpn.network.observed import ObservedNetwork
 from psiphon_vpn.policy.model import State
@@ -19,7 +22,7 @@ from psiphon_vpn.service.events import (
     UserStart,
     UserStop,
 )
-from psiphon_vpn.service.model import calm_delay
+from psiphon_vpn.service.model import settle_delay
 from psiphon_vpn.service.moves import begin, choose_uplink, fail, forget_troubles, load_again, pause
 from psiphon_vpn.service.plan import Plan
 from psiphon_vpn.service.reasons import Reason
@@ -41,11 +44,13 @@ def answer(plan: Plan, event: Event, *, under_way: bool, reload: Reload = load_a
         The event if the state has an answer of its own to it; None if it is answered.
     """
     match event:
-        case UserStart():
-            (go_on if under_way else start)(plan)
+        case UserStart(settings):
+            changed = adopt_settings(plan, settings)
+            (go_on if under_way and not changed else start)(plan)
         case UserStop():
             stop(plan)
-        case UserRestart():
+        case UserRestart(settings):
+            adopt_settings(plan, settings)
             restart(plan)
         case SettingsGood():
             take_settings(plan, event)
@@ -70,7 +75,7 @@ def start(plan: Plan) -> None:
 
 def go_on(plan: Plan) -> None:
     """The user wants to be connected, and the service is connecting or connected."""
-    plan.update(failures=0, unrest=0, fights=0)
+    plan.update(failures=0, unrest=0, changes=0, fights=0)
 
 
 def stop(plan: Plan) -> None:
@@ -85,6 +90,14 @@ def restart(plan: Plan) -> None:
     plan.remember(Intent.CONNECTED)
     choose_uplink(plan)
     begin(plan, Reason.RESTARTING, anew=True)
+
+
+def adopt_settings(plan: Plan, settings: Settings | None) -> bool:
+    """Use a configuration for what begins now. Returns whether it is another one; None is none."""
+    if settings is None or (plan.model.settings_good and settings == plan.model.settings):
+        return False
+    plan.update(settings_good=True, settings=settings)
+    return True
 
 
 def take_settings(plan: Plan, event: SettingsGood) -> None:
@@ -102,7 +115,12 @@ def refuse_settings(plan: Plan, event: SettingsBad) -> None:
 
 def count_from_zero(plan: Plan) -> None:
     """Nothing has gone wrong for a while: count troubles from zero again."""
-    plan.update(unrest=0, fights=0)
+    plan.update(unrest=0, changes=0, fights=0)
+
+
+def hold(plan: Plan) -> None:
+    """The opening has held: the next trouble is the first one again."""
+    plan.update(unrest=0)
 
 
 def see_network(plan: Plan, event: NetworkSeen, reload: Reload = load_again) -> None:
@@ -141,12 +159,12 @@ def _judge_uplinks(plan: Plan, uses: frozenset[SocketUse] | None) -> None:
         return  # an addition is no transition
     if uplink is None and before.uplink_at_start is None:
         return
-    plan.update(uplink_at_start=uplink, unrest=before.unrest + (uplink is not None))
+    plan.update(uplink_at_start=uplink, changes=before.changes + (uplink is not None))
     if before.state is State.FAILED or before.intent is Intent.STOPPED:
         load_again(plan)
         return
     plan.update(failures=0)
-    delay = calm_delay(plan.model.unrest)
+    delay = settle_delay(plan.model.changes)
     if delay and uplink is not None and not before.asleep and before.settings_good:
         pause(plan, Reason.UNSTABLE, "", delay)
     else:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The control socket: root and the users that it lists may read, only root may change, and no client harms the daemon.
 
 Everything that a client could make grow is bounded: its line, its unread answers, the number of clients, the time it

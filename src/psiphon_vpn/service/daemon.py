@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """psiphon-vpnd: connects the parts. Runs as psiphon-user with CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE."""
 
 import asyncio
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psiphon_vpn.config import load_settings
+from psiphon_vpn.config import Settings, load_settings
 from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.errors import ConfigError, UserError
 from psiphon_vpn.i18n import _
@@ -32,6 +34,14 @@ from psiphon_vpn.network.bridges import FILE_NAME as BRIDGES
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.own_tables import GUARD
 from psiphon_vpn.policy.routing import build_routes, build_rules
+from psiphon_vpn.run import CommandError
+from psiphon_vpn.servers.errors import ListError
+from psiphon_vpn.servers.fetched import FILE_NAME as FETCHED_LIST
+from psiphon_vpn.servers.fetched import FetchedLists
+from psiphon_vpn.servers.handing import Handing
+from psiphon_vpn.servers.profile import PROFILES
+from psiphon_vpn.servers.record import ListRecord
+from psiphon_vpn.servers.store import ServerStore
 from psiphon_vpn.service.control import ControlServer
 from psiphon_vpn.service.culprit import OwnPorts
 from psiphon_vpn.service.events import (
@@ -47,13 +57,14 @@ from psiphon_vpn.service.memory import Tidier, end_without_memory
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.observer import Observer
 from psiphon_vpn.service.parts import Part
-from psiphon_vpn.service.readers import FILE_NAME, load_readers
 from psiphon_vpn.service.runner import Runner, Surroundings
 from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single_instance import claim_instance
 from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
 from psiphon_vpn.service.watchers import watch_commits, watch_network
+from psiphon_vpn.system.layout import Layout
+from psiphon_vpn.system.reader_list import FILE_NAME, load_readers
 from psiphon_vpn.tasks import call_at_signal, describe, run_alongside
 
 log = logging.getLogger(__name__)
@@ -71,6 +82,8 @@ class Paths:
     state_dir: Path
     runtime_dir: Path
     core: CoreSource
+    servers: Path | None = None
+    """Root's server lists; None: there are none."""
 
 
 class Daemon:
@@ -79,8 +92,14 @@ class Daemon:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._identity = find_identity()
+        self._store = None if paths.servers is None else ServerStore(Layout(), directory=paths.servers)
+        self._handing = Handing(
+            self._store,
+            profiles_dir=paths.config.with_name(PROFILES),
+            fetched=paths.state_dir / FETCHED_LIST,
+        )
         self._runner: Runner
-        self._enforcer: Lock
+        self._lock: Lock
         self._status: StatusReader
         self._control: ControlServer
         self._sleep: SleepGuard
@@ -96,7 +115,13 @@ class Daemon:
         """
         claim = claim_instance(self._paths.runtime_dir / "daemon.lock")
         netlink = NftSocket()
-        features = await probe_features()
+        try:
+            features = await probe_features()
+            self._control_group = await find_control_group() if features.nftables else None
+        except CommandError:
+            # Not known is not missing: the service manager starts the daemon anew.
+            await self._lock_by_routing_alone()
+            raise
         if not features.nftables:
             await self._lock_by_routing_alone()
             raise UserError(
@@ -105,14 +130,13 @@ class Daemon:
                 _("Install the package 'nftables', and see that the kernel has nf_tables; until then stay offline."),
             )
         self._netlink, self._features = netlink, features
-        self._control_group = await find_control_group()
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             call_at_signal(number, stopping.set)
         commits = Commits()
         routes = RouteSocket()
         self._own = OwnPorts(routes=routes.port, commits=netlink.port, queries=find_own_port())
-        self._enforcer = Enforcer(
+        self._lock = Enforcer(
             identity=self._identity, netlink=netlink, routes=routes, features=features, commits=commits
         )
         await self._serve(stopping, netlink, features, commits)
@@ -121,6 +145,13 @@ class Daemon:
         netlink.close()
         if claim is not None:
             os.close(claim)
+
+    def _read_list(self) -> ListRecord | None:
+        """The record of the stored list, for the status; whether the list may be used is decided where it is used."""
+        try:
+            return None if self._store is None else self._store.read_current()
+        except ListError:
+            return None
 
     def _hear_of_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Handle an error that the event loop could hand to nothing else. The lock does not depend on clients."""
@@ -145,9 +176,15 @@ class Daemon:
                 identity=self._identity,
                 core=self._paths.core,
                 state_dir=self._paths.state_dir,
+                lists=FetchedLists(
+                    self._paths.state_dir / FETCHED_LIST,
+                    store=self._store,
+                    profiles_dir=self._paths.config.with_name(PROFILES),
+                ),
                 control_group=self._control_group,
+                handing=self._handing,
             ),
-            enforcer=self._enforcer,
+            lock=self._lock,
             model=Model(intent=load_intent(self._paths.state_dir / "intent")),
             on_change=self._changed.set,
             has_slept=self._check_clock,
@@ -162,12 +199,13 @@ class Daemon:
         self._sleep = SleepGuard(runner=self._runner, lease_remains=lease_remains, look_at_links=self._observer.look)
         self._status = StatusReader(
             runner=self._runner,
-            enforcer=self._enforcer,
+            lock=self._lock,
             features=features,
             # The first generation with the same rules, and the wire guard's holder: no commit tells of its end.
             rules=lambda: (commits.find_origin(netlink.read_generation()), find_owner(netlink, *GUARD.address)),
             guarded_cards=lambda: read_guarded_cards(netlink),
             holds_lease=lambda: holds_lease(netlink),
+            read_list=self._read_list,
         )
         self._control = ControlServer(self._paths.runtime_dir / "control.sock", gid=self._identity.gid, backend=self)
         tasks = self._runner.tasks
@@ -180,9 +218,7 @@ class Daemon:
             self._reload()
             # Locked before anything else is read, which could fail.
             await self._runner.settle()
-            healer = Healer(
-                runner=self._runner, enforcer=self._enforcer, own=self._own, look_at_links=self._observer.look
-            )
+            healer = Healer(runner=self._runner, lock=self._lock, own=self._own, look_at_links=self._observer.look)
             watch_commits(commits, healer.on_commit, tasks)
             watch_network(open_network_monitor(), healer.on_network, tasks)
             try:
@@ -228,11 +264,11 @@ class Daemon:
         """
         match name:
             case "start":
-                self._runner.post(UserStart())
+                await self._begin(UserStart)
             case "stop":
                 self._runner.post(UserStop())
             case "restart":
-                self._runner.post(UserRestart())
+                await self._begin(UserRestart)
             case "sleep-begins":
                 await self._sleep.prepare()
                 # Answered at once: the machine waits for it, and need not wait for the end of the core.
@@ -242,11 +278,27 @@ class Daemon:
             case "reload":
                 error = self._reload()
                 await self._observer.judge_again()
-                if error is not None:
-                    await self._runner.settle()
-                    raise error
+                await self._raise_settled(error)
         await self._runner.settle()
         return await self.status()
+
+    async def _begin(self, kind: type[UserStart | UserRestart]) -> None:
+        """Connect as the configuration says now: a corrected mistake needs no command of its own.
+
+        An unusable one is reported before the wish to connect, so that no core starts with the former one.
+        """
+        read = self._read_settings()
+        if isinstance(read, Settings):
+            self._runner.post(kind(read))
+            return
+        self._runner.post(SettingsBad(read.why))
+        self._runner.post(kind())
+        await self._raise_settled(read)
+
+    async def _raise_settled(self, error: ConfigError | None) -> None:
+        if error is not None:
+            await self._runner.settle()
+            raise error
 
     def _check_clock(self) -> bool:
         return self._sleep.check_clock()
@@ -254,19 +306,25 @@ class Daemon:
     def _reload(self) -> ConfigError | None:
         self._control.allow(load_readers(self._paths.config.with_name(FILE_NAME)))
         self._observer.read_list()
+        read = self._read_settings()
+        if isinstance(read, ConfigError):
+            self._runner.post(SettingsBad(read.why))
+            return read
+        self._runner.post(SettingsGood(read))
+        return None
+
+    def _read_settings(self) -> Settings | ConfigError:
+        """The configuration, or what is wrong with it."""
         try:
-            settings = load_settings(self._paths.config)
+            settings = load_settings(self._paths.config, profiles=self._paths.config.with_name(PROFILES))
         except ConfigError as error:
             log.error("configuration: line %s: not usable", error.line)
-            self._runner.post(SettingsBad(error.why))
             return error
         except Exception as error:  # noqa: BLE001  whatever the file contains: locked, with the file as the reason
             log.error("configuration: not usable: %s", describe(error))
-            self._runner.post(SettingsBad(describe(error)))
             return ConfigError(self._paths.config, describe(error), "")
         logging.getLogger().setLevel(settings.log_level.upper())
-        self._runner.post(SettingsGood(settings))
-        return None
+        return settings
 
     async def _publish_changes(self) -> None:
         """Send changes to watchers and the service manager; changes in quick succession are sent together."""
@@ -292,11 +350,12 @@ class Daemon:
             await asyncio.sleep(max(MIN_WATCHDOG_SECONDS, allowed / 2))
 
 
-def read_paths(*, config: Path, core: CoreSource) -> Paths:
+def read_paths(*, config: Path, core: CoreSource, servers: Path | None = None) -> Paths:
     """The directories that the service manager provides (systemd.exec(5))."""
     return Paths(
         config=config,
         core=core,
+        servers=servers,
         state_dir=Path(os.environ.get("STATE_DIRECTORY", "/var/lib/psiphon-vpn")),
         runtime_dir=Path(os.environ.get("RUNTIME_DIRECTORY", "/run/psiphon-vpn")),
     )

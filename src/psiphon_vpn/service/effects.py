@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The effects that the state machine orders. Carried out in order; after a failure the rest is dropped."""
 
 from dataclasses import dataclass
@@ -89,6 +91,18 @@ class ReplaceTun:
 
 
 @dataclass(frozen=True)
+class StartRescue:
+    """Ask hosts of server lists, at addresses known from earlier tunnels; report with this number (`rescue.py`)."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class StopRescue:
+    """End the rescue, if it is not over, and wait for its end: nothing of it is sent any more."""
+
+
+@dataclass(frozen=True)
 class FindCause:
     """Find out, without sending anything, why the core with this number gets no tunnel; report by `CoreFault`."""
 
@@ -107,6 +121,8 @@ Effect = (
     | CancelTimers
     | StoreIntent
     | FindCause
+    | StartRescue
+    | StopRescue
     | ReplaceTun
     | SetDataAside
 )

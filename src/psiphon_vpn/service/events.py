@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The events of the state machine. Those of a core or a verification carry its number, to recognise stale ones."""
 
 import enum
@@ -29,8 +31,12 @@ class Timer(enum.StrEnum):
     """Give up a core without a tunnel that no longer sends notices. Each notice restarts the timer."""
     GIVE_WAY = "give_way"
     """Give up an uplink without a tunnel for another, if there is one."""
+    RESCUE = "rescue"
+    """No server has answered: perhaps ask for a newer list of servers. Fires again and again while connecting."""
+    HELD = "held"
+    """The tunnel has been open for a while: what goes wrong from now on does not count as an opening that failed."""
     CALM = "calm"
-    """Nothing has gone wrong for a while: count troubles from zero again."""
+    """Nothing has happened for a while: count troubles and changes from zero again."""
     VERIFICATION = "verification"
     """Give up a verification that neither succeeds nor fails."""
     RENEWAL = "renewal"
@@ -41,7 +47,13 @@ class Timer(enum.StrEnum):
 
 @dataclass(frozen=True)
 class UserStart:
-    """The user wants to be connected."""
+    """The user wants to be connected.
+
+    Attributes:
+        settings: the configuration, read with the command; None if it is not usable.
+    """
+
+    settings: Settings | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,9 @@ class UserStop:
 
 @dataclass(frozen=True)
 class UserRestart:
-    """The user wants it from scratch."""
+    """The user wants it from scratch; `settings` as in `UserStart`."""
+
+    settings: Settings | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,7 @@ class TunBroken:
     """The TUN is gone, or was replaced, or cannot be made.
 
     Attributes:
-        taken: another program removed it; nothing suggests that it cannot be made again.
+        taken: another program removed it, or set it down; nothing suggests that it cannot be made again.
     """
 
     detail: str
@@ -157,10 +171,15 @@ class CoreExited:
 
 @dataclass(frozen=True)
 class CoreFault:
-    """What is wrong with the core's attempts; None when nothing is any more. The core may keep trying."""
+    """What is wrong with the core's attempts; None when nothing is any more. The core may keep trying.
+
+    Attributes:
+        detail: more about it, for people.
+    """
 
     core: int
     reason: Reason | None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,6 +250,20 @@ class PartFailed:
 
 
 @dataclass(frozen=True)
+class RescueEnded:
+    """The rescue with this number is over.
+
+    Attributes:
+        found: it brought a verified list that the core does not have yet.
+        proxy_trouble: what the upstream proxy did instead of connecting, for people; empty if it is not at fault.
+    """
+
+    number: int
+    found: bool
+    proxy_trouble: str = ""
+
+
+@dataclass(frozen=True)
 class TimerFired:
     """A timer that was armed ran out.
 
@@ -252,5 +285,5 @@ LockEvent = LockFought | EnforcementFailed | TunBroken | PartFailed | SleepComin
 RulesEvent = AmendmentRefused | LockBroken
 CoreEvent = CoreStartFailed | CoreExited | CoreFault | CoreRegion | CoreTunnels
 TunnelEvent = Verified | VerificationFailed | TunnelSilent | LeaseLost
-StateEvent = RulesEvent | LockEvent | CoreEvent | TunnelEvent | TimerFired
+StateEvent = RulesEvent | LockEvent | CoreEvent | TunnelEvent | RescueEnded | TimerFired
 Event = CommonEvent | StateEvent

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether putting changes back has become a fight with another program, and how long to wait next. Pure."""
 
 from collections import deque

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Puts back what other programs change of the lock: rules, routes, routing rules, the TUN.
 
 First at once and without looking, in the same call that receives the announcement, with the lease closed; reading back
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS = 0.02
 """Changes in quick succession are examined together."""
 LONGEST_BLIND_SECONDS = 0.1
-"""How long a fight may delay the look at changed links."""
+"""How long a fight, or a network that changes again and again, may delay the look at changed links."""
 LOOK_SECONDS = 60.0
 """Every program that a look runs has its own time limit; a listing by the kernel has none."""
 REPORT_SECONDS = 0.2
@@ -42,16 +44,16 @@ class Healer:
 
     Args:
         runner: takes the events.
-        enforcer: the kernel's side.
+        lock: the kernel's side.
         own: identifies the daemon's own changes.
         look_at_links: reads the links again and posts what it finds.
     """
 
     def __init__(
-        self, *, runner: Runner, enforcer: Lock, own: OwnPorts, look_at_links: Callable[[], Awaitable[None]]
+        self, *, runner: Runner, lock: Lock, own: OwnPorts, look_at_links: Callable[[], Awaitable[None]]
     ) -> None:
         self._runner = runner
-        self._enforcer = enforcer
+        self._lock = lock
         self._own = own
         self._look_at_links = look_at_links
         self._network_dirty = asyncio.Event()
@@ -91,7 +93,7 @@ class Healer:
             if touched and not was_started_here(generation.port):
                 self._culprit = describe_committer(generation.process, generation.pid, generation.port)
                 self._strike(self._culprit)
-                if not self._wait() and self._enforcer.restore_now(Area.RULES).rules:
+                if not self._wait() and self._lock.restore_now(Area.RULES).rules:
                     self._report(self._culprit)
                     self._culprit = None
         self._rules_dirty.set()
@@ -102,7 +104,7 @@ class Healer:
             self._hear_of_filters(change)
             return
         uplink = self._runner.model.uplink
-        tun = self._enforcer.view.tun
+        tun = self._lock.view.tun
         is_tun = change is not None and tun is not None and change.index == tun.index
         if change is not None and change.lost and uplink is not None and change.index == uplink.index:
             # Closed at once; the next steps are decided after a fresh look.
@@ -126,13 +128,13 @@ class Healer:
         if change is not None and change.port == self._own.routes:
             return
         self._doubt_tunnel(change)
-        if change is None or change.index in self._enforcer.view.standings:
+        if change is None or change.index in self._lock.view.standings:
             self._filters_changed = True
             self._filters_dirty.set()
 
     def _doubt_tunnel(self, change: NetworkChange | None) -> None:
         """Another program's traffic control at the TUN may hold back everything, or nothing: ask the tunnel."""
-        tun = self._enforcer.view.tun
+        tun = self._lock.view.tun
         if change is None:
             self._runner.doubt_tunnel()
         elif tun is not None and change.index == tun.index and change.port != self._own.queries:
@@ -161,7 +163,7 @@ class Healer:
             self._tun_waits = True
             return
         # The kernel does not report who changed a link.
-        if self._enforcer.restore_now(Area.NETWORK).tun:
+        if self._lock.restore_now(Area.NETWORK).tun:
             self._log_repair("%s deleted the TUN; it was made again", UNKNOWN)
             self._runner.post(TUN_REPLACED)
         elif not gone:
@@ -173,7 +175,7 @@ class Healer:
         self._route_culprit = self._route_culprit or describe_port(change.port)
         self._strike(self._route_culprit)
         if change.removed and not self._wait():
-            self._enforcer.restore_now(Area.NETWORK)
+            self._lock.restore_now(Area.NETWORK)
 
     # -- checks and repairs, in their turn --------------------------------------------------------------------------
 
@@ -182,7 +184,8 @@ class Healer:
         while True:
             await self._network_dirty.wait()
             # Links are read in a fight over routes too: a new one needs a guard.
-            await asyncio.sleep(max(SETTLE_SECONDS, min(LONGEST_BLIND_SECONDS, self._wait())))
+            longest = LONGEST_BLIND_SECONDS if self._runner.model.settling else self._wait()
+            await asyncio.sleep(max(SETTLE_SECONDS, min(LONGEST_BLIND_SECONDS, longest)))
             self._network_dirty.clear()
             async with self._look(self._network_dirty):
                 await self._look_at_links()
@@ -192,7 +195,7 @@ class Healer:
                 continue
             culprit, self._route_culprit = self._route_culprit, None
             if culprit is not None:
-                self._enforcer.restore_now(Area.NETWORK)
+                self._lock.restore_now(Area.NETWORK)
                 self._report(culprit, what="the routes of the lock")
 
     async def watch_routes(self) -> None:
@@ -213,7 +216,7 @@ class Healer:
         if not self._tun_waits:
             return
         self._tun_waits = False
-        if self._enforcer.restore_now(Area.NETWORK).tun:
+        if self._lock.restore_now(Area.NETWORK).tun:
             self._runner.post(TUN_REPLACED)
         self._fight.heal(asyncio.get_running_loop().time())
 
@@ -236,9 +239,9 @@ class Healer:
         """Retry a wire for which the egress guard did not load, ever more slowly. Closes nothing."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._runner.loaded.wait(), self._enforcer.view.refused_for)
+                await asyncio.wait_for(self._runner.loaded.wait(), self._lock.view.refused_for)
             self._runner.loaded.clear()
-            if self._enforcer.view.refused_for != 0:
+            if self._lock.view.refused_for != 0:
                 continue
             restored = await self._restore(Area.GUARDS, self._runner.loaded)
             if restored.trouble is not None:
@@ -259,7 +262,7 @@ class Healer:
 
     async def _restore(self, area: Area, dirty: asyncio.Event, *, changed: bool = False) -> Restored:
         async with self._look(dirty):
-            return await self._enforcer.restore(area, changed=changed)
+            return await self._lock.restore(area, changed=changed)
 
     async def _check_routes(self) -> None:
         """Check rules and routes while the daemon itself changes nothing."""

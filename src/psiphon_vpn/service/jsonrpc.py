@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """JSON-RPC 2.0 (https://www.jsonrpc.org/specification), one object a line, without batches."""
 
 import dataclasses

@@ -1,9 +1,12 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """When to ask whether the tunnel still carries packets: at intervals, and soon when it looks dead.
 
 It counts packets on the TUN: what applications sent into it, and what came back. The TUN's own counter of sent packets
 only counts what the core has read. A core that hangs reads nothing; then the queue before the TUN shows the packets.
 """
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +17,12 @@ from psiphon_vpn.policy import names
 
 LIVENESS_SECONDS: Final = 15.0
 """The longest time between two questions, of about 150 bytes each."""
-UNANSWERED_TICKS: Final = 2
-"""So many checks in a row found packets that went out, and none that came back."""
-UNANSWERED_PACKETS: Final = 3
+LOOK_SECONDS: Final = 0.5
+"""Between two looks at the counters while something goes into the tunnel. Otherwise there is one with each renewal."""
+UNANSWERED_LOOKS: Final = 2
+"""So many looks in a row found that nothing came back, the first of them that something had gone out."""
+UNANSWERED_PACKETS: Final = 2
+"""A connection that nobody answers has sent as many after a second (RFC 6298, 2.1)."""
 _PROC_NET_DEV: Final = Path("/proc/self/net/dev")
 
 
@@ -41,6 +47,16 @@ def read_traffic(path: Path = _PROC_NET_DEV, read_queue: Callable[[str], int] = 
     return None
 
 
+class Doubt(enum.Enum):
+    """Whether the tunnel should be asked, and why."""
+
+    NONE = enum.auto()
+    DUE = enum.auto()
+    """It was not asked for long."""
+    UNANSWERED = enum.auto()
+    """Applications get no answer."""
+
+
 class Liveness:
     """Decides from the counters whether to ask the tunnel.
 
@@ -53,6 +69,8 @@ class Liveness:
         self._last: Traffic | None = None
         self._unanswered = 0
         self._lost = 0
+        self.busy = False
+        """Whether something went into the tunnel before the last look, or may wait for an answer: look again soon."""
 
     def asked(self, now: float) -> None:
         """An answer came. Counting begins again: the question itself was traffic."""
@@ -60,14 +78,18 @@ class Liveness:
         self._last = None
         self._unanswered = self._lost = 0
 
-    def look(self, traffic: Traffic | None, now: float) -> bool:
-        """Whether to ask now."""
+    def look(self, traffic: Traffic | None, now: float) -> Doubt:
+        """Whether to ask now, and why."""
+        sent = 0
         if traffic is not None and self._last is not None:
+            sent = max(0, traffic.sent - self._last.sent)
             if traffic.received != self._last.received:
                 self._unanswered = self._lost = 0
-            elif traffic.sent > self._last.sent:
-                self._unanswered += 1
-                self._lost += traffic.sent - self._last.sent
+            else:
+                self._lost += sent
+                self._unanswered += self._lost > 0
         self._last = traffic
-        silent = self._unanswered >= UNANSWERED_TICKS and self._lost >= UNANSWERED_PACKETS
-        return silent or now - self._asked_at >= LIVENESS_SECONDS
+        self.busy = sent > 0 or 0 < self._unanswered < UNANSWERED_LOOKS
+        if self._unanswered >= UNANSWERED_LOOKS and self._lost >= UNANSWERED_PACKETS:
+            return Doubt.UNANSWERED
+        return Doubt.DUE if now - self._asked_at >= LIVENESS_SECONDS else Doubt.NONE

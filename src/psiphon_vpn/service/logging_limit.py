@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A limit of what the daemon writes to its log, whatever happens."""
 
 import logging
@@ -44,6 +46,11 @@ class LogLimit(logging.Filter):
         self._all = _Allowance(BURST, LINES_PER_SECOND, clock())
         self._same: OrderedDict[str, _Allowance] = OrderedDict()
         self._left_out = 0
+
+    @property
+    def remembered(self) -> int:
+        """How many lines are known, so that their repetitions are counted."""
+        return len(self._same)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this line is written."""

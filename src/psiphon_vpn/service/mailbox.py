@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The queue of events, in their order. Of successive looks at the same ways out only the last counts."""
 
 import asyncio

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Keeps the daemon small: collects the reference cycles that a change left, once it is quiet.
 
 Objects in cycles stay until the interpreter looks for them. The C library keeps what they free, and uses it again: the

@@ -1,14 +1,17 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The moves that several states make: beginning, connecting, locking, verifying, retrying later. Pure."""
 
 from psiphon_vpn.network.choice import find_next, find_patience, pick_uplink
 from psiphon_vpn.policy.model import State
-from psiphon_vpn.service.effects import ApplyPolicy, ReplaceTun, SetDataAside, Verify
+from psiphon_vpn.service.effects import ApplyPolicy, FindCause, ReplaceTun, SetDataAside, Verify
 from psiphon_vpn.service.events import (
     CoreExited,
     CoreStartFailed,
     EnforcementFailed,
     Intent,
     PartFailed,
+    RescueEnded,
     Timer,
     TunBroken,
 )
@@ -17,19 +20,30 @@ from psiphon_vpn.service.model import (
     FAILURES_PER_UPLINK,
     LEGAL_MOVES,
     QUIET_SECONDS,
+    RESCUE_SECONDS,
     SLOW_SECONDS,
     VERIFICATION_SECONDS,
     WAKE_SECONDS,
     Model,
-    calm_delay,
     fight_delay,
+    is_rescue_due,
     retry_delay,
+    unrest_delay,
 )
 from psiphon_vpn.service.parts import VERIFIED_AGAIN
 from psiphon_vpn.service.plan import Plan
 from psiphon_vpn.service.reasons import Reason
 
-_BROUGHT_NOTHING = frozenset({Reason.CORE_EXITED, Reason.CORE_HANGS, Reason.NO_SERVER, Reason.TUNNEL_SILENT})
+_BROUGHT_NOTHING = frozenset(
+    {
+        Reason.CORE_EXITED,
+        Reason.CORE_HANGS,
+        Reason.NO_SERVER,
+        Reason.LIST_HOST_NOT_FOUND,
+        Reason.LIST_NOT_REACHED,
+        Reason.TUNNEL_SILENT,
+    }
+)
 """Reasons that may be the uplink's fault."""
 
 
@@ -72,7 +86,7 @@ def turn_to_another(plan: Plan) -> bool:
 
 def forget_troubles(plan: Plan) -> None:
     """Count all troubles from zero again, and try the best uplink first."""
-    plan.update(failures=0, unrest=0, fights=0, unsuccessful=frozenset(), rounds=0)
+    plan.update(failures=0, unrest=0, changes=0, fights=0, unsuccessful=frozenset(), rounds=0, barren_looks=0)
 
 
 # -- moves ------------------------------------------------------------------------------------------------------------
@@ -124,9 +138,16 @@ def await_tunnel(plan: Plan) -> None:
     """Arm the timers of a core that has no tunnel yet."""
     plan.arm(Timer.SLOW, SLOW_SECONDS)
     plan.arm(Timer.QUIET, QUIET_SECONDS)
+    plan.arm(Timer.RESCUE, RESCUE_SECONDS)
     plan.arm(Timer.GIVE_WAY, find_patience(plan.model.rounds))
     if seconds := plan.model.settings.establish_timeout:
         plan.arm(Timer.ESTABLISH, float(seconds))
+
+
+def look_for_cause(plan: Plan) -> None:
+    """Find out why there is no tunnel, now and again later: what is wrong may change."""
+    plan.do(FindCause(plan.model.core))
+    plan.arm(Timer.SLOW, SLOW_SECONDS)
 
 
 def verify(plan: Plan, reason: Reason, detail: str = "") -> None:
@@ -136,7 +157,68 @@ def verify(plan: Plan, reason: Reason, detail: str = "") -> None:
     number = plan.model.verification + 1
     plan.arm(Timer.VERIFICATION, VERIFICATION_SECONDS)
     plan.do(Verify(number))
-    plan.update(verification=number)
+    plan.update(verification=number, proxy_trouble=None)
+
+
+# -- the rescue -------------------------------------------------------------------------------------------------------
+
+
+_SERVERS_FAIL = frozenset(
+    {
+        None,
+        Reason.SLOW,
+        Reason.NO_SERVER,
+        Reason.NO_IPV4,
+        Reason.NO_LIST,
+        Reason.NO_SERVER_LIST,
+        Reason.LIST_LOOKUP_OFF,
+        Reason.LIST_HOST_NOT_FOUND,
+        Reason.LIST_NOT_REACHED,
+        Reason.LIST_NOT_VERIFIED,
+        Reason.LIST_NOT_USED,
+        # The core says it of a proxy that reaches no known server too, and asking costs one connection to the proxy.
+        Reason.UPSTREAM_PROXY,
+    }
+)
+"""What is known of the core's attempts if a newer list may help. With anything else it would not."""
+
+
+def consider_rescue(plan: Plan) -> None:
+    """No server has answered for a while: ask for a newer list of servers, if that may help and is due."""
+    plan.update(barren_looks=plan.model.barren_looks + 1)
+    model = plan.model
+    plan.arm(Timer.RESCUE, RESCUE_SECONDS)
+    wanted = model.settings.list_rescue and "TargetServerEntry" not in model.settings.core_advanced
+    if wanted and is_rescue_due(model.barren_looks) and model.fault in _SERVERS_FAIL:
+        plan.end_rescue()  # one that never came to its end
+        plan.start_rescue()
+
+
+def end_rescue(plan: Plan, event: RescueEnded) -> None:
+    """A rescue is over. The next core gets what it brought."""
+    proxy = plan.model.settings.upstream_proxy
+    met = (proxy, event.proxy_trouble) if proxy and event.proxy_trouble else None
+    plan.update(rescuing=False, proxy_trouble=met)
+    if event.found:
+        connect(plan, Reason.NEW_LIST, proxy=plan.model.proxy)
+    elif met is not None or plan.model.reason is Reason.UPSTREAM_PROXY:
+        show_fault(plan, plan.model.fault, "")
+
+
+def show_fault(plan: Plan, fault: Reason | None, detail: str) -> None:
+    """Report what is wrong with the core's attempts while it lasts, not only at the end.
+
+    A core that knows no server uses no proxy, and says nothing of one that does nothing: a rescue may know.
+    """
+    model = plan.model
+    plan.update(fault=fault)
+    proxy, trouble = model.proxy_trouble or (None, "")
+    if trouble and proxy == model.settings.upstream_proxy and fault in _SERVERS_FAIL:
+        plan.update(reason=Reason.UPSTREAM_PROXY, detail=trouble)
+    elif fault is not None:
+        plan.update(reason=fault, detail=detail)
+    elif model.reason is Reason.UPSTREAM_PROXY or (model.fault is not None and model.reason is model.fault):
+        plan.update(reason=Reason.CONNECTING, detail="")
 
 
 # -- after trouble ----------------------------------------------------------------------------------------------------
@@ -154,7 +236,7 @@ def retry_later(plan: Plan, reason: Reason, detail: str = "") -> None:
     wanted = model.intent is Intent.CONNECTED and model.uplink is not None and model.settings_good
     if wanted and model.state is State.OPEN:
         plan.update(failures=0, unrest=model.unrest + 1)
-        if delay := calm_delay(plan.model.unrest):
+        if delay := unrest_delay(plan.model.unrest):
             pause(plan, reason, detail, delay)
         else:
             connect(plan, reason, detail)
@@ -182,8 +264,12 @@ def miss_core(plan: Plan, event: CoreStartFailed) -> None:
 def lose_core(plan: Plan, event: CoreExited) -> None:
     """The core ended by itself: for the reason in its last notice, if any."""
     known = find_known_fault(plan.model)
+    shown = plan.model.detail if plan.model.reason is known else ""
     plan.update(core_running=False)
-    retry_later(plan, known or Reason.CORE_EXITED, event.detail)
+    if known is None:
+        retry_later(plan, Reason.CORE_EXITED, event.detail)
+    else:
+        retry_later(plan, known, shown)
     if known is Reason.DATASTORE_BROKEN and not (plan.model.core_running or plan.model.data_set_aside):
         # Once: if the fault returns with an empty store, the stored data did not cause it.
         plan.update(data_set_aside=True)
@@ -203,7 +289,7 @@ def lose_tun(plan: Plan, event: TunBroken) -> None:
 def lose_tunnel(plan: Plan) -> None:
     """The core lost its tunnel, and makes another."""
     plan.update(unrest=plan.model.unrest + 1)
-    if delay := calm_delay(plan.model.unrest):
+    if delay := unrest_delay(plan.model.unrest):
         pause(plan, Reason.TUNNEL_LOST, "", delay)
         return
     plan.move(State.CONNECTING, Reason.TUNNEL_LOST)
@@ -223,16 +309,16 @@ def lose_enforcement(plan: Plan, event: EnforcementFailed) -> None:
     reason = Reason.LED_AROUND if event.led_around else Reason.LOCK_FAILED
     plan.move(State.LOCKED, reason, event.detail, load=False)
     plan.stop_core()
-    _count_failure(plan, max(retry_delay(plan.model.failures), calm_delay(plan.model.unrest)))
+    _count_failure(plan, max(retry_delay(plan.model.failures), unrest_delay(plan.model.unrest)))
 
 
 def lose_part(plan: Plan, event: PartFailed) -> None:
     """A part of the service failed: verify again if that may be enough, otherwise lock and retry after a pause.
 
-    As with other troubles that may follow each opening, the pauses grow until it was calm for a while.
+    As with other troubles that may follow each opening, the pauses grow until an opening has held.
     """
     plan.update(unrest=plan.model.unrest + 1)
-    delay = calm_delay(plan.model.unrest)
+    delay = unrest_delay(plan.model.unrest)
     if not delay and event.part in VERIFIED_AGAIN and plan.model.state in {State.OPEN, State.VERIFYING}:
         verify(plan, Reason.PART_FAILED, event.description)
     else:

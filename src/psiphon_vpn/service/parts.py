@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The parts of the daemon that run beside the state machine, and the consequence of each one's failure."""
 
 import enum
@@ -21,6 +23,8 @@ class Part(enum.StrEnum):
     TIMERS = "timers"
     CLOCK = "watch of the clock"
     WAKING = "reconnection after a sleep"
+    RESCUE = "rescue"
+    HINTS = "keeper of hints"
     REHEARSAL = "preparation of the opening"
     PUBLISHING = "publishing of changes"
     BRIDGES = "watch of bridges"
@@ -32,6 +36,6 @@ class Part(enum.StrEnum):
 VERIFIED_AGAIN: Final = frozenset({Part.VERIFICATION, Part.LEASE})
 """Their failure says nothing about core and network: close, and verify again."""
 ONLY_LOGGED: Final = frozenset(
-    {Part.REHEARSAL, Part.PUBLISHING, Part.WATCHDOG, Part.TIDYING, Part.TRAFFIC, Part.GUARDS}
+    {Part.REHEARSAL, Part.RESCUE, Part.HINTS, Part.PUBLISHING, Part.WATCHDOG, Part.TIDYING, Part.TRAFFIC, Part.GUARDS}
 )
 """Being open does not depend on them: their failure is only logged. After all other failures the service locks."""

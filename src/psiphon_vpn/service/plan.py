@@ -1,7 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """An answer of the state machine under construction: the new model, and the effects in their order.
 
 It keeps the promises about every answer, so that no state can forget them: each move out of OPEN closes the lease
-before anything else, and every move is in the table of legal moves.
+before anything else, each move ends a rescue, and every move is in the table of legal moves.
 """
 
 from dataclasses import replace
@@ -15,7 +17,9 @@ from psiphon_vpn.service.effects import (
     CloseLease,
     Effect,
     StartCore,
+    StartRescue,
     StopCore,
+    StopRescue,
     StoreIntent,
 )
 from psiphon_vpn.service.events import Intent, Timer
@@ -91,6 +95,7 @@ class Plan:
             raise IllegalMove(f"{self.model.state} -> {state}")
         if self.model.state is State.OPEN:
             self.close()
+        self.end_rescue()
         self.do(CancelTimers())
         if load:
             self.do(ApplyPolicy(state))
@@ -101,6 +106,18 @@ class Plan:
         if self.model.core_running:
             self.do(StopCore(graceful=graceful))
         self.update(core_running=False, tunnels=0, doubts=0, region=None, fault=None)
+
+    def start_rescue(self) -> None:
+        """Ask for a newer list of servers, beside the core."""
+        number = self.model.rescue + 1
+        self.do(StartRescue(number))
+        self.update(rescue=number, rescuing=True)
+
+    def end_rescue(self) -> None:
+        """End a rescue that is not over. Every move does, before anything is loaded."""
+        if self.model.rescuing:
+            self.do(StopRescue())
+        self.update(rescuing=False)
 
     def start_core(self, *, proxy: bool) -> None:
         """Start a core on the current uplink."""

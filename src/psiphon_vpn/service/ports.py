@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether the port of the SOCKS proxy is free: any user of this machine may take it first."""
 
 import socket

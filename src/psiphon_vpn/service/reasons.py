@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Why the service is in its state: a code for programs, a sentence and a next step for people."""
 
 import enum
@@ -38,7 +40,13 @@ class Reason(enum.StrEnum):
     SLOW = "slow"
     NO_IPV4 = "no_ipv4"
     SUBNET_TAKEN = "subnet_taken"
+    NO_LIST = "no_list"
     NO_SERVER_LIST = "no_server_list"
+    LIST_LOOKUP_OFF = "list_lookup_off"
+    LIST_HOST_NOT_FOUND = "list_host_not_found"
+    LIST_NOT_REACHED = "list_not_reached"
+    LIST_NOT_VERIFIED = "list_not_verified"
+    LIST_NOT_USED = "list_not_used"
     REGION = "region"
     PROTOCOLS = "protocols"
     TARGET_AND_PROXY = "target_and_proxy"
@@ -59,6 +67,39 @@ class Reason(enum.StrEnum):
     LEASE_EXPIRED = "lease_expired"
     BAD_CONFIG = "bad_config"
     RESTARTING = "restarting"
+    NEW_LIST = "new_list"
+
+
+LASTING = frozenset(
+    {
+        Reason.STOPPED_BY_USER,
+        Reason.UPLINK_ABSENT,
+        Reason.ODD_UPLINK,
+        Reason.UPLINK_OWNERLESS,
+        Reason.CORE_MISSING,
+        Reason.CORE_NOT_INSTALLED,
+        Reason.CORE_MISMATCH,
+        Reason.CORE_RECORD,
+        Reason.CORE_SEALING,
+        Reason.SUBNET_TAKEN,
+        Reason.NO_LIST,
+        Reason.LIST_LOOKUP_OFF,
+        Reason.LIST_NOT_USED,
+        Reason.REGION,
+        Reason.PROTOCOLS,
+        Reason.TARGET_AND_PROXY,
+        Reason.CAPTIVE_PORTAL,
+        Reason.LED_AROUND,
+        Reason.TUN_FAILED,
+        Reason.BAD_CONFIG,
+    }
+)
+"""Reasons that do not go away by themselves: a person has to do something."""
+
+TRIES_DO_NOT_HELP = frozenset(
+    {Reason.CORE_NOT_INSTALLED, Reason.CORE_MISMATCH, Reason.CORE_RECORD, Reason.CORE_SEALING}
+)
+"""Lasting reasons that are the same at the next try: it is made, but nobody should wait for it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +108,10 @@ class Explanation:
 
     sentence: str
     next_step: str | None = None
+
+
+def _bring_list() -> str:
+    return _("Bring a list from another computer: sudo psiphon-vpn servers import FILE")
 
 
 def explain(reason: Reason, detail: str = "") -> Explanation:
@@ -78,6 +123,7 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
     """
     text, step = {
         Reason.STARTING: (_("the service is starting"), None),
+        Reason.NEW_LIST: (_("a newer list of servers was fetched; trying its servers"), None),
         Reason.STOPPED_BY_USER: (
             _("you stopped the connection; nothing leaves this machine"),
             _("To connect again: sudo psiphon-vpn start"),
@@ -89,7 +135,7 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.UPLINK_CHANGED: (_("the network changed; connecting over the new one"), None),
         Reason.UPLINK_ABSENT: (
             _("the interface that the configuration names as uplink is down, or has no default route"),
-            _("Bring it up, or remove 'uplink' from the configuration, then: sudo psiphon-vpn reload"),
+            _("Bring it up, or let the service choose: sudo psiphon-vpn config unset uplink"),
         ),
         Reason.ODD_UPLINK: (
             _(
@@ -107,7 +153,7 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         ),
         Reason.UPLINK_BARREN: (
             _("no tunnel came over the last network; trying another one"),
-            _("To use one and no other: set 'uplink' in the configuration, then: sudo psiphon-vpn reload"),
+            _("To use one and no other: sudo psiphon-vpn config set uplink NAME"),
         ),
         Reason.CONNECTING: (_("looking for a Psiphon server"), None),
         Reason.TUNNEL_UP: (
@@ -127,15 +173,15 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         ),
         Reason.CORE_NOT_INSTALLED: (
             _("no tunnel program is installed"),
-            _("Install it with: sudo psiphon-vpn update"),
+            _("Bring a file that has it: sudo psiphon-vpn setup --bundle FILE"),
         ),
         Reason.CORE_MISMATCH: (
             _("the tunnel program is not the one that was installed, so it is not started"),
-            _("A broken disk or an attacker changed it. Install it again: sudo psiphon-vpn update"),
+            _("A broken disk or an attacker changed it. Bring another: sudo psiphon-vpn setup --bundle FILE"),
         ),
         Reason.CORE_RECORD: (
             _("the record of the tunnel program cannot be trusted, so the program is not started"),
-            _("Install it again: sudo psiphon-vpn update"),
+            _("Bring another: sudo psiphon-vpn setup --bundle FILE"),
         ),
         Reason.CORE_SEALING: (
             _("this kernel forbids starting the checked copy of the tunnel program"),
@@ -146,8 +192,11 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("To have the proxy: end that program, or set another 'socks_port' in the configuration."),
         ),
         Reason.UPSTREAM_PROXY: (
-            _("the upstream proxy cannot be reached"),
-            _("Check 'upstream_proxy' in the configuration."),
+            _("the upstream proxy gives no connection"),
+            _(
+                "See that it runs and that this network reaches it, and check 'upstream_proxy' in the configuration:"
+                " sudo psiphon-vpn config edit"
+            ),
         ),
         Reason.DATASTORE: (
             _("another program uses the stored data of the tunnel program"),
@@ -161,13 +210,14 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             ),
         ),
         Reason.NO_SERVER: (
-            _("no Psiphon server could be reached"),
-            _("Check 'egress_region' in the configuration; the service keeps trying."),
+            _("no Psiphon server could be reached; a fresh attempt follows"),
+            _("If it stays so: try another network or another country; the service keeps trying."),
         ),
         Reason.SLOW: (
             _("no Psiphon server has answered yet; the service keeps trying"),
             _(
-                "If it stays so: try another network. A network that wants you to sign in on a web page (hotel, train, "
+                "If it stays so: try another network, or bring a newer list of servers from another computer: sudo "
+                "psiphon-vpn servers import FILE. A network that wants you to sign in on a web page (hotel, train, "
                 "café) lets nothing through before that, and nothing is opened here for it."
             ),
         ),
@@ -187,24 +237,51 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
                 "the service keeps trying."
             ),
         ),
+        Reason.NO_LIST: (
+            _("no Psiphon server is known, and the configuration names no place to get a list of servers from"),
+            _bring_list(),
+        ),
         Reason.NO_SERVER_LIST: (
-            _("the tunnel program knows no Psiphon server yet"),
+            _("no Psiphon server is known yet; the tunnel program is asking for a list of servers"),
+            _bring_list(),
+        ),
+        Reason.LIST_LOOKUP_OFF: (
             _(
-                "If it stays so: name a server or a list of servers under [core.advanced] in the configuration, then: "
-                "sudo psiphon-vpn reload"
+                "no Psiphon server is known, and the host with the list of servers cannot be looked up: nothing may be "
+                "looked up outside the tunnel"
+            ),
+            _(
+                "Bring a list from another computer: sudo psiphon-vpn servers import FILE. Or allow a resolver outside "
+                "the tunnel (bootstrap_dns), which shows this network that you look for Psiphon."
             ),
         ),
+        Reason.LIST_HOST_NOT_FOUND: (
+            _("no Psiphon server is known, and no resolver on this network finds the host with the list of servers"),
+            _bring_list(),
+        ),
+        Reason.LIST_NOT_REACHED: (
+            _("no Psiphon server is known, and the host with the list of servers is not reached"),
+            _("Try another network, or bring a list from another computer: sudo psiphon-vpn servers import FILE"),
+        ),
+        Reason.LIST_NOT_VERIFIED: (
+            _("no Psiphon server is known, and the list of servers that came did not pass its check"),
+            _bring_list(),
+        ),
+        Reason.LIST_NOT_USED: (
+            _("no Psiphon server is known, and the stored list of servers is not used"),
+            _bring_list(),
+        ),
         Reason.REGION: (
-            _("no Psiphon server is known in the country that you chose"),
-            _("Set another 'egress_region' in the configuration, or \"\" for the best, then: sudo psiphon-vpn reload"),
+            _("no known Psiphon server is in the country that you chose"),
+            _("Choose another: sudo psiphon-vpn region, or let the service choose: sudo psiphon-vpn region best"),
         ),
         Reason.PROTOCOLS: (
             _("no known Psiphon server can be used with the options in the configuration"),
-            _("Allow more in LimitTunnelProtocols under [core.advanced], then: sudo psiphon-vpn reload"),
+            _("Allow all again: sudo psiphon-vpn config unset LimitTunnelProtocols"),
         ),
         Reason.TARGET_AND_PROXY: (
             _("the tunnel program cannot reach a server that the configuration names through an upstream proxy"),
-            _("Remove 'upstream_proxy', or TargetServerEntry under [core.advanced], then: sudo psiphon-vpn reload"),
+            _("Take one of them out: sudo psiphon-vpn config unset upstream_proxy, or: config unset TargetServerEntry"),
         ),
         Reason.CLOCK: (
             _("this machine's clock is wrong, and servers may refuse it for this reason"),
@@ -255,7 +332,7 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             _("Load the kernel module 'tun' and check that everybody may open /dev/net/tun (mode 0666)."),
         ),
         Reason.TUN_TAKEN: (
-            _("something on this machine removed the tunnel's network device; it is made again"),
+            _("something on this machine removed the tunnel's network device, or set it down; it is made again"),
             None,
         ),
         Reason.PART_FAILED: (
@@ -281,7 +358,7 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         ),
         Reason.BAD_CONFIG: (
             _("the configuration is not usable"),
-            _("Correct it, then: sudo psiphon-vpn reload"),
+            _("Correct it, with: sudo psiphon-vpn config edit"),
         ),
         Reason.RESTARTING: (_("starting again, as you asked"), None),
     }[reason]

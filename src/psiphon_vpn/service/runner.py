@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Handles one event after the other: asks the state machine, and carries out its effects."""
 
 import asyncio
@@ -14,11 +16,13 @@ from psiphon_vpn.core.datastore import set_data_aside
 from psiphon_vpn.core.image import CoreSource
 from psiphon_vpn.core.sealing import Sealing
 from psiphon_vpn.linux.clocks import Moment
+from psiphon_vpn.linux.core_sockets import read_last_heard
 from psiphon_vpn.linux.lock import EnforcementError, LedAround, Lock
-from psiphon_vpn.linux.tun import Tun, TunError, TunReplaced
+from psiphon_vpn.linux.tun import Tun, TunError, TunReplaced, TunSetDown
 from psiphon_vpn.policy.derive import Network, Situation, WithoutTun, build_situation, derive
 from psiphon_vpn.policy.model import Identity, Policy, State
 from psiphon_vpn.policy.values import ControlGroup
+from psiphon_vpn.servers.handing import Handing
 from psiphon_vpn.service import effects as do
 from psiphon_vpn.service.core_supervision import CoreSupervisor
 from psiphon_vpn.service.events import (
@@ -30,13 +34,16 @@ from psiphon_vpn.service.events import (
     TimerFired,
     TunBroken,
 )
+from psiphon_vpn.service.hint_keeper import HintKeeper
 from psiphon_vpn.service.intent import store_intent
+from psiphon_vpn.service.listing import Listing
 from psiphon_vpn.service.mailbox import Mailbox
 from psiphon_vpn.service.memory import end_without_memory
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.opening import Opening
 from psiphon_vpn.service.parts import ONLY_LOGGED, Part
 from psiphon_vpn.service.reasons import explain
+from psiphon_vpn.service.rescue import Lists, Rescue, Way
 from psiphon_vpn.service.state_machine import step
 from psiphon_vpn.service.timers import NextTry, Timers
 from psiphon_vpn.tasks import Supervisor, describe, describe_kind, run_alongside, was_cancelled
@@ -54,7 +61,9 @@ class Surroundings:
     identity: Identity
     core: CoreSource
     state_dir: Path
+    lists: Lists
     control_group: ControlGroup | None = None
+    handing: Handing | None = None
 
 
 class Runner:
@@ -69,7 +78,7 @@ class Runner:
         self,
         *,
         surroundings: Surroundings,
-        enforcer: Lock,
+        lock: Lock,
         model: Model,
         on_change: Callable[[], None],
         has_slept: Callable[[], bool] = lambda: False,
@@ -83,26 +92,34 @@ class Runner:
         """Set after each load of rules, for the part that retries what the kernel refused of them."""
         self._since = Moment()
         self._around = surroundings
-        self._enforcer = enforcer
+        self._lock = lock
         self._on_change = on_change
         self._events = Mailbox()
         self._sealing: Sealing | None = None
+        self._listing: Listing | None = None
         self.tasks = Supervisor(self.lose)
         """Starts everything that runs beside this."""
-        self._timers = Timers(self.post, self.tasks.guard)
+        self.timers = Timers(self.post, self.tasks.guard)
+        """Those of the state machine."""
         self.core = CoreSupervisor(
             data_dir=surroundings.state_dir / "core",
             post=self.post,
             close_now=self.close_now,
-            on_notice=functools.partial(self._timers.heard, Timer.QUIET),
+            on_notice=functools.partial(self.timers.heard, Timer.QUIET),
+            on_channel_lost=lambda: self._opening.doubt_tunnel(lost=True),
         )
         self._opening = Opening(
-            enforcer=enforcer,
+            lock=lock,
             tasks=self.tasks,
             post=self.post,
             on_change=on_change,
             has_slept=has_slept,
-            on_renewal=functools.partial(self._timers.heard, Timer.RENEWAL),
+            on_renewal=functools.partial(self.timers.heard, Timer.RENEWAL),
+            hear=self._hear_far_end,
+        )
+        self._hints = HintKeeper(state_dir=surroundings.state_dir, hosts=surroundings.lists, tasks=self.tasks)
+        self._rescue = Rescue(
+            state_dir=surroundings.state_dir, lists=surroundings.lists, tasks=self.tasks, post=self.post
         )
         self._ended = asyncio.Event()
         self._replace_tun = False
@@ -111,7 +128,7 @@ class Runner:
     @property
     def next_try(self) -> NextTry | None:
         """What happens next by itself, and when."""
-        return self._timers.find_next()
+        return self.timers.find_next()
 
     @property
     def since(self) -> datetime:
@@ -121,6 +138,7 @@ class Runner:
     def correct_since(self) -> None:
         """The wall clock jumped."""
         self._since.correct()
+        self.core.correct_since()
 
     def post(self, event: Event) -> None:
         """Add an event; it is handled in its turn."""
@@ -136,8 +154,8 @@ class Runner:
 
     def close_now(self) -> None:
         """Close before anything else. The event with the reason follows by `post`."""
-        if self._enforcer.view.leased:
-            self._enforcer.close()
+        if self._lock.view.leased:
+            self._lock.close()
 
     @property
     def busy(self) -> bool:
@@ -156,6 +174,13 @@ class Runner:
         finally:
             self._ended.set()
 
+    async def _hear_far_end(self) -> float | None:
+        """Seconds since the kernel last heard of the far end of the core's connections."""
+        uplink = self.model.uplink
+        if uplink is None:
+            return None
+        return await asyncio.to_thread(read_last_heard, self._around.identity.uid, uplink.index)
+
     async def settle(self) -> None:
         """Wait until every event added so far was handled.
 
@@ -169,9 +194,11 @@ class Runner:
 
     async def stop(self) -> None:
         """End the core and what runs beside it. The rules stay."""
-        self._enforcer.close()
+        self._lock.close()
         self._opening.cancel()
-        self._timers.cancel()
+        self._hints.stop()
+        self.timers.cancel()
+        await self._rescue.stop()
         await self.core.stop(graceful=True)
 
     def lose(self, part: str, error: BaseException) -> None:
@@ -179,12 +206,12 @@ class Runner:
         if isinstance(error, MemoryError):
             end_without_memory()
         if part not in ONLY_LOGGED:
-            self._enforcer.close()
+            self._lock.close()
             self.post(PartFailed(part, describe_kind(error)))
         log.error("a part of the service failed: %s: %s", part, describe(error))
 
     async def _handle(self, event: Event) -> None:
-        if isinstance(event, TimerFired) and not self._timers.take(event):
+        if isinstance(event, TimerFired) and not self.timers.take(event):
             return  # void since it was posted
         before = self.model
         self.model, effects = step(before, event)
@@ -206,19 +233,20 @@ class Runner:
             with contextlib.ExitStack() as stack:
                 if any(isinstance(effect, do.StartCore) for effect in effects):
                     self._sealing = stack.enter_context(Sealing(self._around.core))
+                    self._listing = Listing(self._around.handing, self.model.settings.servers)
                 for effect in effects:
                     log.debug("effect: %s", effect)
                     part = f"effect {type(effect).__name__}"
                     async with asyncio.timeout(EFFECT_SECONDS):
                         await self.carry_out(effect)
         except EnforcementError as error:
-            self._enforcer.close()
+            self._lock.close()
             self.post(EnforcementFailed(str(error), isinstance(error, LedAround)))
-            await self._end_forgotten_core()
+            await self._end_forgotten()
         except TunError as error:
-            self._enforcer.close()
-            self.post(TunBroken(str(error), taken=isinstance(error, TunReplaced)))
-            await self._end_forgotten_core()
+            self._lock.close()
+            self.post(TunBroken(str(error), taken=isinstance(error, TunReplaced | TunSetDown)))
+            await self._end_forgotten()
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
@@ -226,12 +254,14 @@ class Runner:
         except Exception as error:  # noqa: BLE001  every failure of an effect is answered
             await self._give_up(part, error)
         self.shown = self.model
-        if replace(self.model, unrest=before.unrest) != before:
+        if replace(self.model, unrest=before.unrest, changes=before.changes) != before:
             self._log_what_is_next(before)
             self._on_change()
 
-    async def _end_forgotten_core(self) -> None:
-        """End a core that the model no longer has, if the failed effect came before the end of the core."""
+    async def _end_forgotten(self) -> None:
+        """End a core and a rescue that the model no longer has, if the failed effect came before their end."""
+        if not self.model.rescuing:
+            await self._rescue.stop()
         if not self.model.core_running:
             await self.core.stop(graceful=False)
 
@@ -240,7 +270,7 @@ class Runner:
         if part in {f"effect {kind.__name__}" for kind in (do.ArmTimer, do.CancelTimers)}:
             raise error
         self.lose(part, error)
-        await self._end_forgotten_core()
+        await self._end_forgotten()
 
     def _log_what_is_next(self, before: Model) -> None:
         following = self.next_try
@@ -251,8 +281,9 @@ class Runner:
         """Carry out one effect. Raises whatever prevents it."""
         match effect:
             case do.CloseLease():
-                self._enforcer.close()
+                self._lock.close()
                 self._opening.stop_lease()
+                self._hints.stop()
             case do.ApplyPolicy(state):
                 await self._apply(state)
                 self.loaded.set()
@@ -267,14 +298,20 @@ class Runner:
             case do.OpenTunnel(number):
                 probe = self.model.settings.ipv6_probe
                 await self._opening.open(number, proxy=self.core.proxy, ipv6_probe=probe)
+                socks = self.model.settings.socks_port if self.core.proxy else None
+                self._hints.start(self.model.settings.servers, socks)
             case do.ArmTimer(timer, seconds):
-                self._timers.arm(timer, seconds)
+                self.timers.arm(timer, seconds)
             case do.CancelTimers():
-                self._timers.cancel()
+                self.timers.cancel()
             case do.ReplaceTun():
                 self._replace_tun = True
             case do.FindCause(core):
                 self.core.find_cause(core, uplink=self.model.uplink, conflicts=self.model.seen.conflicts)
+            case do.StartRescue(number):
+                self._start_rescue(number)
+            case do.StopRescue():
+                await self._rescue.stop()
             case do.SetDataAside():
                 # In a thread: the data can be large, and the kernel's announcements must not wait.
                 await asyncio.to_thread(set_data_aside, self._around.state_dir / "core")
@@ -295,10 +332,10 @@ class Runner:
 
     async def _apply(self, state: State) -> None:
         self._opening.stop_lease()
-        before = self._enforcer.view.tun
+        before = self._lock.view.tun
         replace_tun, self._replace_tun = self._replace_tun, False
         try:
-            await self._enforcer.load(
+            await self._lock.load(
                 functools.partial(self._policy, state), odd_wires=self.model.seen.odd_wires, replace_tun=replace_tun
             )
         except TunError as error:
@@ -306,23 +343,40 @@ class Runner:
                 log.error("no TUN: %s", error)
                 return
             raise
-        if before not in {None, self._enforcer.view.tun} and self.core.running:
+        if before not in {None, self._lock.view.tun} and self.core.running:
             # The core still holds the old device and would spin on it.
             raise TunReplaced("the TUN was replaced")
 
     async def _amend(self, state: State) -> None:
         """Only addresses of the links changed: nothing closes. If that fails, the policy is applied again."""
-        tun = self._enforcer.view.tun
-        if tun is None or not await self._enforcer.amend(self._policy(state, tun), odd_wires=self.model.seen.odd_wires):
+        tun = self._lock.view.tun
+        if tun is None or not await self._lock.amend(self._policy(state, tun), odd_wires=self.model.seen.odd_wires):
             self.post(AmendmentRefused())
+
+    def _start_rescue(self, number: int) -> None:
+        model = self.model
+        assert model.uplink is not None, "the state machine starts no rescue without an uplink"
+        way = Way(
+            uplink=model.uplink,
+            on_link=model.seen.network.on_link,
+            profile=model.settings.servers,
+            proxy=model.settings.upstream_proxy,
+        )
+        self._rescue.start(number, way)
 
     async def _start_core(self, number: int, *, proxy: bool) -> None:
         model = self.model
         assert model.uplink is not None, "the state machine starts no core without an uplink"
         assert self._sealing is not None, "started with the effects of the same event"
+        assert self._listing is not None, "likewise"
         started = await self.core.start(
-            number, uplink=model.uplink, settings=model.settings, proxy=proxy, sealing=self._sealing
+            number,
+            uplink=model.uplink,
+            settings=model.settings,
+            proxy=proxy,
+            sealing=self._sealing,
+            servers=await self._listing.take(),
         )
-        tun = self._enforcer.view.tun
+        tun = self._lock.view.tun
         if started and tun is not None:
             self._opening.rehearse(self._policy(State.OPEN, tun))

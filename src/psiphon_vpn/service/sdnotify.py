@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The service manager's notification protocol (sd_notify(3)): readiness, status line, watchdog."""
 
 import contextlib

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One daemon at a time: two would keep undoing each other's rules, and one could not close the other's lease."""
 
 import fcntl

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Sleep: close before it, check and open again after it, even on another network (R6, R17)."""
 
 import asyncio

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The state machine. Pure: a model and an event give a new model and effects, which the runner carries out in order.
 
 Each state's answers are in its module of `states/`, the promises about every answer in `plan`. The following holds by
@@ -6,6 +8,7 @@ construction, and is tested with random sequences of events:
 * every move out of OPEN begins with `CloseLease`;
 * `OpenTunnel` only answers `Verified` with the number of the current verification;
 * an event of an earlier core changes nothing;
+* a rescue runs only in CONNECTING: each move ends it first;
 * every failure leads to a state that is locked.
 """
 
@@ -19,6 +22,7 @@ from psiphon_vpn.service.events import (
     CoreStartFailed,
     CoreTunnels,
     Event,
+    RescueEnded,
     VerificationFailed,
     Verified,
 )
@@ -49,7 +53,9 @@ def step(model: Model, event: Event) -> Step:
 
 
 def _is_stale(model: Model, event: Event) -> bool:
-    """Whether it comes from an earlier core or verification."""
+    """Whether it comes from an earlier core, verification or rescue."""
     if isinstance(event, CoreStartFailed | CoreExited | CoreFault | CoreRegion | CoreTunnels):
         return event.core != model.core or not model.core_running
+    if isinstance(event, RescueEnded):
+        return event.number != model.rescue or not model.rescuing
     return isinstance(event, Verified | VerificationFailed) and event.number != model.verification

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The status object of the control protocol: the state machine's decision, and what the kernel holds."""
 
 import asyncio
@@ -17,8 +19,9 @@ from psiphon_vpn.network.bridges import AllowedBridge, explain_bridge_status
 from psiphon_vpn.network.choice import explain_choice
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.sysctls import SYSCTLS
+from psiphon_vpn.servers.record import ListRecord
 from psiphon_vpn.service.model import Model
-from psiphon_vpn.service.reasons import Reason, explain
+from psiphon_vpn.service.reasons import LASTING, TRIES_DO_NOT_HELP, Reason, explain
 from psiphon_vpn.service.runner import Runner
 from psiphon_vpn.shown import show_names
 
@@ -45,6 +48,18 @@ def _describe_uplink(model: Model) -> dict[str, object] | None:
 def _describe_bridge(allowed: AllowedBridge) -> dict[str, str]:
     sentence, next_step = explain_bridge_status(allowed)
     return {"name": allowed.name, "state": str(allowed.status), "sentence": sentence, "next_step": next_step}
+
+
+def _describe_list(record: ListRecord | None) -> dict[str, object]:
+    if record is None:
+        return {"by_region": {}, "list": None}
+    about = {
+        "profile": record.profile or None,
+        "entries": record.entries,
+        "fetched_at": record.fetched_at,
+        "signed": record.signed,
+    }
+    return {"by_region": dict(record.by_region), "list": about}
 
 
 def _describe_bare(names: tuple[str, ...]) -> str:
@@ -77,24 +92,27 @@ class StatusReader:
         rules: a value that changes with the kernel's rules.
         guarded_cards: the cards that the frame guard is on (`frame_guard.read_guarded_cards`).
         holds_lease: whether the kernel itself holds the lease now.
+        read_list: the record of the stored list of servers, if there is one that can be used.
     """
 
     def __init__(
         self,
         *,
         runner: Runner,
-        enforcer: Viewed,
+        lock: Viewed,
         features: Features,
         rules: Callable[[], object],
         guarded_cards: Callable[[], frozenset[str] | None],
         holds_lease: Callable[[], bool],
+        read_list: Callable[[], ListRecord | None],
     ) -> None:
         self._runner = runner
-        self._enforcer = enforcer
+        self._lock = lock
         self._features = features
         self._rules = rules
         self._guarded_cards = guarded_cards
         self._ask_for_lease = holds_lease
+        self._read_list = read_list
         self._reading = asyncio.Lock()
         self._seen: tuple[object, LockState] | None = None
 
@@ -108,7 +126,7 @@ class StatusReader:
         model = self._runner.shown
         if model.state is State.OPEN and not held:
             # The state machine is about to open, or its timer for renewals notices within seconds.
-            model = replace(model, state=State.VERIFYING, reason=explain_no_lease(self._enforcer.view), detail="")
+            model = replace(model, state=State.VERIFYING, reason=explain_no_lease(self._lock.view), detail="")
         reason, seen = model.reason, self._runner.model.seen
         if reason is Reason.NO_UPLINK and seen.odd_uplink:
             reason = Reason.ODD_UPLINK
@@ -119,24 +137,30 @@ class StatusReader:
             # A network manager cannot make the route: its gateway has the TUN's address.
             reason = Reason.SUBNET_TAKEN
         explanation = explain(reason, model.detail)
-        following = self._runner.next_try
+        following = None if reason in TRIES_DO_NOT_HELP else self._runner.next_try
         return {
             "state": str(model.state),
             "reason": explanation.sentence,
             "reason_code": str(reason),
+            "lasting": reason in LASTING,
             "next_step": explanation.next_step,
             "since": self._runner.since.astimezone(UTC).isoformat(timespec="milliseconds"),
             "next_try": following.at.isoformat(timespec="milliseconds") if following else None,
+            "next_try_seconds": round(following.left, 1) if following else None,
             "next_try_what": following.what if following else None,
             "locked": lock.locked is True,
             "intent": str(model.intent),
             "region": model.region,
+            "region_wanted": model.settings.egress_region or None,
+            "regions_available": list(self._runner.core.regions),
+            "servers": {**self._runner.core.describe_servers(), **_describe_list(self._read_list())},
+            "connection": self._runner.core.describe_connection(),
             "uplink": _describe_uplink(model),
             "bridges": [_describe_bridge(bridge) for bridge in seen.bridges],
             "moved_away": sorted(self._runner.moved),
-            "ipv6": held and self._enforcer.view.ipv6_open,
+            "ipv6": held and self._lock.view.ipv6_open,
             "socks": {"port": self._runner.model.settings.socks_port, "available": self._runner.core.proxy},
-            "ipv6_off": None if self._enforcer.view.ipv6 is Ipv6.ON else str(self._enforcer.view.ipv6),
+            "ipv6_off": None if self._lock.view.ipv6 is Ipv6.ON else str(self._lock.view.ipv6),
             "layers": self._layers(lock, held=held),
             "missing_features": list(self._features.missing),
             "core_pid": self._runner.core.pid,
@@ -159,7 +183,7 @@ class StatusReader:
         try:
             return self._ask_for_lease()
         except OSError:
-            return self._enforcer.view.leased
+            return self._lock.view.leased
 
     def _layers(self, lock: LockState, *, held: bool) -> Layers:
         layers: Layers = dict(lock.layers)
@@ -167,18 +191,18 @@ class StatusReader:
             layers["wire_guard"] = _layer("unsupported", _("this kernel or nft has no owned tables"))
         if not self._features.egress_hook:
             layers["egress_guard"] = _layer("unsupported", _("this kernel or nft has no egress hook"))
-        elif bare := (*self._enforcer.view.unguarded, *self._runner.model.seen.odd_wires):
+        elif bare := (*self._lock.view.unguarded, *self._runner.model.seen.odd_wires):
             layers["egress_guard"] = _layer("incomplete", _describe_bare(bare))
         if (frame_guard := self._describe_frames()) is not None:
             layers["frame_guard"] = frame_guard
         if self._features.traffic_filters:
-            layers["traffic_control"] = _describe_filters(self._enforcer.view.filters)
+            layers["traffic_control"] = _describe_filters(self._lock.view.filters)
         else:
             layers["traffic_control"] = _layer("unsupported", _("this kernel has no BPF filters (cls_bpf, clsact)"))
         wrong = check_sysctls(SYSCTLS)
         layers["sysctls"] = _layer("broken", ", ".join(wrong)) if wrong else _layer("ok")
-        layers["tun"] = _layer("ok") if self._enforcer.view.tun else _layer("missing")
-        trouble = self._enforcer.view.routing_trouble
+        layers["tun"] = _layer("ok") if self._lock.view.tun else _layer("missing")
+        trouble = self._lock.view.routing_trouble
         layers["routing"] = _layer("broken", trouble) if trouble else _layer("ok")
         layers["lease"] = _layer("ok") if held else _layer("missing")
         return layers

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The state machine's timers, and the next attempt that follows from them."""
 
 import asyncio
@@ -23,10 +25,12 @@ class NextTry:
 
     Attributes:
         at: when, UTC.
+        left: seconds until then.
         what: a sentence for the user.
     """
 
     at: datetime
+    left: float
     what: str
 
 
@@ -114,6 +118,6 @@ class Timers:
         for timer, what in sentences.items():
             if timer in self._running:
                 # By the wall clock as it is now: it may have been set since the timer was armed.
-                left = self._running[timer].when() - asyncio.get_running_loop().time()
-                return NextTry(read_wall() + timedelta(seconds=left), what)
+                left = max(0.0, self._running[timer].when() - asyncio.get_running_loop().time())
+                return NextTry(read_wall() + timedelta(seconds=left), left, what)
         return None

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The event sources: commits to the ruleset, and changes of links, addresses, routes and rules."""
 
 import logging

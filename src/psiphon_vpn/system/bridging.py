@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Allows or denies a bridge for root: changes the list and the holder's rules, and has both read again.
 
 The order ensures that a crash between two lines leaves less allowed, never more: a bridge is in force only if list,
@@ -107,9 +109,7 @@ def deny(platform: Platform, name: InterfaceName, *, reread: Callable[[], None])
 def _render(platform: Platform, bridges: tuple[InterfaceName, ...]) -> str:
     account = platform.accounts.find()
     if account is None or not platform.layout.guard_rules.exists():
-        raise _unchanged(
-            _("the service is not installed"), _("Install it: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install")
-        )
+        raise _unchanged(_("the set-up of this computer is damaged"), _("Restore it: sudo psiphon-vpn setup"))
     managers = platform.accounts.find_network_managers()
     identity = Identity(uid=account.uid, gid=account.gid, network_manager_uids=managers)
     return render_bridge_rules(identity, bridges)

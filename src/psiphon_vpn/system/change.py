@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One change that an installation makes to a system: a frozen value that can describe, apply and undo itself.
 
 Applying and undoing are idempotent, since either may be repeated after a crash. The value includes the previous state:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Owner and mode of the configuration: psiphon-user's, 600, in a directory of root's that everybody may enter (R12).
 
 An editor that root uses can change the file's owner to root; then the service, which runs as psiphon-user, cannot read
@@ -47,6 +49,22 @@ def restore_owner(path: Path, account: Account, *, root_uid: int = 0) -> bool:
         return _restore_file(path.name, directory, account, root_uid) or changed
     finally:
         os.close(directory)
+
+
+def keep_for_root(directory: Path) -> None:
+    """Give root what stays of the configuration when psiphon-user goes: its number may become somebody else's.
+
+    Args:
+        directory: of the configuration; root's, so that nobody else can exchange what is in it.
+
+    Raises:
+        OSError: it cannot be changed.
+    """
+    if not directory.is_dir() or directory.is_symlink():
+        return
+    owner = directory.lstat()
+    for path in directory.rglob("*"):
+        os.lchown(path, owner.st_uid, owner.st_gid)
 
 
 def _restore_file(name: str, directory: int, account: Account, root_uid: int) -> bool:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The part of an installation after its files are in place, the same for a clone and for a package.
 
 The order matters. Steps that can fail without the lock come first and change nothing that a person would notice; then
@@ -25,7 +27,7 @@ from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.config_owner import restore_owner
 from psiphon_vpn.system.journal import Ledger
-from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVICE_UNIT, Layout
+from psiphon_vpn.system.layout import GUARD_UNIT, KILLSWITCH_UNIT, SERVERS_TIMER, SERVICE_UNIT, Layout
 from psiphon_vpn.system.person import find_person, render_readers
 from psiphon_vpn.system.platform import Account, Platform
 from psiphon_vpn.system.system_changes import (
@@ -142,6 +144,7 @@ def _list_directories(layout: Layout, account: Account) -> tuple[Change, ...]:
         make(_target(layout, layout.rules_dir)),
         make(_target(layout, layout.config_dir)),
         make(_target(layout, layout.core_dir)),
+        make(_target(layout, layout.servers_dir)),
         make(_target(layout, layout.state_dir), 0o700, account),
     )
 
@@ -241,18 +244,25 @@ def start_service(ledger: Ledger, *, renew: frozenset[str] = frozenset(), undist
         undisturbed: nothing is new, so other services need not read it.
     """
     manager = ledger.platform.manager
-    ledger.do(*_list_settings(ledger))
+    ledger.do(*list_settings(ledger))
     if not undisturbed:
         _reread_files(ledger)
     # One after the other, while the base table stands: it alone stops everything.
+    failure: CommandError | None = None
     if GUARD_UNIT in renew:
-        ledger.act(f"systemctl reload {GUARD_UNIT}", lambda: manager.reload(GUARD_UNIT))
+        try:
+            ledger.act(f"systemctl reload {GUARD_UNIT}", lambda: manager.reload(GUARD_UNIT))
+        except CommandError as error:
+            failure = error  # the guards from before stand; the new service must not be left out for that
     ledger.do(UnitStarted(unit=SERVICE_UNIT))
     if SERVICE_UNIT in renew:
         ledger.act(f"systemctl restart {SERVICE_UNIT}", lambda: manager.restart(SERVICE_UNIT))
+    ledger.do(UnitStarted(unit=SERVERS_TIMER))
+    if failure is not None:
+        raise failure
 
 
-def _list_settings(ledger: Ledger) -> tuple[SettingWritten, ...]:
+def list_settings(ledger: Ledger) -> tuple[SettingWritten, ...]:
     """The kernel's settings; first those of the interfaces that exist when `default` is written for the first time.
 
     Afterwards all interfaces have the new value, and their earlier values can no longer be read.

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The program's dependencies: the versions in the lock file, and the files in this environment."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether the distribution's package manager installed this program, and must remove it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Files for other programs of the system: users, directories, kernel settings, drop-ins. Each with its reason."""
 
 from __future__ import annotations
@@ -22,8 +24,6 @@ def render_sysctls() -> str:
 def render_system_files(layout: Layout) -> dict[Path, str]:
     """Every such file, by its path."""
     return {
-        # Every line a comment, so that the defaults hold.
-        layout.config_template: render_resource("config.toml"),
         # Nobody can log in as this user. If the number is taken, it gets another free one.
         layout.sysusers: render_resource("sysusers.conf"),
         # Owners and modes as R12 demands. Runs at every boot, and corrects them.

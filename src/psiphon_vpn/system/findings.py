@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Other firewalls, network programs and interfaces that concern the lock: reported with their meaning, not changed."""
 
 from __future__ import annotations

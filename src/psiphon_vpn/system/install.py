@@ -1,13 +1,17 @@
-"""`install` and `uninstall`, and the two commands that packages call: the order of their steps.
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`install`, `setup` and `uninstall`, and the two commands that packages call: the order of their steps.
 
-A clone's installation puts the program's files on the machine, journaled, and then configures; a package's files are
-already there. Unit files are written after the rules that they load, so that a machine that is switched off in between
-boots as before, or locked.
+A clone's installation puts the program's files on the machine, journaled, and then sets it up; a package's files are
+already there. Neither those nor the units do anything by themselves (`acting`). The drop-ins, by which systemd starts
+the units at boot, are written right after the rules: a machine that is switched off before that boots as it was, and
+locked from then on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -18,6 +22,8 @@ from psiphon_vpn.errors import UserError, describe_failure
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import released
 from psiphon_vpn.system.change import Change, locate
+from psiphon_vpn.system.compiling import compile_installed
+from psiphon_vpn.system.config_owner import keep_for_root
 from psiphon_vpn.system.configure import (
     close_lock,
     enable_for_boot,
@@ -27,11 +33,12 @@ from psiphon_vpn.system.configure import (
     relock,
     start_service,
 )
-from psiphon_vpn.system.journal import Journal, Ledger, Method, Record, Stage, UndoError, open_ledger
+from psiphon_vpn.system.journal import Journal, Ledger, Method, Record, UndoError, open_ledger
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.removal import is_lock_recorded
 from psiphon_vpn.system.room import check_room
+from psiphon_vpn.system.stage import Stage
 from psiphon_vpn.system.tree_changes import DirectoryMade, FileWritten
 
 Say = Callable[[str], None]
@@ -73,9 +80,10 @@ class InstallResult:
 def install_clone(
     platform: Platform,
     payload: Sequence[Payload],
+    acting: Sequence[Payload],
     *,
     say: Say,
-    install_core: Callable[[], bool] | None = None,
+    bring: Callable[[], bool] | None = None,
     dry_run: bool = False,
 ) -> InstallResult:
     """Put the program on this machine, lock it and start the service.
@@ -83,8 +91,9 @@ def install_clone(
     Args:
         platform: the system to change.
         payload: the program's files.
+        acting: the files that act on the system.
         say: shows each change before it is made.
-        install_core: installs the tunnel core and returns whether it is a different one; called before the lock closes.
+        bring: installs what the tunnel needs and returns whether that is different now; called before the lock closes.
         dry_run: only show.
 
     Raises:
@@ -95,31 +104,86 @@ def install_clone(
     if not dry_run:
         layout = platform.layout
         files = {layout.root / file.path.lstrip("/"): len(file.content) for file in payload}
+        # Byte code is about as large as its source.
+        files |= {path.with_suffix(".pyc"): size for path, size in files.items() if path.suffix == ".py"}
         check_room(files, _list_own_places(layout), what=_("Nothing was installed"))
     with _Recovering(ledger):
         ledger.begin()
         record_lock(ledger)
-        first, units = _split(platform, payload)
-        ledger.do(*_list_changes(platform, first))
-        prepare(ledger)
-        if install_core is not None:
-            ledger.act(_("install the tunnel core"), lambda: ledger.count(install_core()))
-        ledger.do(*_list_changes(platform, units))
-        _remove_unwanted(ledger, payload)
-        # Without changes a running service need not be disturbed.
-        undisturbed = ledger.done == 0
-        renew = frozenset() if undisturbed else find_running(platform)
-        close_lock(ledger, undisturbed=undisturbed)
-        start_service(ledger, renew=renew, undisturbed=undisturbed)
-        ledger.finish()
+        ledger.do(*_list_changes(platform, sorted(payload, key=lambda file: file.path)))
+        _compile(ledger)
+        _put_in_place(ledger, acting)
+        _bring(ledger, bring)
+        _remove_unwanted(ledger, {file.path for file in (*payload, *acting)})
+        _lock_and_start(ledger)
     return InstallResult(changes=ledger.done, repeated=repeated, closed=True)
 
 
-def configure_package(platform: Platform, *, say: Say, close: bool) -> InstallResult:
-    """Configure a package whose files are in place, at the first installation and at every upgrade.
+def set_up(
+    platform: Platform,
+    acting: Sequence[Payload],
+    *,
+    say: Say,
+    bring: Callable[[], bool] | None = None,
+    dry_run: bool = False,
+) -> InstallResult:
+    """Lock a machine on which the program is already, and start the service.
+
+    Args: as `install_clone`.
+
+    Raises:
+        UserError: as `install_clone`.
+    """
+    found = Journal(platform).read()
+    method = Method.PACKAGE if found is None else found.method
+    ledger = open_ledger(platform, method=method, version=__version__, say=say, dry_run=dry_run)
+    if not dry_run:
+        check_room({}, _list_own_places(platform.layout), what=_("Nothing was set up"))
+    with _Recovering(ledger):
+        ledger.begin()
+        record_lock(ledger)
+        _compile(ledger)
+        _put_in_place(ledger, acting)
+        _bring(ledger, bring)
+        _lock_and_start(ledger)
+    return InstallResult(changes=ledger.done, repeated=found is not None, closed=True)
+
+
+def _compile(ledger: Ledger) -> None:
+    """In the program's own directory, which is removed whole."""
+    layout = ledger.platform.layout
+    ledger.act(_("compile the program"), lambda: compile_installed(layout))
+
+
+def _bring(ledger: Ledger, bring: Callable[[], bool] | None) -> None:
+    if bring is not None:
+        ledger.act(_("install the tunnel program and the list of servers"), lambda: ledger.count(bring()))
+
+
+def _put_in_place(ledger: Ledger, acting: Iterable[Payload]) -> None:
+    """Everything that acts: accounts and rules, then the drop-ins by which systemd starts the lock at boot."""
+    platform = ledger.platform
+    first, second = _split(acting)
+    ledger.do(*_list_changes(platform, first))
+    prepare(ledger)
+    ledger.do(*_list_changes(platform, second))
+
+
+def _lock_and_start(ledger: Ledger) -> None:
+    # Without changes a running service need not be disturbed.
+    undisturbed = ledger.done == 0
+    renew = frozenset() if undisturbed else find_running(ledger.platform)
+    close_lock(ledger, undisturbed=undisturbed)
+    start_service(ledger, renew=renew, undisturbed=undisturbed)
+    ledger.finish()
+
+
+def configure_package(platform: Platform, acting: Sequence[Payload], *, say: Say, close: bool) -> InstallResult:
+    """Configure a package whose files are in place on a machine that was set up before: at every upgrade.
 
     Args:
         platform: the system to change.
+        acting: the files that act on the system.
         say: shows each change before it is made.
         close: whether the lock closes now; it closes at the next boot in any case.
 
@@ -134,7 +198,8 @@ def configure_package(platform: Platform, *, say: Say, close: bool) -> InstallRe
     with _Recovering(ledger):
         ledger.begin()
         record_lock(ledger)
-        prepare(ledger)
+        _put_in_place(ledger, acting)
+        _remove_unwanted(ledger, {file.path for file in acting})
         if close:
             renew = find_running(platform)
             close_lock(ledger)
@@ -147,6 +212,8 @@ def configure_package(platform: Platform, *, say: Say, close: bool) -> InstallRe
 
 def uninstall(platform: Platform, *, say: Say, dry_run: bool = False) -> bool:
     """Undo everything in the journal; the network opens last.
+
+    The configuration stays if a package manager has the program, which has an act of its own for it (purge).
 
     Returns:
         Whether there was anything to undo.
@@ -164,6 +231,10 @@ def uninstall(platform: Platform, *, say: Say, dry_run: bool = False) -> bool:
     if not dry_run:
         places = {locate(platform, change.path).parent for change in record.changes if hasattr(change, "path")}
         check_room({}, {*places, *_list_own_places(platform.layout)}, what=_("Nothing was removed"), removing=True)
+    if record.method is Method.PACKAGE:
+        record = _without_configuration(record, platform)
+        if not dry_run:
+            keep_for_root(platform.layout.config_dir)
     Ledger(platform, journal, record, say=say, dry_run=dry_run).remove_all()
     if not dry_run:
         released.clear(platform)
@@ -182,6 +253,11 @@ def _list_own_places(layout: Layout) -> tuple[Path, ...]:
     )
 
 
+def read_record(platform: Platform) -> Record | None:
+    """What the journal says; None if nothing was set up here. Raises JournalError."""
+    return Journal(platform).read()
+
+
 def find_interruption(platform: Platform) -> str | None:
     """A sentence about an unfinished operation; None if there is none. Raises JournalError."""
     record = Journal(platform).read()
@@ -189,7 +265,9 @@ def find_interruption(platform: Platform) -> str | None:
         return None
     if record.stage is Stage.REMOVING:
         return _("The removal did not finish. Continue with: sudo psiphon-vpn uninstall")
-    return _("The installation did not finish. Run the same command again, or undo it: sudo psiphon-vpn uninstall")
+    return _(
+        "The installation did not finish. Continue with: sudo psiphon-vpn setup, or undo it: sudo psiphon-vpn uninstall"
+    )
 
 
 class _Recovering:
@@ -247,15 +325,13 @@ class _Recovering:
         return False
 
 
-def _split(platform: Platform, payload: Iterable[Payload]) -> tuple[list[Payload], list[Payload]]:
-    """The files that come first, and those that systemd acts on, which come after them."""
-    units = PurePosixPath("/usr/lib/systemd")
+def _split(acting: Iterable[Payload]) -> tuple[list[Payload], list[Payload]]:
+    """The files that come before the rules, and those of systemd, which come after them. The order stays."""
+    systemd = PurePosixPath("/usr/lib/systemd")
     first: list[Payload] = []
     second: list[Payload] = []
-    for file in payload:
-        (second if PurePosixPath(file.path).is_relative_to(units) else first).append(file)
-    # The units come before the drop-ins by which network managers require them, and so are undone after those.
-    second.sort(key=lambda file: (file.path.endswith(".conf"), file.path))
+    for file in acting:
+        (second if PurePosixPath(file.path).is_relative_to(systemd) else first).append(file)
     return first, second
 
 
@@ -275,13 +351,12 @@ def _list_changes(platform: Platform, payload: Iterable[Payload]) -> Iterator[Ch
         yield FileWritten(path=file.path, mode=file.mode, content=file.content)
 
 
-def _remove_unwanted(ledger: Ledger, payload: Iterable[Payload]) -> None:
+def _remove_unwanted(ledger: Ledger, wanted: set[str]) -> None:
     """Undo the files of an earlier version that this one does not have."""
     layout = ledger.platform.layout
-    wanted = {file.path for file in payload}
     rendered = {layout.boot_rules, layout.drop_rules, layout.guard_rules, layout.frame_rules, layout.config}
     rendered |= {layout.readers, layout.bridges, layout.bridge_rules}
-    wanted |= {"/" + str(path.relative_to(layout.root)) for path in rendered}
+    wanted = wanted | {"/" + str(path.relative_to(layout.root)) for path in rendered}
     unwanted = [
         change for change in ledger.record.changes if isinstance(change, FileWritten) and change.path not in wanted
     ]
@@ -291,12 +366,30 @@ def _remove_unwanted(ledger: Ledger, payload: Iterable[Payload]) -> None:
 
 def _without_files(record: Record, platform: Platform) -> Record:
     """A record without the files that the package owns, and their directories."""
-    layout = platform.layout
-    kept_below = [Path("/") / path.relative_to(layout.root) for path in (layout.rules_dir, layout.config_dir)]
+    owned = _list_owned(platform.layout)
 
     def stays(change: Change) -> bool:
         if isinstance(change, FileWritten):
-            return any(Path(change.path).is_relative_to(path) for path in kept_below)
-        return not (isinstance(change, DirectoryMade) and (change.shared or change.path in OWN_DIRECTORIES))
+            return change.path not in owned
+        return not (isinstance(change, DirectoryMade) and change.path in OWN_DIRECTORIES)
 
     return replace(record, changes=tuple(change for change in record.changes if stays(change)))
+
+
+def _list_owned(layout: Layout) -> frozenset[str]:
+    """The files of the program, by its own manifest."""
+    listed = json.loads(layout.program_manifest.read_bytes())
+    return frozenset(
+        {file["path"] for file in listed["files"]} | {f"/{layout.program_manifest.relative_to(layout.root)}"}
+    )
+
+
+def _without_configuration(record: Record, platform: Platform) -> Record:
+    """A record without the configuration, so that it stays."""
+    directory = platform.layout.config_dir
+    kept = {
+        change
+        for change in record.changes
+        if isinstance(change, FileWritten | DirectoryMade) and locate(platform, change.path).is_relative_to(directory)
+    }
+    return replace(record, changes=tuple(change for change in record.changes if change not in kept))

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The Python that runs the installed program: the system's own, or one that is installed with it."""
 
 from __future__ import annotations

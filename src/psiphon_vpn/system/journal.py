@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The journal of an installation: every change of this system, on disk before it is made.
 
 The file is replaced as a whole (rename(2)) and synced with its directory, so it is always one complete record. Changes
@@ -18,27 +20,17 @@ from typing import Final
 
 from psiphon_vpn.errors import UserError, describe_failure
 from psiphon_vpn.i18n import _, ngettext
-from psiphon_vpn.stored_files import StoredError, parse_object, read_stored, take
+from psiphon_vpn.stored_files import take
 from psiphon_vpn.system.change import Change
 from psiphon_vpn.system.change_kinds import restore_change
 from psiphon_vpn.system.platform import Platform
 from psiphon_vpn.system.removal import FilesKept, Turn, is_lock_recorded, sort_by_turn
 from psiphon_vpn.system.room import FULL
+from psiphon_vpn.system.stage import FORMAT, JournalError, Stage, read_journal
 from psiphon_vpn.system.system_changes import UnitStarted
 from psiphon_vpn.system.tree_changes import name_temporary, remove_path, write_file
 
-FORMAT: Final = 1
 DIRECTORY_MODE: Final = 0o755
-MAX_SIZE: Final = 256 * 1024 * 1024
-"""Bytes. It holds the content of the files that the installation replaced."""
-
-
-class Stage(enum.StrEnum):
-    """The progress of an operation."""
-
-    INSTALLING = "installing"
-    INSTALLED = "installed"
-    REMOVING = "removing"
 
 
 class Method(enum.StrEnum):
@@ -65,17 +57,6 @@ class Record:
     stage: Stage
     changes: tuple[Change, ...] = ()
     had_directory: bool = False
-
-
-class JournalError(UserError):
-    """The journal cannot be read."""
-
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(
-            _("The record of the installation is not usable"),
-            f"{path}: {why}",
-            _("See 'psiphon-vpn help stranded', under \"the record is damaged\"."),
-        )
 
 
 class UndoError(UserError):
@@ -112,10 +93,9 @@ class Journal:
         Raises:
             JournalError: it exists and cannot be parsed.
         """
+        if (stored := read_journal(self.path)) is None:
+            return None
         try:
-            stored = parse_object(read_stored(self.path, high=MAX_SIZE))
-            if take(stored, "format", int) != FORMAT:
-                raise StoredError("it was written by another version of this program")
             return Record(
                 method=Method(take(stored, "method", str)),
                 version=take(stored, "version", str),
@@ -123,10 +103,6 @@ class Journal:
                 changes=tuple(restore_change(change) for change in take(stored, "changes", list)),
                 had_directory=take(stored, "had_directory", bool),
             )
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise JournalError(self.path, error.strerror or str(error)) from error
         except ValueError as error:
             raise JournalError(self.path, str(error)) from error
 

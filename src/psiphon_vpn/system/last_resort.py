@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`uninstall` for a program whose command line does not load: needs only the standard library.
 
 Even a program with damaged packages must be able to undo its changes to the machine.

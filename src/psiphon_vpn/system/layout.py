@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """All paths of an installation. Only this module and `resources/` name paths on a user's machine.
 
 Owners (R12, SECURITY.md): files that root executes or loads belong to root, below directories that only root can write
@@ -25,7 +27,16 @@ SERVICE_UNIT: Final = "psiphon-vpn.service"
 SLEEP_UNIT: Final = "psiphon-sleep.service"
 """Root oneshot: closes the tunnel before the machine sleeps, and notifies the daemon when the sleep ends."""
 
-UNITS: Final = (KILLSWITCH_UNIT, KILLSWITCH_FAILED_UNIT, GUARD_UNIT, SERVICE_UNIT, SLEEP_UNIT)
+DROPIN: Final = "50-psiphon-vpn.conf"
+"""Name of the installation's drop-ins for units of other packages."""
+SERVERS_UNIT: Final = "psiphon-servers.service"
+"""Root oneshot: fetches a newer server list through the open tunnel, or does nothing."""
+SERVERS_TIMER: Final = "psiphon-servers.timer"
+"""Starts it every few hours, at random."""
+
+UNITS: Final = (KILLSWITCH_UNIT, KILLSWITCH_FAILED_UNIT, GUARD_UNIT, SERVICE_UNIT, SLEEP_UNIT, SERVERS_UNIT)
+"""The services."""
+UNIT_FILES: Final = (*UNITS, SERVERS_TIMER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +65,11 @@ class Layout:
     def program_manifest(self) -> Path:
         """JSON: every installed file with SHA-256, mode and owner, for `verify`."""
         return self.program_dir / "manifest.json"
+
+    @property
+    def byte_code_record(self) -> Path:
+        """JSON: the compiled files, made on this machine, in the form of the manifest's (`system/byte_code.py`)."""
+        return self.program_dir / "byte_code.json"
 
     @property
     def rules_dir(self) -> Path:
@@ -134,7 +150,7 @@ class Layout:
 
     @property
     def readers(self) -> Path:
-        """Root's, 644: the users that may read the status (`service/readers.py`)."""
+        """Root's, 644: the users that may read the status (`system/reader_list.py`)."""
         return self.config_dir / "readers"
 
     @property
@@ -166,6 +182,11 @@ class Layout:
     def release_record(self) -> Path:
         """Root's: who ran `release`, and when. Gone at boot. Only the kernel says whether the machine is locked."""
         return self.locate("/run/psiphon-vpn-released.json")
+
+    @property
+    def edit_lock(self) -> Path:
+        """Root's, empty: whoever holds it (flock(2)) changes the configuration."""
+        return self.locate("/run/psiphon-vpn-config.lock")
 
     # -- the tunnel core ------------------------------------------------------------------------------------------
 
@@ -199,36 +220,78 @@ class Layout:
         """What was verified about the core in use, JSON; root's, 644."""
         return self.core_current / "record.json"
 
-    # -- files for other programs of the system: root's -----------------------------------------------------------
+    # -- the servers: root's --------------------------------------------------------------------------------------
+
+    @property
+    def profiles_dir(self) -> Path:
+        """Root's, 755: the profiles of other Psiphon networks that root trusts (`servers/profile.py`)."""
+        return self.config_dir / "profiles"
+
+    @property
+    def servers_dir(self) -> Path:
+        """Root's, 755: a subdirectory for each verified server list, and links to two of them (`servers/store.py`)."""
+        return self.data_dir / "servers"
+
+    @property
+    def servers_current(self) -> Path:
+        """Symbolic link to the list in use, replaced by rename(2)."""
+        return self.servers_dir / "current"
+
+    @property
+    def servers_previous(self) -> Path:
+        """Symbolic link to the previous list."""
+        return self.servers_dir / "previous"
+
+    # -- files that act on the system: root's, put in place by `setup` and `install`, never by a package -----------
+    #
+    # No package of any version may own one of these names: an upgrade from a package that did (0.1.0, with the names
+    # psiphon-vpn.conf and zz-psiphon-vpn.conf) removes its own, and the machine has to stay locked meanwhile.
 
     @property
     def sysusers(self) -> Path:
         """The service's user and group (sysusers.d(5))."""
-        return self.locate("/usr/lib/sysusers.d/psiphon-vpn.conf")
+        return self.locate("/usr/lib/sysusers.d/50-psiphon-vpn.conf")
 
     @property
     def tmpfiles(self) -> Path:
         """The service's directories, with owners and modes (tmpfiles.d(5))."""
-        return self.locate("/usr/lib/tmpfiles.d/psiphon-vpn.conf")
+        return self.locate("/usr/lib/tmpfiles.d/50-psiphon-vpn.conf")
 
     @property
     def sysctls(self) -> Path:
         """Kernel settings from boot on (sysctl.d(5)). The name sorts after all others: the last file counts."""
-        return self.locate("/usr/lib/sysctl.d/zz-psiphon-vpn.conf")
+        return self.locate("/usr/lib/sysctl.d/zzz-psiphon-vpn.conf")
 
     @property
     def modules(self) -> Path:
         """Kernel modules to load at boot (modules-load.d(5))."""
-        return self.locate("/usr/lib/modules-load.d/psiphon-vpn.conf")
+        return self.locate("/usr/lib/modules-load.d/50-psiphon-vpn.conf")
+
+    @property
+    def generator(self) -> Path:
+        """Systemd runs this before any unit: loads the boot lock if an interface is up already."""
+        return self.locate("/usr/lib/systemd/system-generators/psiphon-vpn")
+
+    @property
+    def boot_lock_mark(self) -> Path:
+        """Stands from the boot lock's start on, and from an installation on: the generator does nothing any more."""
+        return self.locate("/run/psiphon-killswitch")
 
     @property
     def resolved_dropin(self) -> Path:
         """systemd-resolved asks the resolver in the tunnel (resolved.conf.d(5)); the last file's scalars count."""
-        return self.locate("/usr/lib/systemd/resolved.conf.d/zz-psiphon-vpn.conf")
+        return self.locate("/usr/lib/systemd/resolved.conf.d/zzz-psiphon-vpn.conf")
 
     def dropin(self, unit: str) -> Path:
         """The installation's drop-in for another package's unit."""
-        return self.unit_dir / f"{unit}.d" / "psiphon-vpn.conf"
+        return self.unit_dir / f"{unit}.d" / DROPIN
+
+    @property
+    def session_dropin(self) -> Path:
+        """The drop-in by which a graphical session starts the notifications."""
+        return self.user_unit_dir / "graphical-session.target.d" / DROPIN
+
+    # -- documents ------------------------------------------------------------------------------------------------
 
     @property
     def man_dir(self) -> Path:

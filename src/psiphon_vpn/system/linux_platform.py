@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The real platform: systemd, nft, ip, the account tools. Needs only the standard library and `run`."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Programs that log in to a network (802.1X on a cable, or wireless), and whether the guards accept their frames."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The manual pages, made from the commands and the settings themselves, so that they stay in step."""
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from psiphon_vpn import PROGRAM, __version__
 from psiphon_vpn.config import LOG_LEVELS, Settings
 from psiphon_vpn.core import options
 from psiphon_vpn.policy import names
-from psiphon_vpn.system.layout import KILLSWITCH_UNIT, SERVICE_UNIT, UNITS, Layout
+from psiphon_vpn.system.layout import KILLSWITCH_UNIT, SERVICE_UNIT, UNIT_FILES, Layout
 
 COMMANDS_PAGE: Final = "psiphon-vpn.8"
+DAEMON_PAGE: Final = "psiphon-vpnd.8"
 SETTINGS_PAGE: Final = "psiphon-vpn.toml.5"
 CORE_FIELD: Final = "core_advanced"
 """The only setting with a different name in the file: the table [core.advanced]."""
@@ -25,7 +28,11 @@ CORE_FIELD: Final = "core_advanced"
 
 def render_manual(commands: click.Group) -> dict[str, str]:
     """The pages, by file name; the program's commands are in one of them."""
-    return {COMMANDS_PAGE: _render_commands(commands), SETTINGS_PAGE: _render_settings()}
+    return {
+        COMMANDS_PAGE: _render_commands(commands),
+        DAEMON_PAGE: f".so man8/{COMMANDS_PAGE}\n",
+        SETTINGS_PAGE: _render_settings(),
+    }
 
 
 def escape(text: str) -> str:
@@ -71,20 +78,25 @@ def _render_commands(commands: click.Group) -> str:
         (layout.config, "the configuration, see psiphon-vpn.toml(5)"),
         (layout.bridges, "the bridges with guests that this machine may talk to, one per line"),
         (layout.readers, "the users that may read the status and see notifications, one per line"),
-        (layout.state_dir, "data of the service and the tunnel core"),
-        (layout.core_dir, "the tunnel core, and the record of its SHA-256"),
+        (layout.state_dir, "data of the service and the tunnel program"),
+        (layout.core_dir, "the tunnel program, and the record of its SHA-256"),
         (layout.boot_rules, f"the rules that {KILLSWITCH_UNIT} loads at boot"),
     ):
         lines += [".TP", f".I {escape(str(path))}", escape(what)]
-    lines += [".SH UNITS", escape(", ".join(UNITS))]
+    lines += [".SH UNITS", escape(", ".join(UNIT_FILES))]
     lines += [".SH SEE ALSO", "psiphon\\-vpn.toml(5), nft(8), systemctl(1), journalctl(1)"]
     return "\n".join(lines) + "\n"
 
 
-def _list_commands(commands: click.Group) -> Iterator[tuple[str, click.Command]]:
+def _list_commands(commands: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Commands with their full names; those of a group after it."""
     for name in sorted(commands.commands):
-        if not commands.commands[name].hidden:
-            yield name, commands.commands[name]
+        command = commands.commands[name]
+        if command.hidden:
+            continue
+        yield above + name, command
+        if isinstance(command, click.Group):
+            yield from _list_commands(command, f"{above}{name} ")
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
@@ -108,8 +120,8 @@ def _render_settings() -> str:
     lines += [".SH SYNOPSIS", f".I {escape(str(layout.config))}", ".SH DESCRIPTION"]
     lines += _paragraphs(
         "A TOML file. Without a setting its default holds. A mistake is reported with its line, and the machine stays "
-        "locked until it is corrected. After a change: psiphon-vpn reload. Only root and the service's user may write "
-        "to it."
+        "locked until it is corrected. psiphon-vpn config changes it; after a change by hand: psiphon-vpn reload. Only "
+        "root and the service's user may write to it."
     )
     lines += [".SH SETTINGS"]
     for field in dataclasses.fields(Settings):

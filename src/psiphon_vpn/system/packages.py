@@ -1,6 +1,9 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Packages for dpkg and rpm, made by nfpm from the payload: the same checkout gives the same bytes.
 
-A package contains the files that `install` writes, and its scriptlets (packaging/) call the same commands.
+A package contains the files that do nothing by themselves (`payload`), and documents; its scriptlets (packaging/) call
+commands of the program. What acts on the system comes with `setup` (`acting`).
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -20,30 +22,47 @@ from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.run import run
 from psiphon_vpn.system.interpreter import SYSTEM_PYTHON
-from psiphon_vpn.system.payload import CHECKOUT, PayloadFile, collect_payload
+from psiphon_vpn.system.package_documents import (
+    CHANGE,
+    DATE,
+    LICENSE,
+    MAINTAINER,
+    NAME,
+    RELEASE,
+    collect_documents,
+    collect_settings,
+)
+from psiphon_vpn.system.payload import CHECKOUT, collect_payload
+from psiphon_vpn.system.payload_file import PayloadFile
 
-NAME: Final = "psiphon-vpn"
-RELEASE: Final = "1"
 FORMATS: Final = {"deb": f"{NAME}_{__version__}-{RELEASE}_all.deb", "rpm": f"{NAME}-{__version__}-{RELEASE}.noarch.rpm"}
 """nfpm's name of each format, and the name of the file."""
-DATE: Final = datetime(2026, 1, 1, tzinfo=UTC)
-"""Date of every file in a package, and of the package: the time of the build would differ from build to build."""
-SCRIPTS: Final = ("postinstall", "preremove", "postremove")
+SCRIPTS: Final = ("preinstall", "postinstall", "preremove", "postremove")
 DEPENDS: Final = {
     "deb": (
         "python3 (>= 3.11)",
         "nftables (>= 0.9.3)",
         "iproute2",
-        "util-linux",
         "systemd (>= 245)",
+        "ca-certificates",
+        "openssl",
     ),
-    "rpm": ("python3 >= 3.11", "nftables >= 0.9.3", "iproute", "util-linux", "systemd >= 245"),
+    "rpm": (
+        "python3 >= 3.11",
+        "nftables >= 0.9.3",
+        "iproute",
+        "util-linux",
+        "systemd >= 245",
+        "ca-certificates",
+        "openssl",
+    ),
 }
 _TIMEOUT_SECONDS: Final = 300
 OTHERS_DIRECTORIES: Final = frozenset(
     "/ /usr /usr/bin /usr/sbin /usr/lib /usr/lib/systemd /usr/lib/systemd/system /usr/lib/systemd/network "
     "/usr/lib/sysusers.d /usr/lib/tmpfiles.d /usr/lib/sysctl.d /usr/lib/modules-load.d /usr/share /usr/share/man "
-    "/usr/share/man/man5 /usr/share/man/man8".split()
+    "/usr/share/man/man5 /usr/share/man/man8 /usr/share/doc /usr/share/licenses /usr/share/lintian "
+    "/usr/share/lintian/overrides /etc /etc/apt /etc/apt/apt.conf.d".split()
 )
 """Directories of the system itself. All others are removed with the package, if nothing else is in them."""
 
@@ -66,13 +85,20 @@ def build_packages(commands: click.Group, output: Path) -> tuple[Path, ...]:
     nfpm = _find_nfpm()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="psiphon-package-") as name:
-        staging = Path(name)
-        for number, file in enumerate(payload):
-            # Files named by number: nfpm expands patterns and variables in names.
-            (staging / str(number)).write_bytes(file.content)
-        config = staging / "nfpm.json"
+        config, changelog = Path(name) / "nfpm.json", Path(name) / "changelog.json"
+        changelog.write_text(json.dumps(_render_changelog()), encoding="utf-8")
         for kind, filename in FORMATS.items():
-            config.write_text(json.dumps(render_config(payload, staging, kind)), encoding="utf-8")
+            files = (*payload, *collect_documents(CHECKOUT, kind))
+            settings = collect_settings(kind)
+            staging = Path(name) / kind
+            staging.mkdir()
+            for number, file in enumerate((*files, *settings)):
+                # Files named by number: nfpm expands patterns and variables in names.
+                (staging / str(number)).write_bytes(file.content)
+            rendered = render_config(files, settings, staging, kind)
+            if kind == "rpm":  # in its header; a .deb has a file of its own, in another form
+                rendered["changelog"] = str(changelog)
+            config.write_text(json.dumps(rendered), encoding="utf-8")
             argv = [nfpm, "package", "--config", str(config), "--packager", kind, "--target", str(output / filename)]
             run(argv, timeout=_TIMEOUT_SECONDS)
     return tuple(output / filename for filename in FORMATS.values())
@@ -89,11 +115,26 @@ def _find_nfpm() -> str:
     return str(path)
 
 
-def render_config(payload: tuple[PayloadFile, ...], staging: Path, kind: str) -> dict[str, Any]:
+def _render_changelog() -> list[dict[str, Any]]:
+    """The package's own changelog, which refers to the program's, as nfpm reads it (chglog)."""
+    return [
+        {
+            "semver": f"{__version__}-{RELEASE}",
+            "date": DATE.isoformat(),
+            "packager": MAINTAINER,
+            "changes": [{"note": CHANGE}],
+        }
+    ]
+
+
+def render_config(
+    payload: tuple[PayloadFile, ...], settings: tuple[PayloadFile, ...], staging: Path, kind: str
+) -> dict[str, Any]:
     """The configuration of nfpm, as JSON, which is YAML.
 
     Args:
         payload: the files.
+        settings: files that root may change, and whose changes the package manager keeps.
         staging: directory with each file under its number.
         kind: "deb" or "rpm".
     """
@@ -105,6 +146,15 @@ def render_config(payload: tuple[PayloadFile, ...], staging: Path, kind: str) ->
         {"src": str(staging / str(number)), "dst": file.path, "file_info": _info(file.mode, mtime)}
         for number, file in enumerate(payload)
     ]
+    contents += [
+        {
+            "src": str(staging / str(number)),
+            "dst": file.path,
+            "type": "config",
+            "file_info": _info(file.mode, mtime),
+        }
+        for number, file in enumerate(settings, start=len(payload))
+    ]
     return {
         "name": NAME,
         "arch": "all",
@@ -113,9 +163,13 @@ def render_config(payload: tuple[PayloadFile, ...], staging: Path, kind: str) ->
         "release": RELEASE,
         "section": "net",
         "priority": "optional",
-        "maintainer": "Psiphon Linux VPN Service <psiphon-vpn@localhost>",
-        "description": "Sends a whole machine's traffic through Psiphon and lets nothing out any other way\n"
-        "Installing it locks this machine: nothing leaves it except through the tunnel.",
+        "maintainer": MAINTAINER,
+        "license": LICENSE,
+        "description": "sends all traffic of a machine through Psiphon, and nothing past it\n"
+        "Installing the package changes nothing about the network. The command\n"
+        "'sudo psiphon-vpn setup' locks the machine: from then on nothing leaves it\n"
+        "except through the tunnel, even when the service is stopped, broken or\n"
+        "upgraded. Removing the package opens the network.",
         "disable_globbing": True,
         "mtime": mtime,
         "depends": list(DEPENDS[kind]),

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The interfaces by which an installation touches the system: small Protocols, so that tests need no machine.
 
 `linux_platform.py` implements them. Both need only the standard library: `uninstall` must work when the packages that

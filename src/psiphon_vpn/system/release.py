@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`release`, the only way to open this machine without uninstalling, and `start`, which locks it again."""
 
 from __future__ import annotations

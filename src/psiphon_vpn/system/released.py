@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The record and the masks of `release`, for `status` and for `start`: all in /run, all gone at boot.
 
 Released is a state of the kernel: the service's tables are absent. No program opens because of the record, and `status`
@@ -66,7 +68,7 @@ def clear(platform: Platform) -> None:
     unmask_resolver(platform)
 
 
-def _list_masks(layout: Layout) -> tuple[tuple[ServiceReread, Path, str], ...]:
+def list_masks(layout: Layout) -> tuple[tuple[ServiceReread, Path, str], ...]:
     """The services that read files of the installation, each with a file in /run that masks the one in /usr/lib.
 
     A mask lasts until the next boot (resolved.conf.d(5), NetworkManager.conf(5)).
@@ -89,7 +91,7 @@ def _list_masks(layout: Layout) -> tuple[tuple[ServiceReread, Path, str], ...]:
 
 def mask_resolver(platform: Platform) -> None:
     """Let programs use the network's own resolvers: the one in the tunnel cannot be reached."""
-    for service, path, text in _list_masks(platform.layout):
+    for service, path, text in list_masks(platform.layout):
         # The parent directory belongs to that service, which makes it when it starts.
         if platform.manager.is_active(service.unit) and path.parent.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ def mask_resolver(platform: Platform) -> None:
 
 def unmask_resolver(platform: Platform) -> None:
     """Have programs use the resolver in the tunnel again."""
-    for service, path, _text in _list_masks(platform.layout):
+    for service, path, _text in list_masks(platform.layout):
         if path.exists():
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The order in which an installation is undone, so that no failure leaves rules in the kernel but not at the next boot.
 
 The program and the lock are undone last and together: only after everything else succeeded, and they are put back if a
@@ -19,6 +21,7 @@ from psiphon_vpn.system.layout import (
     GUARD_UNIT,
     KILLSWITCH_FAILED_UNIT,
     KILLSWITCH_UNIT,
+    SERVERS_TIMER,
     SERVICE_UNIT,
     Layout,
 )
@@ -61,7 +64,7 @@ def find_turn(change: Change, platform: Platform) -> Turn:
         case TablesLoaded() | UnitsRead():
             return Turn.LOCK
         case UnitStarted(unit=unit):
-            return Turn.DATA if unit == SERVICE_UNIT else Turn.LOCK
+            return Turn.DATA if unit in {SERVICE_UNIT, SERVERS_TIMER} else Turn.LOCK
         case SettingWritten():
             return Turn.DATA
         case FileWritten(path=path):

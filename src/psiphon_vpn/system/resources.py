@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The files of `resources/`: units, drop-ins, settings of other programs, the guard's script, as they are installed.
 
 @NAME@ in them stands for a value of this program, from VALUES. Any other name is an error, so no installed file

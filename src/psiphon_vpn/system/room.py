@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Checks, before the first change, whether an installation or a removal can change everything that it has to.
 
 If /usr is an image (ostree and the like), a file system was remounted read-only after an error, or the disk is full,

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Connections to this machine from outside: all of them end when the lock closes.
 
 The lock accepts only answers to psiphon-user from a wire, so an SSH session ends in the middle of a word. To miss no
@@ -72,7 +74,7 @@ def find_sessions(
         proc: the proc file system.
         logins: systemd-logind's sessions.
     """
-    found = {*_read_ssh(proc, os.getpid()), *_read_logind(logins), *_read_connections(proc)}
+    found = {*_read_ssh(proc, os.getpid()), *_read_logind(logins), *read_connections(proc)}
     if proc == PROC:
         found |= _read_who()
     unique: dict[str, RemoteSession] = {}
@@ -136,7 +138,7 @@ def parse_who(lines: Iterable[str]) -> set[RemoteSession]:
     return found
 
 
-def _read_connections(proc: Path) -> set[RemoteSession]:
+def read_connections(proc: Path) -> set[RemoteSession]:
     """Established TCP connections to a port on which this machine listens."""
     rows: list[tuple[str, str, str]] = []
     for name in ("tcp", "tcp6"):

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Changes of files and directories. A symbolic link in a file's place is replaced and recorded, never followed."""
 
 from __future__ import annotations

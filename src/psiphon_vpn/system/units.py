@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The units and drop-ins of the service, from the files in `resources/`.
 
 They load with systemd 245, which warns about directives that it does not know and ignores them (R22). Three rules hold
@@ -20,10 +22,10 @@ from __future__ import annotations
 from typing import Final
 
 from psiphon_vpn import network_managers
-from psiphon_vpn.system.layout import UNITS
+from psiphon_vpn.system.layout import UNIT_FILES
 from psiphon_vpn.system.resources import render_resource
 
-TARGETS: Final = ("sysinit.target", "multi-user.target", "sleep.target")
+TARGETS: Final = ("sysinit.target", "multi-user.target", "sleep.target", "timers.target")
 """Targets that want units of the service."""
 NOTIFY_UNIT: Final = "psiphon-vpn-notify.service"
 """Unit of a user's session: shows desktop notifications, as the user, from the control socket.
@@ -31,12 +33,11 @@ NOTIFY_UNIT: Final = "psiphon-vpn-notify.service"
 Only a graphical session starts it (systemd.special(7)). For a user who may not read the status it ends with code 77 and
 is not restarted: `systemctl --user` shows the failure, with what to do.
 """
-SESSION_TARGET: Final = "graphical-session.target"
 
 
 def render_units() -> dict[str, str]:
     """Every unit of the service, by name."""
-    return {unit: render_resource(unit) for unit in UNITS}
+    return {unit: render_resource(unit) for unit in UNIT_FILES}
 
 
 def render_dropins() -> dict[str, str]:
@@ -48,17 +49,24 @@ def render_dropins() -> dict[str, str]:
     }
 
 
-def render_user_units() -> dict[str, str]:
-    """Every file below `Layout.user_unit_dir`, by its path there. The lock does not depend on them."""
-    return {
-        NOTIFY_UNIT: render_resource(NOTIFY_UNIT),
-        f"{SESSION_TARGET}.d/psiphon-vpn.conf": render_resource(f"{SESSION_TARGET}.conf"),
-    }
+def render_session_dropin() -> str:
+    """The drop-in by which a graphical session wants the notifications. The lock does not depend on it."""
+    return render_resource("graphical-session.target.conf")
+
+
+def render_notify_unit() -> str:
+    """The unit of a user's session."""
+    return render_resource(NOTIFY_UNIT)
 
 
 def render_guard_script() -> str:
     """The script of psiphon-guard.service, in a separate file so that a person can read it and a test can run it."""
     return render_resource("guard.sh")
+
+
+def render_generator() -> str:
+    """What systemd runs before it starts any unit: loads the boot lock if an interface is up already."""
+    return render_resource("generator.sh")
 
 
 def render_sleep_script() -> str:

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The clock: certificates and the tunnel's handshake need the right time; while locked no time server is reachable."""
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def past(facts: Facts) -> Outcome:
     known = {_("this program was written"): WRITTEN.timestamp()}
     installed = _read_installed_at(facts)
     if installed is not None:
-        known[_("the tunnel core was installed")] = installed
+        known[_("the tunnel program was installed")] = installed
     for what, moment in known.items():
         if now < moment - MAX_SKEW_SECONDS:
             return fail(_("it is earlier than when {what}").format(what=what))

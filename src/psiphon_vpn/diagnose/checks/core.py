@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The tunnel core: the program in use, compared with the record of its verification."""
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from psiphon_vpn.i18n import _
 from psiphon_vpn.system import layout as places
 
 UPDATE: Final = mark(
-    "Download it: sudo psiphon-vpn update, or bring it: sudo psiphon-vpn update --core-file PATH --sha256 HEX"
+    "Bring a file that has it: sudo psiphon-vpn setup --bundle FILE, or sudo psiphon-vpn update --core-file FILE"
 )
 ELF_MACHINES: Final = {"x86_64": 62, "aarch64": 183, "armv7l": 40, "i686": 3, "riscv64": 243}
 """e_machine (elf.h) by the machine of uname(2)."""
@@ -23,10 +25,10 @@ ELF_MACHINES: Final = {"x86_64": 62, "aarch64": 183, "armv7l": 40, "i686": 3, "r
 def _need_core(facts: Facts) -> None:
     facts.need_installed()
     if not facts.exists(facts.layout.core_binary):
-        raise Skip(_("there is no tunnel core"))
+        raise Skip(_("there is no tunnel program"))
 
 
-@check("core.present", mark("There is a tunnel core"), UPDATE)
+@check("core.present", mark("There is a tunnel program"), UPDATE)
 def present(facts: Facts) -> Outcome:
     """Does the link lead to a program?"""
     facts.need_installed()
@@ -50,7 +52,7 @@ def read_record(facts: Facts) -> CoreRecord:
         raise Skip(_("the record cannot be used ({reason})").format(reason=error)) from error
 
 
-@check("core.record", mark("What was verified about the core is on record"), UPDATE)
+@check("core.record", mark("What was verified about the tunnel program is on record"), UPDATE)
 def record(facts: Facts) -> Outcome:
     """Is the record there, and does it name a checksum?"""
     _need_core(facts)
@@ -61,7 +63,7 @@ def record(facts: Facts) -> Outcome:
     return ok(_("revision {revision}").format(revision=found.revision or _("not recorded")))
 
 
-@check("core.checksum", mark("The core is the one that was verified"), UPDATE)
+@check("core.checksum", mark("The tunnel program is the one that was verified"), UPDATE)
 def checksum(facts: Facts) -> Outcome:
     """Its SHA-256, compared with the record."""
     wanted = read_record(facts).sha256
@@ -74,7 +76,7 @@ def checksum(facts: Facts) -> Outcome:
     return ok(found[:16])
 
 
-@check("core.architecture", mark("The core is made for this processor"), UPDATE)
+@check("core.architecture", mark("The tunnel program is made for this processor"), UPDATE)
 def architecture(facts: Facts) -> Outcome:
     """The ELF header, compared with uname(2)."""
     _need_core(facts)
@@ -95,8 +97,8 @@ def architecture(facts: Facts) -> Outcome:
 
 @check(
     "core.owner",
-    mark("Nobody but root can put another core or another record there"),
-    mark("Restore owners and modes: sudo psiphon-vpn install (you can run it again at any time)"),
+    mark("Nobody but root can put another tunnel program or another record there"),
+    mark("Restore owners and modes: sudo psiphon-vpn setup (you can run it again at any time)"),
 )
 def owner(facts: Facts) -> Outcome:
     """Owners and modes: the directory and the record are root's, the program psiphon-user's (R12)."""
@@ -119,7 +121,7 @@ def owner(facts: Facts) -> Outcome:
 
 @check(
     "core.running",
-    mark("The running core is the installed one"),
+    mark("The running tunnel program is the installed one"),
     mark("Start it again: sudo psiphon-vpn restart"),
 )
 def running(facts: Facts) -> Outcome:
@@ -136,7 +138,7 @@ def running(facts: Facts) -> Outcome:
 
 @check(
     "core.known",
-    mark("The core is one that this version of the service knows"),
+    mark("The tunnel program is one that this version of the service knows"),
     mark("If you did not bring it yourself: sudo psiphon-vpn update"),
 )
 def known(facts: Facts) -> Outcome:

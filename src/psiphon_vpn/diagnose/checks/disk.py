@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Disk: the lock does not depend on it, but the intent and the core's data do."""
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ MIB: Final = 1024 * 1024
 SCARCE_MIB, NONE_MIB = 100, 5
 RUN_MIB: Final = 1
 SPACE: Final = mark(
-    "Make room: the lock holds, but the tunnel core cannot store its list of servers, and no update fits."
+    "Make room: the lock holds, but the tunnel program cannot store its list of servers, and no update fits."
 )
 
 
@@ -29,7 +31,7 @@ def _measure(facts: Facts, path: Path) -> tuple[os.statvfs_result, Path]:
         raise Unknowable(f"{path}: {error.strerror}") from error
 
 
-@check("disk.data", mark("There is room for the core's data"), SPACE)
+@check("disk.data", mark("There is room for the tunnel program's data"), SPACE)
 def data(facts: Facts) -> Outcome:
     """Free space for psiphon-user below /var/lib."""
     space, path = _measure(facts, facts.layout.state_dir)

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Names: the firewall provides isolation, the tunnel function."""
 
 from __future__ import annotations
@@ -6,7 +8,7 @@ import sys
 from typing import Final
 
 from psiphon_vpn.diagnose.facts import OPEN, Facts
-from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.model import RESTORE, Outcome, check, fail, mark, ok, warn
 from psiphon_vpn.diagnose.name_path import WAYS_OUT, Asked, find_asked, list_servers, may_be_asked
 from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.i18n import _
@@ -15,7 +17,6 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.simulate import Packet, lets_out
 
 RESOLVED: Final = "systemd-resolved.service"
-INSTALL: Final = mark("Restore it: sudo psiphon-vpn install (you can run it again at any time)")
 QUERY_PORTS: Final = (53, 853, 5353, 5355, 137)
 RESOLVED_DIRECTORIES: Final = ("etc", "run", "usr/local/lib", "usr/lib")
 """Places of resolved.conf.d; of files with the same name only the first counts (resolved.conf(5))."""
@@ -81,7 +82,7 @@ def bootstrap(facts: Facts) -> Outcome:
     """Is bootstrap_dns empty?"""
     count = len(facts.settings_or_default.bootstrap_dns)
     if count:
-        return warn(_("the tunnel core may ask {count} resolvers outside the tunnel").format(count=count))
+        return warn(_("the tunnel program may ask {count} resolvers outside the tunnel").format(count=count))
     return ok(_("none"))
 
 
@@ -158,7 +159,7 @@ def _need_resolved(facts: Facts) -> None:
         raise Skip(_("systemd-resolved does not run"))
 
 
-@check("dns.resolved-file", mark("systemd-resolved is configured to use the tunnel's resolver"), INSTALL)
+@check("dns.resolved-file", mark("systemd-resolved is configured to use the tunnel's resolver"), RESTORE)
 def resolved_file(facts: Facts) -> Outcome:
     """Is the drop-in there?"""
     _need_resolved(facts)

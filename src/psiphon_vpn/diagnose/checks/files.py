@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Files: owners, modes, and whether root trusts a file that others can write (R12)."""
 
 from __future__ import annotations
@@ -10,14 +12,13 @@ from typing import Final
 
 from psiphon_vpn.diagnose import verify
 from psiphon_vpn.diagnose.facts import Facts, describe_mode
-from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok
+from psiphon_vpn.diagnose.model import INSTALL_AGAIN, RESTORE, Outcome, check, fail, mark, ok
 from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
-from psiphon_vpn.errors import ConfigError
+from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.system import layout as places
 
-INSTALL: Final = mark("Restore it: sudo psiphon-vpn install (you can run it again at any time)")
 NO_LOGIN: Final = ("nologin", "false")
 ROOT: Final = 0
 
@@ -41,7 +42,7 @@ def list_expected(facts: Facts) -> Iterator[Expected]:
         yield Expected(path=path, mode=0o644)
     for path in (at.command, at.daemon):
         yield Expected(path=path, mode=0o755)
-    for name in places.UNITS:
+    for name in places.UNIT_FILES:
         yield Expected(path=at.unit_dir / name, mode=0o644)
     yield Expected(path=at.state_dir, mode=0o700, service=True)
     yield Expected(path=at.runtime_dir, mode=0o755, service=True, optional=True)
@@ -53,17 +54,22 @@ def list_expected(facts: Facts) -> Iterator[Expected]:
 
 @check(
     "files.installed",
-    mark("The service is installed"),
-    mark("Install it: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install"),
+    mark("The service is installed and set up"),
+    mark("Install the service: sudo ./Psiphon-Linux-VPN-Service-Setup.sh install"),
 )
 def installed(facts: Facts) -> Outcome:
     """Is any part of an installation there?"""
-    if facts.installed:
+    if facts.installed and facts.set_up:
         return ok(str(facts.layout.program_dir))
+    if facts.installed:
+        return fail(
+            _("it is installed and not set up: nothing locks this machine, now or at the next boot"),
+            _("Set it up: sudo psiphon-vpn setup"),
+        )
     return fail(_("nothing is installed: at the next boot nothing will lock this machine"))
 
 
-@check("files.owners", mark("Every file has its owner and mode"), INSTALL)
+@check("files.owners", mark("Every file has its owner and mode"), INSTALL_AGAIN)
 def owners(facts: Facts) -> Outcome:
     """Check every path of the layout."""
     facts.need_installed()
@@ -125,7 +131,7 @@ def _list_trusted(facts: Facts) -> Iterator[Path]:
         at.program_manifest,
     )
     yield from (at.core_record, at.install_journal)
-    yield from (at.unit_dir / name for name in places.UNITS)
+    yield from (at.unit_dir / name for name in places.UNIT_FILES)
     yield from verify.walk(facts.system, at.program_dir)
 
 
@@ -157,7 +163,7 @@ def config(facts: Facts) -> Outcome:
         return ok(_("there is none: the defaults hold"))
     try:
         facts.settings  # noqa: B018  raises
-    except ConfigError as error:
+    except UserError as error:
         return fail(error.why, error.next_step)
     return ok(str(facts.layout.config))
 
@@ -199,7 +205,7 @@ def _strip(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#"))
 
 
-@check("files.boot-rules", mark("The boot lock's file is what the policy says"), INSTALL)
+@check("files.boot-rules", mark("The boot lock's file is what the policy says"), RESTORE)
 def boot_rules(facts: Facts) -> Outcome:
     """Compared with the present numbers of the users."""
     from psiphon_vpn.policy.base import build_base_table
@@ -209,7 +215,7 @@ def boot_rules(facts: Facts) -> Outcome:
     return _compare_rules(facts, facts.layout.boot_rules, table)
 
 
-@check("files.drop-rules", mark("The emergency rules drop everything"), INSTALL)
+@check("files.drop-rules", mark("The emergency rules drop everything"), RESTORE)
 def drop_rules(facts: Facts) -> Outcome:
     """The rules for when the boot lock's file does not load."""
     from psiphon_vpn.policy.base import build_base_table, build_drop_only
@@ -219,7 +225,7 @@ def drop_rules(facts: Facts) -> Outcome:
     return _compare_rules(facts, facts.layout.drop_rules, table)
 
 
-@check("files.guard-rules", mark("The wire guard's file is what the policy says"), INSTALL)
+@check("files.guard-rules", mark("The wire guard's file is what the policy says"), RESTORE)
 def guard_rules(facts: Facts) -> Outcome:
     """Compared with the present numbers of the users."""
     from psiphon_vpn.policy.guards import build_wire_guard
@@ -237,7 +243,7 @@ def user(facts: Facts) -> Outcome:
     facts.need_installed()
     found = facts.system.find_user(places.USER)
     if found is None:
-        return fail(_("there is no user {name}").format(name=places.USER), _(INSTALL))
+        return fail(_("there is no user {name}").format(name=places.USER), _(RESTORE))
     if found.uid == ROOT:
         return fail(_("it is root"))
     if Path(found.login).name not in NO_LOGIN:

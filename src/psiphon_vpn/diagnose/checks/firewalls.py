@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Other firewalls and VPNs. None of them opens the lock; some can break the tunnel."""
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import OWN_NAMES
 
 PROGRAMS: Final = ("firewalld.service", "ufw.service", "docker.service", "libvirtd.service")
+DIRECT_SENDERS: Final = frozenset({"netconsole", "pktgen"})
 VPN_KINDS: Final = frozenset({"wireguard", "tun", "ppp", "ipip", "sit", "gre", "gretap", "vti", "xfrm", "l2tp", "ovpn"})
 
 
@@ -96,6 +99,21 @@ def legacy(facts: Facts) -> Outcome:
 
 
 @check(
+    "firewalls.drivers",
+    mark("Nothing hands frames to a card's driver past every rule"),
+    mark(
+        "Unload it: sudo modprobe -r NAME. What it sends meets no rule of the kernel, and leaves in clear at any time."
+    ),
+)
+def drivers(facts: Facts) -> Outcome:
+    """Modules that send by the driver itself: netconsole, which sends the kernel's log, and pktgen."""
+    loaded = {line.partition(" ")[0] for line in (facts.find_text(PROC / "modules") or "").splitlines()}
+    if found := sorted(loaded & DIRECT_SENDERS):
+        return warn(_("loaded: {names}").format(names=", ".join(found)))
+    return ok(_("none is loaded"))
+
+
+@check(
     "firewalls.vpns",
     mark("No other VPN is up"),
     mark("Switch it off: the lock refuses what it sends, and its routes may cut the tunnel off."),
@@ -171,4 +189,4 @@ def bridges(facts: Facts) -> Outcome:
     return ok(shown) if all(item.status is BridgeStatus.IN_FORCE for item in allowed) else warn(shown)
 
 
-CHECKS: Final = (programs, flush, rerouting, filters, legacy, vpns, containers, guests, bridges)
+CHECKS: Final = (programs, flush, rerouting, filters, legacy, drivers, vpns, containers, guests, bridges)

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The lock in the kernel."""
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
 from psiphon_vpn.diagnose.no_answer import Skip
 from psiphon_vpn.i18n import _
 from psiphon_vpn.linux.frame_guard import explain_step
-from psiphon_vpn.linux.traffic import Standing, explain_filter
+from psiphon_vpn.linux.traffic import Standing, explain_cut_off, explain_filter
 from psiphon_vpn.network.uplink import find_cards, find_odd_wires, find_wires
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.own_tables import FRAMES
@@ -237,8 +239,7 @@ def traffic_control(facts: Facts) -> Outcome:
     if not wires:
         raise Skip(_("there is no interface that leads out"))
     if network.cut_off:
-        told = _("nothing leaves by {names}: the filter there requires a mark, and the guard that sets it is gone")
-        return fail(told.format(names=", ".join(map(show_name, network.cut_off))))
+        return fail(explain_cut_off(network.cut_off))
     if not facts.features.traffic_filters:
         raise Skip(_("this kernel has no BPF filters (cls_bpf, clsact)"))
     found = {name: explain_filter(network.filters.get(name, Standing())) for name in wires}

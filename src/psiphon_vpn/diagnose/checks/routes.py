@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The second wall: rules, the private table, and the kernel settings that they need."""
 
 from __future__ import annotations
@@ -119,7 +121,7 @@ def _matching(word: str) -> dict[str, str]:
     return {name: value for name, value in GLOBAL_SYSCTLS.items() if word in name}
 
 
-@check("routes.reverse-path", mark("The reverse-path check lets answers to the core in"), SYSCTL)
+@check("routes.reverse-path", mark("The reverse-path check lets answers to the tunnel program in"), SYSCTL)
 def reverse_path(facts: Facts) -> Outcome:
     """Without src_valid_mark=1, rp_filter drops the answers of the tunnel's server."""
     outcome = _compare(facts, _matching("src_valid_mark"))
@@ -148,7 +150,7 @@ def loopback(facts: Facts) -> Outcome:
 @check(
     "routes.uplink",
     mark("There is a network to connect by"),
-    mark("Connect a network: nothing is reachable without one. The lock holds."),
+    mark("Connect a network: nothing is reachable without one."),
 )
 def uplink(facts: Facts) -> Outcome:
     """Is there an interface with a default route, an address and a carrier?"""

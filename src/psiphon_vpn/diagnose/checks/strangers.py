@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Other processes with the numbers of psiphon-user: the rules take them for psiphon-user and let them out in clear."""
 
 from __future__ import annotations

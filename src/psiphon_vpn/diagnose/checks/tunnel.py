@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The TUN, the service and the processes."""
 
 from __future__ import annotations
@@ -8,10 +10,10 @@ from typing import Final
 from psiphon_vpn.client import SOCKET_NAME
 from psiphon_vpn.diagnose.basic_facts import PROC
 from psiphon_vpn.diagnose.facts import Facts, describe_mode
-from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok
 from psiphon_vpn.diagnose.no_answer import Skip, Unknowable
 from psiphon_vpn.errors import UserError
-from psiphon_vpn.i18n import _
+from psiphon_vpn.i18n import _, ngettext
 from psiphon_vpn.policy import names
 from psiphon_vpn.policy.sysctls import TUN_SYSCTLS
 from psiphon_vpn.service.events import Intent
@@ -28,7 +30,11 @@ LISTENING: Final = "0A"
 LOOPBACK: Final = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
 
 
-@check("tunnel.daemon", mark("The service answers"), mark("Start it: sudo systemctl start psiphon-vpn"))
+@check(
+    "tunnel.daemon",
+    mark("The service answers"),
+    mark("Start it: sudo psiphon-vpn start. Why it ended: sudo psiphon-vpn log"),
+)
 def daemon(facts: Facts) -> Outcome:
     """Does the control socket answer?"""
     found = facts.service_or_reason
@@ -44,11 +50,34 @@ def state(facts: Facts) -> Outcome:
     state, reason, step = (str(status.get(key) or "") for key in ("state", "reason", "next_step"))
     since = str(status.get("since") or "")[:19].replace("T", " ")
     text = _("{state} since {since} UTC: {reason}").format(state=state, since=since, reason=reason)
-    if state == "FAILED":
-        return fail(text, step or None)
     if state != "OPEN" and status.get("intent") != Intent.STOPPED:
-        return warn(text, step or None)
+        # Also one that is on its way: a machine without a tunnel is not well.
+        return fail(text, step or None)
     return ok(text)
+
+
+@check(
+    "tunnel.servers",
+    mark("There are Psiphon servers that the tunnel program may use"),
+    mark("Bring a list from another computer: sudo psiphon-vpn servers import FILE. Why: psiphon-vpn status"),
+)
+def servers(facts: Facts) -> Outcome:
+    """What the tunnel program said of its servers, and of the chosen country."""
+    status = facts.service.status
+    found = status.get("servers")
+    known = found.get("known") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(known, int):
+        raise Skip(_("the tunnel program has not said how many it knows"))
+    if known == 0:
+        return fail(_("it knows none"))
+    regions, wanted = status.get("regions_available"), status.get("region_wanted")
+    if wanted and isinstance(regions, list) and regions and wanted not in regions:
+        text = _("none of {count} is in {region}, which you chose; there are some in {regions}")
+        return fail(
+            text.format(count=known, region=wanted, regions=", ".join(map(str, regions))),
+            _("Choose another: sudo psiphon-vpn region, or let the service choose: sudo psiphon-vpn region best"),
+        )
+    return ok(ngettext("{count} known", "{count} known", known).format(count=known))
 
 
 @check("tunnel.locked", mark("The service and the kernel agree about the lock"), LOG)
@@ -92,7 +121,7 @@ def daemon_privileges(facts: Facts) -> Outcome:
     return _judge_process(facts, process, wrong)
 
 
-@check("tunnel.core-privileges", mark("The tunnel core runs without any capability"), LOG)
+@check("tunnel.core-privileges", mark("The tunnel program runs without any capability"), LOG)
 def core_privileges(facts: Facts) -> Outcome:
     """Uid and capability sets from /proc/PID/status."""
     process = facts.read_process(facts.core_pid)
@@ -128,7 +157,7 @@ def device(facts: Facts) -> Outcome:
     return ok(_("index {index}").format(index=found.index))
 
 
-@check("tunnel.mtu", mark("The TUN accepts no packet that the core would truncate"), RESTART)
+@check("tunnel.mtu", mark("The TUN accepts no packet that the tunnel program would truncate"), RESTART)
 def mtu(facts: Facts) -> Outcome:
     """At most 1500 bytes."""
     found = facts.tun.mtu
@@ -226,6 +255,7 @@ def socks(facts: Facts) -> Outcome:
 CHECKS: Final = (
     daemon,
     state,
+    servers,
     locked,
     layers,
     moved,

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The units of systemd: there, wanted, running, and not weakened."""
 
 from __future__ import annotations
@@ -9,18 +11,18 @@ from typing import Final
 
 from psiphon_vpn.diagnose.basic_facts import PROC
 from psiphon_vpn.diagnose.facts import Facts
-from psiphon_vpn.diagnose.model import Check, Outcome, check, fail, mark, ok, warn
+from psiphon_vpn.diagnose.model import INSTALL_AGAIN, RESTORE, Check, Outcome, check, fail, mark, ok, warn
 from psiphon_vpn.diagnose.no_answer import Skip
 from psiphon_vpn.diagnose.unit_facts import MANAGERS
 from psiphon_vpn.i18n import _
 from psiphon_vpn.system import layout as places
 
-INSTALL: Final = mark("Restore it: sudo psiphon-vpn install (you can run it again at any time)")
 WANTED_BY: Final = {
     places.KILLSWITCH_UNIT: "sysinit.target",
     places.GUARD_UNIT: "sysinit.target",
     places.SERVICE_UNIT: "multi-user.target",
     places.SLEEP_UNIT: "sleep.target",
+    places.SERVERS_TIMER: "timers.target",
 }
 SETTING: Final = re.compile(r"([A-Za-z]\w*)\s*=")
 HARMLESS: Final = re.compile(
@@ -36,7 +38,7 @@ def _is_there(facts: Facts, name: str) -> dict[str, str] | Outcome:
     if unit.get("LoadState") == "masked":
         return fail(_("it is masked"), _("Unmask it: sudo systemctl unmask {name}").format(name=name))
     if unit.get("LoadState") != "loaded":
-        return fail(_("systemd does not know it ({state})").format(state=unit.get("LoadState", "")), _(INSTALL))
+        return fail(_("systemd does not know it ({state})").format(state=unit.get("LoadState", "")), _(INSTALL_AGAIN))
     return unit
 
 
@@ -71,13 +73,13 @@ guard = _make(
 service = _make(
     "units.service",
     mark("The service runs"),
-    mark("Find out why: journalctl -b -u psiphon-vpn; then: sudo systemctl start psiphon-vpn"),
+    mark("Find out why: sudo psiphon-vpn log; then: sudo psiphon-vpn start"),
     places.SERVICE_UNIT,
     "running",
 )
 
 
-@check("units.wanted", mark("The lock and the service start at every boot"), INSTALL)
+@check("units.wanted", mark("The lock and the service start at every boot"), RESTORE)
 def wanted(facts: Facts) -> Outcome:
     """Does a target want each of them?"""
     missing = []
@@ -92,7 +94,7 @@ def wanted(facts: Facts) -> Outcome:
     )
 
 
-@check("units.order", mark("The lock comes before any network at boot"), INSTALL)
+@check("units.order", mark("The lock comes before any network at boot"), INSTALL_AGAIN)
 def order(facts: Facts) -> Outcome:
     """Is the killswitch before network-pre.target, and does it want that target, so that the order counts?"""
     unit = facts.units.need_installed(places.KILLSWITCH_UNIT)
@@ -137,7 +139,7 @@ def _was_installed_since_boot(facts: Facts) -> bool:
     return facts.system.stat(facts.layout.install_journal).st_mtime > started
 
 
-@check("units.managers", mark("Without the lock no interface comes up at boot"), INSTALL)
+@check("units.managers", mark("Without the lock no interface comes up at boot"), RESTORE)
 def managers(facts: Facts) -> Outcome:
     """Does each installed network manager require the boot lock, in force?"""
     facts.need_installed()
@@ -155,7 +157,7 @@ def managers(facts: Facts) -> Outcome:
 
 def _list_dropins(facts: Facts) -> Iterator[tuple[str, Path]]:
     """Every drop-in of the service's units; the installation itself has none for them."""
-    for name in places.UNITS:
+    for name in places.UNIT_FILES:
         for text in facts.units.need_installed(name).get("DropInPaths", "").split():
             yield name, facts.at(text)
 
@@ -185,7 +187,7 @@ def dropins(facts: Facts) -> Outcome:
 )
 def override(facts: Facts) -> Outcome:
     """A file of the same name in /etc takes precedence."""
-    for name in places.UNITS:
+    for name in places.UNIT_FILES:
         path = facts.units.need_installed(name).get("FragmentPath", "")
         if path and facts.at(path) != facts.layout.unit_dir / name and not _is_same(facts, path, name):
             return fail(_("{name} comes from {path}").format(name=name, path=path))
@@ -209,11 +211,11 @@ def _is_same(facts: Facts, path: str, name: str) -> bool:
 )
 def reload(facts: Facts) -> Outcome:
     """NeedDaemonReload."""
-    stale = [name for name in places.UNITS if facts.units.need_installed(name).get("NeedDaemonReload") == "yes"]
+    stale = [name for name in places.UNIT_FILES if facts.units.need_installed(name).get("NeedDaemonReload") == "yes"]
     return fail(_("changed since: {names}").format(names=", ".join(stale))) if stale else ok(_("as on disk"))
 
 
-@check("units.watchdog", mark("A service that hangs or dies is started again"), INSTALL)
+@check("units.watchdog", mark("A service that hangs or dies is started again"), INSTALL_AGAIN)
 def watchdog(facts: Facts) -> Outcome:
     """Restart= and WatchdogSec= in force."""
     unit = facts.units.need_installed(places.SERVICE_UNIT)

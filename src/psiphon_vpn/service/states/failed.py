@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """FAILED: the configuration is not usable. Locked until a person corrects it."""
 
 from typing import assert_never
@@ -28,6 +30,8 @@ def answer(plan: Plan, event: ev.Event) -> None:
             pass  # the healer puts changes back; nothing else is tried
         case ev.CoreStartFailed() | ev.CoreExited() | ev.CoreFault() | ev.CoreRegion() | ev.CoreTunnels():
             pass  # no core runs
+        case ev.RescueEnded():
+            pass  # none runs: the move to this state ended it
         case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
             pass  # nothing is being verified, and nothing is open
         case None:
@@ -48,9 +52,11 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
             | Timer.ESTABLISH
             | Timer.SLOW
             | Timer.QUIET
+            | Timer.RESCUE
             | Timer.GIVE_WAY
             | Timer.VERIFICATION
             | Timer.RENEWAL
+            | Timer.HELD
         ):
             pass
         case _ as never:

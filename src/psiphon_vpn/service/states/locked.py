@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """LOCKED: no core runs, and nothing but the plumbing of the link passes."""
 
 from typing import assert_never
@@ -5,7 +7,7 @@ from typing import assert_never
 from psiphon_vpn.service import any_state, moves
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.events import Timer
-from psiphon_vpn.service.model import calm_delay, fight_delay
+from psiphon_vpn.service.model import fight_delay, unrest_delay
 from psiphon_vpn.service.plan import Plan
 from psiphon_vpn.service.reasons import Reason
 
@@ -44,6 +46,8 @@ def answer(plan: Plan, event: ev.Event) -> None:
             _answer_timer(plan, timer)
         case ev.CoreStartFailed() | ev.CoreExited() | ev.CoreFault() | ev.CoreRegion() | ev.CoreTunnels():
             pass  # no core runs
+        case ev.RescueEnded():
+            pass  # none runs: the move to this state ended it
         case ev.Verified() | ev.VerificationFailed() | ev.TunnelSilent() | ev.LeaseLost():
             pass  # nothing is being verified, and nothing is open
         case None:
@@ -64,7 +68,16 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
         case Timer.WAKE:
             if model.asleep:
                 moves.wake(plan)
-        case Timer.ESTABLISH | Timer.SLOW | Timer.QUIET | Timer.GIVE_WAY | Timer.VERIFICATION | Timer.RENEWAL:
+        case (
+            Timer.ESTABLISH
+            | Timer.SLOW
+            | Timer.QUIET
+            | Timer.RESCUE
+            | Timer.GIVE_WAY
+            | Timer.VERIFICATION
+            | Timer.RENEWAL
+            | Timer.HELD
+        ):
             pass
         case _ as never:
             assert_never(never)
@@ -73,7 +86,7 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
 def _go_on_waiting(plan: Plan) -> None:
     """Locking itself failed, or must not be repeated in a fight: wait before the next attempt."""
     plan.update(unrest=plan.model.unrest + 1)
-    delay = calm_delay(plan.model.unrest)
+    delay = unrest_delay(plan.model.unrest)
     if plan.model.reason is Reason.FIGHT:
         delay = max(delay, fight_delay(plan.model.fights))
     moves.retry_after(plan, delay)

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """VERIFYING: the core has a tunnel; rules, routes, TUN and the tunnel itself are being checked."""
 
 from typing import assert_never
@@ -7,7 +9,7 @@ from psiphon_vpn.service import any_state, moves
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.effects import OpenTunnel
 from psiphon_vpn.service.events import PartFailed, Timer
-from psiphon_vpn.service.model import CALM_SECONDS, RENEWAL_SECONDS, VERIFICATIONS_PER_CORE
+from psiphon_vpn.service.model import CALM_SECONDS, HELD_SECONDS, RENEWAL_SECONDS, VERIFICATIONS_PER_CORE
 from psiphon_vpn.service.parts import Part
 from psiphon_vpn.service.plan import Plan
 from psiphon_vpn.service.reasons import Reason
@@ -39,7 +41,17 @@ def _answer_timer(plan: Plan, timer: Timer) -> None:
             moves.lose_part(plan, PartFailed(Part.VERIFICATION, "no outcome"))
         case Timer.CALM:
             any_state.count_from_zero(plan)
-        case Timer.RETRY | Timer.ESTABLISH | Timer.SLOW | Timer.QUIET | Timer.GIVE_WAY | Timer.RENEWAL | Timer.WAKE:
+        case (
+            Timer.RETRY
+            | Timer.ESTABLISH
+            | Timer.SLOW
+            | Timer.QUIET
+            | Timer.RESCUE
+            | Timer.GIVE_WAY
+            | Timer.RENEWAL
+            | Timer.HELD
+            | Timer.WAKE
+        ):
             pass
         case _ as never:
             assert_never(never)
@@ -50,9 +62,10 @@ def _open(plan: Plan, number: int) -> None:
     if plan.model.tunnels < 1:
         return
     plan.move(State.OPEN, Reason.VERIFIED)
+    plan.arm(Timer.HELD, HELD_SECONDS)
     plan.arm(Timer.CALM, CALM_SECONDS)
     plan.arm(Timer.RENEWAL, RENEWAL_SECONDS)
-    plan.update(failures=0, doubts=0, rounds=0, data_set_aside=False)
+    plan.update(failures=0, doubts=0, rounds=0, data_set_aside=False, barren_looks=0)
     plan.do(OpenTunnel(number))
 
 

@@ -1,10 +1,14 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Answers that the states with a core share (CONNECTING, VERIFYING, OPEN), and those with a tunnel. Pure."""
 
 from psiphon_vpn.service import any_state, moves
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.plan import Plan
 
-Connecting = ev.RulesEvent | ev.CoreExited | ev.CoreFault | ev.CoreTunnels | ev.TunnelEvent | ev.TimerFired
+Connecting = (
+    ev.RulesEvent | ev.CoreExited | ev.CoreFault | ev.CoreTunnels | ev.TunnelEvent | ev.RescueEnded | ev.TimerFired
+)
 """The events that CONNECTING itself answers."""
 Tunnelled = ev.TunnelEvent | ev.TimerFired
 """The events that VERIFYING and OPEN themselves answer."""
@@ -55,6 +59,8 @@ def answer_with_tunnel(plan: Plan, event: ev.Event) -> Tunnelled | None:
             plan.update(tunnels=count)
             if count < 1:
                 moves.lose_tunnel(plan)
+        case ev.RescueEnded():
+            pass  # none runs: the move to this state ended it
         case _:
             return rest
     return None

@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The measurements of `psiphon-vpn bench`: everything beside the bare core, in turn, in one run."""
