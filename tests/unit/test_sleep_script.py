@@ -24,10 +24,9 @@ class Bench:
         self._given = directory / "given"
         self._given.touch()
         text = render_sleep_script().replace(PROGRAM, str(directory / "program"))
-        text = re.sub(r"-s KILL \d+", "-s KILL 0.5", text)
         assert PROGRAM not in text
-        assert text.count("-s KILL 0.5") == 2, "the program and nft have a limit"
-        self._script = self._write("sleep", text.replace("PATH=", f"PATH={directory}:"))
+        assert len(re.findall(r"timeout -s KILL \d+", text)) == 2, "the program and nft have a limit"
+        self._text = text.replace("PATH=", f"PATH={directory}:")
 
     def _write(self, name: str, text: str) -> Path:
         path = self._directory / name
@@ -35,12 +34,20 @@ class Bench:
         path.chmod(0o755)
         return path
 
-    def run(self, word: str, *, program: str, nft: str = "exit 0") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, word: str, *, program: str, nft: str = "exit 0", limit: float = 0.5
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs the script, in which each program has ``limit`` seconds instead of its own."""
+        script = self._write("sleep-script", re.sub(r"-s KILL \d+", f"-s KILL {limit}", self._text))
         self._write("program", f'#!/bin/sh\necho "$*" >>{self._directory}/told\n{program}\n')
         self._write("nft", f"#!/bin/sh\ntext=$(cat)\nprintf '%s\\n\\n' \"$text\" >>{self._given}\n{nft}\n")
         return subprocess.run(
-            ["/bin/sh", str(self._script), word], capture_output=True, text=True, check=False, timeout=60
+            ["/bin/sh", str(script), word], capture_output=True, text=True, check=False, timeout=60
         )
+
+    def after_nft(self, then: str) -> str:
+        """A program that does ``then`` as soon as nft has run."""
+        return f"until [ -s {self._given} ]; do sleep 0.05; done; {then}"
 
     @property
     def given(self) -> list[list[str]]:
@@ -69,6 +76,20 @@ def test_a_service_that_does_not_close_is_closed_without_it_in_one_transaction(b
     assert done.returncode == 0
     assert bench.given == [BOTH]
     assert "without the service" in done.stderr
+
+
+@pytest.mark.requirement("R1", "R6")
+def test_the_tunnel_of_a_slow_service_is_closed_before_it_answers_and_the_service_is_still_waited_for(
+    bench: Bench,
+) -> None:
+    done = bench.run("begin", program=bench.after_nft("exit 0"), limit=60)
+    assert (done.returncode, done.stderr, bench.given) == (0, "", [BOTH])
+
+
+@pytest.mark.requirement("R1", "R6")
+def test_a_tunnel_that_a_slow_service_may_have_opened_again_is_closed_once_more(bench: Bench) -> None:
+    done = bench.run("begin", program=bench.after_nft("exit 1"), limit=60)
+    assert (done.returncode, bench.given) == (0, [BOTH, BOTH])
 
 
 @pytest.mark.requirement("R1", "R6")

@@ -282,7 +282,7 @@ def test_every_kind_of_sleep_waits_for_the_unit_that_closes_but_not_for_ever_and
     # Wanted, not required (systemd.unit(5)); and the limit is more than the script's own limits together.
     assert "Requires" not in units.render_dropins()["sleep.target"]
     limits = [int(seconds) for seconds in re.findall(r"timeout -s KILL (\d+)", units.render_sleep_script())]
-    assert limits == [15, 10], "2 s were too few on a slow computer (tests/vm)"
+    assert limits == [15, 10], "an answer took more than 2 s on a slow computer (tests/vm)"
     program, nft = limits
     assert program + 3 * nft < int(*lines(SLEEP_UNIT, "TimeoutStartSec"))
     assert program < int(*lines(SLEEP_UNIT, "TimeoutStopSec"))

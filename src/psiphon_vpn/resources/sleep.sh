@@ -9,9 +9,18 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
 say() { echo "psiphon-sleep: $1" >&2; }
 
-# The service answers "begin" when the kernel no longer holds a lease. The limits matter only if something hangs: two
-# seconds were too few for a slow computer, whose tunnel then was closed without the service, which opened it again.
+# The service answers "begin" when the kernel no longer holds a lease. The limit matters only if something hangs.
 notify() { timeout -s KILL 15 /usr/bin/psiphon-vpn system-sleep "$1"; }
+
+# True if the process $1 has ended within two seconds. The "wait" of sh has no time limit.
+ends_soon() {
+    tries=20
+    while kill -0 "$1" 2>/dev/null; do
+        [ "$tries" -gt 0 ] || return 1
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+}
 
 # Without the service: empties the sets of the lease, all at once. Needs only nft.
 empty() { # sets
@@ -20,7 +29,12 @@ empty() { # sets
 
 case "$1" in
     begin)
-        ! notify begin || exit 0
+        notify begin &
+        service=$!
+        # The tunnel waits two seconds for the service, no longer. The service is still waited for: it might open the
+        # tunnel again if it did not learn of the sleep.
+        ends_soon "$service" || empty @LEASE_SET@ @LEASE_SET_IPV6@ || true
+        ! wait "$service" || exit 0
         say "the service did not close the tunnel; closing it without the service"
         ! empty @LEASE_SET@ @LEASE_SET_IPV6@ || exit 0
         # nft refuses both if one is missing: try them one by one. A missing set holds no lease.
