@@ -47,7 +47,7 @@ def run_demo(*, json_output: bool, keep: bool, core: Path | None, server: Path |
 
     begin = time.monotonic()
     results: list[StepResult] = []
-    with _open_stage(core, server) as (censored, machine):
+    with _open_testbed(core, server) as (censored, machine):
         world = censored.world
         say(click.wrap_text(_introduce(core), find_width()))
         steps = DemoSteps(
@@ -75,7 +75,7 @@ def run_demo(*, json_output: bool, keep: bool, core: Path | None, server: Path |
 
 
 @contextlib.contextmanager
-def _open_stage(core: Path | None, server: Path | None) -> Iterator[tuple[Censored, Machine]]:
+def _open_testbed(core: Path | None, server: Path | None) -> Iterator[tuple[Censored, Machine]]:
     with contextlib.ExitStack() as stack:
         real = RealPrograms(core=core, server=server) if core is not None and server is not None else None
         censored = stack.enter_context(open_censored(real))

@@ -12,8 +12,8 @@ from psiphon_lab import addresses as plan
 from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.model import EGRESS, Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import PROBES, SO_BINDTODEVICE, TARGETS, TCP, UDP, ProbeSpec
 
 SOCKETS_ONLY = True  # see fork_server
@@ -77,17 +77,17 @@ def send_bytes(interface: str, data: bytes, *, protocol: int | None = None, bypa
         sock.sendto(data, (interface, int.from_bytes(data[12:14], "big") if protocol is None else protocol))
 
 
-def volley(arena: Arena, label: str, *, seconds: float = 0.0, raw: bool = False, bound: bool = True) -> None:
+def volley(trial: Trial, label: str, *, seconds: float = 0.0, raw: bool = False, bound: bool = True) -> None:
     """Fire what an open route out would carry: UDP and TCP to the internet, unbound and bound, as root and as a user.
 
     label: the beginning of the shots' names. raw: raw frames too. bound: shots that are bound to a wire too.
     """
-    for family in arena.families:
+    for family in trial.families:
         for by in BOTH:
             for kind, port in ((UDP, ECHO), (TCP, WEB)):
-                ways = ["", *(lan.interface for lan in arena.lans)] if bound else [""]
+                ways = ["", *(lan.interface for lan in trial.lans)] if bound else [""]
                 for interface in ways:
-                    arena.fire(
+                    trial.fire(
                         probe,
                         by=by,
                         family=family,
@@ -99,16 +99,16 @@ def volley(arena: Arena, label: str, *, seconds: float = 0.0, raw: bool = False,
                         interface=interface,
                     )
         if raw:
-            for lan in arena.lans:
-                fire_frame(arena, f"{label} frame ipv{family} {lan.interface}", family, lan.interface, seconds=seconds)
+            for lan in trial.lans:
+                fire_frame(trial, f"{label} frame ipv{family} {lan.interface}", family, lan.interface, seconds=seconds)
 
 
 def fire_frame(
-    arena: Arena, name: str, family: int, interface: str, *, seconds: float = 0.0, bypass: bool = False
+    trial: Trial, name: str, family: int, interface: str, *, seconds: float = 0.0, bypass: bool = False
 ) -> None:
     """Fire a raw frame of root to the internet, broadcast on the link so that any router accepts it."""
     source, target = (LAN_A.client4, plan.INTERNET4) if family == 4 else (LAN_A.client6, plan.INTERNET6)
-    arena.fire(
+    trial.fire(
         send_frame,
         by=Actor.ROOT,
         family=family,
@@ -123,9 +123,9 @@ def fire_frame(
     )
 
 
-def restore_uplink(arena: Arena) -> None:
+def restore_uplink(trial: Trial) -> None:
     """Restore addresses and routes once the first network's carrier is back, as a network manager would."""
     wire = LAN_A.interface
-    arena.client.run(["ip", "-6", "addr", "replace", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", wire, "nodad"])
+    trial.client.run(["ip", "-6", "addr", "replace", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", wire, "nodad"])
     for family, router in (("-4", LAN_A.router4), ("-6", LAN_A.router6)):
-        arena.client.run(["ip", family, "route", "replace", "default", "via", router, "dev", wire, "metric", "100"])
+        trial.client.run(["ip", family, "route", "replace", "default", "via", router, "dev", wire, "metric", "100"])

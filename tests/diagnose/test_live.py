@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.diagnose.scene import HealthyKernel, open_healthy_kernel
-from tests.integration.stage import open_stage
+from tests.integration.testbed import open_testbed
 
 from psiphon_lab.world import World
 from psiphon_vpn.diagnose import live, live_probes
@@ -118,10 +118,10 @@ def test_a_frame_around_the_queue_is_stopped_by_the_egress_hook_and_not_shown_to
 
 
 def test_an_open_tunnel_carries_the_plain_probes_and_no_wire_shows_one() -> None:
-    with open_stage() as stage:
-        mark = stage.world.mark()
-        report = stage.world.client.call(lambda: live.run_live(("eth0",)))
-        frames = stage.world.frames_since(mark)
+    with open_testbed() as testbed:
+        mark = testbed.world.mark()
+        report = testbed.world.client.call(lambda: live.run_live(("eth0",)))
+        frames = testbed.world.frames_since(mark)
     assert report.wires[0].seen == ()
     assert report.wires[0].control
     # The frames are captured outside: the watch inside did not just miss them.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.diagnose.scene import find_troubles, write
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.machine import LAB_UID
@@ -56,9 +56,9 @@ class LabLayout(Layout):
         return self.machine / "state"
 
 
-def diagnose(stage: Stage) -> dict[str, Result]:
-    machine = stage.machine
-    root = stage.world.directory / "root"
+def diagnose(testbed: Testbed) -> dict[str, Result]:
+    machine = testbed.machine
+    root = testbed.world.directory / "root"
     (root / "etc").mkdir(parents=True, exist_ok=True)
     (root / "etc" / "resolv.conf").write_text("nameserver 192.0.2.1\n")
     layout = LabLayout(root=root, machine=machine.config_path.parent)
@@ -66,7 +66,7 @@ def diagnose(stage: Stage) -> dict[str, Result]:
     def look() -> tuple[Result, ...]:
         return run_checks(CHECKS, lambda: Facts(LabSystem(), layout, runtime_dir=machine.runtime_dir))
 
-    return {result.check.id: result for result in stage.world.client.call(look)}
+    return {result.check.id: result for result in testbed.world.client.call(look)}
 
 
 def tell(results: dict[str, Result]) -> dict[str, str]:
@@ -76,52 +76,52 @@ def tell(results: dict[str, Result]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    with open_stage() as made:
+def testbed() -> Iterator[Testbed]:
+    with open_testbed() as made:
         yield made
 
 
-def test_an_open_machine_is_well(stage: Stage) -> None:
-    stage.machine.wait_state("OPEN")
-    results = diagnose(stage)
+def test_an_open_machine_is_well(testbed: Testbed) -> None:
+    testbed.machine.wait_state("OPEN")
+    results = diagnose(testbed)
     assert tell(results) == {}
     assert results["dns.answers"].verdict is Verdict.OK
     assert results["lock.base-text"].reason == "as for OPEN"
     assert sum(result.seconds for result in results.values()) < 30
 
 
-def test_looking_does_not_disturb_the_service(stage: Stage) -> None:
-    before = stage.machine.wait_state("OPEN")["since"]
-    commits = stage.machine.read_log()
+def test_looking_does_not_disturb_the_service(testbed: Testbed) -> None:
+    before = testbed.machine.wait_state("OPEN")["since"]
+    commits = testbed.machine.read_log()
     for _ in range(2):
-        diagnose(stage)
-    assert stage.machine.wait_state("OPEN")["since"] == before
-    assert stage.machine.read_log() == commits
+        diagnose(testbed)
+    assert testbed.machine.wait_state("OPEN")["since"] == before
+    assert testbed.machine.read_log() == commits
 
 
-def test_a_stopped_tunnel_is_well(stage: Stage) -> None:
-    stage.machine.command("stop")
-    stage.machine.wait_state("LOCKED")
-    results = diagnose(stage)
+def test_a_stopped_tunnel_is_well(testbed: Testbed) -> None:
+    testbed.machine.command("stop")
+    testbed.machine.wait_state("LOCKED")
+    results = diagnose(testbed)
     assert tell(results) == {}
     assert results["lock.base-text"].reason == "as for LOCKED"
-    stage.machine.command("start")
-    stage.machine.wait_state("OPEN")
+    testbed.machine.command("start")
+    testbed.machine.wait_state("OPEN")
 
 
-def test_a_killed_daemon_is_reported_and_the_machine_is_locked(stage: Stage) -> None:
-    stage.machine.kill_daemon()
-    stage.machine.wait_for(lambda: not stage.machine.lease_remains(), "the end of the lease")
-    results = diagnose(stage)
+def test_a_killed_daemon_is_reported_and_the_machine_is_locked(testbed: Testbed) -> None:
+    testbed.machine.kill_daemon()
+    testbed.machine.wait_for(lambda: not testbed.machine.lease_remains(), "the end of the lease")
+    results = diagnose(testbed)
     assert set(tell(results)) == {"tunnel.daemon"}
     assert find_exit_code(tuple(results.values())) == 1
-    stage.machine.start_daemon()
-    stage.machine.wait_state("OPEN")
+    testbed.machine.start_daemon()
+    testbed.machine.wait_state("OPEN")
 
 
 def test_a_machine_after_boot_without_a_daemon_is_locked() -> None:
-    with open_stage(start=False) as stage:
-        results = diagnose(stage)
+    with open_testbed(start=False) as testbed:
+        results = diagnose(testbed)
         assert results["lock.base-text"].reason == "as for boot"
         assert find_exit_code(tuple(results.values())) == 1
 
@@ -139,15 +139,17 @@ def test_a_machine_on_which_nothing_is_installed_is_open_and_says_so() -> None:
     assert find_exit_code(tuple(results.values())) == 2
 
 
-def test_the_command_itself_tells_a_locked_machine_with_live_probes_and_a_report(stage: Stage, tmp_path: Path) -> None:
-    stage.machine.wait_state("OPEN")
+def test_the_command_itself_tells_a_locked_machine_with_live_probes_and_a_report(
+    testbed: Testbed, tmp_path: Path
+) -> None:
+    testbed.machine.wait_state("OPEN")
     report, root = tmp_path / "report.txt", tmp_path / "root"
-    write(root / "etc/psiphon-vpn/config.toml", stage.machine.config_path.read_bytes(), mode=0o600, uid=LAB_UID)
+    write(root / "etc/psiphon-vpn/config.toml", testbed.machine.config_path.read_bytes(), mode=0o600, uid=LAB_UID)
     (root / "dev/net").mkdir(parents=True)
     os.mknod(root / "dev/net/tun", stat.S_IFCHR | 0o666, os.makedev(10, 200))
-    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "diagnose"]
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(testbed.machine.runtime_dir), "diagnose"]
     argv += ["--json", "--live", "--report", str(report), "--root", str(root)]
-    done = stage.world.client.run(argv, check=False, timeout=60)
+    done = testbed.world.client.run(argv, check=False, timeout=60)
     document = json.loads(done.stdout)
     # 1 and not 0: in the laboratory the service runs without being installed.
     assert (done.returncode, document["exit_code"], document["open"]) == (1, 1, False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.integration.kernel import Kernel, open_kernel
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 
 @pytest.fixture
@@ -19,20 +19,20 @@ def kernel() -> Iterator[Kernel]:
 
 
 @pytest.fixture(scope="module")
-def module_stage() -> Iterator[Stage]:
+def module_testbed() -> Iterator[Testbed]:
     """A world with the service open, shared by all tests of a module; each module decides how a test finds it."""
-    with open_stage() as made:
+    with open_testbed() as made:
         yield made
 
 
 @pytest.fixture
-def reopened_stage(module_stage: Stage) -> Iterator[Stage]:
-    """The module's stage, open again whatever the previous test did."""
-    module_stage.set_faults()
-    module_stage.machine.write_config()
-    module_stage.machine.command("reload")
-    module_stage.machine.command("restart")
-    module_stage.machine.wait_state("OPEN")
-    module_stage.machine.wait_for(module_stage.machine.lease_remains, "the lease")
-    yield module_stage
-    module_stage.set_faults()
+def reopened_testbed(module_testbed: Testbed) -> Iterator[Testbed]:
+    """The module's testbed, open again whatever the previous test did."""
+    module_testbed.set_faults()
+    module_testbed.machine.write_config()
+    module_testbed.machine.command("reload")
+    module_testbed.machine.command("restart")
+    module_testbed.machine.wait_state("OPEN")
+    module_testbed.machine.wait_for(module_testbed.machine.lease_remains, "the lease")
+    yield module_testbed
+    module_testbed.set_faults()

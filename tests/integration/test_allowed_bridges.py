@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.stage import open_stage
 from tests.integration.test_guests import (
     BRIDGE,
     CALL,
@@ -27,6 +26,7 @@ from tests.integration.test_guests import (
     Guests,
     ask,
 )
+from tests.integration.testbed import open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_B
@@ -53,23 +53,23 @@ Server(('{address}', 8000), http.server.SimpleHTTPRequestHandler).serve_forever(
 
 
 def standing(guests: Guests) -> str:
-    status = guests.stage.machine.read_status()
+    status = guests.testbed.machine.read_status()
     bridges: list[dict[str, Any]] = (status or {}).get("bridges", [])
     return str(bridges[0]["state"]) if bridges else ""
 
 
 def await_standing(guests: Guests, wanted: str) -> None:
-    guests.stage.machine.wait_for(lambda: standing(guests) == wanted, f"the bridge as {wanted}")
-    guests.stage.machine.wait_state("OPEN")
-    guests.stage.machine.wait_for(guests.stage.machine.lease_remains, "the lease")
+    guests.testbed.machine.wait_for(lambda: standing(guests) == wanted, f"the bridge as {wanted}")
+    guests.testbed.machine.wait_state("OPEN")
+    guests.testbed.machine.wait_for(guests.testbed.machine.lease_remains, "the lease")
 
 
 @pytest.fixture(scope="module")
 def guests() -> Iterator[Guests]:
-    with open_stage(start=False) as stage:
-        stage.machine.release_guard()
-        stage.world.client.run(["nft", "flush", "ruleset"])
-        made = Guests(stage)
+    with open_testbed(start=False) as testbed:
+        testbed.machine.release_guard()
+        testbed.world.client.run(["nft", "flush", "ruleset"])
+        made = Guests(testbed)
         page = None
         try:
             assert made.look() == ALL, "the positive control"
@@ -80,10 +80,10 @@ def guests() -> Iterator[Guests]:
                 host.run(["ip", "addr", "add", f"{address}/64", "dev", device, "nodad"])
             page = made.guest.spawn([sys.executable, "-I", "-c", PAGE6.format(address=GUEST6)])
             wait_until(lambda: ask(made.guest, CALL, address=GUEST6, port=8000) == "connected", "the guest's page")
-            stage.machine.boot_lock()
-            stage.machine.allow_bridges(*parse_names(BRIDGE))
-            stage.machine.hold_guard()
-            stage.machine.start_daemon()
+            testbed.machine.boot_lock()
+            testbed.machine.allow_bridges(*parse_names(BRIDGE))
+            testbed.machine.hold_guard()
+            testbed.machine.start_daemon()
             await_standing(made, "in_force")
             yield made
         finally:
@@ -95,7 +95,7 @@ def guests() -> Iterator[Guests]:
 
 def raise_card(guests: Guests) -> None:
     guests.client.run(["ip", "link", "set", LAN_B.interface, "up"])
-    guests.stage.world.set_carrier(LAN_B, up=True)
+    guests.testbed.world.set_carrier(LAN_B, up=True)
 
 
 def join_macvlan(guests: Guests) -> None:
@@ -111,7 +111,7 @@ def leave_macvlan(guests: Guests) -> None:
 def shout_beside(guests: Guests, join: Callable[[], None], leave: Callable[[], None]) -> set[bytes]:
     """Have a port join and leave while both sides send all the time; returns what came out anywhere."""
     client, nobody = guests.client, "192.168.122.200"
-    mark = guests.stage.world.mark()
+    mark = guests.testbed.world.mark()
     loop = SHOUT.format(address=nobody, token=FROM_HOST)
     loop = loop.replace("range(20)", "range(100_000_000)").replace("4000 + number", "4000 + number % 20")
     # No faster than a capture can follow.
@@ -131,10 +131,10 @@ def shout_beside(guests: Guests, join: Callable[[], None], leave: Callable[[], N
         for child in loops:
             child.kill()
             child.wait()
-    frames = guests.stage.world.frames_since(mark)
+    frames = guests.testbed.world.frames_since(mark)
     leaks = [
         verdict.frame.data
-        for verdict in judge_frames(frames, world_evidence(guests.stage.server.read_flows()))
+        for verdict in judge_frames(frames, world_evidence(guests.testbed.server.read_flows()))
         if not verdict.innocent and TOKEN in verdict.frame.data
     ]
     return {token for token in (FROM_HOST, FROM_GUEST) if any(token in data for data in leaks)}
@@ -143,7 +143,7 @@ def shout_beside(guests: Guests, join: Callable[[], None], leave: Callable[[], N
 def test_this_machine_and_its_guests_reach_each_other_in_both_families(guests: Guests) -> None:
     assert guests.look() == ALL
     assert ask(guests.client, CALL, address=GUEST6, port=8000) == "connected"
-    assert guests.stage.machine.read_status()["locked"] is True  # type: ignore[index]
+    assert guests.testbed.machine.read_status()["locked"] is True  # type: ignore[index]
 
 
 def test_a_guest_still_reaches_the_internet_by_the_tunnel_and_nothing_else_of_this_machine(guests: Guests) -> None:
@@ -223,31 +223,31 @@ def test_a_pair_whose_other_end_is_on_a_bridge_with_a_card_lets_nothing_out(gues
 
 def test_after_a_flush_and_without_the_daemon_no_frame_leaves_by_a_card_that_joins(guests: Guests) -> None:
     """Base table and egress guard are gone for good; wire guard and bridge guard belong to the holder."""
-    guests.stage.machine.kill_daemon()
+    guests.testbed.machine.kill_daemon()
     try:
         assert guests.look() == ALL, "what was loaded stands"
         assert shout_beside(guests, lambda: join_macvlan(guests), lambda: leave_macvlan(guests)) == set()
         guests.client.run(["nft", "flush", "ruleset"])
         assert shout_beside(guests, lambda: join_macvlan(guests), lambda: leave_macvlan(guests)) == set()
     finally:
-        guests.stage.machine.boot_lock()
-        guests.stage.machine.start_daemon()
+        guests.testbed.machine.boot_lock()
+        guests.testbed.machine.start_daemon()
         await_standing(guests, "in_force")
 
 
 def test_without_the_bridge_guard_the_bridge_is_withdrawn(guests: Guests) -> None:
-    guests.stage.machine.release_guard()
+    guests.testbed.machine.release_guard()
     try:
         await_standing(guests, "unguarded")
         assert guests.look() == NOTHING
     finally:
-        guests.stage.machine.hold_guard()
+        guests.testbed.machine.hold_guard()
         await_standing(guests, "in_force")
 
 
 def test_the_end_of_the_guards_holder_withdraws_the_bridge_without_waiting_for_the_next_look(guests: Guests) -> None:
     """The next look is an hour away."""
-    machine = guests.stage.machine
+    machine = guests.testbed.machine
     usual, machine.program = machine.program, [str(HASTY), "BRIDGE_GUARD_SECONDS=3600"]
     try:
         machine.kill_daemon()
@@ -265,7 +265,7 @@ def test_the_end_of_the_guards_holder_withdraws_the_bridge_without_waiting_for_t
 
 
 def test_a_bridge_that_is_taken_back_is_as_if_it_had_never_been_allowed(guests: Guests) -> None:
-    machine = guests.stage.machine
+    machine = guests.testbed.machine
     machine.allow_bridges()
     try:
         machine.reload_guard()
@@ -285,7 +285,7 @@ def test_a_bridge_that_is_taken_back_is_as_if_it_had_never_been_allowed(guests: 
 
 def test_a_list_that_is_read_at_a_signal_counts_too(guests: Guests) -> None:
     """As at `systemctl reload`. A list that does not belong to root allows nothing."""
-    machine = guests.stage.machine
+    machine = guests.testbed.machine
     path = machine.config_path.with_name("bridges")
     os.chown(path, LAB_UID, LAB_UID)
     try:
@@ -300,13 +300,13 @@ def test_a_list_that_is_read_at_a_signal_counts_too(guests: Guests) -> None:
 
 def test_the_bridge_guard_alone_stops_what_the_wire_guard_lets_by_to_an_allowed_bridge() -> None:
     """Without base table, frame guards and daemon: nothing else could stop it."""
-    with open_stage(start=False) as stage:
-        stage.machine.release_guard()
-        stage.world.client.run(["nft", "flush", "ruleset"])
-        made = Guests(stage)
+    with open_testbed(start=False) as testbed:
+        testbed.machine.release_guard()
+        testbed.world.client.run(["nft", "flush", "ruleset"])
+        made = Guests(testbed)
         try:
             raise_card(made)
-            identity = stage.machine.identity
+            identity = testbed.machine.identity
 
             def beat() -> set[bytes]:
                 return shout_beside(made, lambda: join_macvlan(made), lambda: leave_macvlan(made))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_vpn.linux.nfnetlink import Element, NftSocket
@@ -30,18 +30,18 @@ RENEWALS_SECONDS = 7.0
 
 
 @pytest.fixture
-def stage(reopened_stage: Stage) -> Stage:
-    nft(reopened_stage, "table inet f2b\ndelete table inet f2b\ntable inet f2b { set bans { type ipv4_addr; }; }")
-    return reopened_stage
+def testbed(reopened_testbed: Testbed) -> Testbed:
+    nft(reopened_testbed, "table inet f2b\ndelete table inet f2b\ntable inet f2b { set bans { type ipv4_addr; }; }")
+    return reopened_testbed
 
 
-def nft(stage: Stage, text: str) -> None:
-    stage.world.client.run(["nft", "-f", "-"], input=text)
+def nft(testbed: Testbed, text: str) -> None:
+    testbed.world.client.run(["nft", "-f", "-"], input=text)
 
 
-def begin_churn(stage: Stage, rate: int, count: int, *what: str) -> subprocess.Popen[bytes]:
+def begin_churn(testbed: Testbed, rate: int, count: int, *what: str) -> subprocess.Popen[bytes]:
     """Start the busy neighbour: `count` elements, `rate` per second, or what its further arguments ask for."""
-    return stage.world.client.spawn(
+    return testbed.world.client.spawn(
         [sys.executable, NEIGHBOUR, str(rate), str(count), *what],
         env={"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]},
         stdout=subprocess.PIPE,
@@ -56,17 +56,17 @@ def read_cpu_seconds(pid: int) -> float:
 @pytest.mark.requirement("B3", "R1")
 @pytest.mark.parametrize(("rate", "count"), [(10, 150), (50, 750), (1000, 12_000)])
 def test_elements_in_another_programs_set_change_nothing_and_a_rule_in_ours_still_closes_at_once(
-    stage: Stage, rate: int, count: int, capsys: pytest.CaptureFixture[str]
+    testbed: Testbed, rate: int, count: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine = stage.machine
+    machine = testbed.machine
     before, log = machine.read_status(), machine.read_log()
     assert before is not None
     spent = read_cpu_seconds(machine.daemon_pid)
-    churn = begin_churn(stage, rate, count)
+    churn = begin_churn(testbed, rate, count)
     held = 0
     while churn.poll() is None:
         # Not with nft(8): it starts again whenever somebody commits while it lists.
-        assert stage.world.client.call(holds_lease), machine.read_log()[len(log) :]
+        assert testbed.world.client.call(holds_lease), machine.read_log()[len(log) :]
         held += 1
         time.sleep(0.2)
     assert churn.stdout is not None
@@ -79,13 +79,13 @@ def test_elements_in_another_programs_set_change_nothing_and_a_rule_in_ours_stil
     assert after is not None
     assert (after["state"], after["since"]) == ("OPEN", before["since"])
     assert MOVE not in machine.read_log()[len(log) :]
-    assert stage.page() == plan.SERVER4
+    assert testbed.page() == plan.SERVER4
 
-    churn = begin_churn(stage, rate, count)
-    nft(stage, "add rule inet psiphon_filter output accept")
-    stage.machine.wait_for(lambda: MOVE in machine.read_log()[len(log) :], "the closing")
+    churn = begin_churn(testbed, rate, count)
+    nft(testbed, "add rule inet psiphon_filter output accept")
+    testbed.machine.wait_for(lambda: MOVE in machine.read_log()[len(log) :], "the closing")
     assert churn.poll() is None, "the positive control came while the neighbour was busy"
-    stage.machine.wait_for(lambda: not has_stray_rule(stage), "the rule to go")
+    testbed.machine.wait_for(lambda: not has_stray_rule(testbed), "the rule to go")
     churn.kill()
     churn.wait()
     machine.wait_state("OPEN", seconds=60)
@@ -93,30 +93,30 @@ def test_elements_in_another_programs_set_change_nothing_and_a_rule_in_ours_stil
 
 @pytest.mark.requirement("B3", "R1")
 @pytest.mark.parametrize(("rate", "what"), [(50, ()), (300, ()), (20, ("rules",))], ids=["50", "300", "rules"])
-def test_it_opens_while_another_program_goes_on_and_on(stage: Stage, rate: int, what: tuple[str, ...]) -> None:
+def test_it_opens_while_another_program_goes_on_and_on(testbed: Testbed, rate: int, what: tuple[str, ...]) -> None:
     """After a restart, another program's new table, or a new daemon that knows nothing, everything is read back."""
-    machine = stage.machine
-    nft(stage, "table inet f2b { chain jail { }; chain input { type filter hook input priority 5; jump jail; }; }")
-    churn = begin_churn(stage, rate, rate * 300, *what)
+    machine = testbed.machine
+    nft(testbed, "table inet f2b { chain jail { }; chain input { type filter hook input priority 5; jump jail; }; }")
+    churn = begin_churn(testbed, rate, rate * 300, *what)
     try:
         machine.command("restart")
         machine.wait_state("OPEN")
         lines = len(machine.read_log().splitlines())
-        nft(stage, "table inet f2b2 { set bans { type ipv4_addr; flags timeout; }; }")
-        machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page")
+        nft(testbed, "table inet f2b2 { set bans { type ipv4_addr; flags timeout; }; }")
+        machine.wait_for(lambda: testbed.page() == plan.SERVER4, "a page")
         machine.stop_daemon()
         machine.start_daemon()
         machine.wait_state("OPEN")
-        ends = stage.watch_ends()
-        assert stage.page() == plan.SERVER4
-        stage.let_it_renew(3)
+        ends = testbed.watch_ends()
+        assert testbed.page() == plan.SERVER4
+        testbed.let_it_renew(3)
         assert ends() == [], "it was closed meanwhile"
         assert len(machine.read_log().splitlines()) - lines < 30
         assert churn.poll() is None, "it was over before"
     finally:
         churn.kill()
         churn.wait()
-        nft(stage, "table inet f2b2\ndelete table inet f2b2")
+        nft(testbed, "table inet f2b2\ndelete table inet f2b2")
 
 
 def holds_lease() -> bool:
@@ -128,9 +128,9 @@ def holds_lease() -> bool:
     return False
 
 
-def has_stray_rule(stage: Stage) -> bool:
+def has_stray_rule(testbed: Testbed) -> bool:
     """Whether the base table's output chain ends with a bare accept."""
-    listing = stage.world.client.run(["nft", "list", "chain", "inet", "psiphon_filter", "output"], check=False)
+    listing = testbed.world.client.run(["nft", "list", "chain", "inet", "psiphon_filter", "output"], check=False)
     return listing.returncode != 0 or any(line.strip() == "accept" for line in listing.stdout.splitlines())
 
 
@@ -143,21 +143,21 @@ def has_stray_rule(stage: Stage) -> bool:
     ],
     ids=["hook", "device"],
 )
-def test_a_hook_of_another_program_is_read_back_and_not_fought(stage: Stage, text: str) -> None:
+def test_a_hook_of_another_program_is_read_back_and_not_fought(testbed: Testbed, text: str) -> None:
     """As always, the service's tables are read back and found right."""
-    log = stage.machine.read_log()
-    nft(stage, text)
-    stage.machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page, at once or after a look")
-    assert "fight" not in stage.machine.read_log()[len(log) :]
+    log = testbed.machine.read_log()
+    nft(testbed, text)
+    testbed.machine.wait_for(lambda: testbed.page() == plan.SERVER4, "a page, at once or after a look")
+    assert "fight" not in testbed.machine.read_log()[len(log) :]
     for family in ("inet", "netdev"):
-        nft(stage, f"table {family} f2b\ndelete table {family} f2b")
+        nft(testbed, f"table {family} f2b\ndelete table {family} f2b")
 
 
 @pytest.mark.requirement("B3", "R19")
 @pytest.mark.parametrize("hidden", [False, True], ids=["plain", "hidepid"])
 def test_in_a_pid_namespace_our_own_commits_are_ours_and_a_strangers_is_named_honestly(hidden: bool) -> None:
-    with open_stage(start=False) as stage:
-        client, machine = stage.machine.client, stage.machine
+    with open_testbed(start=False) as testbed:
+        client, machine = testbed.machine.client, testbed.machine
         command = client.command
         inner = 'mount -t proc -o %s proc /proc && exec "$@"' % ("hidepid=2" if hidden else "nosuid")
 
@@ -176,7 +176,7 @@ def test_in_a_pid_namespace_our_own_commits_are_ours_and_a_strangers_is_named_ho
         machine.wait_state("OPEN")
         for _ in range(FLUSHES):
             seen = len(machine.read_log())
-            nft(stage, "flush ruleset")
+            nft(testbed, "flush ruleset")
             machine.wait_for(lambda at=seen: MOVE in machine.read_log()[at:], "the closing")  # type: ignore[misc]
             machine.wait_state("OPEN")
             machine.wait_for(machine.lease_remains, "the lease")

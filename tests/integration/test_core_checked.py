@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import Figure
 from tests.cores import make_elf, sha256
 from tests.https_site import make_certificate
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.machine import LAB_UID
@@ -31,54 +31,54 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def _stage() -> Iterator[Stage]:
-    with open_stage(installed=True) as made:
+def _testbed() -> Iterator[Testbed]:
+    with open_testbed(installed=True) as made:
         yield made
 
 
 @pytest.fixture
-def stage(_stage: Stage) -> Stage:
-    return _stage
+def testbed(_testbed: Testbed) -> Testbed:
+    return _testbed
 
 
-def layout_of(stage: Stage) -> Layout:
-    return Layout(root=stage.world.directory / "root")
+def layout_of(testbed: Testbed) -> Layout:
+    return Layout(root=testbed.world.directory / "root")
 
 
-def kill_core(stage: Stage) -> None:
-    status = stage.machine.wait_state("OPEN")
+def kill_core(testbed: Testbed) -> None:
+    status = testbed.machine.wait_state("OPEN")
     os.kill(status["core_pid"], signal.SIGKILL)
 
 
-def wait_refused(stage: Stage, reason: str) -> dict[str, object]:
+def wait_refused(testbed: Testbed, reason: str) -> dict[str, object]:
     """Wait until the service gives the reason; from then on it must neither open nor run anything."""
     found: dict[str, object] = {}
 
     def says_so() -> bool:
-        found.update(stage.machine.read_status() or {})
+        found.update(testbed.machine.read_status() or {})
         return found.get("reason_code") == reason and found.get("state") == "LOCKED"
 
-    stage.machine.wait_for(says_so, reason)
+    testbed.machine.wait_for(says_so, reason)
     for _ in range(20):
-        status = stage.machine.read_status()
+        status = testbed.machine.read_status()
         assert status is not None
         assert status["state"] != "OPEN"
         assert status["locked"] is True
         assert status["core_pid"] is None
-        assert not stage.machine.lease_remains()
+        assert not testbed.machine.lease_remains()
     return found
 
 
 @contextlib.contextmanager
-def core_of_one_program(stage: Stage) -> Iterator[None]:
+def core_of_one_program(testbed: Testbed) -> Iterator[None]:
     """A stand-in that, unlike the usual one, does not execute another program after its start: so it keeps its name."""
-    layout = layout_of(stage)
+    layout = layout_of(testbed)
     before = (layout.core_binary.read_bytes(), layout.core_record.read_bytes())
     script = f"""#!{Path(sys.executable).resolve()} -Ss
 import sys
 sys.path.insert(0, {str(ROOT / "src")!r})
 from psiphon_lab.standin_core import main
-sys.exit(main(["--standin-faults", {str(stage.faults)!r}, *sys.argv[1:]]))
+sys.exit(main(["--standin-faults", {str(testbed.faults)!r}, *sys.argv[1:]]))
 """.encode()
     record = {**json.loads(before[1]), "sha256": sha256(script), "size": len(script)}
     try:
@@ -90,64 +90,64 @@ sys.exit(main(["--standin-faults", {str(stage.faults)!r}, *sys.argv[1:]]))
         layout.core_record.write_bytes(before[1])
 
 
-def list_cores(stage: Stage) -> dict[int, tuple[int, str, str]]:
+def list_cores(testbed: Testbed) -> dict[int, tuple[int, str, str]]:
     """Every process of this world with the core's name: its user, its name and its arguments, as ps(1) shows them."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             name = process.joinpath("comm").read_text(errors="replace").rstrip("\n")
             arguments = process.joinpath("cmdline").read_text(errors="replace").replace("\0", " ")
-            if "psiphon-tunnel-" in name and str(stage.world.directory) in arguments:
+            if "psiphon-tunnel-" in name and str(testbed.world.directory) in arguments:
                 found[int(process.name)] = (process.stat().st_uid, name, arguments)
     return found
 
 
-def replace_core(stage: Stage) -> int:
+def replace_core(testbed: Testbed) -> int:
     """End the core; returns the next one's process id once the service is open again."""
-    before = stage.machine.wait_state("OPEN")["core_pid"]
-    kill_core(stage)
-    stage.machine.wait_for(
-        lambda: (stage.machine.read_status() or {}).get("core_pid") not in {before, None}, "another core"
+    before = testbed.machine.wait_state("OPEN")["core_pid"]
+    kill_core(testbed)
+    testbed.machine.wait_for(
+        lambda: (testbed.machine.read_status() or {}).get("core_pid") not in {before, None}, "another core"
     )
-    return int(stage.machine.wait_state("OPEN")["core_pid"])
+    return int(testbed.machine.wait_state("OPEN")["core_pid"])
 
 
-def test_the_core_and_nothing_else_has_its_name_in_a_list_of_processes(stage: Stage) -> None:
-    link = layout_of(stage).core_name
-    with core_of_one_program(stage):
+def test_the_core_and_nothing_else_has_its_name_in_a_list_of_processes(testbed: Testbed) -> None:
+    link = layout_of(testbed).core_name
+    with core_of_one_program(testbed):
         for _turn in range(2):  # the second time with a daemon that has already had a core
-            core = replace_core(stage)
-            found = list_cores(stage)
+            core = replace_core(testbed)
+            found = list_cores(testbed)
             assert set(found) == {core}
             assert found[core][:2] == (LAB_UID, "psiphon-tunnel-")
             assert f" {link} -config " in found[core][2]
         link.unlink()
-        replace_core(stage)
-        assert not list_cores(stage), "without the link it opens, without a name"
+        replace_core(testbed)
+        assert not list_cores(testbed), "without the link it opens, without a name"
         link.symlink_to(naming.TARGET)
-    replace_core(stage)
+    replace_core(testbed)
 
 
 @pytest.mark.requirement("R13", "R1", "R3")
-def test_a_core_that_psiphon_user_changed_is_not_started_and_the_machine_stays_locked(stage: Stage) -> None:
-    binary = layout_of(stage).core_binary
+def test_a_core_that_psiphon_user_changed_is_not_started_and_the_machine_stays_locked(testbed: Testbed) -> None:
+    binary = layout_of(testbed).core_binary
     good = binary.read_bytes()
-    mark = stage.world.mark()
-    stage.machine.wait_state("OPEN")
+    mark = testbed.world.mark()
+    testbed.machine.wait_state("OPEN")
     # What an attacker in the core could do: psiphon-user owns the file.
-    stage.machine.client.run(["sh", "-c", f"echo 'touch {binary}.ran' >> {binary}"], uid=LAB_UID)
+    testbed.machine.client.run(["sh", "-c", f"echo 'touch {binary}.ran' >> {binary}"], uid=LAB_UID)
     assert binary.read_bytes() != good
-    kill_core(stage)
-    status = wait_refused(stage, "core_mismatch")
+    kill_core(testbed)
+    status = wait_refused(testbed, "core_mismatch")
     assert "not the one that was installed" in str(status["reason"])
     assert sha256(good) in str(status["reason"])
     assert "sudo psiphon-vpn setup --bundle FILE" in str(status["next_step"])
-    stage.probe()
+    testbed.probe()
     binary.write_bytes(good)
     # It recovers by itself: the pauses between attempts are short at first.
-    stage.machine.wait_state("OPEN")
-    assert stage.page() == plan.SERVER4
-    stage.assert_no_leak(mark)
+    testbed.machine.wait_state("OPEN")
+    assert testbed.page() == plan.SERVER4
+    testbed.assert_no_leak(mark)
 
 
 def spoil_link(layout: Layout) -> Callable[[], object]:
@@ -189,29 +189,29 @@ def spoil_binary(layout: Layout) -> Callable[[], object]:
     ids=["no core", "a broken record", "a record of psiphon-user's", "a directory open to all", "no program"],
 )
 def test_without_something_to_check_against_nothing_is_started(
-    spoil: Callable[[Layout], Callable[[], object]], reason: str, stage: Stage
+    spoil: Callable[[Layout], Callable[[], object]], reason: str, testbed: Testbed
 ) -> None:
-    mark = stage.world.mark()
-    stage.machine.wait_state("OPEN")
-    repair = spoil(layout_of(stage))
+    mark = testbed.world.mark()
+    testbed.machine.wait_state("OPEN")
+    repair = spoil(layout_of(testbed))
     try:
-        stage.machine.command("restart")
-        assert wait_refused(stage, reason)["next_step"]
+        testbed.machine.command("restart")
+        assert wait_refused(testbed, reason)["next_step"]
         if reason != "core_missing":
             # The service keeps trying, but nobody should wait for an attempt that cannot help.
-            seen = [stage.machine.read_status() or {} for _ in range(20)]
+            seen = [testbed.machine.read_status() or {} for _ in range(20)]
             assert {status["next_try"] for status in seen if status["reason_code"] == reason} <= {None}
     finally:
         repair()
     # The user's next step, and what an update does.
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    stage.assert_no_leak(mark)
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    testbed.assert_no_leak(mark)
 
 
 @pytest.mark.requirement("R12", "R13")
-def test_psiphon_user_can_change_the_core_but_not_what_it_is_checked_against(stage: Stage) -> None:
-    layout = layout_of(stage)
+def test_psiphon_user_can_change_the_core_but_not_what_it_is_checked_against(testbed: Testbed) -> None:
+    layout = layout_of(testbed)
     script = """
 for target in "$1/current/record.json" "$1/current/new" "$1/new"; do
     (echo x > "$target") 2>/dev/null && exit 1
@@ -221,16 +221,16 @@ for target in "$1/current" "$1/current/record.json" "$1/current/psiphon-tunnel-c
 done
 exit 0
 """
-    stage.machine.client.run(["sh", "-c", script, "sh", layout.core_dir], uid=LAB_UID)
+    testbed.machine.client.run(["sh", "-c", script, "sh", layout.core_dir], uid=LAB_UID)
 
 
-def test_a_daemon_that_is_given_a_core_without_its_sha256_does_not_start(stage: Stage) -> None:
+def test_a_daemon_that_is_given_a_core_without_its_sha256_does_not_start(testbed: Testbed) -> None:
     for options in (
         ["--core", "/bin/true"],
         ["--core-sha256", "0" * 64],
         ["--core", "/bin/true", "--core-sha256", "0"],
     ):
-        done = stage.machine.client.run(
+        done = testbed.machine.client.run(
             [sys.executable, "-m", "psiphon_vpn.service", *options], check=False, uid=LAB_UID
         )
         assert done.returncode == 2
@@ -239,10 +239,10 @@ def test_a_daemon_that_is_given_a_core_without_its_sha256_does_not_start(stage: 
 
 @pytest.mark.requirement("R13")
 def test_a_given_core_is_checked_as_well(tmp_path: Path) -> None:
-    with open_stage(start=False) as stage:
-        stage.machine.core_sha256 = "0" * 64
-        stage.machine.start_daemon()
-        wait_refused(stage, "core_mismatch")
+    with open_testbed(start=False) as testbed:
+        testbed.machine.core_sha256 = "0" * 64
+        testbed.machine.start_daemon()
+        wait_refused(testbed, "core_mismatch")
 
 
 # -- update ------------------------------------------------------------------------------------------------------------
@@ -279,13 +279,13 @@ except UserError as error:
 class Mirror:
     """A web server with a core on the internet, and `update` on the client as root."""
 
-    def __init__(self, stage: Stage, directory: Path) -> None:
-        self.stage = stage
+    def __init__(self, testbed: Testbed, directory: Path) -> None:
+        self.testbed = testbed
         self.content = make_elf(os.urandom(400_000))
         (directory / "core").write_bytes(self.content)
         self.certificate = make_certificate(directory, name=f"IP:{plan.INTERNET4}")
         self.root = directory / "updated"
-        self.server = stage.world.internet.spawn(
+        self.server = testbed.world.internet.spawn(
             [sys.executable, "-c", SERVE, ROOT, directory / "core", *self.certificate],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -295,13 +295,13 @@ class Mirror:
     def update(self, *, proxy: str | None) -> str:
         reported = {
             "root": str(self.root),
-            "runtime": str(self.stage.machine.runtime_dir),
+            "runtime": str(self.testbed.machine.runtime_dir),
             "url": f"https://{plan.INTERNET4}:{self.port}/core",
             "sha256": sha256(self.content),
             "authority": str(self.certificate[0]),
             "proxy": proxy,
         }
-        done = self.stage.world.client.run([sys.executable, "-c", UPDATE, ROOT, json.dumps(reported)], check=False)
+        done = self.testbed.world.client.run([sys.executable, "-c", UPDATE, ROOT, json.dumps(reported)], check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -314,8 +314,8 @@ class Mirror:
 
 
 @pytest.fixture
-def mirror(stage: Stage, tmp_path: Path) -> Iterator[Mirror]:
-    made = Mirror(stage, tmp_path)
+def mirror(testbed: Testbed, tmp_path: Path) -> Iterator[Mirror]:
+    made = Mirror(testbed, tmp_path)
     yield made
     made.close()
 
@@ -323,41 +323,41 @@ def mirror(stage: Stage, tmp_path: Path) -> Iterator[Mirror]:
 @pytest.mark.requirement("R14", "R3")
 @pytest.mark.parametrize("proxy", [None, "socks5://127.0.0.1:1081"], ids=["through the TUN", "through SOCKS"])
 def test_an_update_over_the_open_tunnel_leaks_nothing_and_starts_the_core_anew(
-    proxy: str | None, stage: Stage, mirror: Mirror
+    proxy: str | None, testbed: Testbed, mirror: Mirror
 ) -> None:
-    mark = stage.world.mark()
-    before = stage.machine.wait_state("OPEN")["core_pid"]
+    mark = testbed.world.mark()
+    before = testbed.machine.wait_state("OPEN")["core_pid"]
     shown = mirror.update(proxy=proxy)
     assert "The service is starting it now" in shown, shown
     assert Layout(root=mirror.root).core_binary.read_bytes() == mirror.content
-    assert stage.machine.wait_state("OPEN")["core_pid"] != before
-    stage.assert_no_leak(mark)
+    assert testbed.machine.wait_state("OPEN")["core_pid"] != before
+    testbed.assert_no_leak(mark)
 
 
 @pytest.mark.requirement("R14", "R3")
 @pytest.mark.parametrize("proxy", [None, "socks5://127.0.0.1:1081"], ids=["directly", "through SOCKS"])
 @pytest.mark.parametrize("daemon", [True, False], ids=["with the service", "with the boot lock alone"])
 def test_an_update_on_a_locked_machine_fails_with_the_way_and_the_lock_stands(
-    proxy: str | None, daemon: bool, stage: Stage, mirror: Mirror, figure: Figure
+    proxy: str | None, daemon: bool, testbed: Testbed, mirror: Mirror, figure: Figure
 ) -> None:
-    mark = stage.world.mark()
+    mark = testbed.world.mark()
     rules = ["nft", "list", "chain", "inet", "psiphon_filter", "output"]
     if daemon:
-        stage.machine.command("stop")
+        testbed.machine.command("stop")
     else:
-        stage.machine.stop_daemon()
+        testbed.machine.stop_daemon()
     try:
-        locked = stage.world.client.run(rules).stdout
+        locked = testbed.world.client.run(rules).stdout
         begin = time.monotonic()
         shown = mirror.update(proxy=proxy)
         figure("an update on a locked machine to its failure, s", time.monotonic() - begin)
         assert shown.startswith("FAILED: The tunnel program was not downloaded:")
         assert "--core-file PATH --sha256 HEX" in shown
-        assert stage.world.client.run(rules).stdout.split() == locked.split()
+        assert testbed.world.client.run(rules).stdout.split() == locked.split()
         assert not Layout(root=mirror.root).core_current.exists()
-        stage.assert_no_leak(mark)
+        testbed.assert_no_leak(mark)
     finally:
         if not daemon:
-            stage.machine.start_daemon()
-        stage.machine.command("start")
-        stage.machine.wait_state("OPEN")
+            testbed.machine.start_daemon()
+        testbed.machine.command("start")
+        testbed.machine.wait_state("OPEN")

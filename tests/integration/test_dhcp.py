@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 from tests.integration.transitions import list_ends
 
 from psiphon_lab import addresses as plan
@@ -50,9 +50,9 @@ def need(*programs: str) -> None:
 class Server:
     """dnsmasq on provider A's end of the cable."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self.directory = stage.world.directory / "dhcp"
+    def __init__(self, testbed: Testbed) -> None:
+        self._testbed = testbed
+        self.directory = testbed.world.directory / "dhcp"
         self.directory.mkdir()
         self.log = self.directory / "dnsmasq.log"
         self._child: subprocess.Popen[bytes] | None = None
@@ -69,7 +69,7 @@ class Server:
             f"--dhcp-option-force=58,{RENEW_SECONDS}", f"--dhcp-option-force=59,{REBIND_SECONDS}", "--enable-ra",
             f"--dhcp-range={prefix6}::a00,{prefix6}::aff,slaac,64,2m", "--no-ping",
         ]  # fmt: skip
-        self._child = self._stage.world.provider_a.spawn(argv, stderr=subprocess.DEVNULL)
+        self._child = self._testbed.world.provider_a.spawn(argv, stderr=subprocess.DEVNULL)
 
     def stop(self) -> None:
         """End it."""
@@ -84,7 +84,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def run_client(stage: Stage, server: Server) -> Iterator[subprocess.Popen[bytes]]:
+def run_client(testbed: Testbed, server: Server) -> Iterator[subprocess.Popen[bytes]]:
     """dhclient on the client."""
     script = server.directory / "lease.sh"
     script.write_text(SCRIPT)
@@ -93,7 +93,7 @@ def run_client(stage: Stage, server: Server) -> Iterator[subprocess.Popen[bytes]
     config.write_text("request subnet-mask, routers, dhcp-renewal-time, dhcp-rebinding-time;\n")
     at = server.directory
     argv: list[str | Path] = ["dhclient", "-4", "-d", "-cf", config, "-sf", script, "-lf", at / "leases4"]
-    child = stage.world.client.spawn(
+    child = testbed.world.client.spawn(
         [*argv, "-pf", at / "dhclient4", "eth0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
@@ -107,42 +107,42 @@ def run_client(stage: Stage, server: Server) -> Iterator[subprocess.Popen[bytes]
 def test_a_lease_of_a_server_outside_the_private_ranges_is_not_lost_but_rebound_by_broadcast() -> None:
     """The wire guard allows no server outside the private ranges, so a renewal, which is unicast, never leaves."""
     need("dnsmasq", "dhclient")
-    with open_stage(start=False) as stage:
-        client, machine = stage.world.client, stage.machine
+    with open_testbed(start=False) as testbed:
+        client, machine = testbed.world.client, testbed.machine
         client.run(["ip", "-4", "addr", "flush", "dev", "eth0"])
         client.run(["ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global"])
-        mark = stage.world.mark()
-        server = Server(stage)
+        mark = testbed.world.mark()
+        server = Server(testbed)
         server.start("100")
         machine.start_daemon()
         assert machine.wait_state("LOCKED")["reason_code"] == "no_uplink"
-        with run_client(stage, server):
+        with run_client(testbed, server):
             status = machine.wait_state("OPEN")
             first = server.count("DHCPACK")
             assert first >= 1, "the first lease came through the lock"
             machine.wait_for(lambda: server.count("DHCPACK") > first, "the lease, rebound while open")
-            stage.let_it_renew()
-            after = stage.read_status()
+            testbed.let_it_renew()
+            after = testbed.read_status()
             assert (list_ends(machine.read_log()), after["core_pid"]) == ([], status["core_pid"]), "no transition"
-            packets = [decode_packet(frame.data[14:]) for frame in stage.world.frames_since(mark)]
+            packets = [decode_packet(frame.data[14:]) for frame in testbed.world.frames_since(mark)]
             asked = {packet.destination for packet in packets if packet is not None and packet.destination_port == 67}
             assert asked == {"255.255.255.255"}
-            assert stage.page() == plan.SERVER4
+            assert testbed.page() == plan.SERVER4
         server.stop()
-        stage.assert_no_leak(mark)
+        testbed.assert_no_leak(mark)
 
 
 @pytest.mark.requirement("R7", "R19")
 def test_router_advertisements_and_dhcpv6_go_through_the_lock() -> None:
     need("dnsmasq", "dhclient")
-    with open_stage(start=False) as stage:
-        client, machine = stage.world.client, stage.machine
+    with open_testbed(start=False) as testbed:
+        client, machine = testbed.world.client, testbed.machine
         machine.start_daemon()
         machine.command("stop")
         client.run(["ip", "-6", "route", "flush", "default"])
         client.run(["ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global"])
-        mark = stage.world.mark()
-        server = Server(stage)
+        mark = testbed.world.mark()
+        server = Server(testbed)
         server.start("100")
 
         def accept_advertisements() -> None:
@@ -171,9 +171,9 @@ def test_router_advertisements_and_dhcpv6_go_through_the_lock() -> None:
         finally:
             asking.kill()
             asking.wait()
-        assert stage.read_status()["locked"] is True
+        assert testbed.read_status()["locked"] is True
         server.stop()
-        stage.assert_no_leak(mark)
+        testbed.assert_no_leak(mark)
 
 
 @pytest.mark.requirement("R1", "R19")
@@ -193,9 +193,9 @@ def test_the_allowance_for_dhcp_is_no_wider_than_the_clients_need() -> None:
         argv = ["python3", "-c", code, str(source), target, str(port)]
         return client.run(argv, uid=uid, gid=uid, ambient=("net_bind_service",), bounding=("net_bind_service",)).stdout
 
-    with open_stage(start=False) as stage:
-        client = stage.world.client
-        mark = stage.world.mark()
+    with open_testbed(start=False) as testbed:
+        client = testbed.world.client
+        mark = testbed.world.mark()
         for uid, source, target, port in (
             (65534, 68, "255.255.255.255", 67),
             (65534, 68, LAN_A.router4, 67),
@@ -207,12 +207,12 @@ def test_the_allowance_for_dhcp_is_no_wider_than_the_clients_need() -> None:
             (0, 1546, "ff02::1:2", 547),
         ):
             send(uid, source, target, port)
-        frames = [frame for frame in stage.world.frames_since(mark) if b"psiphon-dhcp-probe" in frame.data]
+        frames = [frame for frame in testbed.world.frames_since(mark) if b"psiphon-dhcp-probe" in frame.data]
         assert not frames
         send(0, 68, "255.255.255.255", 67)
 
         def came() -> int:
-            return sum(b"psiphon-dhcp-probe" in frame.data for frame in stage.world.frames_since(mark))
+            return sum(b"psiphon-dhcp-probe" in frame.data for frame in testbed.world.frames_since(mark))
 
         wait_until(lambda: came() > 0, "the positive control: root, from 68 to 67, to everybody on this link")
         assert came() == 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import Figure
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 from tests.lock_reading import read_lock
 
 from psiphon_lab import addresses as plan
@@ -58,105 +58,105 @@ OPENS_ALL_THE_SAME: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def stage(module_stage: Stage) -> Stage:
+def testbed(module_testbed: Testbed) -> Testbed:
     # The core may end at any moment, even between its connection and the hello that identifies it to the server.
-    module_stage.know_core_ports()
-    return module_stage
+    module_testbed.know_core_ports()
+    return module_testbed
 
 
 @pytest.mark.defect(1, 16)
 @pytest.mark.requirement("R1", "R17")
 @pytest.mark.parametrize("what", NEVER_OPENS)
-def test_a_core_in_trouble_never_opens_and_the_service_comes_back_by_itself(stage: Stage, what: str) -> None:
+def test_a_core_in_trouble_never_opens_and_the_service_comes_back_by_itself(testbed: Testbed, what: str) -> None:
     fault, reasons = NEVER_OPENS[what]
-    mark = stage.world.mark()
-    stage.set_faults(fault)
+    mark = testbed.world.mark()
+    testbed.set_faults(fault)
     if fault["kind"] in WITHOUT_TARGET:
-        stage.machine.write_config(target=False)
-        stage.machine.command("reload")
+        testbed.machine.write_config(target=False)
+        testbed.machine.command("reload")
     else:
-        stage.machine.command("restart")
+        testbed.machine.command("restart")
     seen: list[str] = []
 
     def look() -> bool:
-        status = stage.machine.read_status()
+        status = testbed.machine.read_status()
         assert status is not None
         assert status["state"] != "OPEN"
         assert status["locked"] is True
-        assert not stage.machine.lease_remains()
+        assert not testbed.machine.lease_remains()
         seen.append(status["reason_code"])
         return bool(reasons.intersection(seen)) and len(seen) >= LOOKS
 
-    stage.machine.wait_for(look, f"one of {sorted(reasons)}")
-    stage.set_faults()
+    testbed.machine.wait_for(look, f"one of {sorted(reasons)}")
+    testbed.set_faults()
     # A pending retry comes by itself; a core that hangs or waits needs the user's restart.
     if fault["kind"] in WITHOUT_TARGET:
-        stage.machine.write_config()
-        stage.machine.command("reload")
+        testbed.machine.write_config()
+        testbed.machine.command("reload")
     elif not ENDS_BY_ITSELF.intersection(seen):
-        stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    stage.assert_no_leak(mark)
+        testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    testbed.assert_no_leak(mark)
 
 
 @pytest.mark.defect(16)
 @pytest.mark.parametrize("what", OPENS_ALL_THE_SAME)
-def test_a_noisy_core_is_drained_and_works(stage: Stage, what: str) -> None:
-    stage.set_faults(OPENS_ALL_THE_SAME[what])
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    assert stage.page() == plan.SERVER4
-    assert stage.machine.read_resident_kib() < 64 * 1024
-    stage.set_faults()
+def test_a_noisy_core_is_drained_and_works(testbed: Testbed, what: str) -> None:
+    testbed.set_faults(OPENS_ALL_THE_SAME[what])
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    assert testbed.page() == plan.SERVER4
+    assert testbed.machine.read_resident_kib() < 64 * 1024
+    testbed.set_faults()
 
 
 @pytest.mark.requirement("R6")
-def test_a_tunnel_that_flaps_is_closed_each_time(stage: Stage) -> None:
-    mark = stage.world.mark()
-    stage.set_faults({"kind": "flap", "period": 0.3})
-    before = len(stage.machine.read_log())
-    stage.machine.command("restart")
-    stage.machine.wait_for(lambda: "tunnel_lost" in stage.machine.read_log()[before:], "the closing")
-    stage.set_faults()
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    stage.assert_no_leak(mark)
+def test_a_tunnel_that_flaps_is_closed_each_time(testbed: Testbed) -> None:
+    mark = testbed.world.mark()
+    testbed.set_faults({"kind": "flap", "period": 0.3})
+    before = len(testbed.machine.read_log())
+    testbed.machine.command("restart")
+    testbed.machine.wait_for(lambda: "tunnel_lost" in testbed.machine.read_log()[before:], "the closing")
+    testbed.set_faults()
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    testbed.assert_no_leak(mark)
 
 
 @pytest.mark.requirement("R1")
-def test_a_server_that_goes_away_closes_at_once_and_its_return_opens(stage: Stage) -> None:
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    mark = stage.world.mark()
-    stage.server.stop()
+def test_a_server_that_goes_away_closes_at_once_and_its_return_opens(testbed: Testbed) -> None:
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    mark = testbed.world.mark()
+    testbed.server.stop()
     try:
-        status = stage.machine.wait_state("CONNECTING")
+        status = testbed.machine.wait_state("CONNECTING")
         assert status["reason_code"] == "tunnel_lost"
-        assert not stage.machine.lease_remains()
+        assert not testbed.machine.lease_remains()
     finally:
-        frames = stage.world.frames_since(mark)
-        stage.server.start()
+        frames = testbed.world.frames_since(mark)
+        testbed.server.start()
     assert frames
-    stage.machine.wait_state("OPEN")
-    assert stage.page() == plan.SERVER4
+    testbed.machine.wait_state("OPEN")
+    assert testbed.page() == plan.SERVER4
 
 
 @pytest.mark.defect(1)
 @pytest.mark.requirement("R1", "R2")
 def test_without_a_tun_device_the_machine_is_locked_and_says_why() -> None:
-    with open_stage(start=False) as stage:
-        stage.world.client.run(["rm", "/dev/net/tun"])
-        stage.machine.start_daemon()
-        stage.machine.wait_for(
-            lambda: (stage.machine.read_status() or {}).get("reason_code") == "tun_failed", "the reason"
+    with open_testbed(start=False) as testbed:
+        testbed.world.client.run(["rm", "/dev/net/tun"])
+        testbed.machine.start_daemon()
+        testbed.machine.wait_for(
+            lambda: (testbed.machine.read_status() or {}).get("reason_code") == "tun_failed", "the reason"
         )
-        status = stage.machine.read_status()
+        status = testbed.machine.read_status()
         assert status is not None
         assert (status["state"], status["locked"], status["next_step"] is None) == ("LOCKED", True, False)
         assert status["missing_features"] == ["tun"]
-        stage.probe()
-        stage.world.client.run(["mknod", "-m", "666", "/dev/net/tun", "c", "10", "200"])
-        stage.machine.wait_state("OPEN")
+        testbed.probe()
+        testbed.world.client.run(["mknod", "-m", "666", "/dev/net/tun", "c", "10", "200"])
+        testbed.machine.wait_state("OPEN")
 
 
 @pytest.mark.defect(3)
@@ -183,106 +183,106 @@ def test_without_nftables_there_is_a_clear_error_and_the_routes_are_blocked_at_l
 @pytest.mark.requirement("R1", "R2")
 def test_without_a_usable_runtime_directory_the_machine_is_locked_all_the_same() -> None:
     """Neither lock file nor control socket can be made; the firewall is loaded before both."""
-    with open_stage(start=False) as stage:
-        stage.machine.release_guard()
-        stage.world.client.run(["nft", "flush", "ruleset"])
-        assert stage.page() == LAN_A.client4, "the positive control"
-        os.chown(stage.machine.runtime_dir, 0, 0)
+    with open_testbed(start=False) as testbed:
+        testbed.machine.release_guard()
+        testbed.world.client.run(["nft", "flush", "ruleset"])
+        assert testbed.page() == LAN_A.client4, "the positive control"
+        os.chown(testbed.machine.runtime_dir, 0, 0)
         with pytest.raises(LabError):
-            stage.machine.start_daemon()
-        assert "The control socket" in stage.machine.read_log()
-        assert "failed: CancelledError" not in stage.machine.read_log(), "it ends in order"
-        assert read_lock(stage.world.client).locked is True
-        stage.probe()
+            testbed.machine.start_daemon()
+        assert "The control socket" in testbed.machine.read_log()
+        assert "failed: CancelledError" not in testbed.machine.read_log(), "it ends in order"
+        assert read_lock(testbed.world.client).locked is True
+        testbed.probe()
 
 
 @pytest.mark.requirement("R1", "R2")
 def test_a_daemon_that_cannot_even_look_at_the_links_has_locked_and_says_so() -> None:
-    with open_stage(start=False) as stage:
-        stage.machine.release_guard()
-        stage.world.client.run(["nft", "flush", "ruleset"])
-        assert stage.page() == LAN_A.client4, "the positive control"
-        stage.machine.program = [str(Path(__file__).with_name("blind_daemon.py"))]
-        stage.machine.start_daemon()
-        assert read_lock(stage.world.client).locked is True
-        stage.machine.wait_for(
-            lambda: (stage.machine.read_status() or {}).get("reason_code") == "part_failed",
+    with open_testbed(start=False) as testbed:
+        testbed.machine.release_guard()
+        testbed.world.client.run(["nft", "flush", "ruleset"])
+        assert testbed.page() == LAN_A.client4, "the positive control"
+        testbed.machine.program = [str(Path(__file__).with_name("blind_daemon.py"))]
+        testbed.machine.start_daemon()
+        assert read_lock(testbed.world.client).locked is True
+        testbed.machine.wait_for(
+            lambda: (testbed.machine.read_status() or {}).get("reason_code") == "part_failed",
             "its own message",
         )
-        assert "blind" in stage.machine.read_log()
-        assert read_lock(stage.world.client).locked is True
-        stage.probe()
+        assert "blind" in testbed.machine.read_log()
+        assert read_lock(testbed.world.client).locked is True
+        testbed.probe()
 
 
 @pytest.mark.requirement("R3")
 def test_a_bad_configuration_at_start_never_starts_a_core() -> None:
-    with open_stage(start=False) as stage:
-        stage.machine.write_config("nonsense")
-        stage.machine.start_daemon()
-        status = stage.machine.wait_state("FAILED")
+    with open_testbed(start=False) as testbed:
+        testbed.machine.write_config("nonsense")
+        testbed.machine.start_daemon()
+        status = testbed.machine.wait_state("FAILED")
         assert (status["core_pid"], status["locked"]) == (None, True)
-        assert "CONNECTING" not in stage.machine.read_log()
+        assert "CONNECTING" not in testbed.machine.read_log()
 
 
 @pytest.mark.requirement("R6")
 def test_a_link_that_is_lost_right_after_another_change_is_closed_by_the_daemon(figure: Figure) -> None:
-    with open_stage() as stage:
-        stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+    with open_testbed() as testbed:
+        testbed.machine.wait_for(testbed.machine.lease_remains, "the lease")
         took = []
         for here, there in ((LAN_A, LAN_B), (LAN_B, LAN_A), (LAN_A, LAN_B)):
-            stage.world.client.run(["ip", "route", "add", "unreachable", "198.18.0.0/15", "metric", "77"])
-            stage.world.client.run(["ip", "route", "del", "unreachable", "198.18.0.0/15", "metric", "77"])
-            with CommitWatch(stage.world.client) as commits:
-                stage.world.disconnect_uplink(here)
+            testbed.world.client.run(["ip", "route", "add", "unreachable", "198.18.0.0/15", "metric", "77"])
+            testbed.world.client.run(["ip", "route", "del", "unreachable", "198.18.0.0/15", "metric", "77"])
+            with CommitWatch(testbed.world.client) as commits:
+                testbed.world.disconnect_uplink(here)
                 wait_until(lambda: commits.first_loss() is not None, "the kernel's report")
                 lost = commits.first_loss()
                 assert lost is not None
-                pid = stage.machine.daemon_pid
+                pid = testbed.machine.daemon_pid
                 wait_until(lambda: commits.closed_after(lost, pid=pid) is not None, "the closing")  # noqa: B023
-                assert not stage.machine.lease_remains()
+                assert not testbed.machine.lease_remains()
                 closed = commits.closed_after(lost, pid=pid)
             assert closed is not None
             took.append(closed - lost)
-            stage.world.connect_uplink(there)
-            stage.machine.wait_state("OPEN")
-            stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+            testbed.world.connect_uplink(there)
+            testbed.machine.wait_state("OPEN")
+            testbed.machine.wait_for(testbed.machine.lease_remains, "the lease")
         figure("a carrier lost to the closing, ms", sorted(took)[1] * 1000)
 
 
 @pytest.mark.requirement("R2", "R7", "R9")
 @pytest.mark.parametrize("layer", ["base", "guard", "routing"])
 def test_each_layer_alone_stops_every_plain_probe(layer: str) -> None:
-    with open_stage() as stage:
-        stage.machine.kill_daemon()
-        client = stage.world.client
+    with open_testbed() as testbed:
+        testbed.machine.kill_daemon()
+        client = testbed.world.client
         if layer != "guard":
-            stage.machine.release_guard()
+            testbed.machine.release_guard()
         client.run(["nft", "flush", "ruleset"])
         if layer == "base":
-            stage.machine.boot_lock()
+            testbed.machine.boot_lock()
         if layer != "routing":
             for family in ("-4", "-6"):
                 for priority in range(5070, 5077):
                     client.run(["ip", family, "rule", "del", "priority", str(priority)], check=False)
-            found = stage.probe()
+            found = testbed.probe()
             assert not [item.id for item in found.values() if item.outcome == "answered"]
         else:
             # A socket bound to an interface bypasses routing by design, so this tries only unbound ones.
-            mark = stage.world.mark()
-            assert {stage.page(4, limit=LIMIT), stage.page(6, limit=LIMIT)} <= {"unreachable", "timeout"}
-            stage.assert_no_leak(mark)
+            mark = testbed.world.mark()
+            assert {testbed.page(4, limit=LIMIT), testbed.page(6, limit=LIMIT)} <= {"unreachable", "timeout"}
+            testbed.assert_no_leak(mark)
 
 
 @pytest.mark.defect(6)
 def test_the_lock_stands_from_before_the_first_packet_and_without_it_probes_are_seen() -> None:
-    with open_stage(start=False) as stage:
-        stage.probe()
-        stage.machine.release_guard()
-        stage.world.client.run(["nft", "flush", "ruleset"])
-        mark = stage.world.mark()
-        assert stage.page() == plan.LAN_A.client4
+    with open_testbed(start=False) as testbed:
+        testbed.probe()
+        testbed.machine.release_guard()
+        testbed.world.client.run(["nft", "flush", "ruleset"])
+        mark = testbed.world.mark()
+        assert testbed.page() == plan.LAN_A.client4
         with pytest.raises(AssertionError):
-            stage.assert_no_leak(mark)
+            testbed.assert_no_leak(mark)
 
 
 @pytest.mark.defect(4)
@@ -290,9 +290,9 @@ def test_the_lock_stands_from_before_the_first_packet_and_without_it_probes_are_
 def test_a_flow_that_was_open_before_the_lock_is_cut() -> None:
     import socket
 
-    with open_stage(start=False) as stage:
-        client = stage.world.client
-        stage.machine.release_guard()
+    with open_testbed(start=False) as testbed:
+        client = testbed.world.client
+        testbed.machine.release_guard()
         client.run(["nft", "flush", "ruleset"])
 
         def connect(kind: socket.SocketKind) -> socket.socket:
@@ -306,21 +306,21 @@ def test_a_flow_that_was_open_before_the_lock_is_cut() -> None:
         stream = client.call(lambda: connect(socket.SOCK_STREAM))
         datagrams = client.call(lambda: connect(socket.SOCK_DGRAM))
         with stream, datagrams:
-            stage.machine.boot_lock()
-            stage.machine.hold_guard()
-            mark = stage.world.mark()
+            testbed.machine.boot_lock()
+            testbed.machine.hold_guard()
+            mark = testbed.world.mark()
             for _ in range(3):
                 for flow in (stream, datagrams):
                     try:
                         flow.send(b"after the lock")
                     except OSError:
                         continue
-            stage.machine.start_daemon()
-            stage.machine.wait_state("OPEN")
+            testbed.machine.start_daemon()
+            testbed.machine.wait_state("OPEN")
             for flow in (stream, datagrams):
                 try:
                     flow.send(b"after the opening")
                 except OSError:
                     continue
-            assert stage.page() == plan.SERVER4, "this frame comes after them"
-            stage.assert_no_leak(mark)
+            assert testbed.page() == plan.SERVER4, "this frame comes after them"
+            testbed.assert_no_leak(mark)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from tests.integration.kernel import Kernel
-from tests.integration.stage import Stage, open_stage
 from tests.integration.test_guard_script import IDENTITY, Holder, put_cards
+from tests.integration.testbed import Testbed, open_testbed
 from tests.lock_reading import read_lock
 
 from psiphon_lab.addresses import LAN_A, LAN_B
@@ -160,41 +160,41 @@ def test_the_devices_of_a_chain_are_read_however_many_there_are(kernel: Kernel, 
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    with open_stage(start=False) as made:
+def testbed() -> Iterator[Testbed]:
+    with open_testbed(start=False) as made:
         made.machine.program = [str(CARDED)]
         made.machine.start_daemon()
         made.machine.wait_state("OPEN")
         yield made
 
 
-def layers(stage: Stage) -> dict[str, Any]:
-    status = stage.machine.read_status()
+def layers(testbed: Testbed) -> dict[str, Any]:
+    status = testbed.machine.read_status()
     assert status is not None
     found: dict[str, Any] = status["layers"]
     return found
 
 
-def test_the_daemon_says_which_cards_it_is_on_and_which_was_plugged_in_since(stage: Stage) -> None:
+def test_the_daemon_says_which_cards_it_is_on_and_which_was_plugged_in_since(testbed: Testbed) -> None:
     both = f"on {', '.join(sorted((LAN_A.interface, LAN_B.interface)))}"
-    assert layers(stage)["frame_guard"] == {"state": "ok", "detail": both}
-    client = stage.world.client
+    assert layers(testbed)["frame_guard"] == {"state": "ok", "detail": both}
+    client = testbed.world.client
     client.run(["ip", "link", "add", "usb0", "type", "veth", "peer", "name", "far1"])
     try:
-        stage.machine.wait_for(lambda: layers(stage)["frame_guard"]["state"] == "incomplete", "the card without")
-        assert "leave by usb0 before" in layers(stage)["frame_guard"]["detail"]
+        testbed.machine.wait_for(lambda: layers(testbed)["frame_guard"]["state"] == "incomplete", "the card without")
+        assert "leave by usb0 before" in layers(testbed)["frame_guard"]["detail"]
     finally:
         client.run(["ip", "link", "del", "usb0"])
-    stage.machine.wait_for(lambda: layers(stage)["frame_guard"]["state"] == "ok", "the cards that are left")
+    testbed.machine.wait_for(lambda: layers(testbed)["frame_guard"]["state"] == "ok", "the cards that are left")
 
 
 @pytest.mark.requirement("R1", "B3")
-def test_that_the_holder_ended_is_seen_at_once_of_both_its_guards(stage: Stage) -> None:
+def test_that_the_holder_ended_is_seen_at_once_of_both_its_guards(testbed: Testbed) -> None:
     """The kernel removes the holder's tables without a commit: what was read before no longer holds."""
-    assert layers(stage)["wire_guard"]["state"] == layers(stage)["frame_guard"]["state"] == "ok"
-    stage.machine.release_guard()
+    assert layers(testbed)["wire_guard"]["state"] == layers(testbed)["frame_guard"]["state"] == "ok"
+    testbed.machine.release_guard()
     try:
-        assert layers(stage)["wire_guard"]["state"] == layers(stage)["frame_guard"]["state"] == "missing"
+        assert layers(testbed)["wire_guard"]["state"] == layers(testbed)["frame_guard"]["state"] == "missing"
     finally:
-        stage.machine.hold_guard()
-    assert layers(stage)["wire_guard"]["state"] == layers(stage)["frame_guard"]["state"] == "ok"
+        testbed.machine.hold_guard()
+    assert layers(testbed)["wire_guard"]["state"] == layers(testbed)["frame_guard"]["state"] == "ok"

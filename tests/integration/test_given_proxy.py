@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.list_host import LIST_URL, run_list_host
@@ -59,9 +59,9 @@ def attempt_on_loopback() -> tuple[RefusedError, bytes]:
 
 @pytest.mark.requirement("R1", "R11")
 def test_a_locked_machine_reaches_a_proxy_on_itself_and_sends_nothing_to_one_elsewhere() -> None:
-    with open_stage(start=False) as stage:
-        client = stage.world.client
-        mark = stage.world.mark()
+    with open_testbed(start=False) as testbed:
+        client = testbed.world.client
+        mark = testbed.world.mark()
         for address in (plan.INTERNET4, f"[{plan.INTERNET6}]", plan.LAN_A.router4):
             for url in (f"socks5://{address}:80", f"http://{address}:443"):
                 refused = client.call(partial(attempt, url))
@@ -70,49 +70,49 @@ def test_a_locked_machine_reaches_a_proxy_on_itself_and_sends_nothing_to_one_els
         assert not isinstance(answered, UnreachedError)
         assert answered.refusal is Refusal.PROXY
         assert heard.startswith(b"CONNECT list.example:443 ")
-        stage.assert_no_leak(mark)
+        testbed.assert_no_leak(mark)
 
 
 @dataclass
 class Scene:
     """A machine with the tunnel open, a host with the list, and a proxy that wants a password."""
 
-    stage: Stage
+    testbed: Testbed
     host: ListServer
     proxy: ProxyHost
 
     def refresh(self, scheme: str, *, user: str, said: str) -> subprocess.CompletedProcess[str]:
         """Run `servers refresh --proxy`; said: its standard input."""
         url = f"{scheme}://{user}@{plan.INTERNET4}:{PROXY_PORT}"
-        return self.stage.machine.run_command("servers", "refresh", "--proxy", url, said=said, check=False)
+        return self.testbed.machine.run_command("servers", "refresh", "--proxy", url, said=said, check=False)
 
     def shown(self) -> str:
-        return self.stage.machine.run_command("servers", "list").stdout
+        return self.testbed.machine.run_command("servers", "list").stdout
 
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     with (
-        open_stage(start=False) as stage,
-        run_list_host(stage.world) as host,
-        run_proxy(stage.world, password=True) as proxy,
+        open_testbed(start=False) as testbed,
+        run_list_host(testbed.world) as host,
+        run_proxy(testbed.world, password=True) as proxy,
     ):
-        entry = stage.server.entry
-        stage.machine.trust_network("lab", host.signer.render_profile(LIST_URL))
-        stage.machine.trust_authority(host.authority.certificate)
-        stage.machine.write_config(target=True)
-        stage.machine.start_daemon()
-        stage.machine.wait_state("OPEN")
+        entry = testbed.server.entry
+        testbed.machine.trust_network("lab", host.signer.render_profile(LIST_URL))
+        testbed.machine.trust_authority(host.authority.certificate)
+        testbed.machine.write_config(target=True)
+        testbed.machine.start_daemon()
+        testbed.machine.wait_state("OPEN")
         host.publish(entry)
-        yield Scene(stage, host, proxy)
+        yield Scene(testbed, host, proxy)
 
 
 @pytest.mark.requirement("R1", "R11")
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 def test_a_list_comes_through_a_given_proxy_with_a_password_by_the_open_tunnel(scene: Scene, scheme: str) -> None:
     # Another list each time, so that it is new.
-    scene.host.publish(*[scene.stage.server.entry] * (3 if scheme == "http" else 4))
-    mark, before = scene.stage.world.mark(), len(scene.proxy.read_targets())
+    scene.host.publish(*[scene.testbed.server.entry] * (3 if scheme == "http" else 4))
+    mark, before = scene.testbed.world.mark(), len(scene.proxy.read_targets())
     done = scene.refresh(scheme, user=USER, said=f"{PASSWORD}\n")
     assert (done.stderr, done.returncode) == ("", 0), [
         (line["target"], line.get("failed")) for line in scene.proxy.read_record()
@@ -122,10 +122,10 @@ def test_a_list_comes_through_a_given_proxy_with_a_password_by_the_open_tunnel(s
     assert f"From:         https://{plan.LIST_NAME}" in scene.shown()
     # By the tunnel: the proxy sees the server's address, and on the wires there is the tunnel alone.
     assert {line["client"] for line in scene.proxy.read_record()} == {plan.SERVER4}
-    frames = scene.stage.world.frames_since(mark)
+    frames = scene.testbed.world.frames_since(mark)
     assert any(frame.from_client for frame in frames), "the captures see the tunnel"
-    scene.stage.assert_no_leak(mark)
-    assert PASSWORD not in f"{done.stdout}{done.stderr}{scene.stage.machine.read_log()}"
+    scene.testbed.assert_no_leak(mark)
+    assert PASSWORD not in f"{done.stdout}{done.stderr}{scene.testbed.machine.read_log()}"
 
 
 @pytest.mark.requirement("R1", "R11")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_B
@@ -61,9 +61,9 @@ def ask(host: Host, code: str, **values: object) -> str:
 class Guests:
     """The client with a bridge, a guest on it, and a DHCP server and resolver for guests."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.client, self.guest = stage, stage.world.client, stage.world.container
-        directory = stage.world.directory / "dns"
+    def __init__(self, testbed: Testbed) -> None:
+        self.testbed, self.client, self.guest = testbed, testbed.world.client, testbed.world.container
+        directory = testbed.world.directory / "dns"
         directory.mkdir()
         self._log = directory / "log"
         for line in (
@@ -122,19 +122,19 @@ class Guests:
 
 @pytest.fixture(scope="module")
 def guests() -> Iterator[Guests]:
-    with open_stage(start=False) as stage:
-        stage.machine.release_guard()
-        stage.world.client.run(["nft", "flush", "ruleset"])
-        made = Guests(stage)
+    with open_testbed(start=False) as testbed:
+        testbed.machine.release_guard()
+        testbed.world.client.run(["nft", "flush", "ruleset"])
+        made = Guests(testbed)
         try:
             # The positive control: without the lock all of this works, and what is sent is seen on the card.
             assert made.look() == {"host to guest": True, "names of the host": True, "address of the host": True}
             assert count_tokens(made) == {FROM_HOST, FROM_GUEST}
-            stage.machine.boot_lock()
-            stage.machine.hold_guard()
-            stage.machine.start_daemon()
-            stage.machine.wait_state("OPEN")
-            stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+            testbed.machine.boot_lock()
+            testbed.machine.hold_guard()
+            testbed.machine.start_daemon()
+            testbed.machine.wait_state("OPEN")
+            testbed.machine.wait_for(testbed.machine.lease_remains, "the lease")
             yield made
         finally:
             made.close()
@@ -144,8 +144,8 @@ def count_tokens(guests: Guests) -> set[bytes]:
     """Make the second card a port of the bridge, send from both sides to nobody, and count what the card let out."""
     client, card = guests.client, LAN_B.interface
     client.run(["ip", "link", "set", card, "up"])
-    guests.stage.world.set_carrier(LAN_B, up=True)
-    mark = guests.stage.world.mark()
+    guests.testbed.world.set_carrier(LAN_B, up=True)
+    mark = guests.testbed.world.mark()
     nobody = "192.168.122.200"
     client.run(["ip", "link", "set", card, "master", BRIDGE])
     try:
@@ -158,10 +158,10 @@ def count_tokens(guests: Guests) -> set[bytes]:
             time.sleep(0.1)
     finally:
         client.run(["ip", "link", "set", card, "nomaster"])
-    frames = guests.stage.world.frames_since(mark)
+    frames = guests.testbed.world.frames_since(mark)
     leaks = [
         verdict.frame
-        for verdict in judge_frames(frames, world_evidence(guests.stage.server.read_flows()))
+        for verdict in judge_frames(frames, world_evidence(guests.testbed.server.read_flows()))
         if not verdict.innocent and TOKEN in verdict.frame.data
     ]
     return {token for token in (FROM_HOST, FROM_GUEST) if any(token in frame.data for frame in leaks)}
@@ -173,11 +173,11 @@ def test_this_machine_and_its_guests_do_not_reach_each_other(guests: Guests) -> 
 
 def test_a_guest_with_a_fixed_address_reaches_pages_and_names_through_the_tunnel(guests: Guests) -> None:
     """What `diagnose` advises works."""
-    guests.stage.machine.wait_state("OPEN")
+    guests.testbed.machine.wait_state("OPEN")
     assert ask(guests.guest, CALL, address=plan.INTERNET4, port=7) == "connected"
     assert ask(guests.guest, QUESTION, address="203.0.113.53") == "answered"
 
 
 def test_a_card_that_joins_the_bridge_lets_no_frame_of_host_or_guest_out(guests: Guests) -> None:
     assert count_tokens(guests) == set()
-    guests.stage.machine.wait_state("OPEN")
+    guests.testbed.machine.wait_state("OPEN")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import Figure
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.heal_figures import KINDS, PACE_SECONDS, measure_heal, restore_kernel_rules
@@ -26,10 +26,10 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="nee
 
 
 @pytest.fixture
-def stage(module_stage: Stage) -> Stage:
-    module_stage.machine.wait_state("OPEN")
-    module_stage.machine.wait_for(module_stage.machine.lease_remains, "the lease")
-    return module_stage
+def testbed(module_testbed: Testbed) -> Testbed:
+    module_testbed.machine.wait_state("OPEN")
+    module_testbed.machine.wait_for(module_testbed.machine.lease_remains, "the lease")
+    return module_testbed
 
 
 SENDER = """
@@ -55,16 +55,16 @@ def start_sender(host: Host, seconds: float) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.requirement("R3", "R7", "R9", "B3", "B4")
-def test_whatever_is_taken_away_is_put_back_and_nothing_leaks_meanwhile(stage: Stage, figure: Figure) -> None:
-    mark = stage.world.mark()
-    sender = start_sender(stage.world.client, 120)
+def test_whatever_is_taken_away_is_put_back_and_nothing_leaks_meanwhile(testbed: Testbed, figure: Figure) -> None:
+    mark = testbed.world.mark()
+    sender = start_sender(testbed.world.client, 120)
     took = {}
     try:
         for kind in KINDS:
             begin = time.monotonic()
-            took[kind.name], _ = measure_heal(stage.machine, kind)
+            took[kind.name], _ = measure_heal(testbed.machine, kind)
             if "rule" in kind.argv:
-                restore_kernel_rules(stage.machine)
+                restore_kernel_rules(testbed.machine)
             time.sleep(max(0.0, begin + PACE_SECONDS - time.monotonic()))
         assert sender.poll() is None
     finally:
@@ -73,12 +73,12 @@ def test_whatever_is_taken_away_is_put_back_and_nothing_leaks_meanwhile(stage: S
     # The aim is 20 ms on an idle machine (psiphon_lab/heal_figures.py); this one also sends.
     for name, milliseconds in took.items():
         figure(f"taken away to put back, ms: {name}", milliseconds)
-    stage.assert_no_leak(mark)
-    assert b"healing-test" not in b"".join(frame.data for frame in stage.world.frames_since(mark))
+    testbed.assert_no_leak(mark)
+    assert b"healing-test" not in b"".join(frame.data for frame in testbed.world.frames_since(mark))
 
 
 def test_the_sender_of_this_module_is_seen_without_the_lock() -> None:
-    with open_stage(start=False) as bare:
+    with open_testbed(start=False) as bare:
         bare.machine.release_guard()
         bare.world.client.run(["nft", "flush", "ruleset"])
         mark = bare.world.mark()
@@ -95,41 +95,41 @@ def test_the_sender_of_this_module_is_seen_without_the_lock() -> None:
 
 
 @pytest.mark.requirement("B3")
-def test_the_log_says_who_changed_routes_and_rules(stage: Stage) -> None:
+def test_the_log_says_who_changed_routes_and_rules(testbed: Testbed) -> None:
     """ip(8) with commands on its input keeps running, so it can still be named."""
     for line in (
         "rule del priority 5075",
         f"route del unreachable default table {names.ROUTE_TABLE} metric 4278198272",
     ):
-        before = len(stage.machine.read_log())
-        with stage.world.client.spawn(["ip", "-batch", "-"], stdin=subprocess.PIPE) as child:
+        before = len(testbed.machine.read_log())
+        with testbed.world.client.spawn(["ip", "-batch", "-"], stdin=subprocess.PIPE) as child:
             assert child.stdin is not None
             child.stdin.write(line.encode() + b"\n")
             child.stdin.flush()
             said = f"ip (pid {child.pid}) changed the routes of the lock"
-            stage.machine.wait_for(lambda: said in stage.machine.read_log()[before:], said)  # noqa: B023
+            testbed.machine.wait_for(lambda: said in testbed.machine.read_log()[before:], said)  # noqa: B023
             child.stdin.close()
             child.stdin = None
-        stage.machine.wait_state("OPEN")
-    before = len(stage.machine.read_log())
-    flush = stage.world.client.spawn(["nft", "flush", "ruleset"])
+        testbed.machine.wait_state("OPEN")
+    before = len(testbed.machine.read_log())
+    flush = testbed.world.client.spawn(["nft", "flush", "ruleset"])
     flush.wait(timeout=60)
     said = f"nft (pid {flush.pid}) changed the lock"
-    stage.machine.wait_for(lambda: said in stage.machine.read_log()[before:], said)
+    testbed.machine.wait_for(lambda: said in testbed.machine.read_log()[before:], said)
 
 
 @pytest.mark.requirement("R1", "B3")
-def test_a_kernel_setting_that_is_overtaken_is_put_back_with_the_next_renewal(stage: Stage) -> None:
-    before = len(stage.machine.read_log())
-    stage.world.client.set_sysctls({"ipv4/conf/all/arp_ignore": 0})
+def test_a_kernel_setting_that_is_overtaken_is_put_back_with_the_next_renewal(testbed: Testbed) -> None:
+    before = len(testbed.machine.read_log())
+    testbed.world.client.set_sysctls({"ipv4/conf/all/arp_ignore": 0})
 
     def back() -> bool:
-        return stage.world.client.get_sysctl("ipv4/conf/all/arp_ignore") == "1"
+        return testbed.world.client.get_sysctl("ipv4/conf/all/arp_ignore") == "1"
 
-    stage.machine.wait_for(back, "the setting")
+    testbed.machine.wait_for(back, "the setting")
     said = "somebody changed net.ipv4.conf.all.arp_ignore"
-    stage.machine.wait_for(lambda: said in stage.machine.read_log()[before:], said)
-    stage.machine.wait_state("OPEN")
+    testbed.machine.wait_for(lambda: said in testbed.machine.read_log()[before:], said)
+    testbed.machine.wait_state("OPEN")
 
 
 FIGHTS = {
@@ -148,14 +148,14 @@ FIGHTS = {
 
 @pytest.mark.requirement("R1", "R3", "B3")
 @pytest.mark.parametrize("how", FIGHTS)
-def test_a_fight_is_noticed_reported_and_sat_out_locked(stage: Stage, how: str) -> None:
+def test_a_fight_is_noticed_reported_and_sat_out_locked(testbed: Testbed, how: str) -> None:
     who, script = FIGHTS[how]
-    machine = stage.machine
+    machine = testbed.machine
     machine.command("restart")  # forget fights of other tests
     machine.wait_state("OPEN")
     lines = len(machine.read_log().splitlines())
-    mark = stage.world.mark()
-    fighter = stage.world.client.spawn(["timeout", "30", "sh", "-c", script], stderr=subprocess.DEVNULL)
+    mark = testbed.world.mark()
+    fighter = testbed.world.client.spawn(["timeout", "30", "sh", "-c", script], stderr=subprocess.DEVNULL)
     try:
         status: dict[str, Any] = {}
 
@@ -170,8 +170,8 @@ def test_a_fight_is_noticed_reported_and_sat_out_locked(stage: Stage, how: str) 
         assert f"{who} (pid " in status["reason"] or (who != "nft" and "program" in status["reason"])
         assert "stop it" in status["next_step"]
         specs = probe_specs(salt=9000 + list(FIGHTS).index(how), label="root")
-        run_probes(stage.world.client, specs)
-        assert len(unseen_probes(specs, stage.world.frames_since(mark))) == len(specs)
+        run_probes(testbed.world.client, specs)
+        assert len(unseen_probes(specs, testbed.world.frames_since(mark))) == len(specs)
         assert not machine.lease_remains()
         assert fighter.poll() is None, "it fights on"
     finally:
@@ -179,9 +179,9 @@ def test_a_fight_is_noticed_reported_and_sat_out_locked(stage: Stage, how: str) 
         fighter.wait(timeout=60)
     ended = time.monotonic()
     machine.wait_state("OPEN")
-    machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page through the tunnel")
+    machine.wait_for(lambda: testbed.page() == plan.SERVER4, "a page through the tunnel")
     assert time.monotonic() - ended > 1, "the service waited to see whether it goes on"
-    stage.assert_no_leak(mark)
+    testbed.assert_no_leak(mark)
     said = machine.read_log().splitlines()[lines:]
     assert sum("keeps changing the lock" in line for line in said) >= 1
     assert len(said) < 60, "\n".join(said)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from tests import hostile
 from tests.integration.nft_without_parts import put_limited_nft
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
@@ -34,37 +34,37 @@ for family, target in ((socket.AF_INET, {plan.INTERNET4!r}), (socket.AF_INET6, {
 """
 
 
-def add_wire(stage: Stage, name: bytes) -> None:
+def add_wire(testbed: Testbed, name: bytes) -> None:
     """Add one as NetworkManager does for any desktop user."""
-    stage.world.client.run(["ip", "link", "add", "link", "eth0", "name", os.fsdecode(name), "type", "macvlan"])
+    testbed.world.client.run(["ip", "link", "add", "link", "eth0", "name", os.fsdecode(name), "type", "macvlan"])
 
 
-def send_from_container(stage: Stage) -> int:
+def send_from_container(testbed: Testbed) -> int:
     """The number of the container's frames that came out. Another program's rule sends them straight to the card."""
-    mark = stage.world.mark()
-    stage.world.container.run([sys.executable, "-I", "-c", SEND])
-    return sum(TOKEN in frame.data for frame in stage.world.frames_since(mark))
+    mark = testbed.world.mark()
+    testbed.world.container.run([sys.executable, "-I", "-c", SEND])
+    return sum(TOKEN in frame.data for frame in testbed.world.frames_since(mark))
 
 
-def read_rules(stage: Stage) -> str:
-    return stage.world.client.run(["nft", "list", "ruleset"]).stdout
+def read_rules(testbed: Testbed) -> str:
+    return testbed.world.client.run(["nft", "list", "ruleset"]).stdout
 
 
-def send_containers_to_the_card(stage: Stage) -> None:
+def send_containers_to_the_card(testbed: Testbed) -> None:
     for version in ("-4", "-6"):
-        stage.world.client.run(["ip", version, "rule", "add", "iif", "ctr0", "pref", "100", "lookup", "main"])
+        testbed.world.client.run(["ip", version, "rule", "add", "iif", "ctr0", "pref", "100", "lookup", "main"])
 
 
 @pytest.fixture
-def closed() -> Iterator[Stage]:
+def closed() -> Iterator[Testbed]:
     """Locked as at boot, without a daemon."""
-    with open_stage(start=False) as stage:
-        yield stage
+    with open_testbed(start=False) as testbed:
+        yield testbed
 
 
 @pytest.mark.requirement("R1", "R4", "R7", "R19")
 @pytest.mark.parametrize("guarded", [True, False], ids=["every layer", "no wire guard"])
-def test_names_that_are_pieces_of_rules_change_no_rule_and_let_nothing_out(closed: Stage, guarded: bool) -> None:
+def test_names_that_are_pieces_of_rules_change_no_rule_and_let_nothing_out(closed: Testbed, guarded: bool) -> None:
     if not guarded:
         closed.machine.release_guard()
     for name in hostile.KNOWN:
@@ -95,7 +95,7 @@ def test_names_that_are_pieces_of_rules_change_no_rule_and_let_nothing_out(close
 
 
 @pytest.mark.requirement("B4", "R6")
-def test_a_card_that_comes_beside_a_hostile_one_gets_its_guard_and_the_daemon_lives(closed: Stage) -> None:
+def test_a_card_that_comes_beside_a_hostile_one_gets_its_guard_and_the_daemon_lives(closed: Testbed) -> None:
     closed.machine.start_daemon()
     closed.machine.wait_state("OPEN")
     pid = closed.machine.daemon_pid
@@ -114,7 +114,7 @@ def test_a_card_that_comes_beside_a_hostile_one_gets_its_guard_and_the_daemon_li
 
 
 @pytest.mark.requirement("R9")
-def test_an_interface_that_is_called_like_the_index_of_the_tun_takes_nothing_over(closed: Stage) -> None:
+def test_an_interface_that_is_called_like_the_index_of_the_tun_takes_nothing_over(closed: Testbed) -> None:
     closed.machine.start_daemon()
     closed.machine.wait_state("OPEN")
     link = closed.world.client.run(["cat", f"/sys/class/net/{names.TUN_NAME}/ifindex"]).stdout.strip()
@@ -129,7 +129,7 @@ def test_an_interface_that_is_called_like_the_index_of_the_tun_takes_nothing_ove
 
 
 @pytest.mark.requirement("R9")
-def test_an_uplink_with_a_hostile_name_is_none(closed: Stage) -> None:
+def test_an_uplink_with_a_hostile_name_is_none(closed: Testbed) -> None:
     client = closed.world.client
     client.run(["ip", "link", "set", "eth0", "down"])
     client.run(["ip", "link", "set", "eth0", "name", "*"])
@@ -146,7 +146,7 @@ def test_an_uplink_with_a_hostile_name_is_none(closed: Stage) -> None:
 
 
 @pytest.mark.requirement("B4", "R1", "R7")
-def test_a_thousand_wires_are_guarded_all_of_them(closed: Stage) -> None:
+def test_a_thousand_wires_are_guarded_all_of_them(closed: Testbed) -> None:
     """A netdev chain takes 256 devices; above that the guard loaded for none, and the state stayed open."""
     client, container = closed.world.client, closed.world.container
     closed.machine.release_guard()  # the card was plugged in after the frame guard was loaded
@@ -174,7 +174,7 @@ def test_a_thousand_wires_are_guarded_all_of_them(closed: Stage) -> None:
 
 
 @pytest.mark.requirement("B4", "R1")
-def test_a_wire_that_cannot_be_guarded_costs_only_itself_and_the_uplink_the_opening(closed: Stage) -> None:
+def test_a_wire_that_cannot_be_guarded_costs_only_itself_and_the_uplink_the_opening(closed: Testbed) -> None:
     add_wire(closed, b"bad0")
     add_wire(closed, b"good0")
     put_limited_nft(closed.world, 'devices = . "bad0"')
@@ -199,21 +199,23 @@ CROWD = 1024
 """So many chains a hook of a device takes (MAX_HOOK_COUNT, net/netfilter/core.c)."""
 
 
-def crowd(stage: Stage, name: str) -> None:
+def crowd(testbed: Testbed, name: str) -> None:
     """Have another program take every place at a device's egress hook."""
     chains = "".join(
         f'chain c{number} {{ type filter hook egress device "{name}" priority {number}; policy accept; }}\n'
         for number in range(CROWD)
     )
-    stage.world.client.run(["nft", "-f", "-"], input=f"table netdev crowd {{\n{chains}}}\n", timeout=60)
+    testbed.world.client.run(["nft", "-f", "-"], input=f"table netdev crowd {{\n{chains}}}\n", timeout=60)
 
 
-def is_guarded(stage: Stage, name: str) -> bool:
-    return f'device "{name}"' in stage.world.client.run(["nft", "list", "table", "netdev", names.EGRESS_TABLE]).stdout
+def is_guarded(testbed: Testbed, name: str) -> bool:
+    return f'device "{name}"' in testbed.world.client.run(["nft", "list", "table", "netdev", names.EGRESS_TABLE]).stdout
 
 
 @pytest.mark.requirement("B4", "R6")
-def test_a_wire_that_was_refused_closes_nothing_when_links_change_and_gets_its_guard_when_it_can(closed: Stage) -> None:
+def test_a_wire_that_was_refused_closes_nothing_when_links_change_and_gets_its_guard_when_it_can(
+    closed: Testbed,
+) -> None:
     """Each gained prefix made the service load all rules again, with the tunnel closed."""
     client, machine = closed.world.client, closed.machine
     add_wire(closed, b"full0")
@@ -238,7 +240,7 @@ def test_a_wire_that_was_refused_closes_nothing_when_links_change_and_gets_its_g
 
 
 @pytest.mark.requirement("B4")
-def test_another_device_under_the_name_of_one_that_was_refused_is_guarded_at_once(closed: Stage) -> None:
+def test_another_device_under_the_name_of_one_that_was_refused_is_guarded_at_once(closed: Testbed) -> None:
     client, machine = closed.world.client, closed.machine
     add_wire(closed, b"full0")
     crowd(closed, "full0")
@@ -252,7 +254,7 @@ def test_another_device_under_the_name_of_one_that_was_refused_is_guarded_at_onc
 
 
 @pytest.mark.requirement("B4", "R1")
-def test_a_guard_that_loads_for_no_device_for_a_while_costs_none_of_them_its_guard(closed: Stage) -> None:
+def test_a_guard_that_loads_for_no_device_for_a_while_costs_none_of_them_its_guard(closed: Testbed) -> None:
     """That is no wire's fault: if the next load left them all out, it would remove their guards."""
     machine = closed.machine
     add_wire(closed, b"good0")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.kernel import Kernel
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 from tests.policies import IDENTITY
 
 from psiphon_lab import addresses as plan
@@ -28,63 +28,63 @@ from psiphon_vpn.policy.routing import build_routes, build_rules
 pytestmark = [pytest.mark.lab, pytest.mark.requirement("R7")]
 
 
-def turn_ipv6(stage: Stage, *interfaces: str, on: bool) -> None:
-    stage.world.client.set_sysctls({f"ipv6/conf/{name}/disable_ipv6": int(not on) for name in interfaces})
+def turn_ipv6(testbed: Testbed, *interfaces: str, on: bool) -> None:
+    testbed.world.client.set_sysctls({f"ipv6/conf/{name}/disable_ipv6": int(not on) for name in interfaces})
 
 
-def wait_for_ipv6(stage: Stage, *, off: str | None) -> None:
+def wait_for_ipv6(testbed: Testbed, *, off: str | None) -> None:
     def reported() -> bool:
-        status = stage.machine.read_status() or {}
+        status = testbed.machine.read_status() or {}
         return status.get("state") == "OPEN" and status.get("ipv6_off", "?") == off
 
-    stage.machine.wait_for(reported, f"IPv6: {off}")
+    testbed.machine.wait_for(reported, f"IPv6: {off}")
 
 
-def show_status(stage: Stage) -> str:
-    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "status"]
-    return stage.world.client.run(argv).stdout
+def show_status(testbed: Testbed) -> str:
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(testbed.machine.runtime_dir), "status"]
+    return testbed.world.client.run(argv).stdout
 
 
-def assert_ipv4_alone(stage: Stage) -> None:
+def assert_ipv4_alone(testbed: Testbed) -> None:
     """IPv4 goes through the tunnel. IPv6 goes nowhere, tried by root and a user in every way, and nothing leaks."""
-    assert stage.page(4) == plan.SERVER4
-    assert stage.page(6) != plan.SERVER6
-    stage.probe()
+    assert testbed.page(4) == plan.SERVER4
+    assert testbed.page(6) != plan.SERVER6
+    testbed.probe()
 
 
 @pytest.mark.parametrize("interfaces", [("all", "default"), (names.TUN_NAME,)], ids=["everywhere", "for the TUN alone"])
 def test_it_is_turned_off_while_open_and_on_again(interfaces: tuple[str, ...]) -> None:
-    with open_stage() as stage:
-        wait_for_ipv6(stage, off=None)
-        stage.machine.wait_for(lambda: bool((stage.machine.read_status() or {}).get("ipv6")), "IPv6")
-        turn_ipv6(stage, *interfaces, on=False)
-        wait_for_ipv6(stage, off="off")
-        assert_ipv4_alone(stage)
-        assert "IPv6:" in show_status(stage)
-        turn_ipv6(stage, *interfaces, on=True)
-        wait_for_ipv6(stage, off=None)
-        stage.machine.wait_for(lambda: bool((stage.machine.read_status() or {}).get("ipv6")), "IPv6 again")
+    with open_testbed() as testbed:
+        wait_for_ipv6(testbed, off=None)
+        testbed.machine.wait_for(lambda: bool((testbed.machine.read_status() or {}).get("ipv6")), "IPv6")
+        turn_ipv6(testbed, *interfaces, on=False)
+        wait_for_ipv6(testbed, off="off")
+        assert_ipv4_alone(testbed)
+        assert "IPv6:" in show_status(testbed)
+        turn_ipv6(testbed, *interfaces, on=True)
+        wait_for_ipv6(testbed, off=None)
+        testbed.machine.wait_for(lambda: bool((testbed.machine.read_status() or {}).get("ipv6")), "IPv6 again")
 
 
 def test_it_is_off_before_the_start() -> None:
-    with open_stage(start=False) as stage:
-        turn_ipv6(stage, "all", "default", on=False)
-        stage.machine.start_daemon()
-        wait_for_ipv6(stage, off="off")
-        assert_ipv4_alone(stage)
+    with open_testbed(start=False) as testbed:
+        turn_ipv6(testbed, "all", "default", on=False)
+        testbed.machine.start_daemon()
+        wait_for_ipv6(testbed, off="off")
+        assert_ipv4_alone(testbed)
         # It does not close and open again and again either.
-        since = stage.machine.wait_state("OPEN")["since"]
-        stage.let_it_renew(3)  # each renewal found a "change" in what it looked at
-        assert stage.machine.wait_state("OPEN")["since"] == since
+        since = testbed.machine.wait_state("OPEN")["since"]
+        testbed.let_it_renew(3)  # each renewal found a "change" in what it looked at
+        assert testbed.machine.wait_state("OPEN")["since"] == since
 
 
 def test_a_kernel_that_has_no_settings_for_it() -> None:
-    with open_stage(start=False) as stage:
-        stage.world.client.run(["mount", "-t", "tmpfs", "-o", "mode=0555", "none", "/proc/sys/net/ipv6"])
-        stage.machine.start_daemon()
-        wait_for_ipv6(stage, off="absent")
-        assert_ipv4_alone(stage)
-        rules = stage.world.client.run(["ip", "-6", "rule"]).stdout
+    with open_testbed(start=False) as testbed:
+        testbed.world.client.run(["mount", "-t", "tmpfs", "-o", "mode=0555", "none", "/proc/sys/net/ipv6"])
+        testbed.machine.start_daemon()
+        wait_for_ipv6(testbed, off="absent")
+        assert_ipv4_alone(testbed)
+        rules = testbed.world.client.run(["ip", "-6", "rule"]).stdout
         assert str(names.ROUTE_TABLE) in rules, "this kernel has IPv6 after all: the routing wall stands for it"
 
 

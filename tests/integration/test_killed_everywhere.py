@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 from tests.lock_reading import read_lock
 
 from psiphon_lab import addresses as plan
@@ -32,13 +32,13 @@ SECONDS = 60.0
 
 
 class Killer:
-    """A stage whose daemon is killed at a given effect, and started again when it is needed."""
+    """A testbed whose daemon is killed at a given effect, and started again when it is needed."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.machine, self.world = stage.machine, stage.world
+    def __init__(self, testbed: Testbed) -> None:
+        self.testbed = testbed
+        self.machine, self.world = testbed.machine, testbed.world
         self.home = LAN_A
-        self._directory = stage.world.directory / "orders"
+        self._directory = testbed.world.directory / "orders"
         self._directory.mkdir()
         self._directory.chmod(0o755)
         self._orders = 0
@@ -130,8 +130,8 @@ class Killer:
 
 @pytest.fixture(scope="module")
 def _killer() -> Iterator[Killer]:
-    with open_stage(start=False) as stage:
-        yield Killer(stage)
+    with open_testbed(start=False) as testbed:
+        yield Killer(testbed)
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def killer(_killer: Killer) -> Iterator[Killer]:
     _killer.spare()
     _killer.start()
     _killer.wait_open()
-    assert _killer.stage.page() == plan.SERVER4
-    leaks = find_leaks(_killer.world.frames_since(mark), world_evidence(_killer.stage.server.read_flows()))
+    assert _killer.testbed.page() == plan.SERVER4
+    leaks = find_leaks(_killer.world.frames_since(mark), world_evidence(_killer.testbed.server.read_flows()))
     # A core that ends during its handshake leaves frames of a connection that its server did not record.
     assert [leak.text for leak in leaks if f" > {plan.SERVER4}:" not in leak.text] == []
 

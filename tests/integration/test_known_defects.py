@@ -19,7 +19,7 @@ from types import TracebackType
 
 import pytest
 from tests.conftest import Figure
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 import psiphon_vpn
 from psiphon_lab import addresses as plan
@@ -120,8 +120,8 @@ class Sender:
 
 
 @pytest.fixture(scope="module")
-def _stage() -> Iterator[Stage]:
-    with open_stage(start=False, settings={"log_level": "debug"}) as made:
+def _testbed() -> Iterator[Testbed]:
+    with open_testbed(start=False, settings={"log_level": "debug"}) as made:
         # Each run of the core records its identity, and prints a secret as the real core does.
         note = _core_path(made).with_name("executions")
         note.touch()
@@ -135,45 +135,45 @@ def _stage() -> Iterator[Stage]:
 
 
 @pytest.fixture
-def stage(_stage: Stage) -> Stage:
-    """The module's stage, open again."""
-    _stage.set_faults()
-    if _stage.machine.read_status() is None:
-        _stage.machine.start_daemon()
-    _stage.machine.command("start")
-    _stage.machine.wait_state("OPEN")
-    _stage.machine.wait_for(_stage.machine.lease_remains, "the lease")
-    return _stage
+def testbed(_testbed: Testbed) -> Testbed:
+    """The module's testbed, open again."""
+    _testbed.set_faults()
+    if _testbed.machine.read_status() is None:
+        _testbed.machine.start_daemon()
+    _testbed.machine.command("start")
+    _testbed.machine.wait_state("OPEN")
+    _testbed.machine.wait_for(_testbed.machine.lease_remains, "the lease")
+    return _testbed
 
 
-def _core_path(stage: Stage) -> Path:
-    return stage.world.directory / "core" / "psiphon-tunnel-core"
+def _core_path(testbed: Testbed) -> Path:
+    return testbed.world.directory / "core" / "psiphon-tunnel-core"
 
 
 @contextlib.contextmanager
-def _without_core(stage: Stage) -> Iterator[None]:
-    away = _core_path(stage).with_name("away")
-    _core_path(stage).rename(away)
+def _without_core(testbed: Testbed) -> Iterator[None]:
+    away = _core_path(testbed).with_name("away")
+    _core_path(testbed).rename(away)
     try:
         yield
     finally:
-        away.rename(_core_path(stage))
+        away.rename(_core_path(testbed))
 
 
 @pytest.mark.defect(1)
-def test_no_command_no_failed_start_and_no_end_of_the_daemon_lets_anything_out(stage: Stage) -> None:
+def test_no_command_no_failed_start_and_no_end_of_the_daemon_lets_anything_out(testbed: Testbed) -> None:
     """Without the wire guard, which would hide a leak. The next test is the sender's positive control."""
-    machine = stage.machine
+    machine = testbed.machine
     machine.release_guard()
-    mark = stage.world.mark()
-    with Sender(stage.world.client) as sender:
+    mark = testbed.world.mark()
+    with Sender(testbed.world.client) as sender:
         for command, state in (
             ("stop", "LOCKED"), ("start", "OPEN"), ("restart", "OPEN"), ("reload", "OPEN"), ("stop", "LOCKED"),
             ("restart", "OPEN"),
         ):  # fmt: skip
             machine.command(command)
             machine.wait_state(state)
-        with _without_core(stage):
+        with _without_core(testbed):
             machine.command("restart")
             machine.wait_for(
                 lambda: (machine.read_status() or {}).get("reason_code") == "core_missing", "the failed start"
@@ -185,37 +185,37 @@ def test_no_command_no_failed_start_and_no_end_of_the_daemon_lets_anything_out(s
         machine.wait_state("OPEN")
         machine.kill_daemon()
         sender.wait_rounds()
-        frames = stage.world.frames_since(mark)
+        frames = testbed.world.frames_since(mark)
         assert sender.flows_in(frames) == set()
-    stage.assert_no_leak(mark)
+    testbed.assert_no_leak(mark)
     machine.hold_guard()
 
 
 @pytest.mark.defect(4, 6)
 def test_on_an_open_machine_the_lock_comes_before_anything_else_that_the_service_does() -> None:
-    with open_stage(start=False) as stage:
-        stage.machine.release_guard()
-        stage.world.client.run(["nft", "flush", "ruleset"])
-        mark = stage.world.mark()
-        with Sender(stage.world.client) as sender:
+    with open_testbed(start=False) as testbed:
+        testbed.machine.release_guard()
+        testbed.world.client.run(["nft", "flush", "ruleset"])
+        mark = testbed.world.mark()
+        with Sender(testbed.world.client) as sender:
             wait_until(
-                lambda: sender.flows_in(stage.world.frames_since(mark)) == {0, 1, 2, 3}, "every flow on the wire"
+                lambda: sender.flows_in(testbed.world.frames_since(mark)) == {0, 1, 2, 3}, "every flow on the wire"
             )
-            stage.machine.start_daemon()
-            stage.machine.wait_state("OPEN")
+            testbed.machine.start_daemon()
+            testbed.machine.wait_state("OPEN")
             sender.wait_rounds()
-            frames = stage.world.frames_since(mark)
+            frames = testbed.world.frames_since(mark)
         to_server = [frame.time for frame in frames if _leads_to(frame, plan.SERVER4, plan.SERVER6)]
         sent = [frame.time for frame in frames if sender.token.encode() in frame.data]
         assert to_server, "the core's own frames"
         assert max(sent) < min(to_server)
 
 
-def _was_seen_from_the_server(stage: Stage) -> bool:
+def _was_seen_from_the_server(testbed: Testbed) -> bool:
     """Whether any datagram went from the tunnel server to the internet's echo service."""
     return any(
         (entry["service"], entry.get("transport"), entry["caller"]) == ("echo", "udp", plan.SERVER4)
-        for entry in stage.world.read_record("internet")
+        for entry in testbed.world.read_record("internet")
     )
 
 
@@ -225,13 +225,13 @@ def _leads_to(frame: Frame, *addresses: str) -> bool:
 
 
 @pytest.mark.defect(5)
-def test_another_program_of_psiphon_user_has_no_resolver_no_ping_and_no_wire_but_the_uplink(stage: Stage) -> None:
-    world, machine = stage.world, stage.machine
+def test_another_program_of_psiphon_user_has_no_resolver_no_ping_and_no_wire_but_the_uplink(testbed: Testbed) -> None:
+    world, machine = testbed.world, testbed.machine
 
     def seen(interface: str) -> set[tuple[str, str]]:
         """The kinds of psiphon-user's probes that came out, and how they were sent."""
-        stage.salt += 1
-        specs = probe_specs(salt=stage.salt, interface=interface)
+        testbed.salt += 1
+        specs = probe_specs(salt=testbed.salt, interface=interface)
         mark = world.mark()
         run_probes(world.client, specs, uid=LAB_UID, limit=0.6)
         frames = world.frames_since(mark)
@@ -260,11 +260,11 @@ def test_another_program_of_psiphon_user_has_no_resolver_no_ping_and_no_wire_but
 
 
 @pytest.mark.defect(5)
-def test_the_core_is_configured_to_serve_no_proxy_that_goes_around_the_tunnel(stage: Stage) -> None:
-    config = json.loads((stage.machine.state_dir / "core" / "config.json").read_text())
+def test_the_core_is_configured_to_serve_no_proxy_that_goes_around_the_tunnel(testbed: Testbed) -> None:
+    config = json.loads((testbed.machine.state_dir / "core" / "config.json").read_text())
     assert (config["DisableLocalHTTPProxy"], config["ListenInterface"]) == (True, "")
     assert (config["SplitTunnelOwnRegion"], config["SplitTunnelRegions"]) == (False, [])
-    listening = stage.world.client.run(["ss", "-Hltnu"]).stdout.splitlines()
+    listening = testbed.world.client.run(["ss", "-Hltnu"]).stdout.splitlines()
     assert [line.split()[4] for line in listening] == ["127.0.0.1:1081"]
 
 
@@ -303,58 +303,58 @@ for address in sys.argv[2:]:
 
 @pytest.mark.defect(7)
 def test_a_host_of_the_lan_reaches_no_program_of_this_machine() -> None:
-    with open_stage(start=False) as stage:
-        heard = stage.world.directory / "heard"
+    with open_testbed(start=False) as testbed:
+        heard = testbed.world.directory / "heard"
         with heard.open("wb") as file:
-            stage.world.client.spawn([sys.executable, "-c", LISTENER], stdout=file)
+            testbed.world.client.spawn([sys.executable, "-c", LISTENER], stdout=file)
         wait_until(lambda: heard.read_text() == "ready\n", "the listening program")
         targets = (LAN_A.client4, LAN_A.client6)
 
         def knock(when: str) -> tuple[list[str], list[str]]:
             """The ports to which the neighbour connected, and its datagrams that arrived."""
             argv = [sys.executable, "-c", KNOCK, when, *targets]
-            connected = stage.world.neighbour.run(argv).stdout.splitlines()
+            connected = testbed.world.neighbour.run(argv).stdout.splitlines()
             return connected, [line for line in heard.read_text().splitlines() if line.startswith(when)]
 
         assert knock("locked") == ([], [])
-        stage.machine.start_daemon()
-        stage.machine.wait_state("OPEN")
+        testbed.machine.start_daemon()
+        testbed.machine.wait_state("OPEN")
         assert knock("open") == ([], [])
-        stage.machine.kill_daemon()
-        stage.world.client.run(["nft", "flush", "ruleset"])
-        stage.world.client.call(remove_filters)
-        stage.machine.release_guard()
+        testbed.machine.kill_daemon()
+        testbed.world.client.run(["nft", "flush", "ruleset"])
+        testbed.world.client.call(remove_filters)
+        testbed.machine.release_guard()
         for family in ("-4", "-6"):
             for priority in range(5070, 5077):
-                stage.world.client.run(["ip", family, "rule", "del", "priority", str(priority)], check=False)
+                testbed.world.client.run(["ip", family, "rule", "del", "priority", str(priority)], check=False)
         control = ([f"connected {address}" for address in targets], [f"control {address}" for address in targets])
         assert knock("control") == control, "the positive control"
 
 
 @pytest.mark.defect(7, 8)
-def test_a_container_does_not_come_out_on_a_wire_when_the_tun_is_taken_away(stage: Stage) -> None:
+def test_a_container_does_not_come_out_on_a_wire_when_the_tun_is_taken_away(testbed: Testbed) -> None:
     """While open, its packets are seen with the server's address: this shows that they are sent at all."""
-    container, client = stage.world.container, stage.world.client
-    mark = stage.world.mark()
+    container, client = testbed.world.container, testbed.world.client
+    mark = testbed.world.mark()
     argv = [sys.executable, "-c", SENDER, "container", plan.INTERNET4, plan.INTERNET6, "eth0"]
     child = container.spawn(argv, stdout=subprocess.DEVNULL)
     try:
-        wait_until(lambda: _was_seen_from_the_server(stage), "the container's packets, out of the tunnel")
+        wait_until(lambda: _was_seen_from_the_server(testbed), "the container's packets, out of the tunnel")
         for _ in range(3):
             with CommitWatch(client) as commits:
                 begin = time.monotonic()
                 client.run(["ip", "link", "del", "PsiphonTUN"])
                 wait_until(
-                    lambda: commits.closed_after(begin, pid=stage.machine.daemon_pid) is not None,  # noqa: B023
+                    lambda: commits.closed_after(begin, pid=testbed.machine.daemon_pid) is not None,  # noqa: B023
                     "the closing",
                 )
-            stage.machine.wait_state("OPEN")
-            stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+            testbed.machine.wait_state("OPEN")
+            testbed.machine.wait_for(testbed.machine.lease_remains, "the lease")
     finally:
         child.kill()
         child.wait()
-    assert not [frame for frame in stage.world.frames_since(mark) if b"container-" in frame.data]
-    stage.assert_no_leak(mark)
+    assert not [frame for frame in testbed.world.frames_since(mark) if b"container-" in frame.data]
+    testbed.assert_no_leak(mark)
 
 
 @pytest.mark.defect(8)
@@ -363,24 +363,26 @@ def test_a_container_does_not_come_out_on_a_wire_when_the_tun_is_taken_away(stag
     [("default",), ("0.0.0.0/1", "128.0.0.0/1"), (f"{plan.INTERNET4}/32",)],
     ids=["a default route without a metric", "two halves of everything", "a route to the target itself"],
 )
-def test_no_route_of_dhcp_or_of_another_program_leads_around_the_tunnel(stage: Stage, routes: tuple[str, ...]) -> None:
+def test_no_route_of_dhcp_or_of_another_program_leads_around_the_tunnel(
+    testbed: Testbed, routes: tuple[str, ...]
+) -> None:
     """TunnelVision (CVE-2024-3661) needs nothing but a route from option 121."""
-    mark = stage.world.mark()
+    mark = testbed.world.mark()
     for route in routes:
-        stage.world.client.run(["ip", "route", "add", route, "via", LAN_A.router4, "metric", "0"])
+        testbed.world.client.run(["ip", "route", "add", route, "via", LAN_A.router4, "metric", "0"])
     try:
-        stage.machine.wait_state("OPEN")
-        stage.machine.wait_for(stage.machine.lease_remains, "the lease")
-        stage.let_it_renew()
-        assert stage.page() == plan.SERVER4
+        testbed.machine.wait_state("OPEN")
+        testbed.machine.wait_for(testbed.machine.lease_remains, "the lease")
+        testbed.let_it_renew()
+        assert testbed.page() == plan.SERVER4
     finally:
         for route in routes:
-            stage.world.client.run(["ip", "route", "del", route, "via", LAN_A.router4, "metric", "0"])
-    stage.assert_no_leak(mark)
+            testbed.world.client.run(["ip", "route", "del", route, "via", LAN_A.router4, "metric", "0"])
+    testbed.assert_no_leak(mark)
 
 
 @pytest.mark.defect(8)
-def test_a_stray_source_never_reaches_the_server_that_answers_to_the_first_one_only(stage: Stage) -> None:
+def test_a_stray_source_never_reaches_the_server_that_answers_to_the_first_one_only(testbed: Testbed) -> None:
     """Another test shows that the stand-in server answers only the first source (tests/lab)."""
     stray = (
         "import socket, time\n"
@@ -397,16 +399,16 @@ def test_a_stray_source_never_reaches_the_server_that_answers_to_the_first_one_o
         "    print(flush=True)\n"
         "    time.sleep(0.001)\n"
     )
-    with stage.world.client.call(_listen_everywhere) as listener:
-        child = stage.world.client.spawn([sys.executable, "-c", stray], stdout=subprocess.PIPE)
+    with testbed.world.client.call(_listen_everywhere) as listener:
+        child = testbed.world.client.spawn([sys.executable, "-c", stray], stdout=subprocess.PIPE)
         rounds = Rounds(child)
         try:
             rounds.wait()
-            stage.machine.command("restart")
-            stage.machine.wait_state("OPEN")
-            stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+            testbed.machine.command("restart")
+            testbed.machine.wait_state("OPEN")
+            testbed.machine.wait_for(testbed.machine.lease_remains, "the lease")
             rounds.wait()
-            assert stage.page() == plan.SERVER4
+            assert testbed.page() == plan.SERVER4
         finally:
             child.kill()
             child.wait()
@@ -431,27 +433,27 @@ def _listen_everywhere() -> socket.socket:
 
 
 @pytest.mark.defect(9, 18)
-def test_resolv_conf_is_the_same_file_after_a_whole_life_of_the_service(stage: Stage) -> None:
+def test_resolv_conf_is_the_same_file_after_a_whole_life_of_the_service(testbed: Testbed) -> None:
     def look() -> str:
-        return stage.world.client.run(
+        return testbed.world.client.run(
             ["sh", "-c", "stat -Lc '%i %s %y %a %u' /etc/resolv.conf; ls -ld /etc/resolv.conf; cat /etc/resolv.conf"]
         ).stdout
 
     before = look()
     assert f"nameserver {LAN_A.router4}" in before
     for command, state in (("stop", "LOCKED"), ("start", "OPEN"), ("restart", "OPEN")):
-        stage.machine.command(command)
-        stage.machine.wait_state(state)
+        testbed.machine.command(command)
+        testbed.machine.wait_state(state)
         assert look() == before
-    stage.machine.stop_daemon()
+    testbed.machine.stop_daemon()
     assert look() == before
 
 
 @pytest.mark.defect(10, 12)
-def test_the_core_is_run_by_psiphon_user_alone_and_every_time_without_a_capability(stage: Stage) -> None:
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    noted = _core_path(stage).with_name("executions").read_text().splitlines()
+def test_the_core_is_run_by_psiphon_user_alone_and_every_time_without_a_capability(testbed: Testbed) -> None:
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    noted = _core_path(testbed).with_name("executions").read_text().splitlines()
     values: dict[str, set[str]] = {}
     for line in noted:
         name, _, value = line.partition(":")
@@ -463,53 +465,53 @@ def test_the_core_is_run_by_psiphon_user_alone_and_every_time_without_a_capabili
 
 
 @pytest.mark.defect(12)
-def test_psiphon_user_itself_can_take_nothing_of_the_lock_away(stage: Stage) -> None:
+def test_psiphon_user_itself_can_take_nothing_of_the_lock_away(testbed: Testbed) -> None:
     """What a compromised core can try. Other tests show that root can do each of these."""
     attacks = (
         "nft flush ruleset", "nft delete table inet psiphon_filter",
         "nft add element inet psiphon_filter tunnel_open { eth0 }", "ip rule flush", "ip route flush table 20595",
         "ip link del PsiphonTUN", "ip route replace default via 192.0.2.1 table 20595",
     )  # fmt: skip
-    stage.machine.wait_state("OPEN")
-    before = len(stage.machine.read_log())
+    testbed.machine.wait_state("OPEN")
+    before = len(testbed.machine.read_log())
     for attack in attacks:
-        done = stage.world.client.run(attack.split(" "), check=False, uid=LAB_UID, gid=LAB_UID, no_new_privs=True)
+        done = testbed.world.client.run(attack.split(" "), check=False, uid=LAB_UID, gid=LAB_UID, no_new_privs=True)
         assert done.returncode != 0, attack
         assert "not permitted" in done.stderr, attack
-    stage.let_it_renew()
-    stage.machine.wait_state("OPEN")
+    testbed.let_it_renew()
+    testbed.machine.wait_state("OPEN")
     # Nothing had to be restored. A busy machine may close for a moment by itself.
-    assert "service.healer" not in stage.machine.read_log()[before:]
-    assert stage.page() == plan.SERVER4
+    assert "service.healer" not in testbed.machine.read_log()[before:]
+    assert testbed.page() == plan.SERVER4
 
 
 @pytest.mark.defect(11)
-def test_psiphon_user_can_write_its_own_directories_and_nothing_that_root_runs_or_loads(stage: Stage) -> None:
-    own = {stage.machine.state_dir, stage.machine.runtime_dir, stage.machine.config_path}
-    own |= {_core_path(stage).with_name("executions"), stage.faults}
+def test_psiphon_user_can_write_its_own_directories_and_nothing_that_root_runs_or_loads(testbed: Testbed) -> None:
+    own = {testbed.machine.state_dir, testbed.machine.runtime_dir, testbed.machine.config_path}
+    own |= {_core_path(testbed).with_name("executions"), testbed.faults}
     places: list[str | Path] = [
-        stage.world.directory,
+        testbed.world.directory,
         Path(psiphon_vpn.__file__).parent,
         Path(sys.prefix),
         Path("/usr/sbin"),
     ]
     argv: list[str | Path] = ["find", *places, "-writable", "-not", "-type", "l", "-print"]
-    done = stage.world.client.run(argv, check=False, uid=LAB_UID, gid=LAB_UID, timeout=60)
+    done = testbed.world.client.run(argv, check=False, uid=LAB_UID, gid=LAB_UID, timeout=60)
     found = {Path(line) for line in done.stdout.splitlines()}
-    assert found >= {stage.machine.state_dir, stage.machine.runtime_dir}, "the positive control"
+    assert found >= {testbed.machine.state_dir, testbed.machine.runtime_dir}, "the positive control"
     assert [path for path in found if not own & {path, *path.parents}] == []
 
 
 @pytest.mark.defect(13, 17)
-def test_other_users_can_read_nothing_of_the_cores_and_no_log_is_written_beside_the_journal(stage: Stage) -> None:
-    stage.machine.command("stop")
-    stage.machine.wait_state("LOCKED")
-    directories = (stage.machine.state_dir, stage.machine.runtime_dir)
+def test_other_users_can_read_nothing_of_the_cores_and_no_log_is_written_beside_the_journal(testbed: Testbed) -> None:
+    testbed.machine.command("stop")
+    testbed.machine.wait_state("LOCKED")
+    directories = (testbed.machine.state_dir, testbed.machine.runtime_dir)
     listed = [path for directory in directories for path in directory.rglob("*")]
     assert {path.name for path in listed} >= {"core", "config.json", "intent", "control.sock"}
     assert [path for path in listed if "log" in path.name or "notices" in path.name] == []
     argv: list[str | Path] = ["find", *directories, "-mindepth", "1", "-readable", "-type", "f"]
-    done = stage.world.client.run(argv, check=False, uid=NOBODY, gid=NOBODY)
+    done = testbed.world.client.run(argv, check=False, uid=NOBODY, gid=NOBODY)
     assert "core" in done.stderr, "it cannot even look into the core's directory"
     assert {Path(line).name for line in done.stdout.splitlines()} <= {"intent"}
     for path in listed:
@@ -519,14 +521,14 @@ def test_other_users_can_read_nothing_of_the_cores_and_no_log_is_written_beside_
 
 @pytest.mark.defect(15)
 def test_a_second_daemon_gives_way_and_the_first_does_not_even_notice() -> None:
-    with open_stage() as stage:
-        machine = stage.machine
+    with open_testbed() as testbed:
+        machine = testbed.machine
         since = machine.wait_state("OPEN")["since"]
-        first, mark = machine.daemon_pid, stage.world.mark()
+        first, mark = machine.daemon_pid, testbed.world.mark()
         process = Path(f"/proc/{first}")
         argv = process.joinpath("cmdline").read_text().split("\0")[:-1]
         environment = dict(entry.split("=", 1) for entry in process.joinpath("environ").read_text().split("\0")[:-1])
-        second = stage.world.client.spawn(
+        second = testbed.world.client.spawn(
             argv, uid=LAB_UID, gid=LAB_UID, ambient=CAPABILITIES, bounding=CAPABILITIES, no_new_privs=True,
             env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -538,72 +540,72 @@ def test_a_second_daemon_gives_way_and_the_first_does_not_even_notice() -> None:
         assert second.returncode == 1
         assert said.count("\n") == 1
         assert "it is running already" in said
-        stage.let_it_renew()
+        testbed.let_it_renew()
         assert (machine.wait_state("OPEN")["since"], machine.daemon_pid) == (since, first)
-        assert stage.page() == plan.SERVER4
-        stage.assert_no_leak(mark)
+        assert testbed.page() == plan.SERVER4
+        testbed.assert_no_leak(mark)
         machine.kill_daemon()
         machine.start_daemon()
         machine.wait_state("OPEN")
 
 
 @pytest.mark.defect(16)
-def test_words_that_look_like_readiness_open_nothing(stage: Stage, figure: Figure) -> None:
+def test_words_that_look_like_readiness_open_nothing(testbed: Testbed, figure: Figure) -> None:
     """A core that claims everything, in the right words, and carries nothing."""
-    stage.set_faults({"kind": "liar"}, {"kind": "junk"})
+    testbed.set_faults({"kind": "liar"}, {"kind": "junk"})
     begin = time.monotonic()
-    stage.machine.command("restart")
+    testbed.machine.command("restart")
     figure("a restart to its answer, ms", (time.monotonic() - begin) * 1000)
 
     def look() -> str:
-        status = stage.machine.read_status()
+        status = testbed.machine.read_status()
         assert status is not None
-        assert (status["state"] == "OPEN", stage.machine.lease_remains()) == (False, False)
+        assert (status["state"] == "OPEN", testbed.machine.lease_remains()) == (False, False)
         return str(status["reason_code"])
 
-    stage.machine.wait_for(lambda: look() == "tunnel_up", "the claim in the status")
-    stage.machine.wait_for(lambda: look() == "tunnel_silent", "the end of the claim")
-    stage.set_faults()
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
+    testbed.machine.wait_for(lambda: look() == "tunnel_up", "the claim in the status")
+    testbed.machine.wait_for(lambda: look() == "tunnel_silent", "the end of the claim")
+    testbed.set_faults()
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
 
 
 @pytest.mark.defect(17)
-def test_not_even_the_most_talkative_log_has_a_home_page_an_address_or_a_secret(stage: Stage) -> None:
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    log = stage.machine.read_log()
+def test_not_even_the_most_talkative_log_has_a_home_page_an_address_or_a_secret(testbed: Testbed) -> None:
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    log = testbed.machine.read_log()
     assert "DEBUG" in log
     assert "core: Other" in log, "the notice with the home page came"
     secrets = [
         SECRET, "home.lab.example", plan.SERVER4, plan.SERVER6, plan.INTERNET4, LAN_A.client4, LAN_A.client6,
-        LAN_A.router4, stage.server.entry[:40],
+        LAN_A.router4, testbed.server.entry[:40],
     ]  # fmt: skip
     assert {secret: line for secret in secrets for line in log.splitlines() if secret in line} == {}
 
 
 @pytest.mark.defect(17)
-def test_asking_for_the_status_sends_nothing_open_or_locked(stage: Stage) -> None:
-    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "status"]
+def test_asking_for_the_status_sends_nothing_open_or_locked(testbed: Testbed) -> None:
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(testbed.machine.runtime_dir), "status"]
     for command, state in (("start", "OPEN"), ("stop", "LOCKED")):
-        stage.machine.command(command)
-        stage.machine.wait_state(state)
-        mark = stage.world.mark()
-        reported = [stage.world.client.run([*argv, *more], check=False).returncode for more in ((), ("--json",))]
-        frames = stage.world.frames_since(mark)
+        testbed.machine.command(command)
+        testbed.machine.wait_state(state)
+        mark = testbed.world.mark()
+        reported = [testbed.world.client.run([*argv, *more], check=False).returncode for more in ((), ("--json",))]
+        frames = testbed.world.frames_since(mark)
         assert reported[0] == reported[1] != 77
         core_only = [frame for frame in frames if not _leads_to(frame, plan.SERVER4, plan.SERVER6)]
         assert not [frame for frame in core_only if (packet := decode_ip(frame.data)) and packet.protocol in (6, 17)]
-        stage.assert_no_leak(mark)
+        testbed.assert_no_leak(mark)
 
 
 @pytest.mark.defect(20)
-def test_no_file_of_the_service_holds_a_process_number(stage: Stage) -> None:
-    status = stage.machine.wait_state("OPEN")
-    numbers = [str(stage.machine.daemon_pid).encode(), str(status["core_pid"]).encode()]
+def test_no_file_of_the_service_holds_a_process_number(testbed: Testbed) -> None:
+    status = testbed.machine.wait_state("OPEN")
+    numbers = [str(testbed.machine.daemon_pid).encode(), str(status["core_pid"]).encode()]
     files = [
         path
-        for directory in (stage.machine.state_dir, stage.machine.runtime_dir)
+        for directory in (testbed.machine.state_dir, testbed.machine.runtime_dir)
         for path in directory.rglob("*")
         if path.is_file() and path.name != "config.json"
     ]

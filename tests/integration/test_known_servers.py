@@ -20,7 +20,7 @@ from psiphon_vpn.system.layout import Layout
 pytestmark = pytest.mark.lab
 
 
-class Stage:
+class Scene:
     """A machine whose configuration names no server, and root's lists."""
 
     def __init__(self, world: World, internet: Internet, core: Path) -> None:
@@ -39,12 +39,12 @@ class Stage:
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
+def scene() -> Iterator[Scene]:
     with World() as world, open_internet(world) as internet:
         directory = world.directory / "core"
         directory.mkdir()
         directory.chmod(0o755)
-        made = Stage(world, internet, write_core_wrapper(directory))
+        made = Scene(world, internet, write_core_wrapper(directory))
         with made.machine as machine:
             made.prepare()
             machine.boot_lock()
@@ -53,28 +53,28 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.mark.requirement("R11", "R13")
-def test_a_machine_with_a_stored_list_connects_and_asks_nobody_for_a_name(stage: Stage) -> None:
-    stage.add("NL", "DE")
-    stage.machine.start_daemon()
-    status = stage.machine.wait_state("OPEN")
+def test_a_machine_with_a_stored_list_connects_and_asks_nobody_for_a_name(scene: Scene) -> None:
+    scene.add("NL", "DE")
+    scene.machine.start_daemon()
+    status = scene.machine.wait_state("OPEN")
     assert status["region"] in {"NL", "DE"}
     assert status["servers"]["list"]["entries"] == 2
     assert status["servers"]["list_flaw"] is None
 
 
 @pytest.mark.requirement("R13")
-def test_a_list_that_was_changed_on_the_disk_is_not_used_and_the_status_says_so(stage: Stage) -> None:
-    stage.add("NL", "DE")
-    place = stage.layout.servers_current / "list"
+def test_a_list_that_was_changed_on_the_disk_is_not_used_and_the_status_says_so(scene: Scene) -> None:
+    scene.add("NL", "DE")
+    place = scene.layout.servers_current / "list"
     content = place.read_bytes()
     place.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    stage.machine.start_daemon()
+    scene.machine.start_daemon()
 
     def says_so() -> bool:
-        status = stage.machine.read_status() or {}
+        status = scene.machine.read_status() or {}
         return bool(status.get("servers", {}).get("list_flaw") == "damaged")
 
-    stage.machine.wait_for(says_so, "the flaw is in the status")
-    stage.add("DE")
-    stage.machine.command("restart")
-    assert stage.machine.wait_state("OPEN")["region"] == "DE"
+    scene.machine.wait_for(says_so, "the flaw is in the status")
+    scene.add("DE")
+    scene.machine.command("restart")
+    assert scene.machine.wait_state("OPEN")["region"] == "DE"

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab import packet_builder
@@ -198,8 +198,8 @@ def find_seen(world: World, frames: dict[str, Frame]) -> set[str]:
 
 @pytest.mark.requirement("R7", "R19", "B4")
 def test_a_macvlan_container_gets_nothing_out_in_the_form_of_the_links_plumbing() -> None:
-    with open_stage() as stage:
-        world, machine = stage.world, stage.machine
+    with open_testbed() as testbed:
+        world, machine = testbed.world, testbed.machine
         give_macvlan(world)
         everything = HELD_BY_FORM | HELD_BY_ADDRESS
         assert not find_seen(world, everything), "all layers, open"
@@ -210,7 +210,7 @@ def test_a_macvlan_container_gets_nothing_out_in_the_form_of_the_links_plumbing(
         assert not find_seen(world, everything), "the egress guard without the frame guard"
         machine.stop_daemon()
         world.client.run(["nft", "flush", "ruleset"])
-        stage.remove_card_filter()
+        testbed.remove_card_filter()
         assert find_seen(world, everything) == set(everything), "the positive control"
         machine.hold_guard()
         assert not find_seen(world, HELD_BY_FORM), "the frame guard alone"
@@ -246,9 +246,9 @@ time.sleep(0.3)  # and of their end
 """What an ordinary user may do: join groups, and sources in a group, on a card."""
 
 
-def find_reported(stage: Stage) -> set[str]:
+def find_reported(testbed: Testbed) -> set[str]:
     """The user's groups that a frame outside reports."""
-    world = stage.world
+    world = testbed.world
     # Have the second report come sooner than after up to ten seconds.
     intervals = ("mldv1_unsolicited_report_interval", "mldv2_unsolicited_report_interval")
     world.client.set_sysctls({f"ipv6/conf/{LAN_A.interface}/{name}": 200 for name in intervals})
@@ -263,29 +263,29 @@ def find_reported(stage: Stage) -> set[str]:
 
 @pytest.mark.requirement("R7", "R19")
 def test_a_user_tells_the_local_network_nothing_by_the_groups_that_are_joined() -> None:
-    with open_stage() as stage:
-        assert not find_reported(stage), "open"
-        stage.machine.command("stop")
-        stage.machine.wait_state("LOCKED")
-        assert not find_reported(stage), "locked"
-        stage.machine.stop_daemon()
-        stage.machine.release_guard()
-        client = stage.world.client
+    with open_testbed() as testbed:
+        assert not find_reported(testbed), "open"
+        testbed.machine.command("stop")
+        testbed.machine.wait_state("LOCKED")
+        assert not find_reported(testbed), "locked"
+        testbed.machine.stop_daemon()
+        testbed.machine.release_guard()
+        client = testbed.world.client
         client.run(["nft", "flush", "ruleset"])
-        stage.remove_card_filter()
+        testbed.remove_card_filter()
         client.set_sysctls({"ipv6/conf/all/force_mld_version": 0})
-        assert find_reported(stage) == {*JOIN, "a source"}, "the positive control"
-        stage.machine.boot_lock()
-        stage.machine.hold_guard()
-        assert not find_reported(stage), "before there is a daemon, and before the kernel's setting is made"
+        assert find_reported(testbed) == {*JOIN, "a source"}, "the positive control"
+        testbed.machine.boot_lock()
+        testbed.machine.hold_guard()
+        assert not find_reported(testbed), "before there is a daemon, and before the kernel's setting is made"
         client.set_sysctls({"ipv6/conf/all/force_mld_version": 1})
         # Three bytes, as SECURITY.md says: only the egress guard knows which groups belong to this machine.
-        assert find_reported(stage) == {"a solicited-node group"}
+        assert find_reported(testbed) == {"a solicited-node group"}
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    with open_stage() as made:
+def testbed() -> Iterator[Testbed]:
+    with open_testbed() as made:
         yield made
 
 
@@ -295,10 +295,10 @@ def reports_of(world: World, mark: dict[str, int], group: str) -> bool:
 
 
 @pytest.mark.requirement("R6", "R7")
-def test_a_prefix_that_is_gained_is_known_to_the_guard_and_closes_nothing(stage: Stage) -> None:
-    world, machine = stage.world, stage.machine
+def test_a_prefix_that_is_gained_is_known_to_the_guard_and_closes_nothing(testbed: Testbed) -> None:
+    world, machine = testbed.world, testbed.machine
     machine.wait_state("OPEN")
-    ends = stage.watch_ends()
+    ends = testbed.watch_ends()
     # The kernel reports twice within this time, ms: a busy guard must learn the prefix before the last report.
     interval = {f"ipv6/conf/{LAN_A.interface}/mldv1_unsolicited_report_interval": 8000}
     world.client.set_sysctls(interval)
@@ -312,23 +312,23 @@ def test_a_prefix_that_is_gained_is_known_to_the_guard_and_closes_nothing(stage:
     base = text[text.index("table inet psiphon_filter") :]
     assert "2001:db8:1234:5678::/64" in base[: base.index("\n}")]
     # The new rules were read back, and the lease continued.
-    stage.let_it_renew(2)
+    testbed.let_it_renew(2)
     machine.wait_for(machine.lease_remains, "the lease")
     assert ends() == []
     # Remove what was added.
     world.client.run(["ip", "-6", "addr", "del", "2001:db8:1234:5678::9/64", "dev", LAN_A.interface])
     machine.wait_for(lambda: "2001:db8:1234:5678::" not in world.client.run(egress).stdout, "the prefix gone again")
     assert ends() == []
-    stage.assert_no_leak(mark)
+    testbed.assert_no_leak(mark)
 
 
 @pytest.mark.requirement("R7")
-def test_the_kernels_own_plumbing_goes_on(stage: Stage) -> None:
-    world = stage.world
+def test_the_kernels_own_plumbing_goes_on(testbed: Testbed) -> None:
+    world = testbed.world
     mark = world.mark()
     for family in ("-4", "-6"):
         world.client.run(["ip", family, "neigh", "flush", "dev", LAN_A.interface])
-    assert stage.page(4)
+    assert testbed.page(4)
     world.neighbour.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
     world.neighbour.run(["ip", "-4", "neigh", "flush", "dev", "eth0"])
 
@@ -375,9 +375,9 @@ network={
     not all(map(shutil.which, ("hostapd", "wpa_supplicant"))), reason="needs hostapd and wpa_supplicant"
 )
 @pytest.mark.requirement("R7")
-def test_a_real_supplicant_logs_in_to_a_real_wired_network_through_the_lock(stage: Stage) -> None:
+def test_a_real_supplicant_logs_in_to_a_real_wired_network_through_the_lock(testbed: Testbed) -> None:
     """IEEE 802.1X with wpa_supplicant and hostapd, on a separate cable that the service guards like the others."""
-    world, client = stage.world, stage.world.client
+    world, client = testbed.world, testbed.world.client
     far = world.neighbour
     client.run(["ip", "link", "add", "wire0", "type", "veth", "peer", "name", "port0"])
     client.run(["ip", "link", "set", "port0", "netns", str(far.pid)])
@@ -387,7 +387,7 @@ def test_a_real_supplicant_logs_in_to_a_real_wired_network_through_the_lock(stag
     client.run(["ip", "addr", "add", "192.0.2.200/30", "dev", "wire0"])
     client.run(["ip", "route", "add", "default", "via", "192.0.2.201", "dev", "wire0", "metric", "4000"])
     egress = ["nft", "list", "table", "netdev", "psiphon_egress"]
-    stage.machine.wait_for(lambda: "wire0" in client.run(egress).stdout, "the guard of the new card")
+    testbed.machine.wait_for(lambda: "wire0" in client.run(egress).stdout, "the guard of the new card")
     directory = world.directory / "dot1x"
     directory.mkdir()
     users, access, supplicant = (directory / name for name in ("users", "hostapd.conf", "wpa.conf"))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
@@ -61,14 +61,14 @@ START = (
 class Home:
     """A home router on provider A's end of the cable. Each DHCPv6 server that it starts is a different one."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._host = stage.world.provider_a
-        self._directory = stage.world.directory / "home"
+    def __init__(self, testbed: Testbed) -> None:
+        self._host = testbed.world.provider_a
+        self._directory = testbed.world.directory / "home"
         self._directory.mkdir()
         self._dnsmasq: subprocess.Popen[bytes] | None = None
         self._dhcp6: subprocess.Popen[bytes] | None = None
         self._servers = 0
-        for host in (stage.world.backbone, stage.world.internet):
+        for host in (testbed.world.backbone, testbed.world.internet):
             host.run(["ip", "route", "add", HOME, "via", plan.BACKBONE_A4])
         self._host.run(["ip", "address", "add", f"{ROUTER}/24", "dev", "lan"])
 
@@ -150,60 +150,60 @@ def solicit_router() -> None:
 class Scene:
     """The client with networkd, at home. begin: the mark before the first frame."""
 
-    stage: Stage
+    testbed: Testbed
     home: Home
     begin: dict[str, int]
 
     def status(self) -> dict[str, Any]:
-        status = self.stage.machine.read_status()
+        status = self.testbed.machine.read_status()
         assert status is not None
         return status
 
     def addresses(self, *words: str) -> list[str]:
         """Addresses of the client that `ip` lists with these words."""
-        shown = self.stage.world.client.run(["ip", "-o", "address", "show", "dev", "eth0", "scope", "global"]).stdout
+        shown = self.testbed.world.client.run(["ip", "-o", "address", "show", "dev", "eth0", "scope", "global"]).stdout
         return [line.split()[3].partition("/")[0] for line in shown.splitlines() if all(word in line for word in words)]
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
-        self.stage.machine.wait_for(condition, what)
+        self.testbed.machine.wait_for(condition, what)
 
     def prefix_lifetime(self) -> int:
         """How long the address from the advertisement is still valid, in seconds."""
-        shown = self.stage.world.client.run(["ip", "-6", "address", "show", "dev", "eth0", "mngtmpaddr"]).stdout
+        shown = self.testbed.world.client.run(["ip", "-6", "address", "show", "dev", "eth0", "mngtmpaddr"]).stdout
         return int(re.findall(r"valid_lft (\d+)sec", shown)[0])
 
     def requests(self, mark: dict[str, int]) -> set[str]:
         """The destinations of the client's DHCPv4 requests since a mark."""
-        found = (decode_packet(frame.data[14:]) for frame in self.stage.world.frames_since(mark))
+        found = (decode_packet(frame.data[14:]) for frame in self.testbed.world.frames_since(mark))
         return {packet.destination for packet in found if packet is not None and packet.destination_port == 67}
 
     def renew(self) -> set[str]:
         """Wait until a DHCPv4 lease is acknowledged again; returns the destinations of the requests for it."""
-        mark, before = self.stage.world.mark(), self.home.count("DHCPACK")
+        mark, before = self.testbed.world.mark(), self.home.count("DHCPACK")
         self.wait(lambda: self.home.count("DHCPACK") > before, "DHCPv4 renewed")
         return self.requests(mark)
 
     def assert_no_leak(self) -> None:
         """Judge every frame since `begin`."""
-        evidence = world_evidence(self.stage.server.read_flows(), claimed=(HOME,))
-        leaks = find_leaks(self.stage.world.frames_since(self.begin), evidence)
+        evidence = world_evidence(self.testbed.server.read_flows(), claimed=(HOME,))
+        leaks = find_leaks(self.testbed.world.frames_since(self.begin), evidence)
         assert not leaks, [leak.text for leak in leaks[:10]]
 
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     """Networkd started behind the boot lock, before there is a daemon."""
-    with open_stage(start=False) as stage:
-        client = stage.world.client
+    with open_testbed(start=False) as testbed:
+        client = testbed.world.client
         client.run(["ip", "address", "flush", "dev", "eth0"])
         client.run(["ip", "link", "set", "eth0", "down"])
         client.set_sysctls(
             {"ipv6/conf/eth0/temp_prefered_lft": TEMPORARY_SECONDS, "ipv6/conf/eth0/max_desync_factor": 0}
         )
-        made = Scene(stage, Home(stage), stage.world.mark())
+        made = Scene(testbed, Home(testbed), testbed.world.mark())
         made.home.lend(100)
         made.home.lend6()
-        network = stage.world.directory / "eth0.network"
+        network = testbed.world.directory / "eth0.network"
         network.write_text(NETWORK)
         network.chmod(0o644)
         argv: list[str | Path] = ["unshare", "--mount", "sh", "-c", START, "sh", network]
@@ -219,9 +219,9 @@ def test_addresses_by_dhcp_dhcpv6_and_advertisement_are_had_behind_the_boot_lock
     scene.wait(lambda: f"{PREFIX}d601" in scene.addresses("/128"), "DHCPv6")
     scene.wait(lambda: bool(scene.addresses("mngtmpaddr")) and bool(scene.addresses("temporary")), "SLAAC")
     scene.assert_no_leak()
-    scene.stage.machine.start_daemon()
-    scene.stage.machine.wait_state("OPEN")
-    assert scene.stage.page() == plan.SERVER4
+    scene.testbed.machine.start_daemon()
+    scene.testbed.machine.wait_state("OPEN")
+    assert scene.testbed.page() == plan.SERVER4
 
 
 @pytest.mark.requirement("R6", "R7", "R19")
@@ -229,17 +229,17 @@ def test_addresses_by_dhcp_dhcpv6_and_advertisement_are_had_behind_the_boot_lock
 def test_leases_are_renewed_and_rebound_and_addresses_of_the_prefix_change_without_a_transition(
     scene: Scene, state: str
 ) -> None:
-    home, machine = scene.home, scene.stage.machine
+    home, machine = scene.home, scene.testbed.machine
     machine.command("start" if state == "open" else "stop")
     before = machine.wait_state("OPEN" if state == "open" else "LOCKED")
-    ends, lease = scene.stage.watch_ends(), scene.addresses("192.168.77.")
+    ends, lease = scene.testbed.watch_ends(), scene.addresses("192.168.77.")
     temporary = set(scene.addresses("temporary"))
     renewals6 = home.count6("Renew")
     assert any(scene.renew() == {ROUTER} for _ in range(3)), (
         "renewed by unicast, at the latest once the router listens again"
     )
     scene.wait(lambda: home.count6("Renew") > renewals6, "DHCPv6 renewed")
-    mark, address6 = scene.stage.world.mark(), home.lend6()
+    mark, address6 = scene.testbed.world.mark(), home.lend6()
     with home.deaf_to_unicast():
         acks = home.count("DHCPACK")
         # In vain by unicast, then by broadcast.
@@ -248,7 +248,7 @@ def test_leases_are_renewed_and_rebound_and_addresses_of_the_prefix_change_witho
     scene.wait(lambda: home.count6("Rebind") > 0, "DHCPv6 rebound")
     scene.wait(lambda: address6 in scene.addresses(), "another address by DHCPv6")
     scene.wait(lambda: bool(set(scene.addresses("temporary")) - temporary), "another temporary address")
-    scene.stage.world.client.call(solicit_router)
+    scene.testbed.world.client.call(solicit_router)
     scene.wait(lambda: scene.prefix_lifetime() >= 118, "the prefix advertised anew")
     assert scene.addresses("192.168.77.") == lease
     after = machine.wait_state("OPEN" if state == "open" else "LOCKED")
@@ -262,7 +262,7 @@ def test_leases_are_renewed_and_rebound_and_addresses_of_the_prefix_change_witho
 
 @pytest.mark.requirement("R6", "R19")
 def test_another_address_by_dhcp_is_a_transition_and_ends_in_an_open_tunnel(scene: Scene) -> None:
-    machine = scene.stage.machine
+    machine = scene.testbed.machine
     machine.command("start")
     before = machine.wait_state("OPEN")
     # A server that does not know the lease refuses to renew it.
@@ -272,6 +272,6 @@ def test_another_address_by_dhcp_is_a_transition_and_ends_in_an_open_tunnel(scen
         lambda: (now := scene.status())["state"] == "OPEN" and now["core_pid"] != before["core_pid"],
         "an open tunnel by another core",
     )
-    assert scene.stage.page() == plan.SERVER4
-    assert {flow.client[:-1] for flow in scene.stage.server.read_flows()} == {"192.168.77.10", "192.168.77.12"}
+    assert scene.testbed.page() == plan.SERVER4
+    assert {flow.client[:-1] for flow in scene.testbed.server.read_flows()} == {"192.168.77.10", "192.168.77.12"}
     scene.assert_no_leak()

@@ -8,7 +8,7 @@ import os
 
 import pytest
 from tests.integration.nft_without_parts import put_limited_nft
-from tests.integration.stage import open_stage
+from tests.integration.testbed import open_testbed
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
@@ -23,12 +23,12 @@ PARTS = {
 @pytest.mark.requirement("R1", "R2", "R22")
 @pytest.mark.parametrize("part", [*PARTS, "all"])
 def test_without_a_part_it_says_so_opens_and_lets_nothing_else_out(part: str) -> None:
-    with open_stage(start=False) as stage:
-        put_limited_nft(stage.world, PARTS.get(part, "|".join(PARTS.values())))
-        stage.machine.start_daemon()
-        stage.machine.wait_state("OPEN")
-        status = stage.machine.read_status()
+    with open_testbed(start=False) as testbed:
+        put_limited_nft(testbed.world, PARTS.get(part, "|".join(PARTS.values())))
+        testbed.machine.start_daemon()
+        testbed.machine.wait_state("OPEN")
+        status = testbed.machine.read_status()
         assert status is not None
         assert sorted(status["missing_features"]) == (sorted(PARTS) if part == "all" else [part])
         assert status["locked"]
-        stage.probe()
+        testbed.probe()

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
@@ -37,50 +37,50 @@ LOG_LINES = 60
 """Of one attack and what follows."""
 
 
-def wait_for_page(stage: Stage) -> None:
+def wait_for_page(testbed: Testbed) -> None:
     """Wait until a page comes through the tunnel."""
-    stage.machine.wait_for(
-        lambda: stage.machine.lease_remains() and stage.page(4) == plan.SERVER4, "a page", seconds=60
+    testbed.machine.wait_for(
+        lambda: testbed.machine.lease_remains() and testbed.page(4) == plan.SERVER4, "a page", seconds=60
     )
 
 
 @pytest.mark.parametrize("what", ATTACKS)
 def test_what_was_taken_is_put_back_and_it_opens_again(what: str) -> None:
-    with open_stage() as stage:
-        stage.machine.wait_state("OPEN")
-        mark, lines = stage.world.mark(), len(stage.machine.read_log().splitlines())
-        stage.world.client.run(["sh", "-c", ATTACKS[what]])
-        wait_for_page(stage)
-        stage.machine.wait_for(
+    with open_testbed() as testbed:
+        testbed.machine.wait_state("OPEN")
+        mark, lines = testbed.world.mark(), len(testbed.machine.read_log().splitlines())
+        testbed.world.client.run(["sh", "-c", ATTACKS[what]])
+        wait_for_page(testbed)
+        testbed.machine.wait_for(
             lambda: (
-                f"local {names.TUN_IPV4}" in stage.world.client.run(["ip", "route", "show", "table", "local"]).stdout
+                f"local {names.TUN_IPV4}" in testbed.world.client.run(["ip", "route", "show", "table", "local"]).stdout
             ),
             "the kernel's entry",
         )
-        stage.machine.wait_state("OPEN")
-        wait_for_page(stage)
-        assert len(stage.machine.read_log().splitlines()) - lines < LOG_LINES
-        stage.assert_no_leak(mark)
+        testbed.machine.wait_state("OPEN")
+        wait_for_page(testbed)
+        assert len(testbed.machine.read_log().splitlines()) - lines < LOG_LINES
+        testbed.assert_no_leak(mark)
 
 
 def test_all_tables_are_flushed_again_and_again() -> None:
-    with open_stage() as stage:
-        machine, client = stage.machine, stage.world.client
+    with open_testbed() as testbed:
+        machine, client = testbed.machine, testbed.world.client
         machine.wait_state("OPEN")
-        mark, lines = stage.world.mark(), len(machine.read_log().splitlines())
+        mark, lines = testbed.world.mark(), len(machine.read_log().splitlines())
         before = client.run(["ip", "route", "show", "table", "main"]).stdout.splitlines()
         flush = "ip route flush table all; ip -6 route flush table all"
         client.run(["sh", "-c", f"for i in $(seq 40); do {flush}; sleep 0.05; done"], timeout=60)
-        stage.probe()
+        testbed.probe()
         # What the network manager would restore: its card's addresses, with the kernel's own entries, and its routes.
         client.run(["ip", "link", "set", LAN_A.interface, "down"])
         client.run(["ip", "link", "set", LAN_A.interface, "up"])
         for route in sorted(before, key=lambda line: line.startswith("default")):
             client.run(["ip", "route", "replace", *route.split()], check=False)
-        wait_for_page(stage)
+        wait_for_page(testbed)
         machine.wait_state("OPEN")
         assert len(machine.read_log().splitlines()) - lines < 4 * LOG_LINES
-        stage.assert_no_leak(mark)
+        testbed.assert_no_leak(mark)
 
 
 DETOURS = {
@@ -96,23 +96,23 @@ DETOURS = {
 @pytest.mark.parametrize("what", DETOURS)
 def test_a_rule_of_others_that_leads_around_the_tunnel_is_reported_and_it_opens_again_without_it(what: str) -> None:
     add, remove = DETOURS[what]
-    with open_stage() as stage:
-        machine, client = stage.machine, stage.world.client
-        mark, lines = stage.world.mark(), len(machine.read_log().splitlines())
+    with open_testbed() as testbed:
+        machine, client = testbed.machine, testbed.world.client
+        mark, lines = testbed.world.mark(), len(machine.read_log().splitlines())
         client.run(["sh", "-c", add])
         machine.wait_for(lambda: (machine.read_status() or {})["reason_code"] == "led_around", "the reason")
         assert (machine.read_status() or {})["state"] == "LOCKED"
-        stage.probe()
+        testbed.probe()
         client.run(["sh", "-c", remove])
-        wait_for_page(stage)
+        wait_for_page(testbed)
         assert len(machine.read_log().splitlines()) - lines < LOG_LINES
-        stage.assert_no_leak(mark)
+        testbed.assert_no_leak(mark)
 
 
 def test_a_rule_of_others_that_leads_nothing_around_the_tunnel_disturbs_nobody() -> None:
-    with open_stage() as stage:
-        core = (stage.machine.read_status() or {})["core_pid"]
-        stage.world.client.run(["ip", "rule", "add", "from", "10.77.0.0/16", "table", "main"])
-        stage.world.client.run(["ip", "rule", "add", "fwmark", "0x77", "table", "77"])
-        wait_for_page(stage)
-        assert (stage.machine.read_status() or {})["core_pid"] == core
+    with open_testbed() as testbed:
+        core = (testbed.machine.read_status() or {})["core_pid"]
+        testbed.world.client.run(["ip", "rule", "add", "from", "10.77.0.0/16", "table", "main"])
+        testbed.world.client.run(["ip", "rule", "add", "fwmark", "0x77", "table", "77"])
+        wait_for_page(testbed)
+        assert (testbed.machine.read_status() or {})["core_pid"] == core

@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.waiting import wait_until
@@ -23,9 +23,9 @@ FAILING = Path(__file__).with_name("failing_daemon.py")
 TOLD = "a part of the service failed: "
 
 
-def assert_honest(stage: Stage) -> None:
+def assert_honest(testbed: Testbed) -> None:
     """Fail if the status says open, before and after, and the kernel holds no lease in between."""
-    before, held, after = stage.machine.read_status(), stage.machine.lease_remains(), stage.machine.read_status()
+    before, held, after = testbed.machine.read_status(), testbed.machine.lease_remains(), testbed.machine.read_status()
     if before is not None and after is not None and before["state"] == after["state"] == "OPEN":
         assert held or before["since"] != after["since"], "open without a lease"
 
@@ -33,36 +33,36 @@ def assert_honest(stage: Stage) -> None:
 @pytest.mark.requirement("R3", "R24")
 @pytest.mark.parametrize("number", [1, 2], ids=["in the verification", "while open"])
 def test_one_question_that_cannot_be_asked_is_reported_and_it_opens_again(number: int) -> None:
-    with open_stage(start=False) as stage:
-        machine = stage.machine
+    with open_testbed(start=False) as testbed:
+        machine = testbed.machine
         machine.program = [str(FAILING), str(number)]
         machine.start_daemon()
         wait_until(lambda: TOLD in machine.read_log(), "the failure")
         machine.wait_state("OPEN")
-        assert_honest(stage)
+        assert_honest(testbed)
         assert machine.lease_remains()
-        assert stage.page() == plan.SERVER4
+        assert testbed.page() == plan.SERVER4
         assert machine.read_log().count(TOLD) == 1
 
 
 @pytest.mark.requirement("R3", "R24")
 def test_without_a_descriptor_left_it_stays_honest_and_opens_again_once_there_are_some() -> None:
     """Then every part fails in its own way: sockets, programs, pidfds."""
-    with open_stage(start=False) as stage:
-        machine = stage.machine
+    with open_testbed(start=False) as testbed:
+        machine = testbed.machine
         machine.program = [str(FAILING), "0"]
         machine.start_daemon()
         machine.wait_state("OPEN")
         pid = machine.daemon_pid
         machine.signal_daemon(signal.SIGUSR1)
         # Opening then needs a reading back, which starts programs.
-        stage.world.client.run(["nft", "add rule inet psiphon_filter output accept"])
+        testbed.world.client.run(["nft", "add rule inet psiphon_filter output accept"])
         wait_until(lambda: not machine.lease_remains(), "the lease to go")
         # Without a descriptor the daemon may answer nobody: each request then takes as long as the command waits.
         for _ in range(3):
-            assert_honest(stage)
+            assert_honest(testbed)
         machine.signal_daemon(signal.SIGUSR2)
         machine.wait_state("OPEN", seconds=90)
         assert machine.lease_remains()
         assert machine.daemon_pid == pid, "another daemon"
-        assert stage.page() == plan.SERVER4
+        assert testbed.page() == plan.SERVER4

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.integration.stage import open_stage
+from tests.integration.testbed import open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab import packet_builder
@@ -175,8 +175,8 @@ def kernel_answers(world: World, address: str = LAN_A.client6) -> bool:
 
 @pytest.mark.requirement("R1", "R4", "R7", "R19")
 def test_only_the_links_own_plumbing_passes_and_nothing_that_looks_like_it_whichever_guard_is_asked() -> None:
-    with open_stage(start=False) as stage:
-        world, machine = stage.world, stage.machine
+    with open_testbed(start=False) as testbed:
+        world, machine = testbed.world, testbed.machine
 
         def assert_no_wider(which: str) -> None:
             assert not find_seen(world, NO_PLUMBING), which

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.probe_runner import NOBODY
@@ -40,16 +40,18 @@ LISTEN = (
 
 
 @contextmanager
-def stranger(stage: Stage, address: str, take: Callable[[], object] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def stranger(
+    testbed: Testbed, address: str, take: Callable[[], object] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program of an ordinary user that listens on the port as soon as it is free.
 
     Args:
-        stage: the world.
+        testbed: the world.
         address: where it listens.
         take: frees the port.
     """
     argv = [sys.executable, "-I", "-c", LISTEN, address]
-    child = stage.world.client.spawn(argv, stdout=subprocess.PIPE, uid=NOBODY, gid=NOBODY)
+    child = testbed.world.client.spawn(argv, stdout=subprocess.PIPE, uid=NOBODY, gid=NOBODY)
     assert child.stdout is not None
     try:
         if take is not None:
@@ -61,27 +63,27 @@ def stranger(stage: Stage, address: str, take: Callable[[], object] | None = Non
         child.wait()
 
 
-def _connects(stage: Stage) -> bool:
+def _connects(testbed: Testbed) -> bool:
     ask = f"import socket; socket.create_connection(('127.0.0.1', {PORT}), 2)"
-    return stage.world.client.run([sys.executable, "-I", "-c", ask], check=False).returncode == 0
+    return testbed.world.client.run([sys.executable, "-I", "-c", ask], check=False).returncode == 0
 
 
 @pytest.mark.requirement("R1")
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::"])
 def test_a_user_who_listens_on_the_port_keeps_nobody_offline_and_gets_nothing(address: str) -> None:
-    with open_stage(start=False) as stage:
-        with stranger(stage, address) as child:
-            stage.machine.start_daemon()
-            stage.machine.wait_state("OPEN")
-            assert stage.page() == plan.SERVER4
-            assert stage.read_status()["socks"] == {"port": PORT, "available": False}
-            assert not _connects(stage), "what is meant for the proxy is not handed to a stranger"
-            assert "SOCKS:" in render_text(stage.read_status(), width=100)
-            stage.probe()
-        stage.machine.command("restart")
-        stage.machine.wait_state("OPEN")
-        assert stage.read_status()["socks"] == {"port": PORT, "available": True}
-        assert fetch_by_socks(stage.world.client, "127.0.0.1", plan.INTERNET4) == plan.SERVER4
+    with open_testbed(start=False) as testbed:
+        with stranger(testbed, address) as child:
+            testbed.machine.start_daemon()
+            testbed.machine.wait_state("OPEN")
+            assert testbed.page() == plan.SERVER4
+            assert testbed.read_status()["socks"] == {"port": PORT, "available": False}
+            assert not _connects(testbed), "what is meant for the proxy is not handed to a stranger"
+            assert "SOCKS:" in render_text(testbed.read_status(), width=100)
+            testbed.probe()
+        testbed.machine.command("restart")
+        testbed.machine.wait_state("OPEN")
+        assert testbed.read_status()["socks"] == {"port": PORT, "available": True}
+        assert fetch_by_socks(testbed.world.client, "127.0.0.1", plan.INTERNET4) == plan.SERVER4
         assert child.stdout is not None
         assert child.stdout.read() == b"", "nobody came"
 
@@ -89,27 +91,27 @@ def test_a_user_who_listens_on_the_port_keeps_nobody_offline_and_gets_nothing(ad
 @pytest.mark.requirement("R1")
 @pytest.mark.parametrize("how", ["restart", "the core is killed"])
 def test_a_user_who_takes_the_port_between_two_cores_keeps_nobody_offline_and_gets_nothing(how: str) -> None:
-    with open_stage() as stage:
-        assert stage.read_status()["socks"] == {"port": PORT, "available": True}
+    with open_testbed() as testbed:
+        assert testbed.read_status()["socks"] == {"port": PORT, "available": True}
 
         def end_core() -> None:
             if how == "restart":
-                stage.machine.command("restart")
+                testbed.machine.command("restart")
             else:
-                os.kill(stage.read_status()["core_pid"], signal.SIGKILL)
+                os.kill(testbed.read_status()["core_pid"], signal.SIGKILL)
 
-        with stranger(stage, "127.0.0.1", end_core) as child:
+        with stranger(testbed, "127.0.0.1", end_core) as child:
 
             def opened_without() -> bool:
-                status = stage.read_status()
+                status = testbed.read_status()
                 return (status["state"], status["socks"]) == ("OPEN", {"port": PORT, "available": False})
 
-            stage.machine.wait_for(opened_without, "the tunnel without the proxy")
-            assert stage.page() == plan.SERVER4
-            assert not _connects(stage), "what is meant for the proxy is not handed to a stranger"
-            stage.probe()
+            testbed.machine.wait_for(opened_without, "the tunnel without the proxy")
+            assert testbed.page() == plan.SERVER4
+            assert not _connects(testbed), "what is meant for the proxy is not handed to a stranger"
+            testbed.probe()
             # The next core tries again, and again does without the proxy.
-            stage.machine.command("restart")
-            stage.machine.wait_for(opened_without, "the tunnel without the proxy, once more")
+            testbed.machine.command("restart")
+            testbed.machine.wait_for(opened_without, "the tunnel without the proxy, once more")
         assert child.stdout is not None
         assert child.stdout.read() == b"", "nobody came"

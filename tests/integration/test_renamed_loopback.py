@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 from tests.integration.kernel import open_kernel
-from tests.integration.stage import open_stage
+from tests.integration.testbed import open_testbed
 from tests.policies import IDENTITY
 
 from psiphon_lab.addresses import LAN_A
@@ -113,17 +113,17 @@ def test_each_layer_alone_takes_a_card_with_the_name_of_loopback_or_the_tun_for_
 
 @pytest.mark.requirement("R6", "R19")
 def test_with_the_service_a_card_that_takes_the_name_of_loopback_leaks_nothing() -> None:
-    with open_stage() as stage:
+    with open_testbed() as testbed:
         # The reverse-path check knows loopback by its name, in the routing rules.
-        stage.world.client.set_sysctls({"ipv4/conf/all/rp_filter": 1})
-        rename(stage.world.client)
-        stage.probe(LO)
-        status = stage.machine.wait_state("OPEN")
+        testbed.world.client.set_sysctls({"ipv4/conf/all/rp_filter": 1})
+        rename(testbed.world.client)
+        testbed.probe(LO)
+        status = testbed.machine.wait_state("OPEN")
         assert status["locked"] is True
         assert status["uplink"]["interface"] == "lo"
-        stage.probe(LO)
+        testbed.probe(LO)
         port = Settings().socks_port
-        stage.world.client.call(lambda: socket.create_connection(("127.0.0.1", port), timeout=30).close())
+        testbed.world.client.call(lambda: socket.create_connection(("127.0.0.1", port), timeout=30).close())
 
 
 @pytest.mark.requirement("B4")
@@ -140,8 +140,8 @@ def test_the_hook_of_the_egress_guard_is_found_whatever_loopback_is_called(calle
 
 @pytest.mark.requirement("R19")
 def test_a_card_that_moves_into_another_network_namespace_is_reported_as_long_as_it_is_away() -> None:
-    with open_stage() as stage:
-        client, machine = stage.world.client, stage.machine
+    with open_testbed() as testbed:
+        client, machine = testbed.world.client, testbed.machine
         argv = ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 120"]
         other = client.spawn(argv, stdout=subprocess.PIPE)
         assert other.stdout is not None

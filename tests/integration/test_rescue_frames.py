@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.frames import Frame, decode_ip
@@ -39,19 +39,19 @@ LIST_HOSTS = {plan.LIST_HOST4, plan.LIST_HOST6}
 
 @dataclass
 class Scene:
-    """The service on a stage, and a host with the list."""
+    """The service on a testbed, and a host with the list."""
 
-    stage: Stage
+    testbed: Testbed
     host: ListHost
     published: bytes
 
     @property
     def fetched(self) -> Path:
-        return self.stage.machine.state_dir / "fetched-list"
+        return self.testbed.machine.state_dir / "fetched-list"
 
     @property
     def hints(self) -> Path:
-        return self.stage.machine.state_dir / FILE_NAME
+        return self.testbed.machine.state_dir / FILE_NAME
 
     def known(self) -> set[str]:
         return {str(hint.address) for hint in read_hints(self.hints)}
@@ -67,19 +67,19 @@ class Scene:
         """Write another configuration and restart with it; without a target the core knows no server."""
         lines = [f"{name} = {json.dumps(value)}" for name, value in {"servers": "lab", **settings}.items()]
         lines += ["[core.advanced]", "DisableRemoteServerListFetcher = true"]
-        lines += [f"TargetServerEntry = {json.dumps(self.stage.server.entry)}"] if target else []
-        self.stage.machine.write_config("\n".join(lines) + "\n")
-        self.stage.machine.command("reload")
+        lines += [f"TargetServerEntry = {json.dumps(self.testbed.server.entry)}"] if target else []
+        self.testbed.machine.write_config("\n".join(lines) + "\n")
+        self.testbed.machine.command("reload")
 
     def await_list(self) -> None:
         """Wait until a rescue has brought the list."""
-        wait = self.stage.machine.wait_for
+        wait = self.testbed.machine.wait_for
         wait(lambda: self.fetched.exists() and self.fetched.read_bytes() == self.published, "the list")
 
     def calls(self, mark: dict[str, int]) -> set[tuple[str, int]]:
         """The hosts to which the machine has sent TCP or UDP since a mark, except the tunnel server."""
         seen = set()
-        for frame in self.stage.world.frames_since(mark):
+        for frame in self.testbed.world.frames_since(mark):
             packet = read_packet(frame)
             if packet is not None and packet[0] not in {plan.SERVER4, plan.SERVER6}:
                 seen.add(packet)
@@ -87,9 +87,9 @@ class Scene:
 
     def judge(self, mark: dict[str, int], *, proxy: ProxyHost | None = None) -> None:
         """Require that nothing has leaked since a mark, except connections that the list's host or proxy recorded."""
-        frames = self.stage.world.frames_since(mark)
+        frames = self.testbed.world.frames_since(mark)
         others = self.host.read_flows() if proxy is None else proxy.read_flows()
-        evidence = world_evidence(self.stage.server.read_flows() | others)
+        evidence = world_evidence(self.testbed.server.read_flows() | others)
         leaks = find_leaks(frames, evidence)
         assert not leaks, [leak.text for leak in leaks[:10]]
 
@@ -104,34 +104,34 @@ def read_packet(frame: Frame) -> tuple[str, int] | None:
 
 @contextmanager
 def open_scene(*, trusted: bool = True, constants: str = "RESCUE_SECONDS=0.3,FIRST_SECONDS=0.1") -> Iterator[Scene]:
-    """A stage with the tunnel open and hints learned. trusted: the machine trusts the authority of the list's host.
+    """A testbed with the tunnel open and hints learned. trusted: the machine trusts the authority of the list's host.
 
     Otherwise it learns no hints, and the test plants them.
     """
-    with open_stage(start=False, settings={"servers": "lab"}) as stage, run_list_host(stage.world) as host:
-        profile = stage.machine.config_path.with_name("profiles") / "lab.toml"
+    with open_testbed(start=False, settings={"servers": "lab"}) as testbed, run_list_host(testbed.world) as host:
+        profile = testbed.machine.config_path.with_name("profiles") / "lab.toml"
         profile.parent.mkdir()
         profile.write_text(host.signer.render_profile(LIST_URL))
         profile.parent.chmod(0o755)
         profile.chmod(0o644)
         if trusted:
-            certificates = stage.world.directory / "certificates"
+            certificates = testbed.world.directory / "certificates"
             certificates.mkdir()
             shutil.copy(host.authority.certificate, certificates / "ca-certificates.crt")
             certificates.chmod(0o755)
-            stage.world.client.run(["mount", "--bind", certificates, "/etc/ssl/certs"])
-        stage.machine.program = [str(HASTY), constants]
-        mark = stage.world.mark()
-        stage.machine.start_daemon()
-        stage.machine.wait_state("OPEN")
-        scene = Scene(stage, host, host.publish(stage.server.entry))
+            testbed.world.client.run(["mount", "--bind", certificates, "/etc/ssl/certs"])
+        testbed.machine.program = [str(HASTY), constants]
+        mark = testbed.world.mark()
+        testbed.machine.start_daemon()
+        testbed.machine.wait_state("OPEN")
+        scene = Scene(testbed, host, host.publish(testbed.server.entry))
         if trusted:
-            stage.machine.wait_for(lambda: scene.known() == LIST_HOSTS, "the hints")
+            testbed.machine.wait_for(lambda: scene.known() == LIST_HOSTS, "the hints")
         else:
             refused = "is not kept: wrong_host"
-            stage.machine.wait_for(lambda: stage.machine.read_log().count(refused) == len(LIST_HOSTS), "the proofs")
+            testbed.machine.wait_for(lambda: testbed.machine.read_log().count(refused) == len(LIST_HOSTS), "the proofs")
             # The service removes the refused addresses from the file after both proofs, so plant hints only later.
-            stage.machine.wait_for(scene.hints.exists, "the file of hints")
+            testbed.machine.wait_for(scene.hints.exists, "the file of hints")
             assert scene.known() == set(), "nobody proved the name there"
             scene.plant()
         assert host.read_record() == [], "in the tunnel only names and proofs were asked for"
@@ -142,7 +142,7 @@ def open_scene(*, trusted: bool = True, constants: str = "RESCUE_SECONDS=0.3,FIR
 @pytest.mark.requirement("R1", "R5", "R11")
 def test_while_no_server_answers_the_list_comes_from_a_hint_and_nothing_else_leaves() -> None:
     with open_scene() as scene:
-        mark = scene.stage.world.mark()
+        mark = scene.testbed.world.mark()
         scene.configure()
         scene.await_list()
         # The positive control: the captures see a rescue.
@@ -154,10 +154,10 @@ def test_while_no_server_answers_the_list_comes_from_a_hint_and_nothing_else_lea
         [request] = scene.host.read_record()
         assert request["client"] in {plan.LAN_A.client4, plan.LAN_A.client6}
         # The next core gets the list, and so knows a server again.
-        scene.stage.machine.wait_state("OPEN")
-        assert "new_list" in scene.stage.machine.read_log()
+        scene.testbed.machine.wait_state("OPEN")
+        assert "new_list" in scene.testbed.machine.read_log()
         # The core has this list now, so no rescue uses it again.
-        scene.stage.probe()
+        scene.testbed.probe()
         scene.judge(mark)
         assert scene.fetched.stat().st_mode & 0o777 == 0o600
 
@@ -166,8 +166,8 @@ def test_while_no_server_answers_the_list_comes_from_a_hint_and_nothing_else_lea
 @pytest.mark.parametrize("how", ["stopped", "off", "bad configuration", "no uplink"])
 def test_in_any_other_state_and_switched_off_nobody_is_asked(how: str) -> None:
     with open_scene() as scene:
-        machine = scene.stage.machine
-        mark = scene.stage.world.mark()
+        machine = scene.testbed.machine
+        mark = scene.testbed.world.mark()
         if how == "off":
             scene.configure(list_rescue=False, establish_timeout=1)
             # Several cores have been given up since then, and each had moments at which a rescue would have been due.
@@ -181,17 +181,17 @@ def test_in_any_other_state_and_switched_off_nobody_is_asked(how: str) -> None:
                 machine.signal_daemon(signal.SIGHUP)
                 machine.wait_state("FAILED")
             else:
-                scene.stage.world.disconnect_uplink(plan.LAN_A)
+                scene.testbed.world.disconnect_uplink(plan.LAN_A)
                 machine.wait_state("LOCKED")
         if how != "no uplink":
-            scene.stage.probe()
+            scene.testbed.probe()
         assert scene.calls(mark) == set()
         assert scene.host.read_record() == []
         assert not scene.fetched.exists()
         # The positive control: with the same hints the host is asked as soon as that is allowed.
         if how == "no uplink":
-            scene.stage.world.connect_uplink(plan.LAN_A)
-        mark = scene.stage.world.mark()
+            scene.testbed.world.connect_uplink(plan.LAN_A)
+        mark = scene.testbed.world.mark()
         scene.configure()
         machine.command("start")
         scene.await_list()
@@ -206,13 +206,13 @@ def test_a_stop_in_the_middle_of_a_rescue_leaves_nothing_on_the_wire() -> None:
         # Nobody answers there now, so a connection attempt lasts.
         drop = "add table inet hush; add chain inet hush in { type filter hook input priority 0; }; "
         drop += f"add rule inet hush in tcp dport {PORT} drop"
-        scene.stage.world.internet.run(["nft", "-f", "-"], input=drop.replace("; add", "\nadd"))
-        mark = scene.stage.world.mark()
+        scene.testbed.world.internet.run(["nft", "-f", "-"], input=drop.replace("; add", "\nadd"))
+        mark = scene.testbed.world.mark()
         scene.configure()
-        scene.stage.machine.wait_for(lambda: bool(scene.calls(mark)), "a call")
-        scene.stage.machine.command("stop")
-        mark = scene.stage.world.mark()
-        scene.stage.probe()
+        scene.testbed.machine.wait_for(lambda: bool(scene.calls(mark)), "a call")
+        scene.testbed.machine.command("stop")
+        mark = scene.testbed.world.mark()
+        scene.testbed.probe()
         assert scene.calls(mark) == set()
 
 
@@ -220,10 +220,10 @@ def test_a_stop_in_the_middle_of_a_rescue_leaves_nothing_on_the_wire() -> None:
 def test_a_planted_address_costs_one_connection_that_is_refused() -> None:
     """The host at that address has no certificate that this machine trusts."""
     with open_scene(trusted=False) as scene:
-        mark = scene.stage.world.mark()
+        mark = scene.testbed.world.mark()
         scene.configure()
-        scene.stage.machine.wait_for(lambda: scene.known() == set(), "all hints, forgotten")
-        scene.stage.probe()
+        scene.testbed.machine.wait_for(lambda: scene.known() == set(), "all hints, forgotten")
+        scene.testbed.probe()
         assert scene.calls(mark) == {(address, PORT) for address in LIST_HOSTS}
         assert count_connections(scene, mark) == dict.fromkeys(LIST_HOSTS, 1)
         assert scene.host.read_record() == [], "no host was told what is wanted before it proved its name"
@@ -233,7 +233,7 @@ def test_a_planted_address_costs_one_connection_that_is_refused() -> None:
 def count_connections(scene: Scene, mark: dict[str, int]) -> dict[str, int]:
     """The number of connections begun to each address, counted by source port."""
     ports: dict[str, set[int]] = {}
-    for frame in scene.stage.world.frames_since(mark):
+    for frame in scene.testbed.world.frames_since(mark):
         packet = decode_ip(frame.data)
         if packet is not None and packet.protocol == 6 and packet.destination in LIST_HOSTS:
             ports.setdefault(packet.destination, set()).add(packet.source_port)
@@ -261,8 +261,8 @@ LOGIN = f"{USER}:{quote(PASSWORD, safe='')}"
 def test_with_an_upstream_proxy_the_list_comes_through_it_and_nothing_else_leaves(
     scheme: str, address: str, login: str
 ) -> None:
-    with open_scene() as scene, run_proxy(scene.stage.world, password=bool(login)) as proxy:
-        mark = scene.stage.world.mark()
+    with open_scene() as scene, run_proxy(scene.testbed.world, password=bool(login)) as proxy:
+        mark = scene.testbed.world.mark()
         scene.configure(upstream_proxy=render_proxy(scheme, address, login))
         scene.await_list()
         # The positive control: the captures see the proxy's connection.
@@ -273,12 +273,12 @@ def test_with_an_upstream_proxy_the_list_comes_through_it_and_nothing_else_leave
         [request] = scene.host.read_record()
         assert request["client"] not in {plan.LAN_A.client4, plan.LAN_A.client6}, "the host sees the proxy"
         specs = probe_specs(salt=1, interface=plan.LAN_A.interface, label="root")
-        run_probes(scene.stage.world.client, specs)
-        assert len(unseen_probes(specs, scene.stage.world.frames_since(mark))) == len(specs)
+        run_probes(scene.testbed.world.client, specs)
+        assert len(unseen_probes(specs, scene.testbed.world.frames_since(mark))) == len(specs)
         assert scene.calls(mark) == {(address, PROXY_PORT)}
         scene.judge(mark, proxy=proxy)
         for secret in (PASSWORD, quote(PASSWORD, safe="")):
-            assert secret not in scene.stage.machine.read_log()
+            assert secret not in scene.testbed.machine.read_log()
 
 
 @pytest.mark.requirement("R1", "R5", "R11")
@@ -292,16 +292,16 @@ def test_an_upstream_proxy_that_does_nothing_is_named_as_the_reason_and_nothing_
     scheme: str, login: str | None, words: str
 ) -> None:
     """login: user and password for the proxy; None: the proxy is down."""
-    with open_scene() as scene, run_proxy(scene.stage.world, password=True) as proxy:
+    with open_scene() as scene, run_proxy(scene.testbed.world, password=True) as proxy:
         if login is None:
             proxy.stop()
-        mark = scene.stage.world.mark()
+        mark = scene.testbed.world.mark()
         scene.configure(upstream_proxy=render_proxy(scheme, plan.INTERNET4, login or ""))
         # It stays the reason after the core has reported too.
-        log = scene.stage.machine.read_log
-        scene.stage.machine.wait_for(lambda: "rescue: a host of the server list was asked" in log(), "a rescue")
-        status = scene.stage.machine.read_status
-        scene.stage.machine.wait_for(lambda: (status() or {})["reason_code"] == "upstream_proxy", "the reason")
+        log = scene.testbed.machine.read_log
+        scene.testbed.machine.wait_for(lambda: "rescue: a host of the server list was asked" in log(), "a rescue")
+        status = scene.testbed.machine.read_status
+        scene.testbed.machine.wait_for(lambda: (status() or {})["reason_code"] == "upstream_proxy", "the reason")
         reported = status() or {}
         assert words in reported["reason"]
         assert "upstream_proxy" in reported["next_step"]
@@ -313,7 +313,7 @@ def test_an_upstream_proxy_that_does_nothing_is_named_as_the_reason_and_nothing_
         # With a proxy that works, the same machine gets its list.
         if login is None:
             proxy.start()
-        mark = scene.stage.world.mark()
+        mark = scene.testbed.world.mark()
         scene.configure(upstream_proxy=render_proxy(scheme, plan.INTERNET4, LOGIN))
         scene.await_list()
         assert scene.calls(mark) == {(plan.INTERNET4, PROXY_PORT)}

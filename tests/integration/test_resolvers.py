@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.integration.stage import Stage
+from tests.integration.testbed import Testbed
 
 from psiphon_lab.probe_runner import NOBODY
 from psiphon_lab.waiting import wait_until
@@ -27,9 +27,9 @@ pytestmark = [
 
 
 @contextmanager
-def dnsmasq(stage: Stage, server: str) -> Iterator[None]:
+def dnsmasq(testbed: Testbed, server: str) -> Iterator[None]:
     """The local resolver of `dns=dnsmasq`, given its server as NetworkManager does."""
-    client, log = stage.world.client, stage.world.directory / "resolver.log"
+    client, log = testbed.world.client, testbed.world.directory / "resolver.log"
     argv = [
         "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces",
         "--listen-address=127.0.0.1", "--cache-size=0", "--pid-file=", "--user=root", f"--log-facility={log}",
@@ -45,14 +45,14 @@ def dnsmasq(stage: Stage, server: str) -> Iterator[None]:
         child.wait()
 
 
-def ask(stage: Stage, uid: int) -> int:
+def ask(testbed: Testbed, uid: int) -> int:
     """What a program gets that asks 127.0.0.1 for a name: 0 for an answer, 3 for none."""
-    conf = stage.world.directory / "resolv-local.conf"
+    conf = testbed.world.directory / "resolv-local.conf"
     conf.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     conf.chmod(0o644)
     mount = 'mount --bind "$1" /etc/resolv.conf && exec setpriv --reuid="$2" --clear-groups "$3" -I -c "$4"'
     argv = ["unshare", "--mount", "sh", "-c", mount, "sh", str(conf), str(uid), sys.executable, ASK_AS_PROGRAMS_DO]
-    return stage.world.client.run(argv, check=False).returncode
+    return testbed.world.client.run(argv, check=False).returncode
 
 
 @pytest.mark.requirement("R11")
@@ -66,10 +66,10 @@ def ask(stage: Stage, uid: int) -> int:
     ],
 )
 def test_a_local_resolver_resolves_unless_it_is_bound_to_a_card_and_a_program_that_asks_sees_it(
-    reopened_stage: Stage, server: str, reported: int, uid: int
+    reopened_testbed: Testbed, server: str, reported: int, uid: int
 ) -> None:
-    stage = reopened_stage
-    mark = stage.world.mark()
-    with dnsmasq(stage, server):
-        assert ask(stage, uid) == reported
-    stage.assert_no_leak(mark)
+    testbed = reopened_testbed
+    mark = testbed.world.mark()
+    with dnsmasq(testbed, server):
+        assert ask(testbed, uid) == reported
+    testbed.assert_no_leak(mark)

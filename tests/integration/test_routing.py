@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.integration.kernel import Kernel
-from tests.integration.stage import open_stage
+from tests.integration.testbed import open_testbed
 from tests.policies import IDENTITY, PROBE
 
 from psiphon_lab import addresses as plan
@@ -195,22 +195,22 @@ def test_a_tun_made_anew_takes_the_routes_with_it(kernel: Kernel) -> None:
 @pytest.mark.requirement("R9", "R19", "R7")
 @pytest.mark.parametrize("rp_filter", [0, 1, 2])
 def test_it_connects_and_pages_come_through_whatever_the_reverse_path_check(rp_filter: int) -> None:
-    with open_stage(start=False) as stage:
-        client = stage.world.client
+    with open_testbed(start=False) as testbed:
+        client = testbed.world.client
         client.set_sysctls({f"ipv4/conf/{name}/rp_filter": rp_filter for name in ("all", "default", "eth0", "ctr0")})
-        stage.machine.start_daemon()
-        stage.machine.wait_state("OPEN")
+        testbed.machine.start_daemon()
+        testbed.machine.wait_state("OPEN")
         assert client.get_sysctl("ipv4/conf/all/rp_filter") == str(rp_filter), "it is not ours to change"
-        mark = stage.world.mark()
-        assert stage.page(4) == plan.SERVER4
-        for host in (client, stage.world.container):
+        mark = testbed.world.mark()
+        assert testbed.page(4) == plan.SERVER4
+        for host in (client, testbed.world.container):
             done = host.run(["curl", "-s", "-m", "5", f"http://{plan.INTERNET4}/"])
             assert plan.SERVER4 in done.stdout, host.name
-        stage.machine.wait_for(lambda: bool((stage.machine.read_status() or {}).get("ipv6")), "IPv6")
-        assert stage.page(6) == plan.SERVER6
-        done = stage.world.container.run(["curl", "-s", "-m", "5", f"http://[{plan.INTERNET6}]/"])
+        testbed.machine.wait_for(lambda: bool((testbed.machine.read_status() or {}).get("ipv6")), "IPv6")
+        assert testbed.page(6) == plan.SERVER6
+        done = testbed.world.container.run(["curl", "-s", "-m", "5", f"http://[{plan.INTERNET6}]/"])
         assert plan.SERVER6 in done.stdout
-        stage.assert_no_leak(mark)
+        testbed.assert_no_leak(mark)
 
 
 def is_resolved(host: Host, target: str, device: str) -> bool:
@@ -230,12 +230,12 @@ def is_resolved(host: Host, target: str, device: str) -> bool:
 @pytest.mark.parametrize("rp_filter", [1, 2])
 def test_the_gateway_and_containers_are_answered_by_arp_while_open_and_while_locked(rp_filter: int) -> None:
     """The kernel answers ARP after a reverse-path check. Without an answer the gateway soon loses this machine."""
-    with open_stage(start=False) as stage:
-        stage.world.client.set_sysctls({f"ipv4/conf/{name}/rp_filter": rp_filter for name in ("all", "eth0", "ctr0")})
-        stage.machine.start_daemon()
-        stage.machine.wait_state("OPEN")
+    with open_testbed(start=False) as testbed:
+        testbed.world.client.set_sysctls({f"ipv4/conf/{name}/rp_filter": rp_filter for name in ("all", "eth0", "ctr0")})
+        testbed.machine.start_daemon()
+        testbed.machine.wait_state("OPEN")
         for state in ("OPEN", "LOCKED"):
-            stage.machine.wait_state(state)
-            assert is_resolved(stage.world.provider_a, plan.LAN_A.client4, "lan"), state
-            assert is_resolved(stage.world.container, plan.CONTAINER_GATEWAY4, "eth0"), state
-            stage.machine.command("stop")
+            testbed.machine.wait_state(state)
+            assert is_resolved(testbed.world.provider_a, plan.LAN_A.client4, "lan"), state
+            assert is_resolved(testbed.world.container, plan.CONTAINER_GATEWAY4, "eth0"), state
+            testbed.machine.command("stop")

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from tests.integration.kernel import Kernel
-from tests.integration.stage import open_stage
+from tests.integration.testbed import open_testbed
 from tests.policies import IDENTITY
 
 from psiphon_vpn.linux import rtnetlink
@@ -263,11 +263,11 @@ def test_a_listing_blocks_nobody_for_long(kernel: Kernel) -> None:
 
 @pytest.mark.requirement("R1")
 def test_it_opens_again_after_restarts_and_with_a_new_daemon_beside_forty_containers() -> None:
-    with open_stage() as stage:
-        machine = stage.machine
+    with open_testbed() as testbed:
+        machine = testbed.machine
         machine.wait_state("OPEN")
         text = "".join(f"link add m{number} type veth peer name p{number}\n" for number in range(40))
-        stage.world.client.run(["ip", "-batch", "-"], input=text)
+        testbed.world.client.run(["ip", "-batch", "-"], input=text)
         for _ in range(2):
             seen = {machine.wait_state("OPEN")["core_pid"]}
             machine.command("restart")

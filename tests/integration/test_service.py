@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Figure
-from tests.integration.stage import Stage
+from tests.integration.testbed import Testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
@@ -29,17 +29,17 @@ CAPABILITY_BITS = {"net_bind_service": 10, "net_admin": 12, "net_raw": 13}
 
 
 @pytest.fixture
-def stage(module_stage: Stage) -> Stage:
-    """The module's stage, open again after whatever the test before did."""
-    module_stage.set_faults()
-    module_stage.machine.write_config()
-    if module_stage.machine.read_status() is None:
-        module_stage.machine.start_daemon()
-    module_stage.machine.command("start")
-    module_stage.machine.command("reload")
-    module_stage.machine.wait_state("OPEN")
-    module_stage.machine.wait_for(module_stage.machine.lease_remains, "the lease")
-    return module_stage
+def testbed(module_testbed: Testbed) -> Testbed:
+    """The module's testbed, open again after whatever the test before did."""
+    module_testbed.set_faults()
+    module_testbed.machine.write_config()
+    if module_testbed.machine.read_status() is None:
+        module_testbed.machine.start_daemon()
+    module_testbed.machine.command("start")
+    module_testbed.machine.command("reload")
+    module_testbed.machine.wait_state("OPEN")
+    module_testbed.machine.wait_for(module_testbed.machine.lease_remains, "the lease")
+    return module_testbed
 
 
 def _capabilities(pid: int) -> dict[str, int]:
@@ -54,22 +54,22 @@ def _capabilities(pid: int) -> dict[str, int]:
 
 @pytest.mark.defect(10, 12)
 @pytest.mark.requirement("R8", "B1")
-def test_the_daemon_has_exactly_three_capabilities_and_the_core_has_none(stage: Stage) -> None:
+def test_the_daemon_has_exactly_three_capabilities_and_the_core_has_none(testbed: Testbed) -> None:
     three = sum(1 << CAPABILITY_BITS[name] for name in CAPABILITIES)
-    daemon = _capabilities(stage.machine.daemon_pid)
-    assert (daemon["CapBnd"], daemon["CapEff"], daemon["Uid"]) == (three, three, stage.machine.identity.uid)
-    status = stage.machine.wait_state("OPEN")
+    daemon = _capabilities(testbed.machine.daemon_pid)
+    assert (daemon["CapBnd"], daemon["CapEff"], daemon["Uid"]) == (three, three, testbed.machine.identity.uid)
+    status = testbed.machine.wait_state("OPEN")
     core = _capabilities(status["core_pid"])
     assert [core[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0, 0, 0, 0]
     assert core["NoNewPrivs"] == 1
-    assert core["Uid"] == stage.machine.identity.uid
+    assert core["Uid"] == testbed.machine.identity.uid
 
 
 @pytest.mark.defect(5, 9)
 @pytest.mark.requirement("R5", "R9", "R10", "R11", "R18", "R19")
-def test_while_open_everything_goes_through_the_tunnel_and_nothing_else_goes_anywhere(stage: Stage) -> None:
-    stage.machine.wait_for(lambda: bool((stage.machine.read_status() or {})["ipv6"]), "IPv6")
-    found = stage.probe()
+def test_while_open_everything_goes_through_the_tunnel_and_nothing_else_goes_anywhere(testbed: Testbed) -> None:
+    testbed.machine.wait_for(lambda: bool((testbed.machine.read_status() or {})["ipv6"]), "IPv6")
+    found = testbed.probe()
     assert found["user-tcp-ipv4-internet-plain"].answer == plan.SERVER4
     assert found["user-tcp-ipv6-internet-plain"].answer == plan.SERVER6
     assert found["user-dns-udp-ipv4-lan-resolver-plain"].answer == plan.MARK_TUNNEL
@@ -80,115 +80,115 @@ def test_while_open_everything_goes_through_the_tunnel_and_nothing_else_goes_any
 
 @pytest.mark.defect(5, 7)
 @pytest.mark.requirement("R19")
-def test_the_socks_proxy_serves_this_machine_while_open_and_nobody_else_ever(stage: Stage) -> None:
-    assert fetch_by_socks(stage.world.client, "127.0.0.1", plan.INTERNET4) == plan.SERVER4
-    assert fetch_by_socks(stage.world.neighbour, LAN_A.client4, plan.INTERNET4, seconds=1.5) is None
-    stage.machine.command("stop")
-    assert fetch_by_socks(stage.world.client, "127.0.0.1", plan.INTERNET4) is None
+def test_the_socks_proxy_serves_this_machine_while_open_and_nobody_else_ever(testbed: Testbed) -> None:
+    assert fetch_by_socks(testbed.world.client, "127.0.0.1", plan.INTERNET4) == plan.SERVER4
+    assert fetch_by_socks(testbed.world.neighbour, LAN_A.client4, plan.INTERNET4, seconds=1.5) is None
+    testbed.machine.command("stop")
+    assert fetch_by_socks(testbed.world.client, "127.0.0.1", plan.INTERNET4) is None
 
 
 @pytest.mark.defect(1, 6)
 @pytest.mark.requirement("R1", "R3", "R17")
-def test_stopping_leaves_the_machine_locked_and_the_intent_outlives_the_daemon(stage: Stage) -> None:
-    stage.machine.command("stop")
-    assert stage.machine.wait_state("LOCKED")["locked"] is True
-    stage.probe()
-    stage.machine.stop_daemon()
-    stage.probe()
-    stage.machine.start_daemon()
-    stage.machine.wait_for(
-        lambda: (stage.machine.read_status() or {})["reason_code"] == "stopped_by_user", "its log line"
+def test_stopping_leaves_the_machine_locked_and_the_intent_outlives_the_daemon(testbed: Testbed) -> None:
+    testbed.machine.command("stop")
+    assert testbed.machine.wait_state("LOCKED")["locked"] is True
+    testbed.probe()
+    testbed.machine.stop_daemon()
+    testbed.probe()
+    testbed.machine.start_daemon()
+    testbed.machine.wait_for(
+        lambda: (testbed.machine.read_status() or {})["reason_code"] == "stopped_by_user", "its log line"
     )
-    stage.probe()
-    status = stage.machine.wait_state("LOCKED")
+    testbed.probe()
+    status = testbed.machine.wait_state("LOCKED")
     assert (status["intent"], status["reason_code"]) == ("stopped", "stopped_by_user")
 
 
-def test_an_unreadable_intent_means_locked_and_connecting(stage: Stage) -> None:
-    stage.machine.stop_daemon()
-    (stage.machine.state_dir / "intent").write_bytes(b"\xff\x00 nonsense")
-    stage.machine.start_daemon()
-    assert stage.machine.wait_state("OPEN")["intent"] == "connected"
+def test_an_unreadable_intent_means_locked_and_connecting(testbed: Testbed) -> None:
+    testbed.machine.stop_daemon()
+    (testbed.machine.state_dir / "intent").write_bytes(b"\xff\x00 nonsense")
+    testbed.machine.start_daemon()
+    assert testbed.machine.wait_state("OPEN")["intent"] == "connected"
 
 
 @pytest.mark.requirement("B2")
 def test_a_daemon_that_hangs_locks_the_machine_and_checks_everything_before_it_opens_again(
-    stage: Stage, figure: Figure
+    testbed: Testbed, figure: Figure
 ) -> None:
-    before = stage.machine.wait_state("OPEN")["since"]
-    stage.machine.signal_daemon(signal.SIGSTOP)
+    before = testbed.machine.wait_state("OPEN")["since"]
+    testbed.machine.signal_daemon(signal.SIGSTOP)
     try:
-        took = stage.machine.wait_for(lambda: not stage.machine.lease_remains(), "the end of the lease")
+        took = testbed.machine.wait_for(lambda: not testbed.machine.lease_remains(), "the end of the lease")
         figure("the daemon hangs to the end of its lease, s", took)
-        stage.probe()
-        assert fetch_by_socks(stage.world.client, "127.0.0.1", plan.INTERNET4, seconds=1.5) is None
+        testbed.probe()
+        assert fetch_by_socks(testbed.world.client, "127.0.0.1", plan.INTERNET4, seconds=1.5) is None
     finally:
-        stage.machine.signal_daemon(signal.SIGCONT)
-    stage.machine.wait_for(stage.machine.lease_remains, "another lease")
-    assert stage.machine.wait_state("OPEN")["since"] != before
-    said = stage.machine.read_log()
+        testbed.machine.signal_daemon(signal.SIGCONT)
+    testbed.machine.wait_for(testbed.machine.lease_remains, "another lease")
+    assert testbed.machine.wait_state("OPEN")["since"] != before
+    said = testbed.machine.read_log()
     assert "OPEN -> VERIFYING: lease_expired" in said
     assert "rules_changed" not in said, "nothing was changed"
 
 
 @pytest.mark.defect(15, 20)
 @pytest.mark.requirement("B2", "R2")
-def test_a_killed_daemon_takes_its_core_with_it(stage: Stage) -> None:
-    core = stage.machine.wait_state("OPEN")["core_pid"]
-    stage.machine.kill_daemon()
-    stage.machine.wait_for(lambda: not Path(f"/proc/{core}").exists(), "the end of the core")
+def test_a_killed_daemon_takes_its_core_with_it(testbed: Testbed) -> None:
+    core = testbed.machine.wait_state("OPEN")["core_pid"]
+    testbed.machine.kill_daemon()
+    testbed.machine.wait_for(lambda: not Path(f"/proc/{core}").exists(), "the end of the core")
 
 
 @pytest.mark.defect(1)
 @pytest.mark.requirement("R3")
-def test_a_bad_configuration_is_named_with_its_line_and_the_machine_stays_locked(stage: Stage) -> None:
-    stage.machine.write_config("socks_prot = 1\n")
+def test_a_bad_configuration_is_named_with_its_line_and_the_machine_stays_locked(testbed: Testbed) -> None:
+    testbed.machine.write_config("socks_prot = 1\n")
     with pytest.raises(Exception, match="socks_port"):
-        stage.machine.command("reload")
-    status = stage.machine.wait_state("FAILED")
+        testbed.machine.command("reload")
+    status = testbed.machine.wait_state("FAILED")
     assert status["reason_code"] == "bad_config"
     assert status["locked"] is True
-    stage.probe()
-    stage.machine.write_config()
-    stage.machine.command("reload")
-    stage.machine.wait_state("OPEN")
+    testbed.probe()
+    testbed.machine.write_config()
+    testbed.machine.command("reload")
+    testbed.machine.wait_state("OPEN")
 
 
 @pytest.mark.parametrize("word", ["start", "restart"])
 @pytest.mark.requirement("R3")
-def test_start_and_restart_read_the_configuration_too(stage: Stage, word: str) -> None:
-    stage.machine.write_config("socks_prot = 1\n")
+def test_start_and_restart_read_the_configuration_too(testbed: Testbed, word: str) -> None:
+    testbed.machine.write_config("socks_prot = 1\n")
     with pytest.raises(Exception, match="socks_port"):
-        stage.machine.command(word)
-    assert stage.machine.wait_state("FAILED")["reason_code"] == "bad_config"
-    stage.probe()
-    stage.machine.write_config()
-    stage.machine.command(word)
-    stage.machine.wait_state("OPEN")
+        testbed.machine.command(word)
+    assert testbed.machine.wait_state("FAILED")["reason_code"] == "bad_config"
+    testbed.probe()
+    testbed.machine.write_config()
+    testbed.machine.command(word)
+    testbed.machine.wait_state("OPEN")
 
 
-def _run_command(stage: Stage, *words: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), *words]
+def _run_command(testbed: Testbed, *words: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(testbed.machine.runtime_dir), *words]
     return subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.requirement("R3", "R12")
-def test_a_setting_that_is_changed_by_command_counts_at_once_and_opens_nothing(stage: Stage) -> None:
-    path, core = stage.machine.config_path, stage.machine.wait_state("OPEN")["core_pid"]
+def test_a_setting_that_is_changed_by_command_counts_at_once_and_opens_nothing(testbed: Testbed) -> None:
+    path, core = testbed.machine.config_path, testbed.machine.wait_state("OPEN")["core_pid"]
     before = path.read_text()
     path.write_text(f"# mine\n{before}")
-    done = _run_command(stage, "config", "set", "--file", str(path), "socks_port=2085", "log_level=debug")
+    done = _run_command(testbed, "config", "set", "--file", str(path), "socks_port=2085", "log_level=debug")
     assert done.returncode == 0, done.stderr
-    stage.probe()
-    status = stage.machine.wait_state("OPEN")
+    testbed.probe()
+    status = testbed.machine.wait_state("OPEN")
     assert status["core_pid"] != core
     assert status["socks"]["port"] == 2085
     assert path.read_text().startswith("# mine\n")
-    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (stage.machine.identity.uid, 0o600)
-    done = _run_command(stage, "region", "--file", str(path), "--anyway", "canada")
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (testbed.machine.identity.uid, 0o600)
+    done = _run_command(testbed, "region", "--file", str(path), "--anyway", "canada")
     assert done.returncode == 0, done.stderr
-    assert stage.machine.command("status")["region_wanted"] == "CA"
-    done = _run_command(stage, "config", "set", "--file", str(path), "socks_port", "80")
+    assert testbed.machine.command("status")["region_wanted"] == "CA"
+    done = _run_command(testbed, "config", "set", "--file", str(path), "socks_port", "80")
     assert done.returncode == 78
     assert "from 1024 to 65535" in done.stderr
 
@@ -211,52 +211,52 @@ def _commands() -> dict[str, list[str]]:
 @pytest.mark.defect(8)
 @pytest.mark.requirement("B3", "R2", "R9")
 @pytest.mark.parametrize("what", _commands())
-def test_what_others_take_away_is_put_back_without_a_leaked_frame(stage: Stage, what: str) -> None:
+def test_what_others_take_away_is_put_back_without_a_leaked_frame(testbed: Testbed, what: str) -> None:
     # Together with earlier cases this might count as a fight; a restart forgets them.
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    stage.machine.wait_for(stage.machine.lease_remains, "the lease")
-    mark = stage.world.mark()
-    stage.world.client.run(_commands()[what])
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    testbed.machine.wait_for(testbed.machine.lease_remains, "the lease")
+    mark = testbed.world.mark()
+    testbed.world.client.run(_commands()[what])
     if what == "the routing rules are flushed":
         # `ip rule flush` also removes the kernel's own rules, except `local`.
         for table, priority in (("main", "32766"), ("default", "32767")):
             for family in ("-4", "-6") if table == "main" else ("-4",):
-                stage.world.client.run(
+                testbed.world.client.run(
                     ["ip", family, "rule", "add", "lookup", table, "priority", priority], check=False
                 )
-    stage.probe()
+    testbed.probe()
 
     def healed() -> bool:
         return (
-            (stage.machine.read_status() or {}).get("state") == "OPEN"
-            and stage.machine.lease_remains()
-            and stage.page() == plan.SERVER4
+            (testbed.machine.read_status() or {}).get("state") == "OPEN"
+            and testbed.machine.lease_remains()
+            and testbed.page() == plan.SERVER4
         )
 
-    stage.machine.wait_for(healed, f"an open tunnel after: {what}")
-    stage.assert_no_leak(mark)
+    testbed.machine.wait_for(healed, f"an open tunnel after: {what}")
+    testbed.assert_no_leak(mark)
 
 
 @pytest.mark.defect(2)
 @pytest.mark.requirement("B3")
-def test_other_programs_tables_are_left_alone_and_do_not_disturb(stage: Stage) -> None:
-    stage.machine.wait_state("OPEN")
-    ends = stage.watch_ends()
+def test_other_programs_tables_are_left_alone_and_do_not_disturb(testbed: Testbed) -> None:
+    testbed.machine.wait_state("OPEN")
+    ends = testbed.watch_ends()
     other = "table inet other {\n\tchain c {\n\t\ttype filter hook input priority 5; policy accept;\n\t}\n}\n"
-    stage.world.client.run(["nft", "-f", "-"], input=other)
-    loaded = stage.world.client.run(["nft", "list", "table", "inet", "other"]).stdout
-    stage.let_it_renew()
-    stage.machine.wait_state("OPEN")
+    testbed.world.client.run(["nft", "-f", "-"], input=other)
+    loaded = testbed.world.client.run(["nft", "list", "table", "inet", "other"]).stdout
+    testbed.let_it_renew()
+    testbed.machine.wait_state("OPEN")
     assert ends() == []
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    assert stage.world.client.run(["nft", "list", "table", "inet", "other"]).stdout == loaded
-    stage.world.client.run(["nft", "delete", "table", "inet", "other"])
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    assert testbed.world.client.run(["nft", "list", "table", "inet", "other"]).stdout == loaded
+    testbed.world.client.run(["nft", "delete", "table", "inet", "other"])
 
 
 @pytest.mark.requirement("B4")
-def test_raw_frames_are_dropped_while_open_and_were_seen_without_the_guard(stage: Stage) -> None:
+def test_raw_frames_are_dropped_while_open_and_were_seen_without_the_guard(testbed: Testbed) -> None:
     payload = b"raw-frame-of-root-%d" % time.monotonic_ns()
     frame = bytes.fromhex("02ffffffffff020000000001") + b"\x08\x00" + b"E\x00\x00\x30" + bytes(16) + payload
 
@@ -270,29 +270,29 @@ def test_raw_frames_are_dropped_while_open_and_were_seen_without_the_guard(stage
                 except OSError:
                     continue
 
-    mark = stage.world.mark()
-    stage.world.client.call(send)
-    assert not [found for found in stage.world.frames_since(mark) if payload in found.data]
-    stage.machine.kill_daemon()
-    stage.world.client.run(["nft", "delete", "table", "netdev", "psiphon_egress"])
-    mark = stage.world.mark()
-    stage.world.client.call(send)
-    assert not [found for found in stage.world.frames_since(mark) if payload in found.data], "the frame guard alone"
-    stage.machine.release_guard()
-    mark = stage.world.mark()
-    stage.world.client.call(send)
-    if stage.world.client.run(["tc", "qdisc", "del", "dev", "eth0", "clsact"], check=False).returncode == 0:
-        seen = [found for found in stage.world.frames_since(mark) if payload in found.data]
+    mark = testbed.world.mark()
+    testbed.world.client.call(send)
+    assert not [found for found in testbed.world.frames_since(mark) if payload in found.data]
+    testbed.machine.kill_daemon()
+    testbed.world.client.run(["nft", "delete", "table", "netdev", "psiphon_egress"])
+    mark = testbed.world.mark()
+    testbed.world.client.call(send)
+    assert not [found for found in testbed.world.frames_since(mark) if payload in found.data], "the frame guard alone"
+    testbed.machine.release_guard()
+    mark = testbed.world.mark()
+    testbed.world.client.call(send)
+    if testbed.world.client.run(["tc", "qdisc", "del", "dev", "eth0", "clsact"], check=False).returncode == 0:
+        seen = [found for found in testbed.world.frames_since(mark) if payload in found.data]
         assert not seen, "the filter at the card's traffic control, which requires the guards' mark"
-    mark = stage.world.mark()
-    stage.world.client.call(send)
-    stage.machine.hold_guard()
-    assert [found for found in stage.world.frames_since(mark) if payload in found.data], "the positive control"
+    mark = testbed.world.mark()
+    testbed.world.client.call(send)
+    testbed.machine.hold_guard()
+    assert [found for found in testbed.world.frames_since(mark) if payload in found.data], "the positive control"
 
 
 @pytest.mark.defect(7)
 @pytest.mark.requirement("R19")
-def test_a_container_goes_through_the_tunnel_or_nowhere(stage: Stage) -> None:
+def test_a_container_goes_through_the_tunnel_or_nowhere(testbed: Testbed) -> None:
     script = (
         "import json,sys,urllib.request as u\n"
         "try: print(json.load(u.urlopen(sys.argv[1], timeout=float(sys.argv[2])))['address'])\n"
@@ -300,69 +300,69 @@ def test_a_container_goes_through_the_tunnel_or_nowhere(stage: Stage) -> None:
     )
 
     def fetch(url: str, seconds: float = 10) -> str:
-        return stage.world.container.run([sys.executable, "-c", script, url, str(seconds)]).stdout.strip()
+        return testbed.world.container.run([sys.executable, "-c", script, url, str(seconds)]).stdout.strip()
 
-    mark = stage.world.mark()
+    mark = testbed.world.mark()
     assert fetch(f"http://{plan.INTERNET4}/") == plan.SERVER4
-    stage.machine.wait_for(lambda: fetch(f"http://[{plan.INTERNET6}]/") == plan.SERVER6, "IPv6 of the container")
-    stage.machine.command("stop")
+    testbed.machine.wait_for(lambda: fetch(f"http://[{plan.INTERNET6}]/") == plan.SERVER6, "IPv6 of the container")
+    testbed.machine.command("stop")
     assert fetch(f"http://{plan.INTERNET4}/", seconds=2).startswith("no:")
     assert fetch(f"http://[{plan.INTERNET6}]/", seconds=2).startswith("no:")
-    stage.assert_no_leak(mark)
+    testbed.assert_no_leak(mark)
 
 
 @pytest.mark.defect(7)
 @pytest.mark.requirement("R19")
-def test_a_host_of_the_lan_cannot_use_this_machine_as_a_router(stage: Stage) -> None:
-    stage.world.neighbour.run(["ip", "route", "add", f"{plan.INTERNET4}/32", "via", LAN_A.client4])
+def test_a_host_of_the_lan_cannot_use_this_machine_as_a_router(testbed: Testbed) -> None:
+    testbed.world.neighbour.run(["ip", "route", "add", f"{plan.INTERNET4}/32", "via", LAN_A.client4])
     try:
-        mark = stage.world.mark()
-        assert fetch_by_socks(stage.world.neighbour, plan.INTERNET4, plan.INTERNET4, seconds=1.5) is None
-        stage.assert_no_leak(mark)
+        mark = testbed.world.mark()
+        assert fetch_by_socks(testbed.world.neighbour, plan.INTERNET4, plan.INTERNET4, seconds=1.5) is None
+        testbed.assert_no_leak(mark)
     finally:
-        stage.world.neighbour.run(["ip", "route", "del", f"{plan.INTERNET4}/32"])
+        testbed.world.neighbour.run(["ip", "route", "del", f"{plan.INTERNET4}/32"])
 
 
 @pytest.mark.defect(17)
-def test_no_address_and_no_secret_is_ever_logged(stage: Stage) -> None:
-    stage.machine.command("restart")
-    stage.machine.wait_state("OPEN")
-    log = stage.machine.read_log()
-    secrets = [plan.SERVER4, plan.SERVER6, plan.INTERNET4, LAN_A.client4, LAN_A.router4, stage.server.entry[:40]]
+def test_no_address_and_no_secret_is_ever_logged(testbed: Testbed) -> None:
+    testbed.machine.command("restart")
+    testbed.machine.wait_state("OPEN")
+    log = testbed.machine.read_log()
+    secrets = [plan.SERVER4, plan.SERVER6, plan.INTERNET4, LAN_A.client4, LAN_A.router4, testbed.server.entry[:40]]
     assert [secret for secret in secrets if secret in log] == []
     assert "OPEN" in log
 
 
 @pytest.mark.defect(18)
 @pytest.mark.requirement("R2", "B3")
-def test_without_a_daemon_the_status_is_the_kernels_own_word(stage: Stage) -> None:
-    stage.machine.kill_daemon()
-    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "status", "--json"]
-    reported = stage.world.client.run(argv, check=False)
+def test_without_a_daemon_the_status_is_the_kernels_own_word(testbed: Testbed) -> None:
+    testbed.machine.kill_daemon()
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(testbed.machine.runtime_dir), "status", "--json"]
+    reported = testbed.world.client.run(argv, check=False)
     assert reported.returncode == 3
     assert json.loads(reported.stdout)["locked"] is True
-    stage.world.client.run(["nft", "flush", "ruleset"])
-    assert json.loads(stage.world.client.run(argv, check=False).stdout)["locked"] is True, "the wire guard alone"
-    stage.probe()
-    stage.machine.release_guard()
+    testbed.world.client.run(["nft", "flush", "ruleset"])
+    assert json.loads(testbed.world.client.run(argv, check=False).stdout)["locked"] is True, "the wire guard alone"
+    testbed.probe()
+    testbed.machine.release_guard()
     try:
-        assert json.loads(stage.world.client.run(argv, check=False).stdout)["locked"] is False
-        mark = stage.world.mark()
-        assert stage.page(limit=LIMIT) in {"unreachable", "timeout"}, "the routing wall alone"
-        stage.assert_no_leak(mark)
+        assert json.loads(testbed.world.client.run(argv, check=False).stdout)["locked"] is False
+        mark = testbed.world.mark()
+        assert testbed.page(limit=LIMIT) in {"unreachable", "timeout"}, "the routing wall alone"
+        testbed.assert_no_leak(mark)
     finally:
-        stage.machine.boot_lock()
-        stage.machine.hold_guard()
+        testbed.machine.boot_lock()
+        testbed.machine.hold_guard()
 
 
-def test_an_ordinary_user_does_not_read_what_cannot_be_seen(stage: Stage) -> None:
-    stage.machine.kill_daemon()
-    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(stage.machine.runtime_dir), "status", "--json"]
-    reported = stage.world.client.run(argv, check=False, uid=65534, gid=65534)
+def test_an_ordinary_user_does_not_read_what_cannot_be_seen(testbed: Testbed) -> None:
+    testbed.machine.kill_daemon()
+    argv = [sys.executable, "-m", "psiphon_vpn", "--runtime-dir", str(testbed.machine.runtime_dir), "status", "--json"]
+    reported = testbed.world.client.run(argv, check=False, uid=65534, gid=65534)
     assert (reported.returncode, reported.stdout) == (77, "")
     assert len(reported.stderr.splitlines()) == 1
 
 
 @pytest.mark.requirement("R24")
-def test_the_daemon_stays_small(stage: Stage) -> None:
-    assert stage.machine.read_resident_kib() < 48 * 1024
+def test_the_daemon_stays_small(testbed: Testbed) -> None:
+    assert testbed.machine.read_resident_kib() < 48 * 1024

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
@@ -35,50 +35,50 @@ for target in targets:
 _numbers = iter(range(1000))
 
 
-def send(stage: Stage, uid: int, gid: int) -> int:
+def send(testbed: Testbed, uid: int, gid: int) -> int:
     """Send datagrams with this uid and gid to the internet, both families, plain and bound; returns the number seen."""
     token = f"stranger-{next(_numbers):04d}"
-    mark = stage.world.mark()
+    mark = testbed.world.mark()
     arguments = [token, LAN_A.interface, plan.INTERNET4, plan.INTERNET6]
-    stage.world.client.run([sys.executable, "-I", "-c", SEND, *arguments], uid=uid, gid=gid)
-    return sum(token.encode() in frame.data for frame in stage.world.frames_since(mark))
+    testbed.world.client.run([sys.executable, "-I", "-c", SEND, *arguments], uid=uid, gid=gid)
+    return sum(token.encode() in frame.data for frame in testbed.world.frames_since(mark))
 
 
 @pytest.mark.requirement("R5", "R7", "R19")
 def test_somebody_with_one_of_psiphon_users_numbers_goes_nowhere_whichever_layer_is_asked() -> None:
-    with open_stage() as stage:
-        client, machine = stage.world.client, stage.machine
+    with open_testbed() as testbed:
+        client, machine = testbed.world.client, testbed.machine
         strangers = ((LAB_UID, NOBODY), (NOBODY, LAB_UID))
-        assert [send(stage, *who) for who in strangers] == [0, 0], "all layers"
+        assert [send(testbed, *who) for who in strangers] == [0, 0], "all layers"
         # Only the guards, without the routing wall and the base table.
         machine.stop_daemon()
         client.run(["nft", "delete", "table", "inet", "psiphon_filter"])
         for family in ("-4", "-6"):
             client.run(["sh", "-c", f"while ip {family} rule del priority 5076; do :; done"], check=False)
-        assert [send(stage, *who) for who in strangers] == [0, 0], "the guards"
-        assert send(stage, LAB_UID, LAB_UID) > 0, "the guards let psiphon-user through"
+        assert [send(testbed, *who) for who in strangers] == [0, 0], "the guards"
+        assert send(testbed, LAB_UID, LAB_UID) > 0, "the guards let psiphon-user through"
         machine.release_guard()
-        assert [send(stage, *who) for who in strangers] == [0, 0], "the egress guard alone"
-        assert send(stage, LAB_UID, LAB_UID) > 0, "the egress guard lets psiphon-user through"
+        assert [send(testbed, *who) for who in strangers] == [0, 0], "the egress guard alone"
+        assert send(testbed, LAB_UID, LAB_UID) > 0, "the egress guard lets psiphon-user through"
         client.run(["nft", "flush", "ruleset"])
-        stage.remove_card_filter()
-        assert all(send(stage, *who) for who in strangers), "the positive control"
+        testbed.remove_card_filter()
+        assert all(send(testbed, *who) for who in strangers), "the positive control"
 
 
 GROUP = f"/sys/fs/cgroup/psiphon-lab-{os.getpid()}"
 UNIT_GROUP = f"{GROUP}/psiphon-vpn.service"
 
 
-def mount_groups(stage: Stage) -> None:
+def mount_groups(testbed: Testbed) -> None:
     """Mount the unified hierarchy where nft looks for it, only in the mount namespace of this lab host."""
-    if stage.world.client.run(["mount", "-t", "cgroup2", "none", "/sys/fs/cgroup"], check=False).returncode:
+    if testbed.world.client.run(["mount", "-t", "cgroup2", "none", "/sys/fs/cgroup"], check=False).returncode:
         pytest.skip("needs the unified hierarchy of control groups")
 
 
 @contextlib.contextmanager
-def unit_group(stage: Stage) -> Iterator[None]:
+def unit_group(testbed: Testbed) -> Iterator[None]:
     """Put what starts in this block into a control group like the one of the service's unit."""
-    client = stage.world.client
+    client = testbed.world.client
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     before = next(line for line in lines if line.startswith("0::"))[3:]
     client.run(["mkdir", "-p", UNIT_GROUP])
@@ -89,9 +89,9 @@ def unit_group(stage: Stage) -> Iterator[None]:
         client.run(["sh", "-c", f"echo {os.getpid()} >/sys/fs/cgroup{before}/cgroup.procs"])
 
 
-def remove_group(stage: Stage) -> None:
-    client = stage.world.client
-    stage.machine.wait_for(
+def remove_group(testbed: Testbed) -> None:
+    client = testbed.world.client
+    testbed.machine.wait_for(
         lambda: not client.run(["rmdir", UNIT_GROUP, GROUP], check=False).returncode,
         "the end of the control group",
     )
@@ -99,32 +99,32 @@ def remove_group(stage: Stage) -> None:
 
 @pytest.mark.requirement("R5", "R7", "R19")
 def test_a_process_with_both_numbers_that_is_not_in_the_services_control_group_goes_nowhere() -> None:
-    with open_stage(start=False) as stage:
-        machine, client = stage.machine, stage.world.client
-        mount_groups(stage)
-        with unit_group(stage):
+    with open_testbed(start=False) as testbed:
+        machine, client = testbed.machine, testbed.world.client
+        mount_groups(testbed)
+        with unit_group(testbed):
             machine.start_daemon()
         try:
             machine.wait_state("OPEN")
             base = client.run(["nft", "list", "chain", "inet", "psiphon_filter", "output"]).stdout
             assert 'socket cgroupv2 level 2 "psiphon-lab-' in base
-            assert stage.page(4), "the core itself is in the group"
-            assert send(stage, LAB_UID, LAB_UID) == 0
+            assert testbed.page(4), "the core itself is in the group"
+            assert send(testbed, LAB_UID, LAB_UID) == 0
             # The control: the same process in the group.
-            with unit_group(stage):
-                assert send(stage, LAB_UID, LAB_UID) > 0
+            with unit_group(testbed):
+                assert send(testbed, LAB_UID, LAB_UID) > 0
             # Another daemon, in a group with the same name and another id.
             machine.stop_daemon()
-            remove_group(stage)
-            with unit_group(stage):
+            remove_group(testbed)
+            with unit_group(testbed):
                 machine.start_daemon()
             machine.wait_state("OPEN")
-            assert stage.page(4)
-            assert send(stage, LAB_UID, LAB_UID) == 0
+            assert testbed.page(4)
+            assert send(testbed, LAB_UID, LAB_UID) == 0
         finally:
             machine.stop_daemon()
-            remove_group(stage)
+            remove_group(testbed)
         # Without a service manager there is no such group: then only the two numbers distinguish.
         machine.start_daemon()
         machine.wait_state("OPEN")
-        assert send(stage, LAB_UID, LAB_UID) > 0
+        assert send(testbed, LAB_UID, LAB_UID) > 0

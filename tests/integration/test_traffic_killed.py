@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 from tests.lock_reading import read_lock
 
 from psiphon_lab import addresses as plan
@@ -34,11 +34,11 @@ ONCE = "once0"
 
 
 class Killer:
-    """A stage whose daemon is killed before or after a change of traffic control."""
+    """A testbed whose daemon is killed before or after a change of traffic control."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.machine, self.client = stage, stage.machine, stage.world.client
-        self._orders = stage.world.directory / "orders"
+    def __init__(self, testbed: Testbed) -> None:
+        self.testbed, self.machine, self.client = testbed, testbed.machine, testbed.world.client
+        self._orders = testbed.world.directory / "orders"
         self._orders.mkdir()
         self._orders.chmod(0o755)
         self._read_from = 0
@@ -86,15 +86,15 @@ class Killer:
                     return number - 1
                 self.assert_safe()
                 assert self.start(), "a fresh daemon opens"
-                assert self.stage.page() == plan.SERVER4
+                assert self.testbed.page() == plan.SERVER4
                 self.assert_safe()
         raise AssertionError("it was killed every time")
 
 
 @pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
-    with open_stage(start=False) as stage:
-        yield Killer(stage)
+    with open_testbed(start=False) as testbed:
+        yield Killer(testbed)
 
 
 @pytest.mark.requirement("R2", "R3", "B4")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.integration.stage import Stage, open_stage
+from tests.integration.testbed import Testbed, open_testbed
 from tests.integration.troubles import read_cpu_seconds, wait_reason
 from tests.lock_reading import read_lock
 
@@ -27,16 +27,16 @@ JUMPY = Path(__file__).with_name("jumpy_daemon.py")
 
 
 @pytest.fixture
-def stage(reopened_stage: Stage) -> Stage:
-    return reopened_stage
+def testbed(reopened_testbed: Testbed) -> Testbed:
+    return reopened_testbed
 
 
 @pytest.mark.requirement("R1", "R2", "R17")
 def test_a_wall_clock_that_jumps_by_years_neither_closes_nor_opens_nor_ends_nor_spins_anything() -> None:
     year = 365 * 86400.0
-    with open_stage(start=False) as stage:
-        machine = stage.machine
-        offset = stage.world.directory / "offset"
+    with open_testbed(start=False) as testbed:
+        machine = testbed.machine
+        offset = testbed.world.directory / "offset"
 
         def jump(seconds: float) -> None:
             beside = offset.with_name("offset.new")
@@ -55,90 +55,94 @@ def test_a_wall_clock_that_jumps_by_years_neither_closes_nor_opens_nor_ends_nor_
         begin = time.monotonic()
         for seconds in (40 * year, -50 * year, 3600.0, -3600.0, 150 * year):
             jump(seconds)
-            stage.let_it_renew()
+            testbed.let_it_renew()
             assert machine.lease_remains()
-            status = stage.read_status()
+            status = testbed.read_status()
             assert (status["state"], status["core_pid"]) == ("OPEN", first["core_pid"])
             reported = datetime.fromisoformat(status["since"]) - datetime.now(UTC)
             assert abs(reported.total_seconds() - seconds) < 60, "`since` follows the clock as it is now"
             assert abs(status["clock_skew_seconds"] - seconds) < 5
         # The test's own status requests and listings cost some processor time; a loop would use all of it.
         assert read_cpu_seconds(machine.daemon_pid) - cpu < 0.5 * (time.monotonic() - begin)
-        assert stage.page() == plan.SERVER4
+        assert testbed.page() == plan.SERVER4
         # Locked and waiting for a timer: the wait does not change, only the time of day that is shown for its end.
         jump(-50 * year)
-        stage.set_faults({"kind": "exit", "code": 1})  # this also ends the running core
+        testbed.set_faults({"kind": "exit", "code": 1})  # this also ends the running core
 
         def waits() -> bool:
-            status = stage.read_status()
+            status = testbed.read_status()
             return status["core_pid"] != first["core_pid"] and status["next_try_what"] is not None
 
         machine.wait_for(waits, "the next try")
         jump(50 * year)
-        stage.set_faults()
+        testbed.set_faults()
         machine.wait_state("OPEN")
         assert machine.read_log().count("has slept") == 0
 
 
 @pytest.mark.requirement("R1")
 def test_a_full_disk_keeps_it_locked_is_named_and_is_recovered_from_by_itself() -> None:
-    with open_stage(start=False) as stage:
+    with open_testbed(start=False) as testbed:
         # A separate file system on the client, with almost no room.
-        state = stage.machine.state_dir
-        stage.world.client.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=700,uid=64190,gid=64190", "tmpfs", state])
-        stage.world.client.run(["mkdir", "-m", "700", state / "core"])
-        stage.world.client.run(["chown", "64190:64190", state / "core"])
-        stage.world.client.run(["dd", "if=/dev/zero", f"of={state}/ballast", "bs=1k", "count=64"], check=False)
-        stage.machine.start_daemon()
-        status = wait_reason(stage, "disk")
+        state = testbed.machine.state_dir
+        testbed.world.client.run(
+            ["mount", "-t", "tmpfs", "-o", "size=16k,mode=700,uid=64190,gid=64190", "tmpfs", state]
+        )
+        testbed.world.client.run(["mkdir", "-m", "700", state / "core"])
+        testbed.world.client.run(["chown", "64190:64190", state / "core"])
+        testbed.world.client.run(["dd", "if=/dev/zero", f"of={state}/ballast", "bs=1k", "count=64"], check=False)
+        testbed.machine.start_daemon()
+        status = wait_reason(testbed, "disk")
         assert (status["state"], status["locked"]) == ("LOCKED", True)
         assert "room" in status["next_step"]
-        stage.machine.command("stop")  # the intent cannot be stored, but it is obeyed
-        assert stage.machine.wait_state("LOCKED")["reason_code"] == "stopped_by_user"
-        stage.machine.command("start")
-        stage.world.client.run(["rm", f"{state}/ballast"])
-        stage.machine.wait_state("OPEN")
+        testbed.machine.command("stop")  # the intent cannot be stored, but it is obeyed
+        assert testbed.machine.wait_state("LOCKED")["reason_code"] == "stopped_by_user"
+        testbed.machine.command("start")
+        testbed.world.client.run(["rm", f"{state}/ballast"])
+        testbed.machine.wait_state("OPEN")
 
 
 @pytest.mark.requirement("R1")
 def test_a_read_only_state_directory_keeps_it_locked_and_is_named() -> None:
-    with open_stage(start=False) as stage:
-        state = stage.machine.state_dir
-        stage.world.client.run(["mount", "--bind", state, state])
-        stage.world.client.run(["mount", "-o", "remount,bind,ro", state])
-        stage.machine.start_daemon()
-        status = wait_reason(stage, "disk")
+    with open_testbed(start=False) as testbed:
+        state = testbed.machine.state_dir
+        testbed.world.client.run(["mount", "--bind", state, state])
+        testbed.world.client.run(["mount", "-o", "remount,bind,ro", state])
+        testbed.machine.start_daemon()
+        status = wait_reason(testbed, "disk")
         assert (status["state"], status["locked"]) == ("LOCKED", True)
-        stage.world.client.run(["mount", "-o", "remount,bind,rw", state])
-        stage.machine.wait_state("OPEN")
+        testbed.world.client.run(["mount", "-o", "remount,bind,rw", state])
+        testbed.machine.wait_state("OPEN")
 
 
 @pytest.mark.requirement("R1", "R2")
-def test_a_storm_of_netlink_messages_that_overruns_its_socket_ends_with_a_look_at_everything(stage: Stage) -> None:
+def test_a_storm_of_netlink_messages_that_overruns_its_socket_ends_with_a_look_at_everything(testbed: Testbed) -> None:
     """The daemon is stopped while the kernel's messages pile up; one of the lost messages is about a change."""
-    client = stage.world.client
+    client = testbed.world.client
     batch = "\n".join(
         f"route add unreachable 198.18.{i // 250}.{i % 250}/32\nroute del unreachable 198.18.{i // 250}.{i % 250}/32"
         for i in range(5000)
     )
-    stage.machine.signal_daemon(signal.SIGSTOP)
+    testbed.machine.signal_daemon(signal.SIGSTOP)
     try:
         for _ in range(3):
             client.run(["ip", "-batch", "-"], input=batch, timeout=60)
         client.run(["ip", "route", "flush", "table", "20595"])
     finally:
-        stage.machine.signal_daemon(signal.SIGCONT)
-    stage.machine.wait_for(lambda: "were missed" in stage.machine.read_log(), "the overrun")
-    stage.machine.wait_for(
-        lambda: stage.read_status()["state"] == "OPEN" and stage.page() == plan.SERVER4, "an open tunnel"
+        testbed.machine.signal_daemon(signal.SIGCONT)
+    testbed.machine.wait_for(lambda: "were missed" in testbed.machine.read_log(), "the overrun")
+    testbed.machine.wait_for(
+        lambda: testbed.read_status()["state"] == "OPEN" and testbed.page() == plan.SERVER4, "an open tunnel"
     )
     assert read_lock(client).locked is True
 
 
 @pytest.mark.requirement("R24")
-def test_hundreds_of_idle_clients_and_floods_of_garbage_keep_neither_the_lease_nor_root_waiting(stage: Stage) -> None:
-    path = str(stage.machine.runtime_dir / "control.sock")
-    ends = stage.watch_ends()
+def test_hundreds_of_idle_clients_and_floods_of_garbage_keep_neither_the_lease_nor_root_waiting(
+    testbed: Testbed,
+) -> None:
+    path = str(testbed.machine.runtime_dir / "control.sock")
+    ends = testbed.watch_ends()
     idle: list[socket.socket] = []
     refused = 0
     try:
@@ -152,36 +156,36 @@ def test_hundreds_of_idle_clients_and_floods_of_garbage_keep_neither_the_lease_n
             except OSError:
                 refused += 1
             idle.append(one)
-        stage.let_it_renew(3)  # longer than a lease
-        stage.machine.wait_for(stage.machine.lease_remains, "the lease")
+        testbed.let_it_renew(3)  # longer than a lease
+        testbed.machine.wait_for(testbed.machine.lease_remains, "the lease")
     finally:
         for one in idle:
             one.close()
-    stage.machine.wait_for(lambda: stage.machine.read_status() is not None, "an answer")
+    testbed.machine.wait_for(lambda: testbed.machine.read_status() is not None, "an answer")
     assert ends() == []
-    assert stage.machine.read_resident_kib() < 64 * 1024
+    assert testbed.machine.read_resident_kib() < 64 * 1024
 
 
 @pytest.mark.requirement("R2", "R24")
 def test_a_daemon_that_may_have_no_more_memory_leaves_a_locked_machine() -> None:
-    with open_stage() as stage:
-        mark = stage.world.mark()
-        pid = stage.machine.daemon_pid
+    with open_testbed() as testbed:
+        mark = testbed.world.mark()
+        pid = testbed.machine.daemon_pid
         # The kernel refuses it any further memory, as at a service's own limit, and it has no room to start a program.
         # It may have enough to restore the tables, but not to read them back.
-        stage.world.client.run(["prlimit", f"--pid={pid}", f"--as={1 << 20}"], uid=LAB_UID, gid=LAB_UID)
-        stage.world.client.run(["nft", "flush", "ruleset"])
+        testbed.world.client.run(["prlimit", f"--pid={pid}", f"--as={1 << 20}"], uid=LAB_UID, gid=LAB_UID)
+        testbed.world.client.run(["nft", "flush", "ruleset"])
 
         def has_closed() -> bool:
-            return not stage.machine.lease_remains() and (stage.machine.read_status() or {}).get("state") != "OPEN"
+            return not testbed.machine.lease_remains() and (testbed.machine.read_status() or {}).get("state") != "OPEN"
 
         wait_until(has_closed, "the end of the lease, and of the open status")
-        assert read_lock(stage.world.client).locked is True
-        assert not stage.machine.lease_remains()
-        assert len(stage.machine.read_log()) < 100_000, "it neither hangs nor fails again and again in the same place"
+        assert read_lock(testbed.world.client).locked is True
+        assert not testbed.machine.lease_remains()
+        assert len(testbed.machine.read_log()) < 100_000, "it neither hangs nor fails again and again in the same place"
         with pytest.raises(LabError, match=r"the daemon ended|not OPEN"):
-            stage.machine.wait_state("OPEN", seconds=0.5)
-        stage.assert_no_leak(mark)
-        stage.machine.kill_daemon()
-        stage.machine.start_daemon()
-        stage.machine.wait_state("OPEN")
+            testbed.machine.wait_state("OPEN", seconds=0.5)
+        testbed.assert_no_leak(mark)
+        testbed.machine.kill_daemon()
+        testbed.machine.start_daemon()
+        testbed.machine.wait_state("OPEN")

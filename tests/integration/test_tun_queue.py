@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 import pytest
-from tests.integration.stage import Stage
+from tests.integration.testbed import Testbed
 
 from psiphon_lab import addresses as plan
 from psiphon_vpn.policy import names
@@ -20,12 +20,12 @@ ASKED = f"changed traffic control at {TUN}"
 TAKEN = "held back the tunnel's packets"
 
 
-def tc(stage: Stage, *words: str) -> str:
-    return stage.world.client.run(["tc", *words]).stdout
+def tc(testbed: Testbed, *words: str) -> str:
+    return testbed.world.client.run(["tc", *words]).stdout
 
 
-def status(stage: Stage) -> dict[str, Any]:
-    return stage.machine.read_status() or {}
+def status(testbed: Testbed) -> dict[str, Any]:
+    return testbed.machine.read_status() or {}
 
 
 @pytest.mark.parametrize(
@@ -42,36 +42,36 @@ def status(stage: Stage) -> dict[str, Any]:
     ids=["a queue of no length", "a rate of nothing", "a filter"],
 )  # fmt: skip
 def test_what_keeps_the_tunnels_packets_back_is_taken_away_and_the_core_stays(
-    reopened_stage: Stage, commands: list[tuple[str, ...]]
+    reopened_testbed: Testbed, commands: list[tuple[str, ...]]
 ) -> None:
-    stage = reopened_stage
-    before, lines = status(stage), len(stage.machine.read_log())
+    testbed = reopened_testbed
+    before, lines = status(testbed), len(testbed.machine.read_log())
     for words in commands:
-        tc(stage, *words)
-    stage.machine.wait_for(lambda: TAKEN in stage.machine.read_log()[lines:], "its word")
-    stage.machine.wait_state("OPEN")
-    stage.machine.wait_for(lambda: stage.page() == plan.SERVER4, "a page")
-    assert status(stage)["core_pid"] == before["core_pid"], "nothing was wrong with the core"
-    said = stage.machine.read_log()[lines:]
+        tc(testbed, *words)
+    testbed.machine.wait_for(lambda: TAKEN in testbed.machine.read_log()[lines:], "its word")
+    testbed.machine.wait_state("OPEN")
+    testbed.machine.wait_for(lambda: testbed.page() == plan.SERVER4, "a page")
+    assert status(testbed)["core_pid"] == before["core_pid"], "nothing was wrong with the core"
+    said = testbed.machine.read_log()[lines:]
     assert ASKED in said
     assert "OPEN -> VERIFYING: rules_changed" in said
-    shown = tc(stage, "qdisc", "show", "dev", TUN)
+    shown = tc(testbed, "qdisc", "show", "dev", TUN)
     assert "clsact" not in shown
     assert " 0: root" in shown, "the kernel's own"
 
 
-def test_what_lets_packets_through_stays_and_closes_nothing(reopened_stage: Stage) -> None:
+def test_what_lets_packets_through_stays_and_closes_nothing(reopened_testbed: Testbed) -> None:
     """An administrator may shape what programs send."""
-    stage = reopened_stage
-    since, lines = status(stage)["since"], len(stage.machine.read_log())
-    tc(stage, "qdisc", "replace", "dev", TUN, "root", "pfifo", "limit", "1000")
-    stage.machine.wait_for(lambda: ASKED in stage.machine.read_log()[lines:], "its word")
-    assert stage.page() == plan.SERVER4
+    testbed = reopened_testbed
+    since, lines = status(testbed)["since"], len(testbed.machine.read_log())
+    tc(testbed, "qdisc", "replace", "dev", TUN, "root", "pfifo", "limit", "1000")
+    testbed.machine.wait_for(lambda: ASKED in testbed.machine.read_log()[lines:], "its word")
+    assert testbed.page() == plan.SERVER4
     # The service's own reading of the queue, at each renewal, is no change.
-    asked = stage.machine.read_log().count(ASKED)
-    tc(stage, "qdisc", "change", "dev", TUN, "root", "pfifo", "limit", "900")
-    stage.machine.wait_for(lambda: stage.machine.read_log().count(ASKED) > asked, "its word again")
-    assert stage.machine.read_log().count(ASKED) == asked + 1
-    assert status(stage)["since"] == since
-    assert "limit 900" in tc(stage, "qdisc", "show", "dev", TUN)
-    tc(stage, "qdisc", "del", "dev", TUN, "root")
+    asked = testbed.machine.read_log().count(ASKED)
+    tc(testbed, "qdisc", "change", "dev", TUN, "root", "pfifo", "limit", "900")
+    testbed.machine.wait_for(lambda: testbed.machine.read_log().count(ASKED) > asked, "its word again")
+    assert testbed.machine.read_log().count(ASKED) == asked + 1
+    assert status(testbed)["since"] == since
+    assert "limit 900" in tc(testbed, "qdisc", "show", "dev", TUN)
+    tc(testbed, "qdisc", "del", "dev", TUN, "root")

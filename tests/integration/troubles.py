@@ -10,35 +10,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.integration.stage import Stage
+from tests.integration.testbed import Testbed
 
 from psiphon_lab.namespace import PATIENCE
 
 
-def wait_reason(stage: Stage, reason: str, *, seconds: float = PATIENCE) -> dict[str, Any]:
-    stage.machine.wait_for(
-        lambda: stage.read_status()["reason_code"] == reason, f"the reason {reason}", seconds=seconds
+def wait_reason(testbed: Testbed, reason: str, *, seconds: float = PATIENCE) -> dict[str, Any]:
+    testbed.machine.wait_for(
+        lambda: testbed.read_status()["reason_code"] == reason, f"the reason {reason}", seconds=seconds
     )
-    return stage.read_status()
+    return testbed.read_status()
 
 
-def watch_states(stage: Stage, until: Callable[[], bool], what: str) -> list[str]:
+def watch_states(testbed: Testbed, until: Callable[[], bool], what: str) -> list[str]:
     """The states that the status shows until something happens."""
     seen: list[str] = []
 
     def look() -> bool:
-        status = stage.read_status()
+        status = testbed.read_status()
         assert status["locked"] is True
         seen.append(status["state"])
         return until()
 
-    stage.machine.wait_for(look, what)
+    testbed.machine.wait_for(look, what)
     return seen
 
 
-def count_tries(stage: Stage, before: int) -> int:
+def count_tries(testbed: Testbed, before: int) -> int:
     """How often the log, from a given place on, says that the service begins to connect, without news while it does."""
-    return len(re.findall(r"runner: (?!CONNECTING)[A-Z]+ -> CONNECTING", stage.machine.read_log()[before:]))
+    return len(re.findall(r"runner: (?!CONNECTING)[A-Z]+ -> CONNECTING", testbed.machine.read_log()[before:]))
 
 
 def moves_in(log: str) -> int:

@@ -21,7 +21,7 @@ from psiphon_lab.fork_server import ForkServer
 from psiphon_lab.leaktest.cell import Cell
 from psiphon_lab.leaktest.matrix import conclude_all
 from psiphon_lab.leaktest.model import Mode
-from psiphon_lab.leaktest.stage import Outside
+from psiphon_lab.leaktest.testbed import Outside
 from psiphon_lab.leaktest.virtual_machine import LANS, OuterWorld, VirtualMachine, reach_machine
 from psiphon_lab.leaktest.worker import play_state
 from psiphon_lab.namespace import Host, begin_host, finish_host

@@ -21,7 +21,7 @@ KEY = make_key()
 LAB = make_test_profile(KEY)
 
 
-class Stage:
+class Scene:
     """Lists and profiles below the test's own directory, and what the core gets from them."""
 
     def __init__(self, root: Path) -> None:
@@ -50,8 +50,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path)
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
 
 
 def read(handed: Handed) -> bytes:
@@ -60,86 +60,86 @@ def read(handed: Handed) -> bytes:
     return Path(handed.path).read_bytes()
 
 
-def test_without_a_list_there_is_only_the_profile(stage: Stage) -> None:
-    handed = stage.handing.prepare("lab")
-    assert (handed.profile, handed.image, handed.record, handed.flaw) == (read_profile(stage), None, None, None)
-    assert stage.handing.prepare("none") == Handed()
+def test_without_a_list_there_is_only_the_profile(scene: Scene) -> None:
+    handed = scene.handing.prepare("lab")
+    assert (handed.profile, handed.image, handed.record, handed.flaw) == (read_profile(scene), None, None, None)
+    assert scene.handing.prepare("none") == Handed()
 
 
-def read_profile(stage: Stage) -> Profile:
+def read_profile(scene: Scene) -> Profile:
     from psiphon_vpn.servers.profile import load_profile
 
-    return load_profile("lab", stage.layout, owner=os.geteuid())
+    return load_profile("lab", scene.layout, owner=os.geteuid())
 
 
-def test_the_stored_list_is_handed_verified_and_nobody_can_change_it(stage: Stage) -> None:
-    stage.add(make_list(6, KEY))
-    handed = stage.handing.prepare("lab")
+def test_the_stored_list_is_handed_verified_and_nobody_can_change_it(scene: Scene) -> None:
+    scene.add(make_list(6, KEY))
+    handed = scene.handing.prepare("lab")
     assert read(handed) == make_data(6) + b"\n"
-    assert handed.record == stage.store.read_current()
+    assert handed.record == scene.store.read_current()
     assert handed.path is not None
     with pytest.raises(PermissionError):
         os.pwrite(os.open(handed.path, os.O_RDWR), b"x", 0)
 
 
-def test_a_restart_verifies_nothing_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage.add(make_list(6, KEY))
-    first = stage.handing.prepare("lab")
+def test_a_restart_verifies_nothing_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.add(make_list(6, KEY))
+    first = scene.handing.prepare("lab")
     monkeypatch.setattr(handing, "read_signed_list", None)
-    assert stage.handing.prepare("lab") is first
+    assert scene.handing.prepare("lab") is first
 
 
-def test_a_list_that_changed_on_the_disk_is_not_handed(stage: Stage) -> None:
-    stage.add(make_list(6, KEY))
-    stage.handing.prepare("lab")
-    place = stage.layout.servers_current / "list"
+def test_a_list_that_changed_on_the_disk_is_not_handed(scene: Scene) -> None:
+    scene.add(make_list(6, KEY))
+    scene.handing.prepare("lab")
+    place = scene.layout.servers_current / "list"
     content = place.read_bytes()
     place.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    handed = stage.handing.prepare("lab")
+    handed = scene.handing.prepare("lab")
     assert (handed.image, handed.record, handed.flaw) == (None, None, ListFlaw.DAMAGED)
-    stage.add(make_list(7, KEY))
-    assert read(stage.handing.prepare("lab")) == make_data(7) + b"\n"
+    scene.add(make_list(7, KEY))
+    assert read(scene.handing.prepare("lab")) == make_data(7) + b"\n"
 
 
-def test_a_list_counts_only_for_the_profile_that_verified_it(stage: Stage) -> None:
-    stage.add(make_list(6, KEY))
+def test_a_list_counts_only_for_the_profile_that_verified_it(scene: Scene) -> None:
+    scene.add(make_list(6, KEY))
     for name in ("psiphon", "none"):
-        handed = stage.handing.prepare(name)
+        handed = scene.handing.prepare(name)
         assert (handed.image, handed.flaw) == (None, ListFlaw.OTHER_PROFILE)
-    assert stage.handing.prepare("missing").flaw is ListFlaw.NO_PROFILE
+    assert scene.handing.prepare("missing").flaw is ListFlaw.NO_PROFILE
 
 
-def test_a_profile_that_changed_its_key_makes_its_list_a_false_one(stage: Stage) -> None:
-    stage.add(make_list(6, KEY))
-    stage.handing.prepare("lab")
-    stage.put_profile(make_test_profile(make_key(1)))
-    handed = stage.handing.prepare("lab")
+def test_a_profile_that_changed_its_key_makes_its_list_a_false_one(scene: Scene) -> None:
+    scene.add(make_list(6, KEY))
+    scene.handing.prepare("lab")
+    scene.put_profile(make_test_profile(make_key(1)))
+    handed = scene.handing.prepare("lab")
     assert (handed.image, handed.flaw) == (None, ListFlaw.WRONG_KEY)
 
 
-def test_bare_entries_that_root_imported_are_handed_whatever_the_profile(stage: Stage) -> None:
-    stage.store.add(make_data(2), source="a friend", profile=None)
+def test_bare_entries_that_root_imported_are_handed_whatever_the_profile(scene: Scene) -> None:
+    scene.store.add(make_data(2), source="a friend", profile=None)
     for name in ("lab", "psiphon", "none"):
-        assert read(stage.handing.prepare(name)) == make_data(2) + b"\n"
+        assert read(scene.handing.prepare(name)) == make_data(2) + b"\n"
 
 
-def test_a_list_that_the_daemon_fetched_is_added_and_only_for_its_signature(stage: Stage) -> None:
-    stage.add(make_list(6, KEY))
-    stage.fetched.write_bytes(make_list(2, KEY, first=100))
-    assert read(stage.handing.prepare("lab")) == make_data(6) + b"\n" + make_data(2, first=100) + b"\n"
+def test_a_list_that_the_daemon_fetched_is_added_and_only_for_its_signature(scene: Scene) -> None:
+    scene.add(make_list(6, KEY))
+    scene.fetched.write_bytes(make_list(2, KEY, first=100))
+    assert read(scene.handing.prepare("lab")) == make_data(6) + b"\n" + make_data(2, first=100) + b"\n"
     for content, flaw in ((make_list(2, make_key(1)), ListFlaw.WRONG_KEY), (make_data(2), ListFlaw.UNSIGNED)):
-        stage.fetched.write_bytes(content)
-        handed = stage.handing.prepare("lab")
+        scene.fetched.write_bytes(content)
+        handed = scene.handing.prepare("lab")
         assert read(handed) == make_data(6) + b"\n", "the stored list is passed on all the same"
         assert handed.flaw is flaw
-    stage.fetched.unlink()
-    os.mkfifo(stage.fetched)
-    assert stage.handing.prepare("lab").flaw is ListFlaw.UNREADABLE
+    scene.fetched.unlink()
+    os.mkfifo(scene.fetched)
+    assert scene.handing.prepare("lab").flaw is ListFlaw.UNREADABLE
 
 
-def test_a_closed_handing_keeps_nothing_open(stage: Stage) -> None:
-    stage.add(make_list(6, KEY))
-    handed = stage.handing.prepare("lab")
-    stage.handing.close()
+def test_a_closed_handing_keeps_nothing_open(scene: Scene) -> None:
+    scene.add(make_list(6, KEY))
+    handed = scene.handing.prepare("lab")
+    scene.handing.close()
     with pytest.raises(OSError):
         os.fstat(handed.image or -1)

@@ -41,9 +41,7 @@ class Bench:
         script = self._write("sleep-script", re.sub(r"-s KILL \d+", f"-s KILL {limit}", self._text))
         self._write("program", f'#!/bin/sh\necho "$*" >>{self._directory}/told\n{program}\n')
         self._write("nft", f"#!/bin/sh\ntext=$(cat)\nprintf '%s\\n\\n' \"$text\" >>{self._given}\n{nft}\n")
-        return subprocess.run(
-            ["/bin/sh", str(script), word], capture_output=True, text=True, check=False, timeout=60
-        )
+        return subprocess.run(["/bin/sh", str(script), word], capture_output=True, text=True, check=False, timeout=60)
 
     def after_nft(self, then: str) -> str:
         """A program that does ``then`` as soon as nft has run."""

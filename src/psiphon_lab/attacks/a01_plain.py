@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
 from psiphon_lab.sending import BOTH, ECHO, WEB, probe
 
@@ -24,12 +24,12 @@ TRIED = (
 )
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Send TCP, UDP and ICMP to the internet, to the LAN and to the tunnel server's own address."""
     for kind, where, port in TRIED:
         for family in (4, 6):
             for by in BOTH:
-                arena.fire(
+                trial.fire(
                     probe, by=by, family=family, name=f"{kind} {where} ipv{family} {by}",
                     kind=kind, target=TARGETS[where][family], port=port,
                 )  # fmt: skip

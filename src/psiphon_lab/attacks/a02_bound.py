@@ -5,22 +5,22 @@
 from __future__ import annotations
 
 from psiphon_lab import addresses as plan
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
 from psiphon_lab.sending import BOTH, ECHO, WEB, probe
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Send TCP, UDP and ICMP with SO_BINDTODEVICE to the internet, the tunnel server and the LAN."""
     targets = ((TCP, "internet", WEB), (TCP, "server", plan.SERVER_PORT), (UDP, "internet", ECHO),
                (UDP, "neighbour", ECHO), (ICMP, "internet", 0))  # fmt: skip
-    for lan in arena.lans:
+    for lan in trial.lans:
         for kind, where, port in targets:
             for family in (4, 6):
                 for by in BOTH:
-                    arena.fire(
+                    trial.fire(
                         probe, by=by, family=family, name=f"{kind} {where} ipv{family} {lan.interface} {by}",
                         kind=kind, target=TARGETS[where][family], port=port, interface=lan.interface,
                     )  # fmt: skip

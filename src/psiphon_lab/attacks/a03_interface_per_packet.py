@@ -10,9 +10,9 @@ import struct
 from typing import Any
 
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import TARGETS
 from psiphon_lab.sending import BOTH, ECHO, send_datagram
 
@@ -57,23 +57,23 @@ def scope(shot: Shot, *, target: str, interface: str) -> None:
         sock.sendto(shot.data, (target, ECHO, 0, socket.if_nametoindex(interface)))
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Choose the interface in every way that there is, as root and as a user."""
-    for lan in arena.lans:
+    for lan in trial.lans:
         for by in BOTH:
             for family in (4, 6):
                 target, source = TARGETS["internet"][family], lan.client4 if family == 4 else lan.client6
                 end = f"ipv{family} {lan.interface} {by}"
                 wire: dict[str, Any] = {"interface": lan.interface}
-                arena.fire(unicast_interface, by=by, family=family, name=f"UNICAST_IF {end}", target=target, **wire)
-                arena.fire(
+                trial.fire(unicast_interface, by=by, family=family, name=f"UNICAST_IF {end}", target=target, **wire)
+                trial.fire(
                     packet_info, by=by, family=family, name=f"PKTINFO {end}", target=target, source=source, **wire
                 )
-                arena.fire(
+                trial.fire(
                     send_datagram, by=by, family=family, name=f"MULTICAST_IF {end}", target=GROUP[family], port=ECHO,
                     group=True, **wire,
                 )  # fmt: skip
-            arena.fire(scope, by=by, family=6, name=f"scope id {lan.interface} {by}", target=ALL_NODES,
+            trial.fire(scope, by=by, family=6, name=f"scope id {lan.interface} {by}", target=ALL_NODES,
                        interface=lan.interface)  # fmt: skip
 
 

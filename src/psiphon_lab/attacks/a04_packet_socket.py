@@ -12,9 +12,9 @@ from psiphon_lab import addresses as plan
 from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import EGRESS, Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import DISCARD, fire_frame, send_bytes
 
 SOCKETS_ONLY = True  # see fork_server
@@ -61,21 +61,21 @@ def mapped(shot: Shot, *, interface: str) -> None:
             sock.send(b"")
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Send raw and cooked frames, past the queues, from a ring, tagged, disguised, of unknown protocols."""
-    for lan in arena.lans:
+    for lan in trial.lans:
         wire = lan.interface
         for family in (4, 6):
             end = f"ipv{family} {wire}"
-            fire_frame(arena, f"raw {end}", family, wire)
-            fire_frame(arena, f"past the queue {end}", family, wire, bypass=True)
+            fire_frame(trial, f"raw {end}", family, wire)
+            fire_frame(trial, f"past the queue {end}", family, wire, bypass=True)
             for function, name in ((cooked, "cooked"), (mapped, "ring")):
-                arena.fire(function, by=Actor.ROOT, family=family, name=f"{name} {end}", needs=EGRESS, interface=wire)
+                trial.fire(function, by=Actor.ROOT, family=family, name=f"{name} {end}", needs=EGRESS, interface=wire)
             for protocol, name in ((0x0806, "ARP"), (0x888E, "EAPOL")):
-                arena.fire(disguised, by=Actor.ROOT, family=family, name=f"disguised as {name} {end}", needs=EGRESS,
+                trial.fire(disguised, by=Actor.ROOT, family=family, name=f"disguised as {name} {end}", needs=EGRESS,
                            interface=wire, protocol=protocol)  # fmt: skip
         for ethertype, name in ((EXPERIMENTAL, "experimental"), (VLAN, "VLAN"), (PPPOE, "PPPoE"), (LLDP, "LLDP")):
-            arena.fire(other_kind, by=Actor.ROOT, family=4, name=f"{name} {wire}", needs=EGRESS, interface=wire,
+            trial.fire(other_kind, by=Actor.ROOT, family=4, name=f"{name} {wire}", needs=EGRESS, interface=wire,
                        ethertype=ethertype)  # fmt: skip
 
 

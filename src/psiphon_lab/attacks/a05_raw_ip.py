@@ -9,9 +9,9 @@ import socket
 from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import SO_BINDTODEVICE, TARGETS
 from psiphon_lab.sending import DISCARD
 from psiphon_lab.service_adapter import names
@@ -49,7 +49,7 @@ def chosen_source(shot: Shot, *, source: str, target: str, interface: str, numbe
         sock.sendto(packet, (target, 0))
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Send eight protocols and three sources, unbound and bound."""
     sources = {
         4: {"own": LAN_A.client4, "neighbour's": NEIGHBOUR4, "tunnel's": names.TUN_IPV4},
@@ -57,15 +57,15 @@ def run(arena: Arena) -> None:
     }
     for family in (4, 6):
         target = TARGETS["internet"][family]
-        for interface in ("", *(lan.interface for lan in arena.lans)):
+        for interface in ("", *(lan.interface for lan in trial.lans)):
             end = f"ipv{family} {interface or 'plain'}"
             for name, number in PROTOCOLS.items():
-                arena.fire(protocol, by=Actor.ROOT, family=family, name=f"{name} {end}", number=number, target=target,
+                trial.fire(protocol, by=Actor.ROOT, family=family, name=f"{name} {end}", number=number, target=target,
                            interface=interface)  # fmt: skip
             for name, source in sources[family].items():
-                arena.fire(chosen_source, by=Actor.ROOT, family=family, name=f"{name} source {end}", source=source,
+                trial.fire(chosen_source, by=Actor.ROOT, family=family, name=f"{name} source {end}", source=source,
                            target=target, interface=interface)  # fmt: skip
-            arena.fire(chosen_source, by=Actor.ROOT, family=family, name=f"protocol 255 {end}",
+            trial.fire(chosen_source, by=Actor.ROOT, family=family, name=f"protocol 255 {end}",
                        source=sources[family]["own"], target=target, interface=interface, number=255)  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode, Trace
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import FIRST_PORT, PORTS
 from psiphon_lab.probe_runner import NOBODY
 from psiphon_lab.sending import ECHO
@@ -56,7 +56,7 @@ def _connect(kind: str, family: int, port: int) -> socket.socket:
     return sock
 
 
-def open_flows(arena: Arena) -> list[Flow]:
+def open_flows(trial: Trial) -> list[Flow]:
     """Open TCP and UDP flows of root and of a user, both families, in this process, which runs throughout."""
     flows: list[Flow] = []
 
@@ -70,7 +70,7 @@ def open_flows(arena: Arena) -> list[Flow]:
                     port = next(_ports)
                     flows.append(Flow(kind, family, by, _connect(kind, family, port), port))
 
-    arena.client.call(inside)
+    trial.client.call(inside)
     return flows
 
 
@@ -78,27 +78,27 @@ def _sent_from(port: int) -> Callable[[Shot], Trace]:
     return lambda shot: Trace(token=shot.data, source_port=port)
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Send more data, and let the kernel send by itself (keepalives, retransmissions, the end of a connection)."""
-    flows: list[Flow] = arena.begun or []
+    flows: list[Flow] = trial.begun or []
     data: dict[int, bytes] = {}
     for number, flow in enumerate(flows):
-        shot = arena.note_shot(
+        shot = trial.note_shot(
             by=flow.by, name=f"{flow.kind} ipv{flow.family} {flow.by}", family=flow.family,
             trace=_sent_from(flow.port),
         )  # fmt: skip
         data[number] = shot.data
-    for _ in range(8 if arena.churn else 3):
+    for _ in range(8 if trial.churn else 3):
         for number, flow in enumerate(flows):
             with contextlib.suppress(OSError):
                 flow.sock.send(data[number] + b" after the lock")
-        arena.wait(0.1)
-    arena.wait(KEEPALIVE_SECONDS + 0.2 if arena.mode in {Mode.BOOT, Mode.OPEN} else 0.1)
+        trial.wait(0.1)
+    trial.wait(KEEPALIVE_SECONDS + 0.2 if trial.mode in {Mode.BOOT, Mode.OPEN} else 0.1)
     for flow in flows:
         with contextlib.suppress(OSError):
             flow.sock.shutdown(socket.SHUT_RDWR)
         flow.sock.close()
-    arena.wait(0.1)
+    trial.wait(0.1)
 
 
 ATTACK = Attack(

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import volley
 from psiphon_lab.service_adapter.names import ROUTE_TABLE, TUN_NAME
 
@@ -16,10 +16,10 @@ SECONDS = 1.3
 PAUSE = 0.12
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Set down, renamed, deleted; then a child of the network card takes its name and gets a default route."""
-    volley(arena, "while it changes", seconds=SECONDS, raw=True)
-    arena.wait(0.05)
+    volley(trial, "while it changes", seconds=SECONDS, raw=True)
+    trial.wait(0.05)
     for argv in (
         ["ip", "link", "set", TUN_NAME, "down"],
         ["ip", "link", "set", TUN_NAME, "name", "other0"],
@@ -36,15 +36,15 @@ def run(arena: Arena) -> None:
         ["ip", "-6", "route", "replace", "default", "via", LAN_A.router6, "dev", TUN_NAME, "table", PRIVATE,
          "metric", "1"],
     ):  # fmt: skip
-        arena.run(*argv)
-        arena.wait(PAUSE if argv[2] in {"set", "del"} else 0)
-    if not arena.locked:
+        trial.run(*argv)
+        trial.wait(PAUSE if argv[2] in {"set", "del"} else 0)
+    if not trial.locked:
         # Without the lock there is no tunnel: only the child of the card is left, and every shot must show on it.
-        arena.undo("ip", "link", "del", TUN_NAME)
-    arena.settle()
-    kinds = arena.client.run(["ip", "-d", "link", "show", TUN_NAME], check=False).stdout
+        trial.undo("ip", "link", "del", TUN_NAME)
+    trial.settle()
+    kinds = trial.client.run(["ip", "-d", "link", "show", TUN_NAME], check=False).stdout
     if "macvlan" in kinds:
-        arena.run("ip", "link", "del", TUN_NAME)
+        trial.run("ip", "link", "del", TUN_NAME)
 
 
 ATTACK = Attack(

@@ -5,31 +5,31 @@
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import volley
 
 OTHER = "wan77"
 SECONDS = 0.6
 
 
-def rename(arena: Arena, old: str, new: str) -> None:
+def rename(trial: Trial, old: str, new: str) -> None:
     """Rename a card, and restore the addresses and routes that it loses by that."""
     for argv in (["set", old, "down"], ["set", old, "name", new], ["set", new, "up"]):
-        arena.run("ip", "link", *argv)
-    arena.run("ip", "-6", "addr", "add", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", new, "nodad")
-    arena.run("ip", "route", "add", "default", "via", LAN_A.router4, "dev", new, "metric", "100")
-    arena.run("ip", "-6", "route", "add", "default", "via", LAN_A.router6, "dev", new, "metric", "100")
+        trial.run("ip", "link", *argv)
+    trial.run("ip", "-6", "addr", "add", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", new, "nodad")
+    trial.run("ip", "route", "add", "default", "via", LAN_A.router4, "dev", new, "metric", "100")
+    trial.run("ip", "-6", "route", "add", "default", "via", LAN_A.router6, "dev", new, "metric", "100")
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Rename the card while programs send, then rename it back."""
-    volley(arena, "meanwhile", seconds=SECONDS, bound=False)
-    arena.wait(0.05)
-    rename(arena, LAN_A.interface, OTHER)
-    arena.settle()
-    rename(arena, OTHER, LAN_A.interface)
+    volley(trial, "meanwhile", seconds=SECONDS, bound=False)
+    trial.wait(0.05)
+    rename(trial, LAN_A.interface, OTHER)
+    trial.settle()
+    rename(trial, OTHER, LAN_A.interface)
 
 
 ATTACK = Attack(

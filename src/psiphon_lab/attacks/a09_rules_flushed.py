@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import OWNER, Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import volley
 from psiphon_lab.service_adapter import names
 
@@ -21,9 +21,9 @@ RESTARTED = "".join(
 )
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Flush, delete, empty, open and replace the rules while programs send packets and raw frames."""
-    restarted = arena.scratch("nftables.conf", RESTARTED)
+    restarted = trial.scratch("nftables.conf", RESTARTED)
     commands = (
         ["nft", "flush", "ruleset"],
         ["nft", "delete", "table", *BASE],
@@ -37,15 +37,15 @@ def run(arena: Arena) -> None:
         ["nft", "delete", "table", "arp", names.ARP_TABLE],
         ["nft", "-f", str(restarted)],
     )
-    volley(arena, "meanwhile", seconds=len(commands) * (PAUSE + 0.03), raw=True)
-    arena.wait(0.05)
+    volley(trial, "meanwhile", seconds=len(commands) * (PAUSE + 0.03), raw=True)
+    trial.wait(0.05)
     for argv in commands:
-        arena.run(*argv)
-        arena.wait(PAUSE)
-        if arena.mode in WITHOUT_DAEMON:
+        trial.run(*argv)
+        trial.wait(PAUSE)
+        if trial.mode in WITHOUT_DAEMON:
             # Without a daemon nothing restores the rules, and the next command needs them.
-            arena.stage.machine.boot_lock()
-    arena.undo("nft", "delete", "table", "inet", "filter")
+            trial.testbed.machine.boot_lock()
+    trial.undo("nft", "delete", "table", "inet", "filter")
 
 
 ATTACK = Attack(

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import contextlib
 
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.namespace import LabError
 from psiphon_lab.sending import volley
 from psiphon_lab.waiting import wait_until
@@ -22,36 +22,36 @@ BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration
 SECONDS = 2.5
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Run the real firewalld, with its own bus, in the machine's network namespace only; programs send meanwhile."""
-    directory = arena.stage.world.directory / "attacks" / arena.attack
+    directory = trial.testbed.world.directory / "attacks" / trial.attack
     (directory / "etc").mkdir(parents=True, exist_ok=True)
     socket = directory / "bus"
     with contextlib.suppress(FileNotFoundError):
         socket.unlink()
-    config = arena.scratch("bus.conf", BUS.format(socket=socket))
-    arena.spawn(["dbus-daemon", "--nofork", "--nopidfile", f"--config-file={config}"])
+    config = trial.scratch("bus.conf", BUS.format(socket=socket))
+    trial.spawn(["dbus-daemon", "--nofork", "--nopidfile", f"--config-file={config}"])
     wait_until(socket.exists, "the bus of firewalld")
     environment = ["env", f"DBUS_SYSTEM_BUS_ADDRESS=unix:path={socket}"]
-    firewalld = arena.spawn(
+    firewalld = trial.spawn(
         [*environment, "firewalld", "--nofork", "--nopid", "--system-config", str(directory / "etc")]
     )
-    volley(arena, "meanwhile", seconds=SECONDS, raw=True)
+    volley(trial, "meanwhile", seconds=SECONDS, raw=True)
 
     def answers() -> bool:
-        return arena.client.run([*environment, "firewall-cmd", "--state"], check=False).returncode == 0
+        return trial.client.run([*environment, "firewall-cmd", "--state"], check=False).returncode == 0
 
     try:
         wait_until(answers, "firewalld", pause=0.1)
     except LabError:
-        arena.say("firewalld did not answer")
+        trial.say("firewalld did not answer")
         raise
-    arena.run(*environment, "firewall-cmd", "--complete-reload", check=not arena.churn)
-    arena.wait(0.2)
+    trial.run(*environment, "firewall-cmd", "--complete-reload", check=not trial.churn)
+    trial.wait(0.2)
     firewalld.terminate()
-    arena.say("firewalld stopped")
-    arena.undo("nft", "delete", "table", "inet", "firewalld")
-    volley(arena, "after", seconds=0.1, raw=True)
+    trial.say("firewalld stopped")
+    trial.undo("nft", "delete", "table", "inet", "firewalld")
+    volley(trial, "after", seconds=0.1, raw=True)
 
 
 ATTACK = Attack(

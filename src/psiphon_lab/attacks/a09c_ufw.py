@@ -4,26 +4,26 @@
 
 from __future__ import annotations
 
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import volley
 
 # How long each takes on an idle machine, seconds. ufw fills chains one by one; programs send during all of it.
 COMMANDS = ((("--force", "enable"), 0.4), (("reload",), 1.6), (("disable",), 1.2))
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """The real ufw with its own settings, in private files, while programs send packets and raw frames."""
-    files = arena.open_files()
+    files = trial.open_files()
     for family in ("ip", "ip6"):
-        arena.undo("nft", "delete", "table", family, "filter")
+        trial.undo("nft", "delete", "table", family, "filter")
     for words, seconds in COMMANDS:
         # Fewer shots during the reload, so that they do not slow it down.
-        volley(arena, words[-1], seconds=seconds, raw=True, bound=words[-1] != "reload")
+        volley(trial, words[-1], seconds=seconds, raw=True, bound=words[-1] != "reload")
         # In the flushed state its rules may be flushed while it loads them, and it may fail. What it did counts.
-        arena.run("ufw", *words, check=arena.mode is not Mode.FLUSHED, files=files)
-        arena.settle()
+        trial.run("ufw", *words, check=trial.mode is not Mode.FLUSHED, files=files)
+        trial.settle()
 
 
 ATTACK = Attack(

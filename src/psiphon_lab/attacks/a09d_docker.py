@@ -7,9 +7,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.namespace import LabError
 from psiphon_lab.probe import TARGETS, TCP, UDP
 from psiphon_lab.sending import ECHO, WEB, probe, volley
@@ -37,27 +37,27 @@ START = (
 TABLES = [(family, table) for family in ("ip", "ip6") for table in ("nat", "filter", "raw")]
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """The real dockerd with its own rules for both families; a namespace is bridged as Docker bridges a container."""
-    socket = arena.scratch_path("own/docker.sock")
-    log = arena.scratch("own/dockerd.log")
+    socket = trial.scratch_path("own/docker.sock")
+    log = trial.scratch("own/dockerd.log")
     socket.unlink(missing_ok=True)
     for table in TABLES:
-        arena.undo("nft", "delete", "table", *table)
+        trial.undo("nft", "delete", "table", *table)
     for device in ("docker0", BRIDGE):
-        arena.undo("ip", "link", "del", device)
-    files = arena.open_files()
-    volley(arena, "meanwhile", seconds=1.0, raw=True)
+        trial.undo("ip", "link", "del", device)
+    files = trial.open_files()
+    volley(trial, "meanwhile", seconds=1.0, raw=True)
     script = START.format(socket=socket, log=log)
-    daemon = arena.spawn(["unshare", "--cgroup", "sh", "-c", script], files=files)
+    daemon = trial.spawn(["unshare", "--cgroup", "sh", "-c", script], files=files)
     _wait_answer(daemon, socket, log)
-    arena.say(f"POST /networks/create: {_ask(socket, '/networks/create', NETWORK)}")
-    _plug_in(arena)
+    trial.say(f"POST /networks/create: {_ask(socket, '/networks/create', NETWORK)}")
+    _plug_in(trial)
     for family in (4, 6):
         for kind, port in ((UDP, ECHO), (TCP, WEB)):
-            arena.fire(probe, by=Actor.CONTAINER, family=family, name=f"container {kind} ipv{family}", seconds=0.3,
+            trial.fire(probe, by=Actor.CONTAINER, family=family, name=f"container {kind} ipv{family}", seconds=0.3,
                        kind=kind, target=TARGETS["internet"][family], port=port, interface="dk1")  # fmt: skip
-    arena.settle()
+    trial.settle()
 
 
 def _ask(socket: Path, path: str, body: object = None) -> int:
@@ -82,28 +82,28 @@ def _wait_answer(daemon: subprocess.Popen[bytes], socket: Path, log: Path) -> No
     _ask(socket, "/_ping")
 
 
-def _plug_in(arena: Arena) -> None:
+def _plug_in(trial: Trial) -> None:
     """What Docker does for a container: a veth pair from its bridge into the container's namespace."""
-    container = arena.stage.world.container
+    container = trial.testbed.world.container
     # The two ends must not have the same index: see `topology.add_cable`.
-    arena.run("ip", "link", "add", "dk0", "index", "9089", "type", "veth", "peer", "name", "dk1", "netns",
+    trial.run("ip", "link", "add", "dk0", "index", "9089", "type", "veth", "peer", "name", "dk1", "netns",
               str(container.pid), check=True)  # fmt: skip
-    arena.undo("ip", "link", "del", "dk0")
-    arena.run("ip", "link", "set", "dk0", "master", BRIDGE, "up", check=True)
-    arena.run("ip", "link", "set", "dk1", "up", host=container, check=True)
+    trial.undo("ip", "link", "del", "dk0")
+    trial.run("ip", "link", "set", "dk0", "master", BRIDGE, "up", check=True)
+    trial.run("ip", "link", "set", "dk1", "up", host=container, check=True)
     for family in (4, 6):
         word = f"-{family}"
         nodad = ["nodad"] if family == 6 else []
-        arena.run("ip", word, "addr", "add", f"{CONTAINER[family]}/{PREFIX[family]}", "dev", "dk1", *nodad,
+        trial.run("ip", word, "addr", "add", f"{CONTAINER[family]}/{PREFIX[family]}", "dev", "dk1", *nodad,
                   host=container, check=True)  # fmt: skip
-        arena.run("ip", word, "route", "add", "default", "via", GATEWAY[family], "dev", "dk1", "metric", "1",
+        trial.run("ip", word, "route", "add", "default", "via", GATEWAY[family], "dev", "dk1", "metric", "1",
                   host=container, check=True)  # fmt: skip
     # Until then the kernel drops what the bridge sends.
-    wait_until(lambda: _is_up(arena), f"{BRIDGE} operational", pause=0.03)
+    wait_until(lambda: _is_up(trial), f"{BRIDGE} operational", pause=0.03)
 
 
-def _is_up(arena: Arena) -> bool:
-    return arena.client.run(["cat", f"/sys/class/net/{BRIDGE}/operstate"]).stdout.strip() == "up"
+def _is_up(trial: Trial) -> bool:
+    return trial.client.run(["cat", f"/sys/class/net/{BRIDGE}/operstate"]).stdout.strip() == "up"
 
 
 ATTACK = Attack(

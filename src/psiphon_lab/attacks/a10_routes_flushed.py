@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import volley
 from psiphon_lab.service_adapter import names
 
@@ -16,31 +16,31 @@ PRIVATE = str(names.ROUTE_TABLE)
 AHEAD = "99"
 
 
-def restore_rules(arena: Arena) -> None:
+def restore_rules(trial: Trial) -> None:
     """Restore the kernel's own rules, which a flush removes too, except the first."""
     for family in ("-4", "-6"):
-        arena.client.run(["ip", family, "rule", "add", "lookup", "main", "priority", "32766"], check=False)
-    arena.client.run(["ip", "rule", "add", "lookup", "default", "priority", "32767"], check=False)
+        trial.client.run(["ip", family, "rule", "add", "lookup", "main", "priority", "32766"], check=False)
+    trial.client.run(["ip", "rule", "add", "lookup", "default", "priority", "32767"], check=False)
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Flush the rules and the private table, add a way out to that table, and a rule before ours."""
-    volley(arena, "meanwhile", seconds=1.0)
-    arena.wait(0.05)
-    arena.cleanups.callback(restore_rules, arena)
+    volley(trial, "meanwhile", seconds=1.0)
+    trial.wait(0.05)
+    trial.cleanups.callback(restore_rules, trial)
     for family, router in (("-4", LAN_A.router4), ("-6", LAN_A.router6)):
-        arena.run("ip", family, "rule", "flush")
-        restore_rules(arena)
-        arena.wait(PAUSE)
-        arena.run("ip", family, "route", "flush", "table", PRIVATE)
-        arena.wait(PAUSE)
+        trial.run("ip", family, "rule", "flush")
+        restore_rules(trial)
+        trial.wait(PAUSE)
+        trial.run("ip", family, "route", "flush", "table", PRIVATE)
+        trial.wait(PAUSE)
         route = ["default", "via", router, "dev", LAN_A.interface, "table", PRIVATE, "metric", "1"]
-        arena.run("ip", family, "route", "add", *route)
-        arena.undo("ip", family, "route", "del", *route)
-        arena.wait(PAUSE)
-        arena.run("ip", family, "rule", "add", "lookup", "main", "priority", AHEAD)
-        arena.undo("ip", family, "rule", "del", "priority", AHEAD)
-        arena.wait(PAUSE)
+        trial.run("ip", family, "route", "add", *route)
+        trial.undo("ip", family, "route", "del", *route)
+        trial.wait(PAUSE)
+        trial.run("ip", family, "rule", "add", "lookup", "main", "priority", AHEAD)
+        trial.undo("ip", family, "rule", "del", "priority", AHEAD)
+        trial.wait(PAUSE)
 
 
 ATTACK = Attack(

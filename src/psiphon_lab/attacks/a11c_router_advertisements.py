@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.namespace import LabError
 from psiphon_lab.sending import volley
 from psiphon_lab.waiting import wait_until
@@ -22,30 +22,30 @@ CONFIG = """interface lan {
 """
 
 
-def _routes(arena: Arena) -> str:
-    return arena.client.run(["ip", "-6", "route"]).stdout
+def _routes(trial: Trial) -> str:
+    return trial.client.run(["ip", "-6", "route"]).stdout
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Radvd advertises ::/1 and 8000::/1; the kernel accepts them, as it does on distributions; then programs send."""
     wire = LAN_A.interface
     accept = {f"ipv6/conf/{wire}/accept_ra": 2, f"ipv6/conf/{wire}/accept_ra_rt_info_max_plen": 128}
-    arena.client.set_sysctls(accept)
-    arena.say(f"accept_ra=2, accept_ra_rt_info_max_plen=128 on {wire}")
-    arena.cleanups.callback(arena.client.set_sysctls, {f"ipv6/conf/{wire}/accept_ra": 0})
+    trial.client.set_sysctls(accept)
+    trial.say(f"accept_ra=2, accept_ra_rt_info_max_plen=128 on {wire}")
+    trial.cleanups.callback(trial.client.set_sysctls, {f"ipv6/conf/{wire}/accept_ra": 0})
     for half in HALVES:
-        arena.undo("ip", "-6", "route", "del", half, "proto", "ra")
-    arena.undo("ip", "-6", "route", "del", "default", "proto", "ra", "metric", "1024")
-    config, pid = arena.scratch("radvd.conf", CONFIG, shared=True), arena.scratch("radvd.pid", shared=True)
-    arena.spawn(["radvd", "-n", "-C", str(config), "-p", str(pid), "-m", "none"], host=arena.stage.world.provider_a)
+        trial.undo("ip", "-6", "route", "del", half, "proto", "ra")
+    trial.undo("ip", "-6", "route", "del", "default", "proto", "ra", "metric", "1024")
+    config, pid = trial.scratch("radvd.conf", CONFIG, shared=True), trial.scratch("radvd.pid", shared=True)
+    trial.spawn(["radvd", "-n", "-C", str(config), "-p", str(pid), "-m", "none"], host=trial.testbed.world.provider_a)
     try:
-        wait_until(lambda: "8000::/1" in _routes(arena), "routes of the router")
-        arena.say("::/1 and 8000::/1 came in router advertisements")
+        wait_until(lambda: "8000::/1" in _routes(trial), "routes of the router")
+        trial.say("::/1 and 8000::/1 came in router advertisements")
     except LabError:
-        arena.say("the routes did not come")
-        if arena.mode is not Mode.TRANSITION:
+        trial.say("the routes did not come")
+        if trial.mode is not Mode.TRANSITION:
             raise
-    volley(arena, "with the routes")
+    volley(trial, "with the routes")
 
 
 ATTACK = Attack(

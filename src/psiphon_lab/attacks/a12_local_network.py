@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import TARGETS, TCP, UDP
 from psiphon_lab.sending import BOTH, ECHO, WEB, probe, volley
 
@@ -17,26 +17,26 @@ SPANNING = (("-4", "203.0.113.99/24"), ("-4", "198.51.100.99/24"), ("-6", "2001:
             ("-6", "2001:db8:5::99/64"))  # fmt: skip
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Give the card addresses of networks that span the internet, as DHCP could; then send to what seems local."""
     wire = LAN_A.interface
     # The core may look for its server as a neighbour on the link; nothing else may look for anything.
-    arena.claimed += ["198.51.100.99/32", f"{plan.SERVER4}/32"]
+    trial.claimed += ["198.51.100.99/32", f"{plan.SERVER4}/32"]
     for version, cidr in SPANNING:
         dad = ["nodad"] if version == "-6" else []
-        arena.run("ip", version, "addr", "add", cidr, "dev", wire, *dad)
-        arena.undo("ip", version, "addr", "del", cidr, "dev", wire)
+        trial.run("ip", version, "addr", "add", cidr, "dev", wire, *dad)
+        trial.undo("ip", version, "addr", "del", cidr, "dev", wire)
     # The far end is not on the link. Neighbour entries with the router's address lead there, as a spoofer would do.
-    router = arena.client.run(["ip", "neigh", "show", LAN_A.router4], check=False).stdout.split()
+    router = trial.client.run(["ip", "neigh", "show", LAN_A.router4], check=False).stdout.split()
     mac = router[router.index("lladdr") + 1] if "lladdr" in router else "02:00:00:00:00:01"
     for address in (plan.INTERNET4, plan.INTERNET6, plan.SERVER4, plan.SERVER6):
-        arena.run("ip", "neigh", "replace", address, "lladdr", mac, "dev", wire)
-        arena.undo("ip", "neigh", "del", address, "dev", wire)
-    volley(arena, "to what seems local")
+        trial.run("ip", "neigh", "replace", address, "lladdr", mac, "dev", wire)
+        trial.undo("ip", "neigh", "del", address, "dev", wire)
+    volley(trial, "to what seems local")
     for family in (4, 6):
         for by in BOTH:
             for kind, port in ((TCP, WEB), (TCP, plan.SERVER_PORT), (UDP, ECHO)):
-                arena.fire(probe, by=by, family=family, name=f"{kind} {port} to the server ipv{family} {by}",
+                trial.fire(probe, by=by, family=family, name=f"{kind} {port} to the server ipv{family} {by}",
                            kind=kind, target=TARGETS["server"][family], port=port)  # fmt: skip
 
 

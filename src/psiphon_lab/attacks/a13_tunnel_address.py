@@ -9,9 +9,9 @@ from typing import Any
 from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode, Trace
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import DISCARD, send_bytes
 from psiphon_lab.service_adapter import names
 
@@ -55,50 +55,50 @@ def _answers(shot: Shot) -> Trace:
     return Trace(token=shot.data, target_port=shot.source_port)
 
 
-def _give_tunnel(arena: Arena) -> None:
+def _give_tunnel(trial: Trial) -> None:
     """Make a device with the tunnel's addresses, as a careless VPN would: in the control there is no service."""
-    arena.run("ip", "tuntap", "add", names.TUN_NAME, "mode", "tun", check=True)
-    arena.undo("ip", "link", "del", names.TUN_NAME)
-    arena.run("ip", "link", "set", names.TUN_NAME, "up")
-    arena.run("ip", "addr", "add", f"{names.TUN_IPV4}/24", "dev", names.TUN_NAME)
-    arena.run("ip", "-6", "addr", "add", f"{names.TUN_IPV6}/64", "dev", names.TUN_NAME, "nodad")
+    trial.run("ip", "tuntap", "add", names.TUN_NAME, "mode", "tun", check=True)
+    trial.undo("ip", "link", "del", names.TUN_NAME)
+    trial.run("ip", "link", "set", names.TUN_NAME, "up")
+    trial.run("ip", "addr", "add", f"{names.TUN_IPV4}/24", "dev", names.TUN_NAME)
+    trial.run("ip", "-6", "addr", "add", f"{names.TUN_IPV6}/64", "dev", names.TUN_NAME, "nodad")
     # Proxied, as on some machines that forward for containers; otherwise the kernel answers only for IPv4.
-    arena.client.set_sysctls(
+    trial.client.set_sysctls(
         {f"ipv6/conf/{LAN_A.interface}/proxy_ndp": 1, f"ipv6/neigh/{LAN_A.interface}/proxy_delay": 0}
     )
-    arena.run("ip", "-6", "neigh", "add", "proxy", names.TUN_IPV6, "dev", LAN_A.interface)
+    trial.run("ip", "-6", "neigh", "add", "proxy", names.TUN_IPV6, "dev", LAN_A.interface)
     # The card receives the address's multicast group only if something on it has joined that group.
-    arena.run("ip", "maddr", "add", "33:33:ff:00:00:01", "dev", LAN_A.interface)
+    trial.run("ip", "maddr", "add", "33:33:ff:00:00:01", "dev", LAN_A.interface)
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """From the neighbour, send segments, datagrams, pings and a neighbour solicitation, and run a real arping."""
-    neighbour = arena.stage.world.neighbour
-    if arena.mode is Mode.CONTROL:
-        _give_tunnel(arena)
+    neighbour = trial.testbed.world.neighbour
+    if trial.mode is Mode.CONTROL:
+        _give_tunnel(trial)
     for address, mac in ((LAN_A.client4, LAN_A.mac), (LAN_A.client6, LAN_A.mac)):
         neighbour.run(["ip", "neigh", "replace", address, "lladdr", mac, "dev", "eth0"], check=False)
     # So that answers need no neighbour discovery first.
     link = neighbour.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
     for address in (NEIGHBOUR4, NEIGHBOUR6):
-        arena.client.run(["ip", "neigh", "replace", address, "lladdr", link, "dev", LAN_A.interface], check=False)
+        trial.client.run(["ip", "neigh", "replace", address, "lladdr", link, "dev", LAN_A.interface], check=False)
     for family, source, target in ((4, NEIGHBOUR4, names.TUN_IPV4), (6, NEIGHBOUR6, names.TUN_IPV6)):
         place: dict[str, Any] = {"source": source, "target": target}
         for name, flags in FLAGS.items():
             if name != "RST":
-                arena.fire(segment, by=Actor.NEIGHBOUR, family=family, name=f"{name} ipv{family}", trace=_answers,
+                trial.fire(segment, by=Actor.NEIGHBOUR, family=family, name=f"{name} ipv{family}", trace=_answers,
                            flags=flags, **place)  # fmt: skip
-        arena.fire(datagram, by=Actor.NEIGHBOUR, family=family, name=f"UDP ipv{family}", trace=_answers, **place)
-        arena.fire(echo, by=Actor.NEIGHBOUR, family=family, name=f"ping ipv{family}", trace=_answers, **place)
-    arena.fire(
+        trial.fire(datagram, by=Actor.NEIGHBOUR, family=family, name=f"UDP ipv{family}", trace=_answers, **place)
+        trial.fire(echo, by=Actor.NEIGHBOUR, family=family, name=f"ping ipv{family}", trace=_answers, **place)
+    trial.fire(
         ask_neighbour, by=Actor.NEIGHBOUR, family=6, name="solicitation", target=names.TUN_IPV6,
         trace=lambda _: Trace(advertised=packet_builder.pack_address(names.TUN_IPV6)),
     )  # fmt: skip
-    arena.note_shot(
+    trial.note_shot(
         by=Actor.NEIGHBOUR, name="arping", family=4,
         trace=lambda _: Trace(arp_sender=packet_builder.pack_address(names.TUN_IPV4)),
     )  # fmt: skip
-    arena.run("arping", "-c", "1", "-w", "1", "-I", "eth0", names.TUN_IPV4, host=neighbour)
+    trial.run("arping", "-c", "1", "-w", "1", "-I", "eth0", names.TUN_IPV4, host=neighbour)
 
 
 ATTACK = Attack(

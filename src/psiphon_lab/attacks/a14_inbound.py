@@ -12,9 +12,9 @@ from psiphon_lab import addresses as plan
 from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Trace
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import ICMP, TCP, UDP
 from psiphon_lab.sending import probe, send_bytes
 
@@ -43,7 +43,7 @@ def _answers(shot: Shot) -> Trace:
     return Trace(token=shot.data, target_port=shot.source_port)
 
 
-def _listen(arena: Arena, stack: contextlib.ExitStack) -> None:
+def _listen(trial: Trial, stack: contextlib.ExitStack) -> None:
     """Open a service on the machine, both families, TCP and UDP. Sockets are enough: the kernel answers for them."""
 
     def inside() -> None:
@@ -57,27 +57,27 @@ def _listen(arena: Arena, stack: contextlib.ExitStack) -> None:
                 if kind == socket.SOCK_STREAM:
                     sock.listen(64)
 
-    arena.client.call(inside)
-    arena.say(f"the machine listens on port {SERVICE}")
+    trial.client.call(inside)
+    trial.say(f"the machine listens on port {SERVICE}")
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """TCP to an open and a closed port, UDP to a closed port, ping, an expired packet, an unknown protocol."""
-    _listen(arena, arena.cleanups)
+    _listen(trial, trial.cleanups)
     client = {4: LAN_A.client4, 6: LAN_A.client6}
     source = {4: NEIGHBOUR4, 6: NEIGHBOUR6}
     far = {4: plan.CONTAINER4, 6: plan.CONTAINER6}
     for family in (4, 6):
         for by, where in ((Actor.NEIGHBOUR, "neighbour"), (Actor.PROVIDER, "provider")):
             for kind, port, port_state in ((TCP, SERVICE, "open"), (TCP, CLOSED, "closed"), (UDP, CLOSED, "closed")):
-                arena.fire(probe, by=by, family=family, name=f"{kind} {port_state} ipv{family} {where}", trace=_answers,
+                trial.fire(probe, by=by, family=family, name=f"{kind} {port_state} ipv{family} {where}", trace=_answers,
                            kind=kind, target=client[family], port=port)  # fmt: skip
-            arena.fire(probe, by=by, family=family, name=f"ping ipv{family} {where}", trace=_answers, kind=ICMP,
+            trial.fire(probe, by=by, family=family, name=f"ping ipv{family} {where}", trace=_answers, kind=ICMP,
                        target=client[family], port=0)  # fmt: skip
         place: dict[str, Any] = {"source": source[family]}
-        arena.fire(unknown, by=Actor.NEIGHBOUR, family=family, name=f"unknown protocol ipv{family}", trace=_answers,
+        trial.fire(unknown, by=Actor.NEIGHBOUR, family=family, name=f"unknown protocol ipv{family}", trace=_answers,
                    target=client[family], **place)  # fmt: skip
-        arena.fire(expired, by=Actor.NEIGHBOUR, family=family, name=f"expired ipv{family}", trace=_answers,
+        trial.fire(expired, by=Actor.NEIGHBOUR, family=family, name=f"expired ipv{family}", trace=_answers,
                    target=far[family], **place)  # fmt: skip
 
 

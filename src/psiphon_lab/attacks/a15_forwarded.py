@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import EGRESS, Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import ICMP, TARGETS, TCP, UDP
 from psiphon_lab.sending import ECHO, WEB, probe, send_frame
 
@@ -21,42 +21,42 @@ NAT = (
 CHILD = {4: "192.0.2.78", 6: "2001:db8:a::78"}
 
 
-def _talk(arena: Arena, label: str, *, interface: str = "", needs: str = "") -> None:
+def _talk(trial: Trial, label: str, *, interface: str = "", needs: str = "") -> None:
     for family in (4, 6):
         for kind, where, port in ((UDP, "internet", ECHO), (TCP, "internet", WEB), (UDP, "neighbour", ECHO),
                                   (ICMP, "internet", 0)):  # fmt: skip
-            arena.fire(probe, by=Actor.CONTAINER, family=family, name=f"{label} {kind} {where} ipv{family}",
+            trial.fire(probe, by=Actor.CONTAINER, family=family, name=f"{label} {kind} {where} ipv{family}",
                        kind=kind, target=TARGETS[where][family], port=port, interface=interface,
                        needs=needs)  # fmt: skip
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Send from a routed container, a NATed one, and through a child of the card (macvlan)."""
-    container, wire = arena.stage.world.container, LAN_A.interface
+    container, wire = trial.testbed.world.container, LAN_A.interface
     # Routed: the network outside has a route back.
-    _talk(arena, "routed")
-    arena.settle()
-    arena.run("nft", "-f", "-", input=NAT, check=True)
-    arena.undo("nft", "delete", "table", "inet", "container_nat")
-    _talk(arena, "NATed")
-    arena.settle()
+    _talk(trial, "routed")
+    trial.settle()
+    trial.run("nft", "-f", "-", input=NAT, check=True)
+    trial.undo("nft", "delete", "table", "inet", "container_nat")
+    _talk(trial, "NATed")
+    trial.settle()
     # A child of the card, in the container: its frames pass no IP hook of this machine.
-    arena.run("ip", "link", "add", "mv0", "link", wire, "type", "macvlan", "mode", "bridge", check=True)
-    arena.run("ip", "link", "set", "mv0", "netns", str(container.pid), check=True)
-    arena.undo("ip", "link", "del", "mv0", host=container)
-    arena.run("ip", "addr", "add", f"{CHILD[4]}/25", "dev", "mv0", host=container)
-    arena.run("ip", "-6", "addr", "add", f"{CHILD[6]}/64", "dev", "mv0", "nodad", host=container)
-    arena.run("ip", "link", "set", "mv0", "up", host=container)
+    trial.run("ip", "link", "add", "mv0", "link", wire, "type", "macvlan", "mode", "bridge", check=True)
+    trial.run("ip", "link", "set", "mv0", "netns", str(container.pid), check=True)
+    trial.undo("ip", "link", "del", "mv0", host=container)
+    trial.run("ip", "addr", "add", f"{CHILD[4]}/25", "dev", "mv0", host=container)
+    trial.run("ip", "-6", "addr", "add", f"{CHILD[6]}/64", "dev", "mv0", "nodad", host=container)
+    trial.run("ip", "link", "set", "mv0", "up", host=container)
     for version, router in (("-4", LAN_A.router4), ("-6", LAN_A.router6)):
-        arena.run("ip", version, "route", "replace", "default", "via", router, "dev", "mv0", "metric", "1",
+        trial.run("ip", version, "route", "replace", "default", "via", router, "dev", "mv0", "metric", "1",
                   host=container)  # fmt: skip
     for family in (4, 6):
         source, target = CHILD[family], TARGETS["internet"][family]
-        arena.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"macvlan frame ipv{family}", interface="mv0",
+        trial.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"macvlan frame ipv{family}", interface="mv0",
                    mac="02:50:53:00:0c:01", source=source, target=target, needs=EGRESS)  # fmt: skip
         # macvlan passes only its own address on, so the frame above may not show; this one names no address at all.
-    _talk(arena, "macvlan", interface="mv0", needs=EGRESS)
-    arena.settle()
+    _talk(trial, "macvlan", interface="mv0", needs=EGRESS)
+    trial.settle()
 
 
 ATTACK = Attack(

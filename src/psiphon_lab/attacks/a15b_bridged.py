@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import EGRESS, Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import TARGETS, TCP, UDP
 from psiphon_lab.sending import ECHO, WEB, probe, send_frame
 
@@ -15,33 +15,33 @@ MACHINE = {4: "192.0.2.79", 6: "2001:db8:a::79"}
 MACHINE_MAC = "02:50:53:00:0c:03"
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Make the card a port of a bridge, as for a bridged virtual machine; the container is at the other port."""
-    container, wire = arena.stage.world.container, LAN_A.interface
-    arena.run("ip", "link", "add", "br77", "type", "bridge", "forward_delay", "0", check=True)
-    arena.undo("ip", "link", "del", "br77")
-    arena.run("ip", "link", "add", "vm0", "type", "veth", "peer", "name", "vm1", check=True)
-    arena.undo("ip", "link", "del", "vm0")
-    arena.run("ip", "link", "set", "vm1", "netns", str(container.pid), "address", MACHINE_MAC)
-    arena.run("ip", "link", "set", "vm0", "master", "br77", "up")
-    arena.run("ip", "link", "set", wire, "master", "br77")
-    arena.undo("ip", "link", "set", wire, "nomaster")
-    arena.run("ip", "link", "set", "br77", "up")
+    container, wire = trial.testbed.world.container, LAN_A.interface
+    trial.run("ip", "link", "add", "br77", "type", "bridge", "forward_delay", "0", check=True)
+    trial.undo("ip", "link", "del", "br77")
+    trial.run("ip", "link", "add", "vm0", "type", "veth", "peer", "name", "vm1", check=True)
+    trial.undo("ip", "link", "del", "vm0")
+    trial.run("ip", "link", "set", "vm1", "netns", str(container.pid), "address", MACHINE_MAC)
+    trial.run("ip", "link", "set", "vm0", "master", "br77", "up")
+    trial.run("ip", "link", "set", wire, "master", "br77")
+    trial.undo("ip", "link", "set", wire, "nomaster")
+    trial.run("ip", "link", "set", "br77", "up")
     for family, option in ((4, []), (6, ["nodad"])):
         prefix = 25 if family == 4 else 64
-        arena.run("ip", f"-{family}", "addr", "add", f"{MACHINE[family]}/{prefix}", "dev", "vm1", *option,
+        trial.run("ip", f"-{family}", "addr", "add", f"{MACHINE[family]}/{prefix}", "dev", "vm1", *option,
                   host=container)  # fmt: skip
-    arena.run("ip", "link", "set", "vm1", "up", host=container)
-    arena.wait(0.15)
+    trial.run("ip", "link", "set", "vm1", "up", host=container)
+    trial.wait(0.15)
     for family in (4, 6):
         target = TARGETS["internet"][family]
-        arena.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"frame ipv{family}", interface="vm1",
+        trial.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"frame ipv{family}", interface="vm1",
                    mac=MACHINE_MAC, source=MACHINE[family], target=target, seconds=0.3, needs=EGRESS)  # fmt: skip
         for kind, port in ((UDP, ECHO), (TCP, WEB)):
-            arena.fire(probe, by=Actor.CONTAINER, family=family, name=f"{kind} neighbour ipv{family}", kind=kind,
+            trial.fire(probe, by=Actor.CONTAINER, family=family, name=f"{kind} neighbour ipv{family}", kind=kind,
                        target=TARGETS["neighbour"][family], port=port, interface="vm1", seconds=0.3,
                        needs=EGRESS)  # fmt: skip
-    arena.settle()
+    trial.settle()
 
 
 ATTACK = Attack(

@@ -9,9 +9,9 @@ import socket
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import EGRESS, Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import TARGETS, UDP
 from psiphon_lab.sending import ECHO, probe, send_frame
 
@@ -28,25 +28,25 @@ def wait_and_send(shot: Shot, *, source: str, target: str) -> str | None:
     return None
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Add a device that is up at once, while raw frames and bound sockets wait for it."""
     for family in (4, 6):
         target = TARGETS["internet"][family]
-        arena.fire(wait_and_send, by=Actor.ROOT, family=family, name=f"frame ipv{family}", seconds=SECONDS,
+        trial.fire(wait_and_send, by=Actor.ROOT, family=family, name=f"frame ipv{family}", seconds=SECONDS,
                    source=CHILD[family], target=target, needs=EGRESS)  # fmt: skip
         for by in (Actor.ROOT, Actor.USER):
-            arena.fire(probe, by=by, family=family, name=f"UDP ipv{family} {by}", kind=UDP, port=ECHO, target=target,
+            trial.fire(probe, by=by, family=family, name=f"UDP ipv{family} {by}", kind=UDP, port=ECHO, target=target,
                        interface=NEW, seconds=SECONDS)  # fmt: skip
-    arena.wait(0.1)
+    trial.wait(0.1)
     # A child of the card represents new hardware: it leads to the wire from its first moment.
-    arena.run("ip", "link", "add", NEW, "link", LAN_A.interface, "address", MAC, "up", "type", "macvlan", "mode",
+    trial.run("ip", "link", "add", NEW, "link", LAN_A.interface, "address", MAC, "up", "type", "macvlan", "mode",
               "bridge", check=True)  # fmt: skip
-    arena.undo("ip", "link", "del", NEW)
-    arena.run("ip", "addr", "add", f"{CHILD[4]}/25", "dev", NEW)
-    arena.run("ip", "-6", "addr", "add", f"{CHILD[6]}/64", "dev", NEW, "nodad")
-    arena.run("ip", "route", "add", f"{plan.INTERNET4}/32", "via", LAN_A.router4, "dev", NEW)
-    arena.run("ip", "-6", "route", "add", f"{plan.INTERNET6}/128", "via", LAN_A.router6, "dev", NEW)
-    arena.settle()
+    trial.undo("ip", "link", "del", NEW)
+    trial.run("ip", "addr", "add", f"{CHILD[4]}/25", "dev", NEW)
+    trial.run("ip", "-6", "addr", "add", f"{CHILD[6]}/64", "dev", NEW, "nodad")
+    trial.run("ip", "route", "add", f"{plan.INTERNET4}/32", "via", LAN_A.router4, "dev", NEW)
+    trial.run("ip", "-6", "route", "add", f"{plan.INTERNET6}/128", "via", LAN_A.router6, "dev", NEW)
+    trial.settle()
 
 
 ATTACK = Attack(

@@ -4,34 +4,34 @@
 
 from __future__ import annotations
 
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import volley
 
 SECONDS = 0.9
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Do what a shutdown, an upgrade and a second installation do, while programs send packets and raw frames."""
-    machine = arena.stage.machine
-    volley(arena, "meanwhile", seconds=SECONDS, raw=True)
-    arena.wait(0.05)
-    if arena.locked:
+    machine = trial.testbed.machine
+    volley(trial, "meanwhile", seconds=SECONDS, raw=True)
+    trial.wait(0.05)
+    if trial.locked:
         for _ in range(2):
             machine.boot_lock()
-            arena.say("the boot rules are loaded over the current ones")
-            arena.wait(0.1)
+            trial.say("the boot rules are loaded over the current ones")
+            trial.wait(0.1)
             machine.reload_guard()
-            arena.say("the holder replaces the guards' tables")
-            arena.wait(0.1)
-        if arena.mode not in {Mode.BOOT, Mode.FLUSHED, Mode.TRANSITION}:
+            trial.say("the holder replaces the guards' tables")
+            trial.wait(0.1)
+        if trial.mode not in {Mode.BOOT, Mode.FLUSHED, Mode.TRANSITION}:
             # Without the egress guard, nothing stops raw frames once the holder has ended: see SECURITY.md.
             machine.release_guard()
             machine.hold_guard()
-            arena.say("the holder is killed, and another one started")
-            arena.wait(0.1)
-    arena.settle()
+            trial.say("the holder is killed, and another one started")
+            trial.wait(0.1)
+    trial.settle()
 
 
 ATTACK = Attack(

@@ -10,17 +10,17 @@ import signal
 from pathlib import Path
 
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.namespace import LabError
 from psiphon_lab.sending import restore_uplink, volley
 
 
-def _service(arena: Arena) -> list[int]:
+def _service(trial: Trial) -> list[int]:
     """Process ids of the daemon and of its children."""
     try:
-        daemon = arena.stage.machine.daemon_pid
+        daemon = trial.testbed.machine.daemon_pid
     except LabError:
         return []
     processes = [daemon]
@@ -36,23 +36,23 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Freeze the whole service, take the link down and up again, and let programs send before the service runs."""
-    world = arena.stage.world
-    frozen = _service(arena)
+    world = trial.testbed.world
+    frozen = _service(trial)
     _signal(frozen, signal.SIGSTOP)
-    arena.say(f"{len(frozen)} processes of the service frozen, the link is lost")
+    trial.say(f"{len(frozen)} processes of the service frozen, the link is lost")
     world.set_carrier(LAN_A, up=False)
-    arena.wait(0.3)
+    trial.wait(0.3)
     world.set_carrier(LAN_A, up=True)
-    restore_uplink(arena)
-    volley(arena, "awake before the service", seconds=0.3)
-    arena.wait(0.3)
-    if arena.mode is not Mode.DAEMON_STOPPED:
+    restore_uplink(trial)
+    volley(trial, "awake before the service", seconds=0.3)
+    trial.wait(0.3)
+    if trial.mode is not Mode.DAEMON_STOPPED:
         _signal(frozen, signal.SIGCONT)
-        arena.say("the service runs again")
-    volley(arena, "awake with the service", seconds=0.2)
-    arena.settle()
+        trial.say("the service runs again")
+    volley(trial, "awake with the service", seconds=0.2)
+    trial.settle()
 
 
 ATTACK = Attack(

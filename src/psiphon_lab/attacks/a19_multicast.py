@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from psiphon_lab import packet_builder
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Trace
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import BOTH, send_datagram
 
 SOCKETS_ONLY = True  # see fork_server
@@ -52,26 +52,26 @@ def _reports(group: str) -> Callable[[Shot], Trace]:
     return lambda _: Trace(token=packet_builder.pack_address(group))
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Send to SSDP and other groups, join groups, and send to both kinds of broadcast address."""
-    for number, lan in enumerate(arena.lans):
+    for number, lan in enumerate(trial.lans):
         wire = lan.interface
         reported = {f"ipv6/conf/{wire}/mldv{version}_unsolicited_report_interval": REPORT_MS for version in (1, 2)}
-        arena.client.set_sysctls({f"ipv4/conf/{wire}/igmpv3_unsolicited_report_interval": REPORT_MS, **reported})
+        trial.client.set_sysctls({f"ipv4/conf/{wire}/igmpv3_unsolicited_report_interval": REPORT_MS, **reported})
         for order, by in enumerate(BOTH):
             group = f"239.77.{number * 2 + order}.77"
-            arena.fire(join, by=by, family=4, name=f"IGMP {wire} {by}", interface=wire, group=group, seconds=0.1,
+            trial.fire(join, by=by, family=4, name=f"IGMP {wire} {by}", interface=wire, group=group, seconds=0.1,
                        trace=_reports(group))  # fmt: skip
             group = f"ff3e::6c65:616b:{number * 2 + order}:77"
-            arena.fire(join_ipv6, by=by, family=6, name=f"MLD {wire} {by}", interface=wire, group=group, seconds=0.1,
+            trial.fire(join_ipv6, by=by, family=6, name=f"MLD {wire} {by}", interface=wire, group=group, seconds=0.1,
                        trace=_reports(group))  # fmt: skip
             for family, groups in GROUPS.items():
                 for target in groups:
-                    arena.fire(send_datagram, by=by, family=family, name=f"{target} {wire} {by}", target=target,
+                    trial.fire(send_datagram, by=by, family=family, name=f"{target} {wire} {by}", target=target,
                                port=SSDP, interface=wire, group=True)  # fmt: skip
             subnet = "192.0.2.127" if wire == "eth0" else "192.0.2.255"
             for target in ("255.255.255.255", subnet):
-                arena.fire(send_datagram, by=by, family=4, name=f"broadcast {target} {wire} {by}", target=target,
+                trial.fire(send_datagram, by=by, family=4, name=f"broadcast {target} {wire} {by}", target=target,
                            port=DISCOVERY, interface=wire, broadcast=True)  # fmt: skip
 
 

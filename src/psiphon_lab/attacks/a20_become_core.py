@@ -12,9 +12,9 @@ import struct
 from pathlib import Path
 
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.machine import LAB_UID
 from psiphon_lab.probe import TARGETS
 from psiphon_lab.sending import BOTH, ECHO
@@ -86,7 +86,7 @@ def claimed_credentials(shot: Shot, *, target: str, uid: int) -> None:
         _send(shot, sock, target)
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """User namespaces, changed owners, passed sockets, copied marks."""
     for family in (4, 6):
         for by in BOTH:
@@ -96,7 +96,7 @@ def run(arena: Arena) -> None:
                 (passed_socket, "passed socket"),
                 (claimed_credentials, "mark"),
             ):
-                arena.fire(function, by=by, family=family, name=f"{name} ipv{family} {by}",
+                trial.fire(function, by=by, family=family, name=f"{name} ipv{family} {by}",
                            target=TARGETS["internet"][family], uid=LAB_UID)  # fmt: skip
 
 

@@ -10,9 +10,9 @@ import socket
 from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A, NEIGHBOUR4, NEIGHBOUR6
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode, Trace
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import TCP
 from psiphon_lab.sending import probe, send_bytes
 
@@ -33,7 +33,7 @@ def _answers(shot: Shot) -> Trace:
     return Trace(token=shot.data, target_port=shot.source_port)
 
 
-def _listen_carelessly(arena: Arena, stack: contextlib.ExitStack) -> None:
+def _listen_carelessly(trial: Trial, stack: contextlib.ExitStack) -> None:
     """Listen on every address, as a careless proxy does: in the control there is no core."""
 
     def inside() -> None:
@@ -44,26 +44,26 @@ def _listen_carelessly(arena: Arena, stack: contextlib.ExitStack) -> None:
             sock.bind(("::", port))
             sock.listen(16)
 
-    arena.client.call(inside)
-    arena.client.set_sysctls({"ipv4/conf/all/route_localnet": 1})
-    arena.say("a proxy that listens on every address")
+    trial.client.call(inside)
+    trial.client.set_sysctls({"ipv4/conf/all/route_localnet": 1})
+    trial.say("a proxy that listens on every address")
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Connect from the neighbour and the provider to the proxy's ports, and to loopback addresses over the wire."""
-    link = arena.stage.world.neighbour.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+    link = trial.testbed.world.neighbour.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
     # Before it answers from 127.0.0.1, the kernel would send an ARP request that no neighbour answers. So the entry
     # exists.
-    arena.run("ip", "neigh", "replace", NEIGHBOUR4, "lladdr", link, "dev", LAN_A.interface)
-    if arena.mode is Mode.CONTROL:
-        _listen_carelessly(arena, arena.cleanups)
+    trial.run("ip", "neigh", "replace", NEIGHBOUR4, "lladdr", link, "dev", LAN_A.interface)
+    if trial.mode is Mode.CONTROL:
+        _listen_carelessly(trial, trial.cleanups)
     for family, target, source in ((4, LAN_A.client4, NEIGHBOUR4), (6, LAN_A.client6, NEIGHBOUR6)):
         for port, name in ((SOCKS, "SOCKS"), (HTTP, "HTTP")):
             for by in (Actor.NEIGHBOUR, Actor.PROVIDER):
-                arena.fire(probe, by=by, family=family, name=f"{name} ipv{family} {by}", trace=_answers, kind=TCP,
+                trial.fire(probe, by=by, family=family, name=f"{name} ipv{family} {by}", trace=_answers, kind=TCP,
                            target=target, port=port)  # fmt: skip
             if family == 4:  # the kernel drops ::1 from a wire in every setting
-                arena.fire(to_loopback, by=Actor.NEIGHBOUR, family=family, name=f"{name} to loopback ipv{family}",
+                trial.fire(to_loopback, by=Actor.NEIGHBOUR, family=family, name=f"{name} to loopback ipv{family}",
                            trace=_answers, port=port, source=source)  # fmt: skip
 
 

@@ -8,9 +8,9 @@ import socket
 import struct
 
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.probe import SO_BINDTODEVICE, TARGETS
 from psiphon_lab.sending import ECHO, volley
 from psiphon_lab.service_adapter.names import CORE_MARK
@@ -36,16 +36,16 @@ def marked(shot: Shot, *, target: str, interface: str) -> None:
         sock.sendto(shot.data, (target, ECHO))
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Add a table that sets the service's mark on every packet, and send through sockets with that mark."""
-    arena.run("nft", "-f", "-", input=RULES.format(mark=CORE_MARK), check=True)
-    arena.undo("nft", "delete", "table", "inet", "marks")
-    volley(arena, "marked by rules", seconds=0.15)
+    trial.run("nft", "-f", "-", input=RULES.format(mark=CORE_MARK), check=True)
+    trial.undo("nft", "delete", "table", "inet", "marks")
+    volley(trial, "marked by rules", seconds=0.15)
     for family in (4, 6):
-        for interface in ("", *(lan.interface for lan in arena.lans)):
-            arena.fire(marked, by=Actor.ROOT, family=family, name=f"SO_MARK ipv{family} {interface or 'plain'}",
+        for interface in ("", *(lan.interface for lan in trial.lans)):
+            trial.fire(marked, by=Actor.ROOT, family=family, name=f"SO_MARK ipv{family} {interface or 'plain'}",
                        target=TARGETS["internet"][family], interface=interface)  # fmt: skip
-    arena.settle()
+    trial.settle()
 
 
 ATTACK = Attack(

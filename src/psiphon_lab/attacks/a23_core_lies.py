@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import volley
 
 FAULTS = ("junk", "flood", "flap", "blackhole", "liar", "hang", "disconnect", "silent")
@@ -14,29 +14,29 @@ SECONDS = 1.6
 NO_CORE = "there is no core in this state"
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Make the core send nonsense and floods, report tunnels that do not exist, and fall silent; send meanwhile."""
-    volley(arena, "meanwhile", seconds=SECONDS)
-    if arena.locked:
-        arena.cleanups.callback(_behave, arena)
+    volley(trial, "meanwhile", seconds=SECONDS)
+    if trial.locked:
+        trial.cleanups.callback(_behave, trial)
         for kind in FAULTS:
-            arena.stage.set_faults({"kind": kind})
-            arena.say(f"the core: {kind}")
+            trial.testbed.set_faults({"kind": kind})
+            trial.say(f"the core: {kind}")
             if kind in {"liar", "hang"}:
                 try:
-                    arena.stage.machine.command("restart")
+                    trial.testbed.machine.command("restart")
                 except Exception as error:  # noqa: BLE001 - it may be restarting already
-                    arena.say(f"restart: {type(error).__name__}")
-            arena.wait(SECONDS / len(FAULTS))
-    arena.settle()
+                    trial.say(f"restart: {type(error).__name__}")
+            trial.wait(SECONDS / len(FAULTS))
+    trial.settle()
 
 
-def _behave(arena: Arena) -> None:
-    arena.stage.set_faults()
+def _behave(trial: Trial) -> None:
+    trial.testbed.set_faults()
     try:
-        arena.stage.machine.command("restart")
+        trial.testbed.machine.command("restart")
     except Exception as error:  # noqa: BLE001 - as above
-        arena.say(f"restart: {type(error).__name__}")
+        trial.say(f"restart: {type(error).__name__}")
 
 
 ATTACK = Attack(

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.namespace import LabError
 from psiphon_lab.sending import DISCARD, send_datagram
 
@@ -30,22 +30,22 @@ KINDS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
 """What it is, the IP version outside and inside, and words for `ip link add`. A kernel may lack some."""
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Make each tunnel that this kernel has, and have programs and a container send to a host at its far end."""
     made = 0
     for name, family, words in KINDS:
-        if arena.run("ip", "link", "add", DEVICE, "type", *words).returncode:
+        if trial.run("ip", "link", "add", DEVICE, "type", *words).returncode:
             continue  # this kernel lacks it
         made += 1
         nodad = ("nodad",) if family == 6 else ()
-        arena.run("ip", f"-{family}", "addr", "add", HERE[family], "dev", DEVICE, *nodad, check=True)
-        arena.run("ip", "link", "set", DEVICE, "up", check=True)
-        arena.run("ip", "neigh", "replace", THERE[family], "lladdr", THERE_MAC, "dev", DEVICE)
+        trial.run("ip", f"-{family}", "addr", "add", HERE[family], "dev", DEVICE, *nodad, check=True)
+        trial.run("ip", "link", "set", DEVICE, "up", check=True)
+        trial.run("ip", "neigh", "replace", THERE[family], "lladdr", THERE_MAC, "dev", DEVICE)
         for by in (Actor.ROOT, Actor.USER, Actor.CONTAINER):
-            arena.fire(send_datagram, by=by, family=family, name=f"{name} over ipv{family} {by}", target=THERE[family],
+            trial.fire(send_datagram, by=by, family=family, name=f"{name} over ipv{family} {by}", target=THERE[family],
                        port=DISCARD)  # fmt: skip
-        arena.settle()
-        arena.run("ip", "link", "del", DEVICE, check=True)
+        trial.settle()
+        trial.run("ip", "link", "del", DEVICE, check=True)
     if not made:
         raise LabError("this kernel has none of these tunnels")
 

@@ -5,25 +5,25 @@
 from __future__ import annotations
 
 from psiphon_lab.attacks._redirects import WIRE, fire_redirected
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 
 HANDLE = "7"
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Do what A24 does, with a program at the card that accepts every frame (TC_ACT_OK, 0).
 
     It has the preference of the service's filter and is newer: the kernel runs the newest of them first (cls_bpf).
     """
-    added = arena.run("tc", "qdisc", "add", "dev", WIRE, "clsact").returncode == 0
+    added = trial.run("tc", "qdisc", "add", "dev", WIRE, "clsact").returncode == 0
     if added:
-        arena.undo("tc", "qdisc", "del", "dev", WIRE, "clsact")
+        trial.undo("tc", "qdisc", "del", "dev", WIRE, "clsact")
     place = ("dev", WIRE, "egress", "protocol", "all", "pref", "1", "handle", HANDLE, "bpf")
-    arena.run("tc", "filter", "add", *place, "direct-action", "bytecode", "1,6 0 0 0", check=True)
-    arena.undo("tc", "filter", "del", *place)
-    fire_redirected(arena)
+    trial.run("tc", "filter", "add", *place, "direct-action", "bytecode", "1,6 0 0 0", check=True)
+    trial.undo("tc", "filter", "del", *place)
+    fire_redirected(trial)
 
 
 ATTACK = Attack(

@@ -16,9 +16,9 @@ from psiphon_lab import addresses as plan
 from psiphon_lab import packet_builder
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.fork_server import Shot
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import DISCARD
 
 # <linux/if_xdp.h>
@@ -66,13 +66,13 @@ def by_ring(shot: Shot, *, interface: str, source: str, target: str) -> None:
             _check(libc.sendto(sock.fileno(), None, 0, socket.MSG_DONTWAIT, None, 0), "sendto")
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Send one frame of each family."""
     for family in (4, 6):
         source, target = (LAN_A.client4, plan.INTERNET4) if family == 4 else (LAN_A.client6, plan.INTERNET6)
-        arena.fire(by_ring, by=Actor.ROOT, family=family, name=f"AF_XDP ipv{family}", interface=LAN_A.interface,
+        trial.fire(by_ring, by=Actor.ROOT, family=family, name=f"AF_XDP ipv{family}", interface=LAN_A.interface,
                    source=source, target=target)  # fmt: skip
-        arena.settle()  # a card takes one such socket at a time
+        trial.settle()  # a card takes one such socket at a time
 
 
 ATTACK = Attack(

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 from psiphon_lab.addresses import LAN_A
 from psiphon_lab.attacks.a08b_wire_renamed import OTHER, rename
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.sending import fire_frame
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Rename the card, send raw frames from its first moment under the new name, then rename it back."""
-    rename(arena, LAN_A.interface, OTHER)
+    rename(trial, LAN_A.interface, OTHER)
     for family in (4, 6):
-        fire_frame(arena, f"frame ipv{family}", family, OTHER, seconds=0.3)
-    arena.settle()
-    rename(arena, OTHER, LAN_A.interface)
+        fire_frame(trial, f"frame ipv{family}", family, OTHER, seconds=0.3)
+    trial.settle()
+    rename(trial, OTHER, LAN_A.interface)
 
 
 ATTACK = Attack(

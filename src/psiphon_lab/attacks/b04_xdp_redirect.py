@@ -12,9 +12,9 @@ import struct
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.namespace import LabError
 from psiphon_lab.probe import TARGETS
 from psiphon_lab.sending import send_frame
@@ -53,19 +53,19 @@ def redirect(came: str, out: str) -> int:
         os.close(loaded)
 
 
-def run(arena: Arena) -> None:
+def run(trial: Trial) -> None:
     """Send by a container whose frames are redirected before this machine's network stack sees them."""
     try:
-        link = arena.client.call(lambda: redirect(CAME, LAN_A.interface))
+        link = trial.client.call(lambda: redirect(CAME, LAN_A.interface))
     except (OSError, KeyError) as error:
         raise LabError(f"no XDP program can be loaded here: {error}") from error
-    arena.say(f"an XDP program at {CAME} redirects everything to {LAN_A.interface}")
-    arena.cleanups.callback(os.close, link)
+    trial.say(f"an XDP program at {CAME} redirects everything to {LAN_A.interface}")
+    trial.cleanups.callback(os.close, link)
     for family in (4, 6):
         source = plan.CONTAINER4 if family == 4 else plan.CONTAINER6
-        arena.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"redirected ipv{family}", interface="eth0",
+        trial.fire(send_frame, by=Actor.CONTAINER, family=family, name=f"redirected ipv{family}", interface="eth0",
                    mac="02:50:53:00:0c:02", source=source, target=TARGETS["internet"][family])  # fmt: skip
-    arena.settle()
+    trial.settle()
 
 
 ATTACK = Attack(

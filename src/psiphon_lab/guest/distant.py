@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 
 from psiphon_lab.addresses import LAN_A, LAN_B, Lan
 from psiphon_lab.fork_server import PAUSE, Child, ForkServer, Outcome, Shot, serve
-from psiphon_lab.leaktest.stage import Stage
+from psiphon_lab.leaktest.testbed import Testbed
 from psiphon_lab.link import Link
 from psiphon_lab.namespace import PATIENCE, Host, LabError
 from psiphon_lab.topology import QUIET_CARDS
@@ -174,8 +174,8 @@ class InnerWorld(World):
         """The other end is a TAP interface, which is operational as soon as it is up."""
 
 
-class InnerStage(Stage):
-    """The stage inside: the server is signalled through the link."""
+class InnerTestbed(Testbed):
+    """The testbed inside: the server is signalled through the link."""
 
     def __init__(self, link: Link, **fields: Any) -> None:
         super().__init__(**fields)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from psiphon_lab.attacks import list_modules
-from psiphon_lab.guest.distant import DistantServer, InnerStage, InnerWorld, SplitForkServer
+from psiphon_lab.guest.distant import DistantServer, InnerTestbed, InnerWorld, SplitForkServer
 from psiphon_lab.leaktest.model import Mode
 from psiphon_lab.leaktest.player import LocalPlayer, Played
-from psiphon_lab.leaktest.stage import reserve_core_ports
+from psiphon_lab.leaktest.testbed import reserve_core_ports
 from psiphon_lab.link import Link
 from psiphon_lab.machine import Machine
 from psiphon_lab.standin_core import write_core_wrapper
@@ -58,8 +58,8 @@ class Inside:
         write_faults(faults)
         core = write_core_wrapper(place, faults)
         machine = stack.enter_context(Machine(world, core=core, entry=lambda: self._entry))
-        stage = InnerStage(link, world=world, server=DistantServer(self._entry), machine=machine, faults=faults)
-        self._player = LocalPlayer(stage, self._fork_server)
+        testbed = InnerTestbed(link, world=world, server=DistantServer(self._entry), machine=machine, faults=faults)
+        self._player = LocalPlayer(testbed, self._fork_server)
 
     def find_missing(self) -> tuple[str, ...]:
         """See `Player`."""

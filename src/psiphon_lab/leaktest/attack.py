@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.model import Actor, Mode
+from psiphon_lab.leaktest.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +25,13 @@ class Attack:
         recognised: how its frames are recognised on a wire.
         control: what shows that it would leak without the lock.
         run: carries it out.
-        before_lock: begins something before the machine is locked; `arena.begun` is what it returns.
+        before_lock: begins something before the machine is locked; `trial.begun` is what it returns.
         families: the IP versions for which it exists.
         not_applicable: states in which it proves nothing, each with the reason.
         disturbs: whether it takes the machine out of its state (a deleted device), which is then entered again.
         out_of_reach: why the lock cannot stop it, or "". It is tried and shown apart, and does not count as a failure.
         tools: programs that it needs. Without them it is not tried, and proves nothing.
-        needs: mechanisms of the kernel without which any attempt leaks; see also `Arena.fire`.
+        needs: mechanisms of the kernel without which any attempt leaks; see also `Trial.fire`.
         standin_only: whether it requires the stand-in core.
     """
 
@@ -42,8 +42,8 @@ class Attack:
     actors: tuple[Actor, ...]
     recognised: str
     control: str
-    run: Callable[[Arena], None]
-    before_lock: Callable[[Arena], Any] | None = None
+    run: Callable[[Trial], None]
+    before_lock: Callable[[Trial], Any] | None = None
     families: tuple[int, ...] = (4, 6)
     not_applicable: Mapping[Mode, str] = field(default_factory=dict)
     disturbs: bool = False

@@ -14,7 +14,7 @@ from psiphon_lab.judge import world_evidence
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import NEEDED_IN_STATE, Mode
 from psiphon_lab.leaktest.player import Player
-from psiphon_lab.leaktest.stage import Mark, Outside
+from psiphon_lab.leaktest.testbed import Mark, Outside
 from psiphon_lab.leaktest.verdict import Judgement, Kind, Tried, conclude, judge_recording
 from psiphon_lab.pcapng import read_recording, write_recording
 

@@ -25,11 +25,11 @@ from psiphon_lab.attacks import list_modules
 from psiphon_lab.attacks.a10_routes_flushed import restore_rules
 from psiphon_lab.fork_server import ForkServer
 from psiphon_lab.judge import world_evidence
-from psiphon_lab.leaktest.arena import Arena
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.model import Actor, Mode
-from psiphon_lab.leaktest.stage import Stage, open_stage
 from psiphon_lab.leaktest.states import Transition
+from psiphon_lab.leaktest.testbed import Testbed, open_testbed
+from psiphon_lab.leaktest.trial import Trial
 from psiphon_lab.leaktest.verdict import Tried, judge_recording
 from psiphon_lab.namespace import LabError
 from psiphon_lab.pcapng import read_recording, write_recording
@@ -44,7 +44,7 @@ SHRINKS = 24
 BASE = ("inet", names.BASE_TABLE)
 TRYING = Attack(
     id="chaos", name="chaos", reference="", summary="", actors=(Actor.ROOT, Actor.USER), recognised="", control="",
-    run=lambda arena: volley(arena, "all the time"),
+    run=lambda trial: volley(trial, "all the time"),
 )  # fmt: skip
 
 
@@ -60,75 +60,75 @@ class Failure:
 class Episode:
     """A world in which steps are carried out."""
 
-    stage: Stage
+    testbed: Testbed
     wire: str = "a"
 
     def nft(self, *words: str) -> None:
         """Run nft as another program."""
-        self.stage.world.client.run(["nft", *words], check=False)
+        self.testbed.world.client.run(["nft", *words], check=False)
 
     def ip(self, *words: str) -> None:
         """Run ip as another program."""
-        self.stage.world.client.run(["ip", *words], check=False)
+        self.testbed.world.client.run(["ip", *words], check=False)
 
     def ask(self, command: str) -> None:
         """Send a user's command. A refusal or a missing answer is not a failure."""
         with contextlib.suppress(UserError, OSError):
-            self.stage.machine.command(command)
+            self.testbed.machine.command(command)
 
     def signal_core(self, number: signal.Signals) -> None:
         """Send a signal to the core, if there is one."""
-        status = self.stage.machine.read_status()
+        status = self.testbed.machine.read_status()
         if status is not None and status["core_pid"]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(status["core_pid"], number)
 
     def restart_daemon(self, *, kill: bool) -> None:
         """End the daemon, as the service manager or a crash would, and start it."""
-        machine = self.stage.machine
+        machine = self.testbed.machine
         machine.kill_daemon() if kill else machine.stop_daemon()
         machine.start_daemon()
 
     def freeze_daemon(self) -> None:
         """Stop the daemon for a moment."""
-        self.stage.machine.signal_daemon(signal.SIGSTOP)
+        self.testbed.machine.signal_daemon(signal.SIGSTOP)
         time.sleep(0.4)
-        self.stage.machine.signal_daemon(signal.SIGCONT)
+        self.testbed.machine.signal_daemon(signal.SIGCONT)
 
     def misbehave(self, kind: str) -> None:
         """Set a fault of the core, or none."""
-        self.stage.set_faults(*([{"kind": kind}] if kind else []))
+        self.testbed.set_faults(*([{"kind": kind}] if kind else []))
 
     def misconfigure(self) -> None:
         """Make a mistake in the configuration, and correct it."""
         for text in ("socks_prot = 1\n", None):
-            self.stage.machine.write_config(text)
+            self.testbed.machine.write_config(text)
             self.ask("reload")
 
     def move(self) -> None:
         """Move the uplink to the other provider."""
-        world = self.stage.world
+        world = self.testbed.world
         world.move_to_provider_b() if self.wire == "a" else world.move_to_provider_a()
         self.wire = "b" if self.wire == "a" else "a"
 
     def flap(self) -> None:
         """Take the link down and up again."""
         lan = LAN_A if self.wire == "a" else LAN_B
-        self.stage.world.set_carrier(lan, up=False)
+        self.testbed.world.set_carrier(lan, up=False)
         time.sleep(0.05)
-        self.stage.world.set_carrier(lan, up=True)
+        self.testbed.world.set_carrier(lan, up=True)
 
     def flush_rules(self) -> None:
         """Flush the routing rules, and restore the kernel's own."""
         for family in ("-4", "-6"):
             self.ip(family, "rule", "flush")
-        arena: Any = self
-        restore_rules(arena)
+        trial: Any = self
+        restore_rules(trial)
 
     @property
     def client(self) -> Any:
         """The machine under test."""
-        return self.stage.world.client
+        return self.testbed.world.client
 
 
 def _misbehaving(kind: str) -> Callable[[Episode], object]:
@@ -154,8 +154,8 @@ STEPS: dict[str, Callable[[Episode], object]] = {
     "accept rule inserted": lambda it: it.nft("insert", "rule", *BASE, "output", "accept"),
     "policy opened": lambda it: it.nft("chain", *BASE, "output", "{ policy accept; }"),
     "egress guard deleted": lambda it: it.nft("delete", "table", "netdev", names.EGRESS_TABLE),
-    "boot rules loaded": lambda it: it.stage.machine.boot_lock(),
-    "guards reloaded": lambda it: it.stage.machine.reload_guard(),
+    "boot rules loaded": lambda it: it.testbed.machine.boot_lock(),
+    "guards reloaded": lambda it: it.testbed.machine.reload_guard(),
     "routing rules flushed": lambda it: it.flush_rules(),
     "private routes flushed": lambda it: it.ip("route", "flush", "table", str(names.ROUTE_TABLE)),
     "TUN deleted": lambda it: it.ip("link", "del", names.TUN_NAME),
@@ -177,26 +177,26 @@ def play_episode(steps: Sequence[str], fork_server: ForkServer, recording: Path)
     Returns:
         What went wrong, or None, and the number of judged frames.
     """
-    with open_stage() as stage:
-        stage.lock()
+    with open_testbed() as testbed:
+        testbed.lock()
         # Frames from before the lock must not arrive after the mark: an unlocked client reports its groups by MLDv2.
-        stage.record_since(stage.world.mark())
-        mark = stage.world.mark()
-        stage.machine.start_daemon()
-        stage.machine.wait_state("OPEN")
-        episode = Episode(stage)
+        testbed.record_since(testbed.world.mark())
+        mark = testbed.world.mark()
+        testbed.machine.start_daemon()
+        testbed.machine.wait_state("OPEN")
+        episode = Episode(testbed)
         numbers = itertools.count(1)
         frames, taken, tried = 0, list[str](), list[Tried]()
         for name in (*steps, ""):
-            arena = Arena(
-                stage=stage,
+            trial = Trial(
+                testbed=testbed,
                 fork_server=fork_server,
                 mode=Mode.OPEN,
                 attack=TRYING.id,
                 families=TRYING.families,
                 numbers=numbers,
             )
-            volley(arena, "all the time", seconds=0.25, raw=True)
+            volley(trial, "all the time", seconds=0.25, raw=True)
             try:
                 if name:
                     taken.append(name)
@@ -207,17 +207,17 @@ def play_episode(steps: Sequence[str], fork_server: ForkServer, recording: Path)
             except LabError as error:
                 return Failure(what=str(error).splitlines()[0], steps=tuple(taken)), frames
             finally:
-                arena.settle()
+                trial.settle()
             tried += [
-                Tried(name=it.shot.name, by=it.by, family=it.shot.family, trace=it.trace) for it in arena.attempts
+                Tried(name=it.shot.name, by=it.by, family=it.shot.family, trace=it.trace) for it in trial.attempts
             ]
-            found, dropped = stage.record_since(mark)
-            mark = stage.world.mark()
+            found, dropped = testbed.record_since(mark)
+            mark = testbed.world.mark()
             write_recording(recording, found, dropped)
             record = read_recording(recording)
             if not record.complete:
                 return Failure(what="the capture lost frames", steps=tuple(taken)), frames
-            evidence = world_evidence(stage.server.read_flows(), core_ports=CORE_PORTS)
+            evidence = world_evidence(testbed.server.read_flows(), core_ports=CORE_PORTS)
             judgement = judge_recording(record, tried[-200:], evidence)
             frames += judgement.frames
             if judgement.leaks:
@@ -227,10 +227,10 @@ def play_episode(steps: Sequence[str], fork_server: ForkServer, recording: Path)
 
 def _come_back(episode: Episode) -> None:
     """End all faults: the service must reopen by itself, or by the user's start after a stop."""
-    machine = episode.stage.machine
+    machine = episode.testbed.machine
     episode.misbehave("")
     episode.signal_core(signal.SIGCONT)
-    Transition(episode.stage).leave()
+    Transition(episode.testbed).leave()
     machine.write_config()
     episode.ask("reload")
     episode.ask("start")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from psiphon_lab.addresses import LAN_A, Lan
-from psiphon_lab.leaktest.stage import Stage
+from psiphon_lab.leaktest.testbed import Testbed
 from psiphon_lab.namespace import Host, LabError
 from psiphon_lab.pace import PACE
 from psiphon_lab.service_adapter import names
@@ -39,10 +39,10 @@ class HeldState:
 
     summary = ""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.machine = stage.machine
-        self.world = stage.world
+    def __init__(self, testbed: Testbed) -> None:
+        self.testbed = testbed
+        self.machine = testbed.machine
+        self.world = testbed.world
 
     def enter(self) -> None:
         """Enter it from any other state."""
@@ -103,7 +103,7 @@ class HeldState:
 
     def _open(self) -> int:
         """Have the machine open with a core without faults; returns the core's process id."""
-        self.stage.set_faults()
+        self.testbed.set_faults()
         if self.machine.read_status() is None:
             self.machine.kill_daemon()
             self._ensure_lock()
@@ -144,8 +144,8 @@ def _is_operational(host: Host, name: str) -> bool:
 class FrozenState(HeldState):
     """A state in which no daemon repairs anything: rules, routes and devices must stay as they are."""
 
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage)
+    def __init__(self, testbed: Testbed) -> None:
+        super().__init__(testbed)
         self._before = ""
 
     def _freeze(self) -> None:
@@ -198,8 +198,8 @@ class Loop:
 class LoopingState(HeldState):
     """A state that is a loop, held as long as the loop works."""
 
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage)
+    def __init__(self, testbed: Testbed) -> None:
+        super().__init__(testbed)
         self._loop: Loop | None = None
 
     def enter(self) -> None:

@@ -17,13 +17,13 @@ from typing import Protocol
 
 from psiphon_lab.attacks import load_attacks
 from psiphon_lab.fork_server import ForkServer
-from psiphon_lab.leaktest.arena import Arena, missing_tools
 from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.held_state import HeldState
 from psiphon_lab.leaktest.layer_counters import ROUTING, read_counters, subtract
 from psiphon_lab.leaktest.model import Mode
-from psiphon_lab.leaktest.stage import Stage
 from psiphon_lab.leaktest.states import STATES
+from psiphon_lab.leaktest.testbed import Testbed
+from psiphon_lab.leaktest.trial import Trial, missing_tools
 from psiphon_lab.leaktest.verdict import Tried
 from psiphon_lab.namespace import LabError
 from psiphon_lab.service_adapter.mechanisms import find_missing
@@ -75,10 +75,10 @@ class Player(Protocol):
 
 
 class LocalPlayer:
-    """The machine of a stage in this process."""
+    """The machine of a testbed in this process."""
 
-    def __init__(self, stage: Stage, fork_server: ForkServer) -> None:
-        self._stage = stage
+    def __init__(self, testbed: Testbed, fork_server: ForkServer) -> None:
+        self._testbed = testbed
         self._fork_server = fork_server
         self._numbers = itertools.count(1)
         self._attacks = {attack.id: attack for attack in load_attacks()}
@@ -88,7 +88,7 @@ class LocalPlayer:
 
     def find_missing(self) -> tuple[str, ...]:
         """See `Player`."""
-        return self._stage.world.client.call(find_missing)
+        return self._testbed.world.client.call(find_missing)
 
     def begin(self, mode: Mode, attacks: Sequence[str]) -> None:
         """See `Player`."""
@@ -96,19 +96,19 @@ class LocalPlayer:
         self._held = None
         early = [attack for attack in (self._attacks[name] for name in attacks) if attack.before_lock is not None]
         if self._locked and (early or mode is Mode.BOOT):  # a boot finds nothing of the service
-            self._stage.unlock()
+            self._testbed.unlock()
             self._locked = False
         for attack in early:
             assert attack.before_lock is not None
-            self._stage.begun[attack.id] = attack.before_lock(self._open_arena(attack))
+            self._testbed.begun[attack.id] = attack.before_lock(self._make_trial(attack))
         if mode is not Mode.CONTROL and not self._locked:
-            self._stage.lock()
+            self._testbed.lock()
             self._locked = True
-        self._held = STATES[mode](self._stage)
+        self._held = STATES[mode](self._testbed)
 
-    def _open_arena(self, attack: Attack) -> Arena:
-        return Arena(
-            stage=self._stage,
+    def _make_trial(self, attack: Attack) -> Trial:
+        return Trial(
+            testbed=self._testbed,
             fork_server=self._fork_server,
             mode=self._mode,
             attack=attack.id,
@@ -134,8 +134,8 @@ class LocalPlayer:
         assert held is not None
         if lacking := missing_tools(what.tools):
             return Played(error=f"this machine lacks {', '.join(lacking)}")
-        arena = self._open_arena(what)
-        client = self._stage.world.client
+        trial = self._make_trial(what)
+        client = self._testbed.world.client
         state_lost = error = ""
         layers: dict[str, int] = {}
         try:
@@ -143,20 +143,20 @@ class LocalPlayer:
             held.restore()
             before = read_counters(client)
             try:
-                what.run(arena)
-                arena.settle()
+                what.run(trial)
+                trial.settle()
                 layers = subtract(before, read_counters(client))
             finally:
                 with contextlib.suppress(LabError):
-                    arena.settle()
-                arena.cleanups.close()
+                    trial.settle()
+                trial.cleanups.close()
                 if not what.disturbs:
                     state_lost = held.explain_loss()
                 if what.disturbs or state_lost:
                     held.restore()
         except Exception as problem:  # noqa: BLE001 - after any error the attack was not carried out, and proves nothing
             error = (str(problem) or type(problem).__name__).splitlines()[0][:300]
-        tried = _describe(arena)
+        tried = _describe(trial)
         routed = sum(
             count for item in tried for results, count in item.results.items() if results.startswith("unreachable")
         )
@@ -164,16 +164,16 @@ class LocalPlayer:
             layers[ROUTING] = routed
         return Played(
             seconds=round(time.monotonic() - begin, 2),
-            actions=tuple(arena.actions),
+            actions=tuple(trial.actions),
             tried=tried,
             state_lost=state_lost,
             error=error,
             layers=layers,
-            claimed=tuple(arena.claimed),
+            claimed=tuple(trial.claimed),
         )
 
 
-def _describe(arena: Arena) -> tuple[Tried, ...]:
+def _describe(trial: Trial) -> tuple[Tried, ...]:
     return tuple(
         Tried(
             name=attempt.shot.name,
@@ -185,5 +185,5 @@ def _describe(arena: Arena) -> tuple[Tried, ...]:
             error=attempt.outcome.error if attempt.outcome else "no result",
             needs=attempt.needs,
         )
-        for attempt in arena.attempts
+        for attempt in trial.attempts
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from psiphon_lab.addresses import LAN_A, LAN_B
 from psiphon_lab.leaktest.held_state import FrozenState, HeldState, Loop, LoopingState
 from psiphon_lab.leaktest.model import Mode
-from psiphon_lab.leaktest.stage import Stage
+from psiphon_lab.leaktest.testbed import Testbed
 from psiphon_lab.namespace import LabError
 from psiphon_lab.pace import PACE
 from psiphon_lab.service_adapter.daemon import CORE_FLAG
@@ -62,14 +62,14 @@ class Connecting(HeldState):
     heals = True
 
     def enter(self) -> None:
-        self.stage.signal_server(signal.SIGSTOP)
+        self.testbed.signal_server(signal.SIGSTOP)
         self._ensure_lock()
         if self.machine.read_status() is None:
             self.machine.start_daemon()
         self.machine.wait_state("CONNECTING")
 
     def leave(self) -> None:
-        self.stage.signal_server(signal.SIGCONT)
+        self.testbed.signal_server(signal.SIGCONT)
 
     def explain_loss(self) -> str:
         return self._status_is("CONNECTING")
@@ -96,13 +96,13 @@ class CoreKilled(HeldState):
 
     def enter(self) -> None:
         core = self._open()
-        self.stage.set_faults({"kind": "exit", "code": 1})
+        self.testbed.set_faults({"kind": "exit", "code": 1})
         with contextlib.suppress(ProcessLookupError):
             os.kill(core, signal.SIGKILL)
         self.machine.wait_state("LOCKED")
 
     def leave(self) -> None:
-        self.stage.set_faults()
+        self.testbed.set_faults()
 
     def explain_loss(self) -> str:
         return self._status_is("LOCKED", "CONNECTING")
@@ -114,8 +114,8 @@ class CoreStopped(HeldState):
     summary = "SIGSTOP to the core while open, and to every later core"
     heals = True
 
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage)
+    def __init__(self, testbed: Testbed) -> None:
+        super().__init__(testbed)
         self._loop: Loop | None = None
 
     def enter(self) -> None:

@@ -25,7 +25,7 @@ from psiphon_lab.guest.kernels import Kernel
 from psiphon_lab.guest.source import PLACE, UNPACK, pack_source, python
 from psiphon_lab.leaktest.model import Mode
 from psiphon_lab.leaktest.player import Played
-from psiphon_lab.leaktest.stage import Outside
+from psiphon_lab.leaktest.testbed import Outside
 from psiphon_lab.link import Link
 from psiphon_lab.namespace import LabError
 from psiphon_lab.pace import VARIABLE

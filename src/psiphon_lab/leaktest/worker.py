@@ -27,7 +27,7 @@ from psiphon_lab.guest.kernels import Kernel
 from psiphon_lab.leaktest.cell import Broken, Cell, Missing, play_cell
 from psiphon_lab.leaktest.model import Mode
 from psiphon_lab.leaktest.player import LocalPlayer, Player
-from psiphon_lab.leaktest.stage import Outside, open_stage
+from psiphon_lab.leaktest.testbed import Outside, open_testbed
 from psiphon_lab.namespace import LabError
 from psiphon_lab.tunnel_ends import RealPrograms
 
@@ -62,10 +62,10 @@ Told = Cell | Missing | Broken
 
 @contextlib.contextmanager
 def open_player(task: Task, fork_server: ForkServer) -> Iterator[tuple[Outside, Player]]:
-    """What is outside, and the machine of a task: a stage in namespaces, or a virtual machine."""
+    """What is outside, and the machine of a task: a testbed in namespaces, or a virtual machine."""
     if task.kernel is None:
-        with open_stage(real=task.real) as stage:
-            yield stage, LocalPlayer(stage, fork_server)
+        with open_testbed(real=task.real) as testbed:
+            yield testbed, LocalPlayer(testbed, fork_server)
     else:
         from psiphon_lab.leaktest.virtual_machine import open_virtual_machine
 

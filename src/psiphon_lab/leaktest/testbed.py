@@ -51,7 +51,7 @@ class Outside:
 
 
 @dataclass
-class Stage(Outside):
+class Testbed(Outside):
     """With the machine in it. faults: the stand-in core's file. begun: by attack, what ran before the lock."""
 
     machine: Machine
@@ -85,8 +85,8 @@ def reserve_core_ports(world: World) -> None:
 
 
 @contextlib.contextmanager
-def open_stage(directory: Path | None = None, real: RealPrograms | None = None) -> Iterator[Stage]:
-    """A stage whose machine has neither lock nor daemon yet. real: real programs instead of the stand-ins."""
+def open_testbed(directory: Path | None = None, real: RealPrograms | None = None) -> Iterator[Testbed]:
+    """A testbed whose machine has neither lock nor daemon yet. real: real programs instead of the stand-ins."""
     with open_tunnel(real, directory=directory) as tunnel:
         world = tunnel.world
         if real is None:
@@ -95,4 +95,4 @@ def open_stage(directory: Path | None = None, real: RealPrograms | None = None) 
             # A real core gets its ports from the kernel. Shots at the server bind ports outside this range.
             world.client.set_sysctls({"ipv4/ip_local_port_range": f"{CORE_PORTS.start} {CORE_PORTS.stop - 1}"})
         with Machine(world, core=tunnel.core, entry=lambda: tunnel.server.entry) as machine:
-            yield Stage(world, tunnel.server, machine, tunnel.faults)
+            yield Testbed(world, tunnel.server, machine, tunnel.faults)

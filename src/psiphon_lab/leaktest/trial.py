@@ -18,7 +18,7 @@ from psiphon_lab.addresses import LAN_A, LAN_B, Lan
 from psiphon_lab.fork_server import PAUSE, ForkServer, Outcome, Shot
 from psiphon_lab.leaktest.held_state import HeldState, Point
 from psiphon_lab.leaktest.model import Actor, Mode, Trace
-from psiphon_lab.leaktest.stage import Stage
+from psiphon_lab.leaktest.testbed import Testbed
 from psiphon_lab.namespace import Host, LabError
 from psiphon_lab.pace import PACE
 from psiphon_lab.private_files import PrivateFiles, open_private_files
@@ -47,8 +47,8 @@ class Attempt:
 
 
 @dataclass
-class Arena:
-    """One cell of the matrix while it is played.
+class Trial:
+    """One cell of the matrix while it is tried.
 
     Attributes:
         mode: the state of the machine.
@@ -62,7 +62,7 @@ class Arena:
         held: the state, or None before the lock.
     """
 
-    stage: Stage
+    testbed: Testbed
     fork_server: ForkServer
     mode: Mode
     attack: str
@@ -90,12 +90,12 @@ class Arena:
     @property
     def begun(self) -> Any:
         """What the attack's `before_lock` returned."""
-        return self.stage.begun.get(self.attack)
+        return self.testbed.begun.get(self.attack)
 
     @property
     def client(self) -> Host:
         """The machine under test."""
-        return self.stage.world.client
+        return self.testbed.world.client
 
     @property
     def lans(self) -> tuple[Lan, ...]:
@@ -104,7 +104,7 @@ class Arena:
 
     def host_of(self, by: Actor) -> Host:
         """The host from which an actor shoots."""
-        world = self.stage.world
+        world = self.testbed.world
         others = {Actor.CONTAINER: world.container, Actor.NEIGHBOUR: world.neighbour, Actor.PROVIDER: world.provider_a}
         return others.get(by, world.client)
 
@@ -234,7 +234,7 @@ class Arena:
 
     def scratch_path(self, name: str, *, shared: bool = False) -> Path:
         """The path of a file that `scratch` writes."""
-        world = self.stage.world
+        world = self.testbed.world
         return (world.shared if shared else world.directory) / "attacks" / self.attack / name
 
     def scratch(self, name: str, text: str = "", *, mode: int = 0o644, shared: bool = False) -> Path:

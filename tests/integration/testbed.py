@@ -26,7 +26,7 @@ from psiphon_lab.world import World
 
 
 @dataclass
-class Stage:
+class Testbed:
     """World, server and machine; `faults` is the file that the stand-in core reads."""
 
     world: World
@@ -107,10 +107,10 @@ class Stage:
 
 
 @contextlib.contextmanager
-def open_stage(
+def open_testbed(
     *, start: bool = True, settings: dict[str, Any] | None = None, installed: bool = False
-) -> Iterator[Stage]:
-    """A stage, locked as at boot; with `start` the daemon runs and the tunnel is open.
+) -> Iterator[Testbed]:
+    """A testbed, locked as at boot; with `start` the daemon runs and the tunnel is open.
 
     With `installed` the core is where an installation puts it, below "root" in the world's directory, with a record.
     """
@@ -126,8 +126,8 @@ def open_stage(
         with Machine(world, core=core, entry=lambda: server.entry, settings=settings) as machine:
             machine.boot_lock()
             machine.hold_guard()
-            stage = Stage(world, server, machine, faults)
+            testbed = Testbed(world, server, machine, faults)
             if start:
                 machine.start_daemon()
                 machine.wait_state("OPEN")
-            yield stage
+            yield testbed
