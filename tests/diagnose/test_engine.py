@@ -32,7 +32,7 @@ def raises(error: Exception) -> Check:
     def run(_facts: Facts) -> Outcome:
         raise error
 
-    return check("disk.x", "It works", "Mend it.")(run)
+    return check("disk.x", "It works", "Repair it.")(run)
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ def mirror(testbed: Testbed, tmp_path: Path) -> Iterator[Mirror]:
 
 @pytest.mark.requirement("R14", "R3")
 @pytest.mark.parametrize("proxy", [None, "socks5://127.0.0.1:1081"], ids=["through the TUN", "through SOCKS"])
-def test_an_update_over_the_open_tunnel_leaks_nothing_and_starts_the_core_anew(
+def test_an_update_over_the_open_tunnel_leaks_nothing_and_restarts_the_core(
     proxy: str | None, testbed: Testbed, mirror: Mirror
 ) -> None:
     mark = testbed.world.mark()

@@ -129,7 +129,7 @@ def test_an_interface_that_is_called_like_the_index_of_the_tun_takes_nothing_ove
 
 
 @pytest.mark.requirement("R9")
-def test_an_uplink_with_a_hostile_name_is_none(closed: Testbed) -> None:
+def test_an_interface_with_a_hostile_name_is_no_uplink(closed: Testbed) -> None:
     client = closed.world.client
     client.run(["ip", "link", "set", "eth0", "down"])
     client.run(["ip", "link", "set", "eth0", "name", "*"])

@@ -78,7 +78,7 @@ CHANGES = {
 
 @pytest.mark.requirement("R1", "B2")
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_value_that_is_none_of_the_policys_is_noticed(kernel: Kernel, change: str) -> None:
+def test_a_value_that_the_policy_does_not_have_is_noticed(kernel: Kernel, change: str) -> None:
     """Whatever nft may have read into the text."""
     before, after = CHANGES[change]
     text = OPEN.render_replacement()

@@ -420,9 +420,7 @@ async def _await(work: Awaitable[None]) -> None:
 
 @pytest.mark.requirement("R1", "B3")
 @pytest.mark.parametrize("anew", [False, True])
-def test_the_tun_that_could_not_be_made_since_it_was_set_down_is_known_so_that_it_is_heard_of(
-    kernel: Kernel, anew: bool
-) -> None:
+def test_a_tun_that_was_refused_because_it_was_set_down_is_reported(kernel: Kernel, anew: bool) -> None:
     """Without knowing the TUN, the daemon heard of no change of it any more, and never saw the fight."""
     overtaking = False
 
@@ -449,7 +447,7 @@ def test_the_tun_that_could_not_be_made_since_it_was_set_down_is_known_so_that_i
 
 
 @pytest.mark.requirement("R1", "B3")
-def test_a_tun_whose_routes_were_refused_since_it_was_set_down_is_set_up_and_not_made_anew(kernel: Kernel) -> None:
+def test_a_tun_whose_routes_were_refused_since_it_was_set_down_is_set_up_and_not_made_again(kernel: Kernel) -> None:
     async def work(enforcer: Enforcer) -> None:
         def lock_overtaken(tun: Tun | None) -> Policy:
             kernel.ip("link", "set", names.TUN_NAME, "down")

@@ -181,7 +181,7 @@ def test_other_programs_rules_and_tables_are_left_alone(kernel: Kernel) -> None:
 
 
 @pytest.mark.defect(8)
-def test_a_tun_made_anew_takes_the_routes_with_it(kernel: Kernel) -> None:
+def test_a_tun_made_again_takes_the_routes_with_it(kernel: Kernel) -> None:
     assert apply(kernel, OPEN, make_tun(kernel)) is None
     kernel.ip("link", "del", names.TUN_NAME)
     index = make_tun(kernel)

@@ -191,7 +191,7 @@ def test_a_sleep_that_was_announced_and_does_not_come_is_given_up_for(testbed: T
 
 
 @pytest.mark.requirement("R6", "R17")
-def test_where_nobody_tells_a_clock_that_jumped_closes_checks_and_opens_anew() -> None:
+def test_without_an_announcement_a_clock_that_jumped_closes_checks_and_opens_again() -> None:
     with open_testbed(start=False) as testbed:
         slept = testbed.world.directory / "slept"
         slept.write_text("100")

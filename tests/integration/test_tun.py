@@ -142,7 +142,7 @@ def test_whatever_it_needs_is_missed_and_put_back(kernel: Kernel, what: str) -> 
     assert "local" in kernel.ip("route", "get", "127.0.0.1")
 
 
-def test_what_cannot_be_put_right_is_made_anew(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_put_right_is_made_again(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unexpected case: the kernel refuses this device's addresses as long as it exists."""
     first = make(kernel)
     real = product.check_tun

@@ -264,16 +264,16 @@ def test_two_runs_of_the_same_have_no_change() -> None:
 
 
 @pytest.mark.parametrize(("before", "after", "better"), [(0.8, 1.0, True), (1.0, 0.8, False)])
-def test_a_change_beyond_noise_is_told_with_its_direction(before: float, after: float, better: bool) -> None:
+def test_a_change_beyond_noise_is_reported_with_its_direction(before: float, after: float, better: bool) -> None:
     (change,) = list_changes(make_report(factor=before), make_report(factor=after))
     assert (change.key, change.better) == (RATE.key, better)
 
 
-def test_a_change_of_few_rounds_is_not_told() -> None:
+def test_a_change_of_few_rounds_is_not_reported() -> None:
     assert list(list_changes(make_report(factor=0.8, rounds=2), make_report(rounds=2))) == []
 
 
-def test_a_growth_that_became_flat_is_told() -> None:
+def test_a_growth_that_became_flat_is_reported() -> None:
     (change,) = list_changes(make_report(slope=0.05), make_report())
     assert change.better is True
     assert change.after.startswith("flat")
@@ -394,7 +394,7 @@ def test_every_family_plans_steps_with_a_time_and_quick_is_quicker() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', "{"])
-def test_an_older_run_that_is_none_is_refused_with_a_next_step(tmp_path: Path, text: str) -> None:
+def test_an_older_run_that_is_malformed_is_refused_with_a_next_step(tmp_path: Path, text: str) -> None:
     path = tmp_path / "old.json"
     path.write_text(text)
     with pytest.raises(UserError) as caught:

@@ -205,7 +205,7 @@ def test_verify_knows_what_was_compiled(root: Path) -> None:
         '{"files": [{"path": "/usr/lib/psiphon-vpn/lib/__pycache__/evil.py", "sha256": "0", "mode": "0644"}]}',
     ],
 )
-def test_a_record_that_names_anything_else_is_none(root: Path, text: str) -> None:
+def test_a_record_that_names_anything_else_is_ignored(root: Path, text: str) -> None:
     Layout(root=root).byte_code_record.write_text(text)
     with pytest.raises(ManifestError):
         verify(RealSystem(), Layout(root=root))

@@ -158,7 +158,7 @@ def test_after_a_loss_nothing_is_believed_before_the_first_commit_that_was_surel
     assert log.covers(13, 14), "reading all there is is no loss"
 
 
-def test_the_numbers_begin_anew_without_zero() -> None:
+def test_the_numbers_begin_again_without_zero() -> None:
     log = CommitLog()
     hear(log, 0xFFFFFFFE, 0xFFFFFFFF, 1, 2)
     assert log.covers(0xFFFFFFFE, 2)

@@ -59,7 +59,7 @@ def read_port(path: Path) -> object:
     return load_settings(path).socks_port
 
 
-def test_a_root_owned_file_is_named_as_such_with_what_helps_and_mended(path: Path) -> None:
+def test_a_root_owned_file_is_named_as_such_with_what_helps_and_repaired(path: Path) -> None:
     said = as_service(lambda: read_port(path))
     assert "it belongs to root, and the service, which runs as psiphon-user, may not read it" in said
     assert f"sudo chown psiphon-user:psiphon-group {path}" in said
@@ -99,7 +99,7 @@ def test_the_way_out_that_is_named_for_a_strangers_file_leads_out(path: Path) ->
 
 
 @pytest.mark.parametrize("case", ["stranger", "writable", "link", "pipe", "directory", "open directory", "none"])
-def test_what_somebody_else_can_have_written_is_not_mended(path: Path, case: str) -> None:
+def test_what_somebody_else_can_have_written_is_not_repaired(path: Path, case: str) -> None:
     victim = path.parent.parent / "victim"
     victim.write_text("root's")
     match case:

@@ -322,7 +322,7 @@ def test_whom_root_allows_may_look_and_change_nothing_and_nobody_else_reaches_th
 
 
 @needs_root
-def test_a_socket_that_is_made_anew_lets_readers_in_from_the_first_moment() -> None:
+def test_a_socket_that_is_made_again_lets_readers_in_from_the_first_moment() -> None:
     async def check(bench: Bench) -> None:
         await bench.server.close()
         bench.server.allow(frozenset({NOBODY}))

@@ -334,9 +334,7 @@ def test_a_proxy_that_is_not_there_is_named_as_the_reason(
 
 
 @pytest.mark.parametrize("proxy", ["gopher://127.0.0.1:1", "127.0.0.1:1080", "http://[", ""])
-def test_an_address_of_a_proxy_that_is_none_is_refused(
-    proxy: str, site: Site, directory: Path, tls: ssl.SSLContext
-) -> None:
+def test_a_malformed_proxy_address_is_refused(proxy: str, site: Site, directory: Path, tls: ssl.SSLContext) -> None:
     with pytest.raises(FetchError) as caught:
         fetch_core(site.url, directory, proxy=proxy, tls=tls, limits=QUICK)
     assert caught.value.problem is FetchProblem.PROXY

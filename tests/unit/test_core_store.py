@@ -244,7 +244,9 @@ def test_of_many_cores_two_are_kept(store: CoreStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("R13")
-def test_installing_the_same_again_changes_nothing_but_mends_what_was_changed(store: CoreStore, tmp_path: Path) -> None:
+def test_installing_the_same_again_changes_nothing_but_repairs_what_was_changed(
+    store: CoreStore, tmp_path: Path
+) -> None:
     before = list_tree(tmp_path / "root")
     assert store.install_file(tmp_path / "old").changed is False
     assert list_tree(tmp_path / "root") == before

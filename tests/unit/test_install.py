@@ -329,7 +329,7 @@ def test_a_core_that_is_refused_undoes_the_installation(machine: ScratchMachine)
     assert machine.read_all() == before
 
 
-def test_a_new_core_makes_a_running_service_start_anew(machine: ScratchMachine) -> None:
+def test_a_new_core_makes_a_running_service_start_again(machine: ScratchMachine) -> None:
     install(machine)
     machine.set_state(restarted=[])
     install_clone(machine.platform, PAYLOAD, ACTING, say=say_nothing, bring=lambda: True)

@@ -123,7 +123,7 @@ def test_what_a_renewal_finds_changed_is_a_change_of_the_lock() -> None:
         (ev.LockBroken("nft (pid 7) changed the lock"), Reason.RULES_CHANGED),
     ],
 )
-def test_a_lease_that_ends_is_verified_anew_for_its_own_reason(event: Event, reason: Reason) -> None:
+def test_a_lease_that_ends_is_verified_again_for_its_own_reason(event: Event, reason: Reason) -> None:
     watch = Watch().to_open()
     watch.tell(event)
     assert (watch.model.state, watch.model.reason) == (State.VERIFYING, reason)

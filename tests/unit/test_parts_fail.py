@@ -115,7 +115,7 @@ def errors(*, always: bool) -> list[tuple[str, Callable[[], BaseException]]]:
 @pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 @pytest.mark.parametrize(("part", "seconds"), STARTED.items())
-def test_a_part_that_fails_closes_and_is_begun_anew(
+def test_a_part_that_fails_closes_and_is_started_again(
     part: Part, seconds: float, late: bool, always: bool, tmp_path: Path
 ) -> None:
     for name, error in errors(always=always):

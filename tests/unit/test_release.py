@@ -214,12 +214,12 @@ def test_a_stale_record_says_nothing_about_a_machine_that_is_locked(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"since": 1}', "\x00" * 9000])
-def test_a_record_that_is_odd_is_none(installed: ScratchMachine, text: str) -> None:
+def test_an_odd_record_is_ignored(installed: ScratchMachine, text: str) -> None:
     installed.platform.layout.release_record.write_text(text)
     assert released.read_record(installed.platform.layout) is None
 
 
-def test_a_record_that_is_not_roots_is_none(installed: ScratchMachine) -> None:
+def test_a_record_that_is_not_roots_is_ignored(installed: ScratchMachine) -> None:
     path = installed.platform.layout.release_record
     path.write_text(json.dumps({"since": "now", "by": "0"}))
     os.chown(path, 1234, 1234)

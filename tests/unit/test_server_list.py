@@ -44,7 +44,7 @@ def test_keys_like_psiphons_with_exponent_3_verify(exponent: int) -> None:
     assert not verify_signature(b"dada", key.sign(b"data"), key.public)
 
 
-def test_openssl_keeps_the_privileges_of_who_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_openssl_keeps_the_privileges_of_its_caller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """If it ran as nobody, or as psiphon-user like the core, any process with that uid could make it accept a list."""
     program = tmp_path / "openssl"
     program.write_text(f"#!/bin/sh\ngrep -E '^(Uid|CapPrm)' /proc/self/status >{tmp_path}/seen\necho Verified OK\n")

@@ -793,7 +793,7 @@ def test_a_fight_over_the_lock_is_sat_out_locked_and_longer_each_time(way: str) 
 @pytest.mark.parametrize(
     "event", [ev.LockFought("nft (pid 8)"), ev.LockBroken("x"), ev.TunBroken("x"), ev.EnforcementFailed("x")]
 )
-def test_in_a_fight_no_policy_is_loaded_anew_with_each_blow_and_its_end_is_still_waited_for(event: Event) -> None:
+def test_in_a_fight_no_policy_is_loaded_again_with_each_blow_and_its_end_is_still_waited_for(event: Event) -> None:
     watch = Watch().to_open()
     watch.tell(ev.LockFought("ufw (pid 7)"))
     before = watch.model

@@ -267,7 +267,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         {"kind": ["file"]},
     ],
 )
-def test_a_recorded_change_that_is_none_is_refused_before_anything_is_undone(fields: dict[str, object]) -> None:
+def test_a_malformed_recorded_change_is_refused_before_anything_is_undone(fields: dict[str, object]) -> None:
     with pytest.raises(StoredError):
         restore_change(fields)
 

@@ -115,7 +115,7 @@ def test_directories_have_the_owners_and_modes_of_the_policy(target: Layout) -> 
 @needs_root
 @needs_tools
 @pytest.mark.requirement("R12")
-def test_the_link_that_names_the_core_is_roots_and_is_mended(target: Layout) -> None:
+def test_the_link_that_names_the_core_is_roots_and_is_repaired(target: Layout) -> None:
     def look() -> tuple[str, int]:
         return os.readlink(target.core_name), target.core_name.lstat().st_uid
 
