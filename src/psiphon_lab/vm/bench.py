@@ -28,18 +28,21 @@ from psiphon_lab.vm.sleeps import MEMORY, SUSPEND, SleepKind
 from psiphon_lab.vm.storm import ROOT, USER
 from psiphon_lab.vm.virtual_computer import VirtualComputer
 from psiphon_lab.vm.watch import SHOTS, STORM_UNIT, Listener, Seen, Watch, listening, prepare_storms
+from psiphon_lab.waiting import wait_until
 
 STATE_SECONDS: Final = 900.0
 """An emulated processor on a busy machine needs minutes."""
 LOOK_SECONDS: Final = 3.0
 _AWAY: Final = ".away"
 _LEASES: Final = "/run/psiphon-lab-leases"
+_LISTED: Final = "listed"
 _HOOK: Final = f"""\
 #!/bin/sh
 # What the kernel holds of the lease right before and right after a sleep (systemd-suspend.service(8)).
 for set in {LEASE_SET} {LEASE_SET_IPV6}; do
     nft list set inet {BASE_TABLE} $set | sed "s/^/$1 /" >>{_LEASES}
 done
+echo "$1 {_LISTED}" >>{_LEASES}
 """
 
 
@@ -125,10 +128,6 @@ class Bench:
         hook.parent.mkdir(parents=True, exist_ok=True)
         hook.write_text(_HOOK)
         hook.chmod(0o755)
-        # The power button wakes the computer up, and shall do nothing else.
-        button = computer.files / "etc/systemd/logind.conf.d/lab.conf"
-        button.parent.mkdir(parents=True, exist_ok=True)
-        button.write_text("[Login]\nHandlePowerKey=ignore\n")
         computer.become_virtual()
 
     @staticmethod
@@ -279,7 +278,8 @@ class Bench:
                 listener = stack.enter_context(listening(computer))
             after()
             opened = self._wait_reopened(listener, woke) if opens else None
-            leases = computer.run(["cat", _LEASES], check=False).stdout
+            # systemctl does not wait for the end of the sleep, so the hook after it may still run.
+            leases = "" if argv else self._wait_hook()
             late, unattended = watch.count_until_core(since=woke)
             return Sleep(
                 seen=watch.look(),
@@ -288,6 +288,18 @@ class Bench:
                 first_frame=None if late is None else late - woke,
                 unattended=unattended,
             )
+
+    def _wait_hook(self) -> str:
+        """What the hook has written, as soon as it ran after the sleep too."""
+        written = ""
+
+        def ended() -> bool:
+            nonlocal written
+            written = self.computer.run(["cat", _LEASES], check=False).stdout
+            return f"post {_LISTED}" in written
+
+        wait_until(ended, "systemd's hook after the sleep", timeout=STATE_SECONDS, pause=LOOK_SECONDS)
+        return written
 
     def _wait_reopened(self, listener: Listener, woke: float) -> float:
         moment = listener.wait_answers(since=woke, seconds=STATE_SECONDS)
