@@ -87,8 +87,8 @@ case " $* " in
     *" test "*) wanted=(rpm lintian shellcheck dbus-daemon dnsmasq dhclient dhcpd radvd hostapd wpa_supplicant) ;;
     *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
     *" leaktest "*) # the programs that attacks use; a test compares this list
-        wanted=(arping dbus-daemon dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft nsenter
-            radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
+        wanted=(arping dbus-daemon dbus-send dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft
+            nsenter radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
 esac
 case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 qemu-img pppoe-server iw) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; *" --machine "* | *" --kernel "*) wanted+=(qemu-system-x86_64) ;; esac
 missing=(); for word in "${wanted[@]}"; do command -v "$word" >/dev/null || ! may_come "$word" || missing+=("$word"); done

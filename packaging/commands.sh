@@ -11,7 +11,7 @@ package_for() { # command, package manager
         setpriv:* | nsenter:* | flock:* | unshare:*) echo util-linux ;; timeout:*) echo coreutils ;;
         dnsmasq:apt-get) echo dnsmasq-base ;; dhclient:apt-get) echo isc-dhcp-client ;; dhclient:*) echo dhcp-client ;;
         dhcpd:apt-get) echo isc-dhcp-server ;; dhcpd:pacman) echo dhcp ;; dhcpd:*) echo dhcp-server ;;
-        dbus-daemon:apt-get) echo dbus ;;
+        dbus-daemon:apt-get | dbus-send:apt-get) echo dbus ;; dbus-send:dnf) echo dbus-tools ;;
         arping:apt-get) echo iputils-arping ;; arping:*) echo iputils ;; firewall-cmd:*) echo firewalld ;;
         wpa_supplicant:apt-get) echo wpasupplicant ;;
         dockerd:apt-get) echo docker.io ;; dockerd:dnf) echo moby-engine ;; dockerd:*) echo docker ;;
