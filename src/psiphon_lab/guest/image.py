@@ -40,6 +40,8 @@ NFT_MODULES: Final = (
     "nft_nat",
     "nft_reject_inet",
 )
+_SETTINGS = ("alternatives", "default/ufw", "protocols", "services", "ufw")
+"""Without these iptables is not found, and firewalld and ufw do not start."""
 _PROGRAM_DIRECTORIES = ("bin", "sbin", "lib", "lib64")
 
 # The loop reads a number, runs the script of that name beside the others, and answers with the number and its code.
@@ -130,10 +132,26 @@ def build_image(
     archive.add_directory("etc")
     for name, text in _etc_files().items():
         archive.add_file(f"etc/{name}", text)
+    _add_settings(archive)
     for name in _PROGRAM_DIRECTORIES:
         if Path("/usr", name).is_dir():
             archive.add_link(name, f"usr/{name}")
     return archive.finish()
+
+
+def _add_settings(archive: Archive, place: Path = Path("/etc")) -> None:
+    """Add what programs of this machine read below /etc, which they have below /usr alone in a guest."""
+    found = [place / name for name in _SETTINGS if (place / name).exists()]
+    paths = {path for top in found for path in (top, *(top.rglob("*") if top.is_dir() else ()))}
+    paths |= {parent for path in paths for parent in path.parents if place in parent.parents}
+    for path in sorted(paths):
+        name = f"etc/{path.relative_to(place)}"
+        if path.is_symlink():
+            archive.add_link(name, str(path.readlink()))
+        elif path.is_dir():
+            archive.add_directory(name)
+        elif path.is_file():
+            archive.add_file(name, path.read_bytes(), mode=stat.S_IMODE(path.stat().st_mode))
 
 
 def _etc_files() -> dict[str, bytes]:
