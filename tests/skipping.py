@@ -19,12 +19,15 @@ class _Skipping(selectors.DefaultSelector):
     """A selector that does not wait: it moves the clock."""
 
     now = 1000.0
+    waits = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready now; otherwise move the clock."""
         ready = super().select(0)
         assert ready or timeout is not None, "nothing is left that could happen"
-        self.now += 0.0 if ready else timeout or 0.0
+        if not ready and timeout:
+            self.now += timeout
+            self.waits += 1
         return ready
 
 
@@ -38,6 +41,11 @@ class SkippingLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Seconds of that clock."""
         return self._skipping.now
+
+    @property
+    def waits(self) -> int:
+        """How often it had nothing else to do than to wait: as often would a timer have woken the process."""
+        return self._skipping.waits
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass in which this process does not run."""

@@ -23,6 +23,7 @@ from psiphon_vpn.errors import DaemonDownError, NotRootError, UserError
 from psiphon_vpn.service import control
 from psiphon_vpn.service.control import COMMANDS, MAX_CLIENTS, MAX_OF_ONE, RESERVED_FOR_ROOT, ControlServer
 from psiphon_vpn.service.jsonrpc import MAX_LINE, RpcError, parse_request
+from psiphon_vpn.tasks import call_later
 
 GROUP = 54321
 NOBODY = 65534
@@ -238,6 +239,55 @@ def test_a_watcher_that_does_not_read_is_dropped_and_the_others_go_on() -> None:
             bench.server.publish({"large": "x" * 30000})
             await good.receive()
         assert "result" in await good.call("status"), "the answer comes after all that was published"
+        hearing.resume_reading()
+        assert await deaf.is_cut_off()
+
+    run_with_bench(check)
+
+
+def record_timers(monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[float]:
+    """The timers that the server starts; they run out at once."""
+    started: asyncio.Queue[float] = asyncio.Queue()
+
+    def start(seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+        started.put_nowait(seconds)
+        return call_later(0, function)
+
+    monkeypatch.setattr(control, "call_later", start)
+    return started
+
+
+def test_a_client_that_has_read_everything_leaves_nothing_that_wakes_the_daemon_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def check(bench: Bench) -> None:
+        started = record_timers(monkeypatch)
+        done = await bench.connect()
+        await done.call("status")
+        done.writer.write_eof()
+        assert await done.is_closed()
+        silent = await bench.connect()
+        assert await silent.is_closed()
+        assert started.empty()
+
+    run_with_bench(check, idle_seconds=0.2)
+
+
+def test_a_client_that_leaves_its_answer_unread_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(bench: Bench) -> None:
+        started = record_timers(monkeypatch)
+        monkeypatch.setattr(control, "DRAIN_SECONDS", 0.1)
+
+        async def answer() -> dict[str, object]:
+            return {"large": "x" * 4_000_000}
+
+        monkeypatch.setattr(bench.backend, "status", answer)
+        deaf = await bench.connect()
+        hearing = deaf.writer.transport
+        assert isinstance(hearing, asyncio.Transport)
+        hearing.pause_reading()
+        await deaf.send(b'{"jsonrpc": "2.0", "id": "x", "method": "status"}\n')
+        assert await started.get() == 0.1
         hearing.resume_reading()
         assert await deaf.is_cut_off()
 

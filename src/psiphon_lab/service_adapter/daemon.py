@@ -26,6 +26,8 @@ CAPABILITIES: Final = ("net_admin", "net_raw", "net_bind_service")
 CORE_FLAG: Final = "-tunDevice"
 """A flag on the command line of every core that the daemon starts."""
 STATUS_SECONDS: Final = 30.0
+WATCHDOG_SECONDS: Final = 20
+"""WatchdogSec= of the unit: the daemon wakes for it, so what counts its wake-ups needs it too."""
 
 
 def render_settings(settings: Mapping[str, Any], *, entry: str | None) -> str:
@@ -67,6 +69,7 @@ def build_environment(*, state_dir: Path, runtime_dir: Path) -> dict[str, str]:
         "PYTHONPATH": str(SOURCE_ROOT),
         "STATE_DIRECTORY": str(state_dir),
         "RUNTIME_DIRECTORY": str(runtime_dir),
+        "WATCHDOG_USEC": f"{WATCHDOG_SECONDS * 1_000_000}",
         "LC_ALL": "C.UTF-8",
     }
 

@@ -165,10 +165,12 @@ class ControlServer:
         finally:
             self._clients.discard(task)
             self._watchers.discard(writer)
-            # close() sends what is unsent; a client that does not read it is cut off, at shutdown at once.
+            # close() sends what is unsent; a client that does not read it is cut off, at shutdown at once. With nothing
+            # unsent it is closed already, and nothing has to wake for it later.
+            unsent = writer.transport.get_write_buffer_size() > 0
             writer.close()
-            patience = DRAIN_SECONDS if self._server is not None else 0
-            call_later(patience, writer.transport.abort)
+            if unsent:
+                call_later(DRAIN_SECONDS if self._server is not None else 0, writer.transport.abort)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = read_peer(writer.get_extra_info("socket"))

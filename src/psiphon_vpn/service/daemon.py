@@ -62,6 +62,7 @@ from psiphon_vpn.service.sdnotify import notify
 from psiphon_vpn.service.single_instance import claim_instance
 from psiphon_vpn.service.sleep import SleepGuard
 from psiphon_vpn.service.status import StatusReader
+from psiphon_vpn.service.watchdog import Watchdog, read_allowed
 from psiphon_vpn.service.watchers import watch_commits, watch_network
 from psiphon_vpn.system.layout import Layout
 from psiphon_vpn.system.reader_list import FILE_NAME, load_readers
@@ -71,7 +72,6 @@ log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.05
 """Delay before a change is published: reading the kernel for watchers must not slow the change itself down."""
-MIN_WATCHDOG_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +171,7 @@ class Daemon:
             await apply_rules(socket, rules)
 
     async def _serve(self, stopping: asyncio.Event, netlink: NftSocket, features: Features, commits: Commits) -> None:
+        watchdog = Watchdog(read_allowed())
         self._runner = Runner(
             surroundings=Surroundings(
                 identity=self._identity,
@@ -188,6 +189,7 @@ class Daemon:
             model=Model(intent=load_intent(self._paths.state_dir / "intent")),
             on_change=self._changed.set,
             has_slept=self._check_clock,
+            on_renewal=watchdog.renewed,
         )
         self._observer = Observer(
             runner=self._runner,
@@ -234,7 +236,7 @@ class Daemon:
             tasks.keep(Part.TRAFFIC, healer.watch_filters)
             tasks.keep(Part.GUARDS, healer.watch_guards)
             tasks.keep(Part.PUBLISHING, self._publish_changes)
-            tasks.keep(Part.WATCHDOG, self._feed_watchdog)
+            tasks.keep(Part.WATCHDOG, watchdog.run)
             tasks.keep(Part.BRIDGES, self._observer.watch_bridges)
             self._sleep.watch_jumps()
             await self._control.start()
@@ -339,15 +341,6 @@ class Daemon:
 
     def _is_quiet(self) -> bool:
         return not self._runner.busy and self._runner.model.state not in {State.CONNECTING, State.VERIFYING}
-
-    async def _feed_watchdog(self) -> None:
-        """WATCHDOG=1 after half the time that the service manager allows (sd_watchdog_enabled(3))."""
-        allowed = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
-        if allowed <= 0:
-            await asyncio.Event().wait()
-        while True:
-            notify("WATCHDOG=1")
-            await asyncio.sleep(max(MIN_WATCHDOG_SECONDS, allowed / 2))
 
 
 def read_paths(*, config: Path, core: CoreSource, servers: Path | None = None) -> Paths:

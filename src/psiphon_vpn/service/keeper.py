@@ -156,16 +156,21 @@ class LeaseKeeper:
 
     async def _question_tunnel(self) -> None:
         """Ask the resolver in the tunnel whenever there is doubt; return when it does not answer."""
+        loop = asyncio.get_running_loop()
+        earliest = loop.time()
         while True:
             await self._doubtful.wait()
+            # So that frequent changes by other programs do not cause a flood of questions. The pause is waited for only
+            # with a question at its end: nothing wakes for the end of the pause alone.
+            if (pause := earliest - loop.time()) > 0:
+                await asyncio.sleep(pause)
             self._doubted_again = False
             if not await self._ask():
                 return
-            self._liveness.asked(asyncio.get_running_loop().time())
+            self._liveness.asked(loop.time())
+            earliest = loop.time() + QUESTION_PAUSE_SECONDS
             if not self._doubted_again:
                 self._doubtful.clear()
-            # So that frequent changes by other programs do not cause a flood of questions.
-            await asyncio.sleep(QUESTION_PAUSE_SECONDS)
 
     async def _ask(self) -> bool:
         """Ask the resolver, and wait until it answers or the tunnel has been silent for too long."""

@@ -72,6 +72,7 @@ class Runner:
     Args:
         on_change: called after every event that changed the model.
         has_slept: whether the machine slept since the last call; it also starts what has to follow a sleep.
+        on_renewal: called after each renewal of the lease. Must not fail.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Runner:
         model: Model,
         on_change: Callable[[], None],
         has_slept: Callable[[], bool] = lambda: False,
+        on_renewal: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.shown = model
@@ -94,6 +96,7 @@ class Runner:
         self._around = surroundings
         self._lock = lock
         self._on_change = on_change
+        self._on_renewal = on_renewal
         self._events = Mailbox()
         self._sealing: Sealing | None = None
         self._listing: Listing | None = None
@@ -114,7 +117,7 @@ class Runner:
             post=self.post,
             on_change=on_change,
             has_slept=has_slept,
-            on_renewal=functools.partial(self.timers.heard, Timer.RENEWAL),
+            on_renewal=self._renewed,
             hear=self._hear_far_end,
         )
         self._hints = HintKeeper(state_dir=surroundings.state_dir, hosts=surroundings.lists, tasks=self.tasks)
@@ -161,6 +164,10 @@ class Runner:
     def busy(self) -> bool:
         """Whether an event waits or is being handled, so that the kernel may have half of the daemon's change."""
         return self._events.busy
+
+    def _renewed(self) -> None:
+        self.timers.heard(Timer.RENEWAL)
+        self._on_renewal()
 
     async def run(self) -> None:
         """Handle events for ever."""
