@@ -15,6 +15,7 @@ from tests.unit.state_machine_watch import UPLINK_A, UPLINK_B, Watch, configure,
 
 from psiphon_vpn.linux.core_sockets import parse_socket, read_core_uses
 from psiphon_vpn.network.choice import SocketUse, find_next, find_patience, pick_uplink, still_serves
+from psiphon_vpn.network.observed import observe
 from psiphon_vpn.network.uplink import (
     DefaultRoute,
     Interface,
@@ -22,6 +23,8 @@ from psiphon_vpn.network.uplink import (
     Snapshot,
     Uplink,
     find_ownerless_uplink,
+    find_tunnelled_uplink,
+    find_vrf_uplink,
     list_uplinks,
 )
 from psiphon_vpn.policy.model import State
@@ -29,7 +32,8 @@ from psiphon_vpn.policy.routing import IPV4, IPV6
 from psiphon_vpn.policy.values import InterfaceName
 from psiphon_vpn.service import events as ev
 from psiphon_vpn.service.events import Timer
-from psiphon_vpn.service.reasons import Reason
+from psiphon_vpn.service.reasons import Reason, explain
+from psiphon_vpn.service.status import explain_no_uplink
 
 _places = {
     IPV4: st.sets(st.sampled_from(["192.0.2.10", "192.0.2.11", "192.0.2.12"]), min_size=1),
@@ -200,7 +204,7 @@ def test_a_card_comes_before_another_vpn_whatever_the_metrics() -> None:
         DefaultRoute(version=4, index=9, gateway="10.8.0.1", metric=50),
         DefaultRoute(version=4, index=2, gateway="192.0.2.1", metric=600),
     )
-    for kind, headerless in (("tun", True), ("tun", False), ("wireguard", True), ("ppp", True), ("ipip", True)):
+    for kind, headerless in (("tun", True), ("tun", False), ("ppp", True)):
         vpn = Interface(index=9, name="vpn0", up=True, kind=kind, headerless=headerless, addresses=((4, "10.8.0.2"),))
         for better in (defaults, (defaults[0], replace(defaults[1], version=6, gateway="fe80::1"))):
             found = list_uplinks(Snapshot(interfaces=(eth, vpn), defaults=better))
@@ -284,3 +288,59 @@ def test_no_uplink_stands_on_a_device_that_hides_whose_packets_it_sends(above: s
     other = Snapshot(interfaces=(card, plain, upper), defaults=routes)
     assert [uplink.index for uplink in list_uplinks(other)] == [led]
     assert find_ownerless_uplink(other) is None
+
+
+@pytest.mark.requirement("R1", "R5")
+@pytest.mark.parametrize("kind", ["wireguard", "gre", "ipip", "sit", "vxlan", "xfrm"])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_no_uplink_is_a_tunnel_of_the_kernels_whose_own_packets_would_leave_by_a_card(kind: str, tagged: bool) -> None:
+    """They are not psiphon-user's: the service would connect for ever. Without a card here they leave elsewhere."""
+    place = ((IPV4, "192.0.2.12"),)
+    card = Interface(index=2, name="eth0", up=True, addresses=((IPV4, "192.0.2.10"),))
+    tunnel = Interface(index=3, name="t0", up=True, kind=kind, headerless=True, addresses=place)
+    upper = Interface(index=4, name="up0", up=True, kind="vlan", lower=3, addresses=place)
+    led = upper if tagged else tunnel
+    routes = (DefaultRoute(version=IPV4, index=led.index, gateway=None, metric=1),)
+    snapshot = Snapshot(interfaces=(card, tunnel, upper), defaults=routes)
+    assert list_uplinks(snapshot) == ()
+    named = find_tunnelled_uplink(snapshot)
+    assert named is not None
+    assert named.startswith(f"{led.name}, ")
+    for elsewhere in (replace(card, up=False), replace(card, kind="bridge")):
+        other = Snapshot(interfaces=(elsewhere, tunnel, upper), defaults=routes)
+        assert [uplink.index for uplink in list_uplinks(other)] == [led.index]
+        assert find_tunnelled_uplink(other) is None
+
+
+def test_a_bridge_of_a_card_and_a_tunnel_is_an_uplink() -> None:
+    card = Interface(index=2, name="eth0", up=True, master=4)
+    tunnel = Interface(index=3, name="t0", up=True, kind="vxlan", master=4)
+    bridge = Interface(index=4, name="br0", up=True, kind="bridge", addresses=((IPV4, "192.0.2.10"),))
+    routes = (DefaultRoute(version=IPV4, index=4, gateway="192.0.2.1", metric=1),)
+    snapshot = Snapshot(interfaces=(card, tunnel, bridge), defaults=routes)
+    assert [uplink.index for uplink in list_uplinks(snapshot)] == [4]
+    assert find_tunnelled_uplink(snapshot) is None
+
+
+def test_a_card_in_a_vrf_is_named_only_while_it_is_up_with_an_address() -> None:
+    vrf = Interface(index=3, name="blue", up=True, kind="vrf")
+    card = Interface(index=2, name="eth0", up=True, master=3, addresses=((IPV4, "192.0.2.10"),))
+    assert find_vrf_uplink(Snapshot(interfaces=(vrf, card))) == "eth0"
+    for other in (replace(card, up=False), replace(card, addresses=()), replace(card, master=None)):
+        assert find_vrf_uplink(Snapshot(interfaces=(vrf, other))) is None
+    assert find_vrf_uplink(Snapshot(interfaces=(replace(vrf, kind="bridge"), card))) is None
+
+
+def test_the_status_says_why_there_is_no_uplink_and_names_what_stands_in_its_place() -> None:
+    place = ((IPV4, "192.0.2.10"),)
+    card = Interface(index=2, name="eth0", up=True, addresses=place)
+    tunnel = Interface(index=3, name="wg0", up=True, kind="wireguard", headerless=True, addresses=place)
+    led = (DefaultRoute(version=IPV4, index=3, gateway=None, metric=1),)
+    blue = Interface(index=4, name="blue", up=True, kind="vrf")
+    for snapshot, expected in (
+        (Snapshot(interfaces=(card,)), (Reason.NO_UPLINK, "")),
+        (Snapshot(interfaces=(card, tunnel), defaults=led), (Reason.UPLINK_TUNNELLED, "wg0, WireGuard")),
+        (Snapshot(interfaces=(replace(card, master=4), blue)), (Reason.UPLINK_VRF, "eth0")),
+    ):
+        assert explain_no_uplink(observe(snapshot, outbound=frozenset())) == expected
+        assert explain(expected[0], expected[1]).next_step

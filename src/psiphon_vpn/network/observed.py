@@ -15,6 +15,8 @@ from psiphon_vpn.network.uplink import (
     find_neighbourhood,
     find_odd_wires,
     find_ownerless_uplink,
+    find_tunnelled_uplink,
+    find_vrf_uplink,
     find_wires,
     has_odd_uplink,
     list_uplinks,
@@ -34,6 +36,8 @@ class ObservedNetwork:
         odd_wires: names of wires that no rule can contain; to be shown, and for the filters of traffic control.
         odd_uplink: whether an uplink is left out because of its name.
         ownerless_uplink: an uplink that is left out because its packets have no owner; only to be shown.
+        tunnelled_uplink: an uplink that is left out because a tunnel of the kernel's carries it; only to be shown.
+        vrf_uplink: an interface that may lead out, but whose routes are a VRF's; only to be shown.
         conflicts: interfaces whose network has the tunnel's own addresses.
     """
 
@@ -44,6 +48,8 @@ class ObservedNetwork:
     odd_wires: tuple[str, ...] = ()
     odd_uplink: bool = False
     ownerless_uplink: str | None = None
+    tunnelled_uplink: str | None = None
+    vrf_uplink: str | None = None
     conflicts: tuple[str, ...] = ()
 
 
@@ -71,5 +77,7 @@ def observe(
         odd_wires=find_odd_wires(snapshot, outbound),
         odd_uplink=has_odd_uplink(snapshot),
         ownerless_uplink=find_ownerless_uplink(snapshot),
+        tunnelled_uplink=find_tunnelled_uplink(snapshot),
+        vrf_uplink=find_vrf_uplink(snapshot),
         conflicts=find_conflicts(snapshot),
     )

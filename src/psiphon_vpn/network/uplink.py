@@ -19,6 +19,27 @@ TUNNEL_KINDS = frozenset({"tun", "wireguard", "ppp", "gretap", "ip6gretap", "vxl
 OWNERLESS_KINDS = {"macsec": "MACsec"}
 """Kinds of interface below which packets have lost their owner, with the name to show. MACsec copies most TCP packets
 when it encrypts them, without their owner, and encrypts the link's plumbing as well."""
+KERNEL_TUNNELS = {
+    "wireguard": "WireGuard",
+    "gre": "GRE",
+    "gretap": "GRE",
+    "ip6gre": "GRE",
+    "ip6gretap": "GRE",
+    "erspan": "GRE",
+    "ip6erspan": "GRE",
+    "ipip": "IPIP",
+    "sit": "SIT",
+    "ip6tnl": "IP over IPv6",
+    "vti": "IPsec",
+    "vti6": "IPsec",
+    "xfrm": "IPsec",
+    "vxlan": "VXLAN",
+    "geneve": "GENEVE",
+    "bareudp": "UDP",
+    "ovpn": "OpenVPN",
+}
+"""Kinds of interface whose packets the kernel puts into others, with the name to show. Those are no TCP or UDP of
+psiphon-user's, or do not leave by the uplink itself, so the lock lets none out."""
 MOBILE_KINDS = frozenset({"wwan", "rmnet", "mhi_net"})
 
 
@@ -193,7 +214,8 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
     Cards, and devices above them, come before tunnels, IPv4 before IPv6, and then the lowest metric wins.
 
     Interfaces with an odd name (`find_odd_wires`) are left out: the core is bound by name, and nobody chooses such a
-    name with good intent. So are those above a device that hides the owners of packets (`find_ownerless_uplink`).
+    name with good intent. So are those above a device that hides the owners of packets (`find_ownerless_uplink`), and
+    tunnels of the kernel's own over a card (`find_tunnelled_uplink`).
     """
     by_index = {interface.index: interface for interface in snapshot.interfaces}
     usable = [
@@ -205,6 +227,7 @@ def list_uplinks(snapshot: Snapshot) -> tuple[Uplink, ...]:
         and interface.name != names.TUN_NAME  # a card with the TUN's name: the rules refuse what would leave by it
         and all(InterfaceName.of(link.name) for link in find_stack(snapshot, interface))
         and not any(link.kind in OWNERLESS_KINDS for link in find_stack(snapshot, interface))
+        and _find_kernel_tunnel(snapshot, interface) is None
         and _find_places(snapshot, interface, route.version)
     ]
     ranks: dict[int, tuple[bool, int, int, int]] = {}
@@ -255,6 +278,49 @@ def find_ownerless_uplink(snapshot: Snapshot) -> str | None:
         if forms:
             return f"{show_name(link.name)}, {forms[0]}"
     return None
+
+
+def _find_kernel_tunnel(snapshot: Snapshot, interface: Interface) -> str | None:
+    """The technology of a kernel's tunnel by which all packets of an interface leave, if that goes by a card here.
+
+    Without another way out in this network namespace its own packets leave from another one, which no rule here
+    concerns: WireGuard, for example, stays in the namespace where it was made.
+    """
+    by_index = {link.index: link for link in snapshot.interfaces}
+    below: Interface | None = interface
+    passed: set[int] = set()
+    while below is not None and below.index not in passed:
+        if below.kind in KERNEL_TUNNELS:
+            return KERNEL_TUNNELS[below.kind] if any(map(_carries_packets, snapshot.interfaces)) else None
+        passed.add(below.index)
+        below = None if below.lower is None or below.kind in LOCAL_KINDS else by_index.get(below.lower)
+    return None
+
+
+def _carries_packets(interface: Interface) -> bool:
+    """Whether packets of a tunnel may leave the machine by it."""
+    stays = interface.kind in {"vrf", *LOCAL_KINDS, *KERNEL_TUNNELS} or interface.lower is not None
+    return interface.up and not stays and not _is_loopback_or_tun(interface)
+
+
+def find_tunnelled_uplink(snapshot: Snapshot) -> str | None:
+    """The interface with a default route that `list_uplinks` leaves out because a tunnel of the kernel's carries it.
+
+    Returns:
+        Its name and its technology, to be shown; None if there is none.
+    """
+    routed = {route.index for route in snapshot.defaults}
+    for link in snapshot.interfaces:
+        if link.index in routed and link.up and (form := _find_kernel_tunnel(snapshot, link)) is not None:
+            return f"{show_name(link.name)}, {form}"
+    return None
+
+
+def find_vrf_uplink(snapshot: Snapshot) -> str | None:
+    """An interface with an address that is in a VRF, whose routes are not in the main table. Its name, to be shown."""
+    tables = {link.index for link in snapshot.interfaces if link.kind == "vrf"}
+    within = (link for link in snapshot.interfaces if link.master in tables and link.up and link.addresses)
+    return next((show_name(link.name) for link in within), None)
 
 
 def find_conflicts(snapshot: Snapshot) -> tuple[str, ...]:

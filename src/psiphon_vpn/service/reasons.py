@@ -19,6 +19,8 @@ class Reason(enum.StrEnum):
     UPLINK_ABSENT = "uplink_absent"
     ODD_UPLINK = "odd_uplink"
     UPLINK_OWNERLESS = "uplink_ownerless"
+    UPLINK_TUNNELLED = "uplink_tunnelled"
+    UPLINK_VRF = "uplink_vrf"
     UPLINK_BARREN = "uplink_barren"
     CONNECTING = "connecting"
     TUNNEL_UP = "tunnel_up"
@@ -76,6 +78,8 @@ LASTING = frozenset(
         Reason.UPLINK_ABSENT,
         Reason.ODD_UPLINK,
         Reason.UPLINK_OWNERLESS,
+        Reason.UPLINK_TUNNELLED,
+        Reason.UPLINK_VRF,
         Reason.CORE_MISSING,
         Reason.CORE_NOT_INSTALLED,
         Reason.CORE_MISMATCH,
@@ -134,7 +138,10 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         ),
         Reason.UPLINK_CHANGED: (_("the network changed; connecting over the new one"), None),
         Reason.UPLINK_ABSENT: (
-            _("the interface that the configuration names as uplink is down, or has no default route"),
+            _(
+                "the interface that the configuration names as uplink is down, has no default route, or is a tunnel of "
+                "the kernel's or MACsec, by which the lock can let nothing out"
+            ),
             _("Bring it up, or let the service choose: sudo psiphon-vpn config unset uplink"),
         ),
         Reason.ODD_UPLINK: (
@@ -150,6 +157,26 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
                 "belongs to, so the lock cannot let anything pass and stays closed"
             ),
             _("Use another network, or a port of the switch without MACsec; the service goes on by itself."),
+        ),
+        Reason.UPLINK_TUNNELLED: (
+            _(
+                "the only network interface with a way out is a tunnel that the kernel itself makes: its packets are "
+                "not those of the tunnel program, so the lock cannot let them out and stays closed"
+            ),
+            _(
+                "End that tunnel, and let this computer's card have the default route again (ip route; ip -6 route); "
+                "the service goes on by itself."
+            ),
+        ),
+        Reason.UPLINK_VRF: (
+            _(
+                "no network interface has a way out in the main routing table, and one is in a VRF, whose routing "
+                "table the service does not use"
+            ),
+            _(
+                "Take it out, with: sudo ip link set dev NAME nomaster, and have your network manager set it up again; "
+                "the service goes on by itself."
+            ),
         ),
         Reason.UPLINK_BARREN: (
             _("no tunnel came over the last network; trying another one"),

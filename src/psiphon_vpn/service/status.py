@@ -17,6 +17,7 @@ from psiphon_vpn.linux.sysctl import check_sysctls
 from psiphon_vpn.linux.traffic import Standing, explain_filter
 from psiphon_vpn.network.bridges import AllowedBridge, explain_bridge_status
 from psiphon_vpn.network.choice import explain_choice
+from psiphon_vpn.network.observed import ObservedNetwork
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.sysctls import SYSCTLS
 from psiphon_vpn.servers.record import ListRecord
@@ -85,6 +86,22 @@ def explain_no_lease(view: LockView) -> Reason:
     return Reason.LEASE_EXPIRED if view.ran_out else Reason.LEASE_LOST
 
 
+def explain_no_uplink(seen: ObservedNetwork) -> tuple[Reason, str]:
+    """Why there is no uplink, as far as the links show it, and what to name with the reason ("": nothing)."""
+    if seen.odd_uplink:
+        return Reason.ODD_UPLINK, ""
+    if seen.ownerless_uplink:
+        return Reason.UPLINK_OWNERLESS, seen.ownerless_uplink
+    if seen.conflicts:
+        # A network manager cannot make the route: its gateway has the TUN's address.
+        return Reason.SUBNET_TAKEN, ""
+    if seen.tunnelled_uplink:
+        return Reason.UPLINK_TUNNELLED, seen.tunnelled_uplink
+    if seen.vrf_uplink:
+        return Reason.UPLINK_VRF, seen.vrf_uplink
+    return Reason.NO_UPLINK, ""
+
+
 class StatusReader:
     """Reads the status; reads the kernel's rules again only if they changed.
 
@@ -128,14 +145,9 @@ class StatusReader:
             # The state machine is about to open, or its timer for renewals notices within seconds.
             model = replace(model, state=State.VERIFYING, reason=explain_no_lease(self._lock.view), detail="")
         reason, seen = model.reason, self._runner.model.seen
-        if reason is Reason.NO_UPLINK and seen.odd_uplink:
-            reason = Reason.ODD_UPLINK
-        elif reason is Reason.NO_UPLINK and seen.ownerless_uplink:
-            reason = Reason.UPLINK_OWNERLESS
-            model = replace(model, detail=seen.ownerless_uplink)
-        elif reason is Reason.NO_UPLINK and seen.conflicts:
-            # A network manager cannot make the route: its gateway has the TUN's address.
-            reason = Reason.SUBNET_TAKEN
+        if reason is Reason.NO_UPLINK:
+            reason, detail = explain_no_uplink(seen)
+            model = replace(model, detail=detail or model.detail)
         explanation = explain(reason, model.detail)
         following = None if reason in TRIES_DO_NOT_HELP else self._runner.next_try
         return {
