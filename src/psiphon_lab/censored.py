@@ -25,8 +25,8 @@ from psiphon_lab.world import World
 
 PATIENCE = 90.0
 """Time limit for what may need several attempts of a core, each with its own time limit."""
-PAGES_UNTOUCHED = 150
-"""So many pages pass 40 kB, and more, through one connection."""
+PAGES_UNTOUCHED = 400
+"""150 pages pass 40 kB through one connection, and a busy machine may replace that in between."""
 _WRAPPER = """#!/bin/sh
 # The laboratory's: a core that already knows servers.
 exec {core} "$@" -serverList {servers}
@@ -164,17 +164,20 @@ def measure_next_page(censored: Censored, fetch: Fetch, strike: Strike) -> NextP
         LabError: no page came.
     """
     before = wait_for_page(censored.internet, fetch)
+    tunnels = censored.internet.read_tunnels()
     strike(before)
     begin = time.monotonic()
-    # A page that comes before the censor has stopped anything, or past it, proves nothing.
-    met, stopped, passed = False, False, 0
+    # A page that comes before the censor has stopped anything, or past it, proves nothing. A request may outlive the
+    # connection that the censor stops: TCP sends it again through the next, which may be to the same server.
+    met, stopped, replaced, passed = False, False, False, 0
 
     def ask() -> str | None:
-        nonlocal met, stopped, passed
+        nonlocal met, stopped, replaced, passed
         page = fetch()
         stopped = stopped or (met and page is None)
-        if stopped or (met and censored.internet.find_region(page) != before):
+        if stopped or replaced or (met and censored.internet.find_region(page) != before):
             return page
+        replaced = met and not censored.internet.read_tunnels() <= tunnels
         met = met or censored.censor.count() > 0
         passed += page is not None
         if passed > PAGES_UNTOUCHED:

@@ -56,8 +56,11 @@ class Internet:
 
     def read_flows(self) -> frozenset[Flow]:
         """The records of the servers and of the list's host."""
-        flows = [server.read_flows() for server in self.servers.values()]
-        return frozenset().union(*flows, self.list_host.read_flows())
+        return self.read_tunnels() | self.list_host.read_flows()
+
+    def read_tunnels(self) -> frozenset[Flow]:
+        """The records of the servers."""
+        return frozenset().union(*(server.read_flows() for server in self.servers.values()))
 
     @contextlib.contextmanager
     def hold_servers(self) -> Iterator[None]:
@@ -96,8 +99,7 @@ class Internet:
         places = [server.place for server in self.servers.values()]
         servers = {(address, port) for place in places for address in (place.address4, place.address6)
                    for port in self.ports.values()}  # fmt: skip
-        flows = frozenset().union(*(server.read_flows() for server in self.servers.values()))
-        return world_evidence(flows, core_ports=CORE_PORTS, servers=servers)
+        return world_evidence(self.read_tunnels(), core_ports=CORE_PORTS, servers=servers)
 
 
 @contextlib.contextmanager
