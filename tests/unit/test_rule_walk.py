@@ -29,6 +29,7 @@ from tests.usual_packets import (
     build_udp,
     build_walked,
     count_all,
+    count_kind,
     list_kinds,
     put_on_card,
     render_counts,
@@ -164,6 +165,22 @@ def test_a_usual_packet_is_asked_no_more_than_this_at_each_hook() -> None:
         for hook, most in hooks.items():
             assert found[name][hook] <= most, f"{name} at {hook}\n{render_counts()}"
     assert {name: set(hooks) for name, hooks in found.items()} == {name: set(hooks) for name, hooks in MOST.items()}
+
+
+def test_a_datagram_is_asked_what_a_segment_is_asked() -> None:
+    """So UDP costs more only by the number of its packets: nothing joins datagrams before the rules."""
+    tables = build_tables()
+    for kind in list_kinds():
+        if "this machine" not in kind.name:  # its proxy's port is one of TCP
+            datagram = replace(kind, walked=replace(kind.walked, packet=make_datagram(kind.walked.packet)))
+            assert count_kind(datagram, tables) == count_kind(kind, tables), kind.name
+
+
+def make_datagram(packet: bytes) -> bytes:
+    """A packet of UDP between the same ends as a given one of TCP."""
+    field, length = (9, 20) if packet[0] >> 4 == 4 else (6, 40)
+    ports = (int.from_bytes(packet[at : at + 2], "big") for at in (length, length + 2))
+    return packet[:field] + bytes((UDP,)) + packet[field + 1 : length] + build_udp(*ports)
 
 
 def test_the_core_and_applications_are_accepted_by_a_shortcut_wherever_there_are_some() -> None:
