@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.conftest import Figure
 
 from psiphon_vpn import client
-from psiphon_vpn.cli import develop, main, view
+from psiphon_vpn.cli import checkout, main, view
 from psiphon_vpn.cli.main import cli, run_cli
 from psiphon_vpn.errors import DaemonDownError, UserError
 from psiphon_vpn.system import last_resort
@@ -336,7 +336,7 @@ def test_the_test_command_fails_if_any_check_fails_and_runs_pytest_last(
 def test_the_test_command_says_that_an_installed_copy_has_no_tests(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(develop, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(checkout, "PROJECT_ROOT", tmp_path)
     assert run_cli(["test"]) == 1
     assert "installed copy" in capsys.readouterr().err
 
@@ -349,7 +349,7 @@ def test_the_help_of_an_installed_copy_lists_only_what_works_there(
         return {line.split()[0] for line in capsys.readouterr().out.partition("Commands:")[2].splitlines() if line}
 
     of_a_checkout = list_shown()
-    monkeypatch.setattr(develop, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(checkout, "PROJECT_ROOT", tmp_path)
     assert of_a_checkout - list_shown() == {"bench", "demo", "install", "leaktest", "package", "pin-core", "test"}
 
 
@@ -390,6 +390,62 @@ def test_a_command_is_not_kept_waiting_by_the_others() -> None:
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     loaded = {name.rpartition(".")[2] for name in done.stdout.splitlines()[-1].split()}
     assert loaded & {*main.HOMES} == {"rules"}
+
+
+HELP_NEEDS_NO = {"json", "ctypes", "dataclasses", "subprocess", "socket", "psiphon_vpn.policy", "psiphon_vpn.client"}
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"], ["rules"], ["rules", "--help"]], ids=" ".join)
+def test_help_imports_no_command_but_the_one_that_it_is_about(words: list[str]) -> None:
+    probe = (
+        f"import sys; before = {{*sys.modules}}; sys.argv[1:] = {words}; from psiphon_vpn.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print(*({*sys.modules} - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {f"psiphon_vpn.cli.{home}" for home in main.HOMES} & loaded == (
+        {"psiphon_vpn.cli.rules"} if "rules" in words else set()
+    )
+    # Of the standard library, only what click itself does not import.
+    mine = loaded & HELP_NEEDS_NO
+    assert mine <= ({"ctypes"} if words == ["rules"] else set())
+
+
+@pytest.mark.parametrize("width", [40, 58, 64, 78, 100])
+def test_the_list_of_all_commands_has_the_line_of_each(width: int) -> None:
+    context = click.Context(cli, info_name="psiphon-vpn")
+    shown, expected = click.HelpFormatter(width=width), click.HelpFormatter(width=width)
+    cli.format_commands(context, shown)
+    click.Group.format_commands(cli, context, expected)
+    assert shown.getvalue() == expected.getvalue()
+    assert "\n  status " in shown.getvalue()
+    assert "system-sleep" not in shown.getvalue()
+
+
+def test_help_notices_a_module_that_is_missing_without_importing_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    main.load_commands(["--help"])
+    monkeypatch.setitem(main.HOMES, "absent", ("absent",))
+    with pytest.raises(ImportError, match=r"psiphon_vpn\.cli\.absent"):
+        main.load_commands(["--help"])
+
+
+@pytest.mark.parametrize(
+    ("words", "concerned"),
+    [
+        ([], False),
+        (["--help"], False),
+        (["help", "stranded"], False),
+        (["status", "-h"], False),
+        (["demo"], False),
+        (["setup"], True),
+        (["config", "set", "--help"], True),
+        (["--debug", "setup"], True),
+        (["--runtime-dir", "--help"], True),
+    ],
+    ids=str,
+)
+def test_accounts_come_from_files_for_each_command_but_not_for_help(words: list[str], concerned: bool) -> None:
+    assert main.is_for_this_machine(words) is concerned
 
 
 @pytest.mark.requirement("R1")

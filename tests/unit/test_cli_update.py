@@ -18,7 +18,7 @@ import pytest
 from tests.cores import list_tree, make_elf, make_store, pin, sha256
 
 from psiphon_vpn import client
-from psiphon_vpn.cli import develop
+from psiphon_vpn.cli import checkout
 from psiphon_vpn.cli import update as product
 from psiphon_vpn.cli.main import run_cli
 from psiphon_vpn.cli.update import Conversation, bring_core, roll_back
@@ -252,7 +252,7 @@ def test_a_maintainer_pins_what_the_manifest_names_and_nothing_else(
     pinned = manifest.load_manifest(path).cores[0]
     assert (pinned.size, pinned.sha256) == (len(NEW), sha256(NEW))
     assert sha256(NEW) in capsys.readouterr().out
-    monkeypatch.setattr(develop, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(checkout, "PROJECT_ROOT", tmp_path)
     assert run_cli(["pin-core", str(tmp_path / "core")]) == 1
     assert "installed copy" in capsys.readouterr().err
 

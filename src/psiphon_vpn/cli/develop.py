@@ -10,11 +10,11 @@ from typing import Final
 
 import click
 
+from psiphon_vpn.cli import checkout
 from psiphon_vpn.cli.tree import find_commands
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
 
-PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
 _WHOLE_SYSTEMS: Final = ("tests/booted", "tests/guest", "tests/vm")
 _FIGURES: Final = "tests/integration/test_figures.py"
 _BINARY: Final = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True)
@@ -211,13 +211,8 @@ def plan_tests(*, fast: bool, kernels: bool = False, pytest_args: tuple[str, ...
     }
 
 
-def is_checkout() -> bool:
-    """Whether this program runs from a checkout, rather than as an installed copy."""
-    return (PROJECT_ROOT / "pyproject.toml").is_file()
-
-
 def _need_checkout(what: str) -> None:
-    if not is_checkout():
+    if not checkout.is_checkout():
         raise UserError(what, _("this is an installed copy"), _("Run it from a checkout of the project."))
 
 
@@ -285,7 +280,7 @@ def _run_module(title: str, argv: list[str]) -> bool:
     click.echo(click.style(f"== {title}", bold=True), err=True)
     # Not run(): the user should see the output at once.
     command = [sys.executable, "-m", *argv]
-    return subprocess.call(command, cwd=PROJECT_ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL) == 0
+    return subprocess.call(command, cwd=checkout.PROJECT_ROOT, env=dict(os.environ), stdin=subprocess.DEVNULL) == 0
 
 
 COMMANDS: Final = (demo, leaktest, bench, run_tests, package, pin_core)

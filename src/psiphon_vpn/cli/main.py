@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The command `psiphon-vpn`: its entry point, which turns every failure into one line and an exit code."""
 
+import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from psiphon_vpn.i18n import _
 EXIT_USAGE: Final = 2
 
 
+_HELP_OPTIONS: Final = ("-h", "--help")
 _DEVELOP: Final = "develop"
 _ONLY_IN_CHECKOUT: Final = ("install",)
 HOMES: Final[dict[str, tuple[str, ...]]] = {
@@ -73,16 +76,25 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands that work here: an installed copy has no laboratory and no tests, and cannot install itself."""
-        from psiphon_vpn.cli.develop import is_checkout
+        from psiphon_vpn.cli.checkout import is_checkout
 
         only = () if is_checkout() else (*HOMES[_DEVELOP], *_ONLY_IN_CHECKOUT)
-        return sorted(name for name in self.commands if name not in only)
+        known = {*self._loaded, *(name for names in HOMES.values() for name in names)}
+        return sorted(known.difference(only))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        from psiphon_vpn.cli.summaries import make_summaries
+
+        known = self._loaded | make_summaries()
+        listed = {name: known[name] for name in self.list_commands(ctx) if name in known}
+        click.Group(commands=listed).format_commands(ctx, formatter)
 
 
 @click.group(
     cls=_Commands,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": [*_HELP_OPTIONS], "max_content_width": 100},
     help=_("Sends this machine's traffic through Psiphon and lets nothing out any other way."),
 )
 @click.version_option(__version__, prog_name=PROGRAM)
@@ -129,19 +141,35 @@ def show_help(context: click.Context, *, command: str | None) -> None:
 
 
 def is_for_this_machine(argv: Sequence[str]) -> bool:
-    """Whether a command concerns the service on this machine, rather than the laboratory or development."""
-    return not set(HOMES[_DEVELOP]).intersection(argv)
+    """Whether a command concerns the service on this machine, rather than the laboratory, development, or only help."""
+    return not _is_only_help(argv) and not set(HOMES[_DEVELOP]).intersection(argv)
+
+
+def _is_only_help(argv: Sequence[str]) -> bool:
+    """Whether help is printed and nothing else: False in doubt."""
+    if not argv or argv[0] in {*_HELP_OPTIONS, "help"}:
+        return True
+    return len(argv) == 2 and not argv[0].startswith("-") and argv[1] in _HELP_OPTIONS
 
 
 def load_commands(argv: Sequence[str]) -> None:
-    """Import the modules of the commands that a command line names; all modules if it names none.
+    """Import the modules of the commands that a command line names. If it names none, see whether all are there.
 
     Raises:
-        ImportError: one does not load; `psiphon_vpn.system.last_resort` does without.
+        ImportError: one does not load, or is missing; `psiphon_vpn.system.last_resort` does without.
     """
     homes = [home for home, names in HOMES.items() if set(names).intersection(argv)]
-    for home in homes or HOMES:
+    for home in homes:
         import_module(f"{__package__}.{home}")
+    for home in () if homes else HOMES:
+        _find_module(f"{__package__}.{home}")
+
+
+def _find_module(name: str) -> None:
+    """Raise ImportError if a module is missing. It is not imported: that costs more time than what is asked for."""
+    place = [str(Path(__file__).parent)]
+    if sys.modules.get(name, name) is None or PathFinder.find_spec(name, place) is None:
+        raise ImportError(f"there is no module {name}", name=name)
 
 
 def run_cli(argv: Sequence[str]) -> int:

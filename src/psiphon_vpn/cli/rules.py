@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from psiphon_vpn.i18n import _
-from psiphon_vpn.policy.values import show_name
 
 if TYPE_CHECKING:
     from psiphon_vpn.policy.match import Permit
@@ -30,15 +28,17 @@ _DEFAULT_USER = "psiphon-user"
 def ruleset(*, table: str, uid: int | None) -> int:
     """Render a table. The base table is the one of the locked state, which does not depend on the machine."""
     from psiphon_vpn.linux.identity import find_network_managers
-    from psiphon_vpn.policy.base import build_base_table
-    from psiphon_vpn.policy.guards import build_wire_guard
     from psiphon_vpn.policy.model import Identity, Policy, State
 
     number = _find_uid() if uid is None else uid
     identity = Identity(uid=number, gid=number, network_manager_uids=find_network_managers())
     if table == "guard":
+        from psiphon_vpn.policy.guards import build_wire_guard
+
         click.echo(build_wire_guard(identity).render(), nl=False)
     else:
+        from psiphon_vpn.policy.base import build_base_table
+
         click.echo(build_base_table(Policy(state=State.LOCKED, identity=identity)).render_replacement(), nl=False)
     return 0
 
@@ -75,6 +75,8 @@ def explain(*, names: tuple[str, ...], as_json: bool) -> int:
     known = {row.name: row for row in PERMITS}
     for name in names:
         if name not in known:
+            from psiphon_vpn.policy.values import show_name
+
             raise UserError(
                 _("Nothing is explained"),
                 _("there is no row '{name}'").format(name=show_name(name)),
@@ -82,6 +84,8 @@ def explain(*, names: tuple[str, ...], as_json: bool) -> int:
             )
     rows = [known[name] for name in dict.fromkeys(names)] or list(PERMITS)
     if as_json:
+        import json
+
         click.echo(json.dumps({"rows": [_to_json(row) for row in rows]}, indent=2))
     else:
         click.echo("\n\n".join(_show(row) for row in rows))
