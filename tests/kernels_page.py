@@ -21,6 +21,7 @@ from psiphon_lab.leaktest.matrix import conclude_all
 from psiphon_lab.leaktest.model import EGRESS, MODES, OWNER
 from psiphon_lab.leaktest.results_file import ResultsFile, read_results
 from psiphon_lab.leaktest.verdict import Kind
+from psiphon_lab.revision import describe_commits
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 PAGE: Final = DOCS / "kernels.md"
@@ -72,6 +73,7 @@ def summarise(results: ResultsFile) -> dict[str, Any]:
         "machine": tested.machine,
         "kernel": tested.kernel,
         "version": tested.version,
+        "commits": list(results.commits),
         "missing": None if tested.missing is None else list(tested.missing),
         "frames": sum(cell["frames"] for cell in cells),
         "cells": shown,
@@ -138,6 +140,7 @@ def render(data: Mapping[str, Any]) -> str:
         lines.append(f"| `{machine['machine']}` | {machine['kernel']} | {shown} |")
     for machine in machines:
         lines += ["", f"## Linux {machine['kernel']}", "", *_list_cells(machine), ""]
+        lines += [describe_commits(machine["commits"]), ""] if "commits" in machine else []
         if machine["stopped"]:
             reported = "; ".join(f"{name}: {number}" for name, number in machine["stopped"].items())
             lines.append(f"Cells in which each layer refused packets (by its own counters): {reported}.")

@@ -29,6 +29,7 @@ from psiphon_lab.bench.words import (
     show_values,
     show_verdict,
 )
+from psiphon_lab.revision import describe_mixture
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 PAGE: Final = DOCS / "performance.md"
@@ -191,6 +192,9 @@ def _list_others(programs: str, report: Report, run: dict[str, Any]) -> Iterator
             f"({load['least']:.1f} to {load['most']:.1f})"
         )
     yield ""
+    if mixture := describe_mixture(part["about"]["commit"] for part in run["families"].values()):
+        yield mixture
+        yield ""
     rows = [_show_row(figure, goal=False) for figure in report.figures.values() if figure.verdict is None]
     if rows:
         yield "| Figure | Beside | Service | Compared | Interval | |"

@@ -489,9 +489,11 @@ def test_the_page_of_the_document_says_what_the_runs_found() -> None:
     text = performance_page.render(runs)
     assert "| **missed** |" in text
     assert "**linear" in text
-    second.about["families"] = ["throughput"]
+    assert "added up" not in text
+    second.about |= {"families": ["throughput"], "commit": "y"}
     performance_page.merge(runs, second)
     text = performance_page.render(runs)
+    assert "Results of 2 states of the project are added up here: commits" in text
     assert "| **missed** |" not in text
     assert "**linear" in text, "the other families stay"
 

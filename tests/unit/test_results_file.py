@@ -4,17 +4,20 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from psiphon_lab import revision
 from psiphon_lab.leaktest.cell import Cell
 from psiphon_lab.leaktest.model import Mode, Trace
 from psiphon_lab.leaktest.results_file import ResultsFile, Subject, read_results
 from psiphon_lab.leaktest.verdict import Judgement, Leak, Tried
 from psiphon_lab.namespace import LabError
+from psiphon_lab.revision import UNKNOWN, describe_commits, describe_mixture, read_commit
 
 TESTED = Subject(machine="vm:debian-12", kernel="6.1.0-1-amd64", version="1.2.3")
 SHOT = Tried(
@@ -106,6 +109,67 @@ def test_results_of_something_else_are_refused(tmp_path: Path, other: Subject) -
     ResultsFile(path, TESTED).add(CELL)
     with pytest.raises(LabError, match="has results of"):
         ResultsFile(path, other)
+
+
+def test_results_of_several_commits_are_added_up_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    first = ResultsFile(path, replace(TESTED, commit="aaaaaaaa"))
+    first.add(CONTROL)
+    first.add(CELL)
+    second = ResultsFile(path, replace(TESTED, commit="bbbbbbbb+"))
+    assert second.commits == ("aaaaaaaa",), "it has played nothing yet"
+    second.add(CELL)
+    lines = path.read_bytes()
+    assert ResultsFile(path, TESTED).commits == read_results(path).commits == ("aaaaaaaa", "bbbbbbbb+")
+    assert path.read_bytes() == lines, "who only reads writes nothing"
+    second.add(CONTROL)
+    assert read_results(path).commits == ("bbbbbbbb+",), "what was replaced does not count"
+    third = ResultsFile(path, replace(TESTED, commit="cccccccc"))
+    third.note_missing(["egress_hook"])
+    third.add(CELL)
+    assert read_results(path).commits == ("bbbbbbbb+", "cccccccc")
+
+
+def test_a_file_from_before_commits_were_recorded_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    ResultsFile(path, TESTED).add(CELL)
+    path.write_text(path.read_text().replace(f', "commit": "{UNKNOWN}"', ""))
+    assert '"commit"' not in path.read_text()
+    assert read_results(path).commits == (UNKNOWN,)
+    ResultsFile(path, replace(TESTED, commit="aaaaaaaa")).add(CONTROL)
+    assert read_results(path).commits == (UNKNOWN, "aaaaaaaa")
+
+
+def test_a_page_says_which_commit_played_it_or_that_several_were_added_up() -> None:
+    assert describe_commits(["aaaaaaaa"]) == "Commit aaaaaaaa."
+    assert describe_mixture(["aaaaaaaa", "aaaaaaaa"]) == ""
+    assert "2 states" in describe_mixture(["aaaaaaaa", "bbbbbbbb", "aaaaaaaa"])
+    assert "unknown, aaaaaaaa" in describe_mixture([UNKNOWN, "aaaaaaaa"])
+
+
+def test_the_commit_is_that_of_the_checkout_and_a_change_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", "-C", tmp_path, *who, *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def read() -> str:
+        read_commit.cache_clear()
+        return read_commit()
+
+    file = tmp_path / "module.py"
+    file.write_text("")
+    monkeypatch.setattr(revision, "__file__", str(file))
+    assert read() == UNKNOWN
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert read() == git("rev-parse", "--short=8", "HEAD")
+    git("tag", "-am", "a version", "v1")
+    file.write_text("changed")
+    assert read() == git("rev-parse", "--short=8", "HEAD") + "+"
+    monkeypatch.undo()
+    read_commit.cache_clear()
 
 
 @pytest.mark.parametrize("text", ["", "{}\n", "no JSON\n"])

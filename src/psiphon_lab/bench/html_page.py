@@ -58,8 +58,8 @@ def render_page(report: Report, changes: list[Change] | None = None) -> str:
     sentence = (
         f"{about.get('programs', 'unknown programs')}; {about.get('rounds', '?')} rounds, in turn with what each "
         f"figure is compared with; {about.get('when', '')}. Linux {about.get('kernel', '?')}, "
-        f"{about.get('processors', '?')} processors ({about.get('processor', '?')}). Load of the machine meanwhile: "
-        f"{load.get('median', 0):.1f} "
+        f"{about.get('processors', '?')} processors ({about.get('processor', '?')}); "
+        f"commit {about.get('commit', '?')}. Load of the machine meanwhile: {load.get('median', 0):.1f} "
         f"({load.get('least', 0):.1f} to {load.get('most', 0):.1f})."
     )
     return f"""<!doctype html>

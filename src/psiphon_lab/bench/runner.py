@@ -17,6 +17,8 @@ from typing import Any
 from psiphon_lab.bench.model import Report
 from psiphon_lab.bench.steps import Bench, Family, Settings
 from psiphon_lab.namespace import LabError
+from psiphon_lab.revision import read_commit
+from psiphon_vpn import __version__
 
 STAND_INS, REAL_PROGRAMS = "stand-ins over a fast carrier", "psiphon-tunnel-core and psiphond"
 WORDS = 200
@@ -82,13 +84,6 @@ def describe_machine(settings: Settings) -> dict[str, Any]:
         "processor": model,
         "processors": os.cpu_count() or 0,
         "python": platform.python_version(),
-        "commit": _read_commit(),
+        "version": __version__,
+        "commit": read_commit(),
     }
-
-
-def _read_commit() -> str:
-    argv = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

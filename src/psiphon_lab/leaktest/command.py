@@ -27,6 +27,7 @@ from psiphon_lab.leaktest.matrix import NAMESPACES, Result, default_jobs, plan_t
 from psiphon_lab.leaktest.model import MODES, Mode
 from psiphon_lab.leaktest.verdict import Kind
 from psiphon_lab.namespace import LabError
+from psiphon_lab.revision import describe_mixture
 from psiphon_lab.tunnel_ends import RealPrograms
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
@@ -324,6 +325,8 @@ def show_result(result: Result) -> None:
     if result.machine != NAMESPACES:
         missing = ", ".join(result.missing) or _("nothing that the service uses")
         console.print(_("Linux {version} lacks {missing}.").format(version=result.kernel, missing=missing))
+    if mixture := describe_mixture(result.commits):
+        console.print(mixture)
     stopped_all = not counts["out-of-reach"] and not counts[Kind.WEAKER]
     verdict = _("Nothing leaked.") if stopped_all else _("Everything that rules can stop was stopped.")
     shown = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))

@@ -16,6 +16,7 @@ from psiphon_lab.leaktest.attack import Attack
 from psiphon_lab.leaktest.matrix import Result
 from psiphon_lab.leaktest.states import STATES
 from psiphon_lab.leaktest.verdict import Kind
+from psiphon_lab.revision import describe_commits
 
 SIGNS = {
     Kind.HELD: "\N{CHECK MARK}",
@@ -96,6 +97,7 @@ def render_page(result: Result) -> str:
 <h1>Every known leak, tried in every state</h1>
 <div class="big {verdict[0]}">{escape(verdict[1])}</div>
 <p>{shown}. {result.frames} frames judged outside the machine under test, in {result.seconds:.0f} s, {when}.
+{escape(describe_commits(result.commits))}
 <span class=hint>Each square is an attack in a state: IPv4 on the left, IPv6 on the right. Click one to see what was
 done, what the control showed, every frame that leaked, and which layer stopped the rest.
 </span></p>

@@ -15,6 +15,7 @@ from psiphon_lab.guest.kernels import NAMED, Kernel, fetch_kernel, read_version,
 from psiphon_lab.guest.obstacles import find_obstacle
 from psiphon_lab.leaktest.results_file import ResultsFile, Subject
 from psiphon_lab.namespace import LabError
+from psiphon_lab.revision import read_commit
 from psiphon_vpn import __version__
 from psiphon_vpn.errors import UserError
 from psiphon_vpn.i18n import _
@@ -34,7 +35,8 @@ class Chosen:
     def open_results(self, directory: Path) -> ResultsFile:
         """Its results so far. directory: for the file if none was chosen. Raises LabError."""
         path = self.results or directory / f"{self.name.removeprefix(PREFIX)}.jsonl"
-        return ResultsFile(path, Subject(machine=self.name, kernel=self.kernel.version, version=__version__))
+        tested = Subject(machine=self.name, kernel=self.kernel.version, version=__version__, commit=read_commit())
+        return ResultsFile(path, tested)
 
 
 def list_names() -> tuple[str, ...]:

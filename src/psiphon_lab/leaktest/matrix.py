@@ -26,7 +26,9 @@ from psiphon_lab.leaktest.model import Mode
 from psiphon_lab.leaktest.results_file import ResultsFile, Subject
 from psiphon_lab.leaktest.verdict import Kind
 from psiphon_lab.leaktest.worker import Task, Told, decode, encode
+from psiphon_lab.revision import read_commit
 from psiphon_lab.tunnel_ends import RealPrograms
+from psiphon_vpn import __version__
 
 LONGEST_TASK = 12
 """Attacks in one task. A state is split into several tasks, so that at the end no long one keeps running alone."""
@@ -48,6 +50,7 @@ class Result:
         machine: where it was played; NAMESPACES, or the name of a virtual machine.
         kernel: its kernel, as in `uname -r`.
         missing: mechanisms that this kernel lacks.
+        commits: the project's commits that played the cells.
         seen_at: when it ended, Unix time.
     """
 
@@ -59,6 +62,7 @@ class Result:
     machine: str = NAMESPACES
     kernel: str = field(default_factory=platform.release)
     missing: tuple[str, ...] = ()
+    commits: tuple[str, ...] = ()
     seen_at: float = field(default_factory=time.time)
 
     def count(self) -> Counter[str]:
@@ -92,6 +96,8 @@ class Result:
             "machine": self.machine,
             "kernel": self.kernel,
             "missing": list(self.missing),
+            "version": __version__,
+            "commits": list(self.commits),
             "attacks": [
                 {"id": attack.id, "name": attack.name, "reference": attack.reference, "summary": attack.summary}
                 for attack in self.attacks
@@ -271,7 +277,8 @@ def run_matrix(
     for one in working:
         one.result()  # raises what ended it: its cells would be called unproven, and nobody would know why
     tested = None if results is None else results.tested
-    return conclude_all(attacks, modes, cells, seconds=time.monotonic() - begin, tested=tested)
+    commits = (read_commit(),) if results is None else results.commits
+    return conclude_all(attacks, modes, cells, seconds=time.monotonic() - begin, tested=tested, commits=commits)
 
 
 def conclude_all(
@@ -281,10 +288,11 @@ def conclude_all(
     *,
     seconds: float,
     tested: Subject | None = None,
+    commits: tuple[str, ...] = (),
 ) -> Result:
     """Combine cells and their controls. A pair that was not played is inconclusive.
 
-    tested: the machine; None: namespaces.
+    tested: the machine; None: namespaces. commits: the project's, that played the cells.
     """
     missing = (tested.missing or ()) if tested is not None else ()
     played = {(cell.attack, cell.mode): cell for cell in cells}
@@ -313,4 +321,5 @@ def conclude_all(
         missing=missing,
         machine=NAMESPACES if tested is None else tested.machine,
         kernel=platform.release() if tested is None else tested.kernel,
+        commits=commits,
     )

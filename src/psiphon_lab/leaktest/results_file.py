@@ -20,6 +20,7 @@ from psiphon_lab.leaktest.cell import Cell
 from psiphon_lab.leaktest.model import Mode, Trace
 from psiphon_lab.leaktest.verdict import Judgement, Leak, Tried
 from psiphon_lab.namespace import LabError
+from psiphon_lab.revision import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,14 @@ class Subject:
         machine: its name, such as "vm:debian-12".
         kernel: its kernel, as in `uname -r`.
         version: the service's version.
+        commit: the project's commit. Results of several are added up, unlike those of several versions.
         missing: mechanisms that the kernel lacks (`linux/features.py`); None: not known yet.
     """
 
     machine: str
     kernel: str
     version: str
+    commit: str = UNKNOWN
     missing: tuple[str, ...] | None = None
 
 
@@ -50,6 +53,9 @@ class ResultsFile:
         self._path = path
         self.tested = tested
         self._cells: dict[tuple[str, Mode], Cell] = {}
+        self._commits: dict[tuple[str, Mode], str] = {}
+        self._commit = tested.commit
+        """Of the cells that follow in the file."""
         if path.exists():
             self._read()
         else:
@@ -59,6 +65,11 @@ class ResultsFile:
     def cells(self) -> tuple[Cell, ...]:
         """The cells so far."""
         return tuple(self._cells.values())
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """The commits that played the cells which count, in the order of the file."""
+        return tuple(dict.fromkeys(self._commits.values()))
 
     @property
     def done(self) -> frozenset[tuple[str, Mode]]:
@@ -74,12 +85,22 @@ class ResultsFile:
 
     def add(self, cell: Cell) -> None:
         """Write a cell."""
-        self._cells[cell.attack, cell.mode] = cell
+        if self._commit != self.tested.commit:
+            self._commit = self.tested.commit
+            self._append(_describe(self.tested))
+        self._keep(cell)
         self._append({"cell": dump_cell(cell)})
+
+    def _keep(self, cell: Cell) -> None:
+        pair = cell.attack, cell.mode
+        self._cells[pair] = cell
+        self._commits.pop(pair, None)  # in the order of the cells that count
+        self._commits[pair] = self._commit
 
     def note_missing(self, missing: Iterable[str]) -> None:
         """Write which mechanisms the kernel lacks."""
         self.tested = Subject(**{**asdict(self.tested), "missing": tuple(missing)})
+        self._commit = self.tested.commit
         self._append(_describe(self.tested))
 
     def _read(self) -> None:
@@ -95,13 +116,13 @@ class ResultsFile:
 
     def _take(self, read: Mapping[str, Any]) -> None:
         if "cell" in read:
-            cell = load_cell(read["cell"])
-            self._cells[cell.attack, cell.mode] = cell
+            self._keep(load_cell(read["cell"]))
             return
         found = read["tested"]
         for name in ("machine", "kernel", "version"):
             if found[name] != (wanted := getattr(self.tested, name)):
                 raise LabError(f"{self._path} has results of {name} {found[name]}, not {wanted}")
+        self._commit = str(found.get("commit", UNKNOWN))
         if found["missing"] is not None:
             self.tested = Subject(**{**asdict(self.tested), "missing": tuple(found["missing"])})
 
