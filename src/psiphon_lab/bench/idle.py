@@ -13,7 +13,8 @@ from psiphon_lab.bench.processor import read_processor_time, read_resident, read
 from psiphon_lab.bench.sides import WAKE_UPS, Product
 from psiphon_lab.bench.steps import Bench, Family, Settings, Step
 
-SECONDS, QUICK_SECONDS = 12.0, 4.0
+SECONDS, QUICK_SECONDS = 16.0, 4.0
+"""The daemon asks the tunnel every 16 seconds, so each round has one question."""
 SETTLE_SECONDS = 6.0
 """What follows an opening takes less: status notifications, the check for IPv6."""
 MEMORY = "the daemon's memory"
@@ -37,8 +38,8 @@ def settle(product: Product) -> None:
 
 def _measure(bench: Bench, *, seconds: float) -> None:
     bare, product = bench.sides.bare, bench.sides.product
-    settle(product)
     daemon, cores = product.machine.daemon_pid, (bare.read_core(), product.read_core())
+    settle(product)  # after the last status and page, which the daemon is awake for
     counter = Path(product.machine.state_dir / WAKE_UPS)
 
     def read() -> tuple[float, float, int, float, float]:
