@@ -72,11 +72,12 @@ class Monitor:
         """A point in the announcements, for `wait_for`."""
         return len(self._events)
 
-    def wait_for(self, *names: str, since: int, seconds: float = PATIENCE) -> Announcement:
-        """The first announcement of one of these names since a mark. Raises LabError."""
+    def wait_for(self, *names: str, since: int, seconds: float = PATIENCE, device: str | None = None) -> Announcement:
+        """The first announcement of one of these names since a mark, of this device if it is given. Raises LabError."""
 
         def find() -> Announcement | None:
-            return next((event for event in self._events[since:] if event.name in names), None)
+            named = (event for event in self._events[since:] if event.name in names)
+            return next((event for event in named if device is None or event.data.get("device") == device), None)
 
         deadline = time.monotonic() + seconds
         with self._news:

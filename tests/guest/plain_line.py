@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A, LAN_B
 from psiphon_lab.capture import Capture
 from psiphon_lab.frames import Frame
-from psiphon_lab.guest.guest import Card, Guest
+from psiphon_lab.guest.guest import MEMORY_MIB, Card, Guest
 from psiphon_lab.guest.image import NFT_MODULES
 from psiphon_lab.guest.kernels import Kernel
 from psiphon_lab.judge import Verdict, judge_frames, world_evidence
@@ -31,6 +31,7 @@ from psiphon_lab.world import World
 MODULES: Final = (*NFT_MODULES, "nft_socket", "sch_ingress", "cls_bpf", "veth", "bridge")
 SECOND: Final = "second"
 """The second card's cable."""
+FAR_CARD: Final = "02:50:53:00:0f:02"
 REPORT: Final = "PSIPHON_VPN_WAYS_REPORT"
 """Names a file that gets a line for each result, for docs/ways_out.md."""
 
@@ -93,8 +94,26 @@ class Line:
 
 
 @contextlib.contextmanager
-def open_line(kernel: Kernel, directory: Path) -> Iterator[Line]:
-    """Without a lock, and without an uplink: `UPLINK` makes one."""
+def open_line(
+    kernel: Kernel,
+    directory: Path,
+    *,
+    modules: Iterable[str] = (),
+    joined: bool = False,
+    pluggable: bool = False,
+    memory: int = MEMORY_MIB,
+) -> Iterator[Line]:
+    """Without a lock, and without an uplink: `UPLINK` makes one.
+
+    Args:
+        kernel: the guest's.
+        directory: an existing one, for its files.
+        modules: names of further ones to load.
+        joined: whether the second card's cable leads to provider A too, and so does that of a third one, eth2, for a
+            far end inside of the guest.
+        pluggable: whether cards can be plugged in and out.
+        memory: of the guest, in MiB.
+    """
     with contextlib.ExitStack() as stack:
         world = stack.enter_context(World())
         server = stack.enter_context(run_server(world))
@@ -106,22 +125,26 @@ def open_line(kernel: Kernel, directory: Path) -> Iterator[Line]:
         client.run(["ip", "link", "set", "switch", "up"])
         client.run(["ip", "link", "set", LAN_A.interface, "master", "switch"])
         cards = [Card(tap="wire", mac=LAN_A.mac), Card(tap=SECOND, mac=LAN_B.mac)]
+        cards += [Card(tap="far", mac=FAR_CARD)] if joined else []
         guest = stack.enter_context(
             Guest(
                 client,
                 kernel,
                 cards=cards,
-                modules=MODULES,
+                modules=(*MODULES, *modules),
                 directory=directory,
+                pluggable=pluggable,
+                memory=memory,
                 # On a busy machine the kernel measures the processor's own clock wrongly, and minutes pass in seconds.
                 parameters=["clocksource=hpet"],
             )
         )
-        client.run(["ip", "link", "set", "wire", "master", "switch", "up"])
         client.run(["ip", "link", "set", SECOND, "up"])
+        for card in cards if joined else cards[:1]:
+            client.run(["ip", "link", "set", card.tap, "master", "switch", "up"])
         captures = {
             LAN_A.name: stack.enter_context(Capture(client, "wire", wire=LAN_A.name)),
-            SECOND: stack.enter_context(Capture(client, SECOND, wire=LAN_B.name)),
+            SECOND: stack.enter_context(Capture(client, SECOND, wire=(LAN_A if joined else LAN_B).name)),
         }
         guest.run(CONTAINER)
         service = GuestService(guest, entry=server.entry, settings={"ipv6_probe": [plan.INTERNET6]})

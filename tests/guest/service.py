@@ -159,12 +159,12 @@ class GuestService:
         paths = [self.guest.exchange / name for name in ("holder.log", "daemon.log")]
         return "\n".join(path.read_text(errors="replace")[-4000:] for path in paths if path.exists())
 
-    def run_probes(self, specs: Sequence[ProbeSpec], *, uid: int) -> dict[str, str]:
-        """What each probe was answered, "" for those that were not."""
+    def run_probes(self, specs: Sequence[ProbeSpec], *, uid: int, within: str = "") -> dict[str, str]:
+        """What each probe was answered, "" for those that were not. within: words that run a command in a container."""
         asked = json.dumps({"limit": PROBE_SECONDS, "specs": [asdict(spec) for spec in specs]})
         (self.guest.exchange / "probes.json").write_text(asked)
         who = quote(*setpriv_argv(uid=uid, gid=uid, groups=(), ambient=(), bounding=None, no_new_privs=False))
-        reported = self.guest.run(f"{who} {python('-m', 'psiphon_lab.probe')} </exchange/probes.json").output
+        reported = self.guest.run(f"{within} {who} {python('-m', 'psiphon_lab.probe')} </exchange/probes.json").output
         return {result["id"]: result["answer"] for result in map(json.loads, reported.splitlines())}
 
 

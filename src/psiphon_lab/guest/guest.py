@@ -68,6 +68,7 @@ class Guest:
         parameters: words for the kernel's command line.
         player: whether there is a second port of the serial device, for a program that answers the laboratory.
         memory: in MiB.
+        pluggable: whether its cards can be plugged in and out (`plug`, `unplug`), on PCI Express and on USB.
         own_time: whether its clock goes by its own instructions, so that nothing in it comes too late however busy this
             machine is. Seen from outside it is slow.
     """
@@ -83,6 +84,7 @@ class Guest:
         parameters: Sequence[str] = (),
         player: bool = False,
         memory: int = MEMORY_MIB,
+        pluggable: bool = False,
         own_time: bool = False,
     ) -> None:
         self._host = host
@@ -93,6 +95,7 @@ class Guest:
         self._parameters = tuple(parameters)
         self._player = player
         self._memory = memory
+        self._pluggable = pluggable
         self._own_time = own_time
         self._numbers = itertools.count(1)
         self._codes: dict[int, int] = {}
@@ -173,10 +176,14 @@ class Guest:
         for number, path in enumerate(shares):
             argv += ["-virtfs"]
             argv += [f"local,path={path},mount_tag=share{number},security_model=none,readonly=on,multidevs=remap"]
+        argv += ["-device", "qemu-xhci,id=usb"] if self._pluggable else []
         for number, card in enumerate(self._cards):
+            # Cards directly on the first bus of PCI Express cannot be unplugged.
+            argv += ["-device", f"pcie-root-port,id=slot{number},chassis={number}"] if self._pluggable else []
+            bus = f",bus=slot{number}" if self._pluggable else ""
             end = f"ifname={card.tap},script=no,downscript=no" if card.descriptor is None else f"fd={card.descriptor}"
             argv += ["-netdev", f"tap,id=card{number},{end}"]
-            argv += ["-device", f"virtio-net-pci,netdev=card{number},mac={card.mac},romfile="]
+            argv += ["-device", f"virtio-net-pci,id=nic{number},netdev=card{number},mac={card.mac},romfile={bus}"]
         descriptors = [card.descriptor for card in self._cards if card.descriptor is not None]
         self._machine = self._host.spawn(argv, env=clean_environment(), stderr=subprocess.PIPE, pass_fds=descriptors)
         self._channel = self._connect(channel)
@@ -189,6 +196,22 @@ class Guest:
         """Plug the cable of a card in or out. card: its number, from 0. Raises LabError."""
         assert self._monitor is not None
         self._monitor.execute("set_link", name=f"card{card}", up=up)
+
+    def unplug(self, card: int) -> None:
+        """Take a card out of its slot, and wait until it is out. card: its number, from 0. Raises LabError."""
+        assert self._monitor is not None
+        mark = self._monitor.mark()
+        self._monitor.execute("device_del", id=f"nic{card}")
+        self._monitor.wait_for("DEVICE_DELETED", since=mark, seconds=RUN_SECONDS, device=f"nic{card}")
+
+    def plug(self, card: int, *, usb: bool = False) -> None:
+        """Plug an unplugged card in again, at the same cable; as a USB network card if `usb`. Raises LabError."""
+        assert self._monitor is not None
+        fields = {"id": f"nic{card}", "netdev": f"card{card}", "mac": self._cards[card].mac}
+        if usb:
+            self._monitor.execute("device_add", driver="usb-net", bus="usb.0", **fields)
+        else:
+            self._monitor.execute("device_add", driver="virtio-net-pci", bus=f"slot{card}", romfile="", **fields)
 
     def _connect(self, path: Path) -> socket.socket:
         deadline = time.monotonic() + BOOT_SECONDS
