@@ -32,6 +32,9 @@ MODULES: Final = (*NFT_MODULES, "nft_socket", "sch_ingress", "cls_bpf", "veth", 
 SECOND: Final = "second"
 """The second card's cable."""
 FAR_CARD: Final = "02:50:53:00:0f:02"
+PHONE: Final = "phone"
+"""The cable of a USB card."""
+PHONE_CARD: Final = "02:50:53:00:0f:03"
 REPORT: Final = "PSIPHON_VPN_WAYS_REPORT"
 """Names a file that gets a line for each result, for docs/ways_out.md."""
 
@@ -111,7 +114,7 @@ def open_line(
         modules: names of further ones to load.
         joined: whether the second card's cable leads to provider A too, and so does that of a third one, eth2, for a
             far end inside of the guest.
-        pluggable: whether cards can be plugged in and out.
+        pluggable: whether cards can be plugged in and out; then the last one is a USB card at provider A.
         memory: of the guest, in MiB.
     """
     with contextlib.ExitStack() as stack:
@@ -126,6 +129,7 @@ def open_line(
         client.run(["ip", "link", "set", LAN_A.interface, "master", "switch"])
         cards = [Card(tap="wire", mac=LAN_A.mac), Card(tap=SECOND, mac=LAN_B.mac)]
         cards += [Card(tap="far", mac=FAR_CARD)] if joined else []
+        cards += [Card(tap=PHONE, mac=PHONE_CARD, usb=True)] if pluggable else []
         guest = stack.enter_context(
             Guest(
                 client,
@@ -140,12 +144,15 @@ def open_line(
             )
         )
         client.run(["ip", "link", "set", SECOND, "up"])
-        for card in cards if joined else cards[:1]:
-            client.run(["ip", "link", "set", card.tap, "master", "switch", "up"])
+        for card in cards:
+            if joined or card.tap != SECOND:
+                client.run(["ip", "link", "set", card.tap, "master", "switch", "up"])
         captures = {
             LAN_A.name: stack.enter_context(Capture(client, "wire", wire=LAN_A.name)),
             SECOND: stack.enter_context(Capture(client, SECOND, wire=(LAN_A if joined else LAN_B).name)),
         }
+        if pluggable:
+            captures[PHONE] = stack.enter_context(Capture(client, PHONE, wire=LAN_A.name))
         guest.run(CONTAINER)
         service = GuestService(guest, entry=server.entry, settings={"ipv6_probe": [plan.INTERNET6]})
         yield Line(guest, kernel, world, server, captures, service)

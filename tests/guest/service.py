@@ -127,7 +127,7 @@ class GuestService:
     def wait_status(self, wanted: str) -> dict[str, Any]:
         """Wait until the service's status fulfils a condition, a Python expression with `status`."""
         argv = ("/exchange/wait.py", wanted, str(int(STATE_SECONDS)))
-        done = self.guest.run(f"nice -n 19 {python(*argv)}", seconds=STATE_SECONDS + 60)
+        done = self.guest.run(f"nice -n 5 {python(*argv)}", seconds=STATE_SECONDS + 60)
         status: dict[str, Any] = json.loads(done.output)
         assert status, self.read_log()
         assert eval(wanted, {}, {"status": status}), (status, self.read_log())  # noqa: S307 - a test's own words

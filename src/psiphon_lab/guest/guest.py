@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from psiphon_lab.guest.image import READY, build_image
 from psiphon_lab.guest.kernels import Kernel
@@ -38,7 +39,7 @@ _PARAMETERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A network card of a guest. mac: its address, as colon-separated hex.
+    """A network card of a guest. mac: its address, as colon-separated hex. usb: on USB; it is plugged in later.
 
     Its other end is a TAP interface: of the host, by its name (`tap`), or of any, by an open `descriptor`.
     """
@@ -46,6 +47,7 @@ class Card:
     mac: str
     tap: str = ""
     descriptor: int | None = None
+    usb: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Guest:
         parameters: words for the kernel's command line.
         player: whether there is a second port of the serial device, for a program that answers the laboratory.
         memory: in MiB.
-        pluggable: whether its cards can be plugged in and out (`plug`, `unplug`), on PCI Express and on USB.
+        pluggable: whether its cards can be plugged in and out (`plug`, `unplug`).
         own_time: whether its clock goes by its own instructions, so that nothing in it comes too late however busy this
             machine is. Seen from outside it is slow.
     """
@@ -178,11 +180,13 @@ class Guest:
             argv += [f"local,path={path},mount_tag=share{number},security_model=none,readonly=on,multidevs=remap"]
         argv += ["-device", "qemu-xhci,id=usb"] if self._pluggable else []
         for number, card in enumerate(self._cards):
+            end = f"ifname={card.tap},script=no,downscript=no" if card.descriptor is None else f"fd={card.descriptor}"
+            argv += ["-netdev", f"tap,id=card{number},{end}"]
+            if card.usb:
+                continue
             # Cards directly on the first bus of PCI Express cannot be unplugged.
             argv += ["-device", f"pcie-root-port,id=slot{number},chassis={number}"] if self._pluggable else []
             bus = f",bus=slot{number}" if self._pluggable else ""
-            end = f"ifname={card.tap},script=no,downscript=no" if card.descriptor is None else f"fd={card.descriptor}"
-            argv += ["-netdev", f"tap,id=card{number},{end}"]
             argv += ["-device", f"virtio-net-pci,id=nic{number},netdev=card{number},mac={card.mac},romfile={bus}"]
         descriptors = [card.descriptor for card in self._cards if card.descriptor is not None]
         self._machine = self._host.spawn(argv, env=clean_environment(), stderr=subprocess.PIPE, pass_fds=descriptors)
@@ -204,11 +208,11 @@ class Guest:
         self._monitor.execute("device_del", id=f"nic{card}")
         self._monitor.wait_for("DEVICE_DELETED", since=mark, seconds=RUN_SECONDS, device=f"nic{card}")
 
-    def plug(self, card: int, *, usb: bool = False) -> None:
-        """Plug an unplugged card in again, at the same cable; as a USB network card if `usb`. Raises LabError."""
+    def plug(self, card: int) -> None:
+        """Plug a card in, at its cable. card: its number, from 0. Raises LabError."""
         assert self._monitor is not None
-        fields = {"id": f"nic{card}", "netdev": f"card{card}", "mac": self._cards[card].mac}
-        if usb:
+        fields: dict[str, Any] = {"id": f"nic{card}", "netdev": f"card{card}", "mac": self._cards[card].mac}
+        if self._cards[card].usb:
             self._monitor.execute("device_add", driver="usb-net", bus="usb.0", **fields)
         else:
             self._monitor.execute("device_add", driver="virtio-net-pci", bus=f"slot{card}", romfile="", **fields)
