@@ -16,7 +16,9 @@ from psiphon_lab.bench.steps import Bench, Family, Settings, Step
 SECONDS, QUICK_SECONDS = 16.0, 4.0
 """The daemon asks the tunnel every 16 seconds, so each round has one question."""
 SETTLE_SECONDS = 6.0
-"""What follows an opening takes less: status notifications, the check for IPv6."""
+"""What follows a status and a page takes less; the check for IPv6 is waited for."""
+OPENING_SECONDS = 25.0
+"""The last timer of an opening runs out after 24 seconds at most."""
 MEMORY = "the daemon's memory"
 PROCESSOR = "the daemon's processor time"
 WAKING = "the daemon's wake-ups"
@@ -28,18 +30,18 @@ def _title(name: str, unit: str, bound: float | None = None) -> Title:
     return Title(family=FAMILY.name, name=name, unit=unit, goal=goal)
 
 
-def settle(product: Product) -> None:
-    """Wait until nothing of the last opening is left to do."""
+def settle(product: Product, *, seconds: float) -> None:
+    """Wait until nothing of the last opening, or of what this asks itself, is left to do. seconds: the last wait."""
     machine = product.machine
     product.read_core()
     machine.wait_for(lambda: bool((machine.read_status() or {}).get("ipv6")), "IPv6")
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(seconds)
 
 
-def _measure(bench: Bench, *, seconds: float) -> None:
+def _measure(bench: Bench, *, seconds: float, settling: float) -> None:
     bare, product = bench.sides.bare, bench.sides.product
     daemon, cores = product.machine.daemon_pid, (bare.read_core(), product.read_core())
-    settle(product)  # after the last status and page, which the daemon is awake for
+    settle(product, seconds=settling)  # after the last status and page, which the daemon is awake for
     counter = Path(product.machine.state_dir / WAKE_UPS)
 
     def read() -> tuple[float, float, int, float, float]:
@@ -59,10 +61,12 @@ def _measure(bench: Bench, *, seconds: float) -> None:
 
 def _plan(settings: Settings) -> list[Step]:
     seconds, rounds = (QUICK_SECONDS, 1) if settings.quick else (SECONDS, min(settings.rounds, 6))
-    run = partial(_measure, seconds=seconds)
-    return [
-        Step(name=f"idle, round {number + 1}", seconds=seconds + SETTLE_SECONDS, run=run) for number in range(rounds)
-    ]
+    steps = []
+    for number in range(rounds):
+        settling = SETTLE_SECONDS if number or settings.quick else OPENING_SECONDS
+        run = partial(_measure, seconds=seconds, settling=settling)
+        steps.append(Step(name=f"idle, round {number + 1}", seconds=seconds + settling, run=run))
+    return steps
 
 
 FAMILY = Family(name="idle", summary="memory, processor and wake-ups of an idle service", plan=_plan)
