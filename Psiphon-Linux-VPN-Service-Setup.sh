@@ -90,7 +90,7 @@ case " $* " in
         wanted=(arping dbus-daemon dbus-send dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft
             nsenter radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
 esac
-case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 qemu-img pppoe-server iw) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; *" --machine "* | *" --kernel "*) wanted+=(qemu-system-x86_64) ;; esac
+case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 qemu-img pppoe-server iw wg) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; *" --machine "* | *" --kernel "*) wanted+=(qemu-system-x86_64) ;; esac
 missing=(); for word in "${wanted[@]}"; do command -v "$word" >/dev/null || ! may_come "$word" || missing+=("$word"); done
 # A program without a package must not prevent the installation of the others.
 [ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || for word in "${missing[@]}"; do

@@ -19,7 +19,7 @@ package_for() { # command, package manager
         # A guest's first program is a busybox without libraries; its kernels are Debian's, known by their keyring.
         qemu-system-x86_64:apt-get) echo qemu-system-x86 busybox-static debian-archive-keyring ;;
         qemu-img:apt-get) echo qemu-utils ;; qemu-system-x86_64:dnf) echo qemu-system-x86-core ;; qemu-system-x86_64:*) echo qemu-x86 ;;
-        pppoe-server:apt-get) echo ppp pppoe ;; pppoe-server:*) echo ppp rp-pppoe ;;
+        pppoe-server:apt-get) echo ppp pppoe ;; pppoe-server:*) echo ppp rp-pppoe ;; wg:*) echo wireguard-tools ;;
         systemd-nspawn:pacman) ;; systemd-nspawn:*) echo systemd-container ;;
         python:apt-get) echo python3 python3-venv python3-pip ;; python:pacman) echo python python-pip ;;
         python:*) echo python3 python3-pip ;; *) echo "$1" ;;
