@@ -29,7 +29,6 @@ pytestmark = [pytest.mark.kernels, pytest.mark.timeout(3600)]
 MODULES: Final = ("bonding", "macvlan", "ipvlan", "vrf", "wireguard", "ip_gre", "ipip")
 PLUMBING: Final = {"arp", "nd", "mld"}
 FLOW, CALL = "tunnel flow", "tunnel call"
-LACP: Final = b"\x88\x09\x01"  # IEEE 802.1AX: slow protocols, the first of them
 
 
 @dataclass
@@ -51,7 +50,6 @@ class Played:
     answers: dict[str, str] = field(default_factory=dict)
     unseen: list[ProbeSpec] = field(default_factory=list)
     carried: bool = False
-    lacp: bool = False
     leaks: dict[str, list[str]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, Counter[str]] = field(default_factory=dict)
@@ -74,7 +72,6 @@ class Player:
         frames = self._line.frames_since(mark)
         played.unseen = unseen_probes(specs, frames)
         played.carried = any(is_carried(frame, device) for frame in frames)
-        played.lacp = any(frame.data[12:15] == LACP for frame in frames)
         self._put_away()
 
     def locked(self, device: Device, played: Played) -> None:
@@ -169,7 +166,6 @@ def check_control(name: str, found: Played) -> None:
     else:
         assert {LAN_A.client4, LAN_A.client6} <= set(found.answers.values())
         assert not [spec for spec in found.unseen if spec.interface or not device.bound_only]
-    assert found.lacp == (name == "bond-lacp")
 
 
 @pytest.mark.requirement("R2", "R5", "R6", "R7", "B4")
