@@ -87,7 +87,10 @@ def read_tree(root: Path) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize(
     "code",
-    ["from psiphon_vpn.cli.main import load_commands; load_commands(())", "import psiphon_vpn.service.daemon"],
+    [
+        "from psiphon_vpn.cli.main import HOMES, load_commands; load_commands(sum(HOMES.values(), ()))",
+        "import psiphon_vpn.service.daemon",
+    ],
     ids=["commands", "daemon"],
 )
 def test_every_module_of_the_program_comes_from_byte_code(compiled: Path, code: str) -> None:
