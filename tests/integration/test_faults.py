@@ -59,8 +59,6 @@ OPENS_ALL_THE_SAME: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def testbed(module_testbed: Testbed) -> Testbed:
-    # The core may end at any moment, even between its connection and the hello that identifies it to the server.
-    module_testbed.know_core_ports()
     return module_testbed
 
 

@@ -67,7 +67,6 @@ class Router:
 @pytest.fixture(scope="module")
 def testbed() -> Iterator[Testbed]:
     with open_testbed(start=False) as made:
-        made.know_core_ports()
         made.machine.program = [str(HASTY), "FIRST_PATIENCE_SECONDS=2"]
         made.machine.start_daemon()
         made.machine.wait_state("OPEN")

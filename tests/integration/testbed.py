@@ -16,6 +16,7 @@ from tests.integration.transitions import list_ends
 from psiphon_lab.addresses import CORE_PORTS, LAN_A, Lan
 from psiphon_lab.commit_watch import CommitWatch
 from psiphon_lab.judge import find_leaks, world_evidence
+from psiphon_lab.leaktest.testbed import reserve_core_ports
 from psiphon_lab.machine import LAB_UID, Machine
 from psiphon_lab.probe import ProbeResult, probe_specs
 from psiphon_lab.probe_runner import NOBODY, run_probes, unseen_probes
@@ -36,17 +37,10 @@ class Testbed:
     salt: int = 0
     claimed: tuple[str, ...] = ()
     """Networks that are the client's too, besides the address plan's."""
-    core_ports: range = range(0)
-    """Source ports that only the core can have here: so calls that no server saw are known for the core's."""
 
     def set_faults(self, *faults: dict[str, Any]) -> None:
         """Set the stand-in core's faults; without any it behaves."""
         write_faults(self.faults, *faults)
-
-    def know_core_ports(self) -> None:
-        """Reserve the core's source ports: a core that ends while it connects leaves a flow that no server recorded."""
-        self.world.client.set_sysctls({"ipv4/ip_local_reserved_ports": f"{CORE_PORTS.start}-{CORE_PORTS.stop - 1}"})
-        self.core_ports = CORE_PORTS
 
     def read_status(self) -> dict[str, Any]:
         """The service's status; fails if the service does not answer."""
@@ -93,7 +87,8 @@ class Testbed:
         """Judge everything that came out of the client since `mark`."""
         # Frames are read first: the server records a flow after its first frames.
         frames = self.world.frames_since(mark)
-        evidence = world_evidence(self.server.read_flows(), core_ports=self.core_ports, claimed=self.claimed)
+        # A core that ends while it connects leaves a flow that no server recorded; its source port tells it.
+        evidence = world_evidence(self.server.read_flows(), core_ports=CORE_PORTS, claimed=self.claimed)
         leaks = find_leaks(frames, evidence)
         assert not leaks, [leak.text for leak in leaks[:10]]
 
@@ -115,6 +110,7 @@ def open_testbed(
     With `installed` the core is where an installation puts it, below "root" in the world's directory, with a record.
     """
     with World() as world, run_server(world) as server:
+        reserve_core_ports(world)
         directory = world.directory / "core"
         directory.mkdir()
         directory.chmod(0o755)
