@@ -263,8 +263,9 @@ def list_wanted(*, fast: bool = False) -> list[str]:
 
 
 # What tests use if it is there, and otherwise skip with a reason: parts of a system, or alternatives.
-# The script does not install iwd: its package renames a machine's own wireless cards (80-iwd.link).
-OPTIONAL = {"groff", "systemd-analyze", "systemd-tmpfiles", "dpkg-deb", "NETWORKD", "iwctl"}
+# The script does not install iwd: its package renames a machine's own wireless cards (80-iwd.link). Docker comes with
+# `leaktest` only.
+OPTIONAL = {"groff", "systemd-analyze", "systemd-tmpfiles", "dpkg-deb", "NETWORKD", "iwctl", "dockerd"}
 
 
 @needs_root
