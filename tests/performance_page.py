@@ -87,14 +87,13 @@ NOTES: Final = """## What the goals show
   one queue, no offloads, no packet dropped), and the core opens it so: IFF_VNET_HDR and more queues are not for the
   service to choose. Asking for the TUN before loopback, and for its name once in a chain, would save 10 of the 48:
   less than can be measured, so the rules stay as they are.
-- *The daemon's wake-ups* were 1.0 a second in the run above, 12 in twelve seconds: 6 renewals; 3 for a question
+- *The daemon's wake-ups* were 1.0 a second in an earlier run, 12 in twelve seconds: 6 renewals; 3 for a question
   through the tunnel (its answer, the core's notice of its bytes, the end of a pause that nothing waited for); and the
   bench's own status and page, which came after the moment from which it should have been idle. The watchdog's
   notification, one every ten seconds, was not counted. Counted anew for 64 seconds, by waits of the event loop
   instead of a clock, with the watchdog and the real core: 51 before, 36 (0.56 a second) since notification and pause
-  share the wake-ups of the lease. In a later run of the bench, on a busy computer, the goal is met: 0.625 (0.562 to
-  0.625). What is left: 32 renewals, and an answer and a notice every 16 seconds. `tests/unit/test_wake_ups.py` holds
-  these causes.
+  share the wake-ups of the lease. What is left: 32 renewals, and an answer and a notice every 16 seconds.
+  `tests/unit/test_wake_ups.py` holds these causes.
 
 ## What grows, and what was done
 
