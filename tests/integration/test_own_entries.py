@@ -30,6 +30,9 @@ ATTACKS = {
     ),
     "a TUN that is set down again and again": f"for i in $(seq 30); do ip link set {TUN} down; sleep 0.05; done",
     "a TUN that is deleted again and again": f"for i in $(seq 30); do ip link del {TUN}; sleep 0.05; done; true",
+    "a TUN that is deleted as the blow that begins a fight": (
+        f"for i in 1 2 3 4 5 6; do nft flush chain inet psiphon_filter output; sleep 0.1; done; ip link del {TUN}"
+    ),
     "the room for packets that wait in the TUN": f"ip link set {TUN} txqueuelen 0",
     "the way of packets into the TUN": f"tc qdisc replace dev {TUN} root pfifo limit 0",
 }

@@ -803,6 +803,17 @@ def test_in_a_fight_no_policy_is_loaded_again_with_each_blow_and_its_end_is_stil
     assert watch.timers == {Timer.RETRY: 2.0}
 
 
+@pytest.mark.requirement("B3")
+@pytest.mark.parametrize("event", [ev.EnforcementFailed("x"), ev.TunBroken("x"), ev.PartFailed("an effect", "x")])
+def test_a_fight_whose_locking_failed_before_its_timer_was_armed_ends_all_the_same(event: Event) -> None:
+    """Each event is what the runner posts for an effect that failed; the effects after that one are not carried out."""
+    watch = Watch().to_open()
+    watch.tell(ev.LockFought("ufw (pid 7)"))
+    watch.timers.clear()
+    watch.tell(event)
+    assert Timer.RETRY in watch.timers
+
+
 def test_what_a_user_stopped_stays_stopped_after_a_fight() -> None:
     watch = Watch().to_open()
     watch.tell(ev.UserStop())

@@ -22,9 +22,10 @@ def answer(plan: Plan, event: ev.Event) -> None:
     match rest:
         case ev.AmendmentRefused():
             moves.load_again(plan)
-        case ev.LockFought() | ev.EnforcementFailed() if in_fight:
+        case ev.LockFought() | ev.EnforcementFailed() | ev.TunBroken() if in_fight:
+            # The last two may tell that the effects of locking failed, before the timer was armed.
             plan.arm(Timer.RETRY, fight_delay(plan.model.fights))
-        case ev.LockBroken() | ev.TunBroken() if in_fight:
+        case ev.LockBroken() if in_fight:
             pass  # in a fight, loading whole policies would never end: the healer puts changes back
         case ev.LockFought(culprit):
             moves.fight(plan, culprit)
