@@ -7,6 +7,7 @@ All tests of a variant share one computer; each finds it open and leaves it open
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import time
@@ -373,46 +374,75 @@ def test_when_the_boot_lock_cannot_be_loaded_interfaces_stay_down_and_the_consol
                 assert "eth0" not in links
                 assert not session.find_answers()
                 assert session.computer.show(KILLSWITCH_UNIT, "Result")["Result"] == "exit-code"
+                wait_until(
+                    lambda: session.service.read_status().get("reason_code") == "boot_lock", "the reason", pause=0.25
+                )
+                checks = json.loads(session.service.command("diagnose", "--json", check=False).stdout)["checks"]
+                failed = {check["id"] for check in checks if check["verdict"] == "failed"}
+                assert {"lock.emergency", "units.killswitch"} <= failed
+        console = session.computer.read_console()[shown:]
+        assert "the kill switch could not be loaded, so this machine stays offline" in console
+        assert reason in console
     finally:
         rules.write_text(good)
-    console = session.computer.read_console()[shown:]
-    assert "the kill switch could not be loaded, so this machine stays offline" in console
-    assert reason in console
-    session.computer.power_cycle()
+        session.computer.power_cycle()  # also after a failure: the next test needs a network
     session.service.wait_open(seconds=60)
 
 
+SOCKETS = """
+import os, socket
+print(os.readlink("/proc/self/ns/mnt"))
+for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK):
+    try:
+        socket.socket(family, socket.SOCK_RAW if family == socket.AF_NETLINK else socket.SOCK_STREAM).close()
+    except OSError as error:
+        print(family.name, error.errno)
+    else:
+        print(family.name, "opened")
+"""
+
+
 @pytest.mark.requirement("R2", "R24")
-def test_lock_guard_and_service_use_no_name_service(session: Session) -> None:
+def test_lock_guard_and_service_reach_no_name_service(session: Session) -> None:
     """A directory of users may be on the network, which is locked: a program that queries it waits for minutes.
 
-    The C library tells which libraries of name services it looks for (LD_DEBUG, ld.so(8)).
+    Boot lock and guard can open no socket for it; the service does not even look for its library, which the C library
+    tells (LD_DEBUG, ld.so(8)).
     """
     computer, files = session.computer, session.computer.files
-    asked, debug = "libnss_unreachable", files / f"etc/systemd/system/{KILLSWITCH_UNIT}.d/debug.conf"
-    configuration = files / "etc/nsswitch.conf"
+    asked, configuration = "libnss_unreachable", files / "etc/nsswitch.conf"
     before = configuration.read_text()
     look_up = ["env", "LD_DEBUG=libs", "getent", "passwd", "nobody-here"]
+    dropins = [files / f"etc/systemd/system/{unit}.d/sockets.conf" for unit in (KILLSWITCH_UNIT, GUARD_UNIT)]
+    program = files / "usr/local/lib/sockets.py"
     try:
         with scenario(session, "users in a directory that cannot be reached"):
             configuration.write_text("passwd: files unreachable\ngroup: files unreachable\nhosts: files resolve dns\n")
-            debug.parent.mkdir(parents=True, exist_ok=True)
-            debug.write_text("[Service]\nEnvironment=LD_DEBUG=libs\n")
+            program.write_text(SOCKETS)
+            for dropin in dropins:
+                dropin.parent.mkdir(parents=True, exist_ok=True)
+                dropin.write_text(f"[Service]\nExecStartPost=/usr/bin/python3 -IS /usr/local/lib/{program.name}\n")
             computer.power_cycle()
             session.service.wait_open()
             assert asked in computer.run(look_up, check=False).stderr, "the control queries it"
-            said = computer.run(["journalctl", "-b", "--no-pager", "-u", KILLSWITCH_UNIT]).stdout
-            assert "find library=libc.so" in said
-            assert asked not in said
+            mounts, *opened = computer.run(["python3", "-IS", f"/usr/local/lib/{program.name}"]).stdout.splitlines()
+            assert [line.split()[1] for line in opened] == ["opened"] * 4, "the control can open sockets"
+            for unit in (KILLSWITCH_UNIT, GUARD_UNIT):
+                said = session.service.read_journal(unit)
+                for family in ("AF_UNIX", "AF_INET", "AF_INET6"):
+                    assert f"{family} {errno.EAFNOSUPPORT}\n" in said, unit
+                assert "AF_NETLINK opened" in said
+                assert mounts in said, "systemd sometimes fails to make a mount namespace while a machine boots"
             identity = computer.run(["id", "-u", "psiphon-user"]).stdout.strip()
-            for unit, user in ((GUARD_UNIT, "0"), (SERVICE_UNIT, "0"), (SERVICE_UNIT, identity)):
-                pid = wait_main_process(session, unit)
+            for user in ("0", identity):
+                pid = wait_main_process(session, SERVICE_UNIT)
                 inside = computer.run(["nsenter", "-t", pid, "-m", "-S", user, *look_up], check=False).stderr
                 assert "find library=libc.so" in inside
-                assert asked not in inside, (unit, user)
+                assert asked not in inside, user
     finally:
         configuration.write_text(before)
-        debug.unlink(missing_ok=True)
+        for path in (program, *dropins):
+            path.unlink(missing_ok=True)
         computer.run(["systemctl", "daemon-reload"])
 
 

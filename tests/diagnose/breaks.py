@@ -245,7 +245,7 @@ BREAKS: dict[str, Break] = {
     "lock.arp-table": kernel(lambda it: it.nft("delete table arp psiphon_arp\n")),
     "lock.lease": kernel(lambda it: it.nft('add element inet psiphon_filter tunnel_open_ipv6 { "PsiphonTUN" }\n')),
     "lock.released": files(lambda it: write(it.release_record, "{}")),
-    "lock.emergency": unit(places.KILLSWITCH_FAILED_UNIT, ActiveState="active"),
+    "lock.emergency": files(lambda it: it.boot_lock_failure.mkdir(parents=True)),
     "routes.rules": kernel(lambda it: it.ip("rule", "del", "priority", "5073")),
     "routes.strangers": kernel(
         lambda it: it.ip("rule", "add", "from", "192.0.2.10", "lookup", "main", "priority", "5074")

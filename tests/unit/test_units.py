@@ -28,8 +28,8 @@ from psiphon_vpn.system.layout import (
     Layout,
 )
 
-MAX_EXPOSURE = {SERVICE_UNIT: 18, GUARD_UNIT: 18, KILLSWITCH_UNIT: 18, SLEEP_UNIT: 18, SERVERS_UNIT: 20}
-"""In tenths, as --threshold takes it."""
+MAX_EXPOSURE = {SERVICE_UNIT: 18, GUARD_UNIT: 30, KILLSWITCH_UNIT: 30, SLEEP_UNIT: 16, SERVERS_UNIT: 20}
+"""In tenths, as --threshold takes it. Guard and boot lock have no mount namespace, for which systemd adds 1.6."""
 TEXTS = units.render_units()
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
@@ -177,18 +177,34 @@ ProtectProc=invisible
 """
 
 
+LOCK_UNITS = (KILLSWITCH_UNIT, GUARD_UNIT, KILLSWITCH_FAILED_UNIT)
+"""Load the lock at boot. Without the first, no network manager starts; without the others, a layer is missing."""
+
+
 @pytest.mark.requirement("R24")
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_unit_is_confined_by_the_same_directives(unit: str) -> None:
-    # The last resort has no mount namespace, since that may be what failed.
-    assert (NO_UNIT_NEEDS if unit == KILLSWITCH_FAILED_UNIT else NO_UNIT_NEEDS + MOUNTS) in TEXTS[unit]
+    assert (NO_UNIT_NEEDS if unit in LOCK_UNITS else NO_UNIT_NEEDS + MOUNTS) in TEXTS[unit]
+
+
+@pytest.mark.requirement("R1", "R2")
+@pytest.mark.parametrize("unit", LOCK_UNITS)
+def test_no_unit_of_the_lock_needs_a_mount_namespace(unit: str) -> None:
+    """Systemd sometimes fails to make one during the boot: the machine stayed offline until the next one.
+
+    The directives are those of systemd.exec(5) that use one.
+    """
+    files = "ReadWrite|ReadOnly|Inaccessible|Exec(Paths|Search)|NoExec|Temporary|Bind|Root|Mount|ProcSubset"
+    assert not re.search(f"^(Protect|Private|{files})", TEXTS[unit], re.MULTILINE)
 
 
 @pytest.mark.requirement("R24")
 def test_the_two_roots_of_the_lock_are_confined_alike() -> None:
     killswitch, guard = (TEXTS[unit].partition("\nCapabilityBoundingSet=")[2] for unit in (KILLSWITCH_UNIT, GUARD_UNIT))
     assert killswitch == guard
-    assert len(guard.splitlines()) > 25
+    assert len(guard.splitlines()) > 14
+    # Neither can reach a name service: nft looks up the numbers of users.
+    assert "\nRestrictAddressFamilies=AF_NETLINK\n" in guard
 
 
 @pytest.mark.requirement("R2")
@@ -268,8 +284,11 @@ def test_a_boot_lock_that_does_not_load_ends_in_the_drop_rules_and_a_word_on_the
     (command,) = lines(KILLSWITCH_FAILED_UNIT, "ExecStart")
     assert str(Layout().drop_rules) in command
     assert lines(KILLSWITCH_FAILED_UNIT, "StandardOutput") == ["journal+console"]
-    # The confinement may be what failed, so this unit has none that needs a mount namespace.
-    assert not re.search("^(Protect|Private|ReadWrite|Inaccessible)", TEXTS[KILLSWITCH_FAILED_UNIT], re.MULTILINE)
+    # What `status` and `diagnose` look for stays when the unit has ended, until the boot lock loads after all.
+    mark = Layout().boot_lock_failure
+    assert lines(KILLSWITCH_FAILED_UNIT, "RuntimeDirectory") == [mark.name]
+    assert lines(KILLSWITCH_FAILED_UNIT, "RuntimeDirectoryPreserve") == ["yes"]
+    assert lines(KILLSWITCH_UNIT, "ExecStartPost") == [f"-/bin/rm -rf {mark}"]
 
 
 @pytest.mark.requirement("R3", "R6")

@@ -44,7 +44,8 @@ failed check. The log says what happened, and why.
   is locked. Sign in with another device, or see step 4.
 - **No network card is up after a start**: the lock could not be loaded, and interfaces stay down until it is.
   `sudo journalctl -b -u psiphon-killswitch` says why. After removing the cause:
-  `sudo systemctl start psiphon-killswitch`, then restart the network manager or the computer.
+  `sudo systemctl start psiphon-killswitch`, then restart the network manager or the computer. If its rules are damaged
+  (after a power cut, for example): step 3, then restart the computer.
 
 ## 3. The installation itself is broken
 

@@ -207,6 +207,7 @@ class Daemon:
             rules=lambda: (commits.find_origin(netlink.read_generation()), find_owner(netlink, *GUARD.address)),
             guarded_cards=lambda: read_guarded_cards(netlink),
             holds_lease=lambda: holds_lease(netlink),
+            boot_lock_failed=Layout().boot_lock_failure.exists,
             read_list=self._read_list,
         )
         self._control = ControlServer(self._paths.runtime_dir / "control.sock", gid=self._identity.gid, backend=self)

@@ -15,6 +15,7 @@ class Reason(enum.StrEnum):
     STARTING = "starting"
     STOPPED_BY_USER = "stopped_by_user"
     NO_UPLINK = "no_uplink"
+    BOOT_LOCK = "boot_lock"
     UPLINK_CHANGED = "uplink_changed"
     UPLINK_ABSENT = "uplink_absent"
     ODD_UPLINK = "odd_uplink"
@@ -75,6 +76,7 @@ class Reason(enum.StrEnum):
 LASTING = frozenset(
     {
         Reason.STOPPED_BY_USER,
+        Reason.BOOT_LOCK,
         Reason.UPLINK_ABSENT,
         Reason.ODD_UPLINK,
         Reason.UPLINK_OWNERLESS,
@@ -135,6 +137,13 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
         Reason.NO_UPLINK: (
             _("this machine has no network connection; the service waits for one"),
             _("Check the cable or the Wi-Fi connection; the service goes on by itself."),
+        ),
+        Reason.BOOT_LOCK: (
+            _(
+                "the boot lock could not be loaded when this machine started, so nothing brings its network interfaces "
+                "up; the service itself has locked it since"
+            ),
+            _("Find out why: sudo journalctl -b -u psiphon-killswitch; what to do: psiphon-vpn help stranded"),
         ),
         Reason.UPLINK_CHANGED: (_("the network changed; connecting over the new one"), None),
         Reason.UPLINK_ABSENT: (

@@ -109,6 +109,7 @@ class StatusReader:
         rules: a value that changes with the kernel's rules.
         guarded_cards: the cards that the frame guard is on (`frame_guard.read_guarded_cards`).
         holds_lease: whether the kernel itself holds the lease now.
+        boot_lock_failed: whether the boot lock did not load at this boot and network managers were held back.
         read_list: the record of the stored list of servers, if there is one that can be used.
     """
 
@@ -121,6 +122,7 @@ class StatusReader:
         rules: Callable[[], object],
         guarded_cards: Callable[[], frozenset[str] | None],
         holds_lease: Callable[[], bool],
+        boot_lock_failed: Callable[[], bool],
         read_list: Callable[[], ListRecord | None],
     ) -> None:
         self._runner = runner
@@ -129,6 +131,7 @@ class StatusReader:
         self._rules = rules
         self._guarded_cards = guarded_cards
         self._ask_for_lease = holds_lease
+        self._boot_lock_failed = boot_lock_failed
         self._read_list = read_list
         self._reading = asyncio.Lock()
         self._seen: tuple[object, LockState] | None = None
@@ -147,6 +150,8 @@ class StatusReader:
         reason, seen = model.reason, self._runner.model.seen
         if reason is Reason.NO_UPLINK:
             reason, detail = explain_no_uplink(seen)
+            if reason is Reason.NO_UPLINK and self._boot_lock_failed():
+                reason = Reason.BOOT_LOCK
             model = replace(model, detail=detail or model.detail)
         explanation = explain(reason, model.detail)
         following = None if reason in TRIES_DO_NOT_HELP else self._runner.next_try

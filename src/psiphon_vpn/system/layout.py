@@ -278,6 +278,11 @@ class Layout:
         return self.locate("/run/psiphon-killswitch")
 
     @property
+    def boot_lock_failure(self) -> Path:
+        """Stands while psiphon-killswitch.service has failed at this boot: network managers do not start without it."""
+        return self.locate("/run/psiphon-killswitch-failed")
+
+    @property
     def resolved_dropin(self) -> Path:
         """systemd-resolved asks the resolver in the tunnel (resolved.conf.d(5)); the last file's scalars count."""
         return self.locate("/usr/lib/systemd/resolved.conf.d/zzz-psiphon-vpn.conf")

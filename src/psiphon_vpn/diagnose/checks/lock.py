@@ -301,12 +301,12 @@ def released(facts: Facts) -> Outcome:
 @check(
     "lock.emergency",
     mark("The boot lock loaded as it should"),
-    mark("Find out why: journalctl -b -u psiphon-killswitch. Everything is blocked until it loads."),
+    mark("Find out why: journalctl -b -u psiphon-killswitch; then: psiphon-vpn help stranded"),
 )
 def emergency(facts: Facts) -> Outcome:
     """Did psiphon-killswitch-failed.service have to drop everything?"""
     unit = facts.units.need_installed(places.KILLSWITCH_FAILED_UNIT)
-    if unit.get("ActiveState") in {"active", "activating"}:
+    if facts.exists(facts.layout.boot_lock_failure):
         return fail(_("the boot rules did not load, and everything was dropped instead"))
     if unit.get("LoadState") == "not-found":
         return warn(_("there is no unit {name}").format(name=places.KILLSWITCH_FAILED_UNIT))
