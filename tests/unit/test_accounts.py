@@ -114,8 +114,9 @@ def test_what_a_command_of_roots_starts_asks_no_name_service(argv: list[str], te
     assert asked == {"control": True, "ours": False}
 
 
-def test_units_find_no_configuration_of_name_services() -> None:
-    """tests/booted/test_names.py shows the same at boot."""
+def test_units_find_no_configuration_of_name_services_or_can_open_no_socket_for_them() -> None:
+    """tests/booted/test_names.py and tests/booted/test_service.py show the same at boot."""
     texts = render_units()
-    for unit in (KILLSWITCH_UNIT, GUARD_UNIT, SERVICE_UNIT):
-        assert "InaccessiblePaths=-/etc/nsswitch.conf " in texts[unit]
+    assert "InaccessiblePaths=-/etc/nsswitch.conf " in texts[SERVICE_UNIT]
+    for unit in (KILLSWITCH_UNIT, GUARD_UNIT):
+        assert "\nRestrictAddressFamilies=AF_NETLINK\n" in texts[unit]
