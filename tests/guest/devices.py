@@ -117,8 +117,7 @@ def _packets(kind: str) -> str:
 
 DEVICES: Final = {
     "bond": Device(title="a bond of two cards (active-backup)", make=_bond("active-backup")),
-    # Its cards have no known duplex, and then the kernel sends no LACP (bond_3ad.c).
-    "bond-lacp": Device(title="a bond of two cards (802.3ad), whose switch asks for no LACP", make=_bond("802.3ad")),
+    "bond-lacp": Device(title="a bond of two cards (802.3ad), whose switch has no LACP", make=_bond("802.3ad")),
     "bridge": Device(
         title="a bridge over a card",
         make=f"""

@@ -36,6 +36,9 @@ _PARAMETERS = (
     "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off random.trust_cpu=on tsc=reliable no_timer_check"
 )
 
+_CARD = "virtio-net-pci,speed=1000,duplex=full"
+"""Like a real card, which knows its speed: without it a bond in 802.3ad does not use the card (Linux 6.12)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -187,7 +190,7 @@ class Guest:
             # Cards directly on the first bus of PCI Express cannot be unplugged.
             argv += ["-device", f"pcie-root-port,id=slot{number},chassis={number}"] if self._pluggable else []
             bus = f",bus=slot{number}" if self._pluggable else ""
-            argv += ["-device", f"virtio-net-pci,id=nic{number},netdev=card{number},mac={card.mac},romfile={bus}"]
+            argv += ["-device", f"{_CARD},id=nic{number},netdev=card{number},mac={card.mac},romfile={bus}"]
         descriptors = [card.descriptor for card in self._cards if card.descriptor is not None]
         self._machine = self._host.spawn(argv, env=clean_environment(), stderr=subprocess.PIPE, pass_fds=descriptors)
         self._channel = self._connect(channel)
@@ -215,7 +218,15 @@ class Guest:
         if self._cards[card].usb:
             self._monitor.execute("device_add", driver="usb-net", bus="usb.0", **fields)
         else:
-            self._monitor.execute("device_add", driver="virtio-net-pci", bus=f"slot{card}", romfile="", **fields)
+            self._monitor.execute(
+                "device_add",
+                driver="virtio-net-pci",
+                bus=f"slot{card}",
+                romfile="",
+                speed=1000,
+                duplex="full",
+                **fields,
+            )
 
     def _connect(self, path: Path) -> socket.socket:
         deadline = time.monotonic() + BOOT_SECONDS
