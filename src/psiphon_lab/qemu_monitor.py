@@ -36,11 +36,12 @@ class Monitor:
         self._over = False
         self._one = threading.Lock()
         json.loads(self._stream.readline())
-        threading.Thread(target=self._read, name="monitor", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="monitor", daemon=True)
+        self._reader.start()
         self.execute("qmp_capabilities")
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), self._stream:
             for line in self._stream:
                 said = json.loads(line)
                 with self._news:
@@ -91,4 +92,5 @@ class Monitor:
         """Close the connection."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join()  # it closes its stream, and a socket stays open as long as one of its streams is
         self._socket.close()
