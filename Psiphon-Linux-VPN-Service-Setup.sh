@@ -84,7 +84,7 @@ missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || miss
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
 wanted=() # for tests and the demonstration with a whole system: without these they skip something, and say so
 case " $* " in
-    *" test "*) wanted=(rpm lintian shellcheck dbus-daemon dnsmasq dhclient dhcpd radvd hostapd wpa_supplicant) ;;
+    *" test "*) wanted=(rpm lintian shellcheck dbus-daemon dnsmasq dhclient dhcpd radvd hostapd iptables wpa_supplicant) ;;
     *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
     *" leaktest "*) # the programs that attacks use; a test compares this list
         wanted=(arping dbus-daemon dbus-send dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft

@@ -28,6 +28,8 @@ TABLE = "lab_censor"
 CHAIN = "LAB_CENSOR"
 LAN = "lan"
 LIAR_PORT = 5300
+TEXT_SEARCHERS = ("iptables", "ip6tables")
+"""Programs of one package, which the setup script brings for tests."""
 
 
 class Censor(Protocol):
@@ -180,7 +182,7 @@ class ProviderCensor:
         """Censor nothing."""
         # "delete" alone fails if there is no table.
         self._load(f"table inet {TABLE}\ndelete table inet {TABLE}\n")
-        for command in ("iptables", "ip6tables") if self._searching else ():
+        for command in TEXT_SEARCHERS if self._searching else ():
             for action in (["-D", "FORWARD", "-j", CHAIN], ["-F", CHAIN], ["-X", CHAIN]):
                 self._provider.run([command, "-w", *action], check=False)
         self._searching = False
@@ -195,7 +197,7 @@ class ProviderCensor:
         listing = self._provider.run(["nft", "-j", "list", "counter", "inet", TABLE, "stopped"], check=False).stdout
         items = json.loads(listing)["nftables"] if listing else []
         stopped = sum(int(item["counter"]["packets"]) for item in items if "counter" in item)
-        for command in ("iptables", "ip6tables") if self._searching else ():
+        for command in TEXT_SEARCHERS if self._searching else ():
             listing = self._provider.run([command, "-w", "-nvxL", CHAIN], check=False).stdout
             stopped += sum(int(line.split()[0]) for line in listing.splitlines()[2:])
         if self._liar is not None and self._lies.exists():
@@ -222,7 +224,7 @@ class ProviderCensor:
 
     def _search_for(self, names: Iterable[str]) -> None:
         self._searching = True
-        for command in ("iptables", "ip6tables"):
+        for command in TEXT_SEARCHERS:
             try:
                 self._provider.run([command, "-w", "-N", CHAIN])
                 for name in names:

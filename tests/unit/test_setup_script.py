@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import Figure
 
 from psiphon_lab.attacks import load_attacks
+from psiphon_lab.provider_censor import TEXT_SEARCHERS
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "Psiphon-Linux-VPN-Service-Setup.sh"
@@ -322,6 +323,7 @@ def test_what_a_test_looks_for_is_brought_by_the_script_or_named_as_optional() -
     assert {"dbus-daemon", "radvd", "dnsmasq", "shellcheck"} <= set(needed), "the control"
     brought = {*list_wanted(), "nft", "ip", "setpriv", "nsenter", "openssl", "flock", "find"}
     assert set(needed) - brought - OPTIONAL == set(), needed
+    assert TEXT_SEARCHERS[0] in brought, "its package has both"
 
 
 @pytest.mark.parametrize("there", [True, False])
