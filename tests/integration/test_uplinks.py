@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.integration.mobile import CLIENT, NAME, open_mobile_link
 from tests.integration.testbed import Testbed, open_testbed
+from tests.integration.troubles import wait_reason
 
 from psiphon_lab import addresses as plan
 from psiphon_lab.addresses import LAN_A, LAN_B
@@ -282,6 +283,29 @@ def test_a_renamed_interface_is_followed_by_its_new_name(testbed: Testbed) -> No
     client.run(["ip", "-batch", "-"], input=script.replace("lan0", "X").replace("eth0", "lan0").replace("X", "eth0"))
     ip(testbed, "addr", "add", f"{LAN_A.client6}/{LAN_A.prefix6}", "dev", "eth0", "nodad")
     ip(testbed, "-6", "route", "add", "default", "via", LAN_A.router6, "dev", "eth0", "metric", "100", "proto", "ra")
+    wait_uplink(testbed, "eth0")
+    testbed.assert_no_leak(mark)
+
+
+@pytest.mark.requirement("R6", "B4")
+def test_another_vpn_as_the_only_way_out_is_named_as_the_reason_and_its_end_opens_again(testbed: Testbed) -> None:
+    """The core's packets reach the other program; what that program sends is stopped."""
+    mark = testbed.world.mark()
+    testbed.world.disconnect_uplink(LAN_A)
+    testbed.machine.wait_state("LOCKED")
+    other_vpn = testbed.world.client.call(lambda: attach_tun("tun0"))
+    try:
+        ip(testbed, "link", "set", "tun0", "up")
+        ip(testbed, "addr", "add", "10.77.0.2/24", "dev", "tun0")
+        ip(testbed, "route", "add", "default", "dev", "tun0")
+        status = wait_reason(testbed, "uplink_program")
+        assert (status["state"], status["locked"], status["lasting"]) == ("CONNECTING", True, True)
+        assert status["uplink"]["interface"] == "tun0"
+        assert read_protocols(other_vpn) == {6}, "the core's TCP"
+    finally:
+        os.close(other_vpn)
+    testbed.world.connect_uplink(LAN_A)  # what the status says to do
+    testbed.machine.wait_state("OPEN")
     wait_uplink(testbed, "eth0")
     testbed.assert_no_leak(mark)
 

@@ -208,11 +208,12 @@ def test_what_this_machine_knows_itself_is_the_most_certain_of_it(
     now: datetime, skew: float | None, portal: bool, ipv4: bool, reason: Reason | None
 ) -> None:
     assert look_around(now=now, skew=skew, portal=portal, ipv4=ipv4) is reason
-    assert look_around(now=now, skew=skew, portal=portal, ipv4=ipv4, taken=True) is Reason.SUBNET_TAKEN
+    assert look_around(now=now, skew=skew, portal=portal, ipv4=ipv4, of_program=True) is Reason.UPLINK_PROGRAM
+    assert look_around(now=now, skew=skew, portal=portal, ipv4=ipv4, taken=True, of_program=True) is Reason.SUBNET_TAKEN
 
 
-@pytest.mark.parametrize("around", [Reason.CAPTIVE_PORTAL, Reason.CLOCK])
-def test_a_sign_in_page_or_a_wrong_clock_explains_a_list_that_is_not_reached_and_not_a_wrong_country(
+@pytest.mark.parametrize("around", [Reason.UPLINK_PROGRAM, Reason.CAPTIVE_PORTAL, Reason.CLOCK])
+def test_what_the_network_or_the_clock_explains_is_said_of_a_list_that_is_not_reached_and_not_of_a_wrong_country(
     around: Reason,
 ) -> None:
     finder = CauseFinder(FETCHING)

@@ -122,6 +122,11 @@ class Uplink:
     """Kinds of the interfaces in the stack (IFLA_INFO_KIND), sorted; hardware has none."""
 
     @property
+    def of_program(self) -> bool:
+        """Whether a program makes it (tun(4)): what goes in, that program sends on, if nothing stops it."""
+        return self.tunnel and "tun" in self.kinds
+
+    @property
     def hops(self) -> tuple[str, ...]:
         """Every gateway that packets may use, both families."""
         return tuple(sorted({gateway for path in self.paths for gateway in path.gateways}))

@@ -227,7 +227,7 @@ def judge(attempt: Attempt, heard: Heard, *, around: Reason | None = None, waite
         return Fault(Reason.NO_LIST)
     if (excluded := _find_exclusion(attempt, heard)) is not None:
         return excluded
-    if around in {Reason.CAPTIVE_PORTAL, Reason.CLOCK}:
+    if around in {Reason.UPLINK_PROGRAM, Reason.CAPTIVE_PORTAL, Reason.CLOCK}:
         return Fault(around)
     if none_known:
         return _explain_missing_list(attempt, heard)
@@ -317,7 +317,13 @@ def explain_failed_start(error: CoreError) -> Reason:
 
 
 def look_around(
-    *, now: datetime, skew: float | None, portal: bool, ipv4: bool = True, taken: bool = False
+    *,
+    now: datetime,
+    skew: float | None,
+    portal: bool,
+    ipv4: bool = True,
+    taken: bool = False,
+    of_program: bool = False,
 ) -> Reason | None:
     """Why no server may answer, as far as this machine knows without the core; None if it knows no reason.
 
@@ -326,10 +332,13 @@ def look_around(
         skew: seconds that it is ahead of the last server that answered.
         portal: the network announced a sign-in page.
         taken: whether the network has the tunnel's own addresses.
+        of_program: whether the uplink is an interface that a program makes (`Uplink.of_program`).
         ipv4: whether the network has IPv4. psiphon-tunnel-core also dials servers with known IPv6 addresses.
     """
     if taken:
         return Reason.SUBNET_TAKEN
+    if of_program:
+        return Reason.UPLINK_PROGRAM
     if portal:
         return Reason.CAPTIVE_PORTAL
     if now < EARLIEST or (skew is not None and abs(skew) > MAX_SKEW_SECONDS):

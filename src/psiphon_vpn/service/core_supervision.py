@@ -205,6 +205,7 @@ class CoreSupervisor:
             portal=uplink is not None and find_portal(uplink.index),
             ipv4=uplink is None or uplink.ipv4,
             taken=uplink is not None and uplink.name in conflicts,
+            of_program=uplink is not None and uplink.of_program,
         )
         if self._causes.look(around, read_running() - self._trying_since):
             self._report_fault(number)

@@ -22,6 +22,7 @@ class Reason(enum.StrEnum):
     UPLINK_OWNERLESS = "uplink_ownerless"
     UPLINK_TUNNELLED = "uplink_tunnelled"
     UPLINK_VRF = "uplink_vrf"
+    UPLINK_PROGRAM = "uplink_program"
     UPLINK_BARREN = "uplink_barren"
     CONNECTING = "connecting"
     TUNNEL_UP = "tunnel_up"
@@ -82,6 +83,7 @@ LASTING = frozenset(
         Reason.UPLINK_OWNERLESS,
         Reason.UPLINK_TUNNELLED,
         Reason.UPLINK_VRF,
+        Reason.UPLINK_PROGRAM,
         Reason.CORE_MISSING,
         Reason.CORE_NOT_INSTALLED,
         Reason.CORE_MISMATCH,
@@ -184,6 +186,16 @@ def explain(reason: Reason, detail: str = "") -> Explanation:
             ),
             _(
                 "Take it out, with: sudo ip link set dev NAME nomaster, and have your network manager set it up again; "
+                "the service goes on by itself."
+            ),
+        ),
+        Reason.UPLINK_PROGRAM: (
+            _(
+                "this machine's way out is an interface that a program makes, another VPN for example; the lock stops "
+                "what that program sends, so no server answers"
+            ),
+            _(
+                "End that program, and let this computer's card have the default route again (ip route; ip -6 route); "
                 "the service goes on by itself."
             ),
         ),
