@@ -239,13 +239,15 @@ def test_an_uplink_that_brings_no_tunnel_gives_way_and_the_one_that_does_stays()
     assert watch.model.unsuccessful == frozenset()
 
 
-def test_an_uplink_on_which_cores_end_again_and_again_gives_way_ever_more_slowly() -> None:
+@pytest.mark.parametrize("fault", [None, Reason.UPLINK_PROGRAM])
+def test_an_uplink_on_which_cores_end_again_and_again_gives_way_ever_more_slowly(fault: Reason | None) -> None:
     watch = Watch()
     for event in (configure(300), see(UPLINK_A, UPLINK_B), ev.UserStart()):
         watch.tell(event)
     used = []
     for _ in range(12):
         used.append(watch.model.uplink)
+        watch.tell(ev.CoreFault(watch.model.core, fault))
         watch.tell(ev.CoreExited(watch.model.core, "code 0"))
         assert watch.model.state is State.LOCKED
         watch.tell(see(UPLINK_A, UPLINK_B))

@@ -42,6 +42,7 @@ _BROUGHT_NOTHING = frozenset(
         Reason.LIST_HOST_NOT_FOUND,
         Reason.LIST_NOT_REACHED,
         Reason.TUNNEL_SILENT,
+        Reason.UPLINK_PROGRAM,
     }
 )
 """Reasons that may be the uplink's fault."""
