@@ -12,7 +12,7 @@ import pytest
 from tests.integration.kernel import Kernel
 from tests.policies import IDENTITY, LINKS, golden_rulesets, golden_tables, make_policy
 
-from psiphon_vpn.linux.features import probe_features
+from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.lockstate import LockState, read_lock_state
 from psiphon_vpn.linux.nfnetlink import NftSocket
@@ -24,6 +24,7 @@ from psiphon_vpn.policy.guards import build_arp_table, build_egress_guard, build
 from psiphon_vpn.policy.model import State
 from psiphon_vpn.policy.ruleset import Rule, Table
 from psiphon_vpn.policy.values import parse_names
+from psiphon_vpn.run import CommandError
 
 pytestmark = pytest.mark.lab
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -272,6 +273,19 @@ def test_this_kernels_features_are_found_and_nothing_is_left_behind(kernel: Kern
     features = kernel.host.call(lambda: asyncio.run(probe_features()))
     assert [field.name for field in fields(features) if not getattr(features, field.name)] == []
     assert features.missing == ()
+    assert kernel.tables() == []
+
+
+@pytest.mark.requirement("R22")
+def test_processes_that_try_this_kernel_at_the_same_time_find_nothing_missing(kernel: Kernel) -> None:
+    async def probe() -> list[Features | BaseException]:
+        return await asyncio.gather(*(probe_features() for _number in range(2)), return_exceptions=True)
+
+    answers = [answer for _time in range(3) for answer in kernel.host.call(lambda: asyncio.run(probe()))]
+    # One that was disturbed each time says that it does not know. That is no wrong answer.
+    found = [answer for answer in answers if not isinstance(answer, CommandError)]
+    assert found
+    assert all(isinstance(answer, Features) and answer.missing == () for answer in found)
     assert kernel.tables() == []
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.policies import IDENTITY, make_policy
 
-from psiphon_vpn.linux import controlgroup, disturbance
+from psiphon_vpn.linux import controlgroup, disturbance, scratch
 from psiphon_vpn.linux.controlgroup import find_control_group, parse_control_group
 from psiphon_vpn.linux.disturbance import ATTEMPTS
 from psiphon_vpn.policy.base import build_base_table
@@ -85,12 +85,14 @@ def _ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answers: Iterator[Answ
 
     (tmp_path / "cgroup").write_text("0::/system.slice/psiphon-vpn.service\n")
     monkeypatch.setattr(controlgroup, "OWN", tmp_path / "cgroup")
-    monkeypatch.setattr(controlgroup, "run_async", nft)
+    monkeypatch.setattr(scratch, "run_async", nft)
+    monkeypatch.setattr(scratch, "token_hex", lambda size: "0")
     monkeypatch.setattr(disturbance, "PAUSE_SECONDS", 0)
     return asyncio.run(find_control_group())
 
 
-MATCHED = subprocess.CompletedProcess(["nft"], 0, "counter packets 1 bytes 28", "")
+MATCHED = subprocess.CompletedProcess(["nft"], 0, "chain of_0 {\n}\ncounter packets 1 bytes 28", "")
+REPLACED = subprocess.CompletedProcess(["nft"], 0, "chain of_1 {\n}\ncounter packets 0 bytes 0", "")
 SLOW = CommandError(["nft"], "it took too long")
 REFUSED = CommandError(["nft"], "no such expression", returncode=1, stderr="Error: syntax error")
 
@@ -101,6 +103,7 @@ def test_a_try_that_was_disturbed_does_not_leave_the_group_out_of_the_rules(
 ) -> None:
     answers = [SLOW] * (ATTEMPTS - 1) + [MATCHED] * 3
     assert _ask(monkeypatch, tmp_path, iter(answers)) == GROUP
+    assert _ask(monkeypatch, tmp_path, iter([MATCHED, REPLACED, MATCHED] * (ATTEMPTS - 1) + [MATCHED] * 3)) == GROUP
     assert _ask(monkeypatch, tmp_path, iter([REFUSED])) is None
     with pytest.raises(CommandError):
         _ask(monkeypatch, tmp_path, itertools.repeat(SLOW))

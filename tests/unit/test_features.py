@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psiphon_vpn.linux import disturbance, features
+from psiphon_vpn.linux import disturbance, features, scratch
 from psiphon_vpn.linux.disturbance import ATTEMPTS
 from psiphon_vpn.linux.features import Features, probe_features
 from psiphon_vpn.run import CommandError
 
 Done = subprocess.CompletedProcess[str]
+OURS = "chain of_0 {"
 EVERYTHING = (
-    "hook output timeout 1m type route hook egress mark set reject with tcp reset admin-prohibited dnat ip to "
+    f"{OURS} hook output timeout 1m type route hook egress mark set reject with tcp reset admin-prohibited dnat ip to "
     "fib daddr type rt ip nexthop rt ip6 nexthop oifkind flags owner"
 )
 
@@ -60,7 +61,8 @@ async def _accept() -> bool:
 def _probe(
     monkeypatch: pytest.MonkeyPatch, nft: object, can_filter: Callable[[], Awaitable[bool]] = _accept
 ) -> Features:
-    monkeypatch.setattr(features, "run_async", nft)
+    monkeypatch.setattr(scratch, "run_async", nft)
+    monkeypatch.setattr(scratch, "token_hex", lambda size: "0")
     monkeypatch.setattr(features, "can_filter", can_filter)
     monkeypatch.setattr(disturbance, "PAUSE_SECONDS", 0)
     return asyncio.run(probe_features())
@@ -99,6 +101,24 @@ def test_another_program_that_flushes_all_rules_makes_no_mechanism_missing(monke
         return subprocess.CompletedProcess(list(argv), 0, EVERYTHING, "")
 
     assert set(_probe(monkeypatch, nft).missing) <= {"tun"}
+
+
+@pytest.mark.parametrize("listing", ["", "chain c {", EVERYTHING.replace(OURS, "chain of_1 {")])
+def test_a_table_that_another_process_loaded_under_the_same_name_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, listing: str
+) -> None:
+    def nft(replaced: int) -> Callable[..., Awaitable[Done]]:
+        left = iter(range(replaced))
+
+        async def run(argv: Sequence[str], *, input: str | None = None) -> Done:
+            is_replaced = argv[1] == "list" and next(left, None) is not None
+            return subprocess.CompletedProcess(list(argv), 0, listing if is_replaced else EVERYTHING, "")
+
+        return run
+
+    assert set(_probe(monkeypatch, nft(ATTEMPTS - 1)).missing) <= {"tun"}
+    with pytest.raises(CommandError, match="another process"):
+        _probe(monkeypatch, nft(10_000))
 
 
 @pytest.mark.parametrize("cause", [errno.ENOENT, errno.EACCES])

@@ -6,10 +6,9 @@ import logging
 import socket
 from pathlib import Path
 
-from psiphon_vpn.linux.disturbance import PASSING, decide, is_refusal
-from psiphon_vpn.policy import names
+from psiphon_vpn.linux.disturbance import PASSING, decide
+from psiphon_vpn.linux.scratch import list_scratch
 from psiphon_vpn.policy.values import LOOPBACK, ControlGroup
-from psiphon_vpn.run import CommandError, run_async
 
 log = logging.getLogger(__name__)
 
@@ -62,26 +61,17 @@ async def find_control_group() -> ControlGroup | None:
 
 
 async def _matches(group: ControlGroup) -> bool:
-    table = f"inet {names.SCRATCH_TABLES[0]}"
     rule = f"oif {LOOPBACK} udp dport {_PORT} {group.match} counter"
-    text = (
-        f"table {table}\ndelete table {table}\ntable {table} {{\nchain c {{\n"
-        f"type filter hook output priority -400; policy accept;\n{rule}\n}}\n}}\n"
-    )
+    chain = f"chain c {{\ntype filter hook output priority -400; policy accept;\n{rule}\n}}"
     try:
-        await run_async(["nft", "-f", "-"], input=text)
-        try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                sock.sendto(b"", ("127.0.0.1", _PORT))
-            listing = (await run_async(["nft", "list", "table", *table.split()])).stdout
-        finally:
-            await run_async(["nft", "delete", "table", *table.split()])
-    except CommandError as error:
-        if is_refusal(error):
-            return False
-        raise
+        listing = await list_scratch("inet", chain, dormant=False, act=_send)
     except OSError as error:
         if error.errno in PASSING:
             raise
         return False
-    return "counter packets 1 " in listing
+    return listing is not None and "counter packets 1 " in listing
+
+
+def _send() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"", ("127.0.0.1", _PORT))

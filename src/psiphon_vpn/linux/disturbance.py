@@ -9,12 +9,14 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable
+from secrets import SystemRandom
 from typing import Final
 
 from psiphon_vpn.run import CommandError
 
 ATTEMPTS: Final = 5
 PAUSE_SECONDS: Final = 0.2
+"""After the first attempt."""
 PASSING: Final = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 )
@@ -31,7 +33,7 @@ async def decide(attempt: Callable[[], Awaitable[bool]], *, what: str = "") -> b
     Raises:
         CommandError: it could not be decided.
     """
-    for left in reversed(range(ATTEMPTS)):
+    for done, left in enumerate(reversed(range(ATTEMPTS))):
         try:
             return await attempt()
         except CommandError:
@@ -40,7 +42,8 @@ async def decide(attempt: Callable[[], Awaitable[bool]], *, what: str = "") -> b
         except OSError as error:
             if not left:
                 raise CommandError([what], error.strerror or str(error)) from error
-        await asyncio.sleep(PAUSE_SECONDS)
+        # Longer each time and never in step: another process may be trying the same and be disturbed by this one.
+        await asyncio.sleep(PAUSE_SECONDS * 2**done * SystemRandom().uniform(0.5, 1.5))
     raise AssertionError("there is at least one attempt")
 
 

@@ -6,12 +6,11 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from psiphon_vpn.linux.disturbance import decide, is_refusal, was_disturbed
+from psiphon_vpn.linux.disturbance import decide
 from psiphon_vpn.linux.loopback import find_plain_name
+from psiphon_vpn.linux.scratch import list_owned_scratch, list_scratch
 from psiphon_vpn.linux.traffic import can_filter
-from psiphon_vpn.policy import names
 from psiphon_vpn.policy.missing_parts import Part
-from psiphon_vpn.run import CommandError, run_async
 
 TUN_DEVICE = Path("/dev/net/tun")
 
@@ -59,23 +58,11 @@ class Features:
 
 
 async def _try(family: str, body: str, expected: str) -> bool:
-    """Load a dormant scratch table, and look for a text in its listing."""
-    table = f"{family} {names.SCRATCH_TABLES[0]}"
-    text = f"table {table}\ndelete table {table}\ntable {table} {{\nflags dormant\n{body}\n}}\n"
+    """Load a scratch table, and look for a text in its listing."""
 
     async def attempt() -> bool:
-        try:
-            await run_async(["nft", "-f", "-"], input=text)
-        except CommandError as error:
-            if is_refusal(error):
-                return False
-            raise
-        # It was accepted. That it is not there any more says nothing about this kernel.
-        try:
-            listing = (await run_async(["nft", "list", "table", *table.split()])).stdout
-        finally:
-            await run_async(["nft", "delete", "table", *table.split()])
-        return expected in listing
+        listing = await list_scratch(family, body)
+        return listing is not None and expected in listing
 
     return await decide(attempt)
 
@@ -94,22 +81,9 @@ async def _try_egress() -> bool:
 
 
 async def _try_owner() -> bool:
-    """An owned table disappears with the process that made it, so that process itself has to list it."""
-    table = f"inet {names.SCRATCH_TABLES[0]}"
-
     async def attempt() -> bool:
-        try:
-            done = await run_async(["nft", "-i"], input=f"add table {table} {{ flags owner; }}\nlist table {table}\n")
-        except CommandError as error:
-            if is_refusal(error):
-                return False
-            raise
-        if "flags owner" in done.stdout:
-            return True
-        if was_disturbed(done.stderr):
-            # An interactive nft ends with 0 whatever became of its commands.
-            raise CommandError(["nft", "-i"], done.stderr, returncode=done.returncode, stderr=done.stderr)
-        return False
+        listing = await list_owned_scratch()
+        return listing is not None and "flags owner" in listing
 
     return await decide(attempt)
 
