@@ -83,14 +83,14 @@ make_venv() {
 missing=(); for word in "${needed[@]}"; do command -v "$word" >/dev/null || missing+=("$word"); done
 [ "${#missing[@]}" -eq 0 ] || install_for "${missing[@]}"
 wanted=() # for tests and the demonstration with a whole system: without these they skip something, and say so
+attackers=(arping dbus-daemon dbus-send dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft
+    nsenter radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) # a test compares them with the attacks
 case " $* " in
     *" test "*) wanted=(rpm lintian shellcheck dbus-daemon dnsmasq dhclient dhcpd radvd hostapd iptables wpa_supplicant) ;;
-    *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;;
-    *" leaktest "*) # the programs that attacks use; a test compares this list
-        wanted=(arping dbus-daemon dbus-send dhclient dnsmasq dockerd firewall-cmd firewalld ip6tables-nft iptables-nft
-            nsenter radvd tc timeout udhcpc ufw unshare /lib/systemd/systemd-networkd) ;;
+    *" --system "*) wanted=(dnsmasq) ;; *" --chaos "*) ;; *" leaktest "*) wanted=("${attackers[@]}") ;;
 esac
 case " $* " in " test --fast "*) ;; " test "*) wanted+=(debootstrap systemd-nspawn qemu-system-x86_64 qemu-img pppoe-server iw wg) ;; *" --system "*) wanted+=(debootstrap systemd-nspawn) ;; *" --machine "* | *" --kernel "*) wanted+=(qemu-system-x86_64) ;; esac
+[[ " $* " != *" --kernels "* ]] || wanted+=("${attackers[@]}") # the leak test on each kernel
 missing=(); for word in "${wanted[@]}"; do command -v "$word" >/dev/null || ! may_come "$word" || missing+=("$word"); done
 # A program without a package must not prevent the installation of the others.
 [ "${#missing[@]}" -eq 0 ] || (install_for "${missing[@]}") || for word in "${missing[@]}"; do

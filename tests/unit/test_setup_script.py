@@ -344,10 +344,35 @@ def test_a_service_that_the_machine_had_before_is_not_masked(tmp_path: Path, the
 
 
 def test_leaktest_brings_what_the_attacks_declare_and_nothing_else() -> None:
-    found = re.search(r"leaktest \"\*\) #.*?wanted=\((.*?)\)", (ROOT / SCRIPT).read_text(), re.DOTALL)
+    found = re.search(r"^attackers=\((.*?)\)", (ROOT / SCRIPT).read_text(), re.DOTALL | re.MULTILINE)
     assert found
     declared = {tool for attack in load_attacks() for tool in attack.tools}
     assert sorted(found[1].split()) == sorted(declared)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("command", "asked"), [("test", False), ("test --fast", False), ("test --kernels", True), ("leaktest", True)]
+)
+def test_the_attacks_programs_come_with_whatever_plays_the_whole_leak_test(
+    tmp_path: Path, command: str, asked: bool
+) -> None:
+    script, programs = make_checkout(tmp_path / "checkout"), tmp_path / "bin"
+    keep_programs(script, programs, without=lambda name: name == "udhcpc")
+    write_program(programs / "apt-get", 'echo "asked $*" >&2')
+    # Nothing whose service could run is brought here.
+    commands = script.parent / COMMANDS
+    commands.write_text(
+        commands.read_text()
+        .replace("/run/systemd/system", str(tmp_path / "none"))
+        .replace("/usr/sbin/policy-rc.d", str(tmp_path / "none"))
+    )
+    lock = "requirements-lab.lock" if command == "leaktest" else "requirements-dev.lock"
+    pretend_venv(script, tmp_path / "venv", lock)
+    done = call(script, *command.split(), venv=tmp_path / "venv")
+    assert done.returncode == 7
+    words = {word for line in done.stderr.splitlines() if line.startswith("asked install") for word in line.split()}
+    assert ("udhcpc" in words) is asked
 
 
 @pytest.mark.parametrize("manager", ["apt-get", "dnf", "pacman", "zypper"])
