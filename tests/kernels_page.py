@@ -3,7 +3,7 @@
 """Writes docs/kernels.md from what runs of `leaktest --machine` showed. A test holds the page to docs/kernels.json.
 
 `python -m tests.kernels_page FILE...` first puts the results of runs (the files of `--continue`) into
-docs/kernels.json, in place of earlier ones of the same machines. Without files it only writes the page.
+docs/kernels.json, each cell in place of an earlier one of the same kernel. Without files it only writes the page.
 """
 
 from __future__ import annotations
@@ -61,27 +61,56 @@ def summarise(results: ResultsFile) -> dict[str, Any]:
     played = {(cell.attack, str(cell.mode)) for cell in results.cells}
     cells = [cell for cell in whole.cells if (cell["attack"], cell["state"]) in played]
     beyond = {attack.id for attack in load_attacks() if attack.out_of_reach}
-    stopped: Counter[str] = Counter()
-    for cell in cells:
-        if cell["verdict"] == Kind.HELD:
-            stopped.update(name.partition(":")[0] for name in set(cell["stopped_by"]))
     shown: dict[str, dict[str, str]] = {}
     for cell in cells:
         kind = "out-of-reach" if cell["attack"] in beyond else str(cell["verdict"])
         shown.setdefault(cell["attack"], {})[cell["state"]] = kind
+    by_pair = {f"{cell['attack']} {cell['state']}": cell for cell in cells}
     return {
         "machine": tested.machine,
         "kernel": tested.kernel,
         "version": tested.version,
         "commits": list(results.commits),
         "missing": None if tested.missing is None else list(tested.missing),
-        "frames": sum(cell["frames"] for cell in cells),
         "cells": shown,
-        "stopped": dict(sorted(stopped.items())),
+        "frames": {pair: cell["frames"] for pair, cell in by_pair.items() if cell["frames"]},
+        "stopped": {
+            pair: ", ".join(sorted({name.partition(":")[0] for name in cell["stopped_by"]}))
+            for pair, cell in by_pair.items()
+            if cell["verdict"] == Kind.HELD and cell["stopped_by"]
+        },
         "reasons": {
-            f"{cell['attack']} {cell['state']}": cell["reason"]
-            for cell in cells
+            pair: cell["reason"]
+            for pair, cell in by_pair.items()
             if cell["verdict"] in {Kind.LEAK, Kind.WEAKER, Kind.INCONCLUSIVE} and cell["attack"] not in beyond
+        },
+    }
+
+
+def _list_pairs(machine: Mapping[str, Any]) -> set[str]:
+    return {f"{attack} {state}" for attack, states in machine["cells"].items() for state in states}
+
+
+def add_up(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Two summaries of one machine: the cells of both, the new ones in place of old ones.
+
+    Those of another kernel, version, or set of mechanisms are not kept: they say nothing about this one.
+    """
+    if any(old[name] != new[name] for name in ("kernel", "version", "missing")):
+        return dict(new)
+    replaced = _list_pairs(new)
+    if _list_pairs(old) <= replaced:
+        return dict(new)
+    cells = {attack: dict(states) for attack, states in old["cells"].items()}
+    for attack, states in new["cells"].items():
+        cells.setdefault(attack, {}).update(states)
+    return {
+        **new,
+        "commits": list(dict.fromkeys([*old["commits"], *new["commits"]])),
+        "cells": cells,
+        **{
+            name: {**{pair: it for pair, it in old[name].items() if pair not in replaced}, **new[name]}
+            for name in ("frames", "stopped", "reasons")
         },
     }
 
@@ -136,13 +165,14 @@ def render(data: Mapping[str, Any]) -> str:
             whole,
             *(kinds[kind] for kind in ("held", "weaker", "leak", "inconclusive", "out-of-reach")),
         ]
-        shown = " | ".join(str(number) for number in (*numbers, machine["frames"]))
+        shown = " | ".join(str(number) for number in (*numbers, sum(machine["frames"].values())))
         lines.append(f"| `{machine['machine']}` | {machine['kernel']} | {shown} |")
     for machine in machines:
         lines += ["", f"## Linux {machine['kernel']}", "", *_list_cells(machine), ""]
-        lines += [describe_commits(machine["commits"]), ""] if "commits" in machine else []
-        if machine["stopped"]:
-            reported = "; ".join(f"{name}: {number}" for name, number in machine["stopped"].items())
+        lines += [describe_commits(machine["commits"]), ""]
+        stopped = Counter(layer for layers in machine["stopped"].values() for layer in layers.split(", "))
+        if stopped:
+            reported = "; ".join(f"{name}: {number}" for name, number in sorted(stopped.items()))
             lines.append(f"Cells in which each layer refused packets (by its own counters): {reported}.")
         lines += [f"- {pair}: {reason}" for pair, reason in machine["reasons"].items()]
     for name, why in data["not_served"].items():
@@ -161,7 +191,8 @@ def main(paths: Iterable[str]) -> None:
     known = {machine["machine"]: machine for machine in data["machines"]}
     for path in paths:
         summary = summarise(read_results(Path(path)))
-        known[summary["machine"]] = summary
+        old = known.get(summary["machine"], summary)
+        known[summary["machine"]] = add_up(old, summary)
     data["machines"] = sorted(known.values(), key=lambda machine: sort_key(machine["kernel"]))
     DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(render(data), encoding="utf-8")

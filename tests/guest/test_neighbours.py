@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Programs with rules of their own start beside the service, on Debian's kernels with all modules that they ask for.
 
-Docker runs a real container, whose way to the internet is the tunnel or none.
+Docker, podman and LXC run real containers, whose way to the internet is the tunnel or none. libvirt makes its network;
+in place of a virtual machine a namespace is at its bridge, since a machine in an emulated one would take hours.
 """
 
 from __future__ import annotations
@@ -76,6 +77,110 @@ NO_DOCKER: Final = """
     for table in filter nat raw; do nft delete table ip $table; nft delete table ip6 $table; done 2>/dev/null
     true
 """
+# The root file system of containers, in memory.
+BOX: Final = """
+    set -e
+    mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    mkdir -p /run/box/bin /run/box/proc /run/box/dev /run/box/sys /run/box/etc /run/box/run
+    cp /exchange/busybox /run/box/bin/busybox
+"""
+PODMAN_CONF: Final = """[engine]
+no_pivot_root = true
+"""
+PODMAN_COMMAND: Final = (
+    "env CONTAINERS_CONF=/exchange/podman.conf podman --root /run/podman-root --runroot /run/podman-run"
+    " --storage-driver vfs --cgroup-manager cgroupfs --events-backend file --network-config-dir /run/podman-nets"
+)
+PODMAN: Final = f"""
+    {BOX}
+    {PODMAN_COMMAND} network create --ipv6 --subnet 10.90.0.0/24 --subnet fd00:90::/64 --disable-dns lab
+    {PODMAN_COMMAND} run -d --name box --network lab --rootfs /run/box /bin/busybox sleep 3600
+    {PODMAN_COMMAND} inspect --format '{{{{.State.Pid}}}}' box
+"""
+NO_PODMAN: Final = f"""
+    set -e
+    {PODMAN_COMMAND} rm --force --time 0 box
+    {PODMAN_COMMAND} network rm lab
+"""
+LXC_NET: Final = Path("/usr/libexec/lxc/lxc-net")
+LXC_NET_CONF: Final = """LXC_IPV6_ADDR=fd00:3::1
+LXC_IPV6_MASK=64
+LXC_IPV6_NETWORK=fd00:3::/64
+LXC_IPV6_NAT=true
+"""
+LXC_CONF: Final = """lxc.rootfs.path = dir:/run/box
+lxc.uts.name = box
+lxc.net.0.type = veth
+lxc.net.0.link = lxcbr0
+lxc.net.0.flags = up
+lxc.net.0.ipv4.address = 10.0.3.20/24
+lxc.net.0.ipv4.gateway = 10.0.3.1
+lxc.net.0.ipv6.address = fd00:3::20/64
+lxc.net.0.ipv6.gateway = fd00:3::1
+lxc.apparmor.profile = unchanged
+lxc.init.cmd = /bin/busybox sleep 3600
+"""
+LXC: Final = f"""
+    {BOX}
+    mkdir -p /etc/default /var/lib/misc /run/lxc-path
+    cp /exchange/lxc-net.conf /etc/default/lxc
+    {LXC_NET} start
+    lxc-start -P /run/lxc-path -n box -f /exchange/lxc.conf -l INFO -o /exchange/lxc.log
+    lxc-wait -P /run/lxc-path -n box -s RUNNING
+    lxc-info -P /run/lxc-path -n box -p -H
+"""
+NO_LXC: Final = f"""
+    set -e
+    lxc-stop -P /run/lxc-path -n box -k
+    {LXC_NET} stop
+"""
+LIBVIRT_CONF: Final = """auth_unix_rw = "none"
+unix_sock_dir = "/run/libvirt"
+log_outputs = "3:file:/exchange/libvirtd.log"
+"""
+LIBVIRT_NETWORK: Final = """<network>
+<name>default</name><forward mode="nat"><nat ipv6="yes"/></forward><bridge name="virbr0" stp="off" delay="0"/>
+<ip address="192.168.122.1" netmask="255.255.255.0">
+<dhcp><range start="192.168.122.2" end="192.168.122.254"/></dhcp></ip>
+<ip family="ipv6" address="fd00:122::1" prefix="64"/>
+</network>
+"""
+VIRSH: Final = "virsh -c network:///system"
+LIBVIRT: Final = f"""
+    set -e
+    mkdir -p /run/libvirt /var/lib/libvirt/dnsmasq /var/log/libvirt /var/cache/libvirt /etc/libvirt
+    [ -e /var/run ] || ln -s /run /var/run
+    # Its driver for virtual machines does not start without them.
+    grep -q ^libvirt-qemu: /etc/passwd || echo 'libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin' >>/etc/passwd
+    grep -q ^libvirt-qemu: /etc/group || echo 'libvirt-qemu:x:64055:' >>/etc/group
+    libvirtd --daemon --config /exchange/libvirtd.conf --pid-file /run/libvirtd.pid
+    for turn in $(seq 600); do [ -S /run/libvirt/libvirt-sock ] && break; sleep 0.2; done
+    {VIRSH} net-create /exchange/libvirt-network.xml
+    unshare --net sleep 3600 & guest=$!
+    echo $guest >/run/libvirt-guest.pid
+    for turn in $(seq 600); do
+        [ "$(readlink /proc/$guest/ns/net)" = "$(readlink /proc/self/ns/net)" ] || break
+        sleep 0.1
+    done
+    ip link add vnet0 type veth peer name eth0 netns $guest
+    ip link set vnet0 master virbr0 up
+    nsenter --net=/proc/$guest/ns/net sh -ec '
+        ip link set lo up
+        ip link set eth0 up
+        ip address add 192.168.122.20/24 dev eth0
+        ip address add fd00:122::20/64 dev eth0 nodad
+        ip route add default via 192.168.122.1
+        ip -6 route add default via fd00:122::1'
+    echo $guest
+"""
+NO_LIBVIRT: Final = f"""
+    set -e
+    kill $(cat /run/libvirt-guest.pid)
+    {VIRSH} net-destroy default
+    kill $(cat /run/libvirtd.pid)
+    for turn in $(seq 600); do [ -e /run/libvirtd.pid ] || exit 0; sleep 0.2; done
+    exit 1
+"""
 BUS: Final = """<busconfig>
 <type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_type="method_call"/>
@@ -140,10 +245,20 @@ class Bench:
     def __init__(self, line: Line) -> None:
         self.line = line
         self._salt = 0
-        files = {"seeker.py": SEEKER, "ask.py": ASK, "bus.conf": BUS}
+        files = {
+            "seeker.py": SEEKER,
+            "ask.py": ASK,
+            "bus.conf": BUS,
+            "podman.conf": PODMAN_CONF,
+            "lxc-net.conf": LXC_NET_CONF,
+            "lxc.conf": LXC_CONF,
+            "libvirtd.conf": LIBVIRT_CONF,
+            "libvirt-network.xml": LIBVIRT_NETWORK,
+        }
         for name, text in files.items():
             (line.guest.exchange / name).write_text(text)
         (line.guest.exchange / "box.tar").write_bytes(pack({"bin/busybox": BUSYBOX}))
+        shutil.copy(BUSYBOX, line.guest.exchange / "busybox")
 
     def play(self, script: str, *, container: bool = False, service: bool = True) -> Seen:
         """Run a neighbour's script, and its container's probes if there is one: then the script ends with its pid."""
@@ -199,15 +314,44 @@ def bench(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield made
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """A program that gives containers or virtual machines a network of their own.
+
+    Attributes:
+        needs: the programs without which it is not tried.
+        start: starts it and a container, whose pid is the last line.
+        stop: ends both, and takes away what they leave.
+    """
+
+    needs: tuple[str, ...]
+    start: str
+    stop: str
+
+    @property
+    def missing(self) -> list[str]:
+        """What this machine lacks of it."""
+        return [name for name in self.needs if shutil.which(name) is None]
+
+
+NEIGHBOURS: Final = {
+    "docker": Neighbour(("dockerd",), DOCKER, NO_DOCKER),
+    "podman": Neighbour(("podman", "conmon", "/usr/lib/podman/netavark"), PODMAN, NO_PODMAN),
+    "lxc": Neighbour(("lxc-start", str(LXC_NET), "dnsmasq"), LXC, NO_LXC),
+    "libvirt": Neighbour(("libvirtd", "virsh", "dnsmasq"), LIBVIRT, NO_LIBVIRT),
+}
+
+
 def check_control(bench: Bench) -> None:
-    """Without the lock the container's probes come out, with the machine's addresses, and the machine's own do."""
-    if shutil.which("dockerd") is None:
-        return
-    seen = bench.play(DOCKER, container=True, service=False)
-    assert seen.sent == {"root ip", "user ip", "root raw"}
-    assert seen.out == seen.tried
-    assert {LAN_A.client4, LAN_A.client6} <= set(seen.answers.values())
-    bench.line.guest.run(NO_DOCKER)
+    """Without the lock each container's probes come out, with the machine's addresses, and the machine's own do."""
+    for neighbour in NEIGHBOURS.values():
+        if neighbour.missing:
+            continue
+        seen = bench.play(neighbour.start, container=True, service=False)
+        assert seen.sent == {"root ip", "user ip", "root raw"}
+        assert seen.out == seen.tried
+        assert {LAN_A.client4, LAN_A.client6} <= set(seen.answers.values())
+        bench.line.guest.run(neighbour.stop)
 
 
 def check_open(seen: Seen) -> None:
@@ -220,15 +364,17 @@ def check_open(seen: Seen) -> None:
 
 
 @pytest.mark.requirement("R3", "R19", "B3")
-def test_docker_starts_beside_the_service_and_its_container_has_the_tunnel_alone(bench: Bench) -> None:
-    require("dockerd")
-    seen = bench.play(DOCKER, container=True)
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_it_starts_beside_the_service_and_its_container_has_the_tunnel_alone(bench: Bench, name: str) -> None:
+    neighbour = NEIGHBOURS[name]
+    require(*neighbour.needs)
+    seen = bench.play(neighbour.start, container=True)
     check_open(seen)
     assert not seen.out
     assert seen.answers["container-tcp-ipv4-internet-plain"] == plan.SERVER4
     assert LAN_A.client4 not in seen.answers.values()
     assert LAN_A.client6 not in seen.answers.values()
-    check_open(bench.play(NO_DOCKER))
+    check_open(bench.play(neighbour.stop))
 
 
 @pytest.mark.requirement("R3", "B3")

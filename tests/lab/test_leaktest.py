@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.kernels_page import DATA as KERNELS
 from tests.kernels_page import PAGE as KERNELS_PAGE
+from tests.kernels_page import add_up
 from tests.kernels_page import render as render_kernels
 from tests.lab.test_judge import INNOCENT, LEAKS
 from tests.leaks_page import PAGE
@@ -405,6 +406,43 @@ def test_what_was_played_before_is_not_planned_again(tmp_path: Path) -> None:
 
 def test_the_page_about_kernels_is_current() -> None:
     assert KERNELS_PAGE.read_text(encoding="utf-8") == render_kernels(json.loads(KERNELS.read_text(encoding="utf-8")))
+
+
+def _summary(commit: str, pairs: Mapping[str, tuple[str, int]], *, kernel: str = "6.1.0") -> dict[str, Any]:
+    """A machine's summary. pairs: verdict and number of frames of each attack and state."""
+    cells: dict[str, dict[str, str]] = {}
+    for pair, (verdict, _) in pairs.items():
+        attack, state = pair.split()
+        cells.setdefault(attack, {})[state] = verdict
+    return {
+        "machine": "vm:debian-12", "kernel": kernel, "version": "0.1.0", "commits": [commit], "missing": [],
+        "cells": cells,
+        "frames": {pair: frames for pair, (_, frames) in pairs.items() if frames},
+        "stopped": {pair: "base table" for pair, (verdict, _) in pairs.items() if verdict == "held"},
+        "reasons": {pair: commit for pair, (verdict, _) in pairs.items() if verdict == "leak"},
+    }  # fmt: skip
+
+
+PAIRS = st.dictionaries(
+    st.sampled_from([f"{attack} {state}" for attack in ("A01", "A02", "A03") for state in ("boot", "open")]),
+    st.tuples(st.sampled_from(["held", "leak"]), st.integers(0, 9)),
+    min_size=1,
+)
+
+
+@given(PAIRS, PAIRS)
+def test_results_of_a_kernel_add_up_cell_by_cell_and_the_newer_one_counts(
+    old: dict[str, tuple[str, int]], new: dict[str, tuple[str, int]]
+) -> None:
+    found = add_up(_summary("old", old), _summary("new", new))
+    wanted = _summary("new", {**old, **new})
+    for name in ("cells", "frames", "stopped"):
+        assert found[name] == wanted[name]
+    assert found["commits"] == (["new"] if set(old) <= set(new) else ["old", "new"])
+    assert found["reasons"] == {
+        pair: "new" if pair in new else "old" for pair, (verdict, _) in {**old, **new}.items() if verdict == "leak"
+    }
+    assert add_up(_summary("old", old, kernel="6.1.1"), _summary("new", new)) == _summary("new", new)
 
 
 def test_the_page_about_ways_out_is_current() -> None:
