@@ -63,7 +63,13 @@ DOCKER: Final = """
     mkdir -p /etc/docker /run/data
     mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
     mountpoint -q /run/data || mount -t tmpfs data /run/data
+    # dockerd gives a containerd of its own 15 seconds to start, which an emulated processor may not make.
+    containerd --address=/run/containerd.sock --root=/run/data/containerd --state=/run/docker-containerd \
+        >>/exchange/containerd.log 2>&1 &
+    echo $! >/run/containerd.pid
+    for turn in $(seq 600); do [ -S /run/containerd.sock ] && break; sleep 0.2; done
     DOCKER_RAMDISK=yes dockerd --host=unix:///run/docker.sock --data-root=/run/data --exec-root=/run/docker \
+        --containerd=/run/containerd.sock \
         --pidfile=/run/docker.pid --storage-driver=vfs --ip6tables --experimental >>/exchange/dockerd.log 2>&1 &
     for turn in $(seq 600); do [ -S /run/docker.sock ] && break; sleep 0.2; done
     python3 /exchange/ask.py || { tail -n5 /exchange/dockerd.log; exit 1; }
@@ -71,8 +77,9 @@ DOCKER: Final = """
 NO_DOCKER: Final = """
     kill $(cat /run/docker.pid)
     for turn in $(seq 600); do [ -e /run/docker.pid ] || break; sleep 0.2; done
+    kill -KILL $(cat /run/containerd.pid)
     umount -l /run/data  # with what it knows of networks and containers
-    rm -rf /run/docker.sock /run/docker
+    rm -rf /run/docker.sock /run/docker /run/containerd.sock /run/docker-containerd
     for name in $(ls /sys/class/net); do case $name in docker0|br-*) ip link del $name ;; esac; done
     for table in filter nat raw; do nft delete table ip $table; nft delete table ip6 $table; done 2>/dev/null
     true
@@ -335,7 +342,7 @@ class Neighbour:
 
 
 NEIGHBOURS: Final = {
-    "docker": Neighbour(("dockerd",), DOCKER, NO_DOCKER),
+    "docker": Neighbour(("dockerd", "containerd"), DOCKER, NO_DOCKER),
     "podman": Neighbour(("podman", "conmon", "/usr/lib/podman/netavark"), PODMAN, NO_PODMAN),
     "lxc": Neighbour(("lxc-start", str(LXC_NET), "dnsmasq"), LXC, NO_LXC),
     "libvirt": Neighbour(("libvirtd", "virsh", "dnsmasq"), LIBVIRT, NO_LIBVIRT),
