@@ -261,6 +261,14 @@ BREAKS: dict[str, Break] = {
         lambda links: tuple(replace(link, addresses=(*link.addresses, (4, "10.200.3.57"))) for link in links)
     ),
     "routes.uplink": change_links(lambda links: tuple(replace(link, up=False) for link in links)),
+    "routes.lacp": system(
+        lambda it: it.files.update(
+            {
+                "/proc/net/bonding/bond0": b"Ethernet Channel Bonding Driver: v6.1.0\n\n"
+                b"Bonding Mode: IEEE 802.3ad Dynamic link aggregation\nTransmit Hash Policy: layer2 (0)\n"
+            }
+        )
+    ),
     "routes.ipv6": status(ipv6=True),
     "routes.login": system(
         lambda it: it.files.update(

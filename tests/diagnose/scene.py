@@ -29,6 +29,7 @@ from psiphon_lab.waiting import wait_until
 from psiphon_vpn.accounts import User
 from psiphon_vpn.config import Settings, parse_settings
 from psiphon_vpn.diagnose.checks.dns import ASK_AS_PROGRAMS_DO
+from psiphon_vpn.diagnose.checks.routes import BONDS
 from psiphon_vpn.diagnose.engine import run_once
 from psiphon_vpn.diagnose.facts import Facts
 from psiphon_vpn.diagnose.model import Result, Verdict
@@ -203,6 +204,8 @@ class SceneSystem(RealSystem):
     def list_directory(self, path: Path) -> tuple[str, ...]:
         if path == Path("/proc"):
             return tuple(name.split("/")[2] for name in self.files if name.endswith("/status"))
+        if names := [Path(name).name for name in self.files if Path(name).parent == path == BONDS]:
+            return tuple(names)
         return super().list_directory(path)
 
     def read_link(self, path: Path) -> str:

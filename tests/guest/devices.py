@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from psiphon_lab.addresses import LAN_A
+from psiphon_vpn.diagnose.checks.routes import BONDS, LACP_MODE
 
 FAR4: Final = "192.0.2.11"
 LINE4: Final = "192.0.2.12"
@@ -97,6 +98,10 @@ def _bond(mode: str) -> str:
     """
 
 
+# `diagnose` looks for this line of the kernel's.
+FIND_LACP: Final = f"grep -qxF '{LACP_MODE}' {BONDS}/u0\n"
+
+
 def _tunnel(make: str, far: str) -> str:
     return f"""
         {NEAR}
@@ -117,7 +122,9 @@ def _packets(kind: str) -> str:
 
 DEVICES: Final = {
     "bond": Device(title="a bond of two cards (active-backup)", make=_bond("active-backup")),
-    "bond-lacp": Device(title="a bond of two cards (802.3ad), whose switch has no LACP", make=_bond("802.3ad")),
+    "bond-lacp": Device(
+        title="a bond of two cards (802.3ad), whose switch has no LACP", make=_bond("802.3ad") + FIND_LACP
+    ),
     "bridge": Device(
         title="a bridge over a card",
         make=f"""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from psiphon_vpn.diagnose.basic_facts import SYSCTLS
+from psiphon_vpn.diagnose.basic_facts import PROC, SYSCTLS
 from psiphon_vpn.diagnose.facts import OPEN, Facts
 from psiphon_vpn.diagnose.model import Outcome, check, fail, mark, ok, warn
 from psiphon_vpn.diagnose.no_answer import Skip
@@ -22,6 +22,8 @@ from psiphon_vpn.policy.sysctls import GLOBAL_SYSCTLS
 RESTART: Final = mark("Put them back: sudo systemctl restart psiphon-vpn")
 SYSCTL: Final = mark("Put it back: sudo systemctl restart psiphon-vpn, and find out what sets it in /etc/sysctl.d")
 RTN_UNREACHABLE: Final = 7
+BONDS: Final = PROC / "net" / "bonding"
+LACP_MODE: Final = "Bonding Mode: IEEE 802.3ad Dynamic link aggregation"
 
 
 def _list_guests(facts: Facts) -> tuple[tuple[int, str], ...]:
@@ -162,6 +164,26 @@ def uplink(facts: Facts) -> Outcome:
 
 
 @check(
+    "routes.lacp",
+    mark("No cable needs messages that the lock stops (LACP)"),
+    mark(
+        "If the network does not answer: choose a mode of the bond without LACP, such as active-backup, where the bond "
+        "is defined; or switch LACP off at the switch's ports. A switch that requires it blocks a cable without it."
+    ),
+)
+def lacp(facts: Facts) -> Outcome:
+    """Is there a bond in the mode 802.3ad? The kernel sends LACP's frames, and the frame guard drops them.
+
+    Source: Documentation/networking/bonding.rst, /proc/net/bonding.
+    """
+    bonds = facts.list_names(BONDS)
+    found = [name for name in bonds if LACP_MODE in (facts.find_text(BONDS / name) or "").splitlines()]
+    if found:
+        return warn(_("bonds in the mode 802.3ad: {names}").format(names=", ".join(found)))
+    return ok(_("no bond in the mode 802.3ad"))
+
+
+@check(
     "routes.own-networks",
     mark("No network of this machine has the tunnel's own addresses"),
     mark("Set its router, or whatever made it, to other addresses: the tunnel uses these."),
@@ -205,6 +227,7 @@ CHECKS: Final = (
     redirects,
     loopback,
     uplink,
+    lacp,
     own_networks,
     ipv6,
 )
