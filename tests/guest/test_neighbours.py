@@ -89,7 +89,7 @@ BOX: Final = """
     set -e
     mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
     mkdir -p /run/box/bin /run/box/proc /run/box/dev /run/box/sys /run/box/etc /run/box/run
-    cp /exchange/busybox /run/box/bin/busybox
+    [ -e /run/box/bin/busybox ] || cp /exchange/busybox /run/box/bin/busybox
 """
 PODMAN_CONF: Final = """[engine]
 no_pivot_root = true
@@ -375,13 +375,16 @@ def check_open(seen: Seen) -> None:
 def test_it_starts_beside_the_service_and_its_container_has_the_tunnel_alone(bench: Bench, name: str) -> None:
     neighbour = NEIGHBOURS[name]
     require(*neighbour.needs)
-    seen = bench.play(neighbour.start, container=True)
+    try:
+        seen = bench.play(neighbour.start, container=True)
+    finally:
+        stopped = bench.play(neighbour.stop)
     check_open(seen)
     assert not seen.out
     assert seen.answers["container-tcp-ipv4-internet-plain"] == plan.SERVER4
     assert LAN_A.client4 not in seen.answers.values()
     assert LAN_A.client6 not in seen.answers.values()
-    check_open(bench.play(neighbour.stop))
+    check_open(stopped)
 
 
 @pytest.mark.requirement("R3", "B3")
