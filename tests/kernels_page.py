@@ -106,6 +106,7 @@ def add_up(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         cells.setdefault(attack, {}).update(states)
     return {
         **new,
+        **({"incomplete": True} if old.get("incomplete") else {}),
         "commits": list(dict.fromkeys([*old["commits"], *new["commits"]])),
         "cells": cells,
         **{
@@ -118,6 +119,11 @@ def add_up(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 def count(machine: Mapping[str, Any]) -> Counter[str]:
     """A machine's cells by verdict."""
     return Counter(kind for states in machine["cells"].values() for kind in states.values())
+
+
+def _least(machine: Mapping[str, Any]) -> str:
+    """Before a number. Older results kept frames and layers of all cells as sums only: those of some are not known."""
+    return "at least " if machine.get("incomplete") else ""
 
 
 def _list_layers(machines: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -165,14 +171,15 @@ def render(data: Mapping[str, Any]) -> str:
             whole,
             *(kinds[kind] for kind in ("held", "weaker", "leak", "inconclusive", "out-of-reach")),
         ]
-        shown = " | ".join(str(number) for number in (*numbers, sum(machine["frames"].values())))
+        frames = f"{_least(machine)}{sum(machine['frames'].values())}"
+        shown = " | ".join(str(number) for number in (*numbers, frames))
         lines.append(f"| `{machine['machine']}` | {machine['kernel']} | {shown} |")
     for machine in machines:
         lines += ["", f"## Linux {machine['kernel']}", "", *_list_cells(machine), ""]
         lines += [describe_commits(machine["commits"]), ""]
         stopped = Counter(layer for layers in machine["stopped"].values() for layer in layers.split(", "))
         if stopped:
-            reported = "; ".join(f"{name}: {number}" for name, number in sorted(stopped.items()))
+            reported = "; ".join(f"{name}: {_least(machine)}{number}" for name, number in sorted(stopped.items()))
             lines.append(f"Cells in which each layer refused packets (by its own counters): {reported}.")
         lines += [f"- {pair}: {reason}" for pair, reason in machine["reasons"].items()]
     for name, why in data["not_served"].items():

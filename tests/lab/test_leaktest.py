@@ -442,6 +442,8 @@ def test_results_of_a_kernel_add_up_cell_by_cell_and_the_newer_one_counts(
     assert found["reasons"] == {
         pair: "new" if pair in new else "old" for pair, (verdict, _) in {**old, **new}.items() if verdict == "leak"
     }
+    incomplete = add_up({**_summary("old", old), "incomplete": True}, _summary("new", new))
+    assert incomplete.get("incomplete", False) is not (set(old) <= set(new)), "said as long as an old cell counts"
     assert add_up(_summary("old", old, kernel="6.1.1"), _summary("new", new)) == _summary("new", new)
 
 
