@@ -58,8 +58,8 @@ async def list_scratch(
 async def list_owned_scratch() -> str | None:
     """Make a table that only its holder can change, and return its listing.
 
-    It disappears with the process that made it, so that process lists it. Its name is never used again: nobody can
-    delete another's owned table (EPERM), so under a common name one trial would look to the other like a refusal.
+    It disappears with the process that made it, so the same process lists it. Its name is unique: nobody else can
+    delete an owned table (EPERM), so under a common name this trial would look like a refusal to another.
 
     Returns:
         None if nft, or the kernel through it, refused the table.

@@ -167,8 +167,8 @@ def uplink(facts: Facts) -> Outcome:
     "routes.lacp",
     mark("No cable needs messages that the lock stops (LACP)"),
     mark(
-        "If the network does not answer: choose a mode of the bond without LACP, such as active-backup, where the bond "
-        "is defined; or switch LACP off at the switch's ports. A switch that requires it blocks a cable without it."
+        "If the network does not answer, give the bond a mode without LACP, such as active-backup, or switch LACP off "
+        "at the switch. The lock stops the bond's LACP messages, and a switch that requires them may block the cable."
     ),
 )
 def lacp(facts: Facts) -> Outcome:
