@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The daemon with shorter times in the state machine: `python hasty_daemon.py NAME=SECONDS,... ARGS`."""
+"""The daemon with other constants in the state machine: `python hasty_daemon.py NAME=NUMBER,... ARGS`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ PURE = ("psiphon_vpn.service.", "psiphon_vpn.network.")
 
 
 def main() -> int:
-    """Run the daemon with these constants; LINKS=DIRECTORY puts networkd's state files elsewhere."""
+    """Run the daemon with these constants; LINKS=DIRECTORY puts networkd's state files elsewhere.
+
+    A constant that is a tuple becomes one of this single number.
+    """
     for name in ("runner", "observer"):  # so that every module that decides sees them
         importlib.import_module(f"psiphon_vpn.service.{name}")
     for one in sys.argv.pop(1).split(","):
@@ -26,7 +29,8 @@ def main() -> int:
         parts = [part for found, part in sys.modules.items() if found.startswith(PURE) and hasattr(part, name)]
         assert parts, name
         for part in parts:
-            setattr(part, name, float(value))
+            old = getattr(part, name)
+            setattr(part, name, (float(value),) if isinstance(old, tuple) else float(value))
     return daemon.main()
 
 

@@ -34,6 +34,12 @@ from psiphon_vpn.servers.hints import FILE_NAME, Hint, read_hints, write_hints
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root and namespaces")]
 
 HASTY = Path(__file__).with_name("hasty_daemon.py")
+SOON = "RESCUE_SECONDS=0.3,FIRST_SECONDS=0.1"
+"""A rescue is due soon, and another one 5 s later, which cuts off one that still runs."""
+ONCE = f"{SOON},RESCUES_AT_FIRST=1,RESCUE_EVERY=1e9"
+"""One rescue only, however slow the machine is: for tests that count what it sends."""
+SELDOM = f"{SOON},RESCUES_AT_FIRST=1,RESCUE_EVERY=30"
+"""Rescues so far apart (9 s) that none is cut off, which would leave a connection that no host has recorded."""
 LIST_HOSTS = {plan.LIST_HOST4, plan.LIST_HOST6}
 
 
@@ -103,7 +109,7 @@ def read_packet(frame: Frame) -> tuple[str, int] | None:
 
 
 @contextmanager
-def open_scene(*, trusted: bool = True, constants: str = "RESCUE_SECONDS=0.3,FIRST_SECONDS=0.1") -> Iterator[Scene]:
+def open_scene(*, trusted: bool = True, constants: str = ONCE) -> Iterator[Scene]:
     """A testbed with the tunnel open and hints learned. trusted: the machine trusts the authority of the list's host.
 
     Otherwise it learns no hints, and the test plants them.
@@ -165,7 +171,7 @@ def test_while_no_server_answers_the_list_comes_from_a_hint_and_nothing_else_lea
 @pytest.mark.requirement("R1", "R3", "R19")
 @pytest.mark.parametrize("how", ["stopped", "off", "bad configuration", "no uplink"])
 def test_in_any_other_state_and_switched_off_nobody_is_asked(how: str) -> None:
-    with open_scene() as scene:
+    with open_scene(constants=SELDOM) as scene:
         machine = scene.testbed.machine
         mark = scene.testbed.world.mark()
         if how == "off":
@@ -201,7 +207,7 @@ def test_in_any_other_state_and_switched_off_nobody_is_asked(how: str) -> None:
 
 @pytest.mark.requirement("R1", "R3")
 def test_a_stop_in_the_middle_of_a_rescue_leaves_nothing_on_the_wire() -> None:
-    with open_scene() as scene:
+    with open_scene(constants=SOON) as scene:
         scene.host.stop()
         # Nobody answers there now, so a connection attempt lasts.
         drop = "add table inet hush; add chain inet hush in { type filter hook input priority 0; }; "
@@ -292,7 +298,7 @@ def test_an_upstream_proxy_that_does_nothing_is_named_as_the_reason_and_nothing_
     scheme: str, login: str | None, words: str
 ) -> None:
     """login: user and password for the proxy; None: the proxy is down."""
-    with open_scene() as scene, run_proxy(scene.testbed.world, password=True) as proxy:
+    with open_scene(constants=SELDOM) as scene, run_proxy(scene.testbed.world, password=True) as proxy:
         if login is None:
             proxy.stop()
         mark = scene.testbed.world.mark()
