@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def test_everything_but_the_shared_directory_can_only_be_read(host: Host, tmp_pa
             assert not Path(name).exists()
         shell(host, files, f"echo x > {tmp_path}/shared/file")
     assert (tmp_path / "shared" / "file").read_text() == "x\n"
+
+
+def test_a_shared_directory_below_run_can_be_written_and_the_rest_of_run_is_empty(host: Host) -> None:
+    """Inside a virtual machine the world's directory is there."""
+    with tempfile.TemporaryDirectory(dir="/run") as directory:
+        place = Path(directory) / "own"
+        place.mkdir()
+        with open_private_files(host, place) as files:
+            shell(host, files, f"echo x > {place}/file")
+            assert shell(host, files, "find /run -type f") == f"{place}/file"
+        assert (place / "file").read_text() == "x\n"
 
 
 def shared(tmp_path: Path) -> Path:
