@@ -27,9 +27,10 @@ for place in $(cut -d" " -f2 /proc/self/mounts); do
     mount -o remount,bind,ro "$place" 2>/dev/null || true
 done
 # Inside a virtual machine the shared directory itself is below /run, which the empty one would hide.
-case "$1" in /run/*) mount --bind "$1" /mnt ;; esac
+cd "$1"
 mount -t tmpfs -o mode=755 tmpfs /run
-case "$1" in /run/*) mkdir -p "$1" && mount --no-mtab --move /mnt "$1" ;; esac
+case "$1" in /run/*) mkdir -p "$1" && mount --no-canonicalize --no-mtab --bind . "$1" ;; esac
+cd /
 mkdir /run/.etc /run/.work
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/.etc,workdir=/run/.work /etc
 for program in iptables ip6tables; do
