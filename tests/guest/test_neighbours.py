@@ -156,7 +156,6 @@ VIRSH: Final = "virsh -c network:///system"
 LIBVIRT: Final = f"""
     set -e
     mkdir -p /run/libvirt /var/lib/libvirt/dnsmasq /var/log/libvirt /var/cache/libvirt /etc/libvirt
-    [ -e /var/run ] || ln -s /run /var/run
     # Its driver for virtual machines does not start without them.
     grep -q ^libvirt-qemu: /etc/passwd || echo 'libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin' >>/etc/passwd
     grep -q ^libvirt-qemu: /etc/group || echo 'libvirt-qemu:x:64055:' >>/etc/group

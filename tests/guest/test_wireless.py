@@ -130,7 +130,7 @@ def guest(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         guest.run(
             f"""
             set -e
-            mkdir -p /run/netns /run/dbus /etc/iwd /var/lib/iwd; ln -s /run /var/run
+            mkdir -p /run/netns /run/dbus /etc/iwd /var/lib/iwd
             printf '[Security]\\nPassphrase=twelve letters\\n' >/var/lib/iwd/laboratory.psk
             dbus-daemon --config-file=/exchange/bus.conf --fork
             {UNPACK}

@@ -47,6 +47,7 @@ _PROGRAM_DIRECTORIES = ("bin", "sbin", "lib", "lib64")
 # The loop reads a number, runs the script of that name beside the others, and answers with the number and its code.
 _INIT = """#!/busybox sh
 /busybox mkdir -p /proc /sys /dev /run /tmp /var/lib /root @MKDIRS@
+/busybox ln -s /run /var/run
 /busybox mount -t proc proc /proc
 /busybox mount -t sysfs sys /sys
 /busybox mount -t devtmpfs dev /dev
