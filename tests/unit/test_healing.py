@@ -10,11 +10,12 @@ import os
 import socket
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fake_lists import NoLists
 from tests.fake_lock import OWN, FakeLock
@@ -26,6 +27,7 @@ from psiphon_vpn.linux.images import Images
 from psiphon_vpn.linux.lock import Area, Restored
 from psiphon_vpn.linux.monitor import NetworkChange, parse_changes
 from psiphon_vpn.linux.netlink import HEADER, write_attribute
+from psiphon_vpn.linux.nfnetlink import Generation
 from psiphon_vpn.linux.nft import Nft, RulesetError
 from psiphon_vpn.linux.rtbatch import encode_route, encode_rule
 from psiphon_vpn.linux.tun import Tun
@@ -36,7 +38,7 @@ from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.service.culprit import UNKNOWN, describe_committer, describe_port
 from psiphon_vpn.service.events import Intent
 from psiphon_vpn.service.fight import AT_ONCE, CALM_SECONDS, MAX_PAUSE_SECONDS, SWEEP_SECONDS, WINDOW_SECONDS, Fight
-from psiphon_vpn.service.healer import Healer
+from psiphon_vpn.service.healer import FOREIGN_SECONDS, Healer
 from psiphon_vpn.service.model import Model
 from psiphon_vpn.service.reasons import Reason, explain
 from psiphon_vpn.service.runner import Runner, Surroundings
@@ -266,6 +268,86 @@ def test_filters_are_looked_at_after_a_change_of_others_at_a_card_that_has_one(
     assert ("links" in found) == (change is None or change.kind != "traffic")
     assert any(look.startswith("filters") for look in found) == (looked_at or "links" in found)
     assert ("filters, changed" in found) == looked_at
+
+
+FOREIGN = Generation(number=7, pid=5, process="dockerd", tables=frozenset({"filter"}), port=5, harmful=True)
+NEAR = {
+    "a table of the service": replace(FOREIGN, tables=frozenset({names.BASE_TABLE}), ours=True),
+    "a table that is not known": replace(FOREIGN, ours=True),
+    "no table that was named": replace(FOREIGN, tables=frozenset()),
+    "commits were missed": None,
+    "its first part": replace(FOREIGN, number=0, ours=True),
+}
+
+
+def read_after(commits: list[tuple[float, Generation | None]]) -> list[float]:
+    """When the rules are read, in seconds, after commits at these seconds."""
+    read: list[float] = []
+    began = 0.0
+
+    class Reading(FakeLock):
+        async def restore(self, area: Area, *, changed: bool = False) -> Restored:
+            if area is Area.RULES:
+                read.append(asyncio.get_running_loop().time() - began)
+            return Restored()
+
+    async def scenario() -> None:
+        nonlocal began
+        lock = Reading()
+        around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"), lists=NoLists())  # type: ignore[arg-type]
+        model = Model(intent=Intent.STOPPED)
+        runner = Runner(surroundings=around, lock=lock, model=model, on_change=lambda: None)
+        healer = Healer(runner=runner, lock=lock, own=OWN, look_at_links=lambda: asyncio.sleep(0))
+        runner.tasks.start("events", runner.run())
+        runner.tasks.start("rules", healer.watch_rules())
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for at, commit in commits:
+            await asyncio.sleep(began + at - loop.time())
+            healer.on_commit(commit)
+        await asyncio.sleep(60)
+        await runner.tasks.close()
+
+    with contextlib.closing(SkippingLoop()) as loop:
+        loop.run_until_complete(scenario())
+    return read
+
+
+def test_many_commits_of_others_are_read_together_and_the_first_and_the_last_of_them_always() -> None:
+    commits: list[tuple[float, Generation | None]] = [(number / 1000, FOREIGN) for number in range(1001)]
+    read = read_after(commits)
+    assert read[0] == pytest.approx(0)
+    assert len(read) <= 1 / FOREIGN_SECONDS + 2
+    assert 1 <= read[-1] <= 1 + FOREIGN_SECONDS
+
+
+@pytest.mark.requirement("R1", "R9")
+@pytest.mark.parametrize("near", NEAR)
+def test_a_commit_that_may_touch_the_lock_is_read_at_once_however_many_others_there_are(near: str) -> None:
+    commits: list[tuple[float, Generation | None]] = [(number / 100, FOREIGN) for number in range(101)]
+    commits.insert(55, (0.545, NEAR[near]))
+    # A commit in several parts is over with its last one.
+    over = 0.55 if near == "its first part" else 0.545
+    assert any(at == pytest.approx(over) for at in read_after(commits))
+    # The positive control: without it there is no reading then.
+    del commits[55]
+    assert not any(0.54 < at < 0.56 for at in read_after(commits))
+
+
+@pytest.mark.requirement("R1", "R9")
+@given(st.lists(st.tuples(st.floats(0, 0.3), st.sampled_from([FOREIGN, *NEAR.values()])), min_size=1, max_size=30))
+@settings(max_examples=30)
+def test_after_every_commit_there_is_a_reading(gaps: list[tuple[float, Generation | None]]) -> None:
+    at, commits = 0.0, []
+    for gap, commit in gaps:
+        at += gap
+        commits.append((at, commit))
+    whole = [(at, commit) for at, commit in commits if commit is None or commit.number]
+    read = read_after(commits)
+    for at, _commit in whole:
+        assert any(at - 1e-6 <= begun <= at + 1.0 + FOREIGN_SECONDS for begun in read), (
+            "a fight's pause, or the others'"
+        )
 
 
 @pytest.mark.requirement("R1")

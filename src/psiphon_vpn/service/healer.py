@@ -32,6 +32,10 @@ LONGEST_BLIND_SECONDS = 0.1
 """How long a fight, or a network that changes again and again, may delay the look at changed links."""
 LOOK_SECONDS = 60.0
 """Every program that a look runs has its own time limit; a listing by the kernel has none."""
+FOREIGN_SECONDS = 0.2
+"""The least time between two readings that only commits to other programs' own tables ask for.
+
+Such a commit changes nothing of the lock, and a reading takes some 15 ms of processor time."""
 REPORT_SECONDS = 0.2
 """How often the state machine receives an event while a fight goes on."""
 TUN_REPLACED = TunBroken("the TUN is gone, or another device has its name", taken=True)
@@ -58,12 +62,19 @@ class Healer:
         self._look_at_links = look_at_links
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
+        self._rules_urgent = asyncio.Event()
+        """Set besides when a commit touched a table of the service, or may have."""
+        self._rules_read_at = -FOREIGN_SECONDS
         self._routes_dirty = asyncio.Event()
         self._filters_dirty = asyncio.Event()
         self._filters_changed = False
         """Whether another program changed, or may have changed, traffic control on a card with the service's filter."""
         self._touched = False
-        """Whether the commit that is being announced touches a table of the service."""
+        """Whether the commit that is being announced touches a table that is put back."""
+        self._near = False
+        """Whether it touches any table of the service, or one that is not known."""
+        self._named = False
+        """Whether the kernel has named any table of it."""
         self._culprit: str | None = None
         """The program that last touched the service's tables."""
         self._route_culprit: str | None = None
@@ -85,9 +96,12 @@ class Healer:
         """
         if generation is not None:
             self._touched = self._touched or not KEPT_TABLES.isdisjoint(generation.tables)
+            self._near = self._near or generation.ours
+            self._named = self._named or bool(generation.tables)
             if generation.number == 0:
                 return  # more of the same commit follows
-            touched, self._touched = self._touched, False
+            touched, near = self._touched, self._near or not self._named
+            self._touched = self._near = self._named = False
             if generation.port == self._own.commits:
                 return
             if touched and not was_started_here(generation.port):
@@ -96,6 +110,11 @@ class Healer:
                 if not self._wait() and self._lock.restore_now(Area.RULES).rules:
                     self._report(self._culprit)
                     self._culprit = None
+            if near:
+                self._rules_urgent.set()
+        else:
+            self._named = False
+            self._rules_urgent.set()
         self._rules_dirty.set()
 
     def on_network(self, change: NetworkChange | None) -> None:
@@ -285,7 +304,9 @@ class Healer:
             await self._await_change()
             if pause := self._wait():
                 await asyncio.sleep(pause)
+            await self._await_turn()
             self._rules_dirty.clear()
+            self._rules_urgent.clear()
             await self._runner.settle()
             culprit, self._culprit = self._culprit, None
             # In a fight everything is put back, even if it is unknown who changed it.
@@ -297,12 +318,21 @@ class Healer:
                 restored = await self._restore(Area.RULES, self._rules_dirty)
             if self._runner.busy:
                 self._rules_dirty.set()
-            elif (wrong := restored.trouble) is not None:
+                continue
+            self._rules_read_at = asyncio.get_running_loop().time()
+            if (wrong := restored.trouble) is not None:
                 self._runner.close_now()
                 self._strike(culprit or UNKNOWN)
                 self._log_repair("%s: it will be put back", wrong.detail)
                 self._runner.post(LockBroken(wrong.detail))
                 await self._runner.settle()
+
+    async def _await_turn(self) -> None:
+        """Leave some time after the last reading, unless a table of the service may have been touched."""
+        left = self._rules_read_at + FOREIGN_SECONDS - asyncio.get_running_loop().time()
+        if left > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._rules_urgent.wait(), left)
 
     async def _await_change(self) -> None:
         """Wait for the next change; end the fight if none comes."""
