@@ -173,7 +173,8 @@ class Listener:
         argv = ["env", f"PYTHONPATH={SOURCE}", PYTHON, "-S", "-s", "-B", "-m", "psiphon_lab.vm.storm", USER]
         self._child = computer.inside.spawn(argv, uid=NOBODY, gid=NOBODY, stdout=subprocess.PIPE)
         self.moments: list[tuple[bool, float]] = []
-        threading.Thread(target=self._read, name="listener", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="listener", daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._child.stdout is not None
@@ -193,6 +194,9 @@ class Listener:
         """End it."""
         self._child.kill()
         self._child.wait()
+        self._reader.join()
+        assert self._child.stdout is not None
+        self._child.stdout.close()
 
 
 @contextlib.contextmanager
