@@ -48,9 +48,20 @@ echo "$1 {_LISTED}" >>{_LEASES}
 
 @dataclass(frozen=True, kw_only=True)
 class Boot:
-    """A boot, in seconds after its start. lock: when the boot lock was loaded. first_frame: None if there was none."""
+    """A boot, in seconds after its start.
+
+    Attributes:
+        seen: what left, the end of what was before included.
+        initrd: what of it left before systemd's generators had run, so before any lock or unit.
+        units: the rest of it.
+        kernel, network_pre: when the kernel started, and when network managers could.
+        lock: when the boot lock's unit had loaded it.
+        first_frame: None if there was none.
+    """
 
     seen: Seen
+    initrd: Seen
+    units: Seen
     kernel: float
     lock: float
     network_pre: float
@@ -173,10 +184,12 @@ class Bench:
         self.wait_open()
         moments = {unit: self._read_moment(unit) for unit in (KILLSWITCH_UNIT, "network-pre.target")}
         kernel = self.computer.read_kernel_start()
-        seen = watch.look()
+        generators = kernel + self._read_generators_end()
         late = [frame.time for frame in watch.frames() if frame.time > begin]
         return Boot(
-            seen=seen,
+            seen=watch.look(),
+            initrd=watch.look(until=generators),
+            units=watch.look(since=generators),
             kernel=kernel - begin,
             lock=kernel - begin + moments[KILLSWITCH_UNIT],
             network_pre=kernel - begin + moments["network-pre.target"],
@@ -213,6 +226,11 @@ class Bench:
         if moment == 0:
             raise LabError(f"{unit} has not been active at this boot")
         return moment / 1e6
+
+    def _read_generators_end(self) -> float:
+        """When systemd's generators had run at this boot, in seconds after the kernel started."""
+        shown = self.computer.run(["systemctl", "show", "--value", "-p", "GeneratorsFinishTimestampMonotonic"]).stdout
+        return int(shown) / 1e6
 
     def wait_open(self) -> None:
         """Wait until the tunnel is open for both families. Raises LabError with the end of the log."""

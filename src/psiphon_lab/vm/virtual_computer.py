@@ -254,12 +254,12 @@ class VirtualComputer(Computer):
         before = self._read_boot_id()
         load = ["kexec", "--load", f"/boot/vmlinuz-{version}", f"--initrd=/boot/initrd.img-{version}"]
         self.run([*load, "--reuse-cmdline"], timeout=SLEEP_SECONDS)
-        self.started = time.time()
         self.run(["systemctl", "--no-block", "kexec"], check=False)
         deadline = time.monotonic() + BOOT_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(LabError):
                 if self._read_boot_id() not in ("", before):
+                    self.started = self.read_kernel_start()
                     return
         raise LabError(f"no new kernel within {BOOT_SECONDS:g} s\n{self.read_console()[-3000:]}")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import subprocess
 import threading
 import time
@@ -124,9 +125,9 @@ class Watch:
         """The frames from the computer so far."""
         return [frame for frame in self._computer.world.frames_since(self._mark) if frame.time >= self._from]
 
-    def look(self) -> Seen:
-        """Judge everything so far."""
-        frames = self.frames()
+    def look(self, *, since: float = 0.0, until: float = math.inf) -> Seen:
+        """Judge everything so far, or what came from one moment on and before another, Unix time."""
+        frames = [frame for frame in self.frames() if since <= frame.time < until]
         found = Seen(frames=len(frames), shots=recognise(frames))
         found.first = min((frame.time for frame in frames), default=None)
         # Only the stand-in core has these source ports. A server cannot record a connection that a reset cuts short.
