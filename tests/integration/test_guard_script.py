@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.integration.kernel import Kernel
 
 from psiphon_lab.launch import clean_environment
 from psiphon_lab.waiting import wait_until
-from psiphon_vpn.policy.guards import build_frame_guard, build_wire_guard, render_bridge_rules
+from psiphon_vpn.policy.guards import build_egress_guard, build_frame_guard, build_wire_guard, render_bridge_rules
 from psiphon_vpn.policy.model import Identity
 from psiphon_vpn.policy.ruleset import Table
 from psiphon_vpn.policy.values import parse_names
@@ -84,6 +85,16 @@ class Holder:
         directory.mkdir()
         only_checks = '[ "$1 $2 $3" = "-c -f -" ]'
         (directory / "nft").write_text(f'#!/bin/sh\n{only_checks} || exec /usr/sbin/nft "$@"\n{command}\n')
+        (directory / "nft").chmod(0o755)
+        self._script.write_text(self._script.read_text().replace("PATH=/usr/sbin", f"PATH={directory}:/usr/sbin"))
+
+    def use_nft_without_the_egress_hook(self) -> None:
+        """As before Linux 5.16, for what comes from standard input."""
+        directory = self._directory / "bin"
+        directory.mkdir()
+        refuse = 'text=$(cat); case "$text" in *"hook egress"*) exit 1 ;; esac; echo "$text" | /usr/sbin/nft "$@"'
+        reads = 'case "$*" in "-f -" | "-c -f -") ;; *) exec /usr/sbin/nft "$@" ;; esac'
+        (directory / "nft").write_text(f"#!/bin/sh\n{reads}\n{refuse}\n")
         (directory / "nft").chmod(0o755)
         self._script.write_text(self._script.read_text().replace("PATH=/usr/sbin", f"PATH={directory}:/usr/sbin"))
 
@@ -286,6 +297,71 @@ def test_a_card_that_is_refused_costs_only_itself(kernel: Kernel, holder: Holder
     assert holder.call("ready").returncode == 0
     wait_until(lambda: "on_card0" in read_frames(kernel), "the frame guard")
     assert "gone0" not in read_frames(kernel)
+
+
+EARLY = ("netdev", "psiphon_egress")
+
+
+def read_early(kernel: Kernel) -> str:
+    return kernel.host.run(["nft", "list", "table", *EARLY], check=False).stdout
+
+
+@pytest.mark.requirement("R2", "B4")
+def test_before_any_unit_the_cards_are_guarded_in_the_place_where_the_daemon_puts_its_own_guard(
+    kernel: Kernel, holder: Holder
+) -> None:
+    kernel.ip("link", "add", "card0", "type", "veth", "peer", "name", "card1")
+    put_cards(holder, "card0")
+    # Or the kernel itself would send.
+    kernel.host.set_sysctls({f"ipv6/conf/{name}/disable_ipv6": 1 for name in ("card0", "card1")})
+    send = "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('card0', 0)); s.send(%r)"
+    raw = send % (b"\xff" * 6 + b"\x02PS\0\x0a\x10" + b"\x88\xb5" + b"x" * 46)
+    kernel.ip("link", "set", "card0", "up")
+    kernel.ip("link", "set", "card1", "up")
+
+    def count_sent() -> int:
+        """Frames that reached the other end."""
+        before = int(kernel.host.run(["cat", "/sys/class/net/card1/statistics/rx_packets"]).stdout)
+        kernel.host.run([sys.executable, "-c", raw], check=False)
+        return int(kernel.host.run(["cat", "/sys/class/net/card1/statistics/rx_packets"]).stdout) - before
+
+    assert count_sent() == 1, "the positive control"
+    done = holder.call("early", str(holder.rules))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "on_card0" in read_early(kernel)
+    assert "flags owner" not in read_early(kernel)
+    assert count_sent() == 0
+    # The holder comes beside it; the daemon's own table replaces it.
+    holder.hold()
+    assert holder.call("ready").returncode == 0
+    assert "on_card0" in read_early(kernel)
+    egress = build_egress_guard(IDENTITY, parse_names("card1"))
+    assert egress is not None
+    kernel.nft(egress.render_replacement())
+    assert "on_card0" not in read_early(kernel)
+
+
+@pytest.mark.requirement("R2", "B4")
+@pytest.mark.parametrize("trouble", ["no hook", "damaged", "missing", "one card"])
+def test_what_the_kernel_refuses_before_any_unit_leaves_no_table_that_only_looks_like_a_guard(
+    kernel: Kernel, holder: Holder, trouble: str
+) -> None:
+    kernel.ip("link", "add", "card0", "type", "veth", "peer", "name", "card1")
+    put_cards(holder, "card0", *(["gone0"] if trouble == "one card" else []))
+    if trouble == "no hook":
+        holder.use_nft_without_the_egress_hook()
+    elif trouble == "damaged":
+        (holder.rules.parent / "frames.nft").write_text("")
+    elif trouble == "missing":
+        (holder.rules.parent / "frames.nft").unlink()
+    done = holder.call("early", str(holder.rules))
+    if trouble == "one card":
+        assert done.returncode == 0
+        assert "on_card0" in read_early(kernel)
+    else:
+        assert done.returncode == 1
+        assert "raw frames of root are not stopped until the guard stands" in done.stderr
+        assert read_early(kernel) == ""
 
 
 @pytest.mark.requirement("B4")

@@ -16,6 +16,7 @@ from psiphon_vpn.system.install import set_up
 from psiphon_vpn.system.layout import KILLSWITCH_UNIT, Layout
 from psiphon_vpn.system.units import render_generator, render_units
 
+EARLY = "guard early guard.nft"
 UP, DOWN = "0x1003", "0x1002"
 # The stand-in's chain stands once a file was loaded that is not empty, as in the kernel.
 NFT = """\
@@ -45,6 +46,7 @@ class Bench:
         layout = Layout()
         for path, place in {
             str(layout.rules_dir): "rules",
+            str(layout.guard_script): "guard",
             str(layout.boot_lock_mark): "booted",
             str(layout.release_record): "released",
             "/sys/class/net": "net",
@@ -53,6 +55,7 @@ class Bench:
             text = text.replace(path, str(base / place))
         self._script = self._write("generator", text.replace("PATH=", f"PATH={base}:"))
         self._write("nft", NFT.format(base=base))
+        self._write("guard", f'#!/bin/sh\necho "guard $*" >>{base}/done\n')
         self._write("ip", f'#!/bin/sh\necho "ip $*" >>{base}/done\n')
 
     def write_rules(self, *, boot: str, drop: str) -> None:
@@ -84,6 +87,12 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.mark.requirement("R2")
 def test_with_an_interface_that_is_up_already_the_boot_lock_is_loaded_before_any_unit(bench: Bench) -> None:
+    assert bench.boot() == ["nft -f boot.nft", EARLY]
+
+
+@pytest.mark.requirement("R2", "B4")
+def test_without_a_guard_the_boot_lock_is_loaded_all_the_same(bench: Bench) -> None:
+    (bench.base / "guard").write_text("#!/bin/sh\nexit 1\n")
     assert bench.boot() == ["nft -f boot.nft"]
 
 
@@ -96,7 +105,7 @@ def test_without_one_nothing_is_done(bench: Bench) -> None:
 @pytest.mark.parametrize("damaged", ["", "broken"])
 def test_a_damaged_file_is_no_lock(bench: Bench, damaged: str) -> None:
     bench.write_rules(boot=damaged, drop="rules")
-    assert bench.boot() == ["nft -f boot.nft", "nft -f drop.nft"]
+    assert bench.boot() == ["nft -f boot.nft", "nft -f drop.nft", EARLY]
     (bench.base / "stands").unlink()
     bench.write_rules(boot=damaged, drop=damaged)
     assert bench.boot() == ["nft -f boot.nft", "nft -f drop.nft", "ip link set dev eth0 down"]

@@ -2,11 +2,11 @@
 # SPDX-FileCopyrightText: 2026 The Psiphon Linux VPN Service authors
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Holds the Psiphon wire guard: an nft owns its table, and the kernel removes the table when that process ends.
-# Only psiphon-guard.service calls this. "probe", "hold FILE", "ready", "reload FILE".
+# psiphon-guard.service calls this: "probe", "hold FILE", "ready", "reload FILE"; and the generator: "early FILE".
 set -eu
 export LC_ALL=C # or [a-z] might be more than these letters
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
-pipe="$RUNTIME_DIRECTORY/pipe"
+pipe="${RUNTIME_DIRECTORY:-}/pipe"
 
 fail() { echo "psiphon-guard: $1" >&2; exit 1; }
 
@@ -61,25 +61,31 @@ is_taken() {
         nft -c -f - 2>/dev/null
 }
 
+# The frame guard's rules in another table, without an owner.
+as_table() { sed -e "s/@FRAMES_TABLE@/$1/" -e '/flags owner/d'; } # family and name
+
 # What nft says against the frame guard that was written; nothing if it takes it. Checked with another table, since nft
 # may not touch one with an owner.
 why_refused() {
-    sed -e 's/@FRAMES_TABLE@/@SCRATCH_TABLE@/' -e '/flags owner/d' "$RUNTIME_DIRECTORY/cards.nft" | {
+    as_table "@SCRATCH_TABLE@" <"$RUNTIME_DIRECTORY/cards.nft" | {
         said=$(nft -c -f - 2>&1) || printf '%s\n' "${said:-nft does not say why}" | head -n 1
     }
+}
+
+# The frame guard's rules, and a chain for each card of which the command says yes.
+print_frames() { # the frame guard's file, a command that is given a card
+    cat "$1"
+    list_cards | while read -r card chain; do ! "$2" "$card" || hook_card "$card" "$chain"; done
 }
 
 # Separate from the wire guard: a kernel without the hook (before 5.16) refuses only this one.
 write_frames() { # the wire guard's file; the frame guard's is in the same directory
     rules="${1%/*}/frames.nft" cards="$RUNTIME_DIRECTORY/cards.nft"
     [ -r "$rules" ] && [ -n "$(list_cards)" ] || return 1
-    { cat "$rules"; list_cards | while read -r card chain; do hook_card "$card" "$chain"; done; } >"$cards"
+    print_frames "$rules" true >"$cards"
     # All at once, which is quick, or only the accepted ones.
     [ -n "$(why_refused)" ] || return 0
-    {
-        cat "$rules"
-        list_cards | while read -r card chain; do ! is_taken "$card" || hook_card "$card" "$chain"; done
-    } >"$cards"
+    print_frames "$rules" is_taken >"$cards"
 }
 
 # The rules with allowed bridges come last, in one transaction: if the kernel does not accept them, the wire guard
@@ -151,6 +157,17 @@ case "$1" in
         [ -z "$refused" ] || fail "the wire guard was loaded again, the frame guard was not: $refused"
         [ -z "$written" ] || await is_replaced "$frames" @FRAMES_TABLE@ ||
             fail "the wire guard was loaded again, the frame guard was not; read the log of this unit"
+        ;;
+    early)
+        # Before any unit, where an initrd has left a card up: raw frames must not leave until the holder guards them. In
+        # the place of the daemon's egress guard, which the daemon replaces in one transaction, so nothing has to remove it.
+        [ -n "$(list_cards)" ] || exit 0
+        for takes in true is_taken; do
+            print_frames "${2%/*}/frames.nft" "$takes" | as_table "@EGRESS_TABLE@" | nft -f - 2>/dev/null || continue
+            ! nft list table @EGRESS_TABLE@ | grep -q "hook egress" || exit 0
+        done
+        nft delete table @EGRESS_TABLE@ 2>/dev/null || true
+        fail "raw frames of root are not stopped until the guard stands: this kernel, or its nft, does not take its rules"
         ;;
     *) fail "unknown word: $1" ;;
 esac

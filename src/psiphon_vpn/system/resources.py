@@ -17,7 +17,7 @@ from typing import Final
 from psiphon_vpn import network_managers
 from psiphon_vpn.core import naming
 from psiphon_vpn.policy import names
-from psiphon_vpn.policy.own_tables import BASE, BRIDGES, FRAMES, GUARD
+from psiphon_vpn.policy.own_tables import BASE, BRIDGES, EGRESS, FRAMES, GUARD
 
 DIRECTORY: Final = Path(__file__).resolve().parents[1] / "resources"
 TOKEN: Final = re.compile(r"@([A-Z][A-Z0-9_]*)@")
@@ -28,6 +28,7 @@ VALUES: Final[Mapping[str, str]] = MappingProxyType(
         "BRIDGES_TABLE": str(BRIDGES),
         "CORE_TARGET": str(naming.TARGET),
         "DEVICE_CHAIN_PREFIX": names.DEVICE_CHAIN_PREFIX,
+        "EGRESS_TABLE": str(EGRESS),
         "FRAMES_CHAIN": names.FRAMES_CHAIN,
         "FRAMES_TABLE": str(FRAMES),
         "GUARD_TABLE": str(GUARD),
