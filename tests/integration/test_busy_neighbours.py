@@ -186,3 +186,4 @@ def test_in_a_pid_namespace_our_own_commits_are_ours_and_a_strangers_is_named_ho
         assert "keeps changing the lock" not in log
         assert log.count("changed the lock; it was put back") == FLUSHES, "its own commits were taken for a stranger's"
         assert log.count("on the host) changed the lock; it was put back") == FLUSHES
+        machine.kill_daemon()  # unshare(1) ignores SIGTERM while its child runs: a minute would be waited for it
