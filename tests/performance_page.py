@@ -109,13 +109,13 @@ NOTES: Final = """## What the goals show
   with 1,000 interfaces 1.1 ms of processor time instead of 27. What remains is in proportion, mostly the kernel's
   listings and their parsing: a reopening takes 1.1 s of processor time with 1,000 interfaces and 0.5 s with one, both
   under a profiler.
-- *Foreign commits*: after a commit of another program to its own tables the daemon reads the whole lock back, some 17 ms
-  of processor time. It did so for each of them, as fast as it could: 72 % of a processor at 100 a second and 98 % at
-  1,000. Now it does at most five times a second; a commit that touches a table of the service, or may, is read at once.
-  What grows beyond that is the kernel's announcements, which are all parsed. At 1,000 a second the ruleset often changes
-  under each of the 50 listings that a reading tries: then the tunnel closes, and opens again after a look. That came
-  at least once in 5 of 5 rounds of five seconds, and in 3 of 5 before there were pauses between the readings; at 100 and
-  300 a second in none of 4.
+- *Foreign commits*: after a commit of another program to its own tables the daemon reads the whole lock back, some
+  17 ms of processor time. It did so for each of them, as fast as it could: 72 % of a processor at 100 a second and
+  98 % at 1,000. Now it does at most five times a second; a commit that touches a table of the service, or may, is read
+  at once. What grows beyond that is the kernel's announcements, which are all parsed. At 1,000 a second the ruleset
+  often changes under each of the 50 listings that a reading tries: then the tunnel closes, and opens again after a
+  look. That came at least once in 5 of 5 rounds of five seconds, and in 3 of 5 before there were pauses between the
+  readings; at 100 and 300 a second in none of 4.
 
 """
 """What people say about it."""
