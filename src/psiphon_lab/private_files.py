@@ -26,7 +26,7 @@ for place in $(cut -d" " -f2 /proc/self/mounts); do
     # A mount point that cannot be found is below another mount, so no program finds it either.
     mount -o remount,bind,ro "$place" 2>/dev/null || true
 done
-# Inside a virtual machine the shared directory itself is below /run, which the empty one would hide.
+# Inside a virtual machine the shared directory is below /run, and the empty /run would hide it.
 cd "$1"
 mount -t tmpfs -o mode=755 tmpfs /run
 case "$1" in /run/*) mkdir -p "$1" && mount --no-canonicalize --no-mtab --bind . "$1" ;; esac

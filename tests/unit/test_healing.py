@@ -197,6 +197,12 @@ class _Counting(FakeLock):
         return Restored()
 
 
+def make_runner(lock: FakeLock) -> Runner:
+    """The runner of a service that its user has stopped."""
+    around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"), lists=NoLists())  # type: ignore[arg-type]
+    return Runner(surroundings=around, lock=lock, model=Model(intent=Intent.STOPPED), on_change=lambda: None)
+
+
 def hear(change: NetworkChange | None) -> set[str]:
     """The areas that are checked after a change. The skipping clock lets enough time pass for everything that waits."""
     looks: set[str] = set()
@@ -206,9 +212,7 @@ def hear(change: NetworkChange | None) -> set[str]:
 
     async def scenario() -> None:
         lock = _Counting(looks)
-        around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"), lists=NoLists())  # type: ignore[arg-type]
-        model = Model(intent=Intent.STOPPED)
-        runner = Runner(surroundings=around, lock=lock, model=model, on_change=lambda: None)
+        runner = make_runner(lock)
         healer = Healer(runner=runner, lock=lock, own=OWN, look_at_links=look_at_links)
         runner.tasks.start("events", runner.run())
         for watch in (healer.watch_network, healer.watch_routes, healer.watch_filters):
@@ -294,9 +298,7 @@ def read_after(commits: list[tuple[float, Generation | None]]) -> list[float]:
     async def scenario() -> None:
         nonlocal began
         lock = Reading()
-        around = Surroundings(identity=IDENTITY, core=None, state_dir=Path("/nowhere"), lists=NoLists())  # type: ignore[arg-type]
-        model = Model(intent=Intent.STOPPED)
-        runner = Runner(surroundings=around, lock=lock, model=model, on_change=lambda: None)
+        runner = make_runner(lock)
         healer = Healer(runner=runner, lock=lock, own=OWN, look_at_links=lambda: asyncio.sleep(0))
         runner.tasks.start("events", runner.run())
         runner.tasks.start("rules", healer.watch_rules())

@@ -63,7 +63,7 @@ class Healer:
         self._network_dirty = asyncio.Event()
         self._rules_dirty = asyncio.Event()
         self._rules_urgent = asyncio.Event()
-        """Set besides when a commit touched a table of the service, or may have."""
+        """Set too when a commit touched a table of the service, or may have: it is read at once."""
         self._rules_read_at = -FOREIGN_SECONDS
         self._routes_dirty = asyncio.Event()
         self._filters_dirty = asyncio.Event()
